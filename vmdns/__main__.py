@@ -1,0 +1,5 @@
+"""`python -m vmdns`."""
+
+from vmdns.cli import main
+
+raise SystemExit(main())

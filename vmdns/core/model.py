@@ -1,0 +1,201 @@
+"""The facts that sources report, as values.
+
+Everything is frozen and hashable, so that two looks at the same world compare equal. Times are
+Unix seconds (VirtualBox stamps its lease files and guest properties with the wall clock).
+An address always belongs to one adapter, and an adapter to one network: that is what later
+lets the same name have another answer for another asker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+# States in which a VM has its addresses: FirstOnline..LastOnline of MachineState
+# (VirtualBox SDK reference; a paused guest keeps its lease, a saved one does not answer).
+ONLINE_STATES = frozenset(
+    {
+        "Running", "Paused", "Stuck", "Teleporting", "LiveSnapshotting", "Starting", "Stopping",
+        "Saving", "Restoring", "TeleportingPausedVM", "TeleportingIn", "DeletingSnapshotOnline",
+        "DeletingSnapshotPaused", "OnlineSnapshotting",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What an adapter is attached to.
+
+    kind: nat, natnetwork, bridged, hostonly, hostonlynetwork, intnet, generic, cloud or null.
+    name: VirtualBox's own name of the NAT Network, host interface or internal network; empty for plain NAT.
+    """
+
+    kind: str
+    name: str = ""
+
+    @property
+    def dhcp_name(self) -> str:
+        """The `IDHCPServer.networkName` that serves this network; empty where VirtualBox runs none."""
+        if self.kind in ("natnetwork", "intnet"):
+            return self.name
+        if self.kind in ("hostonly", "bridged"):
+            return f"HostInterfaceNetworking-{self.name}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """One port-forward rule of plain NAT (`INATEngine.redirects`) or of a NAT Network.
+
+    protocol is tcp or udp; an empty host_address means every address of the host; an empty
+    guest_address means the address plain NAT's own DHCP gave.
+    """
+
+    name: str
+    protocol: str
+    host_address: str
+    host_port: int
+    guest_address: str
+    guest_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One enabled network adapter. slot counts from 0, mac is 12 lower-case hex digits."""
+
+    slot: int
+    mac: str
+    network: Network
+    cable: bool = True
+    forwards: tuple[PortForward, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What Guest Additions say of one interface (`/VirtualBox/GuestInfo/Net/<n>/*`). A claim of the guest."""
+
+    mac: str
+    address: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One registered VM. state is the name of VirtualBox's MachineState; '' for an inaccessible VM."""
+
+    uuid: str
+    name: str
+    state: str = ""
+    groups: tuple[str, ...] = ("/",)
+    adapters: tuple[Adapter, ...] = ()
+    reports: tuple[Report, ...] = ()
+    names: tuple[str, ...] = ()
+    ignored: bool = False
+    accessible: bool = True
+
+    @property
+    def online(self) -> bool:
+        """Whether the VM has addresses now."""
+        return self.state in ONLINE_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class NatNetwork:
+    """A NAT Network: prefix like 10.0.2.0/24, and its port-forward rules."""
+
+    name: str
+    prefix: str
+    enabled: bool = True
+    forwards: tuple[PortForward, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpServer:
+    """VirtualBox's DHCP server of one network; fixed pairs a MAC (12 hex digits) with its fixed address."""
+
+    network: str
+    address: str
+    mask: str
+    enabled: bool = True
+    fixed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostInterface:
+    """An address that the host has on one of its interfaces; prefix like 192.168.56.1/24."""
+
+    name: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One acknowledged entry of a lease file; network is the `IDHCPServer.networkName`."""
+
+    network: str
+    mac: str
+    address: str
+    issued: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostName:
+    """One address of one name in the host's hosts file; canonical says the line names it first."""
+
+    name: str
+    address: str
+    canonical: bool = True
+
+
+Fact = Machine | NatNetwork | DhcpServer | HostInterface | Lease | HostName
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Machine, NatNetwork, DhcpServer, HostInterface, Lease, HostName)
+}
+
+
+def to_json(fact: Fact) -> dict[str, Any]:
+    """The fact as JSON values, with its kind under `is`."""
+    return {"is": type(fact).__name__, **_plain(fact)}
+
+
+def from_json(value: dict[str, Any]) -> Fact:
+    """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
+    kind = _KINDS[value["is"]]
+    return cast(Fact, _build(kind, {name: item for name, item in value.items() if name != "is"}))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _build(kind: Any, value: Any) -> Any:
+    origin = get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"a list is expected, not {value!r}")
+        inner = get_args(kind)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_build(inner[0], item) for item in value)
+        return tuple(_build(one, item) for one, item in zip(inner, value, strict=True))
+    if origin in (Union, UnionType):
+        raise TypeError("a fact has no optional fields")
+    if is_dataclass(kind):
+        hints = _hints(kind)
+        return cast(Any, kind)(**{name: _build(hints[name], item) for name, item in value.items()})
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__} is expected, not {value!r}")
+    return value

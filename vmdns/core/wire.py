@@ -1,0 +1,278 @@
+"""The wire: a query in, a response out (RFC 1035 section 4, RFC 6891, RFC 9619).
+
+Only what a server must read of a query is read: the header, one question and the OPT record.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
+BADVERS = 16
+
+A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV, OPT = 1, 2, 5, 6, 12, 13, 15, 16, 28, 33, 41
+SVCB, HTTPS, IXFR, AXFR, ANY = 64, 65, 251, 252, 255
+IN = 1
+
+# RFC 9715 section 3.1: what fits one Ethernet frame, whatever the client offers.
+UDP_SIZE = 1232
+EDNS_KEEPALIVE = 11
+EDNS_EDE = 15
+
+_HEADER = struct.Struct("!6H")
+_FIXED = struct.Struct("!HHIH")
+_QTAIL = struct.Struct("!HH")
+
+
+class Edns(NamedTuple):
+    """The OPT record of a query: payload size in bytes, the DO bit, the codes of its options."""
+
+    size: int
+    version: int
+    dnssec_ok: bool
+    options: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A well-formed query with one question.
+
+    name is the wire name as asked, key the same in lower case; question the bytes of the question section.
+    """
+
+    id: int
+    flags: int
+    name: bytes
+    key: bytes
+    type: int
+    cls: int
+    question: bytes
+    edns: Edns | None
+
+    @property
+    def recursion_desired(self) -> bool:
+        return bool(self.flags & 0x0100)
+
+    @property
+    def checking_disabled(self) -> bool:
+        return bool(self.flags & 0x0010)
+
+    @property
+    def dnssec_ok(self) -> bool:
+        return self.edns is not None and self.edns.dnssec_ok
+
+
+class Record(NamedTuple):
+    """One resource record of class IN: owner in wire form, TTL in seconds, rdata uncompressed."""
+
+    owner: bytes
+    type: int
+    ttl: int
+    rdata: bytes
+
+
+class Malformed(ValueError):
+    """The packet is no query that can be answered; `reply` is what to send back, None for silence."""
+
+    def __init__(self, reply: bytes | None, why: str) -> None:
+        super().__init__(why)
+        self.reply = reply
+
+
+def bare_reply(packet: bytes, rcode: int) -> bytes:
+    """A response of 12 bytes made of the query's header alone: id, opcode and RD kept, all counts zero."""
+    flags = 0x8000 | (((packet[2] << 8) | packet[3]) & 0x7900) | rcode
+    return packet[:2] + struct.pack("!5H", flags, 0, 0, 0, 0)
+
+
+def parse_query(packet: bytes) -> Query:
+    """Reads a query. Raises `Malformed` with the reply that such a packet gets.
+
+    Silence: fewer than 12 bytes, or a response (RFC 1035 section 4.1.1). NOTIMP: another opcode.
+    FORMERR: not exactly one question (RFC 9619 section 4) or anything that does not parse.
+    """
+    if len(packet) < 12:
+        raise Malformed(None, "short")
+    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(packet)
+    if flags & 0x8000:
+        raise Malformed(None, "a response")
+    if flags & 0x7800:
+        raise Malformed(bare_reply(packet, NOTIMP), "opcode")
+    if questions != 1 or answers or authorities or additionals > 4:
+        raise Malformed(bare_reply(packet, FORMERR), "counts")
+    try:
+        end = _skip_name(packet, 12, pointers=False)
+        kind, cls = _QTAIL.unpack_from(packet, end)
+        edns = _read_edns(packet, end + 4, additionals) if additionals else None
+    except (IndexError, struct.error, ValueError) as error:
+        raise Malformed(bare_reply(packet, FORMERR), str(error)) from None
+    name = packet[12:end]
+    return Query(ident, flags, name, name.lower(), kind, cls, packet[12 : end + 4], edns)
+
+
+def _skip_name(packet: bytes, at: int, *, pointers: bool) -> int:
+    start = at
+    while True:
+        length = packet[at]
+        if length == 0:
+            if at + 1 - start > 255:
+                raise ValueError("name over 255 bytes")
+            return at + 1
+        if length > 63:
+            if pointers and length >= 0xC0:
+                packet[at + 1]
+                return at + 2
+            raise ValueError("label type")
+        at += 1 + length
+
+
+def _read_edns(packet: bytes, at: int, count: int) -> Edns | None:
+    edns = None
+    for _ in range(count):
+        owner = packet[at]
+        end = _skip_name(packet, at, pointers=True)
+        kind, size, ttl, length = _FIXED.unpack_from(packet, end)
+        at = end + 10 + length
+        if at > len(packet):
+            raise ValueError("rdata runs past the packet")
+        if kind != OPT:
+            continue
+        if owner or edns is not None:
+            raise ValueError("OPT owner or a second OPT")
+        edns = Edns(size, (ttl >> 16) & 0xFF, bool(ttl & 0x8000), _read_options(packet, end + 10, at))
+    return edns
+
+
+def _read_options(packet: bytes, at: int, end: int) -> frozenset[int]:
+    codes = set()
+    while at < end:
+        code, length = _QTAIL.unpack_from(packet, at)
+        at += 4 + length
+        if at > end:
+            raise ValueError("option runs past OPT")
+        codes.add(code)
+    return frozenset(codes)
+
+
+def udp_limit(query: Query) -> int:
+    """How many bytes a UDP response to this query may have (RFC 6891 section 6.2.3-5)."""
+    if query.edns is None:
+        return 512
+    return min(max(query.edns.size, 512), UDP_SIZE)
+
+
+def respond(
+    query: Query,
+    rcode: int = NOERROR,
+    *,
+    limit: int,
+    authoritative: bool = False,
+    recursion_available: bool = True,
+    authentic: bool = False,
+    answer: Sequence[Record] = (),
+    authority: Sequence[Record] = (),
+    extended_error: tuple[int, str] | None = None,
+    keepalive: float | None = None,
+) -> bytes:
+    """Renders the response to `query` in at most `limit` bytes.
+
+    What does not fit is left out record by record and TC set (RFC 2181 section 9). The question
+    is echoed as asked. extended_error is an EDE code and text (RFC 8914), sent where the query had
+    EDNS; keepalive the idle time-out in seconds, sent where the query asked for it (RFC 7828).
+    """
+    flags = 0x8000 | (query.flags & 0x0110) | (rcode & 0xF)
+    flags |= (0x0400 if authoritative else 0) | (0x0080 if recursion_available else 0) | (0x0020 if authentic else 0)
+    opt = _opt(query.edns, rcode, extended_error, keepalive)
+    room = limit - len(opt)
+    if room < 12 + len(query.question):
+        opt = b""
+        room = limit
+    out = bytearray(12)
+    out += query.question
+    offsets: dict[bytes, int] = {}
+    _remember(offsets, query.key, 12)
+    counts = [0, 0]
+    truncated = False
+    for section, records in enumerate((answer, authority)):
+        for record in records:
+            mark = len(out)
+            fresh = _append(out, record, offsets)
+            if len(out) > room:
+                del out[mark:]
+                for name in fresh:
+                    del offsets[name]
+                truncated = True
+                break
+            counts[section] += 1
+        if truncated:
+            break
+    if truncated:
+        flags |= 0x0200
+    _HEADER.pack_into(out, 0, query.id, flags, 1, counts[0], counts[1], 1 if opt else 0)
+    out += opt
+    return bytes(out)
+
+
+def _remember(offsets: dict[bytes, int], key: bytes, at: int) -> list[bytes]:
+    """Notes where each suffix of the name starts, for compression pointers (RFC 1035 section 4.1.4)."""
+    fresh = []
+    while key[0]:
+        if at < 0x4000 and key not in offsets:
+            offsets[key] = at
+            fresh.append(key)
+        at += 1 + key[0]
+        key = key[1 + key[0] :]
+    return fresh
+
+
+def _append(out: bytearray, record: Record, offsets: dict[bytes, int]) -> list[bytes]:
+    key = record.owner.lower()
+    rest = record.owner
+    start = len(out)
+    while key[0]:
+        at = offsets.get(key)
+        if at is not None:
+            out += (0xC000 | at).to_bytes(2, "big")
+            break
+        step = 1 + key[0]
+        out += rest[:step]
+        rest, key = rest[step:], key[step:]
+    else:
+        out.append(0)
+    fresh = _remember(offsets, record.owner.lower(), start)
+    out += _FIXED.pack(record.type, IN, record.ttl, len(record.rdata))
+    out += record.rdata
+    return fresh
+
+
+def _opt(edns: Edns | None, rcode: int, extended_error: tuple[int, str] | None, keepalive: float | None) -> bytes:
+    if edns is None:
+        return b""
+    options = b""
+    if extended_error is not None:
+        text = extended_error[1].encode("utf-8")[:200]
+        options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
+    if keepalive is not None and EDNS_KEEPALIVE in edns.options:
+        options += struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(keepalive * 10), 0xFFFF))
+    ttl = ((rcode >> 4) << 24) | (0x8000 if edns.dnssec_ok else 0)
+    return b"\0" + _FIXED.pack(OPT, UDP_SIZE, ttl, len(options)) + options
+
+
+def soa_rdata(
+    primary: bytes, mailbox: bytes, serial: int, refresh: int, retry: int, expire: int, minimum: int
+) -> bytes:
+    """The rdata of a SOA record (RFC 1035 section 3.3.13), times in seconds."""
+    return primary + mailbox + struct.pack("!5I", serial & 0xFFFFFFFF, refresh, retry, expire, minimum)
+
+
+def make_query(
+    ident: int, key: bytes, kind: int, *, flags: int = 0x0100, dnssec_ok: bool = False, edns: bool = True
+) -> bytes:
+    """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
+    out = _HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + _QTAIL.pack(kind, IN)
+    if edns:
+        out += b"\0" + _FIXED.pack(OPT, UDP_SIZE, 0x8000 if dnssec_ok else 0, 0)
+    return out

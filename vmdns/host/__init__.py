@@ -1,0 +1,1 @@
+"""The machine vmdns runs on: its name servers, its folders, who holds a port."""

@@ -1,0 +1,1 @@
+"""Sockets: the DNS server, the forwarder and the control channel."""
