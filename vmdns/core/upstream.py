@@ -1,0 +1,30 @@
+"""Upstreams: the servers that questions which are not ours are forwarded to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Upstream(NamedTuple):
+    """A server that answers recursively (RFC 9499 section 6): a literal address, with zone id if link-local, and a port."""
+
+    address: str
+    port: int = 53
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """Where to forward: the servers for everything, and those of single domains (wire name, lower case).
+
+    search holds the host's search domains (wire names). Answers from those domains and from the keys of `domains`
+    may hold private addresses; from elsewhere they are taken for DNS rebinding.
+    """
+
+    default: tuple[Upstream, ...] = ()
+    domains: Mapping[bytes, tuple[Upstream, ...]] = field(default_factory=dict)
+    search: frozenset[bytes] = frozenset()

@@ -1,0 +1,60 @@
+"""The one seam behind which VirtualBox is read: through its API, or through VBoxManage.
+
+Keys of facts: `machine:<uuid>`, `natnetwork:<name>`, `dhcp:<network name>`, `interface:<name> <prefix>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from vmdns.core.model import DhcpServer, Fact, HostInterface, Machine, NatNetwork
+
+
+class Found(NamedTuple):
+    """The VirtualBox that a reader found: its version, the reader's name, and VBOX_USER_HOME's folder."""
+
+    version: str
+    reader: str
+    home: str
+
+
+class Unavailable(Exception):
+    """This reader cannot work here; the text says why and what to do."""
+
+
+class Lost(Exception):
+    """VirtualBox went away: the process that reads it must end and be started anew."""
+
+
+class Reader(Protocol):
+    """Looks at VirtualBox. Used by one thread of the worker process."""
+
+    found: Found
+
+    def look(self) -> Mapping[str, Fact]:
+        """Everything there is now. Raises `Lost`."""
+
+    def wait(self, seconds: float) -> Mapping[str, Fact | None]:
+        """Waits for changes at most that long; what changed, None for what is gone. Raises `Lost`."""
+
+    def nudge(self) -> None:
+        """Called from another thread: something in VirtualBox's folder changed, look at networks again soon."""
+
+    def close(self) -> None:
+        """Lets VirtualBox go."""
+
+
+def key(fact: Fact) -> str:
+    """The key under which a reader reports this fact. Raises TypeError for a fact that no reader reports."""
+    match fact:
+        case Machine():
+            return f"machine:{fact.uuid}"
+        case NatNetwork():
+            return f"natnetwork:{fact.name}"
+        case DhcpServer():
+            return f"dhcp:{fact.network}"
+        case HostInterface():
+            return f"interface:{fact.name} {fact.prefix}"
+        case _:
+            raise TypeError(f"no reader reports {fact!r}")
