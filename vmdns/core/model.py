@@ -176,8 +176,8 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _hints(name: str) -> dict[str, Any]:
+    return get_type_hints(globals()[name])
 
 
 def _build(kind: Any, value: Any) -> Any:
@@ -192,7 +192,7 @@ def _build(kind: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         raise TypeError("a fact has no optional fields")
     if is_dataclass(kind):
-        hints = _hints(kind)
+        hints = _hints(kind.__name__)
         return cast(Any, kind)(**{name: _build(hints[name], item) for name, item in value.items()})
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Upstream(NamedTuple):
-    """A server that answers recursively (RFC 9499 section 6): a literal address, with zone id if link-local, and a port."""
+    """A server that answers recursively (RFC 9499 section 6): a literal address (with its zone id) and a port."""
 
     address: str
     port: int = 53
