@@ -192,7 +192,7 @@ def _build(kind: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         raise TypeError("a fact has no optional fields")
     if is_dataclass(kind):
-        hints = _hints(kind.__name__)
+        hints = _hints(str(kind.__name__))  # type: ignore[union-attr]
         return cast(Any, kind)(**{name: _build(hints[name], item) for name, item in value.items()})
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
