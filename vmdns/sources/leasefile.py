@@ -1,0 +1,117 @@
+"""VirtualBox's lease files, `<network>-Dhcpd.leases` (VBoxNetDHCP, Dhcpd/Db.cpp).
+
+The file is a claim from outside: it is parsed with its size and depth bounded and without DTDs or entities.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from xml.parsers import expat
+
+from vmdns.core.model import Lease
+
+SUFFIX = "-Dhcpd.leases"
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 16
+MAX_LEASES = 20_000
+
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII)
+
+
+class Damaged(ValueError):
+    """The file is no lease file; what it said before stays in force."""
+
+
+def parse_leases(data: bytes, network: str) -> tuple[Lease, ...]:
+    """The acknowledged leases in a lease file, in the file's order; one MAC may have several. Raises `Damaged`.
+
+    `expiration` is a lifetime in seconds from `issued` (Unix seconds). An entry without a state, from old
+    versions of VirtualBox, counts as expired, as VirtualBox itself takes it.
+    """
+    if len(data) > MAX_BYTES:
+        raise Damaged(f"larger than {MAX_BYTES} bytes")
+    reader = _Reader(network)
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.StartDoctypeDeclHandler = reader.doctype
+    parser.buffer_text = True
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise Damaged(str(error)) from None
+    if not reader.complete:
+        raise Damaged("no Leases element")
+    return tuple(reader.found)
+
+
+class _Reader:
+    def __init__(self, network: str) -> None:
+        self.network = network
+        self.found: list[Lease] = []
+        self.complete = False
+        self.depth = 0
+        self.entry: dict[str, str] = {}
+
+    def doctype(self, *_: object) -> None:
+        raise Damaged("it has a document type declaration")
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Damaged("nested too deep")
+        if self.depth == 1 and name != "Leases":
+            raise Damaged(f"the outermost element is {name[:40]}")
+        if name == "Lease":
+            self.entry = dict(attributes)
+        elif name == "Address":
+            self.entry["address"] = attributes.get("value", "")
+        elif name == "Time":
+            self.entry["issued"] = attributes.get("issued", "")
+            self.entry["expiration"] = attributes.get("expiration", "")
+
+    def end(self, name: str) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            self.complete = True
+        if name == "Lease" and len(self.found) < MAX_LEASES:
+            lease = _lease(self.network, self.entry)
+            if lease is not None:
+                self.found.append(lease)
+
+
+def _lease(network: str, entry: dict[str, str]) -> Lease | None:
+    """One entry, None where it is not acknowledged or makes no sense: others of the file still count."""
+    mac = entry.get("mac", "").lower()
+    if entry.get("state") != "acked" or not _MAC.fullmatch(mac):
+        return None
+    try:
+        address = IPv4Address(entry.get("address", ""))
+        issued, lifetime = int(entry.get("issued", "")), int(entry.get("expiration", ""))
+    except (AddressValueError, ValueError):
+        return None
+    if address.is_unspecified or address.is_loopback or address.is_multicast:
+        return None
+    if not (0 <= issued < 1 << 40 and 0 <= lifetime < 1 << 32):
+        return None
+    return Lease(network, mac.replace(":", ""), str(address), float(issued), float(issued + lifetime))
+
+
+def read_leases(path: Path) -> tuple[Lease, ...]:
+    """Reads one lease file. Raises `FileNotFoundError`, another `OSError`, or `Damaged`.
+
+    Only a regular file is read, and never more than its bound: the folder is the user's, its content is not.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Damaged("not a regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(handle)
+    return parse_leases(data, path.name.removesuffix(SUFFIX))

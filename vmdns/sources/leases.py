@@ -1,0 +1,157 @@
+"""Watches the lease files in VirtualBox's folder, and reports them whenever one changes.
+
+VBoxNetDHCP writes `-Dhcpd.leases-tmp` and renames it over the lease file, so the folder is watched, not the file.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from vmdns.core.model import Lease
+from vmdns.sources.leasefile import SUFFIX, Damaged, read_leases
+
+# A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
+RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
+SETTINGS = "VirtualBox.xml"
+
+
+class LeaseWatcher:
+    """Watches one folder from threads of its own.
+
+    report receives the leases of all files, by a key of their own, whenever they changed; trouble one sentence
+    for a file that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        report: Callable[[Mapping[str, Lease]], None],
+        trouble: Callable[[str], None],
+        settings: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._report = report
+        self._trouble = trouble
+        self._settings = settings
+        self._files: dict[str, tuple[Lease, ...]] = {}
+        self._bad: dict[str, str] = {}
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self._observer: BaseObserver | None = None
+
+    def start(self) -> None:
+        """Begins to watch, and reports what is there. Raises OSError where the folder is missing."""
+        handler = _Names(self._queue.put)
+        try:
+            self._observer = _observe(Observer(), handler, self._folder)
+        except FileNotFoundError:
+            raise
+        except OSError:  # no inotify watches left: look every second instead
+            self._observer = _observe(PollingObserver(), handler, self._folder)
+        for path in self._folder.glob("*" + SUFFIX):
+            self._queue.put(path.name)
+        self._queue.put("")
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        due: dict[str, tuple[float, int]] = {}
+        first = True
+        while True:
+            names = self._next(due)
+            if names is None:
+                return
+            if SETTINGS in names:
+                self._settings()
+            now = time.monotonic()
+            looks = [(name, 0) for name in names if name.endswith(SUFFIX)]
+            looks += [(name, tries) for name, (at, tries) in due.items() if at <= now and name not in names]
+            changed = False
+            for name, tries in looks:
+                due.pop(name, None)
+                done, fresh = self._look(name, last=tries >= len(RETRIES))
+                changed = changed or fresh
+                if not done:
+                    due[name] = (now + RETRIES[tries], tries + 1)
+            if changed or first:
+                first = False
+                self._report(self._facts())
+
+    def _next(self, due: Mapping[str, tuple[float, int]]) -> set[str] | None:
+        """The names that changed, gathered until the queue is empty; empty when a new look is due; None to end."""
+        timeout = max(0.0, min(at for at, _ in due.values()) - time.monotonic()) if due else None
+        names: set[str] = set()
+        try:
+            item = self._queue.get(timeout=timeout)
+            while item is not None:
+                names.add(item)
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return names
+        return None
+
+    def _look(self, name: str, *, last: bool) -> tuple[bool, bool]:
+        """Reads one file: whether that is settled, and whether its leases changed."""
+        before = self._files.get(name, ())
+        try:
+            self._files[name] = read_leases(self._folder / name)
+            self._note(name, "")
+            return True, self._files[name] != before
+        except FileNotFoundError:
+            # Between the two renames the file is away for an instant.
+            if last:
+                self._files.pop(name, None)
+                self._note(name, "")
+            return last, last and bool(before)
+        except (OSError, Damaged) as error:
+            self._note(name, f"{name} cannot be read ({error}); its last good content stays in force")
+            return last, False
+
+    def _note(self, name: str, text: str) -> None:
+        if self._bad.get(name, "") == text:
+            return
+        self._bad.pop(name, None)
+        if text:
+            self._bad[name] = text
+        self._trouble("; ".join(self._bad.values()))
+
+    def _facts(self) -> dict[str, Lease]:
+        found = (lease for file in self._files.values() for lease in file)
+        return {
+            f"lease:{one.network} {one.mac} {one.address}": one for one in sorted(found, key=lambda one: one.issued)
+        }
+
+
+def _observe(observer: BaseObserver, handler: FileSystemEventHandler, folder: Path) -> BaseObserver:
+    observer.daemon = True
+    observer.schedule(handler, str(folder), recursive=False)
+    observer.start()
+    return observer
+
+
+class _Names(FileSystemEventHandler):
+    """Passes on the names of files that matter; VirtualBox writes logs into the same folder all the time."""
+
+    def __init__(self, put: Callable[[str], None]) -> None:
+        self._put = put
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in ("opened", "closed_no_write"):
+            return
+        for path in (event.src_path, event.dest_path):
+            name = Path(path if isinstance(path, str) else path.decode(errors="replace")).name
+            if name.endswith(SUFFIX) or name == SETTINGS:
+                self._put(name)

@@ -1,0 +1,149 @@
+"""Keeps a worker process running beside the server, and passes on what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from vmdns.sources.installation import find
+
+Message = dict[str, Any]
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
+SILENT_SECONDS = 30.0  # six beats
+UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client, and lets an upgrade finish
+
+
+class Supervisor:
+    """Runs workers one after the other. `message` is called in the event loop's thread."""
+
+    def __init__(
+        self, reader: str, home: str | None, interval: float, message: Callable[[Message], None]
+    ) -> None:
+        self._options = {"reader": reader, "home": home, "interval": interval}
+        self._home = home
+        self._message = message
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Until cancelled: a worker runs whenever VirtualBox is there. Pauses grow while it fails at once."""
+        pause = FIRST_PAUSE
+        absent = False
+        try:
+            while True:
+                if find(self._environ()) is None:
+                    if not absent:
+                        self._message({"absent": True})
+                    absent = True
+                    await asyncio.sleep(ABSENT_SECONDS)
+                    continue
+                absent = False
+                worked = await self._run_one(pause)
+                pause = FIRST_PAUSE if worked else min(pause * 2, LONGEST_PAUSE)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the worker; it lets VirtualBox go by itself when its input ends."""
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5.0)
+
+    def _environ(self) -> dict[str, str]:
+        environ = dict(os.environ)
+        if self._home is not None:
+            environ["VBOX_USER_HOME"] = self._home
+        return environ
+
+    async def _run_one(self, pause: float) -> bool:
+        """Runs one worker to its end; whether it had found VirtualBox."""
+        loop = asyncio.get_running_loop()
+        messages: asyncio.Queue[Message | None] = asyncio.Queue()
+        # -c rather than -m: the worker's folder of imports must be ours, wherever it is started from.
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-m", "vmdns.sources.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environ(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            # Ctrl-C in the terminal is for the server, which ends the worker in its own order.
+            start_new_session=os.name == "posix",
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(json.dumps({**self._options, "pause": pause}).encode() + b"\n")
+        process.stdin.flush()
+        last_words: deque[str] = deque(maxlen=5)
+        threading.Thread(target=_read_messages, args=(process.stdout, loop, messages), daemon=True).start()
+        threading.Thread(target=_read_errors, args=(process.stderr, last_words), daemon=True).start()
+        worked = told = False
+        while True:
+            try:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    message = await messages.get()
+            except TimeoutError:
+                self._message({"lost": "VirtualBox does not answer: its reader is started anew"})
+                told = True
+                process.kill()
+                continue
+            if message is None:
+                break
+            worked = worked or "put" in message
+            told = told or "lost" in message
+            if "beat" not in message:
+                self._message(message)
+        await asyncio.to_thread(process.wait)
+        if not told:
+            self._message({"lost": " ".join(last_words) or f"its reader ended (status {process.returncode})"})
+            await asyncio.sleep(pause)
+        return worked
+
+
+def _read_messages(
+    pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[Message | None]
+) -> None:
+    def put(message: Message | None) -> None:
+        try:
+            loop.call_soon_threadsafe(messages.put_nowait, message)
+        except RuntimeError:
+            return  # the loop is closed: nobody listens any more
+
+    with pipe:
+        for line in pipe:
+            try:
+                put(json.loads(line))
+            except ValueError:
+                continue
+    put(None)
+
+
+def _read_errors(pipe: IO[bytes], last_words: deque[str]) -> None:
+    with pipe:
+        for line in pipe:
+            text = line.decode(errors="replace").strip()
+            if text:
+                last_words.append(text)
+
+
+def look_once(reader: str, home: str | None, interval: float) -> Mapping[str, Any]:
+    """One look by a worker of its own, for commands that find no server: its messages by kind. Blocks."""
+    raise NotImplementedError
