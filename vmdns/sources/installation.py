@@ -1,0 +1,107 @@
+"""VirtualBox on this machine's disk: where its programs, its API bindings and its user's settings lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Where the installers of Oracle and of the distributions put VirtualBox (/usr/local: FreeBSD).
+_PLACES = {
+    "darwin": ("/Applications/VirtualBox.app/Contents/MacOS",),
+    "other": ("/usr/lib/virtualbox", "/usr/lib64/virtualbox", "/opt/VirtualBox", "/usr/local/lib/virtualbox"),
+}
+# Where the packages of distributions put the vboxapi module, for interpreters other than their own to find.
+_MODULES = ("usr/lib/python3/dist-packages", "usr/lib/python3*/site-packages", "usr/lib64/python3*/site-packages")
+_MODULES_ROOT = Path("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One VirtualBox.
+
+    program: the folder with VBoxSVC; vboxmanage: the program itself, not a wrapper where that can be told;
+    sdk: what VBOX_SDK_PATH must name; vboxapi: a folder that holds the vboxapi package of this VirtualBox.
+    """
+
+    program: Path
+    vboxmanage: Path
+    sdk: Path | None = None
+    vboxapi: Path | None = None
+
+
+def find(environ: Mapping[str, str], platform: str = sys.platform) -> Installation | None:
+    """The VirtualBox to use: the one the environment names, the one on PATH, or the one in a usual place."""
+    suffix = ".exe" if platform == "win32" else ""
+    wrapper: Path | None = None
+    for folder in _folders(environ, platform):
+        found = folder / f"VBoxManage{suffix}"
+        if not os.access(found, os.X_OK) or not found.is_file():
+            continue
+        # /usr/bin/VBoxManage may be a link to the program, or a shell script that warns on standard output.
+        for vboxmanage in (found, found.resolve()):
+            if (vboxmanage.parent / f"VBoxSVC{suffix}").is_file():
+                return _installation(vboxmanage, environ, platform)
+        wrapper = wrapper or found
+    return _installation(wrapper, environ, platform) if wrapper else None
+
+
+def stamp(installation: Installation) -> str:
+    """Another text after an upgrade of VirtualBox; '' when it is gone."""
+    for name in ("VBoxSVC", "VBoxSVC.exe", installation.vboxmanage.name):
+        try:
+            status = (installation.program / name).stat()
+        except OSError:
+            continue
+        return f"{status.st_mtime_ns} {status.st_size}"
+    return ""
+
+
+def user_home(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
+    """The folder of the user's VirtualBox.xml and lease files (VirtualBox's GetVBoxUserHomeDirectory.cpp)."""
+    if named := environ.get("VBOX_USER_HOME"):
+        return Path(named)
+    if platform == "win32":
+        return Path(environ.get("USERPROFILE") or os.path.expanduser("~")) / ".VirtualBox"
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    if platform == "darwin":
+        return home / "Library" / "VirtualBox"
+    if (home / ".VirtualBox").is_dir():
+        return home / ".VirtualBox"
+    return Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "VirtualBox"
+
+
+def _folders(environ: Mapping[str, str], platform: str) -> Iterator[Path]:
+    named = ["VBOX_PROGRAM_PATH", "VBOX_APP_HOME"]
+    if platform == "win32":
+        named += ["VBOX_MSI_INSTALL_PATH", "VBOX_INSTALL_PATH"]
+    for variable in named:
+        if folder := environ.get(variable):
+            yield Path(folder)
+    separator = ";" if platform == "win32" else ":"
+    for folder in environ.get("PATH", "").split(separator):
+        if folder:
+            yield Path(folder)
+    if platform == "win32":
+        for variable in ("ProgramW6432", "ProgramFiles", "ProgramFiles(x86)"):
+            if folder := environ.get(variable):
+                yield Path(folder) / "Oracle" / "VirtualBox"
+    else:
+        yield from map(Path, _PLACES["darwin" if platform == "darwin" else "other"])
+
+
+def _installation(vboxmanage: Path, environ: Mapping[str, str], platform: str) -> Installation:
+    program = vboxmanage.parent
+    sdk = Path(environ.get("VBOX_SDK_PATH") or program / "sdk")
+    installers = [sdk / "installer" / "python", sdk / "installer"]
+    if platform not in ("win32", "darwin"):
+        for pattern in _MODULES:
+            installers += sorted(_MODULES_ROOT.glob(pattern), reverse=True)
+    return Installation(
+        program=program,
+        vboxmanage=vboxmanage,
+        sdk=sdk if (sdk / "bindings").is_dir() else None,
+        vboxapi=next((folder for folder in installers if (folder / "vboxapi" / "__init__.py").is_file()), None),
+    )
