@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,3 +28,12 @@ class Upstreams:
     default: tuple[Upstream, ...] = ()
     domains: Mapping[bytes, tuple[Upstream, ...]] = field(default_factory=dict)
     search: frozenset[bytes] = frozenset()
+
+
+def closest(key: bytes, among: Container[bytes]) -> bytes | None:
+    """The most specific of these wire names (lower case) that is the name itself or above it; None if none is."""
+    while key not in among:
+        if not key[0]:
+            return None
+        key = key[1 + key[0] :]
+    return key
