@@ -1,0 +1,246 @@
+"""vmdns.toml: what the user may set, read into a frozen `Config`, and written out again in full.
+
+Every error is a `ConfigError` whose text names the file, the line and the key, says what is wrong, and what
+would be right. The command line's options are laid over the file by `Config.with_options`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vmdns import config_values as values
+from vmdns.config_values import Listen
+from vmdns.core import name
+from vmdns.core.limits import LIMITS, Limits
+from vmdns.core.upstream import Upstream
+from vmdns.toml_text import key_lines, quoted, quoted_lines
+
+# Room for some 50,000 own records; more is a mistaken file.
+MAX_BYTES = 4 * 1024 * 1024
+
+# Checks zone-file text against the zones; raises ValueError with "line N: ...".
+CheckRecords = Callable[[str, Sequence[str]], None]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says where, what is wrong and what would be right."""
+
+
+class ConfigMissing(ConfigError):
+    """There is no such file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says; the empty values leave the file's in force."""
+
+    listen: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
+    vbox_home: str = ""
+    reader: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What vmdns was told. Empty `listen` and `upstreams` mean: find out yourself."""
+
+    listen: tuple[Listen, ...] = ()
+    zones: tuple[str, ...] = ("local", "vm.internal")
+    upstreams: tuple[Upstream, ...] = ()
+    hosts: bool = True
+    reserved_allowed: tuple[str, ...] = ()
+    reader: str = "auto"
+    vbox_home: Path | None = None
+    records: str = ""
+    forward: tuple[tuple[str, tuple[Upstream, ...]], ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def zone_names(self) -> tuple[bytes, ...]:
+        """The zones as wire names in lower case."""
+        return tuple(name.to_wire(zone) for zone in self.zones)
+
+    @property
+    def forward_names(self) -> dict[bytes, tuple[Upstream, ...]]:
+        """The upstreams of single domains, by wire name in lower case."""
+        return {name.to_wire(domain): upstreams for domain, upstreams in self.forward}
+
+    def with_options(self, options: Options) -> Config:
+        """This with the options of the command line laid over it. Raises `ConfigError` that names the option."""
+        changed: dict[str, Any] = {}
+        for key, option in _OPTIONS.items():
+            given = getattr(options, key)
+            if given:
+                try:
+                    changed[key] = KEYS[key].read(list(given) if isinstance(given, tuple) else given)
+                except ValueError as error:
+                    raise ConfigError(f"{option}: {error}") from None
+        return replace(self, **changed)
+
+
+_OPTIONS = {"listen": "--listen", "upstreams": "--upstream", "vbox_home": "--vbox-home", "reader": "--reader"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of vmdns.toml: how its value is read (raises ValueError), and what it is for."""
+
+    read: Callable[[Any], Any]
+    about: str
+
+
+KEYS: dict[str, Key] = {
+    "listen": Key(values.listen, 'addresses to answer at, like "127.0.0.1:53"; empty: vmdns chooses'),
+    "zones": Key(values.zones, "the zones that VM names live in, the main one first"),
+    "upstreams": Key(values.upstreams, "servers that everything else is forwarded to; empty: what this host uses"),
+    "hosts": Key(values.truth, "whether names of this host's hosts file are answered"),
+    "reserved_allowed": Key(values.labels, 'names that a VM may take although they are reserved, like "wpad"'),
+    "reader": Key(values.reader, "how VirtualBox is read: auto, api or vboxmanage"),
+    "vbox_home": Key(values.home, "VirtualBox's folder of settings (VBOX_USER_HOME); empty: VirtualBox's default"),
+    "records": Key(values.text, "own records in zone-file text, names relative to each zone"),
+    "forward": Key(values.forward, "domains that go to servers of their own"),
+    "limits": Key(values.limits, "bounds, each with its unit and range"),
+}
+
+
+def load(path: Path, check_records: CheckRecords) -> Config:
+    """The configuration in that file. Raises `ConfigMissing`, or `ConfigError` for anything else wrong with it."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigMissing(f"{path}: there is no such file; create it, or leave --config out") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{path}: longer than {MAX_BYTES // 1024 // 1024} MiB, so hardly a vmdns.toml")
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ConfigError(f"{path}, line 1: the file is UTF-16; save it as UTF-8")
+    try:
+        return parse(raw.decode("utf-8-sig"), str(path), check_records)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
+
+
+def parse(text: str, file: str, check_records: CheckRecords) -> Config:
+    """The configuration in that text; `file` names it in errors. Raises `ConfigError`."""
+    text = text.replace("\r\n", "\n")
+    try:
+        tree = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _syntax_error(file, text, str(error)) from None
+    lines = key_lines(text)
+
+    def wrong(key: str, what: str, line: int = 0) -> ConfigError:
+        # A key inside an inline table is not found by itself; the line of what holds it is.
+        line = line or lines.get(key) or lines.get(key.split(".")[0], 0)
+        where = f"{file}, line {line}" if line else file
+        return ConfigError(f"{where}: {key}: {what}")
+
+    read: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in KEYS:
+            raise wrong(key, _unknown(key, KEYS))
+        try:
+            read[key] = KEYS[key].read(value)
+        except values.Inside as error:
+            raise wrong(f"{key}.{error.key}", str(error) or _unknown(error.key, LIMITS)) from None
+        except ValueError as error:
+            raise wrong(key, str(error)) from None
+    config = Config(**read)
+    for domain, _ in config.forward:
+        if domain in config.zones:
+            what = "this is a zone of vmdns, whose names are never forwarded; take it out here or out of zones"
+            raise wrong(f"forward.{domain}", what)
+    try:
+        check_records(config.records, config.zones)
+    except ValueError as error:
+        raise wrong("records", str(error), _line_of_record(text, lines, str(error))) from None
+    return config
+
+
+def _syntax_error(file: str, text: str, message: str) -> ConfigError:
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|(end of document))\)", message, re.DOTALL)
+    if found is None:
+        return ConfigError(f"{file}: not TOML: {message}")
+    where = (
+        f"line {found[2]}, column {found[3]}" if found[2] else f"line {text.rstrip().count(chr(10)) + 1}, at the end"
+    )
+    advice = "see https://toml.io"
+    if "Unescaped" in found[1] or "hex value" in found[1]:
+        advice = r"write a backslash twice, or put the text into single quotes: 'C:\VirtualBox'"
+    elif "Invalid value" in found[1]:
+        advice = 'put texts into quotes and lists into brackets: upstreams = ["192.0.2.1"]'
+    elif "Cannot overwrite" in found[1] or "Cannot declare" in found[1]:
+        advice = "say each key and each [table] once"
+    return ConfigError(f"{file}, {where}: not TOML: {found[1]}; {advice}")
+
+
+def _unknown(key: str, known: Mapping[str, object]) -> str:
+    if near := difflib.get_close_matches(key, known, 1):
+        return f"unknown key; did you mean {near[0]}?"
+    if known is KEYS and (near := difflib.get_close_matches(key, LIMITS, 1)):
+        return f"unknown key; did you mean {near[0]} in the table [limits]?"
+    return f"unknown key; there are {', '.join(known)}"
+
+
+def _line_of_record(text: str, lines: Mapping[str, int], message: str) -> int:
+    """The line of the file that a "line N" inside a multi-line `records` means, or 0 where that cannot be told."""
+    found = re.match(r"line (\d+)\b", message)
+    start = lines.get("records", 0)
+    if found is None or not start:
+        return 0
+    opening = re.search(r"(\"\"\"|''')(.*)", text.split("\n")[start - 1])
+    if opening is None:
+        return 0
+    # A newline right behind the opening quotes is no part of the text (TOML 1.0, String).
+    return start + int(found[1]) - (1 if opening[2] else 0)
+
+
+def render(config: Config) -> str:
+    """The whole configuration as TOML, each value with its meaning, default and range; `parse` gives it back."""
+    default = Config()
+    out = ["# The configuration in force. Docs: docs/configuration.md", ""]
+    for key, about in KEYS.items():
+        if key in ("forward", "limits"):
+            continue
+        out += [f"# {_sentence(about.about)} Default: {_toml(getattr(default, key))}"]
+        out += [f"{key} = {_toml(getattr(config, key))}", ""]
+    out += [f"# {_sentence(KEYS['forward'].about)} Default: none", "[forward]"]
+    out += [f"{quoted(domain)} = {_toml(upstreams)}" for domain, upstreams in config.forward]
+    out += ["", f"# {_sentence(KEYS['limits'].about)}", "[limits]"]
+    for one in fields(Limits):
+        limit = LIMITS[one.name]
+        out.append(f"# {_sentence(limit.about)}")
+        out.append(f"# Default: {limit.default:.10g} {limit.unit}, from {limit.least:.10g} to {limit.most:.10g}")
+        out.append(f"{one.name} = {_toml(getattr(config.limits, one.name))}")
+    return "\n".join(out) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case float() if value.is_integer():
+            return str(int(value))
+        case int() | float():
+            return repr(value)
+        case Upstream() | Listen():
+            return quoted(str(value))
+        case tuple():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case None:
+            return '""'
+        case _:
+            return quoted_lines(str(value))
