@@ -1,0 +1,60 @@
+"""The folders of this user: where vmdns.toml stands, and where the control channel is.
+
+Linux follows the XDG Base Directory Specification 0.8, macOS and Windows their own customs. The system's name
+(`sys.platform`), the environment and the home folder come in as values, so that each system's rule runs on any.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def config_file(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
+    """Where vmdns.toml is looked for when nobody names a file. Raises RuntimeError where no home folder is known."""
+    home = home or Path.home()
+    if system == "win32":
+        return _folder(environ, "APPDATA", home / "AppData" / "Roaming") / "vmdns" / "vmdns.toml"
+    if system == "darwin":
+        return home / "Library" / "Application Support" / "vmdns" / "vmdns.toml"
+    return _folder(environ, "XDG_CONFIG_HOME", home / ".config") / "vmdns" / "vmdns.toml"
+
+
+def _owned(folder: Path) -> bool:
+    """Whether the folder is this user's own, as XDG_RUNTIME_DIR must be: `sudo -E` and `su` hand on a stranger's."""
+    try:
+        return folder.is_dir() and (sys.platform == "win32" or folder.stat().st_uid == os.geteuid())
+    except OSError:
+        return False
+
+
+def control_folders(
+    system: str = sys.platform,
+    environ: Mapping[str, str] = os.environ,
+    home: Path | None = None,
+    owned: Callable[[Path], bool] = _owned,
+) -> tuple[Path, ...]:
+    """Where the control channel may be: a server takes the first, a client tries them in this order.
+
+    There is more than one on Linux, where a server that a service manager started may know no XDG_RUNTIME_DIR.
+    Raises RuntimeError where no home folder is known.
+    """
+    home = home or Path.home()
+    if system == "win32":
+        return (_folder(environ, "LOCALAPPDATA", home / "AppData" / "Local") / "vmdns",)
+    if system == "darwin":
+        return (home / "Library" / "Application Support" / "vmdns",)
+    state = _folder(environ, "XDG_STATE_HOME", home / ".local" / "state") / "vmdns"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and owned(Path(runtime)):
+        return Path(runtime) / "vmdns", state
+    return (state,)
+
+
+def _folder(environ: Mapping[str, str], variable: str, default: Path) -> Path:
+    """The folder that the variable names. A relative one is invalid and ignored (XDG section 2)."""
+    named = environ.get(variable, "")
+    relative = not named.startswith("/") and named[1:2] != ":"
+    return default if relative else Path(named)
