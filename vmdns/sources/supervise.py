@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from vmdns.sources.installation import find
+from vmdns.sources.reader import Unavailable
 
 Message = dict[str, Any]
 
@@ -26,9 +28,7 @@ UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client, and lets an upg
 class Supervisor:
     """Runs workers one after the other. `message` is called in the event loop's thread."""
 
-    def __init__(
-        self, reader: str, home: str | None, interval: float, message: Callable[[Message], None]
-    ) -> None:
+    def __init__(self, reader: str, home: str | None, interval: float, message: Callable[[Message], None]) -> None:
         self._options = {"reader": reader, "home": home, "interval": interval}
         self._home = home
         self._message = message
@@ -41,7 +41,7 @@ class Supervisor:
         absent = False
         try:
             while True:
-                if find(self._environ()) is None:
+                if find(self.environ()) is None:
                     if not absent:
                         self._message({"absent": True})
                     absent = True
@@ -66,8 +66,30 @@ class Supervisor:
             process.kill()
             process.wait(5.0)
 
-    def _environ(self) -> dict[str, str]:
+    def start(self, pause: float) -> subprocess.Popen[bytes]:
+        """Starts one worker, which stays `pause` seconds after it lost VirtualBox."""
+        process = subprocess.Popen(
+            # -P: never import from the folder that vmdns happens to be started in.
+            [sys.executable, "-P", "-m", "vmdns.sources.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environ(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            # Ctrl-C in the terminal is for the server, which ends the worker in its own order.
+            start_new_session=os.name == "posix",
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({**self._options, "pause": pause}).encode() + b"\n")
+        process.stdin.flush()
+        self._process = process
+        return process
+
+    def environ(self) -> dict[str, str]:
+        """The worker's environment."""
         environ = dict(os.environ)
+        ours = str(Path(__file__).resolve().parents[2])
+        environ["PYTHONPATH"] = os.pathsep.join(one for one in (ours, environ.get("PYTHONPATH")) if one)
         if self._home is not None:
             environ["VBOX_USER_HOME"] = self._home
         return environ
@@ -76,22 +98,9 @@ class Supervisor:
         """Runs one worker to its end; whether it had found VirtualBox."""
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
-        # -c rather than -m: the worker's folder of imports must be ours, wherever it is started from.
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "vmdns.sources.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self._environ(),
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            # Ctrl-C in the terminal is for the server, which ends the worker in its own order.
-            start_new_session=os.name == "posix",
-        )
-        assert process.stdin is not None
+        process = self.start(pause)
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdin.write(json.dumps({**self._options, "pause": pause}).encode() + b"\n")
-        process.stdin.flush()
         last_words: deque[str] = deque(maxlen=5)
         threading.Thread(target=_read_messages, args=(process.stdout, loop, messages), daemon=True).start()
         threading.Thread(target=_read_errors, args=(process.stderr, last_words), daemon=True).start()
@@ -118,9 +127,7 @@ class Supervisor:
         return worked
 
 
-def _read_messages(
-    pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[Message | None]
-) -> None:
+def _read_messages(pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[Message | None]) -> None:
     def put(message: Message | None) -> None:
         try:
             loop.call_soon_threadsafe(messages.put_nowait, message)
@@ -144,6 +151,29 @@ def _read_errors(pipe: IO[bytes], last_words: deque[str]) -> None:
                 last_words.append(text)
 
 
-def look_once(reader: str, home: str | None, interval: float) -> Mapping[str, Any]:
-    """One look by a worker of its own, for commands that find no server: its messages by kind. Blocks."""
-    raise NotImplementedError
+def look_once(reader: str, home: str | None, interval: float, seconds: float = 120.0) -> list[Message]:
+    """The messages of one look at VirtualBox by a worker of its own: `found`, then `put` for both sources. Blocks.
+
+    Raises `Unavailable` where VirtualBox is not there or does not answer in that many seconds.
+    """
+    supervisor = Supervisor(reader, home, interval, lambda message: None)
+    if find(supervisor.environ()) is None:
+        raise Unavailable("VirtualBox is not installed")
+    process = supervisor.start(0.0)
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    messages: list[Message] = []
+    wanted = {"virtualbox", "leases"}
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            messages.append(json.loads(line))
+            if "lost" in messages[-1]:
+                raise Unavailable(messages[-1]["lost"])
+            wanted -= {messages[-1].get("put"), messages[-1].get("trouble")}
+            if not wanted:
+                return messages
+        raise Unavailable("VirtualBox does not answer")
+    finally:
+        timer.cancel()
+        supervisor.stop()

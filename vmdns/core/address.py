@@ -1,0 +1,188 @@
+"""Which addresses a VM has: what VirtualBox's DHCP gave and what Guest Additions report, joined by MAC.
+
+What the host knows outranks what a guest claims, unless the claim is fresher; a claim that cannot be true (another
+network, the host's own address, an address that VirtualBox leased to another running VM) is left out and said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import NamedTuple
+
+from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Lease, Machine, NatNetwork, Network
+
+FIXED, LEASE, ADDITIONS = "fixed address", "lease", "guest additions"
+
+
+class Address(NamedTuple):
+    """One address of one adapter. since and until are Unix seconds, until 0 where nothing ends it."""
+
+    address: str
+    network: Network
+    mac: str
+    source: str
+    why: str
+    since: float
+    until: float = 0.0
+
+
+class Found(NamedTuple):
+    """The addresses of a VM, in the order of its adapters; why others were left out."""
+
+    addresses: tuple[Address, ...]
+    refused: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Networks:
+    """Leases, fixed addresses and prefixes by network, made from all facts once for a build."""
+
+    leases: dict[tuple[str, str], list[Lease]] = field(default_factory=dict)
+    fixed: dict[tuple[str, str], str] = field(default_factory=dict)
+    prefixes: dict[str, list[IPv4Network]] = field(default_factory=dict)
+    hosts_own: dict[str, set[str]] = field(default_factory=dict)
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+def _file_key(dhcp_name: str) -> str:
+    """A DHCP server's network name as it comes back from a lease file's name.
+
+    RTPathPurgeFilename puts `_` for what a file name cannot hold (RTPathPurgeFilename.cpp).
+    """
+    return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", dhcp_name)
+
+
+def index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Networks:
+    """Everything that `addresses` needs to know about networks. now in Unix seconds."""
+    found = Networks()
+    for fact in facts:
+        match fact:
+            case Lease() if fact.until > now:
+                found.leases.setdefault((_file_key(fact.network), fact.mac), []).append(fact)
+            case NatNetwork():
+                prefix = _network(fact.prefix)
+                if prefix is not None:
+                    found.prefixes.setdefault(fact.name, []).append(prefix)
+                    found.hosts_own.setdefault(fact.name, set()).add(str(prefix.network_address + 1))
+            case DhcpServer():
+                name = _file_key(fact.network)
+                for mac, address in fact.fixed:
+                    found.fixed[name, mac] = address
+                found.hosts_own.setdefault(fact.network, set()).add(fact.address)
+                prefix = _network(f"{fact.address}/{fact.mask}")
+                # An internal network is a wire that may carry other prefixes than its DHCP server's.
+                if prefix is not None and fact.enabled and fact.network.startswith("HostInterfaceNetworking-"):
+                    found.prefixes.setdefault(fact.network, []).append(prefix)
+            case HostInterface():
+                name = f"HostInterfaceNetworking-{fact.name}"
+                found.hosts_own.setdefault(name, set()).add(fact.prefix.partition("/")[0])
+                prefix = _network(fact.prefix)
+                if prefix is not None:
+                    found.prefixes.setdefault(name, []).append(prefix)
+            case _:
+                pass
+    for machine in machines:
+        for adapter in machine.adapters if machine.online else ():
+            given = _given(adapter, found)
+            if given is not None:
+                found.owners.setdefault((adapter.network.dhcp_name, given.address), adapter.mac)
+    return found
+
+
+def _network(text: str) -> IPv4Network | None:
+    try:
+        return IPv4Interface(text).network
+    except ValueError:
+        return None
+
+
+def _given(adapter: Adapter, networks: Networks) -> Address | None:
+    """What VirtualBox's DHCP gives this adapter: the fixed address, else the newest lease that is still valid.
+
+    VBoxNetDHCP writes no lease for a fixed address, and keeps the older dynamic lease in its file: so a fixed
+    address outranks every lease, and is as fresh as the newest of them.
+    """
+    key = (_file_key(adapter.network.dhcp_name), adapter.mac)
+    if not key[0]:
+        return None
+    newest = max(networks.leases.get(key, ()), key=lambda lease: (lease.issued, lease.until), default=None)
+    network = adapter.network
+    if key in networks.fixed:
+        since = newest.issued if newest else 0.0
+        why = f"fixed address in the DHCP server of {network.name}"
+        return Address(networks.fixed[key], network, adapter.mac, FIXED, why, since)
+    if newest is None:
+        return None
+    why = f"DHCP lease of {network.name}"
+    return Address(newest.address, network, adapter.mac, LEASE, why, newest.issued, newest.until)
+
+
+def addresses(machine: Machine, networks: Networks) -> Found:
+    """The addresses of one VM; none unless it is online."""
+    if not machine.online:
+        return Found((), ())
+    chosen: list[Address] = []
+    refused: list[str] = []
+    for adapter in machine.adapters:
+        if not adapter.cable:
+            refused.append(f"adapter {adapter.slot + 1}: its cable is not connected")
+            continue
+        given = _given(adapter, networks)
+        claims: list[Address] = []
+        for report in machine.reports:
+            if report.mac != adapter.mac or any(one.address == report.address for one in claims):
+                continue
+            objection = _objection(report.address, adapter, networks)
+            if objection:
+                refused.append(f"Guest Additions report {report.address}, {objection}")
+                continue
+            why = "reported by Guest Additions"
+            claims.append(Address(report.address, adapter.network, adapter.mac, ADDITIONS, why, report.since))
+        chosen += _join(given, claims)
+    return Found(tuple(dict.fromkeys(chosen)), tuple(refused))
+
+
+def _join(given: Address | None, claims: list[Address]) -> list[Address]:
+    """The fresher wins where they disagree, the better (what DHCP gave) where they are equally fresh."""
+    if given is None:
+        return claims
+    if not claims:
+        return [given]
+    others = [claim for claim in claims if claim.address != given.address]
+    if len(others) < len(claims):
+        return [given, *others]
+    newest = max(claim.since for claim in claims)
+    if newest > given.since:
+        note = f"; newer than the {given.source} {given.address}"
+        return [claim._replace(why=claim.why + note) for claim in claims]
+    note = f"; newer than {claims[0].address} of Guest Additions"
+    return [given._replace(why=given.why + note)]
+
+
+def _objection(text: str, adapter: Adapter, networks: Networks) -> str:
+    """Why a guest's claim is not believed; '' if it is."""
+    address = IPv4Address(text)
+    kind, name = adapter.network.kind, adapter.network.dhcp_name
+    if text in networks.hosts_own.get(name, ()):
+        return "which is the address of the network's own server"
+    owner = networks.owners.get((name, text), adapter.mac) if name else adapter.mac
+    if owner != adapter.mac:
+        return "which VirtualBox's DHCP gave to another VM"
+    if kind == "bridged":
+        return ""
+    prefixes = networks.prefixes.get(name, ()) if name else ()
+    if prefixes:
+        for prefix in prefixes:
+            if address in prefix and address not in (prefix.network_address, prefix.broadcast_address):
+                return ""
+        return f"which is not on {adapter.network.name}"
+    return "which is a public address" if address.is_global else ""
+
+
+def next_end(found: Mapping[str, Found]) -> float:
+    """The Unix time at which the first of these addresses ends; 0 if none does."""
+    ends = [one.until for each in found.values() for one in each.addresses if one.until]
+    return min(ends, default=0.0)

@@ -1,0 +1,271 @@
+"""Facts in, snapshot out: the one place that decides what is answered.
+
+`build` is a pure function of the facts, the policy and the time, and gives the same snapshot for any order of facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from vmdns.core.address import Address, addresses, index, next_end
+from vmdns.core.model import Fact, HostName, Machine
+from vmdns.core.name import from_labels, labels, to_wire
+from vmdns.core.naming import RESERVED, Named, Naming, assign
+from vmdns.core.records import owners
+from vmdns.core.wire import AAAA, CNAME, NS, PTR, SOA, A, Record, soa_rdata
+from vmdns.core.zones import BUILT_IN, LOCALHOST, reverse_name
+
+# SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
+_REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800
+_NOTHING: Mapping[int, tuple[bytes, ...]] = {}
+_BARE_LOCAL = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user decided. zones as text; listeners are addresses under which vmdns is asked."""
+
+    zones: tuple[str, ...] = ("local", "vm.internal")
+    ttl: int = 5
+    records: tuple[Record, ...] = ()
+    reserved_allowed: frozenset[str] = frozenset()
+    listeners: tuple[str, ...] = ()
+    forwarded: frozenset[bytes] = frozenset()
+
+
+class RRset(NamedTuple):
+    """Records of one type at one name: their TTL in seconds and rdata in wire form (RFC 9499 section 5)."""
+
+    ttl: int
+    rdatas: tuple[bytes, ...]
+
+
+Node = Mapping[int, RRset]
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One VM as people see it: its names below each zone, its addresses, and what is to be said of it."""
+
+    machine: Machine
+    named: Named
+    addresses: tuple[Address, ...]
+    refused: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """Why it has no address, or not the name it wanted; '' if all is well."""
+        parts = [self.named.note, *self.refused]
+        if self.machine.online and not self.addresses:
+            parts.append("running, but no address is known yet")
+        return "; ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is answered at one time. Immutable; readers keep the one they took.
+
+    nodes maps wire names to what is there; a name without records of its own that has names below it is there
+    with none (an empty non-terminal). zones are the apexes (wire) of the zones that are answered here and never
+    forwarded, own those of them that hold VMs. absent says of names that are not there why (wire name -> text).
+    valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
+    """
+
+    serial: int = 0
+    ttl: int = 5
+    own: tuple[bytes, ...] = ()
+    zones: frozenset[bytes] = frozenset()
+    forwarded: frozenset[bytes] = frozenset()
+    nodes: Mapping[bytes, Node] = field(default_factory=dict)
+    soa: bytes = b""
+    absent: Mapping[bytes, str] = field(default_factory=dict)
+    guests: tuple[Guest, ...] = ()
+    problems: tuple[str, ...] = ()
+    valid_until: float = 0.0
+
+
+def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int) -> Snapshot:
+    """Makes the snapshot that these facts mean at this Unix time."""
+    ordered = sorted(facts, key=repr)
+    machines = [fact for fact in ordered if isinstance(fact, Machine)]
+    hosts = [fact for fact in ordered if isinstance(fact, HostName)]
+    networks = index(ordered, machines, now)
+    naming = assign(machines, _reserved(policy, hosts), policy.zones)
+    found = {machine.uuid: addresses(machine, networks) for machine in machines if machine.uuid in naming.by_uuid}
+    guests = tuple(
+        Guest(machine, naming.by_uuid[machine.uuid], found[machine.uuid].addresses, found[machine.uuid].refused)
+        for machine in sorted(machines, key=lambda one: one.uuid)
+        if machine.uuid in naming.by_uuid
+    )
+    zones = tuple(to_wire(zone) for zone in policy.zones)
+    table = _Table(zones, policy.ttl, frozenset({*BUILT_IN, *zones} - (policy.forwarded - set(zones))))
+    table.add_apexes(policy.listeners, serial)
+    table.add_records(policy.records)
+    absent = table.add_guests(guests)
+    table.add_hosts(hosts)
+    return Snapshot(
+        serial=serial,
+        ttl=policy.ttl,
+        own=zones,
+        zones=table.apexes,
+        forwarded=policy.forwarded,
+        nodes=table.finished(),
+        soa=table.soa,
+        absent=absent,
+        guests=guests,
+        problems=_problems(naming, guests),
+        valid_until=next_end(found),
+    )
+
+
+def _problems(naming: Naming, guests: Iterable[Guest]) -> tuple[str, ...]:
+    refused = (f"VM {guest.machine.name!r}: {text}" for guest in guests for text in guest.refused)
+    return (*naming.problems, *refused)
+
+
+def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, str]:
+    """Labels that no VM may take, with the reason."""
+    reserved = dict.fromkeys(RESERVED, "a reserved name")
+    for host in hosts:
+        name = host.name.lower().rstrip(".")
+        for zone in policy.zones:
+            name = name.removesuffix("." + zone)
+        if "." not in name:
+            reserved.setdefault(name, "in the host's hosts file")
+    for owner in owners(policy.records, frozenset({A, AAAA, CNAME})):
+        parts = labels(owner)
+        for zone in policy.zones:
+            depth = zone.count(".") + 1
+            if len(parts) == depth + 1 and from_labels(parts[1:]) == to_wire(zone):
+                reserved.setdefault(parts[0].decode("ascii", "replace"), "among the records of the configuration")
+    return {name: why for name, why in reserved.items() if name not in policy.reserved_allowed}
+
+
+class _Table:
+    """Nodes under construction. What is added first keeps its place: records, then VMs, then the hosts file."""
+
+    def __init__(self, zones: tuple[bytes, ...], ttl: int, apexes: frozenset[bytes]) -> None:
+        self.zones = zones
+        self.ttl = ttl
+        self.apexes = apexes
+        self.soa = b""
+        self._nodes: dict[bytes, dict[int, tuple[int, dict[bytes, None]]]] = {}
+
+    def put(self, owner: bytes, kind: int, rdata: bytes, ttl: int | None = None) -> None:
+        """Adds one record. A record set has one TTL, that of its first record (RFC 2181 section 5.2)."""
+        node = self._nodes.setdefault(owner, {})
+        if kind not in node:
+            node[kind] = (self.ttl if ttl is None else ttl, {})
+        node[kind][1][rdata] = None
+
+    def has(self, owner: bytes, *kinds: int) -> bool:
+        return any(kind in self._nodes.get(owner, ()) for kind in kinds)
+
+    def add_apexes(self, listeners: Iterable[str], serial: int) -> None:
+        server = b"\x05vmdns" + self.zones[0]
+        self.soa = soa_rdata(server, b"\x0ahostmaster" + self.zones[0], serial, _REFRESH, _RETRY, _EXPIRE, self.ttl)
+        for apex in self.apexes:
+            self.put(apex, SOA, self.soa)
+            self.put(apex, NS, server)
+        for zone in self.zones:
+            for address in listeners:
+                self.put(b"\x05vmdns" + zone, *_address(address))
+        for address in _BARE_LOCAL:
+            self.put(LOCALHOST, *_address(address))
+            self.put(reverse_name(address), PTR, LOCALHOST)
+            self.put(b"\x01*" + LOCALHOST, *_address(address))  # RFC 6761 section 6.3
+
+    def add_records(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self.put(record.owner, record.type, record.rdata, record.ttl)
+        for record in records:
+            if record.type in (A, AAAA) and record.owner.endswith(self.zones[0]):
+                self._point(str(ip_address(record.rdata)), record.owner)
+
+    def add_guests(self, guests: Iterable[Guest]) -> dict[bytes, str]:
+        absent: dict[bytes, str] = {}
+        for guest in guests:
+            for relative in guest.named.names:
+                below = [part.encode("ascii") for part in relative]
+                for zone in self.zones:
+                    owner = from_labels(below)[:-1] + zone
+                    if not guest.machine.online:
+                        absent.setdefault(owner, f"VM {guest.machine.name!r} is not running ({guest.machine.state})")
+                        continue
+                    node = self._nodes.setdefault(owner, {})
+                    if CNAME in node or A in node or AAAA in node:
+                        continue
+                    for one in guest.addresses:
+                        self.put(owner, *_address(one.address))
+            if guest.machine.online:
+                for one in guest.addresses:
+                    self._point(one.address, from_labels([guest.named.label.encode("ascii")])[:-1] + self.zones[0])
+        return absent
+
+    def add_hosts(self, hosts: Iterable[HostName]) -> None:
+        ours = set(self._nodes)
+        for host in hosts:
+            try:
+                owner = to_wire(host.name)
+                kind, rdata = _address(host.address)
+            except ValueError:
+                continue
+            wanted = [owner]
+            if len(labels(owner)) == 1 and not _is_nowhere(host.address):
+                wanted += [owner[:-1] + zone for zone in self.zones]
+            for name in wanted:
+                if name not in ours and name not in self.apexes:
+                    self.put(name, kind, rdata)
+        for host in hosts:
+            if host.canonical and not _is_nowhere(host.address):
+                try:
+                    self._point(host.address, to_wire(host.name))
+                except ValueError:
+                    continue
+
+    def _point(self, address: str, owner: bytes) -> None:
+        """One PTR for each address: the first name that claims it (RFC 1035 section 3.5)."""
+        pointer = reverse_name(address)
+        if not self.has(pointer, PTR):
+            self.put(pointer, PTR, owner)
+
+    def finished(self) -> dict[bytes, Node]:
+        nodes: dict[bytes, Node] = {
+            owner: {kind: RRset(ttl, tuple(rdatas)) for kind, (ttl, rdatas) in node.items()}
+            for owner, node in self._nodes.items()
+        }
+        for owner in self._nodes:
+            # Names above a name exist, without records of their own (RFC 4592 section 2.2.2).
+            above = owner
+            while above not in self.apexes and above[0]:
+                above = above[1 + above[0] :]
+                if above in nodes or not _inside(above, self.apexes):
+                    break
+                nodes[above] = {}
+        return nodes
+
+
+def _inside(name: bytes, apexes: frozenset[bytes]) -> bool:
+    while name[0]:
+        if name in apexes:
+            return True
+        name = name[1 + name[0] :]
+    return False
+
+
+def _address(text: str) -> tuple[int, bytes]:
+    packed = ip_address(text.partition("%")[0]).packed
+    return (A if len(packed) == 4 else AAAA), packed
+
+
+def _is_nowhere(text: str) -> bool:
+    address = ip_address(text.partition("%")[0])
+    return address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+
+
+def names_of(guest: Guest, zones: Iterable[str]) -> list[str]:
+    """All names of a VM as text, the one of PTR records first."""
+    return [".".join((*relative, zone)) for relative in guest.named.names for zone in zones]

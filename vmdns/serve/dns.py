@@ -1,0 +1,283 @@
+"""The DNS server: UDP and TCP on every listener (RFC 1035 section 4.2, RFC 7766).
+
+A packet can never raise past this file: what cannot be read gets FORMERR or silence, what fails gets SERVFAIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
+from ipaddress import ip_address, ip_network
+
+from vmdns.core.answer import Reply, answer
+from vmdns.core.build import Snapshot
+from vmdns.core.limits import Limits
+from vmdns.core.wire import (
+    REFUSED,
+    SERVFAIL,
+    Malformed,
+    Query,
+    bare_reply,
+    parse_query,
+    respond,
+    udp_limit,
+)
+from vmdns.serve.listeners import Listener
+
+log = logging.getLogger(__name__)
+
+BURST = 64  # datagrams taken from a socket before others get their turn
+TCP_LIMIT = 65_535
+TCP_PIPELINE = 100  # questions under way on one connection
+EDE_PROHIBITED = 18
+
+# Who may have questions forwarded: neighbours on private networks (RFC 1918, RFC 4193, RFC 6598, link-local).
+_NEIGHBOURS = [
+    ip_network(text)
+    for text in (
+        "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10",
+        "198.18.0.0/15", "::1/128", "fc00::/7", "fe80::/10",
+    )
+]  # fmt: skip
+
+Forward = Callable[[Query, int], Awaitable[bytes]]
+Cached = Callable[[Query, int], bytes | None]
+Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start, in questions."""
+
+    queries: int = 0
+    answered: int = 0
+    forwarded: int = 0
+    refused: int = 0
+    malformed: int = 0
+    failed: int = 0
+    tcp_connections: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class DnsServer:
+    """Answers on its listeners from the current snapshot, and hands on what is not ours."""
+
+    def __init__(
+        self, current: Callable[[], Snapshot], cached: Cached, forward: Forward, chase: Chase, limits: Limits
+    ) -> None:
+        self._current = current
+        self._cached = cached
+        self._forward = forward
+        self._chase = chase
+        self.limits = limits
+        self.counts = Counts()
+        self._listeners: dict[Listener, list[asyncio.Task[None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], str] = {}
+        self._may: dict[str, bool] = {}
+
+    # -- listeners --------------------------------------------------------------------------------------------
+
+    @property
+    def listeners(self) -> list[Listener]:
+        return list(self._listeners)
+
+    def open(self, listener: Listener) -> None:
+        """Answers on it from now on."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener.udp, self._read_udp, listener)
+        self._listeners[listener] = [loop.create_task(self._accept(listener))]
+
+    def close(self, listener: Listener) -> None:
+        """Answers on it no more; connections that are open stay."""
+        for task in self._listeners.pop(listener):
+            task.cancel()
+        asyncio.get_running_loop().remove_reader(listener.udp)
+        listener.close()
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """Closes everything; questions under way have `grace` seconds to be answered."""
+        for listener in self.listeners:
+            asyncio.get_running_loop().remove_reader(listener.udp)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for listener in self.listeners:
+            for task in self._listeners.pop(listener):
+                task.cancel()
+            listener.close()
+        for connection in list(self._connections):
+            connection.cancel()
+
+    # -- one question -----------------------------------------------------------------------------------------
+
+    def handle(self, packet: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
+        """The response, one that is still to come, or None for silence. Never raises."""
+        self.counts.queries += 1
+        try:
+            query = parse_query(packet)
+        except Malformed as malformed:
+            self.counts.malformed += 1
+            return malformed.reply
+        limit = TCP_LIMIT if tcp else udp_limit(query)
+        try:
+            snapshot = self._current()
+            reply = answer(query, snapshot)
+            if reply is not None and (reply.chase is None or not self._may_recurse(peer, local)):
+                self.counts.answered += 1
+                return self._render(query, reply, limit, tcp)
+            if not self._may_recurse(peer, local):
+                self.counts.refused += 1
+                why = (EDE_PROHIBITED, f"{peer} may ask for local names only")
+                return respond(query, REFUSED, limit=limit, recursion_available=False, extended_error=why)
+            self.counts.forwarded += 1
+            if reply is not None and reply.chase is not None:
+                return self._chase(query, reply, reply.chase, limit)
+            return self._cached(query, limit) or self._forward(query, limit)
+        except Exception:
+            log.exception("a question could not be answered")
+            self.counts.failed += 1
+            return bare_reply(packet, SERVFAIL)
+
+    def _render(self, query: Query, reply: Reply, limit: int, tcp: bool) -> bytes:
+        return respond(
+            query,
+            reply.rcode,
+            limit=limit,
+            authoritative=reply.authoritative,
+            answer=reply.answer,
+            authority=reply.authority,
+            extended_error=reply.extended_error,
+            keepalive=self.limits.tcp_idle if tcp else None,
+        )
+
+    def _may_recurse(self, peer: str, local: str) -> bool:
+        """Whether a peer may have questions forwarded: the host itself and its private neighbours.
+
+        The engines of NAT and NAT Network ask from the very address that they ask at.
+        """
+        if peer == local:
+            return True
+        known = self._may.get(peer)
+        if known is None:
+            try:
+                address = ip_address(peer.partition("%")[0])
+                known = any(address in network for network in _NEIGHBOURS if network.version == address.version)
+            except ValueError:
+                known = False
+            if len(self._may) > 10_000:
+                self._may.clear()
+            self._may[peer] = known
+        return known
+
+    # -- UDP --------------------------------------------------------------------------------------------------
+
+    def _read_udp(self, listener: Listener) -> None:
+        receive = listener.udp.recvfrom
+        for _ in range(BURST):
+            try:
+                packet, peer = receive(4096)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                # An ICMP error of an earlier response (Windows: WSAECONNRESET); the socket is fine.
+                continue
+            if peer[1] == 0 or (peer[1] == listener.port and peer[0] == listener.address):
+                continue  # answering these would be a loop or a reflection
+            reply = self.handle(packet, peer[0], listener.address, tcp=False)
+            if isinstance(reply, bytes):
+                self._send(listener.udp, reply, peer)
+            elif reply is not None:
+                self._spawn(self._finish_udp(listener.udp, reply, peer))
+
+    async def _finish_udp(self, udp: socket.socket, reply: Awaitable[bytes], peer: tuple[str, int]) -> None:
+        self._send(udp, await reply, peer)
+
+    def _send(self, udp: socket.socket, reply: bytes, peer: tuple[str, int]) -> None:
+        try:
+            udp.sendto(reply, peer)
+        except OSError:
+            self.counts.failed += 1  # a full buffer or a peer that went away: it asks again
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("a response could not be sent")
+                self.counts.failed += 1
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- TCP --------------------------------------------------------------------------------------------------
+
+    async def _accept(self, listener: Listener) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, peer = await loop.sock_accept(listener.tcp)
+            except OSError:
+                await asyncio.sleep(0.1)  # out of file descriptors: UDP goes on
+                continue
+            of_peer = [task for task, address in self._connections.items() if address == peer[0]]
+            if len(of_peer) >= max(2, self.limits.tcp_connections // 2):
+                of_peer[0].cancel()  # a peer's own oldest goes first
+            elif len(self._connections) >= self.limits.tcp_connections:
+                next(iter(self._connections)).cancel()  # the oldest
+            self.counts.tcp_connections += 1
+            task = loop.create_task(self._serve(connection, peer[0], listener.address))
+            self._connections[task] = peer[0]
+            task.add_done_callback(lambda done: self._connections.pop(done, None))
+
+    async def _serve(self, connection: socket.socket, peer: str, local: str) -> None:
+        """One connection: any number of questions, answered as they are ready (RFC 7766 section 6.2.1.1)."""
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except OSError:
+            connection.close()
+            return
+        pending: set[asyncio.Task[None]] = set()
+        lock = asyncio.Lock()
+
+        async def send(reply: bytes) -> None:
+            async with lock:
+                writer.write(struct.pack("!H", len(reply)) + reply)
+                async with asyncio.timeout(5.0):
+                    await writer.drain()
+
+        async def finish(reply: Awaitable[bytes]) -> None:
+            await send(await reply)
+
+        try:
+            while True:
+                async with asyncio.timeout(self.limits.tcp_idle):
+                    (length,) = struct.unpack("!H", await reader.readexactly(2))
+                    packet = await reader.readexactly(length)
+                if not length:
+                    break
+                reply = self.handle(packet, peer, local, tcp=True)
+                if reply is None:
+                    break
+                if isinstance(reply, bytes):
+                    await send(reply)
+                    continue
+                task = self._spawn(finish(reply))
+                pending.add(task)
+                task.add_done_callback(pending.discard)
+                if len(pending) >= TCP_PIPELINE:
+                    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        except (TimeoutError, asyncio.IncompleteReadError, OSError):
+            pass  # idle, gone, or closing after its last question
+        finally:
+            if pending:
+                await asyncio.wait(pending, timeout=self.limits.query_timeout + 1)
+            writer.close()

@@ -1,0 +1,141 @@
+"""The one cell of mutable state: the last report of each source, and the snapshot made of them.
+
+Reports only ever mean "this is what I see now"; equal ones stop here. Publishing is one assignment, so that
+readers never lock and never see half a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from vmdns.core.build import Guest, Policy, Snapshot, build
+from vmdns.core.model import Fact
+
+# Changes that come together are built together: a few milliseconds, and never more than this much later.
+DEBOUNCE_SECONDS = 0.003
+LONGEST_DEBOUNCE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One VM whose names or addresses changed: before and after, None where it was not or is no more online."""
+
+    before: Guest | None
+    after: Guest | None
+
+
+class Table:
+    """Holds facts by source, builds when they changed, and tells listeners what changed. Used by one thread."""
+
+    def __init__(self, policy: Policy, wall: Callable[[], float] = time.time) -> None:
+        self._policy = policy
+        self._wall = wall
+        self._facts: dict[str, dict[str, Fact]] = {}
+        self._listeners: list[Callable[[list[Change]], None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._first = 0.0
+        # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
+        self._serial = int(wall()) & 0xFFFFFFFF
+        self.snapshot: Snapshot = build((), policy, wall(), self._serial)
+
+    def subscribe(self, listener: Callable[[list[Change]], None]) -> None:
+        """`listener` receives the changed VMs after each new snapshot is in force; the list may be empty."""
+        self._listeners.append(listener)
+
+    def put(self, source: str, facts: Mapping[str, Fact]) -> None:
+        """Takes everything that a source sees now."""
+        if self._facts.get(source, {}) != facts:
+            self._facts[source] = dict(facts)
+            self._later()
+
+    def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
+        """Takes single facts of a source; None where one is gone."""
+        held = self._facts.setdefault(source, {})
+        changed = False
+        for key, fact in changes.items():
+            if held.get(key) == fact:
+                continue
+            changed = True
+            if fact is None:
+                del held[key]
+            else:
+                held[key] = fact
+        if changed:
+            self._later()
+
+    def configure(self, policy: Policy) -> None:
+        """Another policy from now on."""
+        if policy != self._policy:
+            self._policy = policy
+            self._later()
+
+    def count(self, source: str) -> int:
+        """How many facts a source has reported."""
+        return len(self._facts.get(source, ()))
+
+    def rebuild(self) -> None:
+        """Builds at once; the snapshot in force stays if nothing changed but the time."""
+        self._stop_timers()
+        made = build(self._all(), self._policy, self._wall(), self._serial)
+        before = self.snapshot
+        if replace(made, valid_until=0.0) == replace(before, valid_until=0.0):
+            self.snapshot = made
+        else:
+            if (made.nodes, made.zones, made.absent) != (before.nodes, before.zones, before.absent):
+                self._serial = (self._serial + 1) & 0xFFFFFFFF
+                made = build(self._all(), self._policy, self._wall(), self._serial)
+            self.snapshot = made
+            changes = _compare(before, made)
+            for listener in self._listeners:
+                listener(changes)
+        self._watch_expiry()
+
+    def _all(self) -> Iterator[Fact]:
+        for facts in self._facts.values():
+            yield from facts.values()
+
+    def _later(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._timer is None:
+            self._first = now
+        else:
+            self._timer.cancel()
+        self._timer = loop.call_at(min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE), self.rebuild)
+
+    def _watch_expiry(self) -> None:
+        end = self.snapshot.valid_until
+        if end:
+            # At most an hour ahead: the wall clock may jump, and then this look corrects it.
+            delay = min(max(end - self._wall(), 0.0) + 0.01, 3600.0)
+            self._expiry = asyncio.get_running_loop().call_later(delay, self.rebuild)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._timer, self._expiry):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._expiry = None
+
+    def close(self) -> None:
+        """No build from now on."""
+        self._stop_timers()
+
+
+def _compare(before: Snapshot, after: Snapshot) -> list[Change]:
+    """The VMs that are online before or after, and answer differently."""
+    old = {guest.machine.uuid: guest for guest in before.guests if guest.machine.online}
+    new = {guest.machine.uuid: guest for guest in after.guests if guest.machine.online}
+    changes = []
+    for uuid in sorted(old.keys() | new.keys()):
+        was, now = old.get(uuid), new.get(uuid)
+        if was is None or now is None or _answers(was) != _answers(now):
+            changes.append(Change(was, now))
+    return changes
+
+
+def _answers(guest: Guest) -> object:
+    return guest.named.names, [one.address for one in guest.addresses]
