@@ -1,0 +1,200 @@
+"""One upstream server: what is known of it, and how a question is put to it."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from vmdns.core import wire
+from vmdns.core.forwarded import Forwarded, Question
+from vmdns.core.judge import Rejected, Verdict
+from vmdns.core.upstream import Upstream
+from vmdns.serve.upstream_socket import Sockets
+
+# A server that fell silent is asked last for so many seconds; then one question tries it again.
+PROBE_SECONDS = 15.0
+# A server that three times running did not understand a thing is not troubled with it for so many seconds.
+_QUIRK_STRIKES = 3
+_QUIRK_SECONDS = 900.0
+# As it is; without EDNS; over TCP; over TCP without EDNS.
+_MOST_ROUNDS = 4
+
+_RD, _AD, _CD = 0x0100, 0x0020, 0x0010
+
+
+class Judge(Protocol):
+    """`core.judge.judge` with everything but the message filled in."""
+
+    def __call__(self, message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected: ...
+
+
+class Unanswered(Exception):
+    """A server had no answer; the text says why. final: asking this server again would give the same."""
+
+    def __init__(self, why: str, *, final: bool) -> None:
+        super().__init__(why)
+        self.final = final
+
+
+class Quirk:
+    """Something that a server may not understand: learned from failures in a row, forgotten after a while."""
+
+    def __init__(self) -> None:
+        self._strikes = 0
+        self._until = 0.0
+
+    def known(self, now: float) -> bool:
+        return now < self._until
+
+    def strike(self, now: float) -> None:
+        self._strikes += 1
+        if self._strikes >= _QUIRK_STRIKES:
+            self._strikes, self._until = 0, now + _QUIRK_SECONDS
+
+    def acquit(self) -> None:
+        self._strikes = 0
+
+
+class Server:
+    """One upstream. now is a monotonic clock in seconds; recovered is called when it answers after a silence."""
+
+    def __init__(
+        self, upstream: Upstream, sockets: Sockets, now: Callable[[], float], recovered: Callable[[], None]
+    ) -> None:
+        self.upstream = upstream
+        self.asked = self.answered = self.failed = 0
+        self.error = ""
+        self.round_trip: float | None = None
+        self.silent = False
+        self._sockets = sockets
+        self._now = now
+        self._recovered = recovered
+        self._last_sign = float("-inf")
+        self._avoid_until = 0.0
+        self._no_edns = Quirk()
+        self._flat_case = Quirk()
+
+    def __str__(self) -> str:
+        return str(self.upstream)
+
+    async def ask(self, question: Question, judge: Judge) -> Forwarded:
+        """Asks until it answers: a silent server is given up by cancelling. Raises `Unanswered`."""
+        edns = not self._no_edns.known(self._now())
+        stream = False
+        why = ""
+        self.asked += 1
+        for _ in range(_MOST_ROUNDS):
+            verdict = await self._round(question, judge, edns, stream)
+            if isinstance(verdict, Forwarded):
+                self.answered += 1
+                if edns:
+                    self._no_edns.acquit()
+                return verdict
+            why = verdict.why
+            match verdict.verdict:
+                case Verdict.NO_EDNS:
+                    self._no_edns.strike(self._now())
+                    edns = False
+                case Verdict.TRUNCATED:
+                    stream = True
+                case Verdict.OTHER_CASE:
+                    self._flat_case.strike(self._now())
+                    stream = True
+                case _:
+                    break
+        raise self._fail(why, final=True)
+
+    async def _round(self, question: Question, judge: Judge, edns: bool, stream: bool) -> Forwarded | Rejected:
+        packet = self._packet(question, edns)
+        sent = wire.parse_query(packet)
+        begun = self._now()
+        try:
+            if stream:
+                verdict = await self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
+            else:
+                verdict = await self._sockets.ask_udp(self.upstream, packet, lambda reply: judge(reply, sent, False))
+        except (OSError, ValueError) as error:
+            # A lack of sockets is our own, and one who spoke over UDP a moment ago is not silent.
+            if not stream and getattr(error, "errno", None) != errno.EMFILE:
+                self._avoid()
+            raise self._fail(f"cannot be reached: {error}", final=stream) from error
+        self._alive()
+        if not stream:
+            if sent.name != sent.key and not isinstance(verdict, Rejected):
+                self._flat_case.acquit()
+            took = self._now() - begun
+            self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
+        return verdict
+
+    def _packet(self, question: Question, edns: bool) -> bytes:
+        """The query. AD asks for the AD bit of the answer without DNSSEC records (RFC 6840 section 5.7)."""
+        flags = _RD | _AD | (_CD if question.checking_disabled else 0)
+        name = question.name if self._flat_case.known(self._now()) else _mixed(question.name)
+        return wire.make_query(
+            secrets.randbelow(65536), name, question.type, flags=flags, dnssec_ok=question.dnssec_ok, edns=edns
+        )
+
+    def _fail(self, why: str, *, final: bool) -> Unanswered:
+        self.failed += 1
+        self.error = why
+        return Unanswered(why, final=final)
+
+    def _alive(self) -> None:
+        self._last_sign = self._now()
+        self._avoid_until = 0.0
+        if self.silent:
+            self.silent = False
+            self._recovered()
+
+    def _avoid(self) -> None:
+        self.silent = True
+        self._avoid_until = self._now() + PROBE_SECONDS
+
+    def no_reply_since(self, begun: float) -> None:
+        """Tells that a question of that time still waits: a server that answered nothing since then is avoided.
+
+        One slow name is no fault of the server's while it answers others.
+        """
+        if self._last_sign < begun and not self.silent:
+            self._avoid()
+            self.failed += 1
+            self.error = "does not answer"
+
+    def turn(self) -> float:
+        """0 where it may be asked in its turn; else when it was last found silent, and it is asked after others.
+
+        To whoever first comes after PROBE_SECONDS it says 0, so that one question probes it and the next do not.
+        """
+        now = self._now()
+        if not self.silent:
+            return 0.0
+        if now >= self._avoid_until:
+            self._avoid_until = now + PROBE_SECONDS
+            return 0.0
+        return self._avoid_until
+
+    def status(self) -> dict[str, Any]:
+        """As JSON values; the round trip in milliseconds."""
+        return {
+            "address": str(self.upstream),
+            "asked": self.asked,
+            "answered": self.answered,
+            "failed": self.failed,
+            "silent": self.silent,
+            "error": self.error,
+            "round_trip_ms": None if self.round_trip is None else round(self.round_trip * 1000, 1),
+        }
+
+
+def _mixed(name: bytes) -> bytes:
+    """The name with each letter in a random case, which the reply has to repeat (draft-vixie-dnsext-dns0x20)."""
+    noise = secrets.token_bytes(len(name))
+    return bytes(byte ^ (bit & 0x20) if 0x61 <= byte <= 0x7A else byte for byte, bit in zip(name, noise, strict=True))
+
+
+def in_turn(servers: tuple[Server, ...]) -> list[Server]:
+    """The servers in the order to ask them: as configured, those that fell silent last."""
+    turns = {server: server.turn() for server in servers}
+    return sorted(servers, key=lambda server: turns[server])
