@@ -1,0 +1,578 @@
+"""The control channel over real sockets: the Unix socket, and the port with a token that Windows uses.
+
+The port runs here on any system; what only Windows has (msvcrt's lock, its file rights) has not run outside its CI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmdns.serve import control, control_place
+from vmdns.serve.control import ControlServer
+from vmdns.serve.control_client import request, stream
+from vmdns.serve.control_place import ControlBusy, ControlError, Lock, NotRunning, instance_key, is_own, make_private
+
+unix_only = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and owners of files")
+KINDS = [pytest.param(False, id="socket", marks=unix_only), pytest.param(True, id="port")]
+HOUR = 3600.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    # pytest's own folders are near the longest path that a socket may have.
+    return tmp_path / "c"
+
+
+async def echo(message: dict[str, Any]) -> dict[str, Any]:
+    return {"you": message}
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    folder: Path, handler: control.Handler = echo, key: str = "default", loopback: bool = False
+) -> AsyncIterator[ControlServer]:
+    server = ControlServer(loopback)
+    await server.start(folder, key, handler)
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+async def ask(folder: Path, message: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+    return await asyncio.to_thread(request, folder, key, message, 10)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def mode(path: Path | str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+async def raw(server: ControlServer, data: bytes) -> bytes:
+    """What the server sends to a connection that says just that."""
+    reader, writer = await connect(server)
+    with contextlib.suppress(ConnectionError):
+        writer.write(data)
+        await writer.drain()
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.transport.abort()
+
+
+async def connect(server: ControlServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if server.where.startswith("127."):
+        return await asyncio.open_connection("127.0.0.1", int(server.where.split(":")[1]))
+    return await asyncio.open_unix_connection(server.where)
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+def test_a_request_and_its_response(folder: Path, loopback: bool) -> None:
+    async def scenario() -> None:
+        async with serving(folder, loopback=loopback) as server:
+            assert await ask(folder, {"do": "names", "text": "é\n"}) == {"you": {"do": "names", "text": "é\n"}}
+            assert await ask(folder, {"do": "long", "text": "x" * 500_000}) == {
+                "you": {"do": "long", "text": "x" * 500_000}
+            }
+            place = r"127\.0\.0\.1:\d+" if loopback else re.escape(str(folder / "default.sock"))
+            assert re.fullmatch(place, server.where)
+        with pytest.raises(NotRunning, match="no vmdns runs"):
+            await ask(folder, {})
+        assert left(folder) == []
+
+    run(scenario())
+
+
+@unix_only
+def test_the_socket_is_for_this_user_only(folder: Path) -> None:
+    async def scenario() -> None:
+        async with serving(folder) as server:
+            assert (mode(folder), mode(server.where)) == (0o700, 0o600)
+        async with serving(folder, loopback=True):
+            assert mode(folder / "default.json") == 0o600
+
+    folder.mkdir(mode=0o755)
+    run(scenario())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
+def test_a_peer_of_another_user_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = socket.socketpair(socket.AF_UNIX)
+    with here, there:
+        assert control.peer_user(here) == os.geteuid()
+
+    async def scenario() -> None:
+        async with serving(folder) as server:
+            line = b'{"do":"status"}\n'
+            assert await raw(server, line) == b'{"you":{"do":"status"}}\n'
+            monkeypatch.setattr(control, "peer_user", lambda connection: os.geteuid() + 4711)
+            assert await raw(server, line) == b""
+            with pytest.raises(ControlError):
+                await ask(folder, {"do": "status"})
+
+    run(scenario())
+
+
+@unix_only
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "other").mkdir()
+    for name in ("file", "link"):
+        with pytest.raises(ControlError, match="is not a folder of this user"):
+            make_private(tmp_path / name)
+        assert not is_own(tmp_path / name)
+    with pytest.raises(ControlError, match="cannot be made"):
+        make_private(tmp_path / "file" / "below")
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(ControlError, match="is not a folder of this user"):
+        run(ControlServer(False).start(tmp_path / "other", "default", echo))
+    with pytest.raises(NotRunning):
+        request(tmp_path / "other", None, {}, 1)
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "not a line of JSON"),
+        (b"[]\n", "not a line of JSON"),
+        (b"[" * 100_000 + b"\n", "not a line of JSON"),
+        (b"\xff\xfe\n", "not a line of JSON"),
+        (b"9" * 10_000 + b"\n", "not a line of JSON"),
+        (b"\n", "not a line of JSON"),
+    ],
+)
+def test_what_is_no_request_is_told_so(folder: Path, loopback: bool, sent: bytes, said: str) -> None:
+    async def scenario() -> None:
+        async with serving(folder, loopback=loopback) as server:
+            assert said in json.loads(await raw(server, sent))["error"]
+            assert await ask(folder, {"do": "x"}) == {"you": {"do": "x"}}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+def test_a_line_has_a_bound(folder: Path, loopback: bool) -> None:
+    async def scenario() -> None:
+        async with serving(folder, loopback=loopback) as server:
+            # The connection may break before the error is read; it must not be served.
+            assert b"you" not in await raw(server, b'{"a":"' + b"x" * 3 * control.MAX_REQUEST + b'"}\n')
+            assert await ask(folder, {"do": "x"}) == {"you": {"do": "x"}}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("sent", [b"{}\n", b'{"token":""}\n', b'{"token":null}\n', b'{"token":"\\ud800"}\n'])
+def test_a_port_wants_its_token(folder: Path, sent: bytes) -> None:
+    async def scenario() -> None:
+        async with serving(folder, loopback=True) as server:
+            reply = json.loads(await raw(server, sent))
+            assert "error" in reply
+            assert "you" not in reply
+            token = json.loads((folder / "default.json").read_text())["token"]
+            assert len(token) == 64
+            assert json.loads(await raw(server, b'{"token":"%s"}\n' % token.encode())) == {"you": {}}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no such type: AAAAA"), "no such type: AAAAA"),
+        (KeyError(), "KeyError"),
+        (TimeoutError("late"), "late"),
+        (ConnectionError("upstream"), "upstream"),
+    ],
+)
+def test_what_the_handler_raises_is_the_response(folder: Path, error: Exception, said: str) -> None:
+    async def fails(message: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    async def breaks() -> AsyncIterator[dict[str, Any]]:
+        yield {"first": 1}
+        raise error
+
+    def handler(message: dict[str, Any]) -> Any:
+        if message["do"] == "refuse":
+            raise error
+        if message["do"] == "object":
+            return asyncio.sleep(0, {"not": object()})
+        return breaks() if message["do"] == "watch" else fails(message)
+
+    async def scenario() -> None:
+        async with serving(folder, handler):
+            assert await ask(folder, {"do": "ask"}) == {"error": said}
+            assert await ask(folder, {"do": "refuse"}) == {"error": said}
+            assert "JSON" in (await ask(folder, {"do": "object"}))["error"]
+            lines = await asyncio.to_thread(lambda: list(stream(folder, None, {"do": "watch"})))
+            assert lines == [{"first": 1}, {"error": said}]
+
+    run(scenario())
+
+
+class Watch:
+    """A handler whose streams give what is put in, and that knows how many are open."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.opened = asyncio.Condition()
+        self.feed: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def _count(self, by: int) -> None:
+        async with self.opened:
+            self.open += by
+            self.opened.notify_all()
+
+    async def until(self, count: int) -> None:
+        async with self.opened:
+            await self.opened.wait_for(lambda: self.open == count)
+
+    async def __call__(self, message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        await self._count(1)
+        try:
+            yield {"names": []}
+            while True:
+                yield await self.feed.get()
+        finally:
+            await self._count(-1)
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+def test_a_stream_lasts_until_the_client_goes(folder: Path, loopback: bool) -> None:
+    async def scenario() -> None:
+        watch = Watch()
+        async with serving(folder, watch, loopback=loopback):
+            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+            assert await asyncio.to_thread(next, lines) == {"names": []}
+            for number in range(3):
+                watch.feed.put_nowait({"change": number})
+                assert await asyncio.to_thread(next, lines) == {"change": number}
+            await watch.until(1)
+            lines.close()  # type: ignore[attr-defined]
+            await watch.until(0)
+
+    run(scenario())
+
+
+def test_a_client_that_speaks_again_ends_its_stream(folder: Path) -> None:
+    async def scenario() -> None:
+        watch = Watch()
+        async with serving(folder, watch) as server:
+            reader, writer = await connect(server)
+            writer.write(b'{"do":"watch"}\n')
+            assert await reader.readline() == b'{"names":[]}\n'
+            writer.write(b"x")
+            assert await reader.read() == b""
+            await watch.until(0)
+            writer.close()
+
+    run(scenario())
+
+
+def test_close_ends_streams(folder: Path) -> None:
+    async def scenario() -> None:
+        watch = Watch()
+        async with serving(folder, watch):
+            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+            assert await asyncio.to_thread(next, lines) == {"names": []}
+        assert watch.open == 0
+        with contextlib.suppress(ControlError):
+            assert await asyncio.to_thread(list, lines) == []
+
+    run(scenario())
+
+
+def test_clients_have_a_bound(folder: Path) -> None:
+    async def scenario() -> None:
+        watch = Watch()
+        async with serving(folder, watch) as server:
+            open_ones = [await connect(server) for _ in range(control.MAX_CLIENTS)]
+            for _, writer in open_ones:
+                writer.write(b'{"do":"watch"}\n')
+            await watch.until(control.MAX_CLIENTS)
+            reply = json.loads(await raw(server, b'{"do":"watch"}\n'))
+            assert f"{control.MAX_CLIENTS} clients" in reply["error"]
+            # Silent ones over the limit are few too.
+            silent = [await connect(server) for _ in range(control.MAX_CLIENTS)]
+            assert await raw(server, b'{"do":"watch"}\n') == b""
+            for _, writer in silent + open_ones[:1]:
+                writer.close()
+            await watch.until(control.MAX_CLIENTS - 1)
+            reader, writer = await connect(server)
+            writer.write(b'{"do":"watch"}\n')
+            assert await reader.readline() == b'{"names":[]}\n'
+            writer.close()
+            for _, writer in open_ones:
+                writer.close()
+            await watch.until(0)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"do":'])
+def test_a_silent_client_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(control, "READ_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with serving(folder) as server:
+            assert await raw(server, sent) == b""
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+def test_a_client_that_takes_nothing_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch, loopback: bool) -> None:
+    monkeypatch.setattr(control, "WRITE_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+
+        async def flood(message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            try:
+                while True:
+                    yield {"text": "x" * 1_000_000}
+            finally:
+                ended.set()
+
+        async with serving(folder, flood, loopback=loopback):
+            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+            assert len((await asyncio.to_thread(next, lines))["text"]) == 1_000_000
+            await ended.wait()
+            lines.close()  # type: ignore[attr-defined]
+
+    run(scenario())
+
+
+def test_a_handler_that_hangs_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.01)
+
+    async def hangs(message: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(HOUR)
+        return {}
+
+    async def scenario() -> None:
+        async with serving(folder, hangs):
+            assert await ask(folder, {}) == {"error": "TimeoutError"}
+
+    run(scenario())
+
+
+def test_a_server_that_does_not_answer(folder: Path) -> None:
+    async def hangs(message: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(HOUR)
+        return {}
+
+    async def scenario() -> None:
+        async with serving(folder, hangs):
+            with pytest.raises(ControlError, match=r"does not answer within 0\.01 s"):
+                await asyncio.to_thread(request, folder, None, {}, 0.01)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"", "ended without an answer"),
+        (b'{"a":', "in the middle of an answer"),
+        (b"[]\n", "is not vmdns"),
+        (b"SSH-2.0-x\r\n", "in the middle"),
+    ],
+)
+def test_what_is_not_vmdns(folder: Path, said: bytes, error: str) -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(said)
+        writer.close()
+
+    async def scenario() -> None:
+        make_private(folder)
+        server = await asyncio.start_server(other, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        (folder / "default.json").write_text(json.dumps({"port": port, "token": "x"}))
+        with pytest.raises(ControlError, match=error):
+            await ask(folder, {})
+        server.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+def test_one_server_for_one_home(folder: Path, loopback: bool) -> None:
+    async def scenario() -> None:
+        async with serving(folder, key="aaa", loopback=loopback), serving(folder, key="bbb", loopback=loopback):
+            with pytest.raises(ControlBusy, match=f"process {os.getpid()}") as busy:
+                await ControlServer(loopback).start(folder, "aaa", echo)
+            assert busy.value.pid == os.getpid()
+            assert await ask(folder, {"n": 1}, "aaa") == {"you": {"n": 1}}
+        async with serving(folder, key="aaa", loopback=loopback):
+            assert await ask(folder, {"n": 2}, "aaa") == {"you": {"n": 2}}
+
+    run(scenario())
+
+
+DIES = """
+import asyncio, os, sys
+from pathlib import Path
+from vmdns.serve.control import ControlServer
+async def main():
+    server = ControlServer(sys.argv[2] == "True")
+    await server.start(Path(sys.argv[1]), "default", None)
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+    os._exit(9)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("loopback", KINDS)
+def test_what_a_killed_server_left_is_no_server(folder: Path, loopback: bool) -> None:
+    async def scenario() -> None:
+        other = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-c", DIES, str(folder), str(loopback)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert other.stdout is not None
+        pid = int(await asyncio.to_thread(other.stdout.readline))
+        with pytest.raises(ControlBusy, match=f"process {pid}"):
+            await ControlServer(loopback).start(folder, "default", echo)
+        await asyncio.to_thread(other.communicate)
+        assert other.returncode == 9
+        assert left(folder) == sorted(["default.json" if loopback else "default.sock", "default.lock"])
+        with pytest.raises(NotRunning):
+            await ask(folder, {})
+        async with serving(folder, loopback=loopback):
+            assert await ask(folder, {"n": 1}) == {"you": {"n": 1}}
+        assert left(folder) == []
+
+    run(scenario())
+
+
+@unix_only
+def test_a_file_in_the_way_is_not_removed(folder: Path) -> None:
+    make_private(folder)
+    (folder / "default.sock").write_text("mine")
+    with pytest.raises(ControlError, match="is in the way"):
+        run(ControlServer(False).start(folder, "default", echo))
+    assert left(folder) == ["default.sock"]
+    assert (folder / "default.sock").read_text() == "mine"
+
+
+@unix_only
+def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match="too long for a socket's path"):
+        run(ControlServer(False).start(tmp_path / ("x" * 100), "default", echo))
+    assert left(tmp_path / ("x" * 100)) == []
+
+
+def test_a_lock_is_had_once(folder: Path) -> None:
+    make_private(folder)
+    first = Lock(folder, "default")
+    with pytest.raises(ControlBusy):
+        Lock(folder, "default")
+    first.release()
+    assert left(folder) == []
+    second = Lock(folder, "default")
+    assert (folder / "default.lock").read_text() == f"{os.getpid()}\n"
+    second.release()
+
+
+@unix_only
+def test_the_lock_of_a_removed_file_guards_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old server ends, and removes its file, between our opening of it and our locking."""
+    make_private(folder)
+    old = Lock(folder, "default")
+    real = control_place._try_lock
+    calls = []
+
+    def locks_late(file: int) -> bool:
+        if not calls:
+            old.release()
+        calls.append(file)
+        return real(file)
+
+    monkeypatch.setattr(control_place, "_try_lock", locks_late)
+    new = Lock(folder, "default")
+    assert len(calls) == 2
+    with pytest.raises(ControlBusy):
+        Lock(folder, "default")
+    new.release()
+
+
+def test_keys(tmp_path: Path) -> None:
+    assert instance_key(None, {}) == "default"
+    assert instance_key("", {"VBOX_USER_HOME": ""}) == "default"
+    key = instance_key(tmp_path, {})
+    assert len(key) == 12
+    assert set(key) <= set("0123456789abcdef")
+    assert instance_key(f"{tmp_path}/x/..", {}) == instance_key(None, {"VBOX_USER_HOME": str(tmp_path)}) == key
+    assert instance_key(tmp_path / "other", {"VBOX_USER_HOME": str(tmp_path)}) != key
+
+
+@pytest.fixture
+def named() -> Callable[[str], control.Handler]:
+    def make(name: str) -> control.Handler:
+        async def answer(message: dict[str, Any]) -> dict[str, Any]:
+            return {"i am": name}
+
+        return answer
+
+    return make
+
+
+def test_which_server_is_asked(
+    folder: Path, named: Callable[[str], control.Handler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VBOX_USER_HOME", raising=False)
+
+    async def scenario() -> None:
+        with pytest.raises(NotRunning):
+            await ask(folder, {})
+        async with serving(folder, named("aaa"), "aaa"):
+            # What crashed servers left does not count as a server.
+            (folder / "old.json").write_text('{"port": 1, "token": "x"}')
+            (folder / "bad.json").write_text('{"port": []}')
+            (folder / "odd.json").write_text("[1")
+            (folder / "big.json").write_text('{"port": 99999, "token": "x"}')
+            assert await ask(folder, {}) == {"i am": "aaa"}
+            with pytest.raises(NotRunning, match="for this VirtualBox home"):
+                await ask(folder, {}, "bbb")
+            async with serving(folder, named("bbb"), "bbb", loopback=True):
+                with pytest.raises(ControlError, match="several vmdns run"):
+                    await ask(folder, {})
+                assert await ask(folder, {}, "bbb") == {"i am": "bbb"}
+                async with serving(folder, named("default")):
+                    assert await ask(folder, {}) == {"i am": "default"}
+
+    run(scenario())
