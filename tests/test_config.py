@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, Options, load, parse, render
 from vmdns.config_values import Listen, address_and_port
 from vmdns.core.limits import LIMITS, Limits
+from vmdns.core.records import check_records
 from vmdns.core.upstream import Upstream
 
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -314,7 +315,7 @@ def test_rendered_comments_tell_default_unit_and_range() -> None:
     assert "# Default: 5 s, from 0 to 3600\nttl = 7\n" in shown
     assert "# Default: 10000 entries, from 0 to 1000000\n" in shown
     for key, about in KEYS.items():
-        assert about.about in shown.replace(shown[0], shown[0].lower()) or about.about[1:] in shown, key
+        assert about.about[1:] in shown, key
 
 
 def test_keys_limits_and_defaults_are_one() -> None:
@@ -348,8 +349,7 @@ def test_docs_name_every_key_with_its_default() -> None:
 
 def test_examples_of_the_docs_are_valid() -> None:
     examples = re.findall(r"```toml\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
-    assert len(examples) >= len(KEYS)
     shown = {key for example in examples for key in tomllib.loads(example)}
     assert shown == set(KEYS)
     for example in examples:
-        assert parse(example, "docs/configuration.md", any_records) != Config(), example
+        assert parse(example, "docs/configuration.md", check_records) != Config(), example

@@ -170,9 +170,8 @@ def _syntax_error(file: str, text: str, message: str) -> ConfigError:
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|(end of document))\)", message, re.DOTALL)
     if found is None:
         return ConfigError(f"{file}: not TOML: {message}")
-    where = (
-        f"line {found[2]}, column {found[3]}" if found[2] else f"line {text.rstrip().count(chr(10)) + 1}, at the end"
-    )
+    last = text.rstrip().count("\n") + 1
+    where = f"line {found[2]}, column {found[3]}" if found[2] else f"line {last}, at the end"
     advice = "see https://toml.io"
     if "Unescaped" in found[1] or "hex value" in found[1]:
         advice = r"write a backslash twice, or put the text into single quotes: 'C:\VirtualBox'"
