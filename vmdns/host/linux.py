@@ -1,0 +1,79 @@
+"""Linux: which DNS servers this host uses, by resolv.conf(5).
+
+Where that names only the stub of systemd-resolved, the servers behind it are taken from the file in which
+systemd-resolved lists them (systemd-resolved.service(8), /run/systemd/resolve/resolv.conf): the stub may one day be
+told to ask vmdns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from vmdns.core.name import to_wire
+from vmdns.core.upstream import Upstream, Upstreams
+
+_STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
+_RESOLV_CONF = "etc/resolv.conf"
+_RESOLVED = "run/systemd/resolve/resolv.conf"
+_MOST_BYTES = 65_536
+
+
+def parse_resolv_conf(text: str) -> Upstreams:
+    """The servers and search domains of a resolv.conf; of several search or domain lines the last one counts."""
+    servers: list[Upstream] = []
+    search: frozenset[bytes] = frozenset()
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0][0] in "#;":
+            continue
+        if words[0] == "nameserver":
+            servers.append(Upstream(words[1]))
+        elif words[0] in ("search", "domain"):
+            search = wire_names(words[1:])
+    return Upstreams(tuple(dict.fromkeys(servers)), search=search)
+
+
+def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
+    """Domains in wire form, without the root and without what is no domain name."""
+    found = set()
+    for text in texts:
+        try:
+            found.add(to_wire(text))
+        except ValueError:
+            continue
+    return frozenset(found - {b"\0"})
+
+
+def behind_stub(found: Upstreams, resolved: str | None) -> Upstreams:
+    """The same, with the stub of systemd-resolved replaced by its own servers, if `resolved` (its file) names any."""
+    if resolved is None or not found.default or any(one.address not in _STUBS for one in found.default):
+        return found
+    real = parse_resolv_conf(resolved)
+    servers = tuple(one for one in real.default if one.address not in _STUBS)
+    return Upstreams(servers, search=found.search | real.search) if servers else found
+
+
+def read(root: Path = Path("/")) -> Upstreams:
+    """Reads the files below `root`. Raises OSError where there is no resolv.conf that can be read."""
+    try:
+        found = parse_resolv_conf(_text(root / _RESOLV_CONF))
+    except OSError as error:
+        raise OSError(f"/{_RESOLV_CONF} cannot be read ({error.strerror}): no DNS servers of this host") from error
+    try:
+        resolved = _text(root / _RESOLVED)
+    except OSError:
+        resolved = None
+    return behind_stub(found, resolved)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_MOST_BYTES).decode("utf-8", "replace")
+
+
+def watched(root: Path = Path("/")) -> list[Path]:
+    """The folders in which a change may mean other servers: also that of the file which /etc/resolv.conf links to."""
+    file = root / _RESOLV_CONF
+    folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
