@@ -23,6 +23,7 @@ from vmdns.core.wire import (
     NOERROR,
     NXDOMAIN,
     REFUSED,
+    SERVFAIL,
     SOA,
     SVCB,
     A,
@@ -152,6 +153,8 @@ def _has_name(names: tuple[tuple[str, ...], ...], key: bytes, zones: tuple[bytes
 
 def _absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
     why = snapshot.absent.get(key)
+    if not snapshot.looked and zone in snapshot.own:
+        return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
     return Reply(
         NXDOMAIN,
         answer=chain,

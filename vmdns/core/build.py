@@ -26,7 +26,10 @@ _BARE_LOCAL = ("127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Policy:
-    """What the user decided. zones as text; listeners are addresses under which vmdns is asked."""
+    """What the user decided. zones as text; listeners are addresses under which vmdns is asked.
+
+    looked is False until VirtualBox was looked at once: until then a name that is not there may yet be.
+    """
 
     zones: tuple[str, ...] = ("local", "vm.internal")
     ttl: int = 5
@@ -34,6 +37,7 @@ class Policy:
     reserved_allowed: frozenset[str] = frozenset()
     listeners: tuple[str, ...] = ()
     forwarded: frozenset[bytes] = frozenset()
+    looked: bool = True
 
 
 class RRset(NamedTuple):
@@ -84,6 +88,7 @@ class Snapshot:
     absent: Mapping[bytes, str] = field(default_factory=dict)
     guests: tuple[Guest, ...] = ()
     problems: tuple[str, ...] = ()
+    looked: bool = True
     valid_until: float = 0.0
 
 
@@ -117,6 +122,7 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int) -> Sna
         absent=absent,
         guests=guests,
         problems=_problems(naming, guests),
+        looked=policy.looked,
         valid_until=next_end(found),
     )
 

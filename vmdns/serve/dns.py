@@ -88,6 +88,11 @@ class DnsServer:
     def listeners(self) -> list[Listener]:
         return list(self._listeners)
 
+    @property
+    def connections(self) -> int:
+        """How many TCP connections are open."""
+        return len(self._connections)
+
     def open(self, listener: Listener) -> None:
         """Answers on it from now on."""
         loop = asyncio.get_running_loop()

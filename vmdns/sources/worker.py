@@ -58,8 +58,6 @@ def open_reader(installation: Installation, choice: str, home: str | None, inter
 
     Raises `Unavailable` where none can work here, `Lost` where VirtualBox does not answer.
     """
-    from vmdns.sources.vboxmanage import VBoxManageReader
-
     why = ""
     if choice in ("auto", "api"):
         from vmdns.sources.virtualbox import ApiReader
@@ -70,6 +68,8 @@ def open_reader(installation: Installation, choice: str, home: str | None, inter
             if choice == "api":
                 raise
             why = str(error)
+    from vmdns.sources.vboxmanage import VBoxManageReader
+
     return VBoxManageReader(installation, os.environ, home), why
 
 

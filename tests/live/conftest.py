@@ -1,0 +1,33 @@
+"""The tests here need a real VirtualBox; without one they skip and say so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.lab import Lab
+from vmdns.sources.installation import find
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = "" if os.name == "posix" else "the lab drives processes as POSIX has them"
+    if not reason and find(os.environ) is None:
+        reason = "no VirtualBox on this machine"
+    for item in items:
+        if "tests/live/" in item.path.as_posix():
+            item.add_marker(pytest.mark.live)
+            if reason and item.path.name != "test_natlab.py":
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    # Short: VirtualBox puts sockets and files of long names below it.
+    made = Lab(Path(tmp_path_factory.mktemp("lab")))
+    try:
+        yield made
+    finally:
+        made.close()

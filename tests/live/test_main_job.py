@@ -1,0 +1,212 @@
+"""The main job on a real VirtualBox: name a VM, ask for the name, get its current address."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+
+import dns.rcode
+import pytest
+
+from tests.live.lab import Lab, serving, until
+
+
+def _network(lab: Lab) -> None:
+    lab.vbm("natnetwork", "add", "--netname", "NatNetwork", "--network", "10.0.2.0/24", "--enable", "--dhcp", "on")
+
+
+NATNET = ("--nic1", "natnetwork", "--nat-network1", "NatNetwork")
+
+
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_a_vm_through_its_life(lab: Lab, reader: str) -> None:
+    _network(lab)
+    with serving(lab, "--reader", reader) as server:
+        assert "API" in server.saw("VirtualBox 7") or reader == "vboxmanage"
+        server.is_at("web.local")
+        web = lab.create("Web", *NATNET)
+        lab.start(web)
+        lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
+        server.is_at("web.local", "10.0.2.4")
+        assert server.dig("+short", "web.local").split() == ["10.0.2.4"]
+        assert server.dig("+short", "+tcp", "web.vm.internal").split() == ["10.0.2.4"]
+        assert server.dig("+short", "-x", "10.0.2.4").split() == ["web.local."]
+        assert server.addresses(f"{web}.local") == ["10.0.2.4"]
+        assert "+ web.local" in server.saw("+ web.local")
+
+        lab.report(web, "10.0.2.9")  # fresher than the lease
+        server.is_at("web.local", "10.0.2.9")
+        lab.lease("NatNetwork", (lab.mac(web), "10.0.2.6"))
+        until(lambda: server.query("web.local").answer, "an answer")
+
+        lab.vbm("controlvm", web, "pause")
+        until(lambda: lab.vbm("showvminfo", web, "--machinereadable").find('VMState="paused"') >= 0, "paused")
+        assert server.addresses("web.local")
+        lab.vbm("controlvm", web, "resume")
+        lab.vbm("controlvm", web, "savestate")
+        server.is_at("web.local")
+        assert "not running" in server.dig("web.local")
+
+        lab.start(web)  # restores
+        lab.lease("NatNetwork", (lab.mac(web), "10.0.2.7"))
+        until(lambda: server.addresses("web.local"), "restored")
+        lab.vbm("controlvm", web, "poweroff")
+        server.is_at("web.local")
+
+        lab.vbm("modifyvm", web, "--name", "shop 1")
+        lab.start(web)
+        server.is_at("shop-1.local", "10.0.2.7")
+        server.is_at("web.local")
+
+        os.kill(lab.process_of(web), signal.SIGKILL)
+        server.is_at("shop-1.local")
+        until(lambda: 'VMState="aborted"' in lab.vbm("showvminfo", web, "--machinereadable"), "aborted")
+        lab.vbm("unregistervm", web)
+        server.is_at(f"{web}.local")
+        assert server.stop() == 0
+
+
+def test_a_snapshot_comes_back_with_its_adapter(lab: Lab) -> None:
+    _network(lab)
+    with serving(lab) as server:
+        web = lab.create("web", *NATNET)
+        first = lab.mac(web)
+        lab.vbm("snapshot", web, "take", "before")
+        lab.vbm("modifyvm", web, "--mac-address1", "080027FFFF01")
+        lab.lease("NatNetwork", (first, "10.0.2.4"), ("080027FFFF01", "10.0.2.5"))
+        lab.start(web)
+        server.is_at("web.local", "10.0.2.5")
+        lab.vbm("controlvm", web, "poweroff")
+        server.is_at("web.local")
+        lab.vbm("snapshot", web, "restore", "before")
+        lab.start(web)
+        server.is_at("web.local", "10.0.2.4")
+
+
+def test_every_kind_of_attachment(lab: Lab) -> None:
+    _network(lab)
+    interfaces = {name for _, name in socket.if_nameindex()}
+    if not {"vboxnet0", "lan0"} <= interfaces:
+        pytest.skip("needs interfaces vboxnet0 and lan0: tools/live makes them in a network namespace")
+    hostonly = lab.create("ho", "--nic1", "hostonly", "--host-only-adapter1", "vboxnet0")
+    bridged = lab.create("br", "--nic1", "bridged", "--bridge-adapter1", "lan0")
+    both = lab.create("both", *NATNET, "--nic2", "nat", slots=2)
+    with serving(lab) as server:
+        for uuid in (hostonly, bridged, both):
+            lab.start(uuid)
+        lab.lease("HostInterfaceNetworking-vboxnet0", (lab.mac(hostonly), "192.168.56.101"))
+        server.is_at("ho.local", "192.168.56.101")
+        lab.report(bridged, "192.0.2.77")
+        server.is_at("br.local", "192.0.2.77")
+        lab.lease("NatNetwork", (lab.mac(both), "10.0.2.5"))
+        lab.report(both, "10.0.2.15", nic=2)
+        server.is_at("both.local", "10.0.2.15", "10.0.2.5")
+        assert server.addresses("101.56.168.192.in-addr.arpa", "PTR") == ["ho.local."]
+        # What a guest claims is believed on its own network only.
+        lab.report(hostonly, "8.8.8.8")
+        lab.report(hostonly, "192.168.56.1")
+        time.sleep(1)
+        server.is_at("ho.local", "192.168.56.101")
+
+
+def test_names_that_people_give(lab: Lab) -> None:
+    _network(lab)
+    names = {
+        "리눅스": "xn--pd1b38l32h", 'quo"te': "quo-te", "two\nlines": "two-lines", "web 🚀": "web",
+        "a.b_c d": "a-b-c-d", "wpad": "wpad-2", "x" * 240: "x" * 63,
+    }  # fmt: skip
+    uuids = {lab.create(name, *NATNET): label for name, label in names.items()}
+    twins = sorted(lab.create("twin", *NATNET, folder=f"vms{n}", groups=f"/g{n}") for n in (1, 2))
+    macs = {uuid: lab.mac(uuid) for uuid in [*uuids, *twins]}
+    leases = [(mac, f"10.0.2.{n + 10}") for n, mac in enumerate(macs.values())]
+    address = {uuid: leases[n][1] for n, uuid in enumerate(macs)}
+    lab.lease("NatNetwork", *leases)
+    for reader in ("api", "vboxmanage"):
+        with serving(lab, "--reader", reader) as server:
+            for uuid in macs:
+                if reader == "api":
+                    lab.start(uuid)
+            for uuid, label in uuids.items():
+                server.is_at(f"{label}.local", address[uuid])
+            assert server.addresses("리눅스.local") == [address[next(iter(uuids))]]
+            server.is_at("twin.local", address[twins[0]])
+            server.is_at("twin-2.local", address[twins[1]])
+            groups = re.findall(r"twin\.g\d\.local", str([server.dig(f"twin.g{n}.local") for n in (1, 2)]))
+            assert set(groups) == {"twin.g1.local", "twin.g2.local"}
+            assert {a for n in (1, 2) for a in server.addresses(f"twin.g{n}.local")} == {address[u] for u in twins}
+
+
+def test_extra_names_and_ignored_vms(lab: Lab) -> None:
+    _network(lab)
+    web = lab.create("web", *NATNET)
+    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
+    lab.start(web)
+    with serving(lab) as server:
+        server.is_at("web.local", "10.0.2.4")
+        lab.vbm("setextradata", web, "vmdns/names", "shop, api.v1")
+        server.is_at("shop.local", "10.0.2.4")
+        server.is_at("api.v1.local", "10.0.2.4")
+        lab.vbm("setextradata", web, "vmdns/ignore", "1")
+        server.is_at("web.local")
+        lab.vbm("setextradata", web, "vmdns/ignore")
+        server.is_at("web.local", "10.0.2.4")
+
+
+def test_vboxsvc_dies_and_comes_back(lab: Lab) -> None:
+    """Its death takes the VM's process along; no answer is wrong on the way, and the next start is seen."""
+    _network(lab)
+    web = lab.create("web", *NATNET)
+    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
+    lab.start(web)
+    with serving(lab, "--reader", "api") as server:
+        server.is_at("web.local", "10.0.2.4")
+        before = len(server.lines)
+        lab.kill("VBoxSVC")
+        server.saw("its last names stay in force", before)
+        server.saw("VirtualBox is read again", before)
+        assert server.query("web.local").rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+        until(lambda: lab.processes("VBoxSVC"), "a new VBoxSVC")
+        # What remains of the VM is for VirtualBox to say; once it is off it must start again and be seen.
+        lab.vbm("controlvm", web, "poweroff", check=False)
+        server.is_at("web.local")
+        until(lambda: lab.vbm("startvm", web, "--type", "headless", check=False).count("success"), "started again")
+        server.is_at("web.local", "10.0.2.4")
+
+
+def test_both_readers_report_the_same_facts(lab: Lab) -> None:
+    from vmdns.core.model import from_json
+    from vmdns.sources.supervise import look_once
+
+    _network(lab)
+    lab.vbm("natnetwork", "modify", "--netname", "NatNetwork", "--port-forward-4", "r 1:tcp:[]:2022:[10.0.2.4]:22")
+    web = lab.create(
+        "web", *NATNET, "--nic2", "nat", "--natpf2", "ssh,tcp,127.0.0.1,2222,,22", slots=2, groups="/lab/a"
+    )
+    lab.vbm("setextradata", web, "vmdns/names", "shop,api")
+    lab.create('리눅스 "q"', "--nic1", "intnet", "--intnet1", "my net")
+    lab.create("many", "--chipset", "ich9", "--nic20", "nat", slots=0)
+    broken = lab.create("broken")
+    settings = re.search(r'CfgFile="(.*)"', lab.vbm("showvminfo", broken, "--machinereadable"))[1]  # type: ignore[index]
+    lab.start(web)
+    lab.report(web, "10.0.2.15", nic=2)
+    lab.vbm(
+        "dhcpserver", "modify", "--network", "NatNetwork", "--vm", web, "--nic", "1", "--fixed-address", "10.0.2.77"
+    )
+    os.rename(settings, settings + ".away")
+    until(lambda: not lab.processes("VBoxManage"), "VBoxManage has ended")
+    found = []
+    old = dict(os.environ)
+    os.environ.update(lab.environ)
+    try:
+        for reader in ("api", "vboxmanage"):
+            messages = look_once(reader, str(lab.home), 30)
+            facts = next(message["facts"] for message in messages if message.get("put") == "virtualbox")
+            found.append({key: from_json(fact) for key, fact in facts.items()})
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
+    assert len(found[0]) >= 6
+    assert found[0] == found[1]

@@ -1,0 +1,127 @@
+"""Which addresses the server listens on, and what it does where it may not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from vmdns.config_values import Listen
+from vmdns.host.port import why_not
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.listeners import Listener, bind
+
+DEFAULT = (Listen("127.0.0.1", 53), Listen("::1", 53))
+FALLBACK_PORTS = range(5300, 5400)
+RETRY_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """One address that was asked for: where it is listened on, and why not where it was asked."""
+
+    listen: Listen
+    listener: Listener | None = None
+    trouble: str = ""
+    in_use: bool = False
+
+
+class Listening:
+    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes 53 once it is free."""
+
+    def __init__(self, server: DnsServer, say: Callable[[str], None]) -> None:
+        self._server = server
+        self._say = say
+        self._wanted: list[Wanted] = []
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def own(self) -> frozenset[tuple[str, int]]:
+        """The addresses and ports that are listened on."""
+        return frozenset((one.address, one.port) for one in self._server.listeners)
+
+    def want(self, listens: Iterable[Listen]) -> None:
+        """Listens on these, or on the default where there are none; closes what is not wanted any more."""
+        chosen = tuple(listens)
+        default = not chosen
+        kept = {one.listen: one for one in self._wanted}
+        self._wanted = []
+        for listen in dict.fromkeys(chosen or DEFAULT):
+            one = kept.pop(listen, None) or Wanted(listen)
+            if one.listener is None:
+                self._open(one, optional=default and listen.address == "::1")
+            self._wanted.append(one)
+        for old in kept.values():
+            if old.listener is not None:
+                self._server.close(old.listener)
+                self._say(f"no longer listening on {old.listen}")
+        self._schedule()
+
+    def _open(self, one: Wanted, *, optional: bool) -> None:
+        address, port = one.listen
+        try:
+            self._take(one, bind(address, port))
+            return
+        except OSError as error:
+            if optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                return  # a host without IPv6
+            one.trouble = why_not(error, address, port)
+            one.in_use = error.errno == errno.EADDRINUSE
+            again = port == 53 and error.errno != errno.EADDRNOTAVAIL
+        self._say(one.trouble)
+        for other in FALLBACK_PORTS if again else ():
+            try:
+                self._take(one, bind(address, other))
+                return
+            except OSError:
+                continue
+        if again:
+            self._say(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {address} either")
+
+    def _take(self, one: Wanted, listener: Listener) -> None:
+        if one.listener is not None:
+            self._server.close(one.listener)
+        one.listener = listener
+        self._server.open(listener)
+        instead = f" instead of {one.listen.port}" if one.listen.port not in (0, listener.port) else ""
+        self._say(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
+
+    def _schedule(self) -> None:
+        """Looks every five seconds whether a port that another program held is free."""
+        if self._retry is not None:
+            self._retry.cancel()
+        waiting = any(one.in_use for one in self._wanted)
+        self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again) if waiting else None
+
+    def _again(self) -> None:
+        for one in self._wanted:
+            if not one.in_use:
+                continue
+            try:
+                listener = bind(*one.listen)
+            except OSError:
+                continue
+            one.in_use = False
+            one.trouble = ""
+            self._take(one, listener)
+        self._schedule()
+
+    def status(self) -> list[dict[str, Any]]:
+        """Each wanted address as JSON values."""
+        return [
+            {
+                "address": one.listen.address,
+                "port": one.listener.port if one.listener else one.listen.port,
+                "state": "listening" if one.listener else "failed",
+                "detail": one.trouble,
+            }
+            for one in self._wanted
+            if one.listener or one.trouble
+        ]
+
+    def close(self) -> None:
+        """No retry from now on; the server closes the listeners."""
+        if self._retry is not None:
+            self._retry.cancel()

@@ -1,0 +1,109 @@
+"""What commands show of a running server: the snapshot as plain JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vmdns.core.address import Address
+from vmdns.core.build import Guest, Snapshot, names_of
+from vmdns.core.name import to_text
+from vmdns.table import Change
+
+
+def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
+    """Every VM that is online, with its names and addresses. now in Unix seconds."""
+    online = [guest for guest in snapshot.guests if guest.machine.online]
+    return {
+        "zones": list(zones),
+        "serial": snapshot.serial,
+        "names": [_guest(guest, zones, now) for guest in sorted(online, key=lambda one: one.named.label)],
+        "problems": list(snapshot.problems),
+    }
+
+
+def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
+    first, *others = names_of(guest, zones)
+    return {
+        "name": first,
+        "also": others,
+        "vm": guest.machine.name,
+        "uuid": guest.machine.uuid,
+        "state": guest.machine.state,
+        "addresses": [_address(one, now) for one in guest.addresses],
+        "note": guest.note,
+    }
+
+
+def _address(one: Address, now: float) -> dict[str, Any]:
+    return {
+        "address": one.address,
+        "network": {"kind": one.network.kind, "name": one.network.name},
+        "mac": one.mac,
+        "source": one.source,
+        "why": why(one, now),
+        "since": one.since,
+    }
+
+
+def why(one: Address, now: float) -> str:
+    """Why the VM has this address, with what is left of a lease."""
+    return f"{one.why}, {max(0, round(one.until - now))} s left" if one.until else one.why
+
+
+def change(one: Change, zones: Sequence[str], now: float) -> dict[str, Any]:
+    """A change of one VM as a line of `names --watch`."""
+    guest = one.after or one.before
+    assert guest is not None
+    before = list(one.before.addresses) if one.before else []
+    after = list(one.after.addresses) if one.after else []
+    verb = "appeared" if one.before is None else "gone" if one.after is None else "changed"
+    name = names_of(guest, zones)[0]
+    was_name = names_of(one.before, zones)[0] if one.before else name
+    return {
+        "change": verb,
+        "name": name,
+        "was_name": was_name,
+        "vm": guest.machine.name,
+        "addresses": [_address(item, now) for item in after],
+        "was": [item.address for item in before],
+        "why": "; ".join(why(item, now) for item in after) or guest.note,
+        "at": now,
+    }
+
+
+def change_line(value: dict[str, Any]) -> str:
+    """The same as one line of text."""
+    addresses = ", ".join(_where(item) for item in value["addresses"]) or "no address known yet"
+    if value["change"] == "gone":
+        return f"- {value['name']}"
+    if value["change"] == "appeared":
+        return f"+ {value['name']}  {addresses}"
+    renamed = f" (was {value['was_name']})" if value["was_name"] != value["name"] else ""
+    was = ", ".join(value["was"])
+    moved = f" (was {was})" if was and value["was"] != [item["address"] for item in value["addresses"]] else ""
+    return f"~ {value['name']}{renamed}  {addresses}{moved}"
+
+
+def _where(item: dict[str, Any]) -> str:
+    network = item["network"]
+    place = f"{network['kind']} {network['name']}".strip()
+    return f"{item['address']} ({place}, {item['source']})"
+
+
+def explain(snapshot: Snapshot, key: bytes, now: float) -> list[str]:
+    """Why a name is answered as it is: one sentence each."""
+    text = to_text(key)
+    lines = []
+    for guest in snapshot.guests:
+        wanted = [".".join((*relative, to_text(zone))) for relative in guest.named.names for zone in snapshot.own]
+        if text not in wanted:
+            continue
+        machine = guest.machine
+        lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
+        lines += [f"{one.address} on {one.network.kind} {one.network.name}: {why(one, now)}" for one in guest.addresses]
+        if guest.note:
+            lines.append(guest.note)
+    if not lines and key in snapshot.absent:
+        lines.append(snapshot.absent[key])
+    return lines
