@@ -1,0 +1,60 @@
+"""Port-forward rules as VirtualBox writes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmdns.core.model import PortForward
+from vmdns.core.portforward import nat_rule, network_rule, order
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("ssh,1,127.0.0.1,2222,,22", PortForward("ssh", "tcp", "127.0.0.1", 2222, "", 22)),
+        ("dns,0,,5353,10.0.2.15,53", PortForward("dns", "udp", "", 5353, "10.0.2.15", 53)),
+        ("dns,udp,,5353,10.0.2.15,53", PortForward("dns", "udp", "", 5353, "10.0.2.15", 53)),
+        ("tcp_80_80,tcp,,80,,80", PortForward("tcp_80_80", "tcp", "", 80, "", 80)),
+        (",tcp,,80,,80", PortForward("", "tcp", "", 80, "", 80)),
+        ('a "b",c\nd,tcp,,80,,80', PortForward('a "b",c\nd', "tcp", "", 80, "", 80)),
+    ],
+)
+def test_nat_rule(text, rule) -> None:
+    assert nat_rule(text) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tcp,,80,,80", "x,2,,80,,80", "x,unk,,80,,80", "x,TCP,,80,,80", "x,tcp,,,,80", "x,tcp,,80,,eighty"]
+)
+def test_no_nat_rule(text) -> None:
+    with pytest.raises(ValueError):
+        nat_rule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (
+            "ssh rule:tcp:[127.0.0.1]:1022:[10.66.0.5]:22",
+            PortForward("ssh rule", "tcp", "127.0.0.1", 1022, "10.66.0.5", 22),
+        ),
+        ("dns:udp:[]:5353:[10.0.2.5]:53", PortForward("dns", "udp", "", 5353, "10.0.2.5", 53)),
+        ("r6:udp:[::1]:53:[fd17:625c::5]:53", PortForward("r6", "udp", "::1", 53, "fd17:625c::5", 53)),
+        ("a:tcp:[]:1:[]:2:tcp:[]:3:[10.0.2.5]:4", PortForward("a:tcp:[]:1:[]:2", "tcp", "", 3, "10.0.2.5", 4)),
+    ],
+)
+def test_network_rule(text, rule) -> None:
+    assert network_rule(text) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "127.0.0.1=2", "x:sctp:[]:1:[10.0.2.5]:2", "x:tcp:[]:1:[10.0.2.5]:", "x:tcp::1::2"]
+)
+def test_no_network_rule(text) -> None:
+    with pytest.raises(ValueError):
+        network_rule(text)
+
+
+def test_order_does_not_depend_on_names_first() -> None:
+    rules = [nat_rule(text) for text in ("b,udp,,1,,1", "a,tcp,,9,,1", "z,tcp,127.0.0.1,1,,1", "y,tcp,,1,,1")]
+    assert [rule.name for rule in sorted(rules, key=order)] == ["y", "z", "a", "b"]
