@@ -13,8 +13,9 @@ from vmdns.core.forwarded import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, 
 from vmdns.core.limits import Limits
 from vmdns.serve.upstream_server import Server, Unanswered
 
-# After so many seconds of silence the next server is asked.
-PATIENCE = 0.8
+# A server may be silent for this part of limits.upstream_timeout, and no more seconds than that, before the next one
+# is asked as well.
+_PATIENCE_PART, _PATIENCE = 0.4, 0.8
 # How often one server is asked the same, and all servers together.
 _TRIES_EACH = 2
 _MOST_TRIES = 6
@@ -39,7 +40,7 @@ class Round:
     ) -> None:
         self._ask = ask
         self._limits = limits
-        self._patience = min(PATIENCE, limits.upstream_timeout)
+        self._patience = min(_PATIENCE_PART * limits.upstream_timeout, _PATIENCE)
         self._left = dict.fromkeys(servers, _TRIES_EACH)
         self._again: dict[Server, float] = {}
         self._why: dict[Server, str] = {}

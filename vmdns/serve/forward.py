@@ -183,7 +183,8 @@ class Forwarder:
         """Waits for a flight, which goes on whatever becomes of those who wait."""
         why = "the upstream servers do not answer in time"
         stale = self._cache.stale(question, self._now(), why)
-        timeout = self._limits.query_timeout
+        # A flight ends by itself at query_timeout, and then says more: this is for one that should not.
+        timeout = self._limits.query_timeout + 0.5
         self._waiting += 1
         flight.waiters += 1
         try:

@@ -1,0 +1,279 @@
+"""A scripted upstream on loopback that behaves as the first label of the name says: well, badly or hostile.
+
+`servfail.7.fz.test` asks for SERVFAIL; the other labels only make the name new. What came is kept in `seen`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import NamedTuple
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+GOOD = "198.51.100.77"
+EVIL = "6.6.6.6"
+SOA = "ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
+
+Send = Callable[[bytes], None]
+
+
+class Seen(NamedTuple):
+    """One query as it arrived."""
+
+    tcp: bool
+    name: str
+    raw_name: str
+    type: int
+    id: int
+    port: int
+    message: dns.message.Message
+
+
+class FakeUpstream:
+    """UDP and TCP on one port. dead: it says nothing; go: slow names wait for it; good: what it answers."""
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.address = address
+        self.port = 0
+        self.seen: list[Seen] = []
+        self.dead = False
+        self.go = asyncio.Event()
+        self.good = GOOD
+        self.relay: Callable[[bytes], asyncio.Future[bytes]] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, port: int = 0) -> FakeUpstream:
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.setblocking(False)
+        self.udp.bind((self.address, port))
+        self.port = self.udp.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self.udp, self._readable)
+        self.tcp = await asyncio.start_server(self._stream, self.address, self.port)
+        return self
+
+    async def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.udp)
+        self.udp.close()
+        self.tcp.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def count(self, name: str = "", tcp: bool | None = None) -> int:
+        return sum(name in one.name and tcp in (None, one.tcp) for one in self.seen)
+
+    def _readable(self) -> None:
+        packet, peer = self.udp.recvfrom(4096)
+        self._spawn(packet, peer[1], False, lambda reply: self.udp.sendto(reply, peer))
+
+    async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            size = int.from_bytes(await reader.readexactly(2), "big")
+            packet = await reader.readexactly(size)
+            port = writer.get_extra_info("peername")[1]
+            await self._spawn(packet, port, True, lambda out: writer.write(len(out).to_bytes(2, "big") + out))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    def _spawn(self, packet: bytes, port: int, tcp: bool, send: Send) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._handle(packet, port, tcp, send))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _handle(self, packet: bytes, port: int, tcp: bool, send: Send) -> None:
+        query = dns.message.from_wire(packet)
+        question = query.question[0]
+        raw = question.name.to_text()
+        one = Seen(tcp, raw.lower(), raw, question.rdtype, query.id, port, query)
+        self.seen.append(one)
+        if self.dead:
+            return
+        if self.relay is not None:
+            send(await self.relay(packet))
+            return
+        behaviour = one.name.split(".")[0].replace("-", "_")
+        action = getattr(self, f"_do_{behaviour}", None)
+        if action is None:
+            send(self.reply(query, f"60 A {self.good}").to_wire())
+        else:
+            await action(one, send)
+
+    # -- building replies -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def reply(query: dns.message.Message, *answer: str, rcode: int = 0, soa: bool = False) -> dns.message.Message:
+        """A reply; a record without an owner is the question's, `owner| rest` another's."""
+        out = dns.message.make_response(query, recursion_available=True)
+        out.set_rcode(rcode)
+        for text in answer:
+            owner, bar, rest = text.rpartition("|")
+            name = dns.name.from_text(owner) if bar else query.question[0].name
+            ttl, kind, data = rest.split(None, 2)
+            rrset = out.find_rrset(out.answer, name, 1, dns.rdatatype.from_text(kind), create=True)
+            rrset.update(dns.rrset.from_text(name, int(ttl), "IN", kind, data))
+        if soa:
+            out.authority.append(dns.rrset.from_text("fz.test.", 300, "IN", "SOA", SOA))
+        return out
+
+    def _again(self, one: Seen) -> bool:
+        """Whether this very name was asked before."""
+        return self.count(one.name) > 1
+
+    # -- behaviours -------------------------------------------------------------------------------------------
+
+    async def _do_ttl(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, f"30 A {GOOD}").to_wire())
+
+    async def _do_zero(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, f"0 A {GOOD}").to_wire())
+
+    async def _do_short(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, f"1 A {GOOD}").to_wire())
+
+    async def _do_neg(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, rcode=3, soa=True).to_wire())
+
+    async def _do_nodata(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, soa=True).to_wire())
+
+    async def _do_nosoa(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, rcode=3).to_wire())
+
+    async def _do_servfail(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, rcode=2).to_wire())
+
+    async def _do_refused(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, rcode=5).to_wire())
+
+    async def _do_drop(self, one: Seen, send: Send) -> None:
+        pass
+
+    async def _do_dropfirst(self, one: Seen, send: Send) -> None:
+        if self._again(one):
+            send(self.reply(one.message, f"60 A {GOOD}").to_wire())
+
+    async def _do_slow(self, one: Seen, send: Send) -> None:
+        await self.go.wait()
+        send(self.reply(one.message, f"60 A {self.good}").to_wire())
+
+    async def _do_firstonly(self, one: Seen, send: Send) -> None:
+        """Answers what came first, when it may; nothing that came after."""
+        if not self._again(one):
+            await self._do_slow(one, send)
+
+    async def _do_tc(self, one: Seen, send: Send) -> None:
+        reply = self.reply(one.message, *(f"60 A 198.51.100.{at}" for at in range(1, 101)))
+        if not one.tcp:
+            reply.answer.clear()
+            reply.flags |= dns.flags.TC
+        send(reply.to_wire(max_size=65535))
+
+    async def _do_tconly(self, one: Seen, send: Send) -> None:
+        reply = self.reply(one.message)
+        reply.flags |= dns.flags.TC
+        send(reply.to_wire())
+
+    async def _do_wrongid(self, one: Seen, send: Send) -> None:
+        good, evil = self.reply(one.message, f"60 A {GOOD}"), self.reply(one.message, f"60 A {EVIL}")
+        evil.id ^= 0x5555
+        await self._evil_first(evil.to_wire(), good.to_wire(), send)
+
+    async def _do_wrongq(self, one: Seen, send: Send) -> None:
+        other = dns.message.make_query("other.fz.test.", one.type)
+        other.id = one.id
+        evil = self.reply(other, f"60 A {EVIL}")
+        await self._evil_first(evil.to_wire(), self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
+
+    async def _do_wrongport(self, one: Seen, send: Send) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind((self.address, 0))
+            other.sendto(self.reply(one.message, f"60 A {EVIL}").to_wire(), (self.address, one.port))
+        await self._evil_first(b"", self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
+
+    async def _do_isquery(self, one: Seen, send: Send) -> None:
+        await self._evil_first(one.message.to_wire(), self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
+
+    async def _do_trunc(self, one: Seen, send: Send) -> None:
+        good = self.reply(one.message, f"60 A {GOOD}").to_wire()
+        await self._evil_first(good[:20], good, send)
+
+    async def _do_cut(self, one: Seen, send: Send) -> None:
+        good = self.reply(one.message, f"60 A {GOOD}").to_wire()
+        await self._evil_first(good[:-3], good, send)
+
+    async def _do_empty(self, one: Seen, send: Send) -> None:
+        await self._evil_first(b"", self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
+
+    async def _do_garbage(self, one: Seen, send: Send) -> None:
+        head = one.message.to_wire()[:2] + b"\x81\x80"
+        await self._evil_first(head + b"\xff" * 60, self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
+
+    async def _do_flood(self, one: Seen, send: Send) -> None:
+        """So many guesses that asking over TCP is the better way."""
+        if one.tcp:
+            send(self.reply(one.message, f"60 A {GOOD}").to_wire())
+            return
+        for guess in range(60):
+            evil = self.reply(one.message, f"60 A {EVIL}")
+            evil.id = (one.id + 1 + guess) & 0xFFFF
+            send(evil.to_wire())
+
+    @staticmethod
+    async def _evil_first(evil: bytes, good: bytes, send: Send) -> None:
+        send(evil)
+        await asyncio.sleep(0.05)
+        send(good)
+
+    async def _do_flat(self, one: Seen, send: Send) -> None:
+        lower = dns.message.make_query(one.name, one.type, use_edns=False)
+        lower.id = one.id
+        send(self.reply(lower, f"60 A {GOOD}").to_wire())
+
+    async def _do_formerredns(self, one: Seen, send: Send) -> None:
+        edns = one.message.edns >= 0
+        send(self.reply(one.message, *([] if edns else [f"60 A {GOOD}"]), rcode=1 if edns else 0).to_wire())
+
+    async def _do_baredns(self, one: Seen, send: Send) -> None:
+        """A server so old that it sends back its header alone."""
+        if one.message.edns >= 0:
+            send(one.id.to_bytes(2, "big") + b"\x81\x81" + bytes(8))
+        else:
+            send(self.reply(one.message, f"60 A {GOOD}").to_wire())
+
+    async def _do_extra(self, one: Seen, send: Send) -> None:
+        reply = self.reply(one.message, f"60 A {GOOD}", f"victim.fz.test.|60 A {EVIL}")
+        for section, owner in ((reply.additional, "victim.fz.test."), (reply.authority, "fz.test.")):
+            section.append(dns.rrset.from_text(owner, 60, "IN", "A", EVIL))
+        reply.authority.append(dns.rrset.from_text("fz.test.", 60, "IN", "NS", "evil.test."))
+        send(reply.to_wire())
+
+    async def _do_unk(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, r"60 TYPE65280 \# 5 00ff41c00c").to_wire())
+
+    async def _do_loop(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, f"60 CNAME {one.name}").to_wire())
+
+    async def _do_adset(self, one: Seen, send: Send) -> None:
+        reply = self.reply(one.message, f"60 A {GOOD}")
+        reply.flags |= dns.flags.AD
+        send(reply.to_wire())
+
+    async def _do_rebind(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, "60 A 192.168.56.101").to_wire())
+
+    async def _do_cnlocal(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, "60 CNAME web-01.local.", "web-01.local.|60 A 198.51.100.9").to_wire())
+
+    async def _do_signed(self, one: Seen, send: Send) -> None:
+        rrsig = "60 RRSIG A 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"
+        send(self.reply(one.message, f"60 A {GOOD}", rrsig).to_wire())
