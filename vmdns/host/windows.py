@@ -115,9 +115,9 @@ def is_assigned(address: str) -> bool:
     """Whether this host has the IPv4 address now: only then can a socket be bound to it."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))
+            probe.bind((str(ipaddress.IPv4Address(address)), 0))
             return True
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

@@ -1,0 +1,362 @@
+"""What of an upstream's message is believed."""
+
+from __future__ import annotations
+
+import itertools
+
+import dns.message
+import dns.name
+import dns.rdatatype
+import dns.rrset
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmdns.core import judge as judge_module
+from vmdns.core import rebinding, wire
+from vmdns.core.forwarded import Forwarded
+from vmdns.core.judge import Rejected, Verdict, judge
+from vmdns.core.limits import Limits
+from vmdns.core.name import to_text, to_wire
+from vmdns.core.upstream import closest
+
+LIMITS = Limits()
+OWN = {to_wire("local"), to_wire("vm.internal")}
+SOA = "fz.test.|300 SOA ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
+
+
+def query(name: str = "www.fz.test", kind: str = "A", *, do: bool = False, edns: bool = True) -> wire.Query:
+    number = int(dns.rdatatype.from_text(kind))
+    return wire.parse_query(wire.make_query(0x1234, to_wire(name), number, dnssec_ok=do, edns=edns))
+
+
+def message(
+    sent: wire.Query,
+    answer: list[str] | None = None,
+    authority: list[str] | None = None,
+    rcode: int = 0,
+    flags: int = 0,
+) -> dns.message.Message:
+    """A reply; a record without an owner is the question's, `owner| rest` another's."""
+    asked = dns.message.from_wire(
+        wire.make_query(sent.id, sent.name, sent.type, dnssec_ok=sent.dnssec_ok, edns=sent.edns is not None)
+    )
+    out = dns.message.make_response(asked, recursion_available=True)
+    out.flags |= flags
+    out.set_rcode(rcode)
+    for section, texts in ((out.answer, answer or ()), (out.authority, authority or ())):
+        for text in texts:
+            owner, bar, rest = text.rpartition("|")
+            ttl, kind, data = rest.split(None, 2)
+            name = dns.name.from_text(owner) if bar else asked.question[0].name
+            rdata = dns.rrset.from_text(name, int(ttl), "IN", kind, data)
+            rrset = out.find_rrset(section, name, 1, rdata.rdtype, rdata[0].covers(), create=True)
+            rrset.update(rdata)
+    return out
+
+
+def judged(packet: bytes, sent: wire.Query, *, trusted: bool = False, stream: bool = False) -> Forwarded | Rejected:
+    return judge(packet, sent, LIMITS, trusted=trusted, own=lambda key: closest(key, OWN) is not None, stream=stream)
+
+
+def accepted(
+    sent: wire.Query, answer: list[str] | None = None, authority: list[str] | None = None, trusted: bool = False,
+    **how: int,
+) -> Forwarded:  # fmt: skip
+    found = judged(message(sent, answer, authority, **how).to_wire(), sent, trusted=trusted)
+    assert isinstance(found, Forwarded), found
+    return found
+
+
+def lines(records: tuple[wire.Record, ...]) -> list[str]:
+    return [f"{to_text(one.owner)} {one.ttl} {dns.rdatatype.to_text(one.type)}" for one in records]
+
+
+CHAIN = ["60 CNAME a.other.test.", "a.other.test.|30 CNAME b.other.test.", "b.other.test.|90 A 198.51.100.1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "kept", "ttl"),
+    [
+        ("A", ["60 A 198.51.100.1", "60 A 198.51.100.2"], ["www.fz.test 60 A", "www.fz.test 60 A"], 60),
+        ("A", CHAIN, ["www.fz.test 60 CNAME", "a.other.test 30 CNAME", "b.other.test 90 A"], 30),
+        ("A", CHAIN[::-1], ["www.fz.test 60 CNAME", "a.other.test 30 CNAME", "b.other.test 90 A"], 30),
+        ("CNAME", CHAIN, ["www.fz.test 60 CNAME"], 60),
+        ("A", ["60 A 198.51.100.1", "evil.test.|60 A 6.6.6.6", "60 TXT x"], ["www.fz.test 60 A"], 60),
+        ("A", [*CHAIN[:1], *CHAIN[2:], "60 AAAA 2001:db8::1"], ["www.fz.test 60 CNAME"], 0),
+        ("A", ["60 CNAME X.Other.test.", "x.oTher.test.|60 A 198.51.100.1"],
+         ["www.fz.test 60 CNAME", "X.Other.test 60 A"], 60),
+        ("ANY", ["60 A 198.51.100.1", "60 TXT x", "evil.test.|60 A 6.6.6.6"],
+         ["www.fz.test 60 A", "www.fz.test 60 TXT"], 60),
+        ("A", ["4294967295 A 198.51.100.1"], ["www.fz.test 0 A"], 0),  # F20
+        ("A", ["2147483647 A 198.51.100.1"], ["www.fz.test 86400 A"], 86400),  # F21
+        ("A", ["0 A 198.51.100.1"], ["www.fz.test 0 A"], 0),
+        ("RRSIG", ["60 RRSIG A 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"], ["www.fz.test 60 RRSIG"], 60),
+        ("A", ["60 RRSIG A 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA", "60 A 198.51.100.1"],
+         ["www.fz.test 60 A"], 60),
+    ],
+)  # fmt: skip
+def test_only_the_chain_that_was_asked_for_is_kept(kind: str, answer: list[str], kept: list[str], ttl: int) -> None:
+    sent = query(kind=kind)
+    packet = message(sent, [one.replace("4294967295", "2147483647") for one in answer]).to_wire()
+    if answer[0].startswith("4294967295"):
+        packet = packet.replace(b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff")
+    found = judged(packet, sent)
+    assert isinstance(found, Forwarded)
+    assert (lines(found.answer), found.rcode, found.ttl) == (kept, 0, ttl)
+
+
+@pytest.mark.parametrize(
+    ("answer", "authority", "rcode", "kept", "ttl"),
+    [
+        ([], [SOA], 3, ["fz.test 20 SOA"], 20),
+        ([], [SOA], 0, ["fz.test 20 SOA"], 20),
+        ([], [SOA.replace("300", "7")], 3, ["fz.test 7 SOA"], 7),
+        ([], [SOA.replace(" 20", " 90000").replace("300", "90000")], 3, ["fz.test 3600 SOA"], 3600),
+        ([], [], 3, [], 0),  # F08
+        ([], [], 0, [], 0),
+        ([], [SOA.replace("fz.test.|", ".|")], 3, [". 20 SOA"], 20),
+        ([], [SOA.replace("fz.test.|", "other.test.|")], 3, [], 0),
+        ([], [SOA.replace("fz.test.|", "sub.www.fz.test.|")], 3, [], 0),
+        (["5 CNAME x.other.test."], [SOA.replace("fz.test.|", "other.test.|")], 3, ["other.test 20 SOA"], 5),
+        (["60 CNAME x.other.test."], [SOA], 3, [], 0),
+        ([], [SOA, "fz.test.|60 NS ns.fz.test."], 0, ["fz.test 20 SOA"], 20),
+    ],
+)
+def test_negative_answers_carry_the_soa_of_their_zone_and_nothing_else(
+    answer: list[str], authority: list[str], rcode: int, kept: list[str], ttl: int
+) -> None:
+    found = accepted(query(), answer, authority, rcode=rcode)
+    assert (lines(found.authority), found.rcode, found.ttl, len(found.answer)) == (kept, rcode, ttl, len(answer))
+
+
+def test_positive_answers_carry_no_authority() -> None:
+    assert accepted(query(), ["60 A 198.51.100.1"], [SOA]).authority == ()
+
+
+def test_nxdomain_with_the_very_records_is_an_answer() -> None:
+    found = accepted(query(), ["60 A 198.51.100.1"], rcode=3)
+    assert (found.rcode, found.ttl) == (0, 60)
+
+
+def test_a_referral_is_no_answer() -> None:
+    sent = query()
+    found = judged(message(sent, [], ["fz.test.|60 NS ns.fz.test."]).to_wire(), sent)
+    assert isinstance(found, Rejected)
+    assert found.verdict is Verdict.FAILED
+
+
+SIG = "{} RRSIG {} 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"
+
+
+def test_who_asks_for_dnssec_gets_signatures_and_proofs() -> None:
+    answer = ["d.fz.test.|60 DNAME e.test.", "d.fz.test.|" + SIG.format(60, "DNAME"), "x.d.fz.test.|60 CNAME x.e.test.",
+              "x.e.test.|60 A 198.51.100.1", "x.e.test.|" + SIG.format(60, "A")]  # fmt: skip
+    sent = query("x.d.fz.test", do=True)
+    found = accepted(sent, answer, ["a.e.test.|40 NSEC b.e.test. A", "a.e.test.|" + SIG.format(40, "NSEC"), SOA])
+    assert lines(found.answer) == [
+        "d.fz.test 60 DNAME", "d.fz.test 60 RRSIG", "x.d.fz.test 60 CNAME", "x.e.test 60 A", "x.e.test 60 RRSIG",
+    ]  # fmt: skip
+    assert lines(found.authority) == ["a.e.test 40 NSEC", "a.e.test 40 RRSIG"]
+    assert found.ttl == 40
+    plain = accepted(query("x.d.fz.test"), answer, ["a.e.test.|40 NSEC b.e.test. A"])
+    assert lines(plain.answer) == ["x.d.fz.test 60 CNAME", "x.e.test 60 A"]
+    assert plain.authority == ()
+
+
+def test_who_asks_for_dnssec_gets_the_proof_of_absence() -> None:
+    sent = query(do=True)
+    authority = [SOA, "fz.test.|" + SIG.format(300, "SOA"), "fz.test.|" + SIG.format(300, "NS"),
+                 "a.fz.test.|300 NSEC b.fz.test. A", "fz.test.|300 NS ns.fz.test.",
+                 "fz.test.|300 A 6.6.6.6"]  # fmt: skip
+    assert lines(accepted(sent, [], authority, rcode=3).authority) == [
+        "fz.test 20 SOA", "fz.test 300 RRSIG", "a.fz.test 300 NSEC",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [0, 0x0020, 0x0400, 0x0420])
+def test_ad_is_noted_and_aa_is_not(flags: int) -> None:
+    assert accepted(query(), ["60 A 198.51.100.1"], flags=flags).authentic is bool(flags & 0x20)
+
+
+@pytest.mark.parametrize(
+    ("rcode", "edns", "verdict"),
+    [
+        (1, True, Verdict.NO_EDNS),
+        (1, False, Verdict.FAILED),
+        (2, True, Verdict.FAILED),
+        (4, True, Verdict.NO_EDNS),
+        (4, False, Verdict.FAILED),
+        (5, True, Verdict.FAILED),
+        (6, True, Verdict.FAILED),
+        (9, True, Verdict.FAILED),
+        (11, True, Verdict.FAILED),
+        (16, True, Verdict.NO_EDNS),
+        (23, True, Verdict.FAILED),
+    ],
+)
+def test_t24_other_rcodes_are_no_answer(rcode: int, edns: bool, verdict: Verdict) -> None:
+    sent = query(edns=edns)
+    found = judged(message(sent, ["60 A 6.6.6.6"], rcode=rcode).to_wire(), sent)
+    assert isinstance(found, Rejected)
+    assert found.verdict is verdict
+
+
+def change(packet: bytes, at: int, to: bytes) -> bytes:
+    return packet[:at] + to + packet[at + len(to) :]
+
+
+SENT = query("www.Fz.test".swapcase())
+GOOD = message(SENT, ["60 A 198.51.100.1"]).to_wire()
+
+
+@pytest.mark.parametrize(
+    ("packet", "stream", "verdict"),
+    [
+        (b"", False, Verdict.IGNORE),
+        (GOOD[:11], False, Verdict.IGNORE),
+        (GOOD[:20], False, Verdict.IGNORE),
+        (GOOD[:-1], False, Verdict.IGNORE),
+        (GOOD[:12], False, Verdict.IGNORE),
+        (change(GOOD, 0, b"\x12\x35"), False, Verdict.IGNORE),
+        (change(GOOD, 2, b"\x01"), False, Verdict.IGNORE),  # a query
+        (change(GOOD, 2, b"\xa9"), False, Verdict.IGNORE),  # opcode 5
+        (change(GOOD, 4, b"\0\0"), False, Verdict.IGNORE),  # no question
+        (change(GOOD, 4, b"\0\2"), False, Verdict.IGNORE),
+        (change(GOOD, 13, b"x"), False, Verdict.IGNORE),  # another name
+        (change(GOOD, 25, b"\0\x1c"), False, Verdict.IGNORE),  # another type
+        (change(GOOD, 27, b"\0\3"), False, Verdict.IGNORE),  # another class
+        (change(GOOD, 12, b"\xc0\x0c"), False, Verdict.IGNORE),
+        (change(GOOD, 13, b"W" if GOOD[13:14] == b"w" else b"w"), False, Verdict.OTHER_CASE),
+        (change(GOOD, 2, b"\x83"), False, Verdict.TRUNCATED),
+        (change(GOOD, 2, b"\x83"), True, Verdict.FAILED),
+        (change(GOOD, 6, b"\xff\xff"), False, Verdict.FAILED),  # absurd counts are not even parsed
+        (change(GOOD, 6, b"\0\2"), False, Verdict.IGNORE),
+        (b"\x12\x34\x81\x81" + bytes(8), False, Verdict.NO_EDNS),
+        (b"\x12\x34\x81\x82" + bytes(8), False, Verdict.IGNORE),
+    ],
+)
+def test_messages_that_are_no_answer(packet: bytes, stream: bool, verdict: Verdict) -> None:
+    assert SENT.question[-4:] == GOOD[25:29]
+    found = judged(packet, SENT, stream=stream)
+    assert isinstance(found, Rejected)
+    assert found.verdict is verdict
+
+
+def test_what_follows_a_good_message_and_another_case_over_tcp_do_no_harm() -> None:
+    assert isinstance(judged(GOOD + b"trailing", SENT), Forwarded)
+    other = change(GOOD, 13, GOOD[13:14].swapcase())
+    assert isinstance(judged(other, SENT, stream=True), Forwarded)
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 40])
+def test_chains_of_aliases_are_bounded(length: int) -> None:
+    sent = query()
+    names = ["www.fz.test.", *(f"{at}.fz.test." for at in range(length))]
+    chain = [f"{a}|60 CNAME {b}" for a, b in itertools.pairwise(names)]
+    found = judged(message(sent, [*chain, f"{names[-1]}|60 A 198.51.100.1"]).to_wire(), sent)
+    if length <= judge_module.MOST_ALIASES:
+        assert isinstance(found, Forwarded)
+        assert len(found.answer) == length + 1
+    else:
+        assert isinstance(found, Rejected)
+        assert found.verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("target", ["www.fz.test.", "a.fz.test."])
+def test_an_alias_in_a_circle_is_no_answer(target: str) -> None:
+    sent = query()
+    answer = [f"60 CNAME {target}", "a.fz.test.|60 CNAME www.fz.test."]
+    found = judged(message(sent, answer).to_wire(), sent)
+    assert isinstance(found, Rejected)
+    assert found.verdict is Verdict.FAILED
+
+
+INNER = ["10.0.2.15", "127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "172.16.0.1", "172.31.9.9",
+         "192.168.56.101", "100.64.0.1", "198.18.53.1"]  # fmt: skip
+INNER6 = ["::", "::1", "fe80::1", "febf::1", "fc00::1", "fd00:56::101", "fec0::1", "::ffff:127.0.0.1",
+          "::ffff:192.168.1.1", "::10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::a00:1",
+          "2002:a00:1::", "2002:c0a8:3801::1"]  # fmt: skip
+OUTER = ["198.51.100.1", "8.8.8.8", "172.32.0.1", "172.15.0.1", "100.128.0.1", "192.169.0.1", "11.0.0.1", "198.18.0.1"]
+OUTER6 = ["2001:db8::1", "2606:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1", "ff02::1"]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    ("address", "inner"), [(one, True) for one in INNER + INNER6] + [(one, False) for one in OUTER + OUTER6]
+)
+def test_t7_rebinding(address: str, inner: bool, trusted: bool) -> None:
+    four = ":" not in address
+    good = "2001:db8::9" if not four else "198.51.100.9"
+    hint = f"ipv{4 if four else 6}hint={good},{address}"
+    for kind, answer in (
+        ("A" if four else "AAAA", [f"60 {'A' if four else 'AAAA'} {one}" for one in (good, address)]),
+        ("HTTPS", [f"60 HTTPS 1 . alpn=h2 {hint}"]),
+        ("SVCB", [f"60 SVCB 1 svc.example. {hint}"]),
+        ("ANY", [f"60 {'A' if four else 'AAAA'} {address}", "60 TXT x"]),
+    ):
+        sent = query(kind=kind)
+        found = accepted(sent, answer, trusted=trusted)
+        blocked = inner and not trusted
+        assert (found.error is not None) is blocked
+        assert (found.rcode, bool(found.answer)) == (0, not blocked)
+        if found.error is not None:
+            assert (found.error[0], found.authority, found.ttl) == (15, (), 60)
+            assert "rebinding" in found.error[1]
+
+
+def test_rebinding_is_seen_at_the_end_of_an_alias_and_nowhere_else() -> None:
+    found = accepted(query(), ["60 CNAME x.other.test.", "x.other.test.|60 A 127.0.0.1"])
+    assert found.error is not None
+    assert accepted(query(), ["60 A 198.51.100.1", "x.other.test.|60 A 127.0.0.1"]).error is None
+    # A text, or the address in another type's data, is nothing that is connected to.
+    assert accepted(query(kind="TXT"), ["60 TXT 127.0.0.1"]).error is None
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("A", ["60 CNAME web-01.LOCAL."]),
+        ("A", ["60 CNAME web-01.local.", "web-01.local.|60 A 198.51.100.1"]),
+        ("A", ["60 CNAME x.other.test.", "x.other.test.|60 CNAME vm.internal."]),
+        ("CNAME", ["60 CNAME web-01.local."]),
+        ("HTTPS", ["60 HTTPS 0 web-01.local."]),
+        ("SVCB", ["60 SVCB 1 web-01.local. port=80"]),
+    ],
+)
+def test_f44_nothing_from_outside_leads_into_our_zones(kind: str, answer: list[str], trusted: bool) -> None:
+    found = accepted(query(kind=kind), answer, trusted=trusted)
+    assert (found.rcode, found.answer, found.ttl) == (0, (), 60)
+    assert found.error is not None
+    assert found.error[0] == 15
+
+
+def test_names_like_ours_are_not_ours() -> None:
+    assert len(accepted(query(), ["60 CNAME notlocal.", "notlocal.|60 A 198.51.100.1"]).answer) == 2
+
+
+def test_rdata_comes_out_uncompressed() -> None:
+    found = accepted(query(kind="MX"), ["60 MX 10 mail.www.fz.test."])
+    assert found.answer[0].rdata == b"\0\x0a" + to_wire("mail.www.fz.test")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=80), st.integers(0, len(GOOD)), st.integers(0, 12))
+def test_nothing_makes_it_raise(noise: bytes, at: int, cut: int) -> None:
+    packet = GOOD[:at] + noise + GOOD[at + cut :]
+    for stream in (False, True):
+        assert isinstance(judged(packet, SENT, stream=stream), Forwarded | Rejected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(29, len(GOOD) - 1), st.integers(0, 255))
+def test_no_flipped_byte_gives_another_name_s_address(at: int, byte: int) -> None:
+    found = judged(change(GOOD, at, bytes((byte,))), SENT)
+    if isinstance(found, Forwarded):
+        assert all(one.owner.lower() == SENT.key for one in found.answer)
+
+
+def test_addresses_are_judged_alike_packed() -> None:
+    assert rebinding.inner(bytes((192, 168, 0, 1)))
+    assert not rebinding.inner(bytes((8, 8, 8, 8)))

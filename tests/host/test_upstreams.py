@@ -1,0 +1,293 @@
+"""What each system says of its DNS servers. The texts are in the format of the systems; only Linux's were seen live."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmdns.core.name import to_wire
+from vmdns.core.upstream import Upstream, Upstreams
+from vmdns.host import linux, macos, upstreams, windows
+
+
+def names(*texts: str) -> frozenset[bytes]:
+    return frozenset(to_wire(text) for text in texts)
+
+
+def at(*addresses: str, port: int = 53) -> tuple[Upstream, ...]:
+    return tuple(Upstream(address, port) for address in addresses)
+
+
+# -- Linux ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "servers", "search"),
+    [
+        ("nameserver 192.168.1.1\nsearch lan\n", at("192.168.1.1"), names("lan")),
+        ("# nameserver 1.1.1.1\n; x\nnameserver 9.9.9.9 # quad9\n", at("9.9.9.9"), names()),
+        ("nameserver fe80::1%eth0\nnameserver 2001:db8::53\n", at("fe80::1%eth0", "2001:db8::53"), names()),
+        ("\tnameserver\t10.0.0.1\r\nnameserver 10.0.0.1\n", at("10.0.0.1"), names()),
+        ("domain a.test\nsearch b.test C.Test. .\n", (), names("b.test", "c.test")),
+        ("search a.test\ndomain b.test\noptions edns0 trust-ad\n", (), names("b.test")),
+        ("search a..b fine.test " + "x" * 64 + "\n", (), names("fine.test")),
+        ("nameserver\nsearch\nnonsense\n\0\ufffd\n", (), names()),
+        ("nameservers 1.2.3.4\nsortlist 130.155.160.0\n", (), names()),
+        ("", (), names()),
+    ],
+)
+def test_resolv_conf(text: str, servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
+    assert linux.parse_resolv_conf(text) == Upstreams(servers, search=search)
+
+
+STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"
+REAL = "nameserver 192.168.1.1\nnameserver 10.8.0.1\nsearch lan corp.test\n"
+
+
+@pytest.mark.parametrize(
+    ("etc", "resolved", "servers", "search"),
+    [
+        (STUB, REAL, at("192.168.1.1", "10.8.0.1"), names("lan", "corp.test")),
+        (STUB.replace("53", "54"), REAL, at("192.168.1.1", "10.8.0.1"), names("lan", "corp.test")),
+        (STUB, None, at("127.0.0.53"), names("lan")),
+        (STUB, "# No DNS servers known.\n", at("127.0.0.53"), names("lan")),
+        (STUB, STUB, at("127.0.0.53"), names("lan")),
+        ("nameserver 9.9.9.9\n", REAL, at("9.9.9.9"), names()),
+        (STUB + "nameserver 9.9.9.9\n", REAL, at("127.0.0.53", "9.9.9.9"), names("lan")),
+        ("", REAL, (), names()),
+    ],
+)
+def test_the_servers_behind_systemd_resolved(
+    tmp_path: Path, etc: str, resolved: str | None, servers: tuple[Upstream, ...], search: frozenset[bytes]
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/resolv.conf").write_text(etc)
+    if resolved is not None:
+        (tmp_path / "run/systemd/resolve").mkdir(parents=True)
+        (tmp_path / "run/systemd/resolve/resolv.conf").write_text(resolved)
+    assert linux.read(tmp_path) == Upstreams(servers, search=search)
+
+
+def test_a_resolv_conf_that_is_gone_or_dangles_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
+        linux.read(tmp_path)
+
+
+def test_a_resolv_conf_in_latin_1_is_read(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/resolv.conf").write_bytes(b"# caf\xe9\nnameserver 192.0.2.1\nsearch caf\xe9.test lan\n")
+    found = linux.read(tmp_path)
+    assert found.default == at("192.0.2.1")
+    assert to_wire("lan") in found.search
+
+
+def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "run/NetworkManager").mkdir(parents=True)
+    (tmp_path / "etc/resolv.conf").symlink_to("../run/NetworkManager/resolv.conf")
+    assert linux.watched(tmp_path) == [tmp_path / "etc", tmp_path / "run/NetworkManager"]
+    (tmp_path / "run/systemd/resolve").mkdir(parents=True)
+    assert linux.watched(tmp_path)[2:] == [tmp_path / "run/systemd/resolve"]
+
+
+# -- macOS ----------------------------------------------------------------------------------------------------
+
+SCUTIL = """DNS configuration
+
+resolver #1
+  search domain[0] : home.lan
+  search domain[1] : corp.example
+  nameserver[0] : 192.168.1.1
+  nameserver[1] : fe80::1%en0
+  if_index : 6 (en0)
+  flags    : Request A records, Request AAAA records
+  reach    : 0x00020002 (Reachable,Directly Reachable Address)
+
+resolver #2
+  domain   : local
+  options  : mdns
+  timeout  : 5
+  flags    : Request A records, Request AAAA records
+  reach    : 0x00000000 (Not Reachable)
+  order    : 300000
+
+resolver #3
+  domain   : 254.169.in-addr.arpa
+  options  : mdns
+  timeout  : 5
+  order    : 300200
+
+resolver #4
+  domain   : vm.internal
+  nameserver[0] : 127.0.0.1
+  port     : 5300
+  flags    : Request A records, Request AAAA records
+  reach    : 0x00030002 (Reachable,Local Address,Directly Reachable Address)
+
+resolver #5
+  domain   : Corp.Example.
+  nameserver[0] : 10.8.0.1
+  nameserver[1] : 10.8.0.2
+  flags    : Supplemental, Request A records
+  order    : 101400
+
+resolver #6
+  nameserver[0] : 9.9.9.9
+  flags    : Supplemental
+
+resolver #7
+  domain   : empty.example
+  flags    : Request A records
+
+DNS configuration (for scoped queries)
+
+resolver #1
+  search domain[0] : scoped.example
+  nameserver[0] : 172.20.10.1
+  if_index : 9 (en7)
+  flags    : Scoped, Request A records
+  reach    : 0x00000002 (Reachable)
+"""
+
+
+def test_scutil() -> None:
+    assert macos.parse_scutil(SCUTIL) == Upstreams(
+        at("192.168.1.1", "fe80::1%en0", "9.9.9.9"),
+        {to_wire("vm.internal"): at("127.0.0.1", port=5300), to_wire("corp.example"): at("10.8.0.1", "10.8.0.2")},
+        names("home.lan", "corp.example"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", Upstreams()),
+        ("No DNS configuration available\n", Upstreams()),
+        ("DNS configuration\n\nresolver #1\n  flags : Request A records\n", Upstreams()),
+        (
+            "DNS configuration\n\nresolver #1\n  domain : home\n  nameserver[0] : 10.0.0.1\n  order   : 200000\n",
+            Upstreams(at("10.0.0.1"), search=names("home")),
+        ),
+        ("DNS configuration\n\nresolver #1\n  domain : a..b\n  nameserver[0] : 10.0.0.1\n", Upstreams()),
+    ],
+)
+def test_scutil_s_other_words(text: str, found: Upstreams) -> None:
+    assert macos.parse_scutil(text) == found
+
+
+# -- Windows --------------------------------------------------------------------------------------------------
+
+WIFI, VPN, OLD, VBOX = "{AAAA0001}", "{BBBB0002}", "{CCCC0003}", "{DDDD0004}"
+HERE = {"192.168.1.20", "10.8.0.6", "192.168.56.1"}
+
+
+def interface(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
+    return {rf"{windows.TCPIP}\Interfaces\{guid}": values}
+
+
+def interface6(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
+    return {rf"{windows.TCPIP6}\Interfaces\{guid}": values}
+
+
+WIFI_DHCP = interface(
+    WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", DhcpNameServer="192.168.1.1 192.168.1.2", NameServer="",
+    DhcpDomain="home.lan", Domain="", DhcpDefaultGateway=["192.168.1.1"], IPAddress=["0.0.0.0"],
+)  # fmt: skip
+STALE = interface(OLD, EnableDHCP=1, DhcpIPAddress="172.20.10.3", DhcpNameServer="172.20.10.1", DhcpDomain="phone")
+HOST_ONLY = interface(VBOX, EnableDHCP=0, IPAddress=["192.168.56.1"], DefaultGateway=[], NameServer="192.168.56.9")
+NEVER_UP = interface("{EEEE0005}", EnableDHCP=1, DhcpIPAddress="0.0.0.0", DhcpNameServer="1.2.3.4")
+
+
+def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
+    registry = {path: values for part in parts for path, values in part.items()}
+    return windows.parse_registry(registry, HERE.__contains__)
+
+
+@pytest.mark.parametrize(
+    ("parts", "servers", "search"),
+    [
+        ([WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
+        ([STALE, NEVER_UP, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
+        # One without a gateway (VirtualBox's host-only adapter) comes after those that lead somewhere.
+        ([HOST_ONLY, WIFI_DHCP], at("192.168.1.1", "192.168.1.2", "192.168.56.9"), names("home.lan")),
+        # What the user typed counts more than what DHCP gave.
+        (
+            [interface(WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", NameServer="9.9.9.9,1.1.1.1",
+                       DhcpNameServer="192.168.1.1", Domain="typed.test", DhcpDomain="given.test")],
+            at("9.9.9.9", "1.1.1.1"), names("typed.test"),
+        ),
+        (
+            [WIFI_DHCP, interface6(WIFI, NameServer="2001:db8::53 fe80::1%12",
+                                   Dhcpv6DNSServers=bytes(16)), interface6(OLD, NameServer="2001:db8::99")],
+            at("192.168.1.1", "192.168.1.2", "2001:db8::53", "fe80::1%12"), names("home.lan"),
+        ),
+        (
+            [WIFI_DHCP, interface6(WIFI, NameServer="", Dhcpv6DNSServers=ipaddress.ip_address("2001:db8::1").packed
+                                   + ipaddress.ip_address("2001:db8::2").packed + b"torn")],
+            at("192.168.1.1", "192.168.1.2", "2001:db8::1", "2001:db8::2"), names("home.lan"),
+        ),
+        ([interface6(WIFI, NameServer="2001:db8::53")], at("2001:db8::53"), names()),
+        (
+            [WIFI_DHCP, {windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test", "NV Domain": "ad.test"},
+                         windows.POLICY: {"SearchList": "gpo.test"}}],
+            at("192.168.1.1", "192.168.1.2"), names("home.lan", "a.test", "b.test", "ad.test", "gpo.test"),
+        ),
+        ([], (), names()),
+        ([interface(WIFI, EnableDHCP="?", IPAddress=7, NameServer=b"\1")], (), names()),
+    ],
+)  # fmt: skip
+def test_registry(parts: list[dict[str, Any]], servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
+    assert read_windows(*parts) == Upstreams(servers, {}, search)
+
+
+def rule(base: str, number: int, **values: Any) -> dict[str, dict[str, Any]]:
+    return {rf"{base}\{{{number}}}": {"Version": 2, "ConfigOptions": 8, **values}}
+
+
+CORP = rule(windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2")
+
+
+@pytest.mark.parametrize(
+    ("parts", "default", "domains"),
+    [
+        (
+            [CORP], (),
+            {"corp.example": at("10.8.0.1", "10.8.0.2"), "host.other.example": at("10.8.0.1", "10.8.0.2")},
+        ),
+        ([rule(windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
+        ([rule(windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
+        ([rule(windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
+        ([rule(windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
+        # With one rule of a group policy, Windows ignores the local ones.
+        (
+            [CORP, rule(windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
+            {"gpo.test": at("10.7.0.1")},
+        ),
+    ],
+)  # fmt: skip
+def test_name_resolution_policy(
+    parts: list[dict[str, Any]], default: tuple[Upstream, ...], domains: dict[str, tuple[Upstream, ...]]
+) -> None:
+    found = read_windows(WIFI_DHCP, *parts)
+    assert found.default == (*default, *at("192.168.1.1", "192.168.1.2"))
+    assert found.domains == {to_wire(domain): servers for domain, servers in domains.items()}
+
+
+def test_an_address_is_assigned_where_it_can_be_bound() -> None:
+    assert windows.is_assigned("127.0.0.1")
+    assert not windows.is_assigned("192.0.2.77")
+    assert not windows.is_assigned("no address")
+
+
+# -- this machine ---------------------------------------------------------------------------------------------
+
+
+def test_this_machine_is_read() -> None:
+    """Whatever it uses, its servers are addresses and its folders are there."""
+    for server in upstreams.read_upstreams().default:
+        ipaddress.ip_address(server.address)
+    assert all(folder.is_dir() for folder in upstreams.watched())
+    assert upstreams.watched() or upstreams.POLL_SECONDS > 0
