@@ -62,12 +62,12 @@ class ControlServer:
         self._lock = Lock(folder, key)
         try:
             await (self._open_port if self._loopback else self._open_socket)(folder, key)
-        except OSError as error:
-            await self.close()
-            raise ControlError(f"the control channel in {folder} cannot be opened: {error.strerror or error}") from None
         except ControlError:
             await self.close()
             raise
+        except OSError as error:
+            await self.close()
+            raise ControlError(f"the control channel in {folder} cannot be opened: {error.strerror or error}") from None
 
     async def _open_socket(self, folder: Path, key: str) -> None:
         if sys.platform == "win32":

@@ -75,13 +75,14 @@ def _ask(folder: Path, key: str | None, message: dict[str, Any], timeout: float 
 
 
 def _connect(folder: Path, key: str | None) -> Connection:
+    nobody = NotRunning(f"no vmdns runs {'here' if key is None else 'for this VirtualBox home'}")
     if not is_own(folder):
-        raise NotRunning("no vmdns runs here")
+        raise nobody
     wanted = key or instance_key(None)
     if found := _open(folder, wanted):
         return found
     if key is not None:
-        raise NotRunning("no vmdns runs for this VirtualBox home")
+        raise nobody
     live: list[Connection] = []
     for other in _keys(folder, wanted):
         if found := _open(folder, other):
@@ -92,7 +93,7 @@ def _connect(folder: Path, key: str | None) -> Connection:
         connection.close()
     if live:
         raise ControlError("several vmdns run, none for the usual VirtualBox home; say which by --vbox-home")
-    raise NotRunning("no vmdns runs here")
+    raise nobody
 
 
 def _keys(folder: Path, without: str) -> list[str]:

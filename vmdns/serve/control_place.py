@@ -18,7 +18,7 @@ from pathlib import Path
 MAX_SOCKET_PATH = 103
 
 
-class ControlError(Exception):
+class ControlError(OSError):
     """The control channel cannot be used; the text says why and what to do."""
 
 
