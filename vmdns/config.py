@@ -96,7 +96,7 @@ class Key:
 
 
 KEYS: dict[str, Key] = {
-    "listen": Key(values.listen, 'addresses to answer at, like "127.0.0.1:53"; empty: vmdns chooses'),
+    "listen": Key(values.listen, 'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of 127.0.0.1 and ::1'),
     "zones": Key(values.zones, "the zones that VM names live in, the main one first"),
     "upstreams": Key(values.upstreams, "servers that everything else is forwarded to; empty: what this host uses"),
     "hosts": Key(values.truth, "whether names of this host's hosts file are answered"),
