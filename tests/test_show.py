@@ -1,0 +1,283 @@
+"""How responses become lines: nothing from outside steers the terminal, everything fits it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmdns import show
+from vmdns.show import Look
+
+PLAIN = Look()
+NOW = 1_700_000_000.0
+EVIL = "\x1b[2J\x1b]0;gone\x07\x9b31m\u202eevil\r\nline\u2028\ud800\x7f"
+
+WEB: dict[str, Any] = {
+    "name": "web.local",
+    "also": ["web.lab.local"],
+    "vm": "Web",
+    "uuid": "0f7e",
+    "state": "Running",
+    "addresses": [
+        {
+            "address": "10.0.2.4",
+            "network": {"kind": "natnetwork", "name": "NatNetwork"},
+            "mac": "080027000001",
+            "source": "lease",
+            "why": "DHCP lease of NatNetwork, 540 s left",
+            "since": NOW - 61,
+        },
+        {
+            "address": "192.168.56.101",
+            "network": {"kind": "hostonly", "name": "vboxnet0"},
+            "mac": "080027000002",
+            "source": "guest",
+            "why": "Guest Additions",
+            "since": NOW - 7_300,
+        },
+    ],
+    "note": "",
+}
+DB: dict[str, Any] = {
+    "name": "db.local",
+    "also": [],
+    "vm": "db",
+    "uuid": "1f7e",
+    "state": "Running",
+    "addresses": [],
+    "note": "running, but no address is known yet",
+}
+NAMES: dict[str, Any] = {
+    "zones": ["local", "vm.internal"],
+    "serial": 7,
+    "names": [DB, WEB],
+    "problems": ["VM db2 wanted the name db"],
+}
+STATUS: dict[str, Any] = {
+    "version": "0.1.0",
+    "pid": 4711,
+    "started": NOW - 7_300,
+    "zones": ["local", "vm.internal"],
+    "serial": 7,
+    "listeners": [
+        {"address": "127.0.0.1", "port": 5300, "state": "listening", "detail": "port 53 is held by dnsmasq"},
+        {"address": "::1", "port": 53, "state": "failed", "detail": "no right"},
+    ],
+    "virtualbox": {"version": "7.2.4", "reader": "api", "home": "/home/me/VirtualBox", "state": "ok", "detail": ""},
+    "sources": [{"name": "leases", "state": "stale", "detail": "gone", "since": NOW - 5, "facts": 3}],
+    "upstreams": [
+        {"address": "192.0.2.53:53", "asked": 5, "answered": 4, "failed": 1, "round_trip_ms": 12.5, "error": "late"},
+        {"address": "192.0.2.54:53", "asked": 0, "answered": 0, "failed": 0, "round_trip_ms": None, "error": ""},
+    ],
+    "counts": {"queries": 12, "tcp_open": 1},
+    "problems": ["VM db2 wanted the name db"],
+}  # fmt: skip
+ANSWER: dict[str, Any] = {
+    "question": "web.local. A",
+    "rcode": "NOERROR",
+    "answer": ["web.local. 5 IN A 10.0.2.4"],
+    "authority": ["local. 5 IN SOA ns.local. hostmaster.local. 42 3600 1200 604800 3600", "local. 5 IN NS ns.local."],
+    "why": ["DHCP lease of NatNetwork"],
+    "extended_error": "stale",
+}
+CHANGE: dict[str, Any] = {**WEB, "change": "appeared", "was": [], "why": "Guest Additions", "at": NOW}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("web", "web"),
+        ("", ""),
+        ("é 리눅스 🦀 l'été", "é 리눅스 🦀 l'été"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("a\nb\r\tc\x07\x00\x7f", "a\\nb\\r\\tc\\x07\\x00\\x7f"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\u202eb\u2066c\u200fd", "a\\u202eb\\u2066c\\u200fd"),
+        ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),
+        ("\ud800\ufeff\u200b", "\\ud800\\ufeff\\u200b"),
+        ("\U000e0041", "\\U000e0041"),
+        (5, "5"),
+    ],
+)
+def test_what_steers_is_escaped(text: object, shown: str) -> None:
+    assert show.safe(text) == shown
+
+
+def replaced(value: Any, text: str) -> Any:
+    """The value with every text in it replaced."""
+    if isinstance(value, dict):
+        return {key: replaced(item, text) for key, item in value.items()}
+    if isinstance(value, list):
+        return [replaced(item, text) for item in value]
+    return text if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("look", [PLAIN, Look(80, True), Look(40)])
+def test_no_text_of_a_response_reaches_the_terminal_raw(look: Look) -> None:
+    lines = show.names(replaced(NAMES, EVIL), NOW, look) + show.status(replaced(STATUS, EVIL), NOW, look)
+    lines += show.answer(replaced(ANSWER, EVIL), EVIL, look)
+    lines.append(show.change(replaced(CHANGE, EVIL), look))
+    assert len(lines) > 25
+    for line in lines:
+        own = re.sub(r"\x1b\[\d+m", "", line) if look.colour else line
+        assert not [char for char in own if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")], line
+    assert sum("\\x1b" in line for line in lines) > 5
+
+
+def test_names() -> None:
+    assert show.names(NAMES, NOW, PLAIN) == [
+        "NAME       ADDRESS         NETWORK                 AGE    WHY",
+        "db.local   -                                              running, but no address is known yet",
+        "web.local  10.0.2.4        NAT Network NatNetwork  1 min  DHCP lease of NatNetwork, 540 s left",
+        "           192.168.56.101  host-only vboxnet0      2 h    Guest Additions",
+        "",
+        "The same names end in vm.internal as well as in local.",
+        "",
+        "! VM db2 wanted the name db",
+    ]
+    assert show.names({**NAMES, "names": [], "problems": []}, NOW, PLAIN) == ["No VM is running that has a name."]
+
+
+def test_status() -> None:
+    assert show.status(STATUS, NOW, PLAIN) == [
+        "vmdns 0.1.0, process 4711, up 2 h, zones local and vm.internal, serial 7",
+        "",
+        "LISTENER   PORT  STATE      DETAIL",
+        "127.0.0.1  5300  listening  port 53 is held by dnsmasq",
+        "::1        53    failed     no right",
+        "",
+        "VIRTUALBOX  READER  SETTINGS             STATE  DETAIL",
+        "7.2.4       api     /home/me/VirtualBox  ok",
+        "",
+        "SOURCE  STATE  FACTS  SINCE  DETAIL",
+        "leases  stale  3      5 s    gone",
+        "",
+        "UPSTREAM       ASKED  ANSWERED  FAILED  ROUND TRIP  ERROR",
+        "192.0.2.53:53  5      4         1       12.5 ms     late",
+        "192.0.2.54:53  0      0         0       -",
+        "",
+        "12 queries, 1 tcp open",
+        "",
+        "! VM db2 wanted the name db",
+    ]
+
+
+def test_answer() -> None:
+    assert show.answer(ANSWER, "10.0.2.9", PLAIN) == [
+        ";; web.local. A: NOERROR, asked as 10.0.2.9",
+        "web.local. 5 IN A 10.0.2.4",
+        ";; authority: local. SOA serial 42, absence is remembered for 5 s",
+        ";; authority: local. 5 IN NS ns.local.",
+        ";; extended error: stale",
+        ";; why: DHCP lease of NatNetwork",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            {**CHANGE, "addresses": WEB["addresses"][:1]},
+            "+ web.local  10.0.2.4 (NAT Network NatNetwork)  [Guest Additions]",
+        ),
+        ({**CHANGE, "addresses": [], "why": ""}, "+ web.local  no address known yet"),
+        (
+            {**CHANGE, "change": "changed", "addresses": WEB["addresses"][:1], "was": ["10.0.2.3"], "why": ""},
+            "~ web.local  10.0.2.4 (NAT Network NatNetwork)  (was 10.0.2.3)",
+        ),
+        (
+            {
+                **CHANGE,
+                "change": "changed",
+                "addresses": WEB["addresses"][:1],
+                "was": ["10.0.2.4"],
+                "was_name": "w.local",
+                "why": "",
+            },
+            "~ web.local  10.0.2.4 (NAT Network NatNetwork)  (was w.local)",
+        ),
+        (
+            {**CHANGE, "change": "gone", "addresses": [], "was": ["10.0.2.4"], "why": "powered off"},
+            "- web.local  (was 10.0.2.4)  [powered off]",
+        ),
+    ],
+)
+def test_change(line: dict[str, Any], shown: str) -> None:
+    time, rest = show.change(line, PLAIN).split(" ", 1)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", time)
+    assert rest == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (86399, "23 h"),
+        (86400, "1 d"), (8640000, "100 d"),
+    ],
+)  # fmt: skip
+def test_age(seconds: float, shown: str) -> None:
+    assert show.age(seconds) == shown
+
+
+def test_wide_letters_are_two_columns() -> None:
+    assert show.table(("A", "B"), [("리눅스", "x"), ("e\u0301", "y")], PLAIN) == [
+        "A       B",
+        "리눅스  x",
+        "e\u0301       y",
+    ]
+    assert show.table(("A", "B"), [("리눅스리눅스", "x")], Look(12)) == ["A          B", "리눅스...  x"]
+
+
+def columns(text: str) -> int:
+    return sum(
+        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.category(char) in ("Mn", "Me") else 1
+        for char in re.sub(r"\x1b\[\d+m", "", text)
+    )
+
+
+CELLS = st.text(max_size=60) | st.sampled_from(["ok", "failed", "10.0.2.4"])
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=5), st.integers(20, 200), st.booleans())
+def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]], width: int, colour: bool) -> None:
+    lines = show.table(("NAME", "ADDRESS", "WHY"), rows, Look(width, colour))
+    assert len(lines) == len(rows) + 1
+    assert all(columns(line) <= width for line in lines)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=5))
+def test_without_a_terminal_nothing_is_cut(rows: list[tuple[str, str]]) -> None:
+    for row, line in zip(rows, show.table(("NAME", "WHY"), rows, PLAIN)[1:], strict=True):
+        for cell in row:
+            assert show.safe(cell).rstrip() in line
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environ", "system", "colour"),
+    [
+        (True, {}, "linux", True),
+        (True, {"NO_COLOR": ""}, "linux", True),
+        (True, {"NO_COLOR": "1"}, "linux", False),
+        (True, {"TERM": "dumb"}, "linux", False),
+        (True, {}, "win32", False),
+        (True, {"WT_SESSION": "x"}, "win32", True),
+        (False, {}, "linux", False),
+    ],
+)
+def test_colour(
+    terminal: bool, environ: dict[str, str], system: str, colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "99")
+    assert show.look_of(terminal, environ, system) == Look(99 if terminal else 0, colour)
+    assert show.paint("x", 31, Look(80, colour)) == ("\x1b[31mx\x1b[0m" if colour else "x")
+
+
+def test_states_have_colours() -> None:
+    head, row = show.table(("STATE", "X"), [("ok", "y")], Look(80, True))
+    assert head == "\x1b[1mSTATE\x1b[0m  \x1b[1mX\x1b[0m"
+    assert row == "\x1b[32mok\x1b[0m     y"

@@ -1,0 +1,192 @@
+"""The command line as a parser: commands, options, and the help that teaches them."""
+
+from __future__ import annotations
+
+import argparse
+
+from vmdns import __version__
+
+SHELLS = ("bash", "zsh", "fish", "powershell")
+
+_ABOUT = """\
+DNS for the VMs of VirtualBox: name a VM, ask for the name, get its address.
+
+Start it beside VirtualBox:
+
+  vmdns run                  answers until Ctrl-C; web is then web.local
+
+and ask it from another terminal:
+
+  vmdns names                which names there are, and why
+  vmdns ask web              what is answered for one name, and why
+  vmdns status               whether all is well
+"""
+
+_STATUS = """\
+exit status:
+  0  done
+  1  failed; the reason stands on standard error
+  2  the command line is wrong
+  3  no vmdns runs
+"""
+
+_RUN = """\
+Finds VirtualBox and answers for its VMs until Ctrl-C or SIGTERM. It needs no
+configuration.
+
+Every line it prints is one event: where it listens, which VirtualBox it found,
+each name that appears (+), changes (~) or goes (-). A line beginning with
+"ready" says that it answers.
+"""
+
+_RUN_EXAMPLES = """\
+examples:
+  vmdns run
+  vmdns run --listen 127.0.0.1:5300        no right to port 53 is needed
+  vmdns run --listen 127.0.0.1 --listen 192.168.56.1
+  vmdns run --upstream 192.0.2.53          forward to this server only
+  vmdns run --vbox-home ~/lab/VirtualBox   the VMs of another VirtualBox home
+
+exit status:
+  0  ended by Ctrl-C or SIGTERM
+  1  it could not serve: the configuration is wrong, or it can listen nowhere
+  2  the command line is wrong
+"""
+
+_NAMES = """\
+Shows each running VM's name with its addresses by network, and why they are so.
+When no vmdns runs, it takes one look at VirtualBox of its own.
+"""
+
+_NAMES_EXAMPLES = """\
+examples:
+  vmdns names
+  vmdns names --watch               a line for each change, until Ctrl-C
+  vmdns names --json | jq -r '.names[] | .name'
+"""
+
+_ASK = """\
+Shows what the running vmdns answers, record by record, and why. A name without
+a dot is taken for a VM's, an address for the question of its name (PTR).
+"""
+
+_ASK_EXAMPLES = """\
+examples:
+  vmdns ask web                              the same as: vmdns ask web.local A
+  vmdns ask web.local AAAA
+  vmdns ask 10.0.2.4                         which name has this address?
+  vmdns ask db --as 192.168.56.101           what this guest would be answered
+"""
+
+_STATUS_ABOUT = """\
+Shows where the running vmdns listens, and how VirtualBox, the sources of names
+and the upstreams fare.
+"""
+
+_CONFIG = """\
+Shows the configuration in force, defaults included, as a vmdns.toml that you
+can copy from. A wrong file is an error that says the file, the line, the key
+and what would be right.
+"""
+
+_CONFIG_EXAMPLES = """\
+examples:
+  vmdns config
+  vmdns config --config new.toml && cp new.toml ~/.config/vmdns/vmdns.toml
+"""
+
+_COMPLETION = """\
+Prints a script that lets your shell complete vmdns' commands and options.
+"""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  vmdns completion bash > ~/.local/share/bash-completion/completions/vmdns
+  vmdns completion zsh > ~/.zfunc/_vmdns
+                        with fpath+=~/.zfunc before compinit in ~/.zshrc
+  vmdns completion fish > ~/.config/fish/completions/vmdns.fish
+  vmdns completion powershell >> $PROFILE
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `command` says which command was given, None for none."""
+    parser = argparse.ArgumentParser(
+        prog="vmdns",
+        description=_ABOUT,
+        epilog=_STATUS + "\n'vmdns COMMAND --help' tells more of each command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vmdns {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    def command(name: str, short: str, long: str, end: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=short, description=long, epilog=end, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    run = command("run", "answer for the VMs of VirtualBox", _RUN, _RUN_EXAMPLES)
+    run.add_argument(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="ADDR[:PORT]",
+        help="answer at this address and port instead of the default ones; may be repeated",
+    )
+    _home(run)
+    _reader(run)
+    run.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="ADDR[:PORT]",
+        help="forward everything else to this server instead of what the host uses; may be repeated",
+    )
+    _file(run)
+
+    names = command("names", "show the names and addresses of the VMs", _NAMES, _NAMES_EXAMPLES + "\n" + _STATUS)
+    _json(names)
+    names.add_argument("--watch", action="store_true", help="go on with a line for each change")
+    _home(names)
+    _reader(names)
+
+    ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES + "\n" + _STATUS)
+    ask.add_argument("name", metavar="NAME", help="a name, a VM's name without zone, or an address")
+    ask.add_argument("type", metavar="TYPE", nargs="?", help="the record type, like AAAA or SRV (default: A)")
+    ask.add_argument("--as", dest="asker", metavar="ADDRESS", help="ask as the machine with this address would")
+    _json(ask)
+    _home(ask)
+
+    status = command("status", "show whether all is well", _STATUS_ABOUT, _STATUS)
+    _json(status)
+    _home(status)
+
+    config = command("config", "show the configuration in force", _CONFIG, _CONFIG_EXAMPLES)
+    _file(config)
+
+    completion = command("completion", "print a script that completes commands", _COMPLETION, _COMPLETION_EXAMPLES)
+    completion.add_argument("shell", choices=SHELLS, help="the shell to print it for")
+    return parser
+
+
+def _home(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vbox-home", default="", metavar="DIR", help="the VirtualBox home that is meant (default: VBOX_USER_HOME's)"
+    )
+
+
+def _reader(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reader",
+        choices=("auto", "api", "vboxmanage"),
+        default="",
+        help="read VirtualBox through its API, through VBoxManage, or through the first that works (default: auto)",
+    )
+
+
+def _file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="read this file instead of the usual vmdns.toml")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")

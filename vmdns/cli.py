@@ -1,0 +1,244 @@
+"""The commands. The only file that prints; each command imports what it needs itself, so that it starts fast."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vmdns import show
+from vmdns.arguments import build_parser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmdns.config import Config, Options
+
+DONE, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
+INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
+
+
+class _Fail(Exception):
+    """Ends the command: what to print on standard error, and the exit status."""
+
+    def __init__(self, text: str, status: int = FAILED) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter shows its code; a name must never end the program.
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    try:
+        status = _COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+    except _Fail as fail:
+        print(f"vmdns: {show.safe(fail)}", file=sys.stderr)
+        return fail.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read standard output has gone, as `head` does; Python would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    return status
+
+
+def _run(arguments: Namespace) -> int:
+    from vmdns import app
+
+    options = _options(arguments)
+    config, path = _configuration(arguments.config, options)
+    return app.run(config, path, options, _say)
+
+
+def _say(line: str) -> None:
+    # The server goes on when nobody reads its output any more.
+    with contextlib.suppress(OSError, ValueError):
+        print(show.safe(line), flush=True)
+
+
+def _options(arguments: Namespace) -> Options:
+    from vmdns.config import Options
+
+    home = os.path.abspath(os.path.expanduser(arguments.vbox_home)) if arguments.vbox_home else ""
+    listen, upstreams = getattr(arguments, "listen", ()), getattr(arguments, "upstream", ())
+    return Options(tuple(listen), tuple(upstreams), home, arguments.reader)
+
+
+def _configuration(file: str | None, options: Options | None = None) -> tuple[Config, Path | None]:
+    """The configuration in force, and the file to watch: the one named, or the usual one where its folder is."""
+    from pathlib import Path
+
+    from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
+    from vmdns.core.records import check_records
+    from vmdns.host.folders import config_file
+
+    try:
+        path = Path(file) if file is not None else config_file()
+        try:
+            config = load(path, check_records)
+        except ConfigMissing:
+            if file is not None:
+                raise
+            config = Config()
+        return config.with_options(options or Options()), path if path.parent.is_dir() else None
+    except (ConfigError, RuntimeError) as error:
+        raise _Fail(str(error)) from None
+
+
+def _names(arguments: Namespace) -> int:
+    from vmdns import client
+    from vmdns.serve.control_client import ControlError, NotRunning
+
+    if arguments.watch:
+        return _watch(arguments)
+    try:
+        found = client.request(arguments.vbox_home, {"do": "names"})
+    except NotRunning as error:
+        print(f"vmdns: {error}; this is one look at VirtualBox", file=sys.stderr)
+        found = _look_once(arguments)
+    except ControlError as error:
+        raise _Fail(str(error)) from None
+    return _show(arguments, _sound(found), lambda look: show.names(found, time.time(), look))
+
+
+def _look_once(arguments: Namespace) -> dict[str, Any]:
+    from vmdns import app
+    from vmdns.sources.reader import Unavailable
+
+    config, _ = _configuration(None, _options(arguments))
+    try:
+        return app.look_once(config)
+    except (Unavailable, OSError) as error:
+        raise _Fail(str(error)) from None
+
+
+def _watch(arguments: Namespace) -> int:
+    from vmdns import client
+    from vmdns.serve.control_client import ControlError, NotRunning
+
+    look = _look()
+    try:
+        for line in client.stream(arguments.vbox_home, {"do": "watch"}):
+            if arguments.json:
+                print(json.dumps(_sound(line)))
+            elif "change" in line:
+                print(show.change(line, look))
+            else:
+                _print(show.names(_sound(line), time.time(), look))
+            sys.stdout.flush()
+    except NotRunning as error:
+        raise _Fail(f"{error}, so there is nothing to watch; start one with: vmdns run", NOT_RUNNING) from None
+    except ControlError as error:
+        raise _Fail(str(error)) from None
+    raise _Fail("vmdns has ended", NOT_RUNNING)
+
+
+def _ask(arguments: Namespace) -> int:
+    import ipaddress
+
+    name, kind = arguments.name, (arguments.type or "").upper()
+    if arguments.asker is not None:
+        try:
+            ipaddress.ip_address(arguments.asker)
+        except ValueError:
+            raise _Fail(f"--as {arguments.asker}: not an address; write it like 192.168.56.101", USAGE) from None
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        if "." not in name or " " in name:
+            name = _name_of_vm(arguments, name)
+    else:
+        # Made anew without the zone id of a link-local address, which DNS does not know.
+        name = type(address)(int(address)).reverse_pointer
+        kind = kind or "PTR"
+    response = _request(arguments, {"do": "ask", "name": name, "type": kind or "A", "as": arguments.asker})
+    return _show(arguments, response, lambda look: show.answer(response, arguments.asker, look))
+
+
+def _name_of_vm(arguments: Namespace, name: str) -> str:
+    """The full name of a VM, in the main zone of the server that runs."""
+    from vmdns.core.name import label
+
+    zone = _request(arguments, {"do": "status"})["zones"][0]
+    return f"{label(name) or name}.{zone}"
+
+
+def _status(arguments: Namespace) -> int:
+    response = _request(arguments, {"do": "status"})
+    return _show(arguments, response, lambda look: show.status(response, time.time(), look))
+
+
+def _config(arguments: Namespace) -> int:
+    from vmdns.config import render
+
+    config, _ = _configuration(arguments.config)
+    print(render(config), end="")
+    return DONE
+
+
+def _completion(arguments: Namespace) -> int:
+    from vmdns.completion import script
+
+    print(script(build_parser(), arguments.shell), end="")
+    return DONE
+
+
+def _request(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any]:
+    from vmdns import client
+    from vmdns.serve.control_client import ControlError, NotRunning
+
+    try:
+        return _sound(client.request(arguments.vbox_home, message))
+    except NotRunning as error:
+        raise _Fail(f"{error}; start one with: vmdns run", NOT_RUNNING) from None
+    except ControlError as error:
+        raise _Fail(str(error)) from None
+
+
+def _sound(response: dict[str, Any]) -> dict[str, Any]:
+    if "error" in response:
+        raise _Fail(str(response["error"]))
+    return response
+
+
+def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[show.Look], Sequence[str]]) -> int:
+    if arguments.json:
+        # In ASCII, so that what steers a terminal stays escaped.
+        print(json.dumps(response, indent=2))
+    else:
+        _print(lines(_look()))
+    return DONE
+
+
+def _look() -> show.Look:
+    return show.look_of(sys.stdout.isatty(), os.environ, sys.platform)
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "run": _run,
+    "names": _names,
+    "ask": _ask,
+    "status": _status,
+    "config": _config,
+    "completion": _completion,
+}

@@ -1,0 +1,213 @@
+"""How commands show things: responses of the control channel in, lines of text out.
+
+Names and texts of VMs come from outside: every cell goes through `safe` before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+GAP = "  "
+MIN_COLUMN = 4
+_COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31, "failed": 31}
+_NETWORKS = {
+    "nat": "NAT",
+    "natnetwork": "NAT Network",
+    "bridged": "bridged",
+    "hostonly": "host-only",
+    "hostonlynetwork": "host-only network",
+    "intnet": "internal",
+}
+
+
+class Look(NamedTuple):
+    """What the terminal bears: columns (0 for no bound), and colour."""
+
+    width: int = 0
+    colour: bool = False
+
+
+def look_of(terminal: bool, environ: Mapping[str, str], system: str) -> Look:
+    """The look for standard output: plain and without bound unless it is a terminal (https://no-color.org)."""
+    if not terminal:
+        return Look()
+    plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+    # The old console of Windows shows escape sequences as they are.
+    able = system != "win32" or "WT_SESSION" in environ
+    return Look(shutil.get_terminal_size().columns, able and not plain)
+
+
+def safe(text: object) -> str:
+    """The text with everything escaped that steers a terminal or turns around what is read.
+
+    Controls (ANSI among them), format characters (U+202E and its like), separators of lines, surrogates.
+    """
+    shown = str(text)
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(_escaped(char) if _steers(char) else char for char in shown)
+
+
+def _steers(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: two for wide characters, none for those that combine (Unicode TR 11)."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.category(char) in ("Mn", "Me") else 1
+        for char in text
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    while text and _width(text) > width - 3:
+        text = text[:-1]
+    return text + "..."
+
+
+def paint(text: str, code: int, look: Look) -> str:
+    """The text in a colour or weight (SGR code), where the look has any."""
+    return f"\x1b[{code}m{text}\x1b[0m" if look.colour else text
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], look: Look) -> list[str]:
+    """Aligned columns below a head, the widest ones cut until the whole fits."""
+    cells = [list(head), *([safe(cell) for cell in row] for row in rows)]
+    widths = [max(_width(row[at]) for row in cells) for at in range(len(head))]
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - look.width if look.width else 0
+    while over > 0 and max(widths) > MIN_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+        over -= 1
+    lines = []
+    for number, row in enumerate(cells):
+        shown = []
+        for cell, width in zip(row, widths, strict=True):
+            text = _cut(cell, width)
+            code = 1 if number == 0 else _COLOURS.get(cell, 0)
+            shown.append((paint(text, code, look) if code else text) + " " * (width - _width(text)))
+        lines.append(GAP.join(shown).rstrip())
+    return lines
+
+
+def age(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    seconds = max(0, seconds)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 1:.0f} s"
+
+
+def network(value: Mapping[str, str]) -> str:
+    """A network as VirtualBox's window calls it."""
+    kind = value.get("kind", "")
+    return f"{_NETWORKS.get(kind, kind)} {value.get('name', '')}".strip()
+
+
+def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+    """The table of `vmdns names`."""
+    rows = []
+    for one in response["names"]:
+        addresses = one["addresses"] or [None]
+        for number, address in enumerate(addresses):
+            row = [one["name"] if number == 0 else ""]
+            if address is None:
+                row += ["-", "", "", one.get("note", "")]
+            else:
+                why = [address["why"], one.get("note", "") if number == 0 else ""]
+                row += [address["address"], network(address["network"])]
+                row += [age(now - address["since"]) if address["since"] else "", "; ".join(filter(None, why))]
+            rows.append(row)
+    if rows:
+        lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, look)
+    else:
+        lines = ["No VM is running that has a name."]
+    first, *others = response["zones"]
+    if rows and others:
+        lines += ["", safe(f"The same names end in {' and '.join(others)} as well as in {first}.")]
+    return lines + _problems(response, look)
+
+
+def _problems(response: Mapping[str, Any], look: Look) -> list[str]:
+    found = response.get("problems") or []
+    return ["", *(paint("!", 33, look) + " " + safe(one) for one in found)] if found else []
+
+
+def change(line: Mapping[str, Any], look: Look) -> str:
+    """One line of `vmdns names --watch`."""
+    at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
+    sign, code = {"appeared": ("+", 32), "gone": ("-", 31)}.get(line["change"], ("~", 33))
+    addresses = ", ".join(f"{one['address']} ({network(one['network'])})" for one in line["addresses"])
+    parts = [line["name"]]
+    if line["change"] != "gone":
+        parts.append(addresses or "no address known yet")
+    was = [line["was_name"]] if line.get("was_name", line["name"]) != line["name"] else []
+    was += line["was"] if line["was"] != [one["address"] for one in line["addresses"]] else []
+    if was:
+        parts.append(f"(was {', '.join(was)})")
+    if line["why"]:
+        parts.append(f"[{line['why']}]")
+    return f"{at} {paint(sign, code, look)} {safe('  '.join(parts))}"
+
+
+def answer(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
+    """The answer of `vmdns ask`, in dig's way."""
+    asked = f", asked as {asker}" if asker else ""
+    lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, look)]
+    lines += [safe(record) for record in response["answer"]]
+    for record in response.get("authority", []):
+        parts = record.split()
+        if len(parts) == 11 and parts[3] == "SOA":
+            kept = min(int(parts[1]), int(parts[10]))  # RFC 2308 section 5
+            record = f"{parts[0]} SOA serial {parts[6]}, absence is remembered for {kept} s"
+        lines.append(safe(f";; authority: {record}"))
+    if response.get("extended_error"):
+        lines.append(safe(f";; extended error: {response['extended_error']}"))
+    return lines + [safe(f";; why: {one}") for one in response.get("why", [])]
+
+
+def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+    """The pages of `vmdns status`."""
+    zones = " and ".join(response["zones"])
+    lines = [
+        safe(
+            f"vmdns {response['version']}, process {response['pid']}, up {age(now - response['started'])}, "
+            f"zones {zones}, serial {response['serial']}"
+        )
+    ]
+    rows: list[tuple[object, ...]]
+    rows = [(one["address"], one["port"], one["state"], one["detail"]) for one in response["listeners"]]
+    lines += ["", *table(("LISTENER", "PORT", "STATE", "DETAIL"), rows, look)]
+    box = response["virtualbox"]
+    rows = [(box["version"] or "-", box["reader"] or "-", box["home"] or "-", box["state"], box["detail"])]
+    lines += ["", *table(("VIRTUALBOX", "READER", "SETTINGS", "STATE", "DETAIL"), rows, look)]
+    rows = [
+        (one["name"], one["state"], one["facts"], age(now - one["since"]), one["detail"]) for one in response["sources"]
+    ]
+    lines += ["", *table(("SOURCE", "STATE", "FACTS", "SINCE", "DETAIL"), rows, look)]
+    if response["upstreams"]:
+        rows = [
+            (one["address"], one["asked"], one["answered"], one["failed"], _milliseconds(one), one["error"])
+            for one in response["upstreams"]
+        ]
+        lines += ["", *table(("UPSTREAM", "ASKED", "ANSWERED", "FAILED", "ROUND TRIP", "ERROR"), rows, look)]
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items())
+    return [*lines, "", safe(counts), *_problems(response, look)]
+
+
+def _milliseconds(upstream: Mapping[str, Any]) -> str:
+    taken = upstream.get("round_trip_ms")
+    return "-" if taken is None else f"{taken:g} ms"
