@@ -75,8 +75,10 @@ class Lab:
             raise AssertionError(f"VBoxManage {' '.join(arguments)}: {run.stderr.decode(errors='replace')}")
         return run.stdout.decode(errors="replace")
 
-    def create(self, name: str, *options: str, groups: str = "/", slots: int = 1, folder: str = "vms") -> str:
-        """A VM that reaches Running here; options go to modifyvm. Its UUID."""
+    def create(
+        self, name: str, *options: str, groups: str = "/", wired: tuple[int, ...] = (0,), folder: str = "vms"
+    ) -> str:
+        """A VM that reaches Running here; options go to modifyvm, wired are the slots that are neither nat nor null."""
         base = str(self.folder / folder)
         text = self.vbm(
             "createvm", "--name", name, "--ostype", "Linux_64", "--register", "--basefolder", base, "--groups", groups
@@ -87,7 +89,7 @@ class Lab:
         self.vbm("modifyvm", uuid, "--vm-execution-engine", "interpreter", check=False)
         if options:
             self.vbm("modifyvm", uuid, *options)
-        for slot in range(slots):
+        for slot in wired:
             key = f"VBoxInternal/Devices/e1000/{slot}/LUN#0/Config/IgnoreConnectFailure"
             self.vbm("setextradata", uuid, key, "1")
         return uuid

@@ -93,7 +93,7 @@ def test_every_kind_of_attachment(lab: Lab) -> None:
         pytest.skip("needs interfaces vboxnet0 and lan0: tools/live makes them in a network namespace")
     hostonly = lab.create("ho", "--nic1", "hostonly", "--host-only-adapter1", "vboxnet0")
     bridged = lab.create("br", "--nic1", "bridged", "--bridge-adapter1", "lan0")
-    both = lab.create("both", *NATNET, "--nic2", "nat", slots=2)
+    both = lab.create("both", *NATNET, "--nic2", "nat")
     with serving(lab) as server:
         for uuid in (hostonly, bridged, both):
             lab.start(uuid)
@@ -182,12 +182,10 @@ def test_both_readers_report_the_same_facts(lab: Lab) -> None:
 
     _network(lab)
     lab.vbm("natnetwork", "modify", "--netname", "NatNetwork", "--port-forward-4", "r 1:tcp:[]:2022:[10.0.2.4]:22")
-    web = lab.create(
-        "web", *NATNET, "--nic2", "nat", "--natpf2", "ssh,tcp,127.0.0.1,2222,,22", slots=2, groups="/lab/a"
-    )
+    web = lab.create("web", *NATNET, "--nic2", "nat", "--natpf2", "ssh,tcp,127.0.0.1,2222,,22", groups="/lab/a")
     lab.vbm("setextradata", web, "vmdns/names", "shop,api")
     lab.create('리눅스 "q"', "--nic1", "intnet", "--intnet1", "my net")
-    lab.create("many", "--chipset", "ich9", "--nic20", "nat", slots=0)
+    lab.create("many", "--chipset", "ich9", "--nic20", "nat", wired=())
     broken = lab.create("broken")
     settings = re.search(r'CfgFile="(.*)"', lab.vbm("showvminfo", broken, "--machinereadable"))[1]  # type: ignore[index]
     lab.start(web)
