@@ -35,15 +35,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def user(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user of whom nothing is there: no configuration, no server, no VirtualBox home."""
     for variable in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "NO_COLOR"):
         monkeypatch.delenv(variable, raising=False)
-    home = tmp_path / "h"
-    home.mkdir()
     for variable in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(home))
-    return home
+        monkeypatch.setenv(variable, str(short))
+    return short
 
 
 @pytest.fixture
@@ -237,20 +235,27 @@ def test_run_does_not_start_with_a_wrong_configuration(
     assert err.count("\n") == 1
 
 
-def test_run_goes_on_when_nobody_reads(tmp_path: Path) -> None:
-    """`vmdns run | head -1`: the server must not die of a closed pipe."""
+@pytest.mark.parametrize("line", ["x", "x" * 9999])
+def test_run_goes_on_when_nobody_reads(tmp_path: Path, line: str) -> None:
+    """`vmdns run | head -1`: the server must not die of a closed pipe, nor lose its exit status."""
     (tmp_path / "app.py").write_text(
-        "def run(config, path, options, say):\n    for _ in range(9): say('x' * 9999)\n    return 5\n"
+        f"def run(config, path, options, say):\n    for _ in range(9): say({line!r})\n    return 5\n"
     )
     code = (
         "import sys, vmdns; vmdns.__path__.insert(0, sys.argv[1]); from vmdns import cli; sys.exit(cli.main(['run']))"
     )
-    program = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    running = subprocess.Popen(
+        [sys.executable, "-c", f"input(); {code}", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    assert program.stdout is not None
-    program.stdout.close()
-    assert program.wait(30) == 5
+    assert running.stdout is not None
+    # Nobody reads from the first line on.
+    running.stdout.close()
+    running.stdout = None
+    _, err = running.communicate(b"\n", timeout=30)
+    assert (running.returncode, err) == (5, b"")
 
 
 # -- names, ask, status -----------------------------------------------------------------------------------------

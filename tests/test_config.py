@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
@@ -19,6 +20,7 @@ from vmdns.core.limits import LIMITS, Limits
 from vmdns.core.records import check_records
 from vmdns.core.upstream import Upstream
 
+HOME = Path(tempfile.gettempdir()).resolve() / "none"
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 
@@ -51,7 +53,9 @@ def test_every_key() -> None:
         hosts = false
         reserved_allowed = ["WPAD"]
         reader = "vboxmanage"
-        vbox_home = "/srv/vbox"
+        vbox_home = '"""
+        + str(HOME)
+        + """'
         records = "www A 192.0.2.80"
 
         [forward]
@@ -71,7 +75,7 @@ def test_every_key() -> None:
         hosts=False,
         reserved_allowed=("wpad",),
         reader="vboxmanage",
-        vbox_home=Path("/srv/vbox"),
+        vbox_home=HOME,
         records="www A 192.0.2.80",
         forward=(
             ("corp.example", (Upstream("10.8.0.1"),)),
@@ -144,7 +148,7 @@ WRONG = [
     ('reader = "com"', ["line 1: reader:", "'com'", '"auto", "api" or "vboxmanage"']),
     ("reader = 1", ["line 1: reader:", "1 is no reader"]),
     ('vbox_home = "vbox"', ["vbox_home:", "not a full path"]),
-    ('vbox_home = "/dev/null"', ["vbox_home:", "not a folder", "VirtualBox.xml"]),
+    (f"vbox_home = '{__file__}'", ["vbox_home:", "not a folder", "VirtualBox.xml"]),
     ('vbox_home = "/tmp/\\u0000"', ["vbox_home:"]),
     ("vbox_home = 5", ["vbox_home:", "a text in quotes"]),
     ("records = []", ["records:", "a text in quotes", "a list"]),
@@ -264,7 +268,7 @@ def test_options_are_laid_over_the_file(tmp_path: Path) -> None:
         (Options(listen=("web",)), "--listen: 'web'"),
         (Options(upstreams=("0.0.0.0",)), "--upstream: 0.0.0.0"),
         (Options(reader="com"), "--reader: 'com'"),
-        (Options(vbox_home="/dev/null"), "--vbox-home: '/dev/null'"),
+        (Options(vbox_home=__file__), "is not a folder"),
     ],
 )
 def test_options_refused(options: Options, said: str) -> None:
@@ -298,7 +302,7 @@ CONFIGS = st.builds(
     hosts=st.booleans(),
     reserved_allowed=st.lists(LABELS, unique=True, max_size=3).map(tuple),
     reader=st.sampled_from(["auto", "api", "vboxmanage"]),
-    vbox_home=st.none() | TEXTS.filter(lambda text: "\0" not in text).map(lambda text: Path("/nowhere") / f"x{text}"),
+    vbox_home=st.none() | TEXTS.filter(lambda text: "\0" not in text).map(lambda text: HOME / f"x{text}"),
     records=TEXTS | st.text("a\n'\"\\ \t", max_size=20),
     forward=st.dictionaries(DOMAINS, SERVERS.filter(bool), max_size=4).map(lambda table: tuple(table.items())),
     limits=st.builds(Limits, **{key: limit(key) for key in LIMITS}),

@@ -31,9 +31,8 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    # pytest's own folders are near the longest path that a socket may have.
-    return tmp_path / "c"
+def folder(short: Path) -> Path:
+    return short / "c"
 
 
 async def echo(message: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +41,7 @@ async def echo(message: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def serving(
-    folder: Path, handler: control.Handler = echo, key: str = "default", loopback: bool = False
+    folder: Path, handler: control.Handler = echo, key: str = "default", loopback: bool = sys.platform == "win32"
 ) -> AsyncIterator[ControlServer]:
     server = ControlServer(loopback)
     await server.start(folder, key, handler)
