@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return USAGE
+    status = DONE
     try:
         status = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
@@ -53,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read standard output has gone, as `head` does; Python would complain when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     return status
 
 
