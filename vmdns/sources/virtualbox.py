@@ -103,6 +103,8 @@ class ApiReader:
         self._facts: dict[str, Fact] = {}
         self._network_keys: set[str] = set()
         self._counts: dict[str, str] = {}
+        self._due: dict[str, None] = {}  # VMs to look at, in the order of their events
+        self._networks_due = False
         self._looked = 0.0
         self._nudged = False
         self._source = self._vbox.eventSource
@@ -146,11 +148,10 @@ class ApiReader:
 
     def _wait(self, until: float) -> Mapping[str, Fact | None]:
         while True:
-            now = time.monotonic()
-            changes = self._collect(max(0.0, min(until - now, 1.0)))
+            changes = self._look_at_due() or self._collect(max(0.0, min(until - time.monotonic(), 1.0)))
             if self._nudged:
                 self._nudged = False
-                self._look_at_networks(changes)
+                self._networks_due = True
             if time.monotonic() - self._looked >= self._interval:
                 self._slow_look(changes)
             if changes or time.monotonic() >= until:
@@ -173,8 +174,30 @@ class ApiReader:
             self._source.eventProcessed(self._listener, event)
             event = self._event(0)
         for uuid in uuids:
+            self._glance(uuid, changes)
+        self._due.update(uuids)
+        self._networks_due = self._networks_due or networks
+        return changes
+
+    def _glance(self, uuid: str, changes: dict[str, Fact | None]) -> None:
+        """What addresses depend on most, in two calls: it is told at once, and the whole VM looked at after it."""
+        before = self._facts.get(f"machine:{uuid}")
+        raw = self._proxies.get(uuid)
+        if raw is None or not isinstance(before, Machine) or not before.accessible:
+            return
+        try:
+            now = replace(before, state=self._states.get(raw.state, ""), reports=())
+            self._note(f"machine:{uuid}", self._with_reports(raw, now), changes)
+        except Exception as error:
+            self._dead(error)
+
+    def _look_at_due(self) -> dict[str, Fact | None]:
+        changes: dict[str, Fact | None] = {}
+        due, self._due = self._due, {}
+        for uuid in due:
             self._look_again(uuid, changes)
-        if networks:
+        if self._networks_due:
+            self._networks_due = False
             self._look_at_networks(changes)
         return changes
 
@@ -281,11 +304,7 @@ class ApiReader:
                 names=extra_names(str(raw.getExtraData(NAMES))),
                 ignored=truthy(str(raw.getExtraData(IGNORE))),
             )
-            if not machine.online:
-                return machine
-            names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
-            told = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
-            return _with_reports(machine, told)
+            return self._with_reports(raw, machine)
         except Exception as error:
             self._dead(error)
             if self._code(error) == _OBJECT_NOT_FOUND:
@@ -295,6 +314,13 @@ class ApiReader:
                 return Machine(uuid, "", accessible=False)
             before = self._facts.get(f"machine:{uuid}")
             return before if isinstance(before, Machine) else None
+
+    def _with_reports(self, raw: Any, machine: Machine) -> Machine:
+        if not machine.online:
+            return machine
+        names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
+        told = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
+        return replace(machine, reports=reports(told))
 
     def _adapters(self, raw: Any) -> Iterable[Adapter]:
         for slot in range(_MAX_ADAPTERS):
@@ -369,11 +395,6 @@ class ApiReader:
         """Raises `Lost` if the error means that VBoxSVC is gone."""
         if self._code(error) == _ABORT or self._manager.xcptIsDeadInterface(error):
             raise Lost("VBoxSVC went away") from error
-
-
-def _with_reports(machine: Machine, told: Mapping[str, tuple[str, float]]) -> Machine:
-    found = reports(told)
-    return replace(machine, reports=found) if found else machine
 
 
 def _redirect(text: str) -> PortForward:

@@ -1,0 +1,99 @@
+"""How long from VirtualBox's event, and from the renaming of a lease file, to the first changed answer.
+
+    tools/live-python tests/bench/freshness.py [changes]
+
+200 changes of each kind on a real VirtualBox. The time of an event is taken before the call that causes it, so that
+what is printed is never better than what is true. Asks by UDP every half millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.live.lab import NET, Lab, Server, write_leases
+from vmdns.core.name import to_wire
+from vmdns.core.wire import make_query
+from vmdns.sources.installation import find
+from vmdns.sources.virtualbox import connect
+
+GIVE_UP_SECONDS = 5.0
+
+
+def measure(port: int, name: str, changes: list[tuple[str, Callable[[], None]]]) -> tuple[list[float], int]:
+    """Milliseconds from each change to the first answer with its address; how many never came."""
+    packet = make_query(7, to_wire(name), 1)
+    times, lost = [], 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        client.settimeout(1.0)
+        for address, change in changes:
+            wanted = socket.inet_aton(address)
+            start = time.perf_counter()
+            change()
+            while True:
+                client.send(packet)
+                if wanted in client.recv(2048):
+                    times.append((time.perf_counter() - start) * 1000)
+                    break
+                if time.perf_counter() - start > GIVE_UP_SECONDS:
+                    lost += 1
+                    break
+                time.sleep(0.0005)
+            time.sleep(0.02)
+    return sorted(times), lost
+
+
+def show(what: str, times: list[float], lost: int, promise: float) -> None:
+    def part(share: float) -> float:
+        return times[min(len(times) - 1, int(len(times) * share))]
+
+    line = f"{what}: {len(times)} changes, p50 {part(0.5):.1f} ms, p99 {part(0.99):.1f} ms, most {times[-1]:.1f} ms"
+    print(f"{line}; promised p99 {promise:.0f} ms" + (f"; {lost} NEVER CAME" if lost else ""))
+
+
+def main() -> int:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    lab = Lab(Path(tempfile.mkdtemp(prefix="vmdns-fresh")) / "lab")
+    try:
+        lab.vbm("natnetwork", "add", "--netname", "N", "--network", "10.0.0.0/16", "--enable", "--dhcp", "on")
+        told = lab.create("told", "--nic1", "natnetwork", "--nat-network1", "N")
+        leased = lab.create("leased", "--nic1", "natnetwork", "--nat-network1", "N")
+        for uuid in (told, leased):
+            lab.start(uuid)
+        mac = lab.mac(leased)
+        lab.report(told, "10.0.1.1")
+        server = Server(lab, "--reader", "api")
+        server.is_at("told.local", "10.0.1.1")
+        os.environ.update(lab.environ)
+        installation = find(os.environ)
+        assert installation is not None
+        manager = connect(installation, os.environ)
+        session = manager.openMachineSession(manager.getVirtualBox().findMachine(told), True)
+        machine = session.machine
+
+        def tell(address: str) -> Callable[[], None]:
+            return lambda: machine.setGuestProperty(f"{NET}/0/V4/IP", address, "TRANSRESET")
+
+        def lease(address: str) -> Callable[[], None]:
+            return lambda: write_leases(lab.home, "N", (mac, address))
+
+        addresses = [f"10.0.{2 + n // 200}.{1 + n % 200}" for n in range(count)]
+        show("guest property", *measure(server.port, "told.local", [(one, tell(one)) for one in addresses]), 100)
+        show("lease file", *measure(server.port, "leased.local", [(one, lease(one)) for one in addresses]), 250)
+        manager.closeMachineSession(session)
+        server.stop()
+    finally:
+        lab.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
