@@ -50,7 +50,7 @@ class FakeUpstream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> FakeUpstream:
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.setblocking(False)
         self.udp.bind((self.address, port))
         self.port = self.udp.getsockname()[1]

@@ -92,6 +92,15 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
         runner.run(scenario())  # type: ignore[arg-type]
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+            return True
+    except OSError:
+        return False
+
+
 async def until(true: Callable[[], bool]) -> None:
     """Lets the loop run until something is true."""
     async with asyncio.timeout(10):
@@ -265,6 +274,7 @@ def test_f16_x07_ports_and_ids_are_random() -> None:
             ports = [one.port for one in net.up.seen]
             ids = [one.id for one in net.up.seen]
             assert min(len(set(ports)), len(set(ids))) >= 45
+            assert min(ports) < 32768 < max(ports)  # more than what the system itself would choose from
             for values in (ports, ids):
                 steps = [(after - before) % 65536 for before, after in itertools.pairwise(values)]
                 assert sum(0 < step < 100 for step in steps) < 10
@@ -620,6 +630,55 @@ def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with_it() 
     run(scenario)
 
 
+def test_one_good_answer_acquits_a_server_of_what_it_seemed_not_to_understand() -> None:
+    async def scenario() -> None:
+        async with lab() as net:
+            for name in ("formerredns.1", "formerredns.2", "www.3", "formerredns.4", "formerredns.5", "www.6"):
+                await net.ask(f"{name}.fz.test")
+            assert net.up.seen[-1].message.edns == 0
+
+    run(scenario)
+
+
+def test_a_server_without_tcp_is_not_taken_for_silent() -> None:
+    async def scenario() -> None:
+        async with lab() as net:
+            net.up.tcp.close()
+            answer = await net.ask("tc.1.fz.test")
+            assert (answer.rcode(), ede(answer)[0]) == (2, 22)
+            assert "cannot be reached" in ede(answer)[1]
+            assert net.forwarder.status()["upstreams"][0]["silent"] is False
+
+    run(scenario)
+
+
+def test_nobody_is_asked_twice_where_sockets_are_scarce() -> None:
+    async def scenario() -> None:
+        async with lab(limits=QUICK) as net:
+            net.forwarder._sockets.most = 2
+            assert (await net.ask("drop.1.fz.test")).rcode() == 2
+            assert net.up.count() == 1
+
+    run(scenario)
+
+
+def test_a_fault_of_our_own_is_servfail_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(forward, "judge", broken)
+
+    async def scenario() -> None:
+        async with lab() as net:
+            answer = await net.ask(r"www.\010x.fz.test")
+            assert (answer.rcode(), ede(answer)[1]) == (2, "internal error")
+
+    run(scenario)
+    assert r"forwarding www.\010x.fz.test failed" in caplog.text
+
+
 def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once() -> None:
     async def scenario() -> None:
         async with lab(limits=replace(LIMITS, outstanding=10)) as net:
@@ -770,6 +829,39 @@ def test_upstreams_that_cannot_be_asked_are_left_out_with_a_sentence(
     assert len(problems) == bool(left_out)
     assert left_out in "".join(problems)
     assert len(forwarder.status()["upstreams"]) == (not left_out)
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "where"),
+    [
+        ("192.0.2.1", socket.AF_INET, ("192.0.2.1", 53)),
+        ("2001:db8::1", socket.AF_INET6, ("2001:db8::1", 53, 0, 0)),
+        ("fe80::1%7", socket.AF_INET6, ("fe80::1", 53, 0, 7)),
+    ],
+)
+def test_endpoints(address: str, family: int, where: tuple[object, ...]) -> None:
+    assert upstream_socket.endpoint(Upstream(address)) == (family, where)
+
+
+def test_the_zone_of_an_address_may_be_an_interface_by_name() -> None:
+    index, name = socket.if_nameindex()[0]
+    assert upstream_socket.endpoint(Upstream(f"fe80::1%{name}"))[1][3] == index  # type: ignore[misc]
+    with pytest.raises(OSError):
+        upstream_socket.endpoint(Upstream("fe80::1%no-such-interface"))
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+def test_upstreams_by_ipv6() -> None:
+    async def scenario() -> None:
+        async with lab() as net:
+            six = await FakeUpstream("::1").start()
+            net.configure(six)
+            assert told(await net.ask("www.1.fz.test")) == [GOOD]
+            assert len(told(await net.ask("tc.1.fz.test", limit=65535))) == 100
+            assert six.count(tcp=True) == 1
+            await six.stop()
+
+    run(scenario)
 
 
 def test_an_address_of_this_host_is_ours_where_we_listen_everywhere() -> None:

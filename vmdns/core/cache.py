@@ -6,6 +6,7 @@ An answer past its TTL is kept for a day more and given only when it cannot be h
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmdns.core import wire
@@ -114,8 +115,9 @@ class Cache:
         self._failures.clear()
 
     @staticmethod
-    def _keys(question: Question) -> tuple[Question, Question]:
-        return question, question._replace(type=_EVERY_TYPE)
+    def _keys(question: Question) -> Iterator[Question]:
+        yield question
+        yield question._replace(type=_EVERY_TYPE)
 
     @staticmethod
     def _aged(entry: _Entry, age: int) -> Forwarded:
