@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# One profile for all properties: the same examples on every run, and no clock that could fail them.
+settings.register_profile("vmdns", deadline=None, derandomize=True, database=None, max_examples=150)
+settings.load_profile("vmdns")
 
 
 @pytest.fixture
