@@ -19,6 +19,7 @@ from vmdns.config_values import Listen, address_and_port
 from vmdns.core.limits import LIMITS, Limits
 from vmdns.core.records import check_records
 from vmdns.core.upstream import Upstream
+from vmdns.toml_text import key_lines
 
 HOME = Path(tempfile.gettempdir()).resolve() / "none"
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -192,6 +193,14 @@ def test_the_line_is_found_past_brackets_texts_and_comments() -> None:
     assert "line 4: listen:" in refused("records = '''\nlisten = 1 \"\"\" # \\\n''''\n\"listen\" = 3\n")
     assert "line 2: limits.ttl:" in refused("# a\n[ limits ] # b\n'ttl' = true".replace("# a\n", ""))
     assert "line 2: limits.ttl:" in refused("\r\nlimits.ttl = true\r\n")
+
+
+def test_lines_of_keys() -> None:
+    text = 'a = [\n["b"],\n[1], # ]\n]\nc = { d = [\n] }\n[e."f.g"]\n"h" . i = """\nj = 1\n\\""""\n'
+    text += "[[k]]\nl = ''''''\nm=1"
+    lines = {"a": 1, "c": 5, "e.f.g": 7, "e.f.g.h.i": 8, "k": 11, "k.l": 12, "k.m": 13}
+    assert tomllib.loads(text)["k"] == [{"l": "", "m": 1}]
+    assert key_lines(text) == lines
 
 
 @pytest.mark.parametrize(
