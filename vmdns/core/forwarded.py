@@ -1,4 +1,4 @@
-"""A question that is not ours, and what is passed on as its answer: both are values."""
+"""A question that is not ours, what is passed on as its answer, and how that is rendered."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import NamedTuple
 from vmdns.core import wire
 
 # RFC 8914 section 4: the codes of Extended DNS Errors that forwarding gives.
+EDE_OTHER = 0
 EDE_STALE = 3
 EDE_BLOCKED = 15
 EDE_STALE_NXDOMAIN = 19
+EDE_NOT_AUTHORITATIVE = 20
 EDE_NO_REACHABLE_AUTHORITY = 22
 EDE_NETWORK_ERROR = 23
+# TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and OPT are no data that a server could be asked for (RFC 6895 section 3.1).
+_NO_DATA = frozenset({wire.OPT, 249, 250, wire.IXFR, wire.AXFR, 253, 254})
 # RFC 8767 section 4: the TTL of a stale answer, in seconds.
 STALE_TTL = 30
 
@@ -65,3 +69,39 @@ class Forwarded:
             authentic=False,
             error=(EDE_STALE_NXDOMAIN if self.rcode == wire.NXDOMAIN else EDE_STALE, why),
         )
+
+
+class Failure(NamedTuple):
+    """No answer: the rcode, and an Extended DNS Error that says why."""
+
+    rcode: int
+    error: tuple[int, str]
+
+
+def refusal(query: wire.Query) -> Failure | None:
+    """What is never forwarded: what is no data, another class, and what did not ask for recursion.
+
+    Without RD nothing is told from the cache either: it would show what others have asked.
+    """
+    if query.cls != wire.IN or query.type in _NO_DATA:
+        return Failure(wire.REFUSED, (EDE_OTHER, "this class or type is not forwarded"))
+    if not query.recursion_desired:
+        return Failure(wire.REFUSED, (EDE_NOT_AUTHORITATIVE, "not ours, and recursion was not asked for"))
+    return None
+
+
+def render(query: wire.Query, found: Forwarded | Failure, limit: int) -> bytes:
+    """The response in at most `limit` bytes."""
+    if isinstance(found, Failure):
+        return wire.respond(query, found.rcode, limit=limit, extended_error=found.error)
+    # RFC 6840 section 5.8: AD is for those who asked for it, by AD or by DO.
+    wants_ad = bool(query.flags & 0x0020) or query.dnssec_ok
+    return wire.respond(
+        query,
+        found.rcode,
+        limit=limit,
+        authentic=found.authentic and wants_ad,
+        answer=found.answer,
+        authority=found.authority,
+        extended_error=found.error,
+    )

@@ -11,11 +11,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from vmdns.core import wire
 from vmdns.core.cache import Cache
-from vmdns.core.forwarded import EDE_NO_REACHABLE_AUTHORITY, Forwarded, Question
+from vmdns.core.forwarded import (
+    EDE_NO_REACHABLE_AUTHORITY,
+    EDE_OTHER,
+    Failure,
+    Forwarded,
+    Question,
+    refusal,
+    render,
+)
 from vmdns.core.judge import Rejected, judge
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_text
@@ -33,16 +41,6 @@ _STALE_WAIT = 1.8
 # where there is a stale answer to give meanwhile (RFC 8767 section 5).
 _FAILED, _SILENT, _RECHECK = 5.0, 1.0, 30.0
 _MOST_WAITERS = 100
-_EDE_OTHER, _EDE_NOT_AUTHORITATIVE = 0, 20
-# TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and OPT are no data that a server could be asked for (RFC 6895 section 3.1).
-_NO_DATA = frozenset({wire.OPT, 249, 250, wire.IXFR, wire.AXFR, 253, 254})
-
-
-class Failure(NamedTuple):
-    """No answer: the rcode, and an Extended DNS Error that says why."""
-
-    rcode: int
-    error: tuple[int, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -117,24 +115,24 @@ class Forwarder:
 
     def cached(self, query: wire.Query, limit: int) -> bytes | None:
         """The response from the cache, in at most `limit` bytes; None where it takes `resolve`."""
-        if _refusal(query) is not None:
+        if refusal(query) is not None:
             return None
         found = self._ready(Question.of(query))
         if found is None:
             return None
         self._cache.hits += 1
-        return _render(query, found, limit)
+        return render(query, found, limit)
 
     async def resolve(self, query: wire.Query, limit: int) -> bytes:
         """The response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL that says why."""
-        found: Forwarded | Failure | None = _refusal(query)
+        found: Forwarded | Failure | None = refusal(query)
         if found is None:
             try:
                 found = await self.find(Question.of(query))
             except Exception:
                 _log.exception("forwarding %s failed", to_text(query.key))
-                found = Failure(wire.SERVFAIL, (_EDE_OTHER, "internal error"))
-        return _render(query, found, limit)
+                found = Failure(wire.SERVFAIL, (EDE_OTHER, "internal error"))
+        return render(query, found, limit)
 
     async def find(self, question: Question) -> Forwarded | Failure:
         """What is known of a question, from the cache or from upstream."""
@@ -144,14 +142,14 @@ class Forwarder:
             return found
         self._cache.misses += 1
         if self._is_own(question.name):
-            return Failure(wire.REFUSED, (_EDE_OTHER, "names of our own zones are never forwarded"))
+            return Failure(wire.REFUSED, (EDE_OTHER, "names of our own zones are never forwarded"))
         servers = self._ask_of(question.name)
         if not servers:
             return self._give_up(question, EDE_NO_REACHABLE_AUTHORITY, "no upstream server is known for this name")
         flight = self._flights.get((self._generation, question))
         full = max(self._waiting, len(self._flights)) >= self._limits.outstanding
         if full or (flight is not None and flight.waiters >= _MOST_WAITERS):
-            return self._give_up(question, _EDE_OTHER, "too many questions are under way")
+            return self._give_up(question, EDE_OTHER, "too many questions are under way")
         if flight is None:
             flight = self._take_off(question, servers)
         return await self._wait(question, flight)
@@ -236,31 +234,3 @@ class Forwarder:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _refusal(query: wire.Query) -> Failure | None:
-    """What is never forwarded: what is no data, another class, and what did not ask for recursion.
-
-    Without RD nothing is told from the cache either: it would show what others have asked.
-    """
-    if query.cls != wire.IN or query.type in _NO_DATA:
-        return Failure(wire.REFUSED, (_EDE_OTHER, "this class or type is not forwarded"))
-    if not query.recursion_desired:
-        return Failure(wire.REFUSED, (_EDE_NOT_AUTHORITATIVE, "not ours, and recursion was not asked for"))
-    return None
-
-
-def _render(query: wire.Query, found: Forwarded | Failure, limit: int) -> bytes:
-    if isinstance(found, Failure):
-        return wire.respond(query, found.rcode, limit=limit, extended_error=found.error)
-    # RFC 6840 section 5.8: AD is for those who asked for it, by AD or by DO.
-    wants_ad = bool(query.flags & 0x0020) or query.dnssec_ok
-    return wire.respond(
-        query,
-        found.rcode,
-        limit=limit,
-        authentic=found.authentic and wants_ad,
-        answer=found.answer,
-        authority=found.authority,
-        extended_error=found.error,
-    )
