@@ -253,7 +253,8 @@ def _opt(edns: Edns | None, rcode: int, extended_error: tuple[int, str] | None, 
         return b""
     options = b""
     if extended_error is not None:
-        text = extended_error[1].encode("utf-8")[:200]
+        # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
+        text = extended_error[1].encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
         options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
     if keepalive is not None and EDNS_KEEPALIVE in edns.options:
         options += struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(keepalive * 10), 0xFFFF))

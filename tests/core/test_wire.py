@@ -1,0 +1,350 @@
+"""The wire, held against dnspython: what it writes we read, what we write it reads."""
+
+from __future__ import annotations
+
+import struct
+
+import dns.edns
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from vmdns.core import wire
+from vmdns.core.name import from_labels, to_wire
+from vmdns.core.wire import Malformed, Query, Record, bare_reply, make_query, parse_query, respond, udp_limit
+
+WEB = to_wire("web.local")
+KINDS = st.integers(1, 0xFFFF)
+WIRE_NAMES = (
+    st.lists(st.binary(min_size=1, max_size=63), max_size=8).map(from_labels).filter(lambda wire: len(wire) <= 255)
+)
+
+
+def query(key: bytes = WEB, kind: int = wire.A, **how: bool) -> Query:
+    return parse_query(make_query(4711, key, kind, **how))
+
+
+# -- a query in -----------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 0xFFFF), WIRE_NAMES, KINDS, st.booleans(), st.booleans())
+def test_what_is_made_is_read(ident: int, name: bytes, kind: int, dnssec_ok: bool, edns: bool) -> None:
+    read = parse_query(make_query(ident, name, kind, dnssec_ok=dnssec_ok, edns=edns))
+    assert (read.id, read.name, read.key, read.type, read.cls) == (ident, name, name.lower(), kind, wire.IN)
+    assert read.recursion_desired
+    assert not read.checking_disabled
+    assert read.question == name + struct.pack("!HH", kind, wire.IN)
+    assert read.edns == (wire.Edns(1232, 0, dnssec_ok, frozenset()) if edns else None)
+    assert read.dnssec_ok == (dnssec_ok and edns)
+
+
+@given(
+    name=WIRE_NAMES,
+    kind=KINDS,
+    cls=st.integers(1, 0xFFFF),
+    flags=st.sampled_from([0, dns.flags.RD, dns.flags.RD | dns.flags.CD | dns.flags.AD]),
+    size=st.integers(0, 0xFFFF),
+    options=st.lists(st.tuples(st.integers(1000, 1005), st.binary(max_size=20)), max_size=4),
+)
+def test_what_dnspython_asks_is_read(
+    name: bytes, kind: int, cls: int, flags: int, size: int, options: list[tuple[int, bytes]]
+) -> None:
+    message = dns.message.Message(id=7)
+    message.flags = dns.flags.Flag(flags)
+    message.find_rrset(message.question, dns.name.from_wire(name, 0)[0], cls, kind, create=True, force_unique=True)
+    message.use_edns(0, 0, size, options=[dns.edns.GenericOption(code, data) for code, data in options])
+    read = parse_query(message.to_wire())
+    assert (read.name, read.type, read.cls, read.flags) == (name, kind, cls, flags)
+    assert read.recursion_desired == bool(flags & dns.flags.RD)
+    assert read.checking_disabled == bool(flags & dns.flags.CD)
+    assert read.edns == wire.Edns(size, 0, False, frozenset(code for code, _ in options))
+
+
+def test_the_case_of_the_question_is_kept_and_the_key_is_lower() -> None:
+    asked = make_query(1, b"\3wEb\5LoCaL\0", 65)
+    assert parse_query(asked).name == b"\3wEb\5LoCaL\0"
+    assert parse_query(asked).key == WEB
+    # Type 65 (HTTPS) is the letter A: only the name is lowered.
+    assert parse_query(asked).type == 65
+
+
+HEADER = struct.Struct("!6H")
+QUESTION = WEB + b"\0\1\0\1"
+
+
+def packet(*counts: int, flags: int = 0x0100, body: bytes = QUESTION) -> bytes:
+    return HEADER.pack(9, flags, *counts) + body
+
+
+def opt(owner: bytes = b"\0", rdata: bytes = b"", length: int | None = None) -> bytes:
+    return owner + struct.pack("!HHIH", 41, 1232, 0, len(rdata) if length is None else length) + rdata
+
+
+SILENCE = None
+FORMERR, NOTIMP = 1, 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "rcode"),
+    [
+        # H12, H05: too short, or a response: silence.
+        *[(b"\0" * size, SILENCE) for size in range(12)],
+        (packet(1, 0, 0, 0, flags=0x8180), SILENCE),
+        (packet(0, 0, 0, 0, flags=0xFFFF, body=b""), SILENCE),
+        # H01-H04: other opcodes, whatever the counts are (X09).
+        *[(packet(1, 0, 0, 0, flags=opcode << 11), NOTIMP) for opcode in range(1, 16)],
+        (packet(0, 0, 0, 0, flags=4 << 11, body=b""), NOTIMP),
+        (packet(2, 7, 7, 7, flags=5 << 11), NOTIMP),
+        # H06, H07, H08: not one question (RFC 9619).
+        (packet(0, 0, 0, 0, body=b""), FORMERR),
+        (packet(2, 0, 0, 0, body=QUESTION * 2), FORMERR),
+        (packet(0xFFFF, 0, 0, 0), FORMERR),
+        (packet(1, 0, 0, 0, body=b""), FORMERR),
+        (packet(1, 1, 0, 0), FORMERR),
+        (packet(1, 0, 1, 0), FORMERR),
+        (packet(1, 0, 0, 5), FORMERR),
+        *[(packet(1, 0, 0, 0, body=QUESTION[:end]), FORMERR) for end in range(len(QUESTION))],
+        # H09: compression in a question, to itself, back, and forward.
+        (packet(1, 0, 0, 0, body=b"\xc0\x0c\0\1\0\1"), FORMERR),
+        (packet(1, 0, 0, 0, body=b"\3web\xc0\x0c\0\1\0\1"), FORMERR),
+        (packet(1, 0, 0, 0, body=b"\xc0\xff\0\1\0\1"), FORMERR),
+        # H10: 256 bytes.
+        (packet(1, 0, 0, 0, body=b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 2 + b"\x3e" + b"a" * 62 + b"\0\0\1\0\1"),
+         FORMERR),
+        (packet(1, 0, 0, 0, body=b"\1a" * 127 + b"\1b\0\0\1\0\1"), FORMERR),
+        # H11: label types that were never given out.
+        (packet(1, 0, 0, 0, body=b"\x40a\0\0\1\0\1"), FORMERR),
+        (packet(1, 0, 0, 0, body=b"\x80a\0\0\1\0\1"), FORMERR),
+        # E06-E08: two OPT records, an owner, options that run out, half a record.
+        (packet(1, 0, 0, 2, body=QUESTION + opt() + opt()), FORMERR),
+        (packet(1, 0, 0, 1, body=QUESTION + opt(owner=b"\1a\0")), FORMERR),
+        (packet(1, 0, 0, 1, body=QUESTION + opt(owner=b"\xc0\x0c")), FORMERR),
+        (packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0a\0\x09abc")), FORMERR),
+        (packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0a\0")), FORMERR),
+        (packet(1, 0, 0, 1, body=QUESTION + opt(length=9)), FORMERR),
+        (packet(1, 0, 0, 1, body=QUESTION), FORMERR),
+        *[(packet(1, 0, 0, 1, body=QUESTION + opt()[:end]), FORMERR) for end in range(len(opt()))],
+    ],
+)  # fmt: skip
+def test_malformed(asked: bytes, rcode: int | None) -> None:
+    with pytest.raises(Malformed) as caught:
+        parse_query(asked)
+    reply = caught.value.reply
+    if rcode is SILENCE:
+        assert reply is None
+    else:
+        assert reply is not None
+        flags = 0x8000 | rcode | int.from_bytes(asked[2:4], "big") & 0x7900
+        assert reply == asked[:2] + struct.pack("!5H", flags, 0, 0, 0, 0)
+        assert dns.message.from_wire(reply).rcode() == rcode
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        packet(1, 0, 0, 0, body=b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 2 + b"\x3d" + b"a" * 61 + b"\0\0\1\0\1"),
+        packet(1, 0, 0, 0, body=b"\1a" * 127 + b"\0\0\1\0\1"),
+        packet(1, 0, 0, 0, body=QUESTION + b"\xff" * 20),  # H13: bytes behind the question
+        packet(1, 0, 0, 0, flags=0x07FF),  # H14, H15: AA, TC, RA, Z, AD, CD and an rcode in a query
+        packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\xfd\xe9\0\3abc")),  # E04
+        packet(1, 0, 0, 2, body=QUESTION + opt() + b"\3tsg\0" + struct.pack("!HHIH", 250, 255, 0, 2) + b"xx"),
+        packet(1, 0, 0, 2, body=QUESTION + b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, 4) + b"abcd" + opt()),
+    ],
+)
+def test_odd_but_well_formed(asked: bytes) -> None:
+    assert parse_query(asked).id == 9
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_parse_or_are_malformed(data: bytes) -> None:
+    reads_or_refuses(data)
+
+
+@given(st.binary(max_size=48), st.sampled_from([(1, 0, 0, 0), (1, 0, 0, 1), (1, 0, 0, 4)]))
+@example(b"\0\0\1\0\1" + b"\xc0" * 40, (1, 0, 0, 4))
+def test_any_body_behind_a_good_header_parses_or_is_malformed(body: bytes, counts: tuple[int, ...]) -> None:
+    reads_or_refuses(packet(*counts, body=body))
+
+
+@given(st.data())
+def test_a_good_query_with_any_bytes_changed_parses_or_is_malformed(data: st.DataObject) -> None:
+    good = bytearray(make_query(1, WEB, 1))
+    for _ in range(data.draw(st.integers(1, 4))):
+        good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    reads_or_refuses(bytes(good[: data.draw(st.integers(0, len(good)))]))
+
+
+def reads_or_refuses(data: bytes) -> None:
+    try:
+        read = parse_query(data)
+    except Malformed as malformed:
+        reply = malformed.reply
+    else:
+        reply = respond(read, limit=512)
+        assert read.question == data[12 : 12 + len(read.name) + 4]
+        assert dns.name.from_wire(read.name, 0)[0].to_wire() == read.name
+    if reply is not None:
+        assert dns.message.from_wire(reply).id == int.from_bytes(data[:2], "big")
+
+
+def test_bare_reply_keeps_id_opcode_and_rd_alone() -> None:
+    assert bare_reply(packet(9, 9, 9, 9, flags=0x7FFF), 5) == HEADER.pack(9, 0xF905, 0, 0, 0, 0)
+
+
+# -- a response out -------------------------------------------------------------------------------------------
+
+
+OWNERS = st.sampled_from(
+    [
+        WEB,
+        b"\3WEB\5Local\0",
+        to_wire("a.web.local"),
+        to_wire("b.a.web.local"),
+        to_wire("local"),
+        b"\0",
+        to_wire("x.test"),
+    ]
+)
+RECORDS = st.lists(
+    st.one_of(
+        st.builds(Record, OWNERS, st.just(wire.A), st.integers(0, 0x7FFFFFFF), st.binary(min_size=4, max_size=4)),
+        st.builds(Record, OWNERS, st.just(wire.AAAA), st.integers(0, 600), st.binary(min_size=16, max_size=16)),
+        st.builds(
+            Record, OWNERS, st.just(wire.TXT), st.integers(0, 600),
+            st.binary(max_size=255).map(lambda text: bytes([len(text)]) + text),
+        ),
+        st.builds(Record, OWNERS, st.just(wire.PTR), st.integers(0, 600), OWNERS),
+    ),
+    max_size=40,
+    unique_by=lambda one: (one.owner.lower(), one.type, one.rdata.lower()),
+)  # fmt: skip
+
+
+def records_of(section: list[dns.rrset.RRset]) -> set[tuple[bytes, int, bytes]]:
+    return {
+        ((rrset.name.to_wire() or b"").lower(), int(rrset.rdtype), (rdata.to_wire() or b""))
+        for rrset in section
+        for rdata in rrset
+    }
+
+
+def keys_of(records: list[Record]) -> set[tuple[bytes, int, bytes]]:
+    return {(one.owner.lower(), one.type, one.rdata) for one in records}
+
+
+@given(RECORDS, RECORDS, st.integers(512, 8000), st.booleans(), st.integers(0, 5))
+def test_what_is_rendered_is_read_and_never_too_long(
+    answer: list[Record], authority: list[Record], limit: int, edns: bool, rcode: int
+) -> None:
+    asked = query(edns=edns)
+    out = respond(asked, rcode, limit=limit, authoritative=True, answer=answer, authority=authority)
+    read = dns.message.from_wire(out)
+    assert len(out) <= limit
+    assert read.id == asked.id
+    assert read.rcode() == rcode
+    assert read.question[0].name.to_wire() == asked.name
+    assert (read.edns == 0) == edns
+    got, more = records_of(read.answer), records_of(read.authority)
+    assert got <= keys_of(answer)
+    assert more <= keys_of(authority)
+    missing = len(got) < len(answer) or len(more) < len(authority)
+    assert bool(read.flags & dns.flags.TC) == missing
+    if missing:
+        # In order, and as many whole records as fit: the next one would not have.
+        whole = respond(asked, rcode, limit=65_535, authoritative=True, answer=answer, authority=authority)
+        assert len(whole) > limit
+        assert not more or len(got) == len(answer)
+        assert got == keys_of(answer[: len(got)])
+        assert more == keys_of(authority[: len(more)])
+
+
+def test_the_last_record_that_fits_is_there_and_the_next_is_not() -> None:
+    # E09, E10: 16 bytes for each A record at a pointer to the question; 12 + 15 + 16 n <= 512.
+    sixty = [Record(WEB, wire.A, 5, bytes([10, 0, 0, n])) for n in range(60)]
+    out = respond(query(edns=False), limit=512, answer=sixty)
+    read = dns.message.from_wire(out)
+    assert len(read.answer[0]) == 30
+    assert len(out) == 12 + 15 + 30 * 16
+    assert read.flags & dns.flags.TC
+    assert dns.message.from_wire(respond(query(edns=False), limit=12 + 15 + 60 * 16, answer=sixty)).flags == 0x8180
+
+
+def test_names_beyond_the_reach_of_pointers_are_still_read() -> None:
+    # A pointer has 14 bits (RFC 1035 section 4.1.4): owners first seen behind byte 16,383 cannot be pointed to.
+    records = [Record(to_wire(f"n{n}.other.test"), wire.A, 5, bytes([1, 1, n >> 8, n & 255])) for n in range(900)] * 2
+    out = respond(query(), limit=65_535, answer=records)
+    assert len(out) > 0x4000
+    assert records_of(dns.message.from_wire(out).answer) == keys_of(records)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"), [(None, 512), (0, 512), (100, 512), (512, 512), (1000, 1000), (1232, 1232), (4096, 1232)]
+)
+def test_udp_limit(size: int | None, limit: int) -> None:
+    asked = dns.message.make_query("web.local", "A", use_edns=False if size is None else 0, payload=size)
+    assert udp_limit(parse_query(asked.to_wire())) == limit
+
+
+def test_flags_are_ours_and_only_rd_and_cd_are_the_askers() -> None:
+    asked = parse_query(packet(1, 0, 0, 0, flags=0x07FF))
+    assert dns.message.from_wire(respond(asked, limit=512, recursion_available=False)).flags == 0x8110
+    everything = respond(asked, limit=512, authoritative=True, authentic=True)
+    assert dns.message.from_wire(everything).flags == 0x85B0
+    asked = parse_query(packet(1, 0, 0, 0, flags=0))
+    assert dns.message.from_wire(respond(asked, limit=512)).flags == 0x8080
+
+
+def test_edns_of_a_response() -> None:
+    # E01, E04, E05, E13, E19: one OPT, version 0, our size, DO as asked, nothing else echoed.
+    asked = parse_query(
+        packet(1, 0, 0, 1, body=QUESTION + b"\0" + struct.pack("!HHIH", 41, 4096, 0xC040, 7) + b"\xfd\xe9\0\3abc")
+    )
+    assert respond(asked, limit=1232).endswith(b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0))
+    assert not respond(query(edns=False), 0, limit=512, extended_error=(0, "why")).endswith(b"why")
+
+
+def test_badvers_needs_the_upper_bits_of_the_rcode() -> None:
+    out = respond(query(), wire.BADVERS, limit=512)
+    assert dns.message.from_wire(out).rcode() == dns.rcode.BADVERS
+    assert out[3] & 0xF == 0
+
+
+@pytest.mark.parametrize("text", ["", "VM 'db' is not running", "é" * 300, "x" + "리눅스" * 100, "bad \ud800 text"])
+def test_an_extended_error_is_always_readable(text: str) -> None:
+    read = dns.message.from_wire(respond(query(), wire.NXDOMAIN, limit=512, extended_error=(14, text)))
+    (option,) = read.options
+    assert isinstance(option, dns.edns.EDEOption)
+    assert option.code == 14
+    assert text.encode("utf-8", "replace").decode().startswith(option.text or "")
+    assert len(option.text or "") >= min(len(text), 66)
+
+
+def test_keepalive_is_told_only_to_those_who_asked() -> None:
+    # RFC 7828 section 3.1: in units of 100 ms.
+    asked = parse_query(packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0b\0\0")))
+    assert respond(asked, limit=512, keepalive=10.0).endswith(b"\0\x0b\0\2\0\x64")
+    assert respond(asked, limit=512, keepalive=1e6).endswith(b"\0\x0b\0\2\xff\xff")
+    assert dns.message.from_wire(respond(query(), limit=512, keepalive=10.0)).options == ()
+
+
+def test_the_options_give_way_where_the_question_leaves_them_no_room() -> None:
+    longest = b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 2 + b"\x3d" + b"a" * 61 + b"\0"
+    out = respond(query(longest), limit=300, extended_error=(0, "x" * 200))
+    read = dns.message.from_wire(out)
+    assert len(out) <= 300
+    assert read.edns == -1
+
+
+def test_soa_rdata_is_what_dnspython_reads() -> None:
+    rdata = wire.soa_rdata(to_wire("vmdns.local"), to_wire("hostmaster.local"), 1 << 32 | 7, 1, 2, 3, 5)
+    out = respond(query(kind=wire.SOA), limit=512, answer=[Record(WEB, wire.SOA, 5, rdata)])
+    text = dns.message.from_wire(out).answer[0].to_text()
+    assert text == "web.local. 5 IN SOA vmdns.local. hostmaster.local. 7 1 2 3 5"
