@@ -1,0 +1,117 @@
+"""One call of VBoxManage: in a locale that loses no letter, with an end, and its output bounded."""
+
+from __future__ import annotations
+
+import locale
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO
+
+LIMIT_SECONDS = 10.0
+MAX_BYTES = 16 * 1024 * 1024
+
+
+class Failed(Exception):
+    """VBoxManage did not do it. `code` is VirtualBox's result code, such as 0x80bb0001; 0 where it told none."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class VBoxManage:
+    """Runs `program` with arguments, one process at a time. `moved` is the monotonic time of the last end of one."""
+
+    def __init__(self, program: Path, environ: Mapping[str, str], limit: float = LIMIT_SECONDS) -> None:
+        self._program = program
+        self._limit = limit
+        self.moved = time.monotonic()
+        self._environ = dict(environ)
+        if sys.platform != "win32":
+            # In any other locale VBoxManage ends its output at the first foreign letter, and says nothing of it.
+            self._environ["LC_ALL"] = utf8_locale(self._locales())
+
+    def __call__(self, *arguments: str) -> str:
+        """Its standard output. Raises `Failed` when it fails, hangs for the limit, or prints too much."""
+        try:
+            return _decode(self._run([str(self._program), *arguments]))
+        finally:
+            self.moved = time.monotonic()
+
+    def _run(self, command: list[str]) -> bytes:
+        # Files and not pipes: a VBoxSVC that VBoxManage starts may inherit and keep them.
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    env=self._environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,  # Ctrl-C in a terminal is for vmdns, not for VBoxManage
+                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                )
+            except OSError as error:
+                raise Failed(f"{command[0]} cannot be run ({error.strerror})") from None
+            # Not wait(timeout): that polls on POSIX, and a call would cost up to 50 ms more.
+            timer = threading.Timer(self._limit, process.kill)
+            timer.daemon = True
+            timer.start()
+            try:
+                status = process.wait()
+            finally:
+                hung = not timer.is_alive()
+                timer.cancel()
+                process.kill()
+            if status:
+                raise _failure(command, _read(err, 65536), f"no answer in {self._limit:g} s" if hung else f"{status}")
+            output = _read(out, MAX_BYTES + 1)
+            if len(output) > MAX_BYTES:
+                raise Failed(f"{' '.join(command[:3])}: more than {MAX_BYTES} bytes of output")
+            return output
+
+    def _locales(self) -> list[str]:
+        try:
+            return self._run(["locale", "-a"]).decode("ascii", "replace").split()
+        except Failed:
+            return []
+
+
+def utf8_locale(available: Iterable[str], platform: str = sys.platform) -> str:
+    """The UTF-8 locale to run VBoxManage in, of those that `locale -a` lists; C first, which translates nothing."""
+    names = {re.sub("[-.]", "", name).lower(): name for name in sorted(available)}
+    for wanted in ("cutf8", "en_usutf8"):
+        if wanted in names:
+            return names[wanted]
+    others = (name for plain, name in names.items() if plain.endswith("utf8"))
+    return next(others, "en_US.UTF-8" if platform == "darwin" else "C.UTF-8")
+
+
+def _read(file: IO[bytes], most: int) -> bytes:
+    file.seek(0)
+    return file.read(most)
+
+
+def _failure(command: list[str], errors: bytes, otherwise: str) -> Failed:
+    text = _decode(errors)
+    line = next((line for line in text.split("\n") if "error:" in line), "")
+    code = re.search(r"\(0x([0-9a-fA-F]{8})\)", text)
+    why = line.partition("error:")[2].strip() or otherwise
+    return Failed(f"{' '.join(command[1:3])}: {why}"[:300], int(code[1], 16) if code else 0)
+
+
+def _decode(data: bytes) -> str:
+    if sys.platform != "win32":
+        return data.decode("utf-8", "replace")
+    # There VBoxManage writes text lines, in the code page of the system.
+    data = data.replace(b"\r\n", b"\n")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode(locale.getpreferredencoding(False), "replace")
