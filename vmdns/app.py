@@ -15,7 +15,7 @@ from typing import Any
 
 from vmdns import __version__, report
 from vmdns.asking import ask, chase
-from vmdns.config import Config, ConfigError, Options, load
+from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import Policy, Snapshot, build
 from vmdns.core.model import Fact, from_json
 from vmdns.core.records import check_records, parse_records
@@ -69,12 +69,12 @@ class App:
         self._stale: asyncio.TimerHandle | None = None
         self.table = Table(self._policy())
         self.table.subscribe(self._tell)
-        self.forwarder = Forwarder(config.limits)
+        self.forwarder = Forwarder(config.limits, _clock)
         self.server = DnsServer(
             lambda: self.table.snapshot,
             self.forwarder.cached,
             self.forwarder.resolve,
-            partial(chase, self.forwarder.resolve),
+            partial(chase, self.forwarder.find),
             config.limits,
         )
         self.listening = Listening(self.server, say)
@@ -281,6 +281,8 @@ class App:
         assert self._path is not None
         try:
             fresh = load(self._path, check_records).with_options(self._options)
+        except ConfigMissing:
+            fresh = Config().with_options(self._options)
         except ConfigError as error:
             if str(error) != self._config_error:
                 self._say(f"{error}; the configuration before stays in force")
@@ -302,7 +304,7 @@ class App:
         if any(getattr(fresh, key) != getattr(before, key) for key in source) and self._supervisor is not None:
             self._supervisor.cancel()
             self._start_supervisor()
-        self._say(f"{self._path} was read again")
+        self._say(f"the configuration was read again: {self._path}")
 
     # -- what is told -----------------------------------------------------------------------------------------
 
@@ -382,6 +384,24 @@ class App:
         }
 
 
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where it tells them: answers age meanwhile."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def _allow_sockets() -> None:
+    """Raises the soft limit of open files (256 on macOS, 1024 on Linux): each question forwarded takes one."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 async def _soon(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
@@ -402,6 +422,7 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
         return await App(config, config_path, options, say).run(stop)
 
+    _allow_sockets()
     sys.setswitchinterval(0.0005)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -14,28 +14,21 @@ import dns.rdatatype
 
 from vmdns.core.answer import Reply
 from vmdns.core.build import Snapshot
-from vmdns.core.name import lower, to_wire, unicode_name
-from vmdns.core.wire import Query, Record, make_query, parse_query, respond
+from vmdns.core.forwarded import Failure, Forwarded, Question
+from vmdns.core.name import to_wire, unicode_name
+from vmdns.core.wire import Query, make_query, respond
 from vmdns.report import explain
 
-Resolve = Callable[[Query, int], Awaitable[bytes]]
+Find = Callable[[Question], Awaitable[Forwarded | Failure]]
 Handle = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
 
 
-async def chase(resolve: Resolve, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
+async def chase(find: Find, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
     """The response to a question whose CNAME chain goes on outside of our zones, at `target`."""
-    onward = parse_query(make_query(query.id, target, query.type, dnssec_ok=query.dnssec_ok))
-    records: list[Record] = list(reply.answer)
-    rcode = reply.rcode
-    try:
-        found = dns.message.from_wire(await resolve(onward, 65_535))
-        rcode = int(found.rcode()) & 0xF
-        for rrset in found.answer:
-            owner = lower(rrset.name.to_wire() or b"")
-            records += [Record(owner, int(rrset.rdtype), rrset.ttl, rdata.to_wire() or b"") for rdata in rrset]
-    except dns.exception.DNSException:
-        rcode = 2
-    return respond(query, rcode, limit=limit, answer=records)
+    found = await find(Question(target, query.type, query.dnssec_ok, query.checking_disabled))
+    if isinstance(found, Failure):
+        return respond(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
+    return respond(query, found.rcode, limit=limit, answer=[*reply.answer, *found.answer], authority=found.authority)
 
 
 async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class LeaseWatcher:
         trouble: Callable[[str], None],
         settings: Callable[[], None],
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self._report = report
         self._trouble = trouble
         self._settings = settings
@@ -52,12 +52,12 @@ class LeaseWatcher:
         """Begins to watch, and reports what is there. Raises OSError where the folder is missing."""
         handler = _Names(self._queue.put)
         try:
-            self._observer = _observe(Observer(), handler, self._folder)
+            self._observer = _observe(Observer(), handler, self.folder)
         except FileNotFoundError:
             raise
         except OSError:  # no inotify watches left: look every second instead
-            self._observer = _observe(PollingObserver(), handler, self._folder)
-        for path in self._folder.glob("*" + SUFFIX):
+            self._observer = _observe(PollingObserver(), handler, self.folder)
+        for path in self.folder.glob("*" + SUFFIX):
             self._queue.put(path.name)
         self._queue.put("")
         self._thread.start()
@@ -107,7 +107,7 @@ class LeaseWatcher:
         """Reads one file: whether that is settled, and whether its leases changed."""
         before = self._files.get(name, ())
         try:
-            self._files[name] = read_leases(self._folder / name)
+            self._files[name] = read_leases(self.folder / name)
             self._note(name, "")
             return True, self._files[name] != before
         except FileNotFoundError:

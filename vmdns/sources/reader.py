@@ -27,6 +27,10 @@ class Lost(Exception):
     """VirtualBox went away: the process that reads it must end and be started anew."""
 
 
+class Upgraded(Lost):
+    """VirtualBox was upgraded or removed while it was read: its old VBoxSVC must be left alone until it ends."""
+
+
 class Reader(Protocol):
     """Looks at VirtualBox. Used by one thread of the worker process."""
 

@@ -19,10 +19,9 @@ from vmdns.sources.reader import Unavailable
 Message = dict[str, Any]
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 20.0  # less than what counts as silence
 ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
 SILENT_SECONDS = 30.0  # six beats
-UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client, and lets an upgrade finish
 
 
 class Supervisor:
@@ -33,11 +32,10 @@ class Supervisor:
         self._home = home
         self._message = message
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopping = False
+        self._failures = 0
 
     async def run(self) -> None:
         """Until cancelled: a worker runs whenever VirtualBox is there. Pauses grow while it fails at once."""
-        pause = FIRST_PAUSE
         absent = False
         try:
             while True:
@@ -48,8 +46,8 @@ class Supervisor:
                     await asyncio.sleep(ABSENT_SECONDS)
                     continue
                 absent = False
-                worked = await self._run_one(pause)
-                pause = FIRST_PAUSE if worked else min(pause * 2, LONGEST_PAUSE)
+                worked = await self._run_one(min(FIRST_PAUSE * 1.5**self._failures, LONGEST_PAUSE))
+                self._failures = 0 if worked else min(self._failures + 1, 30)
         finally:
             self.stop()
 
@@ -80,7 +78,7 @@ class Supervisor:
             start_new_session=os.name == "posix",
         )
         assert process.stdin is not None
-        process.stdin.write(json.dumps({**self._options, "pause": pause}).encode() + b"\n")
+        process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
         process.stdin.flush()
         self._process = process
         return process
@@ -116,7 +114,7 @@ class Supervisor:
                 continue
             if message is None:
                 break
-            worked = worked or "put" in message
+            worked = worked or message.get("put") == "virtualbox"
             told = told or "lost" in message
             if "beat" not in message:
                 self._message(message)

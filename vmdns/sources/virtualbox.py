@@ -26,7 +26,7 @@ from vmdns.core.guestinfo import PATTERN, reports
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.sources.installation import Installation, stamp
 from vmdns.sources.machinestate import state_names
-from vmdns.sources.reader import Found, Lost, Unavailable, key
+from vmdns.sources.reader import Found, Lost, Unavailable, Upgraded, key
 
 _NET = "/VirtualBox/GuestInfo/Net/"
 _EVENTS = (
@@ -62,7 +62,7 @@ def connect(installation: Installation, environ: Mapping[str, str]) -> Any:
     except ImportError as error:
         raise Unavailable(f"the VirtualBox API cannot be loaded ({error})") from error
     except Exception as error:
-        raise Unavailable(f"the VirtualBox API does not start ({error})") from error
+        raise Lost(f"its API does not start ({error})") from error
 
 
 def _load_package(name: str, folder: os.PathLike[str]) -> None:
@@ -86,18 +86,17 @@ class ApiReader:
         self._installation = installation
         self._interval = interval
         self._manager = connect(installation, environ)
-        self._vbox = self._manager.getVirtualBox()
+        try:
+            self._vbox = self._manager.getVirtualBox()
+        except Exception as error:
+            raise Lost(f"VBoxSVC does not answer ({error})") from error
         if self._vbox is None:
             raise Lost("VBoxSVC does not answer")
         self.moved = time.monotonic()
-        version = str(self._vbox.APIVersion)
-        constants = self._manager.constants
-        self._states = state_names(dict(constants.all_values("MachineState")), version)
-        self._kinds = {value: name for name, value in constants.all_values("NetworkAttachmentType").items()}
-        events = dict(constants.all_values("VBoxEventType"))
-        self._event_names = {events[name]: name for name in _EVENTS if name in events}
-        self._host_only = constants.all_values("HostNetworkInterfaceType").get("HostOnly", 2)
-        self.found = Found(str(self._vbox.version), "api", str(self._vbox.homeFolder))
+        with self._connected():
+            self._read_constants()
+            self.found = Found(str(self._vbox.version), "api", str(self._vbox.homeFolder))
+            self._source = self._vbox.eventSource
         self._stamp = stamp(installation)
         self._proxies: dict[str, Any] = {}
         self._facts: dict[str, Fact] = {}
@@ -107,8 +106,16 @@ class ApiReader:
         self._networks_due = False
         self._looked = 0.0
         self._nudged = False
-        self._source = self._vbox.eventSource
         self._listener: Any = None
+
+    def _read_constants(self) -> None:
+        version = str(self._vbox.APIVersion)
+        constants = self._manager.constants
+        self._states = state_names(dict(constants.all_values("MachineState")), version)
+        self._kinds = {value: name for name, value in constants.all_values("NetworkAttachmentType").items()}
+        events = dict(constants.all_values("VBoxEventType"))
+        self._event_names = {events[name]: name for name in _EVENTS if name in events}
+        self._host_only = constants.all_values("HostNetworkInterfaceType").get("HostOnly", 2)
 
     # -- the seam ---------------------------------------------------------------------------------------------
 
@@ -252,7 +259,7 @@ class ApiReader:
     def _slow_look(self, changes: dict[str, Fact | None]) -> None:
         """Corrects what events missed: which VMs there are, their states in one call, and the online ones whole."""
         if stamp(self._installation) != self._stamp:
-            raise Lost("VirtualBox was upgraded or removed")
+            raise Upgraded("it was upgraded or removed")
         raws = self._manager.getArray(self._vbox, "machines")
         states = self._vbox.getMachineStates(raws)
         self._proxies = {str(raw.id): raw for raw in raws}

@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from vmdns.core.model import Fact, to_json
-from vmdns.sources.installation import Installation, find
+from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.leases import LeaseWatcher
-from vmdns.sources.reader import Lost, Reader, Unavailable
+from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
 
+PATIENT_FAILURES = 4  # with growing pauses some ten seconds
+UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade needs that it does
 BEAT_SECONDS = 5.0
 STUCK_SECONDS = 15.0
 
@@ -53,10 +55,14 @@ class Output:
         self.send({verb: source, "facts": {key: None if one is None else to_json(one) for key, one in facts.items()}})
 
 
-def open_reader(installation: Installation, choice: str, home: str | None, interval: float) -> tuple[Reader, str]:
+def open_reader(
+    installation: Installation, choice: str, home: str | None, interval: float, failures: int = 0
+) -> tuple[Reader, str]:
     """The reader that was chosen, and why not the better one.
 
-    Raises `Unavailable` where none can work here, `Lost` where VirtualBox does not answer.
+    failures is how often in a row a reader could not be opened: a VBoxSVC that just died may be back in a moment,
+    so VBoxManage takes over from an API that loads only when it goes on failing. Raises `Unavailable` where none can
+    work here, `Lost` where VirtualBox does not answer.
     """
     why = ""
     if choice in ("auto", "api"):
@@ -64,8 +70,8 @@ def open_reader(installation: Installation, choice: str, home: str | None, inter
 
         try:
             return ApiReader(installation, os.environ, interval), ""
-        except Unavailable as error:
-            if choice == "api":
+        except (Unavailable, Lost) as error:
+            if choice == "api" or (isinstance(error, Lost) and failures < PATIENT_FAILURES):
                 raise
             why = str(error)
     from vmdns.sources.vboxmanage import VBoxManageReader
@@ -73,32 +79,59 @@ def open_reader(installation: Installation, choice: str, home: str | None, inter
     return VBoxManageReader(installation, os.environ, home), why
 
 
-def work(options: Mapping[str, Any], output: Output) -> None:
-    """Reads until VirtualBox is lost. options: reader, home (or null), interval and pause in seconds."""
-    installation = find(os.environ)
-    if installation is None:
-        raise Unavailable("VirtualBox is not installed")
-    reader, detail = open_reader(installation, options["reader"], options["home"], options["interval"])
-    output.send({"found": reader.found._asdict(), "detail": detail})
-    threading.Thread(target=_beat, args=(output, reader), daemon=True).start()
-    watcher = LeaseWatcher(
-        Path(reader.found.home),
-        lambda facts: output.facts("put", "leases", facts),
-        lambda text: output.send({"trouble": "leases", "text": text}),
-        reader.nudge,
-    )
-    try:
-        watcher.start()
-    except OSError as error:
-        output.send({"trouble": "leases", "text": f"the folder of lease files cannot be watched ({error})"})
-    try:
-        output.facts("put", "virtualbox", reader.look())
-        while True:
-            changes = reader.wait(options["interval"])
-            if changes:
-                output.facts("patch", "virtualbox", changes)
-    finally:
-        reader.close()
+class Work:
+    """What the worker does until VirtualBox is lost. options: reader, home (or null), interval, failures."""
+
+    def __init__(self, options: Mapping[str, Any], output: Output) -> None:
+        self._options = options
+        self._output = output
+        self._reader: Reader | None = None
+        self._watcher: LeaseWatcher | None = None
+
+    def run(self) -> None:
+        """Reads for ever. Raises `Lost` or `Unavailable`."""
+        installation = find(os.environ)
+        if installation is None:
+            raise Unavailable("VirtualBox is not installed")
+        self._watch_leases(user_home(os.environ), at_last=False)  # which change without VBoxSVC as well
+        self._reader, detail = open_reader(
+            installation, *(self._options[name] for name in ("reader", "home", "interval", "failures"))
+        )
+        self._output.send({"found": self._reader.found._asdict(), "detail": detail})
+        threading.Thread(target=_beat, args=(self._output, self._reader), daemon=True).start()
+        self._watch_leases(Path(self._reader.found.home), at_last=True)
+        try:
+            self._output.facts("put", "virtualbox", self._reader.look())
+            while True:
+                changes = self._reader.wait(self._options["interval"])
+                if changes:
+                    self._output.facts("patch", "virtualbox", changes)
+        finally:
+            self._reader.close()
+
+    def _watch_leases(self, home: Path, *, at_last: bool) -> None:
+        """Watches the lease files in that folder, unless it does already."""
+        if self._watcher is not None:
+            if self._watcher.folder == home:
+                return
+            self._watcher.stop()
+        self._watcher = LeaseWatcher(
+            home,
+            lambda facts: self._output.facts("put", "leases", facts),
+            lambda text: self._output.send({"trouble": "leases", "text": text}),
+            self._nudge,
+        )
+        try:
+            self._watcher.start()
+        except OSError as error:
+            self._watcher = None
+            if at_last:
+                text = f"the folder of lease files cannot be watched ({error})"
+                self._output.send({"trouble": "leases", "text": text})
+
+    def _nudge(self) -> None:
+        if self._reader is not None:
+            self._reader.nudge()
 
 
 def _beat(output: Output, reader: Reader) -> None:
@@ -124,12 +157,16 @@ def main() -> int:
     os.dup2(2, 1)
     options = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_follow_parent, daemon=True).start()
+    pause = options["pause"]
+    work = Work(options, output)
     try:
-        work(options, output)
-    except (Lost, Unavailable) as error:
-        output.send({"lost": str(error)})
-    # The lease watcher goes on meanwhile: addresses may change while VBoxSVC is away.
-    time.sleep(options["pause"])
+        work.run()
+    except Exception as error:
+        output.send({"lost": str(error) or type(error).__name__})
+        if isinstance(error, Upgraded):
+            pause = max(pause, UPGRADE_SECONDS)
+    # The lease watcher goes on meanwhile. Then out at once: libraries of a dead VBoxSVC do not end in order.
+    time.sleep(pause)
     os._exit(0)
 
 
