@@ -7,7 +7,7 @@ network, the host's own address, an address that VirtualBox leased to another ru
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
@@ -38,13 +38,18 @@ class Found(NamedTuple):
 
 @dataclass(slots=True)
 class Networks:
-    """Leases, fixed addresses and prefixes by network, made from all facts once for a build."""
+    """Leases, fixed addresses and prefixes by network, made from all facts once for a build.
+
+    until is the Unix time at which the first lease of an adapter that is online ends; 0 if none does.
+    """
 
     leases: dict[tuple[str, str], list[Lease]] = field(default_factory=dict)
     fixed: dict[tuple[str, str], str] = field(default_factory=dict)
     prefixes: dict[str, list[IPv4Network]] = field(default_factory=dict)
     hosts_own: dict[str, set[str]] = field(default_factory=dict)
+    interfaces: set[str] = field(default_factory=set)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
+    until: float = 0.0
 
 
 def _file_key(dhcp_name: str) -> str:
@@ -64,21 +69,24 @@ def index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Net
                 found.leases.setdefault((_file_key(fact.network), fact.mac), []).append(fact)
             case NatNetwork():
                 prefix = _network(fact.prefix)
-                if prefix is not None:
+                if prefix is not None and prefix.num_addresses > 2:
                     found.prefixes.setdefault(fact.name, []).append(prefix)
                     found.hosts_own.setdefault(fact.name, set()).add(str(prefix.network_address + 1))
-            case DhcpServer():
+            case DhcpServer() if fact.enabled:
                 name = _file_key(fact.network)
                 for mac, address in fact.fixed:
-                    found.fixed[name, mac] = address
+                    if _ipv4(address) is not None:
+                        found.fixed[name, mac] = address
                 found.hosts_own.setdefault(fact.network, set()).add(fact.address)
                 prefix = _network(f"{fact.address}/{fact.mask}")
                 # An internal network is a wire that may carry other prefixes than its DHCP server's.
-                if prefix is not None and fact.enabled and fact.network.startswith("HostInterfaceNetworking-"):
+                if prefix is not None and fact.network.startswith("HostInterfaceNetworking-"):
                     found.prefixes.setdefault(fact.network, []).append(prefix)
             case HostInterface():
                 name = f"HostInterfaceNetworking-{fact.name}"
-                found.hosts_own.setdefault(name, set()).add(fact.prefix.partition("/")[0])
+                own = fact.prefix.partition("/")[0]
+                found.hosts_own.setdefault(name, set()).add(own)
+                found.interfaces.add(own)
                 prefix = _network(fact.prefix)
                 if prefix is not None:
                     found.prefixes.setdefault(name, []).append(prefix)
@@ -89,7 +97,16 @@ def index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Net
             given = _given(adapter, found)
             if given is not None:
                 found.owners.setdefault((adapter.network.dhcp_name, given.address), adapter.mac)
+            for lease in found.leases.get((_file_key(adapter.network.dhcp_name), adapter.mac), ()):
+                found.until = min(found.until or lease.until, lease.until)
     return found
+
+
+def _ipv4(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        return None
 
 
 def _network(text: str) -> IPv4Network | None:
@@ -135,7 +152,11 @@ def addresses(machine: Machine, networks: Networks) -> Found:
         for report in machine.reports:
             if report.mac != adapter.mac or any(one.address == report.address for one in claims):
                 continue
-            objection = _objection(report.address, adapter, networks)
+            claimed = _ipv4(report.address)
+            if claimed is None:
+                refused.append("Guest Additions report what is no IPv4 address")
+                continue
+            objection = _objection(claimed, adapter, networks)
             if objection:
                 refused.append(f"Guest Additions report {report.address}, {objection}")
                 continue
@@ -162,12 +183,15 @@ def _join(given: Address | None, claims: list[Address]) -> list[Address]:
     return [given._replace(why=given.why + note)]
 
 
-def _objection(text: str, adapter: Adapter, networks: Networks) -> str:
+def _objection(address: IPv4Address, adapter: Adapter, networks: Networks) -> str:
     """Why a guest's claim is not believed; '' if it is."""
-    address = IPv4Address(text)
+    text = str(address)
     kind, name = adapter.network.kind, adapter.network.dhcp_name
     if text in networks.hosts_own.get(name, ()):
         return "which is the address of the network's own server"
+    # Other kinds of network are closed: there a guest may well have an address that the host has elsewhere.
+    if kind == "bridged" and text in networks.interfaces:
+        return "which is an address of the host"
     owner = networks.owners.get((name, text), adapter.mac) if name else adapter.mac
     if owner != adapter.mac:
         return "which VirtualBox's DHCP gave to another VM"
@@ -180,9 +204,3 @@ def _objection(text: str, adapter: Adapter, networks: Networks) -> str:
                 return ""
         return f"which is not on {adapter.network.name}"
     return "which is a public address" if address.is_global else ""
-
-
-def next_end(found: Mapping[str, Found]) -> float:
-    """The Unix time at which the first of these addresses ends; 0 if none does."""
-    ends = [one.until for each in found.values() for one in each.addresses if one.until]
-    return min(ends, default=0.0)

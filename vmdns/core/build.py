@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from vmdns.core.address import Address, addresses, index, next_end
+from vmdns.core.address import ADDITIONS, Address, addresses, index
 from vmdns.core.model import Fact, HostName, Machine
 from vmdns.core.name import from_labels, labels, to_wire
 from vmdns.core.naming import RESERVED, Named, Naming, assign
@@ -123,7 +123,7 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int) -> Sna
         guests=guests,
         problems=_problems(naming, guests),
         looked=policy.looked,
-        valid_until=next_end(found),
+        valid_until=networks.until,
     )
 
 
@@ -161,8 +161,13 @@ class _Table:
         self._nodes: dict[bytes, dict[int, tuple[int, dict[bytes, None]]]] = {}
 
     def put(self, owner: bytes, kind: int, rdata: bytes, ttl: int | None = None) -> None:
-        """Adds one record. A record set has one TTL, that of its first record (RFC 2181 section 5.2)."""
+        """Adds one record. A record set has one TTL, that of its first record (RFC 2181 section 5.2).
+
+        A CNAME is alone at its name (RFC 2181 section 10.1): what came first stays.
+        """
         node = self._nodes.setdefault(owner, {})
+        if node and (kind == CNAME or CNAME in node):
+            return
         if kind not in node:
             node[kind] = (self.ttl if ttl is None else ttl, {})
         node[kind][1][rdata] = None
@@ -188,10 +193,11 @@ class _Table:
         for record in records:
             self.put(record.owner, record.type, record.rdata, record.ttl)
         for record in records:
-            if record.type in (A, AAAA) and record.owner.endswith(self.zones[0]):
+            wildcard = record.owner.startswith(b"\x01*")
+            if record.type in (A, AAAA) and record.owner.endswith(self.zones[0]) and not wildcard:
                 self._point(str(ip_address(record.rdata)), record.owner)
 
-    def add_guests(self, guests: Iterable[Guest]) -> dict[bytes, str]:
+    def add_guests(self, guests: Sequence[Guest]) -> dict[bytes, str]:
         absent: dict[bytes, str] = {}
         for guest in guests:
             for relative in guest.named.names:
@@ -206,9 +212,10 @@ class _Table:
                         continue
                     for one in guest.addresses:
                         self.put(owner, *_address(one.address))
-            if guest.machine.online:
-                for one in guest.addresses:
-                    self._point(one.address, from_labels([guest.named.label.encode("ascii")])[:-1] + self.zones[0])
+        # What VirtualBox's DHCP gave comes before what guests claim, whoever claims it.
+        pointed = [(one.source == ADDITIONS, one.address, guest) for guest in guests for one in guest.addresses]
+        for _, address, guest in sorted(pointed, key=lambda item: item[0]):
+            self._point(address, from_labels([guest.named.label.encode("ascii")])[:-1] + self.zones[0])
         return absent
 
     def add_hosts(self, hosts: Iterable[HostName]) -> None:
@@ -219,18 +226,17 @@ class _Table:
                 kind, rdata = _address(host.address)
             except ValueError:
                 continue
+            if owner in self.apexes:
+                continue
+            somewhere = not _is_nowhere(host.address)
             wanted = [owner]
-            if len(labels(owner)) == 1 and not _is_nowhere(host.address):
+            if len(labels(owner)) == 1 and somewhere:
                 wanted += [owner[:-1] + zone for zone in self.zones]
             for name in wanted:
-                if name not in ours and name not in self.apexes:
+                if name not in ours:
                     self.put(name, kind, rdata)
-        for host in hosts:
-            if host.canonical and not _is_nowhere(host.address):
-                try:
-                    self._point(host.address, to_wire(host.name))
-                except ValueError:
-                    continue
+            if host.canonical and somewhere:
+                self._point(host.address, owner)
 
     def _point(self, address: str, owner: bytes) -> None:
         """One PTR for each address: the first name that claims it (RFC 1035 section 3.5)."""
@@ -269,7 +275,9 @@ def _address(text: str) -> tuple[int, bytes]:
 
 def _is_nowhere(text: str) -> bool:
     address = ip_address(text.partition("%")[0])
-    return address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+    if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
+        return True
+    return text == "255.255.255.255"
 
 
 def names_of(guest: Guest, zones: Iterable[str]) -> list[str]:

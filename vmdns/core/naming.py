@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vmdns.core.model import Machine
-from vmdns.core.name import MAX_LABEL, label
+from vmdns.core.name import MAX_LABEL, MAX_NAME, label
 
 # Names by which machines find services without being told (RFC 6761, web proxy discovery, ISATAP, CERT VU#598349),
 # and our own.
@@ -54,7 +54,9 @@ def assign(machines: Iterable[Machine], reserved: Mapping[str, str], zones: tupl
         (machine for machine in machines if machine.accessible and not machine.ignored), key=lambda one: one.uuid
     )
     natural = {machine.uuid: natural_label(machine) for machine in present}
-    first: dict[str, Machine] = {}
+    room = MAX_NAME - 2 - max(len(zone) for zone in zones)
+    # A VM may be named like the UUID of another one, which is that one's name.
+    first = {machine.uuid.lower(): machine for machine in present}
     for machine in present:
         if natural[machine.uuid] not in reserved:
             first.setdefault(natural[machine.uuid], machine)
@@ -75,13 +77,13 @@ def assign(machines: Iterable[Machine], reserved: Mapping[str, str], zones: tupl
     for machine in present:
         for group in machine.groups:
             relative = _group_name(natural[machine.uuid], group)
-            if relative and taken.setdefault(relative, machine.uuid) == machine.uuid:
+            if relative and _fits(relative, room) and taken.setdefault(relative, machine.uuid) == machine.uuid:
                 names[machine.uuid].append(relative)
     problems = list(notes.values())
     for machine in present:
         for extra in machine.names:
             extra_relative = _relative(extra, zones)
-            why = _refusal(extra_relative, machine, taken, reserved)
+            why = _refusal(extra_relative, room, machine, taken, reserved)
             if why:
                 problems.append(f"VM {machine.name!r} ({machine.uuid}) wanted the name {extra!r}, {why}")
             elif extra_relative not in names[machine.uuid]:
@@ -120,8 +122,15 @@ def _relative(text: str, zones: tuple[str, ...]) -> Relative:
     return tuple(label(part) for part in name.split("."))
 
 
-def _refusal(name: Relative, machine: Machine, taken: Mapping[Relative, str], reserved: Mapping[str, str]) -> str:
-    if not all(name) or len(name) > 8:
+def _fits(name: Relative, room: int) -> bool:
+    """Whether a name has at most `room` bytes on the wire, so that it fits below each zone."""
+    return sum(len(part) + 1 for part in name) <= room
+
+
+def _refusal(
+    name: Relative, room: int, machine: Machine, taken: Mapping[Relative, str], reserved: Mapping[str, str]
+) -> str:
+    if not all(name) or not _fits(name, room):
         return "which is no name that DNS can carry"
     if len(name) == 1 and name[0] in reserved:
         return f"which is {reserved[name[0]]}"

@@ -1,0 +1,285 @@
+"""Which addresses a VM has, and which claims of a guest are not believed (threat T1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.facts import (
+    BRIDGED,
+    HOSTONLY,
+    INTNET,
+    LAB,
+    NAT,
+    NETWORKS,
+    NOW,
+    OTHER,
+    lease,
+    mac,
+    report,
+    uuid,
+    vm,
+)
+from vmdns.core.address import ADDITIONS, FIXED, LEASE, Found, addresses, index
+from vmdns.core.guestinfo import reports
+from vmdns.core.model import Adapter, DhcpServer, Fact, Machine, NatNetwork, Network
+
+
+def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now: float = NOW) -> Found:
+    machines = sorted((machine, *others), key=lambda one: one.uuid)
+    return addresses(machine, index((*NETWORKS, *facts), machines, now))
+
+
+def brief(one: Found) -> list[tuple[str, str]]:
+    return [(each.address, each.source) for each in one.addresses]
+
+
+# -- what VirtualBox's DHCP gave ------------------------------------------------------------------------------
+
+
+def test_a_lease_is_joined_by_mac_and_network() -> None:
+    got = found(vm(1), lease(1, "10.0.2.4"), lease(2, "10.0.2.5"), lease(1, "10.0.2.6", OTHER))
+    assert brief(got) == [("10.0.2.4", LEASE)]
+    (address,) = got.addresses
+    assert (address.mac, address.network, address.until) == (mac(1), LAB, NOW - 60 + 600)
+    assert address.why == "DHCP lease of lab"
+
+
+@pytest.mark.parametrize(
+    ("network", "dhcp_name"),
+    [
+        (LAB, "lab"),
+        (INTNET, "wire"),
+        (HOSTONLY, "HostInterfaceNetworking-vboxnet0"),
+        (BRIDGED, "HostInterfaceNetworking-eth0"),
+        # The name comes back from the lease file's name, in which `_` stands for what a file name cannot hold.
+        (Network("natnetwork", 'a/b:c*"d'), "a_b_c__d"),
+        (Network("hostonly", "VirtualBox Host-Only Ethernet Adapter"),
+         "HostInterfaceNetworking-VirtualBox Host-Only Ethernet Adapter"),
+    ],
+)  # fmt: skip
+def test_the_lease_file_of_each_kind_of_network(network: Network, dhcp_name: str) -> None:
+    got = found(vm(1, "web", network), replace(lease(1, "10.9.9.9"), network=dhcp_name))
+    assert brief(got) == [("10.9.9.9", LEASE)]
+
+
+@pytest.mark.parametrize("network", [NAT, Network("hostonlynetwork", "n"), Network("generic", "UDPTunnel")])
+def test_no_lease_where_virtualbox_runs_no_dhcp_server(network: Network) -> None:
+    assert found(vm(1, "web", network), lease(1, "10.0.2.4", NAT)) == Found((), ())
+
+
+@pytest.mark.parametrize(
+    ("leases", "expected"),
+    [
+        # The newest that is valid, wherever it stands in the file: a MAC with several client ids has several.
+        ([("10.0.2.4", -60, 600), ("10.0.2.5", -30, 600)], "10.0.2.5"),
+        ([("10.0.2.5", -30, 600), ("10.0.2.4", -60, 600)], "10.0.2.5"),
+        ([("10.0.2.5", -30, 20), ("10.0.2.4", -60, 600)], "10.0.2.4"),
+        ([("10.0.2.4", -60, 600), ("10.0.2.5", -60, 900)], "10.0.2.5"),
+        # Over at its very end; one that lasts longer than the world is none the less valid.
+        ([("10.0.2.4", -600, 600)], None),
+        ([("10.0.2.4", -600, 601)], "10.0.2.4"),
+        ([("10.0.2.4", -60, 0)], None),
+        ([("10.0.2.4", 0, 2**32 - 1)], "10.0.2.4"),
+    ],
+)
+def test_of_several_leases(leases: list[tuple[str, float, float]], expected: str | None) -> None:
+    facts = [lease(1, address, issued=NOW + issued, seconds=seconds) for address, issued, seconds in leases]
+    assert [one.address for one in found(vm(1), *facts).addresses] == ([expected] if expected else [])
+
+
+def test_a_fixed_address_outranks_the_older_lease_that_stays_in_the_file() -> None:
+    server = DhcpServer("lab", "10.0.2.3", "255.255.255.0", fixed=((mac(1), "10.0.2.77"),))
+    assert brief(found(vm(1), server, lease(1, "10.0.2.4"))) == [("10.0.2.77", FIXED)]
+    assert brief(found(vm(1), server)) == [("10.0.2.77", FIXED)]
+    assert brief(found(vm(2), server)) == []
+
+
+def test_a_dhcp_server_that_is_off_gives_no_fixed_address_and_owns_none() -> None:
+    off = DhcpServer("other", "10.0.2.9", "255.255.255.0", enabled=False, fixed=((mac(1), "10.0.2.77"),))
+    assert brief(found(vm(1, "web", OTHER), off)) == []
+    claiming = vm(1, "web", OTHER, reports=(report(1, "10.0.2.9"),))
+    assert brief(found(claiming, off)) == [("10.0.2.9", ADDITIONS)]
+
+
+def test_a_fixed_address_that_is_none_is_left_out() -> None:
+    server = DhcpServer("lab", "10.0.2.3", "255.255.255.0", fixed=((mac(1), "none"), (mac(2), "")))
+    assert found(vm(1), server) == found(vm(2), server) == Found((), ())
+
+
+@pytest.mark.parametrize("state", ["PoweredOff", "Saved", "AbortedSaved", "Aborted", "Null", ""])
+def test_a_vm_that_is_not_online_has_no_address(state: str) -> None:
+    machine = vm(1, state=state, reports=(report(1, "10.0.2.4"),))
+    assert found(machine, lease(1, "10.0.2.4")) == Found((), ())
+
+
+@pytest.mark.parametrize("state", ["Running", "Paused", "Saving", "LiveSnapshotting", "Teleporting", "Restoring"])
+def test_a_paused_vm_keeps_its_address(state: str) -> None:
+    assert brief(found(vm(1, state=state), lease(1, "10.0.2.4"))) == [("10.0.2.4", LEASE)]
+
+
+def test_an_adapter_without_its_cable_has_no_address_and_says_so() -> None:
+    machine = Machine(uuid(1), "web", "Running", adapters=(Adapter(2, mac(1), LAB, cable=False),))
+    assert found(machine, lease(1, "10.0.2.4")) == Found((), ("adapter 3: its cable is not connected",))
+
+
+def test_addresses_come_in_the_order_of_the_adapters() -> None:
+    machine = vm(1, "web", HOSTONLY, LAB)
+    got = found(machine, lease(257, "10.0.2.4"), lease(1, "192.168.56.101", HOSTONLY))
+    assert [one.address for one in got.addresses] == ["192.168.56.101", "10.0.2.4"]
+
+
+# -- what Guest Additions say besides --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("issued", "claims", "expected"),
+    [
+        # Both say the same: what DHCP gave is said to be the reason, and other claims stand beside it.
+        (-60, [("10.0.2.4", -5)], [("10.0.2.4", LEASE)]),
+        (-60, [("10.0.2.4", -5), ("10.0.2.40", -5)], [("10.0.2.4", LEASE), ("10.0.2.40", ADDITIONS)]),
+        # They disagree: the fresher wins, the better where both are equally fresh.
+        (-60, [("10.0.2.9", -5)], [("10.0.2.9", ADDITIONS)]),
+        (-5, [("10.0.2.9", -60)], [("10.0.2.4", LEASE)]),
+        (-5, [("10.0.2.9", -5)], [("10.0.2.4", LEASE)]),
+        (-30, [("10.0.2.8", -60), ("10.0.2.9", -5)], [("10.0.2.8", ADDITIONS), ("10.0.2.9", ADDITIONS)]),
+        # One of them alone.
+        (None, [("10.0.2.9", -9999)], [("10.0.2.9", ADDITIONS)]),
+        (-60, [], [("10.0.2.4", LEASE)]),
+        (None, [], []),
+    ],
+)
+def test_the_fresher_then_the_better(
+    issued: float | None, claims: list[tuple[str, float]], expected: list[tuple[str, str]]
+) -> None:
+    machine = vm(1, reports=tuple(report(1, address, NOW + since) for address, since in claims))
+    leases = () if issued is None else (lease(1, "10.0.2.4", issued=NOW + issued),)
+    assert brief(found(machine, *leases)) == expected
+
+
+def test_the_reason_names_what_was_passed_over() -> None:
+    machine = vm(1, reports=(report(1, "10.0.2.9", NOW - 5),))
+    (newer,) = found(machine, lease(1, "10.0.2.4")).addresses
+    assert newer.why == "reported by Guest Additions; newer than the lease 10.0.2.4"
+    (newer,) = found(machine, lease(1, "10.0.2.4", issued=NOW - 1)).addresses
+    assert newer.why == "DHCP lease of lab; newer than 10.0.2.9 of Guest Additions"
+
+
+def test_a_claim_for_a_mac_that_no_adapter_has_is_passed_over() -> None:
+    machine = vm(1, reports=(report(7, "172.17.0.1"), report(1, "10.0.2.9")))
+    assert found(machine) == found(vm(1, reports=(report(1, "10.0.2.9"),)))
+
+
+# -- T1: what a guest may claim ---------------------------------------------------------------------------------
+
+SERVER, GIVEN, AWAY, PUBLIC = (
+    "which is the address of the network's own server",
+    "which VirtualBox's DHCP gave to another VM",
+    "which is not on ",
+    "which is a public address",
+)
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "objection"),
+    [
+        (LAB, "10.0.2.9", None),
+        (LAB, "10.0.2.1", SERVER),  # the gateway
+        (LAB, "10.0.2.3", SERVER),  # the DHCP server
+        (LAB, "10.0.2.5", GIVEN),
+        (LAB, "10.0.2.0", AWAY + "lab"),
+        (LAB, "10.0.2.255", AWAY + "lab"),
+        (LAB, "10.0.3.9", AWAY + "lab"),
+        (LAB, "8.8.8.8", AWAY + "lab"),
+        (LAB, "192.168.1.5", AWAY + "lab"),
+        (OTHER, "10.0.2.5", None),  # the same address on another network is another address
+        (HOSTONLY, "192.168.56.9", None),
+        (HOSTONLY, "192.168.56.1", SERVER),  # the host
+        (HOSTONLY, "192.168.56.100", SERVER),
+        (HOSTONLY, "192.168.57.9", AWAY + "vboxnet0"),
+        (BRIDGED, "192.168.1.9", None),
+        (BRIDGED, "203.0.113.9", None),  # a LAN may have public addresses
+        (BRIDGED, "192.168.1.5", SERVER),
+        (BRIDGED, "192.168.56.1", "which is an address of the host"),
+        (NAT, "10.0.2.15", None),
+        (NAT, "8.8.8.8", PUBLIC),
+        (INTNET, "172.31.0.9", None),
+        (INTNET, "8.8.8.8", PUBLIC),
+    ],
+)
+def test_a_claim(network: Network, address: str, objection: str | None) -> None:
+    owner = vm(2, "db")
+    got = found(vm(1, "web", network, reports=(report(1, address),)), lease(2, "10.0.2.5"), others=(owner,))
+    if objection is None:
+        assert brief(got) == [(address, ADDITIONS)]
+        assert got.refused == ()
+    else:
+        assert got == Found((), (f"Guest Additions report {address}, {objection}",))
+
+
+def test_a_refused_claim_leaves_what_dhcp_gave_in_force() -> None:
+    machine = vm(1, reports=(report(1, "10.0.2.5", NOW),))
+    got = found(machine, lease(1, "10.0.2.4"), lease(2, "10.0.2.5"), others=(vm(2, "db"),))
+    assert brief(got) == [("10.0.2.4", LEASE)]
+    assert got.refused
+
+
+def test_the_owner_of_an_address_may_claim_it_and_one_that_is_off_owns_none() -> None:
+    claim = vm(1, reports=(report(1, "10.0.2.5"),))
+    assert brief(found(claim, lease(1, "10.0.2.5"))) == [("10.0.2.5", LEASE)]
+    off = vm(2, "db", state="PoweredOff")
+    assert brief(found(claim, lease(2, "10.0.2.5"), others=(off,))) == [("10.0.2.5", ADDITIONS)]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["::", "fe80::1", "::ffff:10.0.2.9", "", "999.1.1.1", "10.0.2", "10.0.2.9\n", " 10.0.2.9", "1" * 65_536, "web"],
+)
+def test_a_claim_that_is_no_ipv4_address(address: str) -> None:
+    got = found(vm(1, reports=(report(1, address),)), lease(1, "10.0.2.4"))
+    assert brief(got) == [("10.0.2.4", LEASE)]
+    assert got.refused == ("Guest Additions report what is no IPv4 address",)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "0.0.0.0", "0.1.2.3", "169.254.7.7", "224.0.0.251", "255.255.255.255", "240.0.0.1", "010.0.2.9"],
+)
+@pytest.mark.parametrize("network", [BRIDGED, NAT, INTNET, LAB])
+def test_a_property_that_can_be_no_guests_address_gives_no_address(network: Network, address: str) -> None:
+    prefix = "/VirtualBox/GuestInfo/Net/"
+    written = {"Count": "1", "0/MAC": mac(1).upper(), "0/V4/IP": address, "0/Status": "Up"}
+    claims = reports({prefix + key: (value, NOW) for key, value in written.items()})
+    assert found(vm(1, "web", network, reports=claims)).addresses == ()
+
+
+# -- networks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "nonsense", "10.0.2.0/99", "fd00::/64", "255.255.255.255/32", "0.0.0.0/0"])
+def test_a_nat_network_with_an_odd_prefix_harms_nothing(prefix: str) -> None:
+    network = Network("natnetwork", "odd")
+    machine = vm(1, "web", network, reports=(report(1, "10.0.2.9"),))
+    assert brief(found(machine, NatNetwork("odd", prefix))) == [("10.0.2.9", ADDITIONS)]
+
+
+@pytest.mark.parametrize(
+    ("facts", "until"),
+    [
+        ((), 0.0),
+        ((lease(1, "10.0.2.4"),), NOW + 540),
+        ((lease(1, "10.0.2.4"), lease(1, "10.0.2.5", issued=NOW - 100)), NOW + 500),
+        ((lease(7, "10.0.2.4"),), 0.0),  # no VM's
+        ((lease(2, "10.0.2.4"),), 0.0),  # of a VM that is off
+        ((lease(1, "10.0.2.4", issued=NOW - 600),), 0.0),  # over
+    ],
+)
+def test_when_the_first_lease_that_matters_ends(facts: tuple[Fact, ...], until: float) -> None:
+    assert index(facts, [vm(1), vm(2, "db", state="Saved")], NOW).until == until
+
+
+def test_clones_with_one_mac_share_a_lease() -> None:
+    twin = Machine(uuid(2), "twin", "Running", adapters=(Adapter(0, mac(1), LAB),))
+    assert brief(found(vm(1), lease(1, "10.0.2.4"), others=(twin,))) == [("10.0.2.4", LEASE)]
+    assert brief(found(twin, lease(1, "10.0.2.4"), others=(vm(1),))) == [("10.0.2.4", LEASE)]

@@ -1,0 +1,326 @@
+"""Facts in, snapshot out: what is at which name, and that the order of the facts makes no difference."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.facts import BRIDGED, HOSTONLY, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
+from vmdns.core.build import Policy, Snapshot, build, names_of
+from vmdns.core.model import DhcpServer, Fact, HostName
+from vmdns.core.name import labels, to_text, to_wire
+from vmdns.core.records import parse_records
+from vmdns.core.wire import AAAA, CNAME, NS, PTR, SOA, TXT, A
+from vmdns.core.zones import BUILT_IN, reverse_name
+
+POLICY = Policy()
+
+
+def made(*facts: Fact, now: float = NOW, policy: Policy = POLICY) -> Snapshot:
+    return build((*NETWORKS, *facts), policy, now, 7)
+
+
+def recorded(text: str, zones: tuple[str, ...] = POLICY.zones, ttl: int = 5) -> Policy:
+    return replace(POLICY, zones=zones, records=parse_records(text, zones, ttl))
+
+
+def addresses(snapshot: Snapshot, name: str, kind: int = A) -> list[str] | None:
+    """What the name has of this type; None where there is no such name."""
+    node = snapshot.nodes.get(to_wire(name))
+    if node is None:
+        return None
+    return [str(ip_address(rdata)) for rdata in node[kind].rdatas] if kind in node else []
+
+
+def pointed(snapshot: Snapshot, address: str) -> list[str]:
+    node = snapshot.nodes.get(reverse_name(address), {})
+    return [to_text(rdata) for rdata in node[PTR].rdatas] if PTR in node else []
+
+
+# -- VMs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_vm_is_there_under_all_its_names_in_each_zone() -> None:
+    snapshot = made(vm(1, groups=("/lab",), names=("www", "a.shop")), lease(1, "10.0.2.4"))
+    for below in ("web", "web.lab", "www", "a.shop", uuid(1)):
+        for zone in POLICY.zones:
+            assert addresses(snapshot, f"{below}.{zone}") == ["10.0.2.4"], below
+    assert pointed(snapshot, "10.0.2.4") == ["web.local"]
+    assert names_of(snapshot.guests[0], POLICY.zones)[:2] == ["web.local", "web.vm.internal"]
+
+
+def test_names_above_names_are_there_with_nothing() -> None:
+    snapshot = made(vm(1, groups=("/a/b",)), lease(1, "10.0.2.4"))
+    assert snapshot.nodes[to_wire("a.local")] == {}
+    assert snapshot.nodes[to_wire("b.a.local")] == {}
+    assert snapshot.nodes[to_wire("0.10.in-addr.arpa")] == {}
+    assert to_wire("internal") not in snapshot.nodes
+    assert to_wire("arpa") not in snapshot.nodes
+    assert b"\0" not in snapshot.nodes
+
+
+def test_a_vm_without_an_address_yet_is_there_with_nothing() -> None:
+    snapshot = made(vm(1))
+    assert addresses(snapshot, "web.local") == []
+    assert snapshot.guests[0].note == "running, but no address is known yet"
+
+
+@pytest.mark.parametrize("state", ["PoweredOff", "Saved", "Aborted"])
+def test_a_vm_that_is_off_is_not_there_and_it_is_said_why(state: str) -> None:
+    snapshot = made(vm(1, state=state), lease(1, "10.0.2.4"))
+    assert addresses(snapshot, "web.local") is None
+    assert pointed(snapshot, "10.0.2.4") == []
+    assert snapshot.absent[to_wire("web.local")] == f"VM 'web' is not running ({state})"
+    assert snapshot.absent[to_wire(f"{uuid(1)}.vm.internal")] == f"VM 'web' is not running ({state})"
+
+
+def test_nobody_takes_the_name_of_a_vm_that_is_off() -> None:
+    snapshot = made(vm(1, state="Saved"), vm(2), lease(1, "10.0.2.4"), lease(2, "10.0.2.5"))
+    assert addresses(snapshot, "web.local") is None
+    assert addresses(snapshot, "web-2.local") == ["10.0.2.5"]
+
+
+def test_one_pointer_for_an_address_and_what_dhcp_gave_before_what_a_guest_claims() -> None:
+    # The claim is of the VM with the lower UUID, on another network, where nothing speaks against it.
+    thief = vm(1, "a", NAT, reports=(report(1, "10.0.2.5"),))
+    snapshot = made(thief, vm(2, "db"), lease(2, "10.0.2.5"))
+    assert addresses(snapshot, "a.local") == ["10.0.2.5"]
+    assert pointed(snapshot, "10.0.2.5") == ["db.local"]
+    twins = made(vm(2, "db"), vm(1, "web", OTHER), lease(2, "10.0.2.5"), lease(1, "10.0.2.5", OTHER))
+    assert pointed(twins, "10.0.2.5") == ["web.local"]
+
+
+def test_all_addresses_of_a_vm_are_at_its_name_once_with_one_ttl() -> None:
+    # X04.
+    machine = vm(1, "web", LAB, HOSTONLY, OTHER)
+    facts = lease(1, "10.0.2.4"), lease(257, "192.168.56.101", HOSTONLY), lease(513, "10.0.2.4", OTHER)
+    snapshot = made(machine, *facts, policy=recorded("web TXT x", ttl=99))
+    rrset = snapshot.nodes[to_wire("web.local")][A]
+    assert (rrset.ttl, len(rrset.rdatas)) == (5, 2)
+    assert pointed(snapshot, "192.168.56.101") == ["web.local"]
+
+
+def test_a_vm_renamed_in_letters_alone_is_the_same_owner() -> None:
+    # X06.
+    before, after = made(vm(1, "Web-01"), lease(1, "10.0.2.4")), made(vm(1, "web-01"), lease(1, "10.0.2.4"))
+    assert before.nodes == after.nodes
+
+
+def test_what_is_refused_is_among_the_problems() -> None:
+    snapshot = made(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
+    assert snapshot.problems == (
+        f"VM 'web' ({uuid(2)}) wanted the name web, which VM 'web' ({uuid(1)}) has: it is web-2",
+        "VM 'web': Guest Additions report 8.8.8.8, which is not on lab",
+    )
+    assert snapshot.guests[0].note == (
+        "Guest Additions report 8.8.8.8, which is not on lab; running, but no address is known yet"
+    )
+
+
+# -- zones -----------------------------------------------------------------------------------------------------
+
+
+def test_each_zone_has_one_soa_and_one_name_server_with_an_address() -> None:
+    snapshot = made(policy=replace(POLICY, listeners=("192.168.56.1", "fd00::1")))
+    assert snapshot.zones == BUILT_IN | {to_wire(zone) for zone in POLICY.zones}
+    for apex in snapshot.zones:
+        node = snapshot.nodes[apex]
+        assert len(node[SOA].rdatas) == len(node[NS].rdatas) == 1
+        assert to_text(node[NS].rdatas[0]) == "vmdns.local"
+    for zone in POLICY.zones:
+        assert addresses(snapshot, f"vmdns.{zone}") == ["192.168.56.1"]
+        assert addresses(snapshot, f"vmdns.{zone}", AAAA) == ["fd00::1"]
+
+
+def test_the_soa_says_how_long_absence_may_be_kept() -> None:
+    soa = made(policy=replace(POLICY, ttl=30)).soa
+    assert struct.unpack("!5I", soa[-20:]) == (7, 3600, 1200, 604_800, 30)
+
+
+def test_localhost_is_this_host_and_nothing_else() -> None:
+    # RFC 6761 section 6.3, whatever the hosts file says.
+    snapshot = made(HostName("localhost", "192.168.1.9"), HostName("localhost", "127.0.0.1"))
+    assert addresses(snapshot, "localhost") == ["127.0.0.1"]
+    assert addresses(snapshot, "*.localhost", AAAA) == ["::1"]
+    assert pointed(snapshot, "127.0.0.1") == ["localhost"]
+
+
+def test_a_forwarded_domain_is_not_ours_even_where_it_usually_is() -> None:
+    policy = replace(POLICY, forwarded=frozenset({to_wire("10.in-addr.arpa"), to_wire("local")}))
+    snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=policy)
+    assert to_wire("10.in-addr.arpa") not in snapshot.zones
+    assert to_wire("local") in snapshot.zones  # our own zones stay ours
+    assert pointed(snapshot, "10.0.2.4") == ["web.local"]
+
+
+# -- the user's own records ------------------------------------------------------------------------------------
+
+
+def test_records_stand_beside_vms() -> None:
+    policy = recorded('web TXT "hello"\n_ssh._tcp.web SRV 0 0 22 web\nprinter A 192.168.1.60\n')
+    snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=policy)
+    assert set(snapshot.nodes[to_wire("web.local")]) == {A, TXT}
+    assert snapshot.nodes[to_wire("_tcp.web.local")] == {}
+    assert addresses(snapshot, "printer.vm.internal") == ["192.168.1.60"]
+    assert pointed(snapshot, "192.168.1.60") == ["printer.local"]
+
+
+@pytest.mark.parametrize(
+    "record", ["web A 192.168.1.60", "web AAAA fd00::60", "web CNAME printer.example.", "WEB A 1.2.3.4"]
+)
+def test_the_user_goes_before_a_vm_of_the_same_name(record: str) -> None:
+    # X05: never a CNAME and something else at one name.
+    text = record.replace("printer.example.", "printer")
+    snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=recorded(text))
+    assert addresses(snapshot, "web.local") != ["10.0.2.4"]
+    assert addresses(snapshot, "web-2.local") == ["10.0.2.4"]
+    assert snapshot.guests[0].note.endswith("which is among the records of the configuration: it is web-2")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("web.lab CNAME x", "web.lab"), (f"{uuid(1)} CNAME x", uuid(1)), ("www CNAME x", "www")]
+)
+def test_a_vm_named_like_an_alias(text: str, name: str) -> None:
+    snapshot = made(vm(1, groups=("/lab",), names=("www",)), lease(1, "10.0.2.4"), policy=recorded(text))
+    assert set(snapshot.nodes[to_wire(f"{name}.local")]) == {CNAME}
+    assert addresses(snapshot, "web.local") == ["10.0.2.4"]
+
+
+def test_our_own_server_goes_before_an_alias_of_its_name() -> None:
+    snapshot = made(policy=replace(recorded("vmdns CNAME x"), listeners=("192.168.56.1",)))
+    assert set(snapshot.nodes[to_wire("vmdns.local")]) == {A}
+
+
+def test_an_address_in_the_records_points_to_no_wildcard() -> None:
+    snapshot = made(policy=recorded("* A 192.168.1.60\nb A 192.168.1.60\n"))
+    assert pointed(snapshot, "192.168.1.60") == ["b.local"]
+
+
+# -- the hosts file ----------------------------------------------------------------------------------------------
+
+
+def test_the_hosts_file_is_answered_as_it_is_and_bare_names_in_our_zones_too() -> None:
+    snapshot = made(
+        HostName("nas", "192.168.1.9"), HostName("nas", "fd00::9"), HostName("box.example.org", "192.168.1.10"),
+        HostName("storage", "192.168.1.9", canonical=False),
+    )  # fmt: skip
+    for name in ("nas", "nas.local", "nas.vm.internal", "storage", "storage.local"):
+        assert addresses(snapshot, name) == ["192.168.1.9"]
+    assert addresses(snapshot, "nas.local", AAAA) == ["fd00::9"]
+    assert addresses(snapshot, "box.example.org") == ["192.168.1.10"]
+    assert addresses(snapshot, "box.example.org.local") is None
+    assert pointed(snapshot, "192.168.1.9") == ["nas"]
+    assert pointed(snapshot, "192.168.1.10") == ["box.example.org"]
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.1.1", "::1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1", "255.255.255.255"]
+)
+def test_what_leads_nowhere_stays_out_of_our_zones(address: str) -> None:
+    snapshot = made(HostName("myhost", address))
+    assert addresses(snapshot, "myhost", A if "." in address else AAAA) == [address]
+    assert addresses(snapshot, "myhost.local") is None
+    assert pointed(snapshot, address) in ([], ["localhost"])
+
+
+def test_vms_and_records_go_before_the_hosts_file() -> None:
+    policy = replace(recorded("nas A 192.168.1.60"), reserved_allowed=frozenset({"web", "nas"}))
+    facts = vm(1), lease(1, "10.0.2.4"), HostName("web", "192.168.1.9"), HostName("nas.local", "192.168.1.9")
+    snapshot = made(*facts, policy=policy)
+    assert addresses(snapshot, "web.local") == ["10.0.2.4"]
+    assert addresses(snapshot, "nas.local") == ["192.168.1.60"]
+    assert addresses(snapshot, "web") == ["192.168.1.9"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [HostName("a" * 64, "192.168.1.9"), HostName("a..b", "192.168.1.9"), HostName("nas", "999.1.1.1"),
+     HostName("local", "192.168.1.9"), HostName("vm.internal", "192.168.1.9")],
+)  # fmt: skip
+def test_absurd_names_in_the_hosts_file_change_nothing(host: HostName) -> None:
+    assert made(host).nodes == made().nodes
+
+
+# -- laws ----------------------------------------------------------------------------------------------------------
+
+ADDRESSES = st.sampled_from(["10.0.2.4", "10.0.2.5", "10.0.2.6", "192.168.56.7", "8.8.8.8", "127.0.0.1"])
+NUMBERS = st.integers(1, 4)
+WORLDS = st.lists(
+    st.one_of(
+        st.builds(
+            vm,
+            NUMBERS,
+            st.sampled_from(["web", "Web", "db", "www", "wpad", "local"]),
+            st.sampled_from([LAB, OTHER, NAT, HOSTONLY, BRIDGED]),
+            state=st.sampled_from(["Running", "Running", "Saved"]),
+            groups=st.sampled_from([("/",), ("/lab",), ("/www",)]),
+            names=st.sampled_from([(), ("www",), ("x.lab",)]),
+            reports=st.lists(st.builds(report, NUMBERS, ADDRESSES, st.sampled_from([NOW - 99, NOW])), max_size=2).map(
+                tuple
+            ),
+        ),
+        st.builds(
+            lease, NUMBERS, ADDRESSES, st.sampled_from([LAB, OTHER, HOSTONLY]),
+            issued=st.sampled_from([NOW - 90, NOW - 60]), seconds=st.sampled_from([80.0, 100.0, 600.0]),
+        ),
+        st.builds(HostName, st.sampled_from(["web", "nas", "x.lab.local", "lab.local"]), ADDRESSES, st.booleans()),
+        st.builds(
+            DhcpServer, st.just("lab"), st.just("10.0.2.3"), st.just("255.255.255.0"), st.booleans(),
+            st.lists(st.tuples(NUMBERS.map(mac), ADDRESSES), max_size=2).map(tuple),
+        ),
+    ),
+    max_size=12,
+    unique_by=lambda fact: getattr(fact, "uuid", fact),
+)  # fmt: skip
+OWN = recorded("www CNAME web\nfixed A 10.0.2.6\n* TXT x\nlab TXT y\n")
+
+
+@given(WORLDS, st.randoms(use_true_random=False))
+def test_any_order_of_facts_gives_an_equal_snapshot(world: list[Fact], random: object) -> None:
+    shuffled = list(world)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert made(*world, policy=OWN) == made(*shuffled, policy=OWN)
+
+
+@given(WORLDS)
+def test_what_holds_of_every_snapshot(world: list[Fact]) -> None:
+    snapshot = made(*world, policy=OWN)
+    for owner, node in snapshot.nodes.items():
+        assert owner == owner.lower()
+        assert len(owner) <= 255
+        assert CNAME not in node or set(node) == {CNAME}
+        for kind, rrset in node.items():
+            assert rrset.rdatas
+            assert len(set(rrset.rdatas)) == len(rrset.rdatas)
+            assert kind not in (PTR, CNAME, SOA) or len(rrset.rdatas) == 1
+            assert kind in (SOA, NS) or owner not in snapshot.own
+        above = owner
+        while above not in snapshot.zones and above[0]:
+            above = above[1 + above[0] :]
+            assert above in snapshot.nodes or not below(above, snapshot.zones)
+    for guest in snapshot.guests:
+        for name in names_of(guest, POLICY.zones):
+            assert (to_wire(name) in snapshot.nodes) or not guest.machine.online
+            assert to_wire(name) not in snapshot.zones
+
+
+def below(name: bytes, zones: Iterable[bytes]) -> bool:
+    parts = labels(name)
+    return any(
+        len(labels(zone)) <= len(parts) and parts[len(parts) - len(labels(zone)) :] == labels(zone) for zone in zones
+    )
+
+
+@given(WORLDS, st.floats(0, 1000))
+def test_a_snapshot_holds_until_the_time_it_says(world: list[Fact], later: float) -> None:
+    snapshot = made(*world, policy=OWN)
+    assert snapshot.valid_until == 0 or snapshot.valid_until > NOW
+    end = snapshot.valid_until or NOW + 10_000
+    then = made(*world, policy=OWN, now=min(NOW + later, end - 0.001))
+    assert then == snapshot
