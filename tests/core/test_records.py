@@ -1,0 +1,114 @@
+"""The user's own records: zone-file text of any type, in each of our zones."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmdns.core.name import to_text, to_wire
+from vmdns.core.records import check_records, owners, parse_records
+from vmdns.core.wire import AAAA, CNAME, MX, SRV, TXT, A
+
+ZONES = ("local", "vm.internal")
+
+
+def brief(text: str, zones: tuple[str, ...] = ("local",)) -> list[tuple[str, int, int, bytes]]:
+    return [(to_text(one.owner), one.type, one.ttl, one.rdata) for one in parse_records(text, zones, 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("; only a comment\n\n", []),
+        ("nas A 192.168.1.9", [("nas.local", A, 5, b"\xc0\xa8\x01\x09")]),
+        ("NAS 300 IN A 192.168.1.9 ; there", [("nas.local", A, 300, b"\xc0\xa8\x01\x09")]),
+        ("nas AAAA fd00::9", [("nas.local", AAAA, 5, bytes.fromhex("fd" + "00" * 14 + "09"))]),
+        ("a.b A 1.2.3.4", [("a.b.local", A, 5, b"\1\2\3\4")]),
+        ("* A 1.2.3.4", [("*.local", A, 5, b"\1\2\3\4")]),
+        ("@ MX 10 mail", [("local", MX, 5, b"\0\x0a" + to_wire("mail.local"))]),
+        ("_ssh._tcp SRV 0 0 2222 host", [("_ssh._tcp.local", SRV, 5, b"\0\0\0\0\x08\xae" + to_wire("host.local"))]),
+        ('t TXT "one" "two"', [("t.local", TXT, 5, b"\3one\3two")]),
+        ("www CNAME nas", [("www.local", CNAME, 5, to_wire("nas.local"))]),
+        ("www CNAME www.example.org.", [("www.local", CNAME, 5, to_wire("www.example.org"))]),
+        ("nas.local. A 1.2.3.4", [("nas.local", A, 5, b"\1\2\3\4")]),
+        ("x TYPE65280 \\# 2 abcd", [("x.local", 65280, 5, b"\xab\xcd")]),
+        ("리눅스 A 1.2.3.4", [("xn--pd1b38l32h.local", A, 5, b"\1\2\3\4")]),
+        ("m A 1.2.3.4\nm A 1.2.3.5\nm A 1.2.3.4", [("m.local", A, 5, b"\1\2\3\4"), ("m.local", A, 5, b"\1\2\3\5")]),
+    ],
+)
+def test_records(text: str, expected: list[tuple[str, int, int, bytes]]) -> None:
+    assert brief(text) == expected
+
+
+def test_names_are_relative_to_each_zone() -> None:
+    assert brief("www CNAME nas\nnas.local. A 1.2.3.4", ZONES) == [
+        ("www.local", CNAME, 5, to_wire("nas.local")),
+        ("nas.local", A, 5, b"\1\2\3\4"),
+        ("www.vm.internal", CNAME, 5, to_wire("nas.vm.internal")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nas A 999.1.1.1", "line 1: "),
+        ("nas A 1.2.3.4\nnas A\n", "line 2: "),
+        ("nas A 1.2.3.4\n\nnas NOSUCH x", "line 3: "),
+        ("nas 5 5 A 1.2.3.4", "line 1: "),
+        ("a..b A 1.2.3.4", "line 1: "),
+        ("a" * 64 + " A 1.2.3.4", "line 1: "),
+        ('t TXT "open', "line 1: "),
+        ("nas CH A 1.2.3.4", "line 1: "),
+        # Nothing outside of the text is read, and nothing is made by the million.
+        ("$INCLUDE /etc/passwd", "line 1: "),
+        ("$GENERATE 1-1000000000 h$ A 10.0.0.1", "line 1: "),
+        ("$ORIGIN example.org.\nwww A 1.2.3.4", "line 1: "),
+        ("nas A 1.2.3.4 (\n", "line 1: "),
+        ("nas A 1.2.3.4\nx TXT (\na\nb\n", "line 2: "),
+        ("nas A 1.2.3.4\nx TXT (\na\n b )\n\n; c\n A 1.2.3\n", "line 7: "),
+        ("\n\nwww.example.org. A 1.2.3.4", "line 3: www.example.org. is outside of local and vm.internal: write names"),
+        ("@ SOA a b 1 2 3 4 5", "line 1: SOA records are made by vmdns itself"),
+        ("a A 1.2.3.4\nx DNAME y", "line 2: DNAME records are made by vmdns itself"),
+        # X05.
+        ("www CNAME a\nwww A 1.2.3.4", "line 2: a CNAME record must be the only one of its name"),
+        ("www TXT x\nx A 1.2.3.4\nWWW CNAME a", "line 3: a CNAME record must"),
+        ("www CNAME a\n CNAME b", "line 2: a CNAME record must"),
+        ("@ CNAME a", "line 1: a CNAME record must"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_records(text, ZONES)
+
+
+def test_owners() -> None:
+    records = parse_records("a A 1.2.3.4\nb AAAA ::1\nc TXT x", ("local",), 5)
+    assert owners(records, frozenset({A, AAAA})) == {to_wire("a.local"), to_wire("b.local")}
+    assert owners((), frozenset({A})) == frozenset()
+
+
+WORDS = st.sampled_from(
+    ["@", "*", "www", "a.b.", "IN", "CH", "A", "CNAME", "TXT", "SRV", "SVCB", "HTTPS", "LOC", "TYPE1", "TYPE65536",
+     "5", "1.2.3.4", '"', '"x"', "(", ")", ";", "\\", "\\300", "\n", "\\#", "4", "abcd", "$TTL", "リ", "\x00", ".",
+     "99999999999", "alpn=h2"]
+)  # fmt: skip
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(WORDS, max_size=14).map(" ".join)))
+def test_any_text_gives_records_or_a_value_error(text: str) -> None:
+    try:
+        records = parse_records(text, ZONES, 5)
+    except ValueError as error:
+        records, why = (), str(error)
+        assert_is_a_line(why, text)
+    assert all(to_text(one.owner).endswith(ZONES) for one in records)
+
+
+def assert_is_a_line(why: str, text: str) -> None:
+    found = re.match(r"line (\d+): .", why)
+    assert found, why
+    assert 1 <= int(found[1]) <= text.count("\n") + 1
