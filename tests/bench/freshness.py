@@ -22,7 +22,7 @@ from tests.live.lab import NET, Lab, Server, write_leases
 from vmdns.core.name import to_wire
 from vmdns.core.wire import make_query
 from vmdns.sources.installation import find
-from vmdns.sources.virtualbox import connect
+from vmdns.sources.virtualbox_api import connect
 
 GIVE_UP_SECONDS = 5.0
 

@@ -1,0 +1,118 @@
+"""What is read of VirtualBox's objects: one VM, and the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import IPv4Interface
+from typing import Any
+
+from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
+from vmdns.core.guestinfo import PATTERN, reports
+from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.core.portforward import nat_rule, network_rule, order
+from vmdns.sources.virtualbox_api import ACCESS_DENIED, OBJECT_NOT_FOUND, Api
+
+_MAX_ADAPTERS = 36  # of the ICH9 chipset; PIIX3 has 8
+_KINDS = {
+    "NAT": "nat", "Bridged": "bridged", "Internal": "intnet", "HostOnly": "hostonly", "Generic": "generic",
+    "NATNetwork": "natnetwork", "Cloud": "cloud", "HostOnlyNetwork": "hostonlynetwork",
+}  # fmt: skip
+_NAMES = {
+    "natnetwork": "NATNetwork", "bridged": "bridgedInterface", "intnet": "internalNetwork",
+    "hostonly": "hostOnlyInterface", "generic": "genericDriver", "hostonlynetwork": "hostOnlyNetwork",
+}  # fmt: skip
+
+
+def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | None:
+    """The VM as it is now, None where it is gone; as it was before where it cannot be read just now. Raises `Lost`."""
+    try:
+        if not raw.accessible:
+            return Machine(uuid, "", accessible=False)
+        found = Machine(
+            uuid=uuid,
+            name=str(raw.name),
+            groups=tuple(str(group) for group in api.array(raw, "groups")),
+            adapters=tuple(_adapters(api, raw)),
+            names=extra_names(str(raw.getExtraData(NAMES))),
+            ignored=truthy(str(raw.getExtraData(IGNORE))),
+        )
+        return current(api, raw, found)
+    except Exception as error:
+        api.check(error)
+        if api.code(error) == OBJECT_NOT_FOUND:
+            return None
+        if api.code(error) == ACCESS_DENIED:
+            return Machine(uuid, "", accessible=False)
+        return before if isinstance(before, Machine) else None
+
+
+def current(api: Api, raw: Any, found: Machine) -> Machine:
+    """The VM with what changes most: its state, and what Guest Additions report while it is online."""
+    found = replace(found, state=api.states.get(raw.state, ""), reports=())
+    if not found.online:
+        return found
+    names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
+    told = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
+    return replace(found, reports=reports(told))
+
+
+def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
+    for slot in range(_MAX_ADAPTERS):
+        try:
+            adapter = raw.getNetworkAdapter(slot)
+        except Exception as error:
+            api.check(error)
+            return  # the chipset has no more of them
+        if not adapter.enabled:
+            continue
+        attachment = api.attachments.get(adapter.attachmentType, "Null")
+        kind = _KINDS.get(attachment, "null")
+        attribute = _NAMES.get(kind)
+        forwards: tuple[PortForward, ...] = ()
+        if kind == "nat":
+            rules = api.array(adapter.NATEngine, "redirects")
+            forwards = _rules(rules, nat_rule)
+        yield Adapter(
+            slot=slot,
+            mac=str(adapter.MACAddress).lower(),
+            network=Network(kind, str(getattr(adapter, attribute)) if attribute else ""),
+            cable=bool(adapter.cableConnected),
+            forwards=forwards,
+        )
+
+
+def networks(api: Api) -> list[Fact]:
+    """NAT Networks, DHCP servers and the host's addresses on host-only interfaces. Raises what the API raises."""
+    facts: list[Fact] = []
+    for raw in api.array(api.vbox, "NATNetworks"):
+        rules = _rules(api.array(raw, "portForwardRules4"), network_rule)
+        facts.append(NatNetwork(str(raw.networkName), str(raw.network), bool(raw.enabled), rules))
+    for raw in api.array(api.vbox, "DHCPServers"):
+        pairs = (
+            (str(one.MACAddress).replace(":", "").lower(), str(one.fixedAddress))
+            for one in api.array(raw, "individualConfigs")
+        )
+        fixed = tuple(sorted({pair for pair in pairs if all(pair)}))
+        facts.append(
+            DhcpServer(str(raw.networkName), str(raw.IPAddress), str(raw.networkMask), bool(raw.enabled), fixed)
+        )
+    for raw in api.array(api.vbox.host, "networkInterfaces"):
+        if raw.interfaceType == api.host_only and raw.IPAddress:
+            facts.append(HostInterface(str(raw.name), _prefix(str(raw.IPAddress), str(raw.networkMask))))
+    return facts
+
+
+def _rules(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> tuple[PortForward, ...]:
+    return tuple(sorted(_readable(texts, parse), key=order))
+
+
+def _readable(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> Iterator[PortForward]:
+    for text in texts:
+        with suppress(ValueError):  # a rule of a form that this version does not know is left out
+            yield parse(str(text))
+
+
+def _prefix(address: str, mask: str) -> str:
+    return IPv4Interface(f"{address}/{mask}").with_prefixlen
