@@ -65,7 +65,8 @@ def answer(query: Query, snapshot: Snapshot) -> Reply | None:
         if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
             return _at(query, key, query.name, node, key, snapshot, ())
         if _is_bare(key, query.type):
-            return Reply(NXDOMAIN, authority=(_soa(snapshot, b"\0"),), why=("a single label is never forwarded",))
+            why = ("a single label is never forwarded",)
+            return Reply(NXDOMAIN, authority=(_soa(snapshot, b"\0"),), authoritative=False, why=why)
         return None
     return _walk(query, key, zone, snapshot)
 
@@ -86,8 +87,10 @@ def _zone_of(key: bytes, snapshot: Snapshot) -> bytes | None:
 
 def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot) -> Reply:
     chain: list[Record] = []
+    passed: set[bytes] = set()
     owner = query.name
-    for _ in range(MAX_CHAIN):
+    while key not in passed and len(passed) < MAX_CHAIN:
+        passed.add(key)
         node = snapshot.nodes.get(key)
         if node is None:
             node = _wildcard(key, zone, snapshot.nodes)

@@ -1,0 +1,294 @@
+"""What is answered from a snapshot: cases A01-A25 of the list of correct answers, and the rules around them."""
+
+from __future__ import annotations
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import pytest
+
+from tests.testzone import SNAPSHOT, snapshot
+from vmdns.core.answer import MAX_CHAIN, Reply, answer
+from vmdns.core.build import Policy, build
+from vmdns.core.name import from_labels, label, to_wire
+from vmdns.core.records import parse_records
+from vmdns.core.wire import Query, make_query, parse_query, respond
+
+NOERROR, SERVFAIL, NXDOMAIN, REFUSED = 0, 2, 3, 5
+SOA = "{} 5 IN SOA vmdns.local. hostmaster.local. 7 3600 1200 604800 5"
+
+
+def query(name: str | bytes, kind: str = "A", cls: str = "IN") -> Query:
+    key = name if isinstance(name, bytes) else from_labels([part.encode() for part in name.split(".") if part])
+    packet = bytearray(make_query(1, key, dns.rdatatype.from_text(kind)))
+    at = 12 + len(key) + 2
+    packet[at : at + 2] = int(dns.rdataclass.from_text(cls)).to_bytes(2, "big")
+    return parse_query(bytes(packet))
+
+
+def reply(name: str | bytes, kind: str = "A", cls: str = "IN", at: object = SNAPSHOT) -> Reply | None:
+    return answer(query(name, kind, cls), at)  # type: ignore[arg-type]
+
+
+def said(name: str | bytes, kind: str = "A", at: object = SNAPSHOT) -> tuple[int, list[str], list[str], bool]:
+    """rcode, answer and authority as text, AA."""
+    asked = query(name, kind)
+    found = answer(asked, at)  # type: ignore[arg-type]
+    assert found is not None
+    out = respond(
+        asked,
+        found.rcode,
+        limit=65_535,
+        authoritative=found.authoritative,
+        answer=found.answer,
+        authority=found.authority,
+    )
+    read = dns.message.from_wire(out)
+    sections = [
+        [line for rrset in section for line in rrset.to_text().split("\n")] for section in (read.answer, read.authority)
+    ]
+    return int(read.rcode()), sections[0], sections[1], bool(read.flags & dns.flags.AA)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "kind", "lines"),
+    [
+        ("A01", "web-01.local", "A", ["web-01.local. 5 IN A 192.168.56.101"]),
+        ("A03", "web-01.local", "AAAA", ["web-01.local. 5 IN AAAA fd00:56::101"]),
+        ("A08", "wEb-01.LoCaL", "A", ["wEb-01.LoCaL. 5 IN A 192.168.56.101"]),
+        ("A10", "_ssh._tcp.local", "SRV", ["_ssh._tcp.local. 5 IN SRV 0 0 2222 host.local."]),
+        ("A11", "_http._tcp.local", "SRV",
+         ["_http._tcp.local. 5 IN SRV 0 0 8080 host.local.", "_http._tcp.local. 5 IN SRV 0 0 8081 host.local."]),
+        ("A12", "101.56.168.192.in-addr.arpa", "PTR", ["101.56.168.192.in-addr.arpa. 5 IN PTR web-01.local."]),
+        ("A14", "web-01.local", "TXT", ['web-01.local. 5 IN TXT "first string" "second string"']),
+        ("A15", "www.local", "A", ["www.local. 5 IN CNAME web-01.local.", "web-01.local. 5 IN A 192.168.56.101"]),
+        ("A15", "www2.local", "A",
+         ["www2.local. 5 IN CNAME www.local.", "www.local. 5 IN CNAME web-01.local.",
+          "web-01.local. 5 IN A 192.168.56.101"]),
+        ("A16", "www.local", "CNAME", ["www.local. 5 IN CNAME web-01.local."]),
+        ("A17", "multi.local", "A", [f"multi.local. 5 IN A 192.168.56.{n}" for n in (21, 22, 23)]),
+        ("A18", "local", "SOA", [SOA.format("local.")]),
+        ("A18", "vm.internal", "SOA", [SOA.format("vm.internal.")]),
+        ("A21", "web-01.local", "ANY", ['web-01.local. 5 IN HINFO "RFC8482" ""']),
+        ("", "local", "NS", ["local. 5 IN NS vmdns.local."]),
+        ("", "vmdns.local", "A", ["vmdns.local. 5 IN A 192.168.56.1"]),
+        ("", "db.vm.internal", "A", ["db.vm.internal. 5 IN A 192.168.56.102"]),
+        # Wildcards (RFC 4592): any depth below, but not where there is a name or one below a name.
+        ("", "x.wild.local", "A", ["x.wild.local. 5 IN A 192.168.56.77"]),
+        ("", "x.y.wild.local", "A", ["x.y.wild.local. 5 IN A 192.168.56.77"]),
+        ("", "X.alias.local", "A", ["X.alias.local. 5 IN CNAME web-01.local.", "web-01.local. 5 IN A 192.168.56.101"]),
+        # RFC 6761 section 6.3.
+        ("F27", "localhost", "A", ["localhost. 5 IN A 127.0.0.1"]),
+        ("F27", "foo.localhost", "AAAA", ["foo.localhost. 5 IN AAAA ::1"]),
+        # The hosts file, in and out of our zones.
+        ("", "nas", "A", ["nas. 5 IN A 192.168.1.9"]),
+        ("", "nas.local", "A", ["nas.local. 5 IN A 192.168.1.9"]),
+        ("", "nas.example.org", "A", ["nas.example.org. 5 IN A 192.168.1.9"]),
+        ("", "9.1.168.192.in-addr.arpa", "PTR", ["9.1.168.192.in-addr.arpa. 5 IN PTR nas."]),
+    ],
+)  # fmt: skip
+def test_there(case: str, name: str, kind: str, lines: list[str]) -> None:
+    # A02: AA, and no authority where there is an answer.
+    assert said(name, kind) == (NOERROR, lines, [], True)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "kind", "apex"),
+    [
+        ("A04", "db.local", "AAAA", "local."),
+        ("A07", "_tcp.web-01.local", "A", "local."),
+        ("A07", "_tcp.local", "ANY", "local."),
+        ("A19", "web-01.local", "TYPE65280", "local."),
+        ("A20", "web-01.local", "HTTPS", "local."),
+        ("", "v6only.vm.internal", "A", "vm.internal."),
+        ("", "local", "A", "local."),
+        ("", "168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
+        ("", "56.168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
+        ("", "waiting.local", "A", "local."),
+        ("", "a.wild.local", "A", "local."),  # b.a.wild is there, so a.wild is, and the wildcard does not reach it
+        ("", "nas", "AAAA", "nas."),
+        ("", "nas.example.org", "HTTPS", "nas.example.org."),
+    ],
+)
+def test_there_but_not_of_this_type(case: str, name: str, kind: str, apex: str) -> None:
+    assert said(name, kind) == (NOERROR, [], [SOA.format(apex)], True)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "kind", "apex"),
+    [
+        ("A05", "nope.local", "A", "local."),
+        ("A06", "x.y.nope.local", "A", "local."),
+        ("A13", "77.56.168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
+        ("F26", "3.2.1.10.in-addr.arpa", "PTR", "10.in-addr.arpa."),
+        ("F26", "1.0.0.10.in-addr.arpa", "PTR", "10.in-addr.arpa."),
+        ("F28", "x.invalid", "A", "invalid."),
+        ("F29", "foo.local", "A", "local."),
+        ("", "off.local", "A", "local."),
+        ("", "x.web-01.local", "A", "local."),
+        ("", "c.a.wild.local", "A", "local."),
+        ("", "x.onion", "A", "onion."),
+        ("", "router.home.arpa", "A", "home.arpa."),
+        ("", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", "PTR", "d.f.ip6.arpa."),
+    ],
+)
+def test_not_there(case: str, name: str, kind: str, apex: str) -> None:
+    assert said(name, kind) == (NXDOMAIN, [], [SOA.format(apex)], True)
+
+
+def test_absence_is_told_for_each_type_alike() -> None:
+    for kind in ("A", "AAAA", "HTTPS", "MX", "ANY", "TYPE65280", "CNAME", "SOA", "DS"):
+        assert said("nope.local", kind)[0] == NXDOMAIN
+
+
+def test_a_chain_that_ends_at_nothing() -> None:
+    assert said("www.local", "MX") == (
+        NOERROR, ["www.local. 5 IN CNAME web-01.local."], [SOA.format("local.")], True,
+    )  # fmt: skip
+    assert said("dangling.local") == (
+        NXDOMAIN, ["dangling.local. 5 IN CNAME nope.local."], [SOA.format("local.")], True,
+    )  # fmt: skip
+
+
+def test_a_circle_is_told_once_and_ends() -> None:
+    lines = ["circle.local. 5 IN CNAME circle2.local.", "circle2.local. 5 IN CNAME circle.local."]
+    assert said("circle.local") == (NOERROR, lines, [], True)
+    assert said("self.local") == (NOERROR, ["self.local. 5 IN CNAME self.local."], [], True)
+
+
+def test_a_chain_has_a_most() -> None:
+    text = "".join(f"c{n} CNAME c{n + 1}\n" for n in range(40))
+    long = build((), Policy(records=parse_records(text, ("local",), 5)), 0.0, 1)
+    assert len(said("c0.local", at=long)[1]) == MAX_CHAIN
+
+
+def test_a_chain_that_leaves_our_zones_is_to_be_followed() -> None:
+    found = reply("away.local")
+    assert found is not None
+    assert found.chase == to_wire("www.example.org")
+    assert [record.rdata for record in found.answer] == [to_wire("www.example.org")]
+    found = reply("away.local", "CNAME")
+    assert found is not None
+    assert found.chase is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("www.example.org", "A"),
+        ("example.org", "A"),
+        (".", "NS"),
+        (".", "A"),
+        ("com", "NS"),
+        ("com", "SOA"),
+        ("com", "DS"),
+        ("nas.example.org", "MX"),
+        ("nas", "MX"),
+        ("internal", "NS"),
+        ("x.internal", "A"),
+        ("8.8.8.8.in-addr.arpa", "PTR"),
+        ("1.16.172.in-addr.arpa.example.org", "PTR"),
+        ("locals", "NS"),
+        ("1.32.172.in-addr.arpa", "PTR"),
+    ],
+)
+def test_not_ours(name: str, kind: str) -> None:
+    assert reply(name, kind) is None
+
+
+@pytest.mark.parametrize("name", ["nope", "web-01", "db", "arpa", "internal"])
+@pytest.mark.parametrize("kind", ["A", "AAAA", "HTTPS", "ANY"])
+def test_a_single_label_is_never_forwarded(name: str, kind: str) -> None:
+    # Nor is it claimed: we are no authority for the root.
+    assert said(name, kind) == (NXDOMAIN, [], [SOA.format(".")], False)
+
+
+def test_hosts_names_of_loopback_addresses_stay_as_they_are() -> None:
+    assert said("myhost")[1] == ["myhost. 5 IN A 127.0.1.1"]
+    assert said("myhost.local")[0] == NXDOMAIN
+
+
+@pytest.mark.parametrize("cls", ["CH", "HS", "CLASS3", "NONE", "ANY", "CLASS65280"])
+@pytest.mark.parametrize("name", ["version.bind", "web-01.local", "example.org"])
+def test_another_class_is_refused(cls: str, name: str) -> None:
+    # A23, A24, A25.
+    found = reply(name, "TXT", cls)
+    assert found is not None
+    assert (found.rcode, found.answer, found.authoritative) == (REFUSED, (), False)
+
+
+@pytest.mark.parametrize("kind", ["AXFR", "IXFR", "MAILA", "MAILB"])
+@pytest.mark.parametrize("name", ["local", "web-01.local", "example.org"])
+def test_no_transfer(kind: str, name: str) -> None:
+    # H19, H20.
+    found = reply(name, kind)
+    assert found is not None
+    assert (found.rcode, found.answer, found.authority) == (REFUSED, (), ())
+
+
+def test_a_later_version_of_edns() -> None:
+    # E03.
+    asked = dns.message.make_query("web-01.local", "A", use_edns=1)
+    found = answer(parse_query(asked.to_wire()), SNAPSHOT)
+    assert found is not None
+    assert (found.rcode, found.answer) == (dns.rcode.BADVERS, ())
+
+
+def test_names_of_any_bytes() -> None:
+    # H18.
+    name = from_labels([b"\x00\xff. \x1b", b"local"])
+    code, lines, authority, _ = said(name)
+    assert (code, lines, authority) == (NXDOMAIN, [], [SOA.format("local.")])
+
+
+@pytest.mark.parametrize("name", ["리눅스.local", "리눅스.vm.internal", f"{label('리눅스')}.LOCAL"])
+def test_a_name_in_another_script_is_found_by_its_bytes_too(name: str) -> None:
+    code, lines, _, _ = said(name)
+    assert code == NOERROR
+    assert lines[0].endswith(" 5 IN A 192.168.56.104")
+    assert query(name).name in respond(query(name), limit=512)
+
+
+# -- why -----------------------------------------------------------------------------------------------------------
+
+
+def why(name: str, kind: str = "A", at: object = SNAPSHOT) -> tuple[int, str] | None:
+    found = reply(name, kind, at=at)
+    assert found is not None
+    return found.extended_error
+
+
+def test_why_there_is_no_answer_is_said() -> None:
+    assert why("off.local") == (0, "VM 'off' is not running (PoweredOff)")
+    assert why("waiting.local") == (14, "VM 'waiting' runs, but no address of it is known yet")
+    assert why("waiting.vm.internal", "AAAA") == (14, "VM 'waiting' runs, but no address of it is known yet")
+    assert why("waiting.local", "MX") is None
+    assert why("db.local", "AAAA") is None
+    assert why("_tcp.local") is None
+    assert why("nope.local") is None
+
+
+def test_before_the_first_look_absence_is_not_known() -> None:
+    early = snapshot(looked=False)
+    found = reply("nope.local", at=early)
+    assert found is not None
+    assert (found.rcode, found.authoritative) == (SERVFAIL, False)
+    assert found.extended_error == (14, "VirtualBox is being looked at")
+    assert said("db.local", at=early)[0] == NOERROR
+    assert said("77.56.168.192.in-addr.arpa", "PTR", at=early)[0] == NXDOMAIN
+    assert said("x.invalid", at=early)[0] == NXDOMAIN
+
+
+# -- domains that go to servers of their own -------------------------------------------------------------------------
+
+
+def test_a_forwarded_domain_is_not_ours() -> None:
+    split = snapshot(forwarded=("corp.local", "10.in-addr.arpa", "home.arpa", "vm.internal"))
+    assert reply("x.corp.local", at=split) is None
+    assert reply("corp.local", at=split) is None
+    assert reply("1.2.3.10.in-addr.arpa", "PTR", at=split) is None
+    assert reply("router.home.arpa", at=split) is None
+    assert said("nope.local", at=split)[0] == NXDOMAIN
+    assert said("nope.vm.internal", at=split)[0] == NXDOMAIN  # our own zones are never forwarded
