@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vmdns import __version__, report
-from vmdns.asking import ask, chase
+from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
-from vmdns.core.build import Policy, Snapshot, build
+from vmdns.core.build import Policy, build
 from vmdns.core.model import Fact, from_json
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.upstream import Upstreams
+from vmdns.discovery import Discovery, Source
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
 from vmdns.listening import Listening
+from vmdns.requests import Requests
 from vmdns.serve.control import ControlBusy, ControlServer, instance_key
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
-from vmdns.sources.supervise import Supervisor
 from vmdns.sources.supervise import look_once as look_by_worker
 from vmdns.table import Change, Table
 
 Say = Callable[[str], None]
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
-
-
-@dataclass(slots=True)
-class Source:
-    """The health of one source, for the status: ok, waiting, failing or stale. since in Unix seconds."""
-
-    state: str = "waiting"
-    detail: str = ""
-    since: float = 0.0
-
-    def become(self, state: str, detail: str = "") -> None:
-        if (state, detail) != (self.state, self.detail):
-            self.state, self.detail, self.since = state, detail, time.time()
 
 
 class App:
@@ -57,18 +43,21 @@ class App:
         self._path = config_path
         self._options = options
         self._say = say
-        self._started = time.time()
+        self.started = time.time()
         self._looked = False
         self._ready = asyncio.Event()
-        self._sources = {name: Source(since=self._started) for name in ("virtualbox", "leases", "hosts", "upstreams")}
-        self._virtualbox: dict[str, str] = {"version": "", "reader": "", "home": "", "detail": ""}
-        self._config_error = ""
-        self._left_out: list[str] = []
+        self.config_error = ""
+        self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
-        self._watchers: set[asyncio.Queue[dict[str, Any]]] = set()
-        self._stale: asyncio.TimerHandle | None = None
+        self._requests = Requests(self)
         self.table = Table(self._policy())
         self.table.subscribe(self._tell)
+        self.discovery = Discovery(self.table, say, self._first_look_is_over)
+        self.sources = {
+            **self.discovery.sources,
+            "hosts": Source(since=self.started),
+            "upstreams": Source(since=self.started),
+        }
         self.forwarder = Forwarder(config.limits, _clock)
         self.server = DnsServer(
             lambda: self.table.snapshot,
@@ -79,7 +68,6 @@ class App:
         )
         self.listening = Listening(self.server, say)
         self._files = FolderWatch()
-        self._supervisor: asyncio.Task[None] | None = None
         self._control = ControlServer()
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -100,13 +88,13 @@ class App:
             tasks.append(asyncio.create_task(self._poll_upstreams()))
         await self._open_control()
         self._watch_files()
-        self._start_supervisor()
+        self.discovery.start(self.config)
         await stop.wait()
         self._say("stopping")
-        for task in [*tasks, self._supervisor]:
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*tasks, *([self._supervisor] if self._supervisor else []), return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.discovery.stop()
         self._files.stop()
         self.listening.close()
         await self._control.close()
@@ -116,11 +104,17 @@ class App:
         return 0
 
     async def _say_ready(self) -> None:
-        try:
-            async with asyncio.timeout(FIRST_LOOK_SECONDS):
-                await self._ready.wait()
-        except TimeoutError:
-            self._first_look_is_over()
+        for seconds, text in (
+            (1.0, "looking at VirtualBox and its VMs"),
+            (FIRST_LOOK_SECONDS, "VirtualBox is still being looked at; its names follow"),
+        ):
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._ready.wait()
+                break
+            except TimeoutError:
+                self._say(text)
+        self._first_look_is_over()
         self.table.rebuild()
         zones = " and ".join(self.config.zones)
         where = ", ".join(f"{one.address} port {one.port}" for one in self.server.listeners)
@@ -134,80 +128,15 @@ class App:
 
     # -- sources ----------------------------------------------------------------------------------------------
 
-    def _start_supervisor(self) -> None:
-        home = str(self.config.vbox_home) if self.config.vbox_home else None
-        supervisor = Supervisor(self.config.reader, home, self.config.limits.look_interval, self._hear)
-        self._supervisor = asyncio.create_task(supervisor.run())
-
-    def _hear(self, message: dict[str, Any]) -> None:
-        """One message of the worker."""
-        source = message.get("put") or message.get("patch") or message.get("trouble") or ""
-        if "put" in message or "patch" in message:
-            facts = {key: None if one is None else from_json(one) for key, one in message["facts"].items()}
-            if "put" in message:
-                self.table.put(source, {key: one for key, one in facts.items() if one is not None})
-            else:
-                self.table.patch(source, facts)
-            if source == "virtualbox":
-                self._back()
-                self._first_look_is_over()
-            else:
-                self._sources[source].become("ok")
-        elif source:
-            self._sources[source].become("failing" if message["text"] else "ok", message["text"])
-            if message["text"]:
-                self._say(message["text"])
-        elif "found" in message:
-            self._find(message["found"], message["detail"])
-        elif "absent" in message:
-            self._away("VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears")
-        elif "lost" in message:
-            self._away(f"VirtualBox: {message['lost']}; its last names stay in force")
-
-    def _find(self, found: dict[str, str], detail: str) -> None:
-        if {**found, "detail": detail} == self._virtualbox:
-            return
-        self._virtualbox = {**found, "detail": detail}
-        through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
-        because = f", because {detail}" if detail else ""
-        self._say(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
-
-    def _back(self) -> None:
-        source = self._sources["virtualbox"]
-        if source.state in ("failing", "stale"):
-            self._say("VirtualBox is read again")
-        source.become("ok")
-        if self._stale is not None:
-            self._stale.cancel()
-            self._stale = None
-
-    def _away(self, why: str) -> None:
-        source = self._sources["virtualbox"]
-        if source.detail != why:
-            self._say(why)
-        if source.state != "stale":
-            source.become("failing" if self.table.count("virtualbox") else "waiting", why)
-        if self._stale is None and self.table.count("virtualbox"):
-            seconds = self.config.limits.source_stale
-            self._stale = asyncio.get_running_loop().call_later(seconds, self._forget)
-        self._first_look_is_over()
-
-    def _forget(self) -> None:
-        """The last report is too old to be true any more."""
-        self._stale = None
-        self._sources["virtualbox"].become("stale", self._sources["virtualbox"].detail)
-        self._say("VirtualBox was away for too long: its names are taken back")
-        self.table.put("virtualbox", {})
-
     def _read_hosts(self) -> None:
         facts: dict[str, Fact] = {}
         try:
             if self.config.hosts:
                 facts.update(hostsfile.read_hosts(hostsfile.path()))
-            self._sources["hosts"].become("ok")
+            self.sources["hosts"].become("ok")
         except OSError as error:
             text = f"the hosts file cannot be read ({error.strerror}); its last content stays in force"
-            self._sources["hosts"].become("failing", text)
+            self.sources["hosts"].become("failing", text)
             self._say(text)
             return
         self.table.put("hosts", facts)
@@ -218,9 +147,9 @@ class App:
         if not self.config.upstreams:
             try:
                 self._found_upstreams = await asyncio.to_thread(read_upstreams)
-                self._sources["upstreams"].become("ok")
+                self.sources["upstreams"].become("ok")
             except OSError as error:
-                self._sources["upstreams"].become("failing", str(error))
+                self.sources["upstreams"].become("failing", str(error))
                 self._say(f"the name servers of this host cannot be found out: {error}")
         self._configure_forwarder()
 
@@ -234,9 +163,9 @@ class App:
         zones = frozenset(self.config.zone_names)
         left_out = self.forwarder.configure(upstreams, self.listening.own, zones, self.config.limits)
         for sentence in left_out:
-            if sentence not in self._left_out:
+            if sentence not in self.left_out:
                 self._say(sentence)
-        self._left_out = left_out
+        self.left_out = left_out
 
     async def _poll_upstreams(self) -> None:
         while True:
@@ -284,11 +213,11 @@ class App:
         except ConfigMissing:
             fresh = Config().with_options(self._options)
         except ConfigError as error:
-            if str(error) != self._config_error:
+            if str(error) != self.config_error:
                 self._say(f"{error}; the configuration before stays in force")
-            self._config_error = str(error)
+            self.config_error = str(error)
             return
-        self._config_error = ""
+        self.config_error = ""
         before, self.config = self.config, fresh
         if fresh == before:
             return
@@ -301,9 +230,8 @@ class App:
         if not fresh.upstreams and before.upstreams:
             self._pending = asyncio.get_running_loop().create_task(self._read_upstreams())
         source = ("reader", "vbox_home")
-        if any(getattr(fresh, key) != getattr(before, key) for key in source) and self._supervisor is not None:
-            self._supervisor.cancel()
-            self._start_supervisor()
+        if any(getattr(fresh, key) != getattr(before, key) for key in source):
+            self.discovery.start(fresh)
         self._say(f"the configuration was read again: {self._path}")
 
     # -- what is told -----------------------------------------------------------------------------------------
@@ -313,75 +241,16 @@ class App:
         for one in changes:
             value = report.change(one, self.config.zones, now)
             self._say(report.change_line(value))
-            for queue in self._watchers:
-                if queue.qsize() < 10_000:
-                    queue.put_nowait(value)
+            self._requests.tell(value)
 
     async def _open_control(self) -> None:
         home = str(self.config.vbox_home) if self.config.vbox_home else None
         try:
-            await self._control.start(control_folders()[0], instance_key(home), self._handle)
+            await self._control.start(control_folders()[0], instance_key(home), self._requests.handle)
         except ControlBusy as busy:
             self._say(f"another vmdns of yours runs already (pid {busy.pid}): commands talk to that one")
         except OSError as error:
             self._say(f"commands cannot reach this vmdns: {error}")
-
-    def _handle(self, message: dict[str, Any]) -> Awaitable[dict[str, Any]] | AsyncIterator[dict[str, Any]]:
-        match message.get("do"):
-            case "watch":
-                return self._watch()
-            case "names":
-                return _soon(report.names(self.table.snapshot, self.config.zones, time.time()))
-            case "status":
-                return _soon(self.status())
-            case "ask":
-                return ask(self.server.handle, self.table.snapshot, message)
-            case other:
-                return _soon({"error": f"this vmdns does not know {other!r}; it is version {__version__}"})
-
-    async def _watch(self) -> AsyncIterator[dict[str, Any]]:
-        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._watchers.add(queue)
-        try:
-            yield report.names(self.table.snapshot, self.config.zones, time.time())
-            while True:
-                yield await queue.get()
-        finally:
-            self._watchers.discard(queue)
-
-    def status(self) -> dict[str, Any]:
-        """Everything about this server's health, as JSON values."""
-        snapshot: Snapshot = self.table.snapshot
-        forwarder = self.forwarder.status()
-        problems = [*snapshot.problems, *self._left_out, *([self._config_error] if self._config_error else [])]
-        source = self._sources["virtualbox"]
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "started": self._started,
-            "zones": list(self.config.zones),
-            "serial": snapshot.serial,
-            "listeners": self.listening.status(),
-            "virtualbox": {
-                **self._virtualbox,
-                "state": source.state,
-                "detail": source.detail or self._virtualbox["detail"],
-            },
-            "sources": [
-                {
-                    "name": name,
-                    "state": one.state,
-                    "detail": one.detail,
-                    "since": one.since,
-                    "facts": self.table.count(name),
-                }
-                for name, one in self._sources.items()
-            ],
-            "upstreams": forwarder.pop("upstreams", []),
-            "counts": {**self.server.counts.as_dict(), "tcp_open": self.server.connections},
-            "cache": forwarder,
-            "problems": problems,
-        }
 
 
 def _clock() -> float:
@@ -400,10 +269,6 @@ def _allow_sockets() -> None:
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-async def _soon(value: dict[str, Any]) -> dict[str, Any]:
-    return value
 
 
 def run(config: Config, config_path: Path | None, options: Options, say: Say) -> int:

@@ -1,0 +1,117 @@
+"""VirtualBox as the server sees it: the worker's messages go into the table, and its health into the status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vmdns.config import Config
+from vmdns.core.model import from_json
+from vmdns.sources.supervise import Supervisor
+from vmdns.table import Table
+
+
+@dataclass(slots=True)
+class Source:
+    """The health of one source, for the status: ok, waiting, failing or stale. since in Unix seconds."""
+
+    state: str = "waiting"
+    detail: str = ""
+    since: float = 0.0
+
+    def become(self, state: str, detail: str = "") -> None:
+        if (state, detail) != (self.state, self.detail):
+            self.state, self.detail, self.since = state, detail, time.time()
+
+
+class Discovery:
+    """Keeps a worker running, and what it told: `looked` is called once VirtualBox was looked at or is not there."""
+
+    def __init__(self, table: Table, say: Callable[[str], None], looked: Callable[[], None]) -> None:
+        self._table = table
+        self._say = say
+        self._looked = looked
+        self._stale_seconds = 0.0
+        self._stale: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.virtualbox: dict[str, str] = {"version": "", "reader": "", "home": "", "detail": ""}
+        self.sources = {name: Source(since=time.time()) for name in ("virtualbox", "leases")}
+
+    def start(self, config: Config) -> None:
+        """Starts a worker, in place of the one that runs."""
+        if self._task is not None:
+            self._task.cancel()
+        self._stale_seconds = config.limits.source_stale
+        home = str(config.vbox_home) if config.vbox_home else None
+        supervisor = Supervisor(config.reader, home, config.limits.look_interval, self._hear)
+        self._task = asyncio.create_task(supervisor.run())
+
+    async def stop(self) -> None:
+        """Ends the worker."""
+        if self._stale is not None:
+            self._stale.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        """One message of the worker."""
+        source = message.get("put") or message.get("patch") or message.get("trouble") or ""
+        if "put" in message or "patch" in message:
+            facts = {key: None if one is None else from_json(one) for key, one in message["facts"].items()}
+            if "put" in message:
+                self._table.put(source, {key: one for key, one in facts.items() if one is not None})
+            else:
+                self._table.patch(source, facts)
+            if source == "virtualbox":
+                self._back()
+                self._looked()
+            else:
+                self.sources[source].become("ok")
+        elif source:
+            self.sources[source].become("failing" if message["text"] else "ok", message["text"])
+            if message["text"]:
+                self._say(message["text"])
+        elif "found" in message:
+            self._find(message["found"], message["detail"])
+        elif "absent" in message:
+            self._away("VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears")
+        elif "lost" in message:
+            self._away(f"VirtualBox: {message['lost']}; its last names stay in force")
+
+    def _find(self, found: dict[str, str], detail: str) -> None:
+        if {**found, "detail": detail} == self.virtualbox:
+            return
+        self.virtualbox = {**found, "detail": detail}
+        through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
+        because = f", because {detail}" if detail else ""
+        self._say(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
+
+    def _back(self) -> None:
+        source = self.sources["virtualbox"]
+        if source.state in ("failing", "stale"):
+            self._say("VirtualBox is read again")
+        source.become("ok")
+        if self._stale is not None:
+            self._stale.cancel()
+            self._stale = None
+
+    def _away(self, why: str) -> None:
+        source = self.sources["virtualbox"]
+        if source.detail != why:
+            self._say(why)
+        if source.state != "stale":
+            source.become("failing" if self._table.count("virtualbox") else "waiting", why)
+        if self._stale is None and self._table.count("virtualbox"):
+            self._stale = asyncio.get_running_loop().call_later(self._stale_seconds, self._forget)
+        self._looked()
+
+    def _forget(self) -> None:
+        """The last report is too old to be true any more."""
+        self._stale = None
+        self.sources["virtualbox"].become("stale", self.sources["virtualbox"].detail)
+        self._say("VirtualBox was away for too long: its names are taken back")
+        self._table.put("virtualbox", {})

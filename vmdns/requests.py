@@ -1,0 +1,97 @@
+"""What commands ask of a running vmdns over its control channel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any
+
+from vmdns import __version__, report
+from vmdns.asking import ask
+
+if TYPE_CHECKING:
+    from vmdns.app import App
+
+MOST_WAITING = 10_000  # changes that a watcher which does not read may leave behind
+
+
+class Requests:
+    """Answers names, watch, ask and status from the parts of one App."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._watchers: set[asyncio.Queue[dict[str, Any]]] = set()
+
+    def tell(self, change: dict[str, Any]) -> None:
+        """Passes a change on to everyone who watches."""
+        for queue in self._watchers:
+            if queue.qsize() < MOST_WAITING:
+                queue.put_nowait(change)
+
+    def handle(self, message: dict[str, Any]) -> Awaitable[dict[str, Any]] | AsyncIterator[dict[str, Any]]:
+        """The response to one request, or its lines."""
+        match message.get("do"):
+            case "watch":
+                return self._watch()
+            case "names":
+                return _soon(report.names(self._app.table.snapshot, self._app.config.zones, time.time()))
+            case "status":
+                return _soon(self.status())
+            case "ask":
+                return ask(self._app.server.handle, self._app.table.snapshot, message)
+            case other:
+                return _soon({"error": f"this vmdns does not know {other!r}; it is version {__version__}"})
+
+    async def _watch(self) -> AsyncIterator[dict[str, Any]]:
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            yield report.names(self._app.table.snapshot, self._app.config.zones, time.time())
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.discard(queue)
+
+    def status(self) -> dict[str, Any]:
+        """Everything about this server's health, as JSON values."""
+        snapshot = self._app.table.snapshot
+        forwarder = self._app.forwarder.status()
+        problems = [
+            *snapshot.problems,
+            *self._app.left_out,
+            *([self._app.config_error] if self._app.config_error else []),
+        ]
+        source = self._app.sources["virtualbox"]
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self._app.started,
+            "zones": list(self._app.config.zones),
+            "serial": snapshot.serial,
+            "listeners": self._app.listening.status(),
+            "virtualbox": {
+                **self._app.discovery.virtualbox,
+                "state": source.state,
+                "detail": source.detail or self._app.discovery.virtualbox["detail"],
+            },
+            "sources": [
+                {
+                    "name": name,
+                    "state": one.state,
+                    "detail": one.detail,
+                    "since": one.since,
+                    "facts": self._app.table.count(name),
+                }
+                for name, one in self._app.sources.items()
+            ],
+            "upstreams": forwarder.pop("upstreams", []),
+            "counts": {**self._app.server.counts.as_dict(), "tcp_open": self._app.server.connections},
+            "forwarding": forwarder,
+            "problems": problems,
+        }
+
+
+async def _soon(value: dict[str, Any]) -> dict[str, Any]:
+    return value
