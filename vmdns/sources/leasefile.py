@@ -35,7 +35,8 @@ def parse_leases(data: bytes, network: str) -> tuple[Lease, ...]:
     if len(data) > MAX_BYTES:
         raise Damaged(f"larger than {MAX_BYTES} bytes")
     reader = _Reader(network)
-    parser = expat.ParserCreate()
+    # VBoxNetDHCP writes UTF-8. Any other declared encoding would be looked up among Python's codecs.
+    parser = expat.ParserCreate("utf-8")
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.StartDoctypeDeclHandler = reader.doctype
