@@ -1,0 +1,272 @@
+"""A whole `vmdns run` in a process of its own, on loopback, without a VirtualBox or with a played one."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
+import pytest
+
+PATIENCE = 30.0
+
+
+class Run:
+    """`vmdns run`, and what it said so far."""
+
+    def __init__(self, folder: Path, *options: str, environ: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("VBOX_")},
+            "HOME": str(folder),
+            "USERPROFILE": str(folder),
+            "XDG_RUNTIME_DIR": "",
+            "XDG_STATE_HOME": str(folder),
+            "XDG_CONFIG_HOME": str(folder),
+            "LOCALAPPDATA": str(folder),
+            "APPDATA": str(folder),
+            **(environ or {}),
+        }
+        self.lines: list[str] = []
+        self._fresh = threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vmdns", "run", *options],
+            env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            with self._fresh:
+                self.lines.append(raw.decode(errors="replace").rstrip())
+                self._fresh.notify_all()
+
+    def saw(self, text: str, after: int = 0) -> str:
+        """Waits for a line with this text, from the line number `after` on."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines[after:] if text in line), None)
+
+        with self._fresh:
+            if not self._fresh.wait_for(found, PATIENCE):
+                raise AssertionError(f"no line with {text!r}; it said:\n" + "\n".join(self.lines))
+            return str(found())
+
+    @property
+    def port(self) -> int:
+        return int(self.saw("ready:").rpartition(" ")[2])
+
+    def ask(self, name: str, kind: str = "A", tcp: bool = False) -> dns.message.Message:
+        question = dns.message.make_query(name, kind, use_edns=True)
+        return (dns.query.tcp if tcp else dns.query.udp)(question, "127.0.0.1", port=self.port, timeout=5)
+
+    def addresses(self, name: str, kind: str = "A") -> list[str]:
+        return sorted(str(rdata) for rrset in self.ask(name, kind).answer for rdata in rrset)
+
+    def until(self, name: str, *wanted: str, kind: str = "A") -> None:
+        end = time.monotonic() + PATIENCE
+        while (found := self.addresses(name, kind)) != sorted(wanted):
+            assert time.monotonic() < end, f"{name} {kind}: {found}, not {wanted}; it said:\n" + "\n".join(self.lines)
+            time.sleep(0.02)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vmdns", *words],
+            env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def runs(short: Path) -> Iterator[Any]:
+    made: list[Run] = []
+
+    def run(*options: str, environ: dict[str, str] | None = None) -> Run:
+        listen = () if any(option == "--listen" for option in options) else ("--listen", "127.0.0.1:0")
+        made.append(Run(short, *listen, *options, environ=environ))
+        return made[-1]
+
+    yield run
+    for one in made:
+        one.stop()
+
+
+# A folder that holds no VirtualBox: it comes before every usual place.
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="a played VBoxManage is a shell script")
+
+
+def _config(folder: Path, text: str) -> Path:
+    path = folder / "given.toml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_it_answers_what_it_has_and_stops_cleanly(runs: Any, short: Path) -> None:
+    config = _config(
+        short,
+        '''
+        records = """
+        www   A     192.168.56.200
+        www   TXT   "two" "strings"
+        alias CNAME www
+        """
+        ''',
+    )
+    run = runs("--config", str(config))
+    assert run.addresses("www.local") == ["192.168.56.200"]
+    assert run.addresses("www.vm.internal") == ["192.168.56.200"]
+    assert run.addresses("200.56.168.192.in-addr.arpa", "PTR") == ["www.local."]
+    assert [rrset.rdtype for rrset in run.ask("alias.local").answer] == [dns.rdatatype.CNAME, dns.rdatatype.A]
+    nothing = run.ask("nope.local")
+    assert nothing.rcode() == dns.rcode.NXDOMAIN
+    assert nothing.authority[0].rdtype == dns.rdatatype.SOA
+    assert run.ask("local", "SOA").answer[0].rdtype == dns.rdatatype.SOA
+    assert run.ask("local", "NS", tcp=True).flags & dns.flags.AA
+    assert run.addresses("localhost") == ["127.0.0.1"]
+    assert run.stop() == 0
+    assert run.lines[-1] == "stopping"
+    assert not [line for line in run.lines if "Traceback" in line]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal between processes")
+def test_ctrl_c_stops_it_too(runs: Any) -> None:
+    run = runs()
+    run.saw("ready:")
+    assert run.stop(signal.SIGINT) == 0
+
+
+def test_a_config_is_followed_and_a_broken_one_changes_nothing(runs: Any, short: Path) -> None:
+    config = _config(short, 'records = "www A 192.168.56.200"\n')
+    run = runs("--config", str(config))
+    run.until("www.local", "192.168.56.200")
+    _config(short, 'records = "www A 192.168.56.201"\n')
+    run.until("www.local", "192.168.56.201")
+    _config(short, 'recods = "www A 192.168.56.202"\n')
+    said = run.saw("stays in force")
+    assert "did you mean records" in said
+    assert run.addresses("www.local") == ["192.168.56.201"]
+    assert "did you mean records" in run.command("status").stdout
+    _config(short, 'zones = ["lab.test"]\nrecords = "www A 192.168.56.203"\n')
+    run.until("www.lab.test", "192.168.56.203")
+    assert run.ask("www.local").rcode() == dns.rcode.NXDOMAIN
+    config.unlink()
+    run.until("www.lab.test")
+    assert run.ask("local", "SOA").answer
+
+
+def test_an_address_that_is_taken_is_named_and_the_others_serve(runs: Any) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        taken = holder.getsockname()[1]
+        run = runs("--listen", f"127.0.0.1:{taken}", "--listen", "127.0.0.1:0")
+        said = run.saw("is held by")
+        assert f"127.0.0.1 port {taken}" in said
+        if sys.platform == "linux":
+            assert f"(pid {os.getpid()})" in said
+        assert run.addresses("localhost") == ["127.0.0.1"]
+        assert "is held by" in run.command("status").stdout
+        before = len(run.lines)
+    run.saw(f"listening on 127.0.0.1 port {taken}", before)  # taken over once it is free
+
+
+def test_nothing_to_listen_on_ends_it(runs: Any) -> None:
+    run = runs("--listen", "203.0.113.7:5353")
+    assert run.process.wait(PATIENCE) == 1
+    assert "this host has no address 203.0.113.7" in run.saw("cannot be bound")
+
+
+def test_a_second_one_serves_and_says_whom_commands_talk_to(runs: Any) -> None:
+    first = runs()
+    first.saw("ready:")
+    second = runs()
+    assert str(first.process.pid) in second.saw("another vmdns")
+    assert second.addresses("localhost") == ["127.0.0.1"]
+
+
+def test_questions_that_are_not_ours_go_to_the_upstream(runs: Any) -> None:
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while True:
+                try:
+                    packet, peer = upstream.recvfrom(4096)
+                except OSError:
+                    return
+                query = dns.message.from_wire(packet)
+                asked.put(str(query.question[0].name).lower())
+                reply = dns.message.make_response(query)
+                reply.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", "93.184.216.34"))
+                upstream.sendto(reply.to_wire(), peer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        run = runs("--upstream", f"127.0.0.1:{upstream.getsockname()[1]}")
+        assert run.addresses("www.example.com") == ["93.184.216.34"]
+        assert run.addresses("www.example.com") == ["93.184.216.34"]
+        for private in ("x.local", "nas", "5.1.168.192.in-addr.arpa", "x.vm.internal", "x.invalid", "x.localhost"):
+            run.ask(private, "A")
+        assert asked.get(timeout=5) == "www.example.com."
+        assert asked.empty()  # the second answer came from the cache, and nothing private left
+        upstream.shutdown(socket.SHUT_RDWR) if sys.platform != "linux" else None
+
+
+@needs_posix
+def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: Any, short: Path) -> None:
+    """A played VBoxManage stands for VirtualBox appearing; the live tests show the real one."""
+    if any(Path(place, "VBoxSVC").exists() for place in ("/usr/lib/virtualbox", "/opt/VirtualBox")):
+        pytest.skip("a real VirtualBox is installed here, which would be found first")
+    program = short / "virtualbox"
+    run = runs("--reader", "vboxmanage", environ={"VBOX_PROGRAM_PATH": str(program)})
+    run.saw("VirtualBox is not installed here")
+    assert run.addresses("localhost") == ["127.0.0.1"]
+    uuid = "0b2a7c4e-1111-4222-8333-444455556666"
+    program.mkdir()
+    (short / "VirtualBox").mkdir()
+    (program / "VBoxSVC").write_text("")
+    played = program / "VBoxManage"
+    played.write_text(
+        textwrap.dedent(f"""\
+        #!/bin/sh
+        case "$*" in
+        *--version*) echo 7.2.22r175245 ;;
+        *"list vms"*|*"list runningvms"*) echo '"Web" {{{uuid}}}' ;;
+        *showvminfo*) printf '%s\\n' 'name="Web"' 'groups="/"' 'UUID="{uuid}"' 'VMState="running"' \\
+            'nat-network1="N"' 'macaddress1="080027AABB01"' 'cableconnected1="on"' 'nic1="natnetwork"' ;;
+        *guestproperty*) for told in MAC=080027AABB01 V4/IP=10.0.2.4 Status=Up; do
+            echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496057459000, flags: "
+            done ;;
+        esac
+        """)
+    )
+    played.chmod(0o755)
+    run.until("web.local", "10.0.2.4")
+    run.saw("VirtualBox 7.2.22")
+    assert "web.local" in run.command("names").stdout
+    said = run.command("ask", "Web").stdout
+    assert "10.0.2.4" in said
+    assert "reported by Guest Additions" in said
+    before = len(run.lines)
+    played.unlink()
+    (program / "VBoxSVC").unlink()
+    run.saw("its last names stay in force", before)
+    assert run.addresses("web.local") == ["10.0.2.4"]
