@@ -30,7 +30,7 @@ def parse_hosts(data: bytes) -> dict[str, HostName]:
     Bytes that are not UTF-8 (old editors write Latin-1) spoil at most the name they stand in.
     """
     found: dict[str, HostName] = {}
-    for line in data[:MAX_BYTES].decode("utf-8-sig", "replace").splitlines():
+    for line in data[:MAX_BYTES].decode("utf-8-sig", "replace").split("\n"):
         words = line.partition("#")[0].split()
         if len(words) < 2:
             continue
@@ -42,8 +42,8 @@ def parse_hosts(data: bytes) -> dict[str, HostName]:
             name = word.lower().rstrip(".")
             if len(name) <= 253 and _NAME.fullmatch(name):
                 found.setdefault(f"hosts:{name} {address}", HostName(name, address, position == 0))
-        if len(found) > MAX_NAMES:
-            break
+            if len(found) >= MAX_NAMES:
+                return found
     return found
 
 
