@@ -16,8 +16,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What core may not do: wait, talk, read files or the clock, start things, draw lots, log.
 IMPURE = frozenset(
     {
-        "asyncio", "glob", "io", "logging", "multiprocessing", "os", "pathlib", "queue", "random", "secrets", "selectors",
-        "shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time",
+        "asyncio", "glob", "io", "logging", "multiprocessing", "os", "pathlib", "queue", "random", "secrets",
+        "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time",
     }
 )  # fmt: skip
 KEPT = frozenset({"dns", "idna"})  # the libraries that core may use

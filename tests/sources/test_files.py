@@ -1,0 +1,189 @@
+"""The watch on files and folders, with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import clock
+from vmdns.sources.files import FolderWatch
+
+links = pytest.mark.skipif(sys.platform == "win32", reason="links need a right on Windows")
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+class Looks:
+    """Counts how often it was called, and waits for the next call."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._called = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._called.set()
+
+    async def next(self) -> None:
+        await self._called.wait()
+        self._called.clear()
+
+
+@contextlib.asynccontextmanager
+async def watching(*paths: Path) -> AsyncIterator[Looks]:
+    watch, looks = FolderWatch(), Looks()
+    assert watch.add(paths, looks) == []
+    watch.start()
+    try:
+        yield looks
+    finally:
+        watch.stop()
+
+
+def test_written_made_replaced_and_removed(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+
+    async def scenario() -> None:
+        async with watching(file) as looks:
+            file.write_text("made")
+            await looks.next()
+            with file.open("a") as opened:
+                opened.write("more")
+            await looks.next()
+            (tmp_path / "new").write_text("other")
+            (tmp_path / "new").replace(file)
+            await looks.next()
+            file.unlink()
+            await looks.next()
+
+    run(scenario())
+
+
+def test_other_files_of_the_folder_are_no_matter(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with watching(tmp_path / "one") as one, watching(tmp_path / "two") as two:
+            (tmp_path / "two").write_text("x")
+            await two.next()
+            assert one.count == 0
+            (tmp_path / "one").write_text("x")
+            await one.next()
+
+    run(scenario())
+
+
+def test_reading_a_file_is_no_change(tmp_path: Path) -> None:
+    read, written = tmp_path / "read", tmp_path / "written"
+    read.write_text("x")
+
+    async def scenario() -> None:
+        async with watching(read) as looks, watching(written) as others:
+            for _ in range(3):
+                read.read_text()
+            written.write_text("x")  # what happened before was seen before
+            await others.next()
+            assert looks.count == 0
+
+    run(scenario())
+
+
+def test_anything_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "resolve"
+    folder.mkdir()
+
+    async def scenario() -> None:
+        async with watching(folder) as looks:
+            (folder / "resolv.conf").write_text("x")
+            await looks.next()
+            (folder / "stub").write_text("x")
+            await looks.next()
+
+    run(scenario())
+
+
+@links
+def test_a_link_counts_where_it_is_and_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "run").mkdir()
+    target, link = tmp_path / "run" / "stub-resolv.conf", tmp_path / "etc" / "resolv.conf"
+    target.write_text("x")
+    link.symlink_to(target)
+
+    async def scenario() -> None:
+        async with watching(link) as looks:
+            target.write_text("y")
+            await looks.next()
+            link.unlink()
+            link.write_text("own")
+            await looks.next()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("events", "looks"),
+    [
+        ([0.0], [0.1]),
+        ([0.0, 0.05, 0.12], [0.22]),
+        ([0.0, 0.2], [0.1, 0.3]),
+        # Events without end do not put the look off for ever.
+        ([n / 20 for n in range(30)], [1.0, 1.55]),
+    ],
+)
+def test_one_look_after_the_last_of_several_events(events: list[float], looks: list[float]) -> None:
+    async def scenario() -> list[float]:
+        loop, watch, seen = asyncio.get_running_loop(), FolderWatch(), []
+        watch.start()
+
+        def look() -> None:
+            seen.append(round(loop.time(), 3))
+
+        for at in events:
+            loop.call_at(at, watch._soon, loop, look)
+        await asyncio.sleep(10)
+        watch.stop()
+        return seen
+
+    assert clock.run(scenario()) == looks
+
+
+def test_a_missing_folder_is_told_and_hinders_no_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        watch, looks = FolderWatch(), Looks()
+        (trouble,) = watch.add([tmp_path / "none" / "file", tmp_path / "file"], looks)
+        assert trouble.startswith(f"{tmp_path / 'none'} cannot be watched (")
+        watch.start()
+        try:
+            (tmp_path / "file").write_text("x")
+            await looks.next()
+        finally:
+            watch.stop()
+
+    run(scenario())
+
+
+def test_after_the_end_nothing_is_called(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with watching(tmp_path / "b") as others:
+            async with watching(tmp_path / "a") as looks:
+                (tmp_path / "a").write_text("x")
+            (tmp_path / "b").write_text("x")
+            await others.next()
+            assert looks.count == 0
+
+    run(scenario())
+
+
+def test_a_watch_that_never_began_can_be_stopped() -> None:
+    FolderWatch().stop()
