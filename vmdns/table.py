@@ -80,6 +80,12 @@ class Table:
     def rebuild(self) -> None:
         """Builds at once; the snapshot in force stays if nothing changed but the time."""
         self._stop_timers()
+        try:
+            self._publish()
+        finally:
+            self._watch_expiry()
+
+    def _publish(self) -> None:
         made = build(self._all(), self._policy, self._wall(), self._serial)
         before = self.snapshot
         if replace(made, valid_until=0.0) == replace(before, valid_until=0.0):
@@ -92,7 +98,6 @@ class Table:
             changes = _compare(before, made)
             for listener in self._listeners:
                 listener(changes)
-        self._watch_expiry()
 
     def _all(self) -> Iterator[Fact]:
         for facts in self._facts.values():
@@ -110,8 +115,10 @@ class Table:
     def _watch_expiry(self) -> None:
         end = self.snapshot.valid_until
         if end:
-            # At most an hour ahead: the wall clock may jump, and then this look corrects it.
-            delay = min(max(end - self._wall(), 0.0) + 0.01, 3600.0)
+            # At most an hour ahead: the wall clock may jump, and then this look corrects it. A time that has passed
+            # means that no build succeeded since: not in a hurry.
+            left = end - self._wall()
+            delay = min(left + 0.01, 3600.0) if left > 0 else 1.0
             self._expiry = asyncio.get_running_loop().call_later(delay, self.rebuild)
 
     def _stop_timers(self) -> None:
