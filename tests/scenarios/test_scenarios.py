@@ -1,0 +1,208 @@
+"""Timelines told in small text files beside this one: VirtualBox does this, then a name means that.
+
+A line is a step; `at SECONDS` before it says when (else at once). Words with blanks are quoted. A VM is known by a
+number, which is its UUID's order; MACs are shortened to their last digits.
+
+    machine N NAME STATE [KIND NETWORK MAC]...   VirtualBox reports the VM so from now on
+    group N /GROUP    names N NAME,...           its group and its extra names
+    gone N                                       it is registered no more
+    lease NETWORK MAC ADDRESS SECONDS            VirtualBox's DHCP acknowledged it now (by the network's name)
+    release NETWORK MAC ADDRESS                  its entry is no more in the file
+    fixed NETWORK MAC [ADDRESS]                  a fixed address in the DHCP server; without one, it is taken away
+    says N MAC [ADDRESS]                         Guest Additions report it now; without one, nothing any more
+    host ADDRESS NAME                            a line of the hosts file
+    expect NAME TYPE VALUE...                    the answer, or NODATA or NXDOMAIN
+    why NAME WORDS                               what `vmdns ask` says of it holds these words
+    told LINES...                                what `vmdns run` printed since it was last asked, in any order
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import dns.message
+import dns.rdatatype
+import pytest
+
+from tests import clock
+from tests.facts import NOW, mac, uuid
+from vmdns import report
+from vmdns.core.answer import answer
+from vmdns.core.build import Policy
+from vmdns.core.model import (
+    Adapter,
+    DhcpServer,
+    Fact,
+    HostInterface,
+    HostName,
+    Lease,
+    Machine,
+    NatNetwork,
+    Network,
+    Report,
+)
+from vmdns.core.name import to_wire
+from vmdns.core.wire import make_query, parse_query, respond
+from vmdns.table import Table
+
+FILES = sorted(Path(__file__).parent.glob("*.txt"))
+ZONES = Policy().zones
+WORLD: dict[str, Fact] = {
+    "natnetwork:lab": NatNetwork("lab", "10.0.2.0/24"),
+    "dhcp:lab": DhcpServer("lab", "10.0.2.3", "255.255.255.0"),
+    "interface:vboxnet0": HostInterface("vboxnet0", "192.168.56.1/24"),
+    "interface:eth0": HostInterface("eth0", "192.168.1.5/24"),
+}
+
+
+class Stage:
+    """VirtualBox, the guests and the table, while a story is played."""
+
+    def __init__(self) -> None:
+        self.facts = dict(WORLD)
+        self.leases: dict[str, Lease] = {}
+        self.hosts: dict[str, HostName] = {}
+        self.lines: list[str] = []
+        self.table = Table(Policy(), self.wall)
+        self.table.put("virtualbox", self.facts)
+        self.table.subscribe(
+            lambda changes: self.lines.extend(
+                report.change_line(report.change(one, ZONES, self.wall())) for one in changes
+            )
+        )
+
+    def wall(self) -> float:
+        return NOW + asyncio.get_running_loop().time()
+
+    async def play(self, story: str) -> None:
+        for number, line in enumerate(story.splitlines(), 1):
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["at"]:
+                later = float(words[1]) - asyncio.get_running_loop().time()
+                assert later > -0.5, f"line {number}: time does not run backwards"
+                await asyncio.sleep(max(later, 0.0))
+                words = words[2:]
+            if words:
+                await self.step(number, *words)
+        self.table.close()
+
+    async def step(self, number: int, verb: str, *words: str) -> None:
+        try:
+            if verb in ("expect", "why", "told"):
+                await asyncio.sleep(0.03)  # what was reported is in force by now
+                getattr(self, verb)(*words)
+            else:
+                getattr(self, verb)(*words)
+                self.table.put("virtualbox", self.facts)
+                self.table.put("leases", self.leases)
+                self.table.put("hosts", self.hosts)
+        except AssertionError as error:
+            raise AssertionError(f"line {number}, {verb} {' '.join(words)}: {error}") from None
+
+    # -- what happens ------------------------------------------------------------------------------------------
+
+    def machine(self, number: str, name: str, state: str, *attached: str) -> None:
+        known = self._machine(number) if number in self.facts else Machine(uuid(int(number)), name)
+        adapters = tuple(
+            Adapter(slot, _mac(attached[at + 2]), Network(attached[at], attached[at + 1].strip("-")))
+            for slot, at in enumerate(range(0, len(attached), 3))
+        )
+        # VirtualBox takes the guest's properties away when the VM is off (they are TRANSIENT).
+        reports = known.reports if state in ("Running", "Paused", "Saved") else ()
+        self.facts[number] = replace(
+            known, name=name, state=state, adapters=adapters or known.adapters, reports=reports
+        )
+
+    def group(self, number: str, group: str) -> None:
+        self.facts[number] = replace(self._machine(number), groups=(group,))
+
+    def names(self, number: str, names: str) -> None:
+        self.facts[number] = replace(self._machine(number), names=tuple(names.split(",")))
+
+    def gone(self, number: str) -> None:
+        del self.facts[number]
+
+    def lease(self, network: str, mac: str, address: str, seconds: str) -> None:
+        now = self.wall()
+        self.leases[f"{network} {mac} {address}"] = Lease(network, _mac(mac), address, now, now + float(seconds))
+
+    def release(self, network: str, mac: str, address: str) -> None:
+        del self.leases[f"{network} {mac} {address}"]
+
+    def fixed(self, network: str, mac: str, address: str = "") -> None:
+        server = self.facts[f"dhcp:{network}"]
+        assert isinstance(server, DhcpServer)
+        self.facts[f"dhcp:{network}"] = replace(server, fixed=((_mac(mac), address),) if address else ())
+
+    def says(self, number: str, mac: str, address: str = "") -> None:
+        machine = self._machine(number)
+        others = tuple(one for one in machine.reports if one.mac != _mac(mac))
+        now = (Report(_mac(mac), address, self.wall()),) if address else ()
+        self.facts[number] = replace(machine, reports=others + now)
+
+    def host(self, address: str, name: str) -> None:
+        self.hosts[f"{name} {address}"] = HostName(name, address)
+
+    def _machine(self, number: str) -> Machine:
+        machine = self.facts[number]
+        assert isinstance(machine, Machine)
+        return machine
+
+    # -- what is seen ------------------------------------------------------------------------------------------
+
+    def expect(self, name: str, kind: str, *values: str) -> None:
+        query = parse_query(make_query(1, to_wire(name), int(dns.rdatatype.from_text(kind))))
+        reply = answer(query, self.table.snapshot)
+        assert reply is not None, "it would be forwarded"
+        out = respond(query, reply.rcode, limit=65_535, answer=reply.answer, authority=reply.authority)
+        read = dns.message.from_wire(out)
+        found = sorted(rdata.to_text() for rrset in read.answer for rdata in rrset)
+        if not found:
+            assert read.authority, "a negative answer has a SOA"
+            found = ["NODATA" if read.rcode() == 0 else read.rcode().name]
+        assert found == sorted(values)
+
+    def why(self, name: str, words: str) -> None:
+        lines = report.explain(self.table.snapshot, to_wire(name), self.wall())
+        assert any(words in line for line in lines), lines
+
+    def told(self, *lines: str) -> None:
+        seen, self.lines = self.lines, []
+        assert sorted(seen) == sorted(lines)
+
+
+def _mac(digits: str) -> str:
+    return mac(int(digits, 16))
+
+
+def play(story: str) -> None:
+    async def main() -> None:
+        await Stage().play(story)
+
+    clock.run(main())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_story(file: Path) -> None:
+    play(file.read_text(encoding="utf-8"))
+
+
+def test_there_are_stories() -> None:
+    assert len(FILES) >= 10
+    assert all("expect" in file.read_text(encoding="utf-8") for file in FILES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["expect web.local A 10.0.2.5", "expect web.local A NXDOMAIN", "why web.local nonsense", "told x", "at 0 gone 1"],
+)
+def test_a_story_that_is_not_true_fails(line: str) -> None:
+    story = (
+        f"machine 1 web Running natnetwork lab 1\nlease lab 1 10.0.2.4 600\nat 5 expect web.local A 10.0.2.4\n{line}"
+    )
+
+    with pytest.raises(AssertionError, match="line 4"):
+        play(story)
