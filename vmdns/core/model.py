@@ -83,7 +83,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One registered VM. state is the name of VirtualBox's MachineState; '' for an inaccessible VM."""
+    """One registered VM. state is the name of VirtualBox's MachineState; '' for an inaccessible VM.
+
+    adapters and reports are those of an online VM; of one that is off they say nothing that matters.
+    """
 
     uuid: str
     name: str

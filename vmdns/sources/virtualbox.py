@@ -50,6 +50,7 @@ class ApiReader:
         self._networks_due = False
         self._looked = 0.0
         self._nudged = False
+        self._turn = 0
         self._listener: Any = None
 
     # -- the seam ---------------------------------------------------------------------------------------------
@@ -128,7 +129,9 @@ class ApiReader:
         if raw is None or not isinstance(before, Machine) or not before.accessible:
             return
         try:
-            self._note(f"machine:{uuid}", read.current(self._api, raw, before), changes)
+            now = read.current(self._api, raw, before)
+            if before.online or not now.online:  # of one that comes online the adapters are still to be read
+                self._note(f"machine:{uuid}", now, changes)
         except Exception as error:
             self._api.check(error)
 
@@ -193,7 +196,10 @@ class ApiReader:
         self._note(f"machine:{uuid}", machine, changes)
 
     def _slow_look(self, changes: dict[str, Fact | None]) -> None:
-        """Corrects what events missed: which VMs there are, their states in one call, and the online ones whole."""
+        """Corrects what events missed: which VMs there are, their states in one call, a glance at the online ones.
+
+        One VM a time is looked at whole, so that nothing that was missed stays so for ever.
+        """
         if stamp(self._installation) != self._stamp:
             raise Upgraded("it was upgraded or removed")
         raws = self._api.array(self._api.vbox, "machines")
@@ -204,9 +210,13 @@ class ApiReader:
                 self._note(known, None, changes)
         for uuid, state in zip(list(self._proxies), states, strict=True):
             before = self._facts.get(f"machine:{uuid}")
-            same = isinstance(before, Machine) and before.state == self._api.states.get(state, "")
-            if not same or (isinstance(before, Machine) and before.online):
+            if not isinstance(before, Machine) or before.state != self._api.states.get(state, ""):
                 self._look_again(uuid, changes)
+            elif before.online:
+                self._glance(uuid, changes)
+        if self._proxies:
+            self._turn += 1
+            self._look_again(list(self._proxies)[self._turn % len(self._proxies)], changes)
         self._look_at_networks(changes)
         self._looked = time.monotonic()
 

@@ -26,7 +26,10 @@ _NAMES = {
 
 
 def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | None:
-    """The VM as it is now, None where it is gone; as it was before where it cannot be read just now. Raises `Lost`."""
+    """The VM as it is now, None where it is gone; as it was before where it cannot be read just now. Raises `Lost`.
+
+    The adapters are half of the calls, and matter of an online VM alone.
+    """
     try:
         if not raw.accessible:
             return Machine(uuid, "", accessible=False)
@@ -34,11 +37,11 @@ def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | Non
             uuid=uuid,
             name=str(raw.name),
             groups=tuple(str(group) for group in api.array(raw, "groups")),
-            adapters=tuple(_adapters(api, raw)),
             names=extra_names(str(raw.getExtraData(NAMES))),
             ignored=truthy(str(raw.getExtraData(IGNORE))),
         )
-        return current(api, raw, found)
+        found = current(api, raw, found)
+        return replace(found, adapters=tuple(_adapters(api, raw))) if found.online else found
     except Exception as error:
         api.check(error)
         if api.code(error) == OBJECT_NOT_FOUND:
@@ -52,7 +55,7 @@ def current(api: Api, raw: Any, found: Machine) -> Machine:
     """The VM with what changes most: its state, and what Guest Additions report while it is online."""
     found = replace(found, state=api.states.get(raw.state, ""), reports=())
     if not found.online:
-        return found
+        return replace(found, adapters=())
     names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
     told = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
     return replace(found, reports=reports(told))
