@@ -253,7 +253,7 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
         *showvminfo*) printf '%s\\n' 'name="Web"' 'groups="/"' 'UUID="{uuid}"' 'VMState="running"' \\
             'nat-network1="N"' 'macaddress1="080027AABB01"' 'cableconnected1="on"' 'nic1="natnetwork"' ;;
         *guestproperty*) for told in MAC=080027AABB01 V4/IP=10.0.2.4 Status=Up; do
-            echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496057459000, flags: "
+            echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496, flags: "
             done ;;
         esac
         """)
@@ -270,3 +270,34 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
     (program / "VBoxSVC").unlink()
     run.saw("its last names stay in force", before)
     assert run.addresses("web.local") == ["10.0.2.4"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to make a network namespace")
+def test_port_53_that_may_not_be_had_and_an_address_that_comes_later(short: Path) -> None:
+    """Without the right to low ports, in a namespace of its own: 5300 serves; an address is taken once it is made."""
+    script = f"""
+        ip link set lo up
+        exec setpriv --bounding-set -net_bind_service \\
+            env HOME={short} XDG_STATE_HOME={short} XDG_RUNTIME_DIR= {sys.executable} -m vmdns run \\
+            --listen 127.0.0.1 --listen 198.18.53.1:5353
+    """
+    process = subprocess.Popen(
+        ["unshare", "--net", "sh", "-ec", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    said = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("ready"):
+                inside = ("nsenter", "--net", "--target", str(process.pid))
+                subprocess.run([*inside, "ip", "addr", "add", "198.18.53.1/32", "dev", "lo"], check=True)
+            if "listening on 198.18.53.1" in line:
+                break
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+    text = "".join(said)
+    assert "net.ipv4.ip_unprivileged_port_start=53" in text
+    assert "listening on 127.0.0.1 port 5300 instead of 53" in text
+    assert "this host has no address 198.18.53.1" in text

@@ -25,11 +25,11 @@ class Wanted:
     listen: Listen
     listener: Listener | None = None
     trouble: str = ""
-    in_use: bool = False
+    again: bool = False  # it may be free, or be there, later
 
 
 class Listening:
-    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes 53 once it is free."""
+    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes what was asked once it can."""
 
     def __init__(self, server: DnsServer, say: Callable[[str], None]) -> None:
         self._server = server
@@ -68,16 +68,16 @@ class Listening:
             if optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 return  # a host without IPv6
             one.trouble = why_not(error, address, port)
-            one.in_use = error.errno == errno.EADDRINUSE
-            again = port == 53 and error.errno != errno.EADDRNOTAVAIL
+            one.again = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+            elsewhere = port == 53 and error.errno != errno.EADDRNOTAVAIL
         self._say(one.trouble)
-        for other in FALLBACK_PORTS if again else ():
+        for other in FALLBACK_PORTS if elsewhere else ():
             try:
                 self._take(one, bind(address, other))
                 return
             except OSError:
                 continue
-        if again:
+        if elsewhere:
             self._say(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {address} either")
 
     def _take(self, one: Wanted, listener: Listener) -> None:
@@ -89,21 +89,21 @@ class Listening:
         self._say(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
 
     def _schedule(self) -> None:
-        """Looks every five seconds whether a port that another program held is free."""
+        """Looks every five seconds whether a port is free that another program held, or an address is there."""
         if self._retry is not None:
             self._retry.cancel()
-        waiting = any(one.in_use for one in self._wanted)
+        waiting = any(one.again for one in self._wanted)
         self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again) if waiting else None
 
     def _again(self) -> None:
         for one in self._wanted:
-            if not one.in_use:
+            if not one.again:
                 continue
             try:
                 listener = bind(*one.listen)
             except OSError:
                 continue
-            one.in_use = False
+            one.again = False
             one.trouble = ""
             self._take(one, listener)
         self._schedule()
