@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -272,7 +273,10 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
     assert run.addresses("web.local") == ["10.0.2.4"]
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to make a network namespace")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter", "setpriv"))),
+    reason="needs root, iproute2 and util-linux, to make a network namespace",
+)
 def test_port_53_that_may_not_be_had_and_an_address_that_comes_later(short: Path) -> None:
     """Without the right to low ports, in a namespace of its own: 5300 serves; an address is taken once it is made."""
     script = f"""
