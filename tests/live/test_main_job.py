@@ -7,11 +7,13 @@ import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import dns.rcode
 import pytest
 
 from tests.live.lab import Lab, serving, until
+from vmdns.sources.installation import find
 
 
 def _network(lab: Lab) -> None:
@@ -155,18 +157,20 @@ def test_extra_names_and_ignored_vms(lab: Lab) -> None:
         server.is_at("web.local", "10.0.2.4")
 
 
-def test_vboxsvc_dies_and_comes_back(lab: Lab) -> None:
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_vboxsvc_dies_and_comes_back(lab: Lab, reader: str) -> None:
     """Its death takes the VM's process along; no answer is wrong on the way, and the next start is seen."""
     _network(lab)
     web = lab.create("web", *NATNET)
     lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
     lab.start(web)
-    with serving(lab, "--reader", "api") as server:
+    with serving(lab, "--reader", reader) as server:
         server.is_at("web.local", "10.0.2.4")
         before = len(server.lines)
         lab.kill("VBoxSVC")
-        server.saw("its last names stay in force", before)
-        server.saw("VirtualBox is read again", before)
+        if reader == "api":  # VBoxManage starts a new VBoxSVC at its next call and notices nothing
+            server.saw("its last names stay in force", before)
+            server.saw("VirtualBox is read again", before)
         assert server.query("web.local").rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
         until(lambda: lab.processes("VBoxSVC"), "a new VBoxSVC")
         # What remains of the VM is for VirtualBox to say; once it is off it must start again and be seen.
@@ -174,6 +178,33 @@ def test_vboxsvc_dies_and_comes_back(lab: Lab) -> None:
         server.is_at("web.local")
         until(lambda: lab.vbm("startvm", web, "--type", "headless", check=False).count("success"), "started again")
         server.is_at("web.local", "10.0.2.4")
+
+
+def test_an_upgrade_is_survived(lab: Lab, tmp_path: Path) -> None:
+    """A VBoxSVC that is replaced on disk: the reader lets the old one go, and reads the new one."""
+    installation = find(os.environ)
+    assert installation is not None
+    program = installation.program / "VBoxSVC"
+    if not os.access(program, os.W_OK):
+        pytest.skip(f"{program} may not be touched")
+    config = tmp_path / "vmdns.toml"
+    config.write_text("[limits]\nlook_interval = 5\n")
+    _network(lab)
+    web = lab.create("web", *NATNET)
+    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
+    times = program.stat()
+    with serving(lab, "--reader", "api", "--config", str(config)) as server:
+        server.saw("VirtualBox 7")
+        old = lab.processes("VBoxSVC")
+        try:
+            os.utime(program, ns=(times.st_atime_ns, times.st_mtime_ns + 1_000_000_000))
+            server.saw("it was upgraded or removed")
+            until(lambda: lab.processes("VBoxSVC") not in ([], old), "another VBoxSVC")
+            server.saw("VirtualBox is read again")
+            lab.start(web)
+            server.is_at("web.local", "10.0.2.4")
+        finally:
+            os.utime(program, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_both_readers_report_the_same_facts(lab: Lab) -> None:
