@@ -32,7 +32,9 @@ _http._tcp      SRV    0 0 8081 host
 *.wild          A      192.168.56.77
 b.a.wild        TXT    "below"
 *.alias         CNAME  web-01
-""" + "".join(f"big A 192.168.56.{100 + n}\n" for n in range(60))
+"""
+RECORDS += "".join(f"big A 192.168.56.{100 + n}\n" for n in range(60))
+RECORDS += "".join(f"huge A 192.168.57.{100 + n}\n" for n in range(100))
 
 FACTS = (
     *NETWORKS,

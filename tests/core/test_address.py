@@ -75,6 +75,7 @@ def test_no_lease_where_virtualbox_runs_no_dhcp_server(network: Network) -> None
         # The newest that is valid, wherever it stands in the file: a MAC with several client ids has several.
         ([("10.0.2.4", -60, 600), ("10.0.2.5", -30, 600)], "10.0.2.5"),
         ([("10.0.2.5", -30, 600), ("10.0.2.4", -60, 600)], "10.0.2.5"),
+        ([("10.0.2.4", -60, 6000), ("10.0.2.5", -30, 100)], "10.0.2.5"),
         ([("10.0.2.5", -30, 20), ("10.0.2.4", -60, 600)], "10.0.2.4"),
         ([("10.0.2.4", -60, 600), ("10.0.2.5", -60, 900)], "10.0.2.5"),
         # Over at its very end; one that lasts longer than the world is none the less valid.

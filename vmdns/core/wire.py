@@ -199,11 +199,9 @@ def respond(
     for section, records in enumerate((answer, authority)):
         for record in records:
             mark = len(out)
-            fresh = _append(out, record, offsets)
+            _append(out, record, offsets)
             if len(out) > room:
                 del out[mark:]
-                for name in fresh:
-                    del offsets[name]
                 truncated = True
                 break
             counts[section] += 1
@@ -216,19 +214,16 @@ def respond(
     return bytes(out)
 
 
-def _remember(offsets: dict[bytes, int], key: bytes, at: int) -> list[bytes]:
+def _remember(offsets: dict[bytes, int], key: bytes, at: int) -> None:
     """Notes where each suffix of the name starts, for compression pointers (RFC 1035 section 4.1.4)."""
-    fresh = []
     while key[0]:
         if at < 0x4000 and key not in offsets:
             offsets[key] = at
-            fresh.append(key)
         at += 1 + key[0]
         key = key[1 + key[0] :]
-    return fresh
 
 
-def _append(out: bytearray, record: Record, offsets: dict[bytes, int]) -> list[bytes]:
+def _append(out: bytearray, record: Record, offsets: dict[bytes, int]) -> None:
     key = record.owner.lower()
     rest = record.owner
     start = len(out)
@@ -242,10 +237,9 @@ def _append(out: bytearray, record: Record, offsets: dict[bytes, int]) -> list[b
         rest, key = rest[step:], key[step:]
     else:
         out.append(0)
-    fresh = _remember(offsets, record.owner.lower(), start)
+    _remember(offsets, record.owner.lower(), start)
     out += _FIXED.pack(record.type, IN, record.ttl, len(record.rdata))
     out += record.rdata
-    return fresh
 
 
 def _opt(edns: Edns | None, rcode: int, extended_error: tuple[int, str] | None, keepalive: float | None) -> bytes:

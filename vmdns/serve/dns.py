@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields
 from ipaddress import ip_address, ip_network
 
 from vmdns.core.answer import Reply, answer
@@ -26,13 +24,14 @@ from vmdns.core.wire import (
     respond,
     udp_limit,
 )
+from vmdns.serve.counts import Counts
 from vmdns.serve.listeners import Listener
+from vmdns.serve.tcp import Connections
 
 log = logging.getLogger(__name__)
 
 BURST = 64  # datagrams taken from a socket before others get their turn
 TCP_LIMIT = 65_535
-TCP_PIPELINE = 100  # questions under way on one connection
 EDE_PROHIBITED = 18
 
 # Who may have questions forwarded: neighbours on private networks (RFC 1918, RFC 4193, RFC 6598, link-local).
@@ -49,22 +48,6 @@ Cached = Callable[[Query, int], bytes | None]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 
 
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start, in questions."""
-
-    queries: int = 0
-    answered: int = 0
-    forwarded: int = 0
-    refused: int = 0
-    malformed: int = 0
-    failed: int = 0
-    tcp_connections: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
 class DnsServer:
     """Answers on its listeners from the current snapshot, and hands on what is not ours."""
 
@@ -77,9 +60,9 @@ class DnsServer:
         self._chase = chase
         self.limits = limits
         self.counts = Counts()
-        self._listeners: dict[Listener, list[asyncio.Task[None]]] = {}
+        self._listeners: dict[Listener, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: dict[asyncio.Task[None], str] = {}
+        self._connections = Connections(self.handle, self._spawn, lambda: self.limits, self.counts)
         self._may: dict[str, bool] = {}
 
     # -- listeners --------------------------------------------------------------------------------------------
@@ -97,27 +80,32 @@ class DnsServer:
         """Answers on it from now on."""
         loop = asyncio.get_running_loop()
         loop.add_reader(listener.udp, self._read_udp, listener)
-        self._listeners[listener] = [loop.create_task(self._accept(listener))]
+        self._listeners[listener] = loop.create_task(self._connections.accept(listener))
 
     def close(self, listener: Listener) -> None:
         """Answers on it no more; connections that are open stay."""
-        for task in self._listeners.pop(listener):
-            task.cancel()
-        asyncio.get_running_loop().remove_reader(listener.udp)
+        self._deafen(listener)
         listener.close()
+
+    def _deafen(self, listener: Listener) -> None:
+        self._listeners.pop(listener).cancel()
+        # Both before they are closed: their numbers may belong to other sockets the next moment.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.udp)
+        loop.remove_reader(listener.tcp)
 
     async def stop(self, grace: float = 1.0) -> None:
         """Closes everything; questions under way have `grace` seconds to be answered."""
-        for listener in self.listeners:
-            asyncio.get_running_loop().remove_reader(listener.udp)
+        listeners = self.listeners
+        for listener in listeners:
+            self._deafen(listener)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
-        for listener in self.listeners:
-            for task in self._listeners.pop(listener):
-                task.cancel()
+        for listener in listeners:
             listener.close()
-        for connection in list(self._connections):
-            connection.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await self._connections.close(grace)
 
     # -- one question -----------------------------------------------------------------------------------------
 
@@ -131,30 +119,39 @@ class DnsServer:
             return malformed.reply
         limit = TCP_LIMIT if tcp else udp_limit(query)
         try:
-            snapshot = self._current()
-            reply = answer(query, snapshot)
-            if reply is not None and (reply.chase is None or not self._may_recurse(peer, local)):
+            reply = answer(query, self._current())
+            may = self._may_recurse(peer, local)
+            if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
                 self.counts.answered += 1
-                return self._render(query, reply, limit, tcp)
-            if not self._may_recurse(peer, local):
+                return self._render(query, reply, limit, tcp, may)
+            if not may:
                 self.counts.refused += 1
                 why = (EDE_PROHIBITED, f"{peer} may ask for local names only")
                 return respond(query, REFUSED, limit=limit, recursion_available=False, extended_error=why)
             self.counts.forwarded += 1
             if reply is not None and reply.chase is not None:
-                return self._chase(query, reply, reply.chase, limit)
-            return self._cached(query, limit) or self._forward(query, limit)
+                return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
+            return self._cached(query, limit) or self._surely(query, limit, self._forward(query, limit))
         except Exception:
             log.exception("a question could not be answered")
             self.counts.failed += 1
             return bare_reply(packet, SERVFAIL)
 
-    def _render(self, query: Query, reply: Reply, limit: int, tcp: bool) -> bytes:
+    async def _surely(self, query: Query, limit: int, response: Awaitable[bytes]) -> bytes:
+        try:
+            return await response
+        except Exception:
+            log.exception("a question could not be forwarded")
+            self.counts.failed += 1
+            return respond(query, SERVFAIL, limit=limit)
+
+    def _render(self, query: Query, reply: Reply, limit: int, tcp: bool, recursion_available: bool) -> bytes:
         return respond(
             query,
             reply.rcode,
             limit=limit,
             authoritative=reply.authoritative,
+            recursion_available=recursion_available,
             answer=reply.answer,
             authority=reply.authority,
             extended_error=reply.extended_error,
@@ -213,6 +210,8 @@ class DnsServer:
         async def guarded() -> None:
             try:
                 await work
+            except OSError:
+                self.counts.failed += 1  # a peer that went away, or does not read
             except Exception:
                 log.exception("a response could not be sent")
                 self.counts.failed += 1
@@ -221,68 +220,3 @@ class DnsServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    # -- TCP --------------------------------------------------------------------------------------------------
-
-    async def _accept(self, listener: Listener) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, peer = await loop.sock_accept(listener.tcp)
-            except OSError:
-                await asyncio.sleep(0.1)  # out of file descriptors: UDP goes on
-                continue
-            of_peer = [task for task, address in self._connections.items() if address == peer[0]]
-            if len(of_peer) >= max(2, self.limits.tcp_connections // 2):
-                of_peer[0].cancel()  # a peer's own oldest goes first
-            elif len(self._connections) >= self.limits.tcp_connections:
-                next(iter(self._connections)).cancel()  # the oldest
-            self.counts.tcp_connections += 1
-            task = loop.create_task(self._serve(connection, peer[0], listener.address))
-            self._connections[task] = peer[0]
-            task.add_done_callback(lambda done: self._connections.pop(done, None))
-
-    async def _serve(self, connection: socket.socket, peer: str, local: str) -> None:
-        """One connection: any number of questions, answered as they are ready (RFC 7766 section 6.2.1.1)."""
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            reader, writer = await asyncio.open_connection(sock=connection)
-        except OSError:
-            connection.close()
-            return
-        pending: set[asyncio.Task[None]] = set()
-        lock = asyncio.Lock()
-
-        async def send(reply: bytes) -> None:
-            async with lock:
-                writer.write(struct.pack("!H", len(reply)) + reply)
-                async with asyncio.timeout(5.0):
-                    await writer.drain()
-
-        async def finish(reply: Awaitable[bytes]) -> None:
-            await send(await reply)
-
-        try:
-            while True:
-                async with asyncio.timeout(self.limits.tcp_idle):
-                    (length,) = struct.unpack("!H", await reader.readexactly(2))
-                    packet = await reader.readexactly(length)
-                if not length:
-                    break
-                reply = self.handle(packet, peer, local, tcp=True)
-                if reply is None:
-                    break
-                if isinstance(reply, bytes):
-                    await send(reply)
-                    continue
-                task = self._spawn(finish(reply))
-                pending.add(task)
-                task.add_done_callback(pending.discard)
-                if len(pending) >= TCP_PIPELINE:
-                    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        except (TimeoutError, asyncio.IncompleteReadError, OSError):
-            pass  # idle, gone, or closing after its last question
-        finally:
-            if pending:
-                await asyncio.wait(pending, timeout=self.limits.query_timeout + 1)
-            writer.close()

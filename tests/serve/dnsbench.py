@@ -1,0 +1,193 @@
+"""A DNS server on real loopback sockets, a scripted world behind it, and a client that counts every byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import dns.message
+
+from tests.testzone import SNAPSHOT
+from vmdns.core import wire
+from vmdns.core.answer import Reply
+from vmdns.core.build import Snapshot
+from vmdns.core.limits import Limits
+from vmdns.core.name import labels
+from vmdns.core.wire import Query, Record, make_query, respond
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.listeners import Listener, bind
+
+HOST = "127.0.0.1"
+PATIENCE = 20.0  # seconds until an answer that does not come is a failure
+
+
+class Script:
+    """What the server is given: a snapshot, and a forwarder that does as the first label of the name says."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | Exception = SNAPSHOT
+        self.gate = asyncio.Event()  # names that begin with `slow` wait for it
+        self.forwarded: list[bytes] = []
+
+    def current(self) -> Snapshot:
+        if isinstance(self.snapshot, Exception):
+            raise self.snapshot
+        return self.snapshot
+
+    def cached(self, query: Query, limit: int) -> bytes | None:
+        return self._made(query, limit) if labels(query.key)[0] == b"cached" else None
+
+    async def forward(self, query: Query, limit: int) -> bytes:
+        self.forwarded.append(query.key)
+        match labels(query.key)[0]:
+            case b"slow":
+                await self.gate.wait()
+            case b"broken":
+                raise RuntimeError("the forwarder is broken")
+            case b"fat":
+                many = [Record(query.name, wire.A, 9, n.to_bytes(4, "big")) for n in range(1000)]
+                return respond(query, limit=limit, answer=many)
+        return self._made(query, limit)
+
+    async def chase(self, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
+        self.forwarded.append(target)
+        return respond(query, limit=limit, answer=[*reply.answer, Record(target, wire.A, 9, b"\xc6\x33\x64\x01")])
+
+    def _made(self, query: Query, limit: int) -> bytes:
+        return respond(query, limit=limit, answer=[Record(query.name, wire.A, 9, b"\xc6\x33\x64\x01")])
+
+
+class Bench:
+    """One server, one listener."""
+
+    def __init__(self, server: DnsServer, listener: Listener, script: Script) -> None:
+        self.server = server
+        self.listener = listener
+        self.script = script
+
+    async def udp(self, *packets: bytes) -> list[bytes]:
+        """All responses to these packets and to a last good query, up to the one to that (which is left out)."""
+        async with self.datagrams() as (send, received):
+            send(*packets, LAST)
+            found = []
+            while not (reply := await received.get()).startswith(LAST[:2]):
+                found.append(reply)
+            return found
+
+    async def ask(self, name: str, kind: str = "A", **how: Any) -> dns.message.Message:
+        """The response over UDP."""
+        async with self.datagrams() as (send, received):
+            send(question(name, kind, **how))
+            return dns.message.from_wire(await received.get())
+
+    @contextlib.asynccontextmanager
+    async def datagrams(self) -> AsyncIterator[tuple[Callable[..., None], asyncio.Queue[bytes]]]:
+        """A client's socket: what sends packets, and what was received."""
+        received: asyncio.Queue[bytes] = asyncio.Queue()
+
+        class Client(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, _: object) -> None:
+                received.put_nowait(data)
+
+        def send(*packets: bytes) -> None:
+            for packet in packets:
+                transport.sendto(packet)
+
+        where = (self.listener.address, self.listener.port)
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Client, remote_addr=where)
+        try:
+            yield send, received
+        finally:
+            transport.close()
+
+    @contextlib.asynccontextmanager
+    async def tcp(self) -> AsyncIterator[Stream]:
+        reader, writer = await asyncio.open_connection(self.listener.address, self.listener.port)
+        try:
+            yield Stream(reader, writer)
+        finally:
+            writer.close()
+
+    async def ask_tcp(self, name: str, kind: str = "A", **how: Any) -> dns.message.Message:
+        async with self.tcp() as stream:
+            stream.send(question(name, kind, **how))
+            return dns.message.from_wire(await stream.receive())
+
+
+class Stream:
+    """The client's end of a TCP connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *packets: bytes) -> None:
+        self.writer.write(b"".join(struct.pack("!H", len(packet)) + packet for packet in packets))
+
+    async def receive(self) -> bytes:
+        (length,) = struct.unpack("!H", await self.reader.readexactly(2))
+        return await self.reader.readexactly(length)
+
+    async def ended(self) -> bool:
+        """Waits for the server's end of the connection: nothing more comes."""
+        try:
+            return await self.reader.read(1) == b""
+        except ConnectionError:
+            return True
+
+
+LAST = make_query(0xFFFE, b"\2db\5local\0", wire.A)
+
+
+def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes:
+    message = dns.message.make_query(name, kind, **how)
+    message.id = ident
+    return message.to_wire()
+
+
+@contextlib.asynccontextmanager
+async def serving(limits: Limits | None = None, address: str = HOST) -> AsyncIterator[Bench]:
+    script = Script()
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, limits or Limits())
+    listener = bind(address, 0)
+    server.open(listener)
+    try:
+        yield Bench(server, listener, script)
+    finally:
+        await server.stop(grace=0.0)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    """Runs on the loop that vmdns uses on every system; what goes wrong in its callbacks is a failure too."""
+    errors: list[object] = []
+
+    async def bounded() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with asyncio.timeout(PATIENCE):
+            await scenario
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(bounded())
+    assert not errors, errors
+
+
+def served(
+    limits: Limits | None = None,
+) -> Callable[[Callable[[Bench], Coroutine[Any, Any, None]]], Callable[[], None]]:
+    """A test that is given a running server."""
+
+    def wrap(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        def test() -> None:
+            async def main() -> None:
+                async with serving(limits) as bench:
+                    await scenario(bench)
+
+            run(main())
+
+        test.__name__ = scenario.__name__
+        return test
+
+    return wrap

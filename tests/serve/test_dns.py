@@ -1,0 +1,509 @@
+"""The server over UDP: cases H01-H20 and E01-E20 of the list of correct answers, and who may ask what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable
+from dataclasses import replace
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import pytest
+from dnsbench import HOST, LAST, Bench, Script, question, run, served, serving
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.testzone import SNAPSHOT
+from vmdns.core.limits import Limits
+from vmdns.core.name import from_labels, to_wire
+from vmdns.core.wire import make_query
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.listeners import Listener, bind
+
+WEB = to_wire("web-01.local")
+TAIL = WEB + b"\0\1\0\1"
+
+
+def packet(*counts: int, flags: int = 0x0100, ident: int = 4711, body: bytes = TAIL) -> bytes:
+    return struct.pack("!6H", ident, flags, *counts) + body
+
+
+def rcode_of(reply: bytes) -> dns.rcode.Rcode:
+    return dns.message.from_wire(reply).rcode()
+
+
+def lines(message: dns.message.Message) -> list[str]:
+    return [line for rrset in message.answer for line in rrset.to_text().split("\n")]
+
+
+# -- the header ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "asked", "rcode"),
+    [
+        ("H01", packet(1, 0, 0, 0, flags=2 << 11), dns.rcode.NOTIMP),
+        ("H02", packet(1, 0, 0, 0, flags=15 << 11), dns.rcode.NOTIMP),
+        ("H03", packet(1, 0, 1, 0, flags=5 << 11, body=to_wire("local") + b"\0\6\0\1" + WEB + b"\0\1\0\xff" + bytes(6)),
+         dns.rcode.NOTIMP),
+        ("H04", packet(1, 0, 0, 0, flags=4 << 11, body=to_wire("local") + b"\0\6\0\1"), dns.rcode.NOTIMP),
+        ("H06", packet(0, 0, 0, 0, body=b""), dns.rcode.FORMERR),
+        ("H07", packet(2, 0, 0, 0, body=TAIL * 2), dns.rcode.FORMERR),
+        ("H08", packet(1, 0, 0, 0, body=b""), dns.rcode.FORMERR),
+        ("H09", packet(1, 0, 0, 0, body=b"\xc0\x0c\0\1\0\1"), dns.rcode.FORMERR),
+        ("H10", packet(1, 0, 0, 0, body=(b"\x3f" + b"a" * 63) * 4 + b"\0\0\1\0\1"), dns.rcode.FORMERR),
+        ("H11", packet(1, 0, 0, 0, body=b"\x40abc\0\0\1\0\1"), dns.rcode.FORMERR),
+        ("H11", packet(1, 0, 0, 0, body=b"\x80abc\0\0\1\0\1"), dns.rcode.FORMERR),
+        ("H19", question("local", "AXFR"), dns.rcode.REFUSED),
+        ("X09", packet(0, 0, 0, 0, flags=4 << 11, body=b""), dns.rcode.NOTIMP),
+        ("X09", packet(2, 0, 0, 0, flags=4 << 11, body=TAIL * 2), dns.rcode.NOTIMP),
+        ("A23", question("version.bind", "TXT", rdclass="CH"), dns.rcode.REFUSED),
+    ],
+)  # fmt: skip
+def test_refused_by_the_header(case: str, asked: bytes, rcode: dns.rcode.Rcode) -> None:
+    async def main() -> None:
+        async with serving() as bench:
+            (reply,) = await bench.udp(asked)
+            assert rcode_of(reply) == rcode
+            assert reply[:2] == asked[:2]
+            assert not dns.message.from_wire(reply).answer
+            # The zone is unchanged, the server alive.
+            assert lines(await bench.ask("web-01.local")) == ["web-01.local. 5 IN A 192.168.56.101"]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"", b"\0", b"\0\1", b"\0" * 11,  # H12
+        packet(1, 0, 0, 0, flags=0x8000), packet(1, 0, 0, 0, flags=0x8180), packet(1, 0, 0, 0, flags=0xFFFF),  # H05
+        packet(0, 0, 0, 0, flags=0x8001, body=b""),
+    ],
+)  # fmt: skip
+def test_silence(asked: bytes) -> None:
+    async def main() -> None:
+        async with serving() as bench:
+            assert await bench.udp(asked, asked) == []
+
+    run(main())
+
+
+@served()
+async def test_h13_bytes_behind_the_question(bench: Bench) -> None:
+    (reply,) = await bench.udp(packet(1, 0, 0, 0, body=TAIL + b"\xff" * 20))
+    assert lines(dns.message.from_wire(reply)) == ["web-01.local. 5 IN A 192.168.56.101"]
+
+
+@served()
+async def test_h14_h15_h16_bits_that_are_not_the_askers(bench: Bench) -> None:
+    (reply,) = await bench.udp(packet(1, 0, 0, 0, flags=0x07FF & ~0x0010))
+    read = dns.message.from_wire(reply)
+    assert read.rcode() == dns.rcode.NOERROR
+    assert read.flags == dns.flags.QR | dns.flags.AA | dns.flags.RD | dns.flags.RA
+    assert reply[3] & 0x40 == 0
+
+
+@served()
+async def test_h17_every_id_is_echoed(bench: Bench) -> None:
+    for ident in (0, 1, 0x7FFF, 0xFFFF):
+        (reply,) = await bench.udp(packet(1, 0, 0, 0, ident=ident))
+        assert reply[:2] == ident.to_bytes(2, "big")
+
+
+def test_h18_any_bytes_in_a_name_are_echoed_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="vmdns")
+
+    async def main() -> None:
+        async with serving() as bench:
+            for label in (b"\x00", b"\xff", b"a.b", b"a b", b"\x1b[31m", b"x\ny"):
+                asked = make_query(7, from_labels([label, b"local"]), 1)
+                (reply,) = await bench.udp(asked)
+                assert rcode_of(reply) == dns.rcode.NXDOMAIN
+                assert reply[12 : 12 + len(label) + 12] == asked[12 : 12 + len(label) + 12]
+
+    run(main())
+    assert caplog.records == []
+
+
+@served()
+async def test_a09_the_case_of_the_question_is_kept(bench: Bench) -> None:
+    asked = make_query(7, b"\x06wEb-01\x05LoCaL\x00", 1)
+    (reply,) = await bench.udp(asked)
+    assert reply[12:29] == asked[12:29]
+    assert lines(dns.message.from_wire(reply)) == ["wEb-01.LoCaL. 5 IN A 192.168.56.101"]
+
+
+# -- EDNS ----------------------------------------------------------------------------------------------------------
+
+
+def opt(owner: bytes = b"\0", rdata: bytes = b"", *, size: int = 1232, ttl: int = 0) -> bytes:
+    return owner + struct.pack("!HHIH", 41, size, ttl, len(rdata)) + rdata
+
+
+@pytest.mark.parametrize(
+    ("case", "additional", "count"),
+    [
+        ("E01", opt(), 1),
+        ("E04", opt(rdata=b"\xfd\xe9\0\4abcd"), 1),
+        ("E05", opt(ttl=0x0040), 1),
+        ("E14", opt(rdata=b"\0\x0a\0\x08" + b"c" * 8), 1),
+        ("E15", opt(rdata=b"\0\x0a\0\3ccc"), 1),
+        ("E16", opt(rdata=b"\0\x08\0\7\0\1\x18\0\xc0\0\2"), 1),
+        ("E17", opt(rdata=b"\0\x0c\0\x20" + b"\0" * 32), 1),
+        ("E18", opt(rdata=b"\0\3\0\0"), 1),
+        ("T10", opt(rdata=b"\0\x0b\0\0"), 1),
+    ],
+)
+def test_an_opt_record_is_answered_by_one_that_promises_nothing(case: str, additional: bytes, count: int) -> None:
+    async def main() -> None:
+        async with serving() as bench:
+            (reply,) = await bench.udp(packet(1, 0, 0, count, body=TAIL + additional))
+            read = dns.message.from_wire(reply)
+            assert lines(read) == ["web-01.local. 5 IN A 192.168.56.101"]
+            assert (read.edns, read.ednsflags, read.payload, read.options) == (0, 0, 1232, ())
+            assert reply.endswith(opt())
+            assert reply[10:12] == b"\0\1"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("case", "additional", "count"),
+    [
+        ("E06", opt() + opt(), 2),
+        ("E07", opt(owner=b"\1x\0"), 1),
+        ("E08", opt(rdata=b"\0\x0a\0\x09abc"), 1),
+        ("", opt()[:-1], 1),
+    ],
+)
+def test_an_opt_record_that_is_wrong(case: str, additional: bytes, count: int) -> None:
+    async def main() -> None:
+        async with serving() as bench:
+            (reply,) = await bench.udp(packet(1, 0, 0, count, body=TAIL + additional))
+            assert reply == packet(0, 0, 0, 0, flags=0x8101, body=b"")
+
+    run(main())
+
+
+@served()
+async def test_e02_no_opt_record_for_those_who_sent_none(bench: Bench) -> None:
+    for name in ("web-01.local", "nope.local", "off.local", "x.test", "slow.test"):
+        bench.script.gate.set()
+        assert (await bench.ask(name, use_edns=False)).edns == -1
+
+
+@served()
+async def test_e03_a_later_version(bench: Bench) -> None:
+    read = await bench.ask("web-01.local", use_edns=1)
+    assert (read.rcode(), read.edns, read.answer) == (dns.rcode.BADVERS, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "size", "most", "records", "cut"),
+    [
+        # 12 bytes of header, the question, 16 for each record and 11 for OPT. E10: as many whole records as fit.
+        ("E09", "big.local", None, 512, 30, True),
+        ("E12", "big.local", 100, 512, 29, True),
+        ("", "big.local", 512, 512, 29, True),
+        ("", "big.local", 700, 700, 41, True),
+        ("E11", "big.local", 4096, 1232, 60, False),
+        ("E13", "huge.local", 4096, 1232, 74, True),
+        ("E13", "huge.local", 65_535, 1232, 74, True),
+    ],
+)
+def test_what_does_not_fit_is_cut_and_says_so(
+    case: str, name: str, size: int | None, most: int, records: int, cut: bool
+) -> None:
+    async def main() -> None:
+        async with serving() as bench:
+            edns = {"use_edns": False} if size is None else {"payload": size}
+            (reply,) = await bench.udp(question(name, **edns))
+            read = dns.message.from_wire(reply)
+            assert len(reply) <= most
+            assert len(read.answer[0]) == records
+            assert bool(read.flags & dns.flags.TC) == cut
+
+    run(main())
+
+
+@served()
+async def test_e19_dnssec_ok_is_copied_and_nothing_is_signed(bench: Bench) -> None:
+    read = await bench.ask("web-01.local", want_dnssec=True)
+    assert read.ednsflags & dns.flags.DO
+    assert lines(read) == ["web-01.local. 5 IN A 192.168.56.101"]
+    assert not read.flags & dns.flags.AD
+
+
+@served()
+async def test_why_is_told_to_those_who_can_read_it(bench: Bench) -> None:
+    (told,) = (await bench.ask("off.local", use_edns=0)).options
+    assert isinstance(told, dns.edns.EDEOption)
+    assert told.text == "VM 'off' is not running (PoweredOff)"
+    assert (await bench.ask("off.local", use_edns=False)).options == ()
+
+
+# -- forwarding ----------------------------------------------------------------------------------------------------
+
+
+@served()
+async def test_what_is_not_ours_is_forwarded_and_answers_come_when_they_are_ready(bench: Bench) -> None:
+    early = await bench.udp(
+        question("slow.test", ident=1), question("x.test", ident=2), question("cached.test", ident=3)
+    )
+    # LAST came after all three and was answered before the slow one.
+    assert all(reply[:2] in (b"\0\2", b"\0\3") for reply in early)
+    assert bench.script.forwarded == [to_wire("slow.test"), to_wire("x.test")]
+    assert lines(await bench.ask("x.test")) == ["x.test. 9 IN A 198.51.100.1"]
+    assert bench.server.counts.forwarded == 4
+
+
+@served()
+async def test_a_chain_that_leaves_our_zones_is_followed_for_those_who_want_recursion(bench: Bench) -> None:
+    assert lines(await bench.ask("away.local")) == [
+        "away.local. 5 IN CNAME www.example.org.", "www.example.org. 9 IN A 198.51.100.1",
+    ]  # fmt: skip
+    bench.script.forwarded.clear()
+    read = await bench.ask("away.local", flags=0)
+    assert lines(read) == ["away.local. 5 IN CNAME www.example.org."]
+    assert bench.script.forwarded == []
+
+
+def test_e20_what_fails_is_servfail_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving() as bench:
+            read = await bench.ask("broken.test")
+            assert read.rcode() == dns.rcode.SERVFAIL
+            assert read.question[0].name.to_text() == "broken.test."
+            assert bench.server.counts.failed == 1
+            bench.script.snapshot = RuntimeError("no snapshot")
+            assert (await bench.ask("web-01.local")).rcode() == dns.rcode.SERVFAIL
+            bench.script.snapshot = SNAPSHOT
+            assert lines(await bench.ask("web-01.local"))
+
+    run(main())
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.ERROR]
+
+
+def handle(name: str, peer: str, local: str = "192.168.56.1", **how: object) -> bytes | Awaitable[bytes] | None:
+    script = Script()
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+    return server.handle(question(name, **how), peer, local, False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("peer", "may"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("10.0.2.15", True), ("172.16.0.1", True),
+        ("172.31.255.255", True), ("192.168.56.101", True), ("169.254.3.4", True), ("100.64.0.1", True),
+        ("198.18.53.2", True), ("fe80::1%eth0", True), ("fd00::1", True), ("203.0.113.5", True),
+        ("8.8.8.8", False), ("172.32.0.1", False), ("192.169.0.1", False), ("100.128.0.1", False),
+        ("198.20.0.1", False), ("2001:db8::1", False), ("203.0.113.6", False), ("nonsense", False), ("", False),
+    ],
+)  # fmt: skip
+def test_t8_who_may_recurse(peer: str, may: bool) -> None:
+    local = "203.0.113.5"  # one's own address may, whatever it is
+    for name in ("cached.test", "x.test"):
+        reply = handle(name, peer, local)
+        if may:
+            assert isinstance(reply, bytes) == (name == "cached.test")
+            if not isinstance(reply, bytes):
+                asyncio.run(finished(reply))
+            continue
+        assert isinstance(reply, bytes)
+        read = dns.message.from_wire(reply)
+        assert (read.rcode(), read.answer) == (dns.rcode.REFUSED, [])
+        assert not read.flags & dns.flags.RA
+    ours = handle("web-01.local", peer, local)
+    assert isinstance(ours, bytes)
+    assert bool(dns.message.from_wire(ours).flags & dns.flags.RA) == may
+    out = handle("away.local", peer, local)
+    if may:
+        assert not isinstance(out, bytes)
+        asyncio.run(finished(out))
+    else:
+        assert isinstance(out, bytes)
+        assert lines(dns.message.from_wire(out)) == ["away.local. 5 IN CNAME www.example.org."]
+
+
+async def finished(reply: Awaitable[bytes] | None) -> bytes:
+    assert reply is not None
+    return await reply
+
+
+def test_t8_no_answer_over_udp_is_a_weapon() -> None:
+    # What a stranger gets for his bytes: ANY is small, a cut answer no larger than he offered.
+    for name, kind in (("web-01.local", "ANY"), ("local", "ANY"), ("big.local", "A"), ("local", "AXFR")):
+        asked = question(name, kind, use_edns=False)
+        reply = handle(name, "203.0.113.9", kind=kind, use_edns=False)
+        assert isinstance(reply, bytes)
+        assert len(reply) <= (512 if name == "big.local" else 4 * len(asked))
+
+
+@given(st.one_of(st.binary(max_size=80), st.binary(max_size=60).map(lambda body: packet(1, 0, 0, 1, body=body))))
+def test_t23_no_packet_raises(data: bytes) -> None:
+    script = Script()
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+    for tcp in (False, True):
+        reply = server.handle(data, "203.0.113.9", "192.168.56.1", tcp)
+        assert reply is None or isinstance(reply, bytes)
+    assert server.counts.failed == 0
+
+
+# -- sockets -------------------------------------------------------------------------------------------------------
+
+
+class Datagrams:
+    """Stands for a UDP socket: gives what it was given, in turn, and notes what is sent."""
+
+    def __init__(self, *given: tuple[bytes, tuple[str, int]] | Exception) -> None:
+        self.given = list(given)
+        self.sent: list[tuple[str, int]] = []
+
+    def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
+        if not self.given:
+            raise BlockingIOError
+        item = self.given.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def sendto(self, reply: bytes, peer: tuple[str, int]) -> None:
+        if peer[1] == 666:
+            raise PermissionError("a firewall")
+        self.sent.append(peer)
+
+
+def test_t13_reflections_and_errors_of_the_socket() -> None:
+    datagrams = Datagrams(
+        (LAST, (HOST, 0)),  # source port 0
+        (LAST, (HOST, 53)),  # our own address and port
+        ConnectionResetError(),  # Windows, for an earlier response that nobody wanted
+        OSError(90, "message too long"),  # Windows, for a datagram larger than the buffer
+        (LAST, (HOST, 666)),
+        (LAST, ("192.168.56.101", 53)),
+        (LAST, (HOST, 1234)),
+    )
+    script = Script()
+
+    async def main() -> None:
+        server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+        server._read_udp(Listener(HOST, 53, datagrams, None))  # type: ignore[arg-type]
+        assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
+        assert server.counts.failed == 1
+        assert server.counts.queries == 3
+
+    run(main())
+
+
+@served()
+async def test_a_burst_of_datagrams_is_answered_whole(bench: Bench) -> None:
+    asked = [question("web-01.local", ident=n) for n in range(300)]
+    replies = [reply for at in range(0, 300, 100) for reply in await bench.udp(*asked[at : at + 100])]
+    assert sorted(int.from_bytes(reply[:2], "big") for reply in replies) == list(range(300))
+
+
+def test_questions_under_way_are_answered_before_the_end() -> None:
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+        listener = bind(HOST, 0)
+        server.open(listener)
+        bench = Bench(server, listener, script)
+        async with bench.tcp() as stream:
+            stream.send(question("slow.test"), question("web-01.local", ident=1))
+            assert (await stream.receive())[:2] == b"\0\1"
+            asyncio.get_running_loop().call_later(0.01, script.gate.set)
+            await server.stop(grace=10.0)
+            assert (await stream.receive())[:2] == b"\x12\x67"
+            assert await stream.ended()
+        with pytest.raises(OSError):
+            await asyncio.open_connection(HOST, listener.port)
+
+    run(main())
+
+
+@served()
+async def test_listeners_come_and_go(bench: Bench) -> None:
+    second = bind(HOST, 0)
+    bench.server.open(second)
+    other = Bench(bench.server, second, bench.script)
+    assert lines(await other.ask("web-01.local"))
+    assert bench.server.listeners == [bench.listener, second]
+    async with bench.tcp() as stream:
+        stream.send(question("web-01.local"))
+        await stream.receive()
+        bench.server.close(bench.listener)
+        assert bench.server.listeners == [second]
+        # What is open stays open.
+        stream.send(question("db.local"))
+        assert await stream.receive()
+    assert lines(await other.ask("web-01.local"))
+    assert lines(await other.ask_tcp("web-01.local"))
+
+
+@served()
+async def test_a_new_listener_may_have_the_numbers_of_the_sockets_of_an_old_one(bench: Bench) -> None:
+    await bench.ask_tcp("web-01.local")
+    numbers = bench.listener.udp.fileno(), bench.listener.tcp.fileno()
+    bench.server.close(bench.listener)
+    placeholder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # so that UDP gets the number that TCP had
+    again = bind(HOST, 0)
+    if os.name == "posix":
+        assert placeholder.fileno() == numbers[0]
+        assert again.udp.fileno() == numbers[1]
+    bench.server.open(again)
+    other = Bench(bench.server, again, bench.script)
+    assert lines(await other.ask("web-01.local"))
+    assert lines(await other.ask_tcp("web-01.local"))
+    placeholder.close()
+
+
+def test_ipv6() -> None:
+    try:
+        bind("::1", 0).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+
+    async def main() -> None:
+        async with serving(address="::1") as bench:
+            assert lines(await bench.ask("web-01.local"))
+            assert lines(await bench.ask_tcp("web-01.local"))
+
+    run(main())
+
+
+def test_a_port_that_is_taken_is_not_shared() -> None:
+    first = bind(HOST, 0)
+    try:
+        with pytest.raises(OSError):
+            bind(HOST, first.port)
+        assert first.udp.getsockname() == first.tcp.getsockname() == (HOST, first.port)
+    finally:
+        first.close()
+    bind(HOST, first.port).close()
+
+
+def test_an_address_that_this_host_has_not() -> None:
+    with pytest.raises(OSError):
+        bind("192.0.2.1", 0)
+
+
+@served()
+async def test_counts(bench: Bench) -> None:
+    bench.script.gate.set()
+    for name in ("web-01.local", "nope.local", "x.test"):
+        await bench.ask_tcp(name)
+    await bench.udp(b"\0" * 12)
+    assert bench.server.counts.as_dict() == {
+        "queries": 5, "answered": 3, "forwarded": 1, "refused": 0, "malformed": 1, "failed": 0, "tcp_connections": 3,
+    }  # fmt: skip
+    bench.server.limits = replace(Limits(), tcp_idle=3.0)

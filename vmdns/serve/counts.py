@@ -1,0 +1,21 @@
+"""What the DNS server did since its start."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(slots=True)
+class Counts:
+    """In questions; tcp_connections in connections."""
+
+    queries: int = 0
+    answered: int = 0
+    forwarded: int = 0
+    refused: int = 0
+    malformed: int = 0
+    failed: int = 0
+    tcp_connections: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
