@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 
@@ -55,7 +56,7 @@ def holder_of(address: str, port: int) -> str:
         if sys.platform == "linux":
             return _linux(address, port)
         if sys.platform == "win32":
-            pid = parse_netstat(_output("netstat", "-ano"), port)
+            pid = parse_netstat(_output("netstat", "-ano"), port, address)
             return parse_tasklist(_output("tasklist", "/fi", f"PID eq {pid}", "/fo", "csv", "/nh")) if pid else ""
         return parse_lsof(_output("lsof", "-nP", f"-iUDP:{port}", f"-iTCP:{port}", "-F", "pc"))
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -73,11 +74,19 @@ def parse_lsof(text: str) -> str:
     return f"{name[1]} (pid {pid[1]})" if pid and name else ""
 
 
-def parse_netstat(text: str, port: int) -> str:
-    """The process id of the first UDP or listening TCP line of `netstat -ano` with this local port."""
+def parse_netstat(text: str, port: int, address: str = "") -> str:
+    """The process id of the first UDP or listening TCP line of `netstat -ano` with this local port.
+
+    With an address, only lines that are in its way count. What stands for LISTENING is translated on other Windows;
+    a socket that listens has a foreign port of 0.
+    """
     for line in text.splitlines():
         words = line.split()
-        if len(words) >= 4 and words[0] in ("UDP", "TCP") and words[1].endswith(f":{port}") and words[-1].isdigit():
+        if len(words) < 4 or words[0] not in ("UDP", "TCP") or not words[-1].isdigit():
+            continue
+        local, _, number = words[1].rpartition(":")
+        hinders = not address or local.strip("[]") in (address, "0.0.0.0", "::")
+        if number == str(port) and hinders and (words[0] == "UDP" or words[2].endswith(":0")):
             return words[-1]
     return ""
 
@@ -90,8 +99,12 @@ def parse_tasklist(text: str) -> str:
 
 def _linux(address: str, port: int) -> str:
     inodes = set()
-    for table in ("udp", "udp6", "tcp", "tcp6"):
-        for inode in parse_proc_net(Path("/proc/net", table).read_text(), port, listening=table.startswith("tcp")):
+    for name in ("udp", "udp6", "tcp", "tcp6"):
+        try:
+            table = Path("/proc/net", name).read_text()
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        for inode in parse_proc_net(table, port, address, listening=name.startswith("tcp")):
             inodes.add(f"socket:[{inode}]")
     hidden = False
     for process in Path("/proc").iterdir():
@@ -108,11 +121,24 @@ def _linux(address: str, port: int) -> str:
     return f"a program of another user (`sudo ss -lnup 'sport = :{port}'` names it)" if hidden and inodes else ""
 
 
-def parse_proc_net(text: str, port: int, *, listening: bool) -> list[str]:
-    """The inodes of sockets with this local port in a table of /proc/net (proc(5)); of TCP only those that listen."""
+def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) -> list[str]:
+    """The inodes of sockets with this local port in a table of /proc/net (proc(5)); of TCP only those that listen.
+
+    With an address, only sockets that are in its way count: on it, or on every address.
+    """
     found = []
     for line in text.splitlines()[1:]:
         words = line.split()
-        if len(words) > 9 and int(words[1].rpartition(":")[2], 16) == port and (not listening or words[3] == "0A"):
+        if len(words) <= 9:
+            continue
+        local, _, number = words[1].rpartition(":")
+        hinders = not address or local in (_proc_address(address), "0" * 8, "0" * 32)
+        if int(number, 16) == port and hinders and (not listening or words[3] == "0A"):
             found.append(words[9])
     return found
+
+
+def _proc_address(address: str) -> str:
+    """An address as /proc/net writes it: each 32 bits as a number of this machine."""
+    packed = ip_address(address.partition("%")[0]).packed
+    return "".join(f"{int.from_bytes(packed[at : at + 4], sys.byteorder):08X}" for at in range(0, len(packed), 4))

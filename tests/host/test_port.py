@@ -1,0 +1,218 @@
+"""Who holds a port. The tools' output was recorded (lsof and netstat as documented); Linux is asked for real."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmdns.host import port
+from vmdns.host.port import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, why_not
+
+LSOF = """p412
+cmDNSResponder
+f8
+p733
+cdnsmasq
+f4
+f5
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "holder"),
+    [
+        (LSOF, "mDNSResponder (pid 412)"),
+        ("p733\ncmy server\nf4\n", "my server (pid 733)"),
+        ("", ""),
+        ("p733\n", ""),
+        ("lsof: WARNING: can't stat() fuse file system\n", ""),
+    ],
+)
+def test_lsof(text: str, holder: str) -> None:
+    assert parse_lsof(text) == holder
+
+
+NETSTAT = """
+Active Connections
+
+  Proto  Local Address          Foreign Address        State           PID
+  TCP    0.0.0.0:135            0.0.0.0:0              LISTENING       968
+  TCP    192.168.1.5:53         203.0.113.9:61234      ESTABLISHED     77
+  TCP    192.168.137.1:53       0.0.0.0:0              LISTENING       4321
+  TCP    [::1]:5353             [::]:0                 LISTENING       88
+  UDP    0.0.0.0:5353           *:*                                    2044
+  UDP    127.0.0.1:53000        *:*                                    99
+  UDP    192.168.137.1:53       *:*                                    4321
+  UDP    [::]:5355              *:*                                    2045
+  UDP    [fe80::1%12]:546       *:*                                    1400
+"""
+GERMAN = """
+Aktive Verbindungen
+
+  Proto  Lokale Adresse         Remoteadresse          Status           PID
+  TCP    0.0.0.0:53             0.0.0.0:0              ABHÖREN         4321
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "address", "pid"),
+    [
+        (NETSTAT, 53, "", "4321"),  # not 77, which asked somebody, nor 99
+        (NETSTAT, 53, "192.168.137.1", "4321"),
+        (NETSTAT, 53, "127.0.0.1", ""),
+        (NETSTAT, 5353, "127.0.0.1", "2044"),
+        (NETSTAT, 5353, "::1", "88"),
+        (NETSTAT, 5355, "::1", "2045"),
+        (NETSTAT, 135, "", "968"),
+        (NETSTAT, 3, "", ""),
+        (GERMAN, 53, "127.0.0.1", "4321"),
+        ("", 53, "", ""),
+    ],
+)
+def test_netstat(text: str, number: int, address: str, pid: str) -> None:
+    assert parse_netstat(text, number, address) == pid
+
+
+@pytest.mark.parametrize(
+    ("text", "holder"),
+    [
+        ('"svchost.exe","4321","Services","0","12.345 K"\r\n', "svchost.exe (pid 4321)"),
+        ('\r\n"my server.exe","7","Console","1","1 K"\r\n', "my server.exe (pid 7)"),
+        ("INFO: No tasks are running which match the specified criteria.\r\n", ""),
+        ("", ""),
+    ],
+)
+def test_tasklist(text: str, holder: str) -> None:
+    assert parse_tasklist(text) == holder
+
+
+# Of a machine with systemd-resolved (101) and libvirt's dnsmasq (102), an established connection, and IPv6.
+UDP = """   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer
+  289: 017AA8C0:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 26001 2 0000000000000000 0
+  290: 3500007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 22001 2 0000000000000000 0
+  291: 00000000:14E9 00000000:0000 07 00000000:00000000 00:00000000 00000000   104        0 23001 2 0000000000000000 0
+"""
+TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 3500007F:0035 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 22002 1 0000000000000000 100
+   1: 3500007F:0035 0100007F:C350 01 00000000:00000000 00:00000000 00000000   101        0 22003 1 0000000000000000 20
+   2: 3500007F:0016 00000000:0000 0A
+"""
+TCP6 = """  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when
+   0: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 31001 1
+   1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 31002 1
+"""  # noqa: E501
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the tables are of a little-endian machine")
+@pytest.mark.parametrize(
+    ("text", "number", "address", "listening", "inodes"),
+    [
+        (UDP, 53, "", False, ["26001", "22001"]),
+        (UDP, 53, "127.0.0.53", False, ["22001"]),
+        (UDP, 53, "192.168.122.1", False, ["26001"]),
+        (UDP, 53, "127.0.0.1", False, []),
+        (UDP, 5353, "127.0.0.1", False, ["23001"]),  # 0.0.0.0 is in everybody's way
+        (TCP, 53, "127.0.0.53", True, ["22002"]),
+        (TCP6, 53, "::1", True, ["31001"]),
+        (TCP6, 80, "127.0.0.1", True, ["31002"]),  # [::] often is too
+        ("", 53, "", False, []),
+    ],
+)
+def test_proc_net(text: str, number: int, address: str, listening: bool, inodes: list[str]) -> None:
+    assert parse_proc_net(text, number, address, listening=listening) == inodes
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+
+
+@linux
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_socket_of_our_own_is_found(kind: int) -> None:
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            one.listen()
+        number = one.getsockname()[1]
+        name = Path("/proc/self/comm").read_text().strip()
+        assert holder_of("127.0.0.1", number) == f"{name} (pid {os.getpid()})"
+        with socket.socket(socket.AF_INET, kind) as other, pytest.raises(OSError) as caught:
+            other.bind(("127.0.0.1", number))
+        said = why_not(caught.value, "127.0.0.1", number)
+        assert said.startswith(f"127.0.0.1 port {number} is held by {name} (pid {os.getpid()}): ")
+        assert "--listen" in said
+
+
+@linux
+def test_a_port_that_nobody_holds() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        number = one.getsockname()[1]
+    assert holder_of("127.0.0.1", number) == ""
+
+
+@linux
+def test_a_table_that_is_not_there_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_text
+
+    def without_ipv6(self: Path, *how: str) -> str:
+        if self.name.endswith("6"):
+            raise FileNotFoundError(errno.ENOENT, "no IPv6")
+        return read(self, *how)
+
+    monkeypatch.setattr(Path, "read_text", without_ipv6)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        assert holder_of("127.0.0.1", one.getsockname()[1]).endswith(f"(pid {os.getpid()})")
+
+
+@pytest.mark.parametrize(
+    ("system", "error", "holder", "expected"),
+    [
+        ("linux", PermissionError(errno.EACCES, "x"), "",
+         "127.0.0.1 port 53 may not be bound: ports below 1024 need a right that this user lacks; "
+         "`sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53` gives it until the next boot"),
+        ("darwin", PermissionError(errno.EACCES, "x"), "", "need root on this address; start vmdns with sudo -E"),
+        ("win32", PermissionError(errno.EACCES, "x"), "", "netsh int ipv4 show excludedportrange protocol=udp"),
+        ("linux", OSError(errno.EADDRINUSE, "x"), "systemd-resolve (pid 9)",
+         "127.0.0.1 port 53 is held by systemd-resolve (pid 9): choose another address with --listen, or set "
+         "DNSStubListener=no in /etc/systemd/resolved.conf"),
+        ("linux", OSError(errno.EADDRINUSE, "x"), "dnsmasq (pid 9)", "`sudo systemctl stop dnsmasq`, or choose"),
+        ("linux", OSError(errno.EADDRINUSE, "x"), "python3 (pid 9)", ": stop it, or choose another address"),
+        ("linux", OSError(errno.EADDRINUSE, "x"), "", "is held by another program: stop it"),
+        ("win32", OSError(errno.EADDRINUSE, "x"), "svchost.exe (pid 4)", "`Stop-Service SharedAccess`"),
+        ("darwin", OSError(errno.EADDRINUSE, "x"), "dnsmasq (pid 4)", ": stop it, or choose another address"),
+        ("linux", OSError(errno.EADDRNOTAVAIL, "x"), "", "53 cannot be bound: this host has no address 127.0.0.1"),
+        ("linux", OSError(errno.ENOBUFS, "No buffer space"), "", "127.0.0.1 port 53 cannot be bound: No buffer space"),
+    ],
+)  # fmt: skip
+def test_the_remedy(monkeypatch: pytest.MonkeyPatch, system: str, error: OSError, holder: str, expected: str) -> None:
+    monkeypatch.setattr(port.sys, "platform", system)
+    monkeypatch.setattr(port, "holder_of", lambda *_: holder)
+    assert expected in why_not(error, "127.0.0.1", 53)
+
+
+@pytest.mark.parametrize(
+    ("system", "outputs", "holder"),
+    [
+        ("win32", {"netstat": NETSTAT, "tasklist": '"svchost.exe","4321","x","0","1 K"\r\n'}, "svchost.exe (pid 4321)"),
+        ("win32", {"netstat": ""}, ""),
+        ("darwin", {"lsof": LSOF}, "mDNSResponder (pid 412)"),
+        ("darwin", {}, ""),  # no lsof here
+    ],
+)  # fmt: skip
+def test_the_tools_of_other_systems(
+    monkeypatch: pytest.MonkeyPatch, system: str, outputs: dict[str, str], holder: str
+) -> None:
+    def output(*command: str) -> str:
+        if command[0] not in outputs:
+            raise FileNotFoundError(errno.ENOENT, command[0])
+        return outputs[command[0]]
+
+    monkeypatch.setattr(port.sys, "platform", system)
+    monkeypatch.setattr(port, "_output", output)
+    assert holder_of("192.168.137.1", 53) == holder
