@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -259,6 +260,20 @@ def _clock() -> float:
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
+def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]) -> None:
+    """Calls back in the loop when the signal comes. The part for Windows has not been run there."""
+    try:
+        loop.add_signal_handler(number, call)
+    except NotImplementedError:
+        # Windows: the loop's selector sleeps through signals, unless they write to a socket that it watches.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+        ours, theirs = socket.socketpair()
+        for one in (ours, theirs):
+            one.setblocking(False)
+        signal.set_wakeup_fd(theirs.detach())
+        loop.add_reader(ours, ours.recv, 64)
+
+
 def _allow_sockets() -> None:
     """Raises the soft limit of open files (256 on macOS, 1024 on Linux): each question forwarded takes one."""
     try:
@@ -279,12 +294,8 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
         loop = asyncio.get_running_loop()
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             number = getattr(signal, name, None)
-            if number is None:
-                continue
-            try:
-                loop.add_signal_handler(number, stop.set)
-            except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+            if number is not None:
+                _on_signal(loop, number, stop.set)
         return await App(config, config_path, options, say).run(stop)
 
     _allow_sockets()
