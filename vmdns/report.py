@@ -38,12 +38,16 @@ def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
 def _address(one: Address, now: float) -> dict[str, Any]:
     return {
         "address": one.address,
-        "network": {"kind": one.network.kind, "name": one.network.name},
+        "network": _network(one),
         "mac": one.mac,
         "source": one.source,
         "why": why(one, now),
         "since": one.since,
     }
+
+
+def _network(one: Address) -> dict[str, str]:
+    return {"kind": one.network.kind, "name": one.network.name}
 
 
 def why(one: Address, now: float) -> str:
@@ -86,9 +90,11 @@ def change_line(value: dict[str, Any]) -> str:
 
 
 def _where(item: dict[str, Any]) -> str:
-    network = item["network"]
-    place = f"{network['kind']} {network['name']}".strip()
-    return f"{item['address']} ({place}, {item['source']})"
+    return f"{item['address']} ({_place(item['network'])}, {item['source']})"
+
+
+def _place(network: dict[str, str]) -> str:
+    return f"{network['kind']} {network['name']}".strip()
 
 
 def explain(snapshot: Snapshot, key: bytes, now: float) -> list[str]:
@@ -101,9 +107,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float) -> list[str]:
             continue
         machine = guest.machine
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
-        lines += [f"{one.address} on {one.network.kind} {one.network.name}: {why(one, now)}" for one in guest.addresses]
+        lines += [f"{one.address} on {_place(_network(one))}: {why(one, now)}" for one in guest.addresses]
         if guest.note:
             lines.append(guest.note)
-    if not lines and key in snapshot.absent:
-        lines.append(snapshot.absent[key])
     return lines

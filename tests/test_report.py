@@ -1,0 +1,137 @@
+"""What commands show of a running server: names, changes and reasons, as JSON values and as lines."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.facts import HOSTONLY, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
+from vmdns import report as told
+from vmdns.core.build import Policy, Snapshot, build
+from vmdns.core.model import Fact, HostName
+from vmdns.core.name import to_wire
+from vmdns.table import Change
+
+ZONES = ("local", "vm.internal")
+
+
+def made(*facts: Fact) -> Snapshot:
+    return build((*NETWORKS, *facts), Policy(), NOW, 7)
+
+
+def test_names() -> None:
+    facts = (
+        vm(2, "web", names=("www",)), vm(1, "db", state="Paused"), vm(3, "off", state="Saved"),
+        lease(2, "10.0.2.4"), HostName("nas", "192.168.1.9"),
+    )  # fmt: skip
+    value = told.names(made(*facts), ZONES, NOW)
+    assert json.loads(json.dumps(value)) == value
+    assert (value["zones"], value["serial"], value["problems"]) == (["local", "vm.internal"], 7, [])
+    db, web = value["names"]
+    assert (db["name"], db["state"], db["addresses"]) == ("db.local", "Paused", [])
+    assert db["note"] == "running, but no address is known yet"
+    assert web == {
+        "name": "web.local",
+        "also": ["web.vm.internal", "www.local", "www.vm.internal", f"{uuid(2)}.local", f"{uuid(2)}.vm.internal"],
+        "vm": "web",
+        "uuid": uuid(2),
+        "state": "Running",
+        "note": "",
+        "addresses": [
+            {
+                "address": "10.0.2.4",
+                "network": {"kind": "natnetwork", "name": "lab"},
+                "mac": mac(2),
+                "source": "lease",
+                "why": "DHCP lease of lab, 540 s left",
+                "since": NOW - 60,
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("later", "text"),
+    [(0, "540 s left"), (0.4, "540 s left"), (539.9, "0 s left"), (10_000, "0 s left")],
+)
+def test_what_is_left_of_a_lease(later: float, text: str) -> None:
+    (guest,) = made(vm(1), lease(1, "10.0.2.4")).guests
+    assert told.why(guest.addresses[0], NOW + later) == f"DHCP lease of lab, {text}"
+
+
+def test_a_claim_has_no_end() -> None:
+    (guest,) = made(vm(1, reports=(report(1, "10.0.2.4"),))).guests
+    assert told.why(guest.addresses[0], NOW) == "reported by Guest Additions"
+
+
+WEB = (vm(1), lease(1, "10.0.2.4"))
+WHERE = "10.0.2.4 (natnetwork lab, lease)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "line"),
+    [
+        (None, WEB, "appeared", f"+ web.local  {WHERE}"),
+        (None, (vm(1),), "appeared", "+ web.local  no address known yet"),
+        (WEB, None, "gone", "- web.local"),
+        ((vm(1),), WEB, "changed", f"~ web.local  {WHERE}"),
+        (WEB, (vm(1),), "changed", "~ web.local  no address known yet (was 10.0.2.4)"),
+        (WEB, (vm(1), lease(1, "10.0.2.5")), "changed", "~ web.local  10.0.2.5 (natnetwork lab, lease) (was 10.0.2.4)"),
+        (WEB, (vm(1, "db"), WEB[1]), "changed", f"~ db.local (was web.local)  {WHERE}"),
+        (WEB, (vm(1, names=("www",)), WEB[1]), "changed", f"~ web.local  {WHERE}"),
+        (
+            WEB,
+            (vm(1, "db", NAT, reports=(report(1, "10.0.2.15"),)),),
+            "changed",
+            "~ db.local (was web.local)  10.0.2.15 (nat, guest additions) (was 10.0.2.4)",
+        ),
+        (
+            None,
+            (vm(1, "web", HOSTONLY, NAT), lease(1, "192.168.56.101", HOSTONLY), lease(1, "10.0.2.4")),
+            "appeared",
+            "+ web.local  192.168.56.101 (hostonly vboxnet0, lease)",
+        ),
+    ],
+)
+def test_a_change(before: tuple[Fact, ...] | None, after: tuple[Fact, ...] | None, kind: str, line: str) -> None:
+    was = made(*before).guests[0] if before else None
+    now = made(*after).guests[0] if after else None
+    value = told.change(Change(was, now), ZONES, NOW)
+    assert json.loads(json.dumps(value)) == value
+    assert value["change"] == kind
+    assert value["at"] == NOW
+    assert told.change_line(value) == line
+
+
+def test_a_change_says_why() -> None:
+    def why(*facts: Fact) -> Any:
+        return told.change(Change(None, made(*facts).guests[0]), ZONES, NOW)["why"]
+
+    assert why(*WEB) == "DHCP lease of lab, 540 s left"
+    assert why(vm(1)) == "running, but no address is known yet"
+
+
+@pytest.mark.parametrize("name", ["web.local", "web.vm.internal", "www.local", f"{uuid(1)}.local"])
+def test_explained(name: str) -> None:
+    snapshot = made(vm(1, "Web", names=("www",)), lease(1, "10.0.2.4"))
+    assert told.explain(snapshot, to_wire(name), NOW) == [
+        f"{name} is VM 'Web' ({uuid(1)}), which is Running",
+        "10.0.2.4 on natnetwork lab: DHCP lease of lab, 540 s left",
+    ]
+
+
+def test_explained_where_something_is_the_matter() -> None:
+    snapshot = made(vm(1, "x\ny", NAT, state="Saved"), vm(2, "x-y", NAT, reports=(report(2, "10.0.2.15"),)))
+    assert told.explain(snapshot, to_wire("x-y.local"), NOW) == [f"x-y.local is VM 'x\\ny' ({uuid(1)}), which is Saved"]
+    assert told.explain(snapshot, to_wire("x-y-2.local"), NOW) == [
+        f"x-y-2.local is VM 'x-y' ({uuid(2)}), which is Running",
+        "10.0.2.15 on nat: reported by Guest Additions",
+        f"VM 'x-y' ({uuid(2)}) wanted the name x-y, which VM 'x\\ny' ({uuid(1)}) has: it is x-y-2",
+    ]
+
+
+@pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "4.2.0.10.in-addr.arpa"])
+def test_nothing_to_explain(name: str) -> None:
+    assert told.explain(made(*WEB), to_wire(name), NOW) == []
