@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vmdns.core.build import Guest, Policy, Snapshot, build
+from vmdns.core.build import Guest, Policy, Snapshot, build, with_serial
 from vmdns.core.model import Fact
 
 # Changes that come together are built together: a few milliseconds, and never more than this much later.
@@ -93,7 +93,7 @@ class Table:
         else:
             if (made.nodes, made.zones, made.absent) != (before.nodes, before.zones, before.absent):
                 self._serial = (self._serial + 1) & 0xFFFFFFFF
-                made = build(self._all(), self._policy, self._wall(), self._serial)
+                made = with_serial(made, self._serial)
             self.snapshot = made
             changes = _compare(before, made)
             for listener in self._listeners:

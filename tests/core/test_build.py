@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import BRIDGED, HOSTONLY, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
-from vmdns.core.build import Policy, Snapshot, build, names_of
+from vmdns.core.build import Policy, Snapshot, build, names_of, with_serial
 from vmdns.core.model import DhcpServer, Fact, HostName
 from vmdns.core.name import labels, to_text, to_wire
 from vmdns.core.records import parse_records
@@ -286,6 +286,12 @@ def test_any_order_of_facts_gives_an_equal_snapshot(world: list[Fact], random: o
     shuffled = list(world)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert made(*world, policy=OWN) == made(*shuffled, policy=OWN)
+
+
+@given(WORLDS, st.integers(0, 1 << 33))
+def test_another_serial_is_what_a_build_with_it_makes(world: list[Fact], serial: int) -> None:
+    again = build((*NETWORKS, *world), OWN, NOW, serial)
+    assert with_serial(made(*world, policy=OWN), serial) == again
 
 
 @given(WORLDS)

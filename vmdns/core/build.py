@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -125,6 +125,15 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int) -> Sna
         looked=policy.looked,
         valid_until=networks.until,
     )
+
+
+def with_serial(snapshot: Snapshot, serial: int) -> Snapshot:
+    """What `build` makes of the same facts with another serial."""
+    soa = snapshot.soa[:-20] + (serial & 0xFFFFFFFF).to_bytes(4, "big") + snapshot.soa[-16:]
+    nodes = dict(snapshot.nodes)
+    for apex in snapshot.zones:
+        nodes[apex] = {**nodes[apex], SOA: RRset(nodes[apex][SOA].ttl, (soa,))}
+    return replace(snapshot, serial=serial, soa=soa, nodes=nodes)
 
 
 def _problems(naming: Naming, guests: Iterable[Guest]) -> tuple[str, ...]:
