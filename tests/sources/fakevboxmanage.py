@@ -16,6 +16,10 @@ if [ -e "$name.once" ]; then
     echo 'VBoxManage: error: only once' >&2
     exit 1
 fi
+if [ -e "$name.hang" ]; then
+    rm "$name.hang"
+    exec sleep 600
+fi
 if [ ! -e "$name.end" ]; then
     echo 'VBoxManage: error: Unknown command' >&2
     exit 2
@@ -59,6 +63,10 @@ class FakeVBoxManage:
     def fails_once(self, words: str) -> None:
         """The next call with these arguments fails."""
         self._name(words, ".once").touch()
+
+    def hangs_once(self, words: str) -> None:
+        """The next call with these arguments does not end."""
+        self._name(words, ".hang").touch()
 
     def log(self) -> list[Asked]:
         """All calls until now."""

@@ -28,6 +28,9 @@ GONE = "VBoxManage: error: Could not find\nVBoxManage: error: Details: code VBOX
 BUSY = "VBoxManage: error: The object is not ready\nVBoxManage: error: Details: code E_ACCESSDENIED (0x80070005)\n"
 
 
+LONG = (zoo.FOLDER / "long.txt").read_text("utf-8")
+
+
 class World:
     """The recorded zoo, and its changes. A look or a wait sees it as it is at that moment."""
 
@@ -38,6 +41,7 @@ class World:
         self.fake = FakeVBoxManage(folder / "program")
         for words, call in zoo.CALLS.items():
             self.fake.plays(words, call["out"], err=call["err"], status=call["status"])
+        self.fake.plays("list runningvms --long", LONG)
         self.environ = {**os.environ, "VBOX_USER_HOME": str(self.home)}
 
     def reader(self) -> VBoxManageReader:
@@ -60,6 +64,10 @@ class World:
         (self.home / "tmp").write_text(text, "utf-8")
         os.replace(self.home / "tmp", path)
 
+    def touch(self, uuid: str) -> None:
+        """Its settings were saved."""
+        self.settings(uuid, 'lastStateChange="[^"]*', r"\g<0>0")
+
     def index(self, pattern: str = "</Global>", new: str = "</Global><!-- -->") -> None:
         """Replaces VirtualBox.xml."""
         path = self.home / "VirtualBox.xml"
@@ -77,10 +85,13 @@ def world(tmp_path) -> World:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch) -> None:
-    """Rounds follow each other without a pause: wait(0) is one round."""
+    """Rounds follow each other without a pause and look at every VM: wait(0) is one round."""
     monkeypatch.setattr(vboxmanage, "ROUND_SECONDS", 0.0)
     monkeypatch.setattr(vboxmanage, "MOST_SECONDS", 0.0)
-    monkeypatch.setattr(vboxmanage, "LOOKS_SECONDS", 60.0)
+    monkeypatch.setattr(vboxmanage, "SHARE", 1e9)
+    monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 60.0)
+    monkeypatch.setattr(vboxmanage_machines, "STATE_SECONDS", 0.0)
+    monkeypatch.setattr(vboxmanage_machines, "STATES_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -90,8 +101,16 @@ def reader(world) -> VBoxManageReader:
     return reader
 
 
+def told(machine: Machine) -> Machine:
+    """What a reader tells of this VM: adapters and reports of an online one alone."""
+    return machine if machine.online else replace(machine, adapters=(), reports=())
+
+
 def vm(uuid: str, **changes: object) -> dict[str, Fact]:
-    return {f"machine:{uuid}": replace(zoo.MACHINES[uuid], **changes)}  # type: ignore[arg-type]
+    return {f"machine:{uuid}": told(replace(zoo.MACHINES[uuid], **changes))}  # type: ignore[arg-type]
+
+
+FACTS = {name: told(fact) if isinstance(fact, Machine) else fact for name, fact in zoo.FACTS.items()}
 
 
 # -- what there is ---------------------------------------------------------------------------------------------
@@ -108,9 +127,9 @@ def test_found(world) -> None:
 
 def test_look_sees_what_the_api_saw(world) -> None:
     reader = world.reader()
-    assert reader.look() == zoo.FACTS
+    assert reader.look() == FACTS
     assert reader.wait(0) == {}
-    assert reader.look() == zoo.FACTS
+    assert reader.look() == FACTS
     reader.close()
 
 
@@ -172,7 +191,7 @@ def test_power_off_and_on(world, reader) -> None:
     others = [uuid for uuid, machine in zoo.MACHINES.items() if machine.online and uuid != RUN2]
     world.running(*others)
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff", reports=())
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff")
     assert reader.wait(0) == {}
     world.running(*others, RUN2)
     assert reader.wait(0) == vm(RUN2)
@@ -192,9 +211,26 @@ def test_saved_and_killed(world, reader) -> None:
     }
 
 
-def test_pause(world, reader) -> None:
-    world.out(f"showvminfo {MULTI} --machinereadable", 'VMState="running"', 'VMState="paused"')
+def test_pause_and_resume(world, reader) -> None:
+    assert LONG.index(MULTI) < LONG.index(" running (since")
+    world.fake.plays("list runningvms --long", LONG.replace(" running (since", " paused (since", 1))
     assert reader.wait(0) == vm(MULTI, state="Paused")
+    assert reader.wait(0) == {}
+    world.fake.plays("list runningvms --long", "Имя: multi\n")
+    assert reader.wait(0) == {}, "a language that is not known"
+    world.fake.plays("list runningvms --long", LONG)
+    assert reader.wait(0) == vm(MULTI)
+
+
+@pytest.mark.parametrize(
+    ("least", "each", "asked"), [(3600.0, 0.0, False), (0.0, 900.0, False), (0.0, 0.0, True)]
+)  # fmt: skip
+def test_states_are_looked_at_now_and_then(world, reader, monkeypatch, least, each, asked) -> None:
+    monkeypatch.setattr(vboxmanage_machines, "STATES_SECONDS", least)
+    monkeypatch.setattr(vboxmanage_machines, "STATE_SECONDS", each)
+    before = len(world.fake.asked())
+    assert reader.wait(0) == {}
+    assert ("list runningvms --long" in world.fake.asked()[before:]) is asked
 
 
 def test_a_snapshot_that_is_deleted_does_not_end_the_vm(world, reader) -> None:
@@ -203,13 +239,13 @@ def test_a_snapshot_that_is_deleted_does_not_end_the_vm(world, reader) -> None:
     assert reader.wait(0) == vm(RUN2, state="DeletingSnapshotOnline")
     assert reader.wait(0) == {}
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff", reports=())
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff")
 
 
 def test_many_vms_are_not_listed_at_length(world, reader, monkeypatch) -> None:
     monkeypatch.setattr(vboxmanage_machines, "MAX_LONG", 5)
     world.running()
-    assert reader.wait(0)[f"machine:{RUN2}"] == replace(zoo.MACHINES[RUN2], state="PoweredOff", reports=())
+    assert reader.wait(0)[f"machine:{RUN2}"] == vm(RUN2, state="PoweredOff")[f"machine:{RUN2}"]
     assert "list vms --long" not in world.fake.asked()
 
 
@@ -224,17 +260,23 @@ def test_new_address(world, reader) -> None:
     "answer", [{"status": 1, "err": BUSY}, {"status": 139}, {"out": "\udcff\x00 garbage"}, {"out": ""}]
 )
 def test_a_vm_that_refuses_stays_as_it_was(world, reader, answer) -> None:
-    world.fake.plays(f"showvminfo {RUN2} --machinereadable", **answer)
+    words = f"showvminfo {MULTI} --machinereadable"
+    world.fake.plays(words, **answer)
+    world.touch(MULTI)
     assert reader.wait(0) == {}
-    world.out(f"showvminfo {RUN2} --machinereadable", 'VMState="paused"', 'VMState="running"')
-    assert reader.wait(0) == vm(RUN2, state="Running")
+    world.fake.plays(
+        words, zoo.out(*words.split()).replace('hostonlyadapter3="vboxnet0"', 'hostonlyadapter3="vboxnet1"')
+    )
+    (changed,) = reader.wait(0).values()
+    assert isinstance(changed, Machine)
+    assert changed.adapters[2].network == Network("hostonly", "vboxnet1")
 
 
 def test_properties_that_are_refused_stay_as_they_were(world, reader) -> None:
     words = f"guestproperty enumerate {RUN2} --old-format --patterns /VirtualBox/GuestInfo/Net/*"
     world.fake.plays(words, status=1, err=BUSY)
-    world.out(f"showvminfo {RUN2} --machinereadable", 'VMState="paused"', 'VMState="running"')
-    assert reader.wait(0) == vm(RUN2, state="Running")
+    world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/names" value="a,b"/>')
+    assert reader.wait(0) == vm(RUN2, names=("a", "b"))
 
 
 def test_a_vm_that_refuses_from_the_first_is_known_by_its_settings(world) -> None:
@@ -253,6 +295,7 @@ def test_renamed_regrouped_and_given_names(world, reader) -> None:
 
 def test_a_new_rule_of_a_running_vm(world, reader) -> None:
     words = f"showvminfo {zoo.named('🦀 리눅스').uuid} --machinereadable"
+    world.touch(zoo.named("🦀 리눅스").uuid)
     world.out(words, 'enableTFTP="0"\n', 'enableTFTP="0"\nForwarding(0)="w,tcp,,8080,,80"\n')
     (changed,) = reader.wait(0).values()
     assert isinstance(changed, Machine)
@@ -317,13 +360,37 @@ def test_slow_look_finds_what_no_file_tells(world, reader, monkeypatch) -> None:
 
 
 def test_a_round_asks_for_some_and_the_next_for_the_others(world, reader, monkeypatch) -> None:
-    monkeypatch.setattr(vboxmanage, "LOOKS_SECONDS", 0.0)
+    monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
+    monkeypatch.setattr(vboxmanage_machines, "STATES_SECONDS", 3600.0)
     before = len(world.fake.asked())
     for _ in range(4):
         assert reader.wait(0) == {}
-    shown = [words.split()[1] for words in world.fake.asked()[before:] if words.startswith("showvminfo")]
-    assert len(shown) == 4
-    assert set(shown) == {uuid for uuid, machine in zoo.MACHINES.items() if machine.online}
+    looked = [words.split()[2] for words in world.fake.asked()[before:] if words.startswith("guestproperty")]
+    assert len(looked) == 4
+    assert set(looked) == {uuid for uuid, machine in zoo.MACHINES.items() if machine.online}
+
+
+def test_without_credit_no_vm_is_looked_at(world, reader, monkeypatch) -> None:
+    monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 0.0)
+    online = [uuid for uuid, machine in zoo.MACHINES.items() if machine.online]
+    world.running(*[uuid for uuid in online if uuid != RUN2])
+    world.long(RUN2, "powered off")
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff")
+    world.running(*online)
+    before = len(world.fake.asked())
+    assert reader.wait(0) == vm(RUN2, state="Running", reports=()), "as its settings have it"
+    assert world.fake.asked()[before:] == ["list runningvms"]
+
+
+def test_a_running_vm_is_shown_again_when_its_settings_change(world, reader) -> None:
+    before = len(world.fake.asked())
+    assert reader.wait(0) == {}
+    world.touch(RUN2)
+    assert reader.wait(0) == {}
+    assert reader.wait(0) == {}
+    asked = world.fake.asked()[before:]
+    assert sum(words.startswith("guestproperty") for words in asked) == 12
+    assert [words for words in asked if words.startswith("showvminfo")] == [f"showvminfo {RUN2} --machinereadable"]
 
 
 def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
@@ -331,12 +398,13 @@ def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
     world.running(*[uuid for uuid in online if uuid != RUN2])
     reader.wait(0)
     world.running(*online)
-    monkeypatch.setattr(vboxmanage, "LOOKS_SECONDS", 0.0)
+    monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
+    monkeypatch.setattr(vboxmanage_machines, "STATES_SECONDS", 3600.0)
     before = len(world.fake.asked())
     assert reader.wait(0) == vm(RUN2)
-    assert [words for words in world.fake.asked()[before:] if words.startswith("showvminfo")] == [
-        f"showvminfo {RUN2} --machinereadable"
-    ]
+    looked = [words.split()[1] for words in world.fake.asked()[before:] if words.startswith("showvminfo")]
+    assert looked == [RUN2]
+    assert sum(words.startswith("guestproperty") for words in world.fake.asked()[before:]) == 1
 
 
 # -- without settings files --------------------------------------------------------------------------------------
@@ -352,7 +420,7 @@ def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     reader = world.reader()
     machines = [fact for key, fact in reader.look().items() if key.startswith("machine:")]
     assert machines == [
-        zoo.MACHINES[ignored],
+        told(zoo.MACHINES[ignored]),
         Machine(BARE, "odd", "PoweredOff"),
         replace(zoo.MACHINES[RUN2], names=("a",)),
     ]
@@ -366,10 +434,11 @@ def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     )
     world.fake.plays("list runningvms", "")
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff", reports=(), names=("a",))
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff", names=("a",))
 
 
 def test_a_gone_vm_is_gone(world, reader) -> None:
+    world.touch(RUN2)
     world.fake.plays(f"showvminfo {RUN2} --machinereadable", status=1, err=GONE)
     assert reader.wait(0) == {f"machine:{RUN2}": None}
 

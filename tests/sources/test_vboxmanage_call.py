@@ -47,19 +47,28 @@ def test_failure_has_its_text_and_code(fake) -> None:
 
 def test_failure_without_words(fake) -> None:
     fake.plays("list vms", status=139)
-    with pytest.raises(Failed, match="list vms: 139") as failure:
+    with pytest.raises(Failed, match="list vms: exit status 139") as failure:
         VBoxManage(fake.path, os.environ)("list", "vms")
     assert failure.value.code == 0
 
 
-def test_hanging_is_a_failure_and_leaves_no_process(fake) -> None:
-    fake.plays("list vms", "beginning", hangs=True)
+def test_hanging_is_a_failure_and_leaves_no_process(fake, monkeypatch) -> None:
     # Long enough for the script to start, so that it is the hanging that is cut off.
-    with pytest.raises(Failed, match=r"no answer in 1\.5 s"):
-        VBoxManage(fake.path, os.environ, limit=1.5)("list", "vms")
-    (asked,) = fake.log()
-    with pytest.raises(ProcessLookupError):
-        os.kill(asked.pid, 0)
+    monkeypatch.setattr(vboxmanage_call, "LIMITS_SECONDS", (0.9, 1.1))
+    fake.plays("list vms", "beginning", hangs=True)
+    with pytest.raises(Failed, match=r"list vms: no answer in 1\.1 s"):
+        VBoxManage(fake.path, os.environ)("list", "vms")
+    assert len(fake.log()) == 2
+    for asked in fake.log():
+        with pytest.raises(ProcessLookupError):
+            os.kill(asked.pid, 0)
+
+
+def test_hanging_once_is_got_over(fake, monkeypatch) -> None:
+    monkeypatch.setattr(vboxmanage_call, "LIMITS_SECONDS", (0.9, 60.0))
+    fake.plays("list vms", "all")
+    fake.hangs_once("list vms")
+    assert VBoxManage(fake.path, os.environ)("list", "vms") == "all"
 
 
 def test_too_much_output(fake, monkeypatch) -> None:
@@ -86,6 +95,16 @@ def test_sign_of_life(fake, monkeypatch) -> None:
     with pytest.raises(Failed):
         call("b")
     assert 0.0 < first <= call.moved
+
+
+def test_what_it_costs(fake) -> None:
+    call = VBoxManage(fake.path, os.environ)
+    fake.plays("a")
+    assert call.spent == 0.0
+    call("a")
+    first = call.spent
+    call("a")
+    assert 0.0 < first < call.spent
 
 
 @pytest.mark.parametrize(

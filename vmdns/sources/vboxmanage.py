@@ -1,6 +1,7 @@
 """VirtualBox through VBoxManage, for where the API cannot be loaded.
 
-There are no events here: rounds ask again what may have changed, in about a tenth of one core.
+There are no events here: rounds ask again what may have changed. Which VMs there are and which run is asked in each
+round; looks at running VMs are dear and take what is left of a tenth of one processor.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from vmdns.sources.reader import Found, Lost, Unavailable, key
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 from vmdns.sources.vboxmanage_machines import Machines, Stamp, stamp_of
 
-ROUND_SECONDS = 2.0  # between rounds at least, and
-MOST_SECONDS = 10.0  # at most,
-SHARE = 0.1  # so that rounds take this part of the time
+ROUND_SECONDS = 2.0  # between rounds, at least
+MOST_SECONDS = 10.0  # between rounds, at most
 NUDGED_SECONDS = 0.5  # between rounds where VirtualBox.xml was replaced
-LOOKS_SECONDS = 0.3  # for the running VMs of one round; those that had to wait come first in the next
-FIRST_SECONDS = 10.0  # for the running VMs of the first look
+SHARE = 0.1  # of a processor may be spent; half of it at most to ask which VMs run
+CREDIT_SECONDS = 0.5  # of a processor may be saved up for looks at VMs, and be owed where the user changes much
+FIRST_SECONDS = 5.0  # of a processor for looks at VMs in the first round
 SLOW_SECONDS = 30.0  # between looks at what the time of VirtualBox.xml does not tell
 
 
@@ -50,7 +51,8 @@ class VBoxManageReader:
         self._machines = Machines(self._call, self._index_file, int(version[1]))
         self._networks: dict[str, Fact] = {}
         self._facts: dict[str, Fact] = {}
-        self._slow = self._ended = self._next = float("-inf")
+        self._slow = self._began = self._ended = self._next = float("-inf")
+        self._credit = 0.0
         self._wake = threading.Event()
 
     @property
@@ -59,9 +61,9 @@ class VBoxManageReader:
         return self._call.moved
 
     def look(self) -> Mapping[str, Fact]:
-        self._slow = float("-inf")
+        self._slow = self._began = float("-inf")
         self._round(FIRST_SECONDS)
-        self._next = self._ended + ROUND_SECONDS
+        self._credit = 0.0
         return dict(self._facts)
 
     def wait(self, seconds: float) -> Mapping[str, Fact | None]:
@@ -69,14 +71,14 @@ class VBoxManageReader:
         while True:
             self._call.moved = now = time.monotonic()
             if now >= self._next:
-                if changes := self._round(LOOKS_SECONDS):
+                if changes := self._round(CREDIT_SECONDS):
                     return changes
                 now = time.monotonic()
             if now >= until:
                 return {}
             if self._wake.wait(min(until, self._next) - now):
                 self._wake.clear()
-                if stamp_of(self._index_file) != self._index:
+                if stamp_of(self._index_file) != self._index and self._credit > -CREDIT_SECONDS:
                     self._next = min(self._next, self._ended + NUDGED_SECONDS)
 
     def nudge(self) -> None:
@@ -85,26 +87,29 @@ class VBoxManageReader:
     def close(self) -> None:
         """Nothing is held between calls of VBoxManage."""
 
-    def _round(self, budget: float) -> dict[str, Fact | None]:
-        began = time.monotonic()
+    def _round(self, most: float) -> dict[str, Fact | None]:
+        began, spent = time.monotonic(), self._call.spent
         if stamp(self._installation) != self._stamp:
             raise Lost("VirtualBox was upgraded or removed")
         slow = began - self._slow >= SLOW_SECONDS
         index = stamp_of(self._index_file)
         replaced = index != self._index
         running = output.vms(self._ask("list", "runningvms")).keys()
+        standing = self._call.spent - spent
         if slow or replaced or index is None or self._machines.stale or self._machines.lacks(running):
             self._machines.relist(self._ask("list", "vms"))
         if slow or replaced:
             self._networks = self._look_at_networks()
-        machines = {key(machine): machine for machine in self._machines.look(running, budget)}
+        asked = self._call.spent
+        self._credit = min(most, self._credit + SHARE * (began - self._began) - (asked - spent))
+        machines = {key(machine): machine for machine in self._machines.look(running, self._credit)}
         changes = self._changes({**self._networks, **machines})
-        self._index = index
+        self._index, self._began = index, began
         if slow:
             self._slow = began
         self._ended = time.monotonic()
-        pause = (self._ended - began) * (1 / SHARE - 1)
-        self._next = self._ended + min(MOST_SECONDS, max(ROUND_SECONDS, pause))
+        self._credit = max(-CREDIT_SECONDS, self._credit - (self._call.spent - asked))
+        self._next = self._ended + min(MOST_SECONDS, max(ROUND_SECONDS, standing * 2 / SHARE))
         return changes
 
     def _changes(self, facts: dict[str, Fact]) -> dict[str, Fact | None]:

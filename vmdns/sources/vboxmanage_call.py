@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-LIMIT_SECONDS = 10.0
+# VBoxManage 7.2 hangs for ever in one of some hundred calls, and does well in the next.
+LIMITS_SECONDS = (4.0, 10.0)
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -25,26 +26,42 @@ class Failed(Exception):
         self.code = code
 
 
-class VBoxManage:
-    """Runs `program` with arguments, one process at a time. `moved` is the monotonic time of the last end of one."""
+class _Hung(Failed):
+    """It did not end in time, and was ended."""
 
-    def __init__(self, program: Path, environ: Mapping[str, str], limit: float = LIMIT_SECONDS) -> None:
+
+class VBoxManage:
+    """Runs `program` with arguments, one process at a time.
+
+    moved: monotonic time at which the last one ended; spent: seconds of a processor that all of them took.
+    """
+
+    def __init__(self, program: Path, environ: Mapping[str, str]) -> None:
         self._program = program
-        self._limit = limit
         self.moved = time.monotonic()
+        self.spent = 0.0
         self._environ = dict(environ)
         if sys.platform != "win32":
             # In any other locale VBoxManage ends its output at the first foreign letter, and says nothing of it.
             self._environ["LC_ALL"] = utf8_locale(self._locales())
 
     def __call__(self, *arguments: str) -> str:
-        """Its standard output. Raises `Failed` when it fails, hangs for the limit, or prints too much."""
+        """Its standard output. Raises `Failed` when it fails, hangs twice, or prints too much."""
+        first, second = LIMITS_SECONDS
         try:
-            return _decode(self._run([str(self._program), *arguments]))
+            return self._try(arguments, first)
+        except _Hung:
+            return self._try(arguments, second)
+
+    def _try(self, arguments: tuple[str, ...], limit: float) -> str:
+        before = _clock()
+        try:
+            return _decode(self._run([str(self._program), *arguments], limit))
         finally:
             self.moved = time.monotonic()
+            self.spent += _clock() - before
 
-    def _run(self, command: list[str]) -> bytes:
+    def _run(self, command: list[str], limit: float) -> bytes:
         # Files and not pipes: a VBoxSVC that VBoxManage starts may inherit and keep them.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
@@ -59,18 +76,25 @@ class VBoxManage:
                 )
             except OSError as error:
                 raise Failed(f"{command[0]} cannot be run ({error.strerror})") from None
+            hung = threading.Event()
+
+            def end() -> None:
+                hung.set()
+                process.kill()
+
             # Not wait(timeout): that polls on POSIX, and a call would cost up to 50 ms more.
-            timer = threading.Timer(self._limit, process.kill)
+            timer = threading.Timer(limit, end)
             timer.daemon = True
             timer.start()
             try:
                 status = process.wait()
             finally:
-                hung = not timer.is_alive()
                 timer.cancel()
                 process.kill()
+            if status and hung.is_set():
+                raise _Hung(f"{' '.join(command[1:3])}: no answer in {limit:g} s")
             if status:
-                raise _failure(command, _read(err, 65536), f"no answer in {self._limit:g} s" if hung else f"{status}")
+                raise _failure(command, _read(err, 65536), status)
             output = _read(out, MAX_BYTES + 1)
             if len(output) > MAX_BYTES:
                 raise Failed(f"{' '.join(command[:3])}: more than {MAX_BYTES} bytes of output")
@@ -78,7 +102,7 @@ class VBoxManage:
 
     def _locales(self) -> list[str]:
         try:
-            return self._run(["locale", "-a"]).decode("ascii", "replace").split()
+            return self._run(["locale", "-a"], LIMITS_SECONDS[0]).decode("ascii", "replace").split()
         except Failed:
             return []
 
@@ -93,16 +117,26 @@ def utf8_locale(available: Iterable[str], platform: str = sys.platform) -> str:
     return next(others, "en_US.UTF-8" if platform == "darwin" else "C.UTF-8")
 
 
+def _clock() -> float:
+    """Seconds that VBoxManage and VBoxSVC took, where each takes about as much; of the wall where that is unknown."""
+    if sys.platform == "win32":
+        return time.monotonic()
+    import resource  # POSIX only
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return 2 * (usage.ru_utime + usage.ru_stime)
+
+
 def _read(file: IO[bytes], most: int) -> bytes:
     file.seek(0)
     return file.read(most)
 
 
-def _failure(command: list[str], errors: bytes, otherwise: str) -> Failed:
+def _failure(command: list[str], errors: bytes, status: int) -> Failed:
     text = _decode(errors)
     line = next((line for line in text.split("\n") if "error:" in line), "")
     code = re.search(r"\(0x([0-9a-fA-F]{8})\)", text)
-    why = line.partition("error:")[2].strip() or otherwise
+    why = line.partition("error:")[2].strip() or f"exit status {status}"
     return Failed(f"{' '.join(command[1:3])}: {why}"[:300], int(code[1], 16) if code else 0)
 
 

@@ -1,10 +1,11 @@
 """The VMs as VBoxManage and their settings files show them.
 
-Three things, measured on 7.2, decide what is asked:
+Four things, measured on 7.2, decide what is asked:
 - `showvminfo` takes the VM's session lock. Of a VM that runs it shares the lock; of any other it holds it, and the
   user's own `startvm` or `modifyvm` fails meanwhile. So a VM that does not run is read from its settings file.
-- `list runningvms` leaves out VMs that run but are being saved, or have a snapshot made or deleted; `list vms --long`
-  knows their state, and takes no lock.
+- `list runningvms` leaves out VMs that run but are being saved, or have a snapshot made or deleted; with `--long` the
+  lists know each VM's state, take no lock, and a quarter of the time of `showvminfo`. But they are made for people.
+- What is changed while a VM runs is saved in its settings file at once; so is its extra data.
 - `showvminfo` of a VM that starts or stops may fail in any way: the VM stays as it was, and is asked again.
 """
 
@@ -23,6 +24,9 @@ from vmdns.sources import settingsfile, vboxmanage_output
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 
 MAX_LONG = 50  # VMs up to which `list vms --long` ends soon (50 ms a VM)
+# Between looks at the states of all running VMs, per VM and at least. Nothing else changes without a new settings file.
+STATE_SECONDS = 2.0
+STATES_SECONDS = 10.0
 
 _NOT_FOUND = 0x80BB0001
 Stamp = tuple[int, int, int] | None
@@ -39,8 +43,11 @@ def stamp_of(path: Path) -> Stamp:
 
 @dataclass(slots=True)
 class _Vm:
-    """One registered VM. listed: its name in `list vms`; looked: monotonic time of its last `showvminfo`;
-    asked: the listed name it had when it was asked for although it did not run, for want of a settings file.
+    """One registered VM.
+
+    listed: its name in `list vms`; looked: monotonic time of the last look at it while it ran;
+    shown: whether `showvminfo` showed it in this run, with the settings as they are;
+    asked: its listed name when it was asked for although it did not run, for want of a settings file.
     """
 
     uuid: str
@@ -49,7 +56,8 @@ class _Vm:
     stamp: Stamp = None
     settings: Machine | None = None
     fact: Machine | None = None
-    looked: float = 0.0
+    looked: float = float("-inf")
+    shown: bool = False
     asked: str | None = None
 
 
@@ -63,6 +71,7 @@ class Machines:
         self._format = ("--old-format",) if major >= 7 else ()
         self._vms: dict[str, _Vm] = {}
         self._states: dict[str, str] | None = None
+        self._stated = time.monotonic()
         self.stale = True
 
     def lacks(self, running: Set[str]) -> bool:
@@ -81,25 +90,34 @@ class Machines:
         self.stale = False
 
     def look(self, running: Set[str], budget: float) -> Iterator[Machine]:
-        """All VMs. Those that run are asked for, for `budget` seconds, new ones first, then the longest not asked."""
+        """All VMs. Those that run are looked at until `budget` is spent: changed ones first, then the oldest look.
+
+        budget is in seconds of a processor. The others are as they were, or as their settings have them.
+        """
         self._states = None
         for vm in self._vms.values():
             self._read_settings(vm)
             if vm.uuid not in running:
-                vm.fact = self._resting(vm)
+                vm.fact, vm.shown = self._resting(vm), False
         waiting = [vm for vm in self._vms.values() if vm.uuid in running]
-        waiting.sort(key=lambda vm: (vm.fact is not None and vm.fact.online, vm.looked))
-        until = time.monotonic() + budget
-        for turn, vm in enumerate(waiting):
-            vm.fact = self._running(vm, turn == 0 or time.monotonic() < until)
-        return (vm.fact for vm in self._vms.values() if vm.fact is not None)
+        waiting.sort(key=lambda vm: (vm.shown, vm.looked))
+        end = self._call.spent + budget
+        due = self._stated + max(STATES_SECONDS, STATE_SECONDS * len(waiting))
+        if waiting and budget > 0 and time.monotonic() >= due:
+            self._look_at_states(waiting)
+        for vm in waiting:
+            vm.fact = self._running(vm, self._call.spent < end)
+        facts = (vm.fact for vm in self._vms.values() if vm.fact is not None)
+        # Adapters matter of an online VM alone, and the API's reader does not read them of others.
+        return (fact if fact.online else replace(fact, adapters=()) for fact in facts)
 
     def _resting(self, vm: _Vm) -> Machine | None:
         """A VM that `list runningvms` does not name."""
         if vm.listed == vboxmanage_output.INACCESSIBLE and (vm.settings is None or vm.settings.name != vm.listed):
             return Machine(vm.uuid, "", accessible=False)
         if vm.fact is not None and vm.fact.online:
-            state = self._state(vm.uuid)
+            saved = vm.settings is not None and "Saved" in vm.settings.state
+            state = "" if saved else self._state(vm.uuid)
             if state in ONLINE_STATES:
                 return replace(vm.fact, state=state)
         elif vm.settings is None and vm.asked == vm.listed:
@@ -112,6 +130,16 @@ class Machines:
         except (Failed, ValueError) as error:
             return None if _is_gone(error) else Machine(vm.uuid, vm.listed, "PoweredOff")
 
+    def _look_at_states(self, waiting: list[_Vm]) -> None:
+        self._stated = time.monotonic()
+        states: dict[str, str] = {}
+        with contextlib.suppress(Failed):
+            states = vboxmanage_output.states(self._call("list", "runningvms", "--long"))
+        for vm in waiting:
+            state = states.get(vm.uuid, "")
+            if vm.fact is not None and vm.fact.online and state in ONLINE_STATES:
+                vm.fact = replace(vm.fact, state=state)
+
     def _running(self, vm: _Vm, may_look: bool) -> Machine | None:
         """A VM that `list runningvms` names; as it was where it is not its turn or cannot be asked just now."""
         before = vm.fact
@@ -120,10 +148,13 @@ class Machines:
         if not may_look:
             return before
         vm.looked = time.monotonic()
-        try:
-            machine = self._show(vm)
-        except (Failed, ValueError) as error:
-            return None if _is_gone(error) else before
+        machine = before
+        if not vm.shown or vm.settings is None:
+            try:
+                machine = self._show(vm)
+            except (Failed, ValueError) as error:
+                return None if _is_gone(error) else before
+            vm.shown = True
         return replace(machine, reports=self._reports(vm.uuid, before.reports)) if machine.online else machine
 
     def _reports(self, uuid: str, before: tuple[Report, ...]) -> tuple[Report, ...]:
@@ -145,7 +176,7 @@ class Machines:
         now = stamp_of(vm.path) if vm.path is not None else None
         if vm.path is None or now == vm.stamp:
             return
-        vm.stamp, vm.settings = now, None
+        vm.stamp, vm.settings, vm.shown = now, None, False
         try:
             settings = settingsfile.machine(vm.path.read_bytes())
         except (OSError, settingsfile.Damaged):
