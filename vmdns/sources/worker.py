@@ -8,6 +8,7 @@ JSON line a message:
     {"found": {"version": ..., "reader": ..., "home": ...}, "detail": why not the other reader}
     {"put": SOURCE, "facts": {key: fact}}         everything this source sees now
     {"patch": SOURCE, "facts": {key: fact|null}}  what changed
+    {"settled": true}                             everything was told once
     {"trouble": SOURCE, "text": ...}              '' once it is over
     {"beat": n}                                   the reader still moves
     {"lost": text}                                the reader ended; the process follows after its pause
@@ -102,6 +103,8 @@ class Work:
         self._watch_leases(Path(self._reader.found.home), at_last=True)
         try:
             self._output.facts("put", "virtualbox", self._reader.look())
+            self._output.facts("patch", "virtualbox", self._reader.wait(0))
+            self._output.send({"settled": True})
             while True:
                 changes = self._reader.wait(self._options["interval"])
                 if changes:
