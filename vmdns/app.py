@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from vmdns import __version__, report
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import Policy, build
+from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, from_json
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.upstream import Upstreams
@@ -47,6 +48,7 @@ class App:
         self.started = time.time()
         self._looked = False
         self._ready = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.config_error = ""
         self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
@@ -82,7 +84,7 @@ class App:
             return 1
         self.table.configure(self._policy())
         await self._read_upstreams()
-        self._read_hosts()
+        await self._read_hosts()
         self.table.rebuild()
         tasks = [asyncio.create_task(self._say_ready())]
         if POLL_SECONDS:
@@ -129,18 +131,23 @@ class App:
 
     # -- sources ----------------------------------------------------------------------------------------------
 
-    def _read_hosts(self) -> None:
-        facts: dict[str, Fact] = {}
+    async def _read_hosts(self) -> None:
+        """Reads the hosts file in a thread: a block list of 150,000 names takes a second."""
+        policy = self._policy()
+
+        def read() -> Hosts:
+            lines = hostsfile.read_hosts(hostsfile.path()) if self.config.hosts else {}
+            return digest(lines.values(), policy.apexes, policy.ttl)
+
         try:
-            if self.config.hosts:
-                facts.update(hostsfile.read_hosts(hostsfile.path()))
-            self.sources["hosts"].become("ok")
+            hosts = await asyncio.to_thread(read)
         except OSError as error:
             text = f"the hosts file cannot be read ({error.strerror}); its last content stays in force"
             self.sources["hosts"].become("failing", text)
             self._say(text)
             return
-        self.table.put("hosts", facts)
+        self.sources["hosts"].become("ok")
+        self.table.put_hosts(hosts)
 
     # -- upstreams --------------------------------------------------------------------------------------------
 
@@ -173,6 +180,11 @@ class App:
             await asyncio.sleep(POLL_SECONDS)
             await self._read_upstreams()
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     # -- configuration ----------------------------------------------------------------------------------------
 
     def _policy(self) -> Policy:
@@ -189,14 +201,8 @@ class App:
         )
 
     def _watch_files(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def again() -> None:
-            task = loop.create_task(self._read_upstreams())
-            self._pending = task
-
-        troubles = self._files.add([hostsfile.path()], self._read_hosts)
-        troubles += self._files.add(watched(), again)
+        troubles = self._files.add([hostsfile.path()], lambda: self._spawn(self._read_hosts()))
+        troubles += self._files.add(watched(), lambda: self._spawn(self._read_upstreams()))
         if self._path is not None:
             troubles += self._files.add([self._path], self._reload)
         try:
@@ -226,10 +232,10 @@ class App:
         if fresh.listen != before.listen:
             self.listening.want(fresh.listen)
         self.table.configure(self._policy())
-        self._read_hosts()
+        self._spawn(self._read_hosts())
         self._configure_forwarder()
         if not fresh.upstreams and before.upstreams:
-            self._pending = asyncio.get_running_loop().create_task(self._read_upstreams())
+            self._spawn(self._read_upstreams())
         source = ("reader", "vbox_home")
         if any(getattr(fresh, key) != getattr(before, key) for key in source):
             self.discovery.start(fresh)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vmdns.core.build import Guest, Policy, Snapshot, build, with_serial
+from vmdns.core.hosts import Hosts
 from vmdns.core.model import Fact
 
 # Changes that come together are built together: a few milliseconds, and never more than this much later.
@@ -34,6 +35,7 @@ class Table:
         self._policy = policy
         self._wall = wall
         self._facts: dict[str, dict[str, Fact]] = {}
+        self._hosts: Hosts | None = None
         self._listeners: list[Callable[[list[Change]], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -51,6 +53,11 @@ class Table:
         if self._facts.get(source, {}) != facts:
             self._facts[source] = dict(facts)
             self._later()
+
+    def put_hosts(self, hosts: Hosts) -> None:
+        """Takes the hosts file, digested for the policy in force."""
+        self._hosts = hosts
+        self._later()
 
     def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
         """Takes single facts of a source; None where one is gone."""
@@ -75,6 +82,8 @@ class Table:
 
     def count(self, source: str) -> int:
         """How many facts a source has reported."""
+        if source == "hosts" and self._hosts is not None:
+            return self._hosts.count
         return len(self._facts.get(source, ()))
 
     def rebuild(self) -> None:
@@ -86,7 +95,7 @@ class Table:
             self._watch_expiry()
 
     def _publish(self) -> None:
-        made = build(self._all(), self._policy, self._wall(), self._serial)
+        made = build(self._all(), self._policy, self._wall(), self._serial, self._hosts)
         before = self.snapshot
         if replace(made, valid_until=0.0) == replace(before, valid_until=0.0):
             self.snapshot = made

@@ -32,7 +32,7 @@ def recorded(text: str, zones: tuple[str, ...] = POLICY.zones, ttl: int = 5) -> 
 
 def addresses(snapshot: Snapshot, name: str, kind: int = A) -> list[str] | None:
     """What the name has of this type; None where there is no such name."""
-    node = snapshot.nodes.get(to_wire(name))
+    node = {**snapshot.outside, **snapshot.nodes}.get(to_wire(name))
     if node is None:
         return None
     return [str(ip_address(rdata)) for rdata in node[kind].rdatas] if kind in node else []

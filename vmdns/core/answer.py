@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vmdns.core.build import Node, RRset, Snapshot
+from vmdns.core.build import Snapshot
 from vmdns.core.name import labels, unicode_name
+from vmdns.core.node import Node, RRset
 from vmdns.core.wire import (
     AAAA,
     ANY,
@@ -60,8 +61,8 @@ def answer(query: Query, snapshot: Snapshot) -> Reply | None:
         return Reply(REFUSED, authoritative=False, extended_error=(EDE_PROHIBITED, "not offered by this server"))
     key = unicode_name(query.key) or query.key
     zone = _zone_of(key, snapshot)
-    node = snapshot.nodes.get(key)
     if zone is None:
+        node = snapshot.nodes.get(key) or snapshot.outside.get(key)
         if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
             return _at(query, key, query.name, node, key, snapshot, ())
         if _is_bare(key, query.type):

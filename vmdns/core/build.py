@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from vmdns.core.address import ADDITIONS, Address, addresses, index
+from vmdns.core.hosts import Hosts, below_one_of, digest, is_nowhere
 from vmdns.core.model import Fact, HostName, Machine
 from vmdns.core.name import from_labels, labels, to_wire
 from vmdns.core.naming import RESERVED, Named, Naming, assign
+from vmdns.core.node import Node, RRset, address_record
 from vmdns.core.records import owners
 from vmdns.core.wire import AAAA, CNAME, NS, PTR, SOA, A, Record, soa_rdata
 from vmdns.core.zones import BUILT_IN, LOCALHOST, reverse_name
@@ -39,15 +40,11 @@ class Policy:
     forwarded: frozenset[bytes] = frozenset()
     looked: bool = True
 
-
-class RRset(NamedTuple):
-    """Records of one type at one name: their TTL in seconds and rdata in wire form (RFC 9499 section 5)."""
-
-    ttl: int
-    rdatas: tuple[bytes, ...]
-
-
-Node = Mapping[int, RRset]
+    @property
+    def apexes(self) -> frozenset[bytes]:
+        """The apexes (wire names) of all zones that are answered here."""
+        own = {to_wire(zone) for zone in self.zones}
+        return frozenset((BUILT_IN - self.forwarded) | own)
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,11 @@ class Guest:
 class Snapshot:
     """Everything that is answered at one time. Immutable; readers keep the one they took.
 
-    nodes maps wire names to what is there; a name without records of its own that has names below it is there
-    with none (an empty non-terminal). zones are the apexes (wire) of the zones that are answered here and never
-    forwarded, own those of them that hold VMs. absent says of names that are not there why (wire name -> text).
-    valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
+    nodes maps wire names to what is there; a name without records of its own that has names below it is there with
+    none (an empty non-terminal). outside has those names of the hosts file that are in no zone of ours. zones are the
+    apexes (wire) of the zones that are answered here and never forwarded, own those of them that hold VMs. absent
+    says of names that are not there why (wire name -> text). valid_until is the Unix time at which the facts alone
+    make another snapshot, 0 for never.
     """
 
     serial: int = 0
@@ -84,6 +82,7 @@ class Snapshot:
     zones: frozenset[bytes] = frozenset()
     forwarded: frozenset[bytes] = frozenset()
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
+    outside: Mapping[bytes, Node] = field(default_factory=dict)
     soa: bytes = b""
     absent: Mapping[bytes, str] = field(default_factory=dict)
     guests: tuple[Guest, ...] = ()
@@ -92,25 +91,38 @@ class Snapshot:
     valid_until: float = 0.0
 
 
-def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int) -> Snapshot:
-    """Makes the snapshot that these facts mean at this Unix time."""
-    ordered = sorted(facts, key=repr)
-    machines = [fact for fact in ordered if isinstance(fact, Machine)]
-    hosts = [fact for fact in ordered if isinstance(fact, HostName)]
-    networks = index(ordered, machines, now)
-    naming = assign(machines, _reserved(policy, hosts), policy.zones)
+def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, hosts: Hosts | None = None) -> Snapshot:
+    """Makes the snapshot that these facts mean at this Unix time.
+
+    hosts is the hosts file where it was digested before; otherwise its lines are among the facts.
+    """
+    machines: list[Machine] = []
+    lines: list[HostName] = []
+    others: list[Fact] = []
+    for fact in facts:
+        if isinstance(fact, Machine):
+            machines.append(fact)
+        elif isinstance(fact, HostName):
+            lines.append(fact)
+        else:
+            others.append(fact)
+    machines.sort(key=lambda machine: machine.uuid)
+    if hosts is None:
+        hosts = digest(lines, policy.apexes, policy.ttl)
+    networks = index(sorted(others, key=repr), machines, now)
+    naming = assign(machines, _reserved(policy, hosts.inside), policy.zones)
     found = {machine.uuid: addresses(machine, networks) for machine in machines if machine.uuid in naming.by_uuid}
     guests = tuple(
         Guest(machine, naming.by_uuid[machine.uuid], found[machine.uuid].addresses, found[machine.uuid].refused)
-        for machine in sorted(machines, key=lambda one: one.uuid)
+        for machine in machines
         if machine.uuid in naming.by_uuid
     )
     zones = tuple(to_wire(zone) for zone in policy.zones)
-    table = _Table(zones, policy.ttl, frozenset({*BUILT_IN, *zones} - (policy.forwarded - set(zones))))
+    table = _Table(zones, policy.ttl, policy.apexes)
     table.add_apexes(policy.listeners, serial)
     table.add_records(policy.records)
     absent = table.add_guests(guests)
-    table.add_hosts(hosts)
+    table.add_hosts(hosts.inside)
     return Snapshot(
         serial=serial,
         ttl=policy.ttl,
@@ -118,6 +130,7 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int) -> Sna
         zones=table.apexes,
         forwarded=policy.forwarded,
         nodes=table.finished(),
+        outside=hosts.outside,
         soa=table.soa,
         absent=absent,
         guests=guests,
@@ -192,11 +205,11 @@ class _Table:
             self.put(apex, NS, server)
         for zone in self.zones:
             for address in listeners:
-                self.put(b"\x05vmdns" + zone, *_address(address))
+                self.put(b"\x05vmdns" + zone, *address_record(address))
         for address in _BARE_LOCAL:
-            self.put(LOCALHOST, *_address(address))
+            self.put(LOCALHOST, *address_record(address))
             self.put(reverse_name(address), PTR, LOCALHOST)
-            self.put(b"\x01*" + LOCALHOST, *_address(address))  # RFC 6761 section 6.3
+            self.put(b"\x01*" + LOCALHOST, *address_record(address))  # RFC 6761 section 6.3
 
     def add_records(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -220,7 +233,7 @@ class _Table:
                     if CNAME in node or A in node or AAAA in node:
                         continue
                     for one in guest.addresses:
-                        self.put(owner, *_address(one.address))
+                        self.put(owner, *address_record(one.address))
         # What VirtualBox's DHCP gave comes before what guests claim, whoever claims it.
         pointed = [(one.source == ADDITIONS, one.address, guest) for guest in guests for one in guest.addresses]
         for _, address, guest in sorted(pointed, key=lambda item: item[0]):
@@ -232,14 +245,15 @@ class _Table:
         for host in hosts:
             try:
                 owner = to_wire(host.name)
-                kind, rdata = _address(host.address)
+                kind, rdata = address_record(host.address)
             except ValueError:
                 continue
             if owner in self.apexes:
                 continue
-            somewhere = not _is_nowhere(host.address)
-            wanted = [owner]
-            if len(labels(owner)) == 1 and somewhere:
+            somewhere = not is_nowhere(host.address)
+            bare = len(labels(owner)) == 1
+            wanted = [owner] if bare or below_one_of(owner, self.apexes) else []
+            if bare and somewhere:
                 wanted += [owner[:-1] + zone for zone in self.zones]
             for name in wanted:
                 if name not in ours:
@@ -263,30 +277,10 @@ class _Table:
             above = owner
             while above not in self.apexes and above[0]:
                 above = above[1 + above[0] :]
-                if above in nodes or not _inside(above, self.apexes):
+                if above in nodes or not below_one_of(above, self.apexes):
                     break
                 nodes[above] = {}
         return nodes
-
-
-def _inside(name: bytes, apexes: frozenset[bytes]) -> bool:
-    while name[0]:
-        if name in apexes:
-            return True
-        name = name[1 + name[0] :]
-    return False
-
-
-def _address(text: str) -> tuple[int, bytes]:
-    packed = ip_address(text.partition("%")[0]).packed
-    return (A if len(packed) == 4 else AAAA), packed
-
-
-def _is_nowhere(text: str) -> bool:
-    address = ip_address(text.partition("%")[0])
-    if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
-        return True
-    return text == "255.255.255.255"
 
 
 def names_of(guest: Guest, zones: Iterable[str]) -> list[str]:

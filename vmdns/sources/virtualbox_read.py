@@ -93,15 +93,22 @@ def networks(api: Api) -> list[Fact]:
         rules = _rules(api.array(raw, "portForwardRules4"), network_rule)
         facts.append(NatNetwork(str(raw.networkName), str(raw.network), bool(raw.enabled), rules))
     for raw in api.array(api.vbox, "DHCPServers"):
-        pairs = (
-            (str(one.MACAddress).replace(":", "").lower(), str(one.fixedAddress))
-            for one in api.array(raw, "individualConfigs")
-        )
-        fixed = tuple(sorted({pair for pair in pairs if all(pair)}))
+        fixed = tuple(sorted(set(_fixed(api, raw))))
         facts.append(
             DhcpServer(str(raw.networkName), str(raw.IPAddress), str(raw.networkMask), bool(raw.enabled), fixed)
         )
     return facts
+
+
+def _fixed(api: Api, raw: Any) -> Iterator[tuple[str, str]]:
+    for one in api.array(raw, "individualConfigs"):
+        try:
+            mac, address = str(one.MACAddress).replace(":", "").lower(), str(one.fixedAddress)
+        except Exception as error:  # the MAC of an adapter that is disabled cannot be read
+            api.check(error)
+            continue
+        if mac and address:
+            yield mac, address
 
 
 def interfaces(api: Api) -> list[Fact]:

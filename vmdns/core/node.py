@@ -1,0 +1,27 @@
+"""What is at a name: its record sets by type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from vmdns.core.wire import AAAA, A
+
+
+class RRset(NamedTuple):
+    """Records of one type at one name: their TTL in seconds and rdata in wire form (RFC 9499 section 5)."""
+
+    ttl: int
+    rdatas: tuple[bytes, ...]
+
+
+Node = Mapping[int, RRset]
+
+
+@lru_cache(maxsize=4096)
+def address_record(text: str) -> tuple[int, bytes]:
+    """The type (A or AAAA) and rdata of an address; a zone id is left out. Raises ValueError."""
+    packed = ip_address(text.partition("%")[0]).packed
+    return (A if len(packed) == 4 else AAAA), packed
