@@ -31,14 +31,13 @@ def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | Non
     The adapters are half of the calls, and matter of an online VM alone.
     """
     try:
-        if not raw.accessible:
-            return Machine(uuid, "", accessible=False)
+        extra = set(raw.getExtraDataKeys())
         found = Machine(
             uuid=uuid,
             name=str(raw.name),
             groups=tuple(str(group) for group in api.array(raw, "groups")),
-            names=extra_names(str(raw.getExtraData(NAMES))),
-            ignored=truthy(str(raw.getExtraData(IGNORE))),
+            names=extra_names(str(raw.getExtraData(NAMES))) if NAMES in extra else (),
+            ignored=IGNORE in extra and truthy(str(raw.getExtraData(IGNORE))),
         )
         found = current(api, raw, found)
         return replace(found, adapters=tuple(_adapters(api, raw))) if found.online else found
