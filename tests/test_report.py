@@ -34,6 +34,7 @@ def test_names() -> None:
     assert db["note"] == "running, but no address is known yet"
     assert web == {
         "name": "web.local",
+        "shown": "web.local",
         "also": ["web.vm.internal", "www.local", "www.vm.internal", f"{uuid(2)}.local", f"{uuid(2)}.vm.internal"],
         "vm": "web",
         "uuid": uuid(2),
@@ -135,3 +136,9 @@ def test_explained_where_something_is_the_matter() -> None:
 @pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "4.2.0.10.in-addr.arpa"])
 def test_nothing_to_explain(name: str) -> None:
     assert told.explain(made(*WEB), to_wire(name), NOW) == []
+
+
+def test_a_name_in_another_script_is_shown_in_it_too() -> None:
+    (one,) = told.names(made(vm(1, "리눅스")), ZONES, NOW)["names"]
+    assert one["name"] == "xn--pd1b38l32h.local"
+    assert one["shown"] == "xn--pd1b38l32h.local (리눅스.local)"

@@ -7,7 +7,7 @@ from typing import Any
 
 from vmdns.core.address import Address
 from vmdns.core.build import Guest, Snapshot, names_of
-from vmdns.core.name import to_text
+from vmdns.core.name import shown, to_text
 from vmdns.table import Change
 
 
@@ -26,6 +26,7 @@ def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
     first, *others = names_of(guest, zones)
     return {
         "name": first,
+        "shown": shown(first),
         "also": others,
         "vm": guest.machine.name,
         "uuid": guest.machine.uuid,
@@ -67,6 +68,7 @@ def change(one: Change, zones: Sequence[str], now: float) -> dict[str, Any]:
     return {
         "change": verb,
         "name": name,
+        "shown": shown(name),
         "was_name": was_name,
         "vm": guest.machine.name,
         "addresses": [_address(item, now) for item in after],
@@ -80,13 +82,13 @@ def change_line(value: dict[str, Any]) -> str:
     """The same as one line of text."""
     addresses = ", ".join(_where(item) for item in value["addresses"]) or "no address known yet"
     if value["change"] == "gone":
-        return f"- {value['name']}"
+        return f"- {value['shown']}"
     if value["change"] == "appeared":
-        return f"+ {value['name']}  {addresses}"
+        return f"+ {value['shown']}  {addresses}"
     renamed = f" (was {value['was_name']})" if value["was_name"] != value["name"] else ""
     was = ", ".join(value["was"])
     moved = f" (was {was})" if was and value["was"] != [item["address"] for item in value["addresses"]] else ""
-    return f"~ {value['name']}{renamed}  {addresses}{moved}"
+    return f"~ {value['shown']}{renamed}  {addresses}{moved}"
 
 
 def _where(item: dict[str, Any]) -> str:

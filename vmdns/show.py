@@ -123,7 +123,7 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     for one in response["names"]:
         addresses = one["addresses"] or [None]
         for number, address in enumerate(addresses):
-            row = [one["name"] if number == 0 else ""]
+            row = [one.get("shown", one["name"]) if number == 0 else ""]
             if address is None:
                 row += ["-", "", "", one.get("note", "")]
             else:
@@ -151,7 +151,7 @@ def change(line: Mapping[str, Any], look: Look) -> str:
     at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
     sign, code = {"appeared": ("+", 32), "gone": ("-", 31)}.get(line["change"], ("~", 33))
     addresses = ", ".join(f"{one['address']} ({network(one['network'])})" for one in line["addresses"])
-    parts = [line["name"]]
+    parts = [line.get("shown", line["name"])]
     if line["change"] != "gone":
         parts.append(addresses or "no address known yet")
     was = [line["was_name"]] if line.get("was_name", line["name"]) != line["name"] else []

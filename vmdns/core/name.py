@@ -145,6 +145,17 @@ def _escape(byte: int) -> str:
     return f"\\{byte:03d}"
 
 
+def shown(name: str) -> str:
+    """A dotted name for people: as it is, with its A-labels in their own script behind it where it has some."""
+    parts = name.split(".")
+    if not any(part.startswith("xn--") for part in parts):
+        return name
+    try:
+        return f"{name} ({'.'.join(idna.ulabel(part) if part.startswith('xn--') else part for part in parts)})"
+    except (idna.IDNAError, UnicodeError):
+        return name
+
+
 def unicode_name(wire: bytes) -> bytes | None:
     """The wire name with raw UTF-8 labels turned into A-labels, or None where there is nothing to turn.
 
