@@ -58,7 +58,13 @@ class Discovery:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _hear(self, message: dict[str, Any]) -> None:
-        """One message of the worker."""
+        """One message of the worker. One that makes no sense must not end the reading of those that follow."""
+        try:
+            self._take(message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._say(f"a message about VirtualBox made no sense ({type(error).__name__}: {error})")
+
+    def _take(self, message: dict[str, Any]) -> None:
         source = message.get("put") or message.get("patch") or message.get("trouble") or ""
         if "put" in message or "patch" in message:
             facts = {key: None if one is None else from_json(one) for key, one in message["facts"].items()}

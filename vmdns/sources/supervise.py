@@ -46,7 +46,13 @@ class Supervisor:
                     await asyncio.sleep(ABSENT_SECONDS)
                     continue
                 absent = False
-                worked = await self._run_one(min(FIRST_PAUSE * 1.5**self._failures, LONGEST_PAUSE))
+                pause = min(FIRST_PAUSE * 1.5**self._failures, LONGEST_PAUSE)
+                try:
+                    worked = await self._run_one(pause)
+                except OSError as error:  # no process to be had, or it ended before it read its options
+                    worked = False
+                    self._message({"lost": f"its reader cannot be started ({error})"})
+                    await asyncio.sleep(pause)
                 self._failures = 0 if worked else min(self._failures + 1, 30)
         finally:
             self.stop()

@@ -1,0 +1,115 @@
+"""The supervisor with played workers: small programs that stand in for `vmdns.sources.worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vmdns.sources import supervise
+from vmdns.sources.supervise import Message, Supervisor
+
+
+class Played(Supervisor):
+    """Starts a given program instead of the worker, and counts how often."""
+
+    def __init__(self, program: str, message: Callable[[Message], None]) -> None:
+        super().__init__("auto", None, 30.0, message)
+        self.program = textwrap.dedent(program)
+        self.pauses: list[float] = []
+
+    def start(self, pause: float) -> subprocess.Popen[bytes]:
+        self.pauses.append(pause)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", self.program], stdin=pipe, stdout=pipe, stderr=pipe)
+        return self._process
+
+
+def play(
+    program: str,
+    enough: Callable[[list[Message], Played], bool],
+    monkeypatch: pytest.MonkeyPatch,
+    find: Callable[[Any], object] = lambda environ: True,
+) -> Any:
+    """Runs the supervisor over that program until enough came; its messages and itself."""
+    monkeypatch.setattr(supervise, "find", find)
+    monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
+    heard: list[Message] = []
+    done = asyncio.Event()
+
+    async def main() -> Played:
+        def hear(message: Message) -> None:
+            heard.append(message)
+            if enough(heard, played):
+                done.set()
+
+        played = Played(program, hear)
+        task = asyncio.create_task(played.run())
+        async with asyncio.timeout(30):
+            await done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return played
+
+    return heard, asyncio.run(main())
+
+
+def test_messages_are_passed_on_and_beats_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+        print('{"found": {}, "detail": ""}')
+        print('no json')
+        print('{"beat": 1}')
+        print('{"put": "virtualbox", "facts": {}}', flush=True)
+        import sys; sys.stdin.read()
+    """
+    heard, played = play(program, lambda heard, _: len(heard) == 2, monkeypatch)
+    assert heard == [{"found": {}, "detail": ""}, {"put": "virtualbox", "facts": {}}]
+    assert played._process is None  # ended with its input
+
+
+def test_a_worker_that_ends_is_followed_by_another_and_its_last_words_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; sys.exit('its library is gone')"
+    heard, played = play(program, lambda heard, _: len(heard) == 4, monkeypatch)
+    assert heard == [{"lost": "its library is gone"}] * 4
+    assert played.pauses[0] < played.pauses[-1]  # it failed at once each time
+
+
+def test_one_that_had_found_virtualbox_is_replaced_without_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+        print('{"put": "virtualbox", "facts": {}}')
+        print('{"lost": "VBoxSVC went away"}', flush=True)
+    """
+    heard, played = play(program, lambda heard, _: len(heard) == 6, monkeypatch)
+    assert heard[:2] == [{"put": "virtualbox", "facts": {}}, {"lost": "VBoxSVC went away"}]
+    assert set(played.pauses) == {0.01}
+
+
+def test_one_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "SILENT_SECONDS", 0.5)
+    program = "import time; print('{\"beat\": 1}', flush=True); time.sleep(600)"
+    heard, played = play(program, lambda heard, _: len(heard) == 1, monkeypatch)
+    assert "does not answer" in heard[0]["lost"]
+    assert played._process is None or played._process.poll() is not None
+
+
+def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Played, pause: float) -> subprocess.Popen[bytes]:
+        self.pauses.append(pause)
+        raise OSError("no process to be had")
+
+    monkeypatch.setattr(Played, "start", refuse)
+    heard, _ = play("", lambda heard, _: len(heard) == 3, monkeypatch)
+    assert heard == [{"lost": "its reader cannot be started (no process to be had)"}] * 3
+
+
+def test_without_virtualbox_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([None, None, None])
+    program = 'print(\'{"put": "virtualbox", "facts": {}}\', flush=True); import sys; sys.stdin.read()'
+    monkeypatch.setattr(supervise, "ABSENT_SECONDS", 0.01)
+    heard, _ = play(program, lambda heard, _: "put" in heard[-1], monkeypatch, lambda environ: next(found, object()))
+    assert heard == [{"absent": True}, {"put": "virtualbox", "facts": {}}]

@@ -1,0 +1,129 @@
+"""What the worker's messages do to the table and to the status, on a loop whose time is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tests import clock
+from tests.facts import NOW, lease, vm
+from vmdns.core.build import Policy
+from vmdns.core.model import Fact, to_json
+from vmdns.core.name import to_wire
+from vmdns.discovery import Discovery
+from vmdns.table import Table
+
+FOUND = {"version": "7.2.22", "reader": "api", "home": "/home"}
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.looked = 0
+        self.table = Table(Policy(), lambda: NOW)
+        self.discovery = Discovery(self.table, self.said.append, self.look)
+        self.discovery._stale_seconds = 600.0  # what start() takes from the configuration
+
+    def look(self) -> None:
+        self.looked += 1
+
+    def hear(self, **message: Any) -> None:
+        self.discovery._hear(message)
+
+    def put(self, source: str, *facts: Fact) -> None:
+        self.hear(put=source, facts={str(at): to_json(fact) for at, fact in enumerate(facts)})
+
+    async def answers(self, name: str = "web.local") -> bool:
+        await asyncio.sleep(0.1)
+        return bool(self.table.snapshot.nodes.get(to_wire(name)))
+
+    @property
+    def state(self) -> str:
+        return self.discovery.sources["virtualbox"].state
+
+
+def on_a_clock(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def test() -> None:
+        async def main() -> None:
+            bench = Bench()
+            await scenario(bench)
+            bench.table.close()
+            await bench.discovery.stop()
+
+        clock.run(main())
+
+    test.__doc__ = scenario.__doc__
+    return test
+
+
+@on_a_clock
+async def test_what_is_found_is_answered(bench: Bench) -> None:
+    bench.hear(found=FOUND, detail="")
+    assert "VirtualBox 7.2.22, read through its API" in bench.said[-1]
+    assert not bench.looked
+    bench.put("leases", lease(1, "10.0.2.4"))
+    bench.put("virtualbox", vm(1))
+    assert await bench.answers()
+    assert (bench.state, bench.looked) == ("ok", 1)
+    bench.hear(patch="virtualbox", facts={"0": None})
+    assert not await bench.answers()
+    assert len(bench.said) == 1
+
+
+@on_a_clock
+async def test_what_is_lost_stays_in_force_until_it_is_too_old(bench: Bench) -> None:
+    bench.put("leases", lease(1, "10.0.2.4", seconds=100_000))
+    bench.put("virtualbox", vm(1))
+    bench.hear(lost="VBoxSVC went away")
+    bench.hear(lost="VBoxSVC does not answer")
+    assert bench.state == "failing"
+    await asyncio.sleep(590)
+    assert await bench.answers()
+    await asyncio.sleep(20)
+    assert not await bench.answers()
+    assert bench.state == "stale"
+    bench.hear(found=FOUND, detail="")
+    bench.put("virtualbox", vm(1))
+    assert await bench.answers()
+    assert (bench.state, bench.said[-1]) == ("ok", "VirtualBox is read again")
+
+
+@on_a_clock
+async def test_what_comes_back_in_time_is_never_taken_back(bench: Bench) -> None:
+    bench.put("leases", lease(1, "10.0.2.4", seconds=100_000))
+    bench.put("virtualbox", vm(1))
+    bench.hear(lost="VBoxSVC went away")
+    await asyncio.sleep(500)
+    bench.put("virtualbox", vm(1))
+    await asyncio.sleep(500)
+    assert await bench.answers()
+    assert bench.state == "ok"
+
+
+@on_a_clock
+async def test_no_virtualbox_is_one_sentence_and_ends_the_first_look(bench: Bench) -> None:
+    bench.hear(absent=True)
+    bench.hear(absent=True)
+    assert len(bench.said) == 1
+    assert "not installed" in bench.said[0]
+    assert (bench.state, bench.looked > 0) == ("waiting", True)
+
+
+@on_a_clock
+async def test_a_message_without_sense_is_said_and_the_next_one_counts(bench: Bench) -> None:
+    bench.hear(put="virtualbox", facts={"machine:x": {"is": "Nothing"}})
+    bench.hear(put="virtualbox", facts={"machine:x": {"is": "Machine", "uuid": 5}})
+    assert len([line for line in bench.said if "made no sense" in line]) == 2
+    bench.put("leases", lease(1, "10.0.2.4"))
+    bench.put("virtualbox", vm(1))
+    assert await bench.answers()
+
+
+@on_a_clock
+async def test_trouble_with_a_lease_file_is_said_and_ends(bench: Bench) -> None:
+    bench.hear(trouble="leases", text="N-Dhcpd.leases cannot be read (damaged)")
+    assert bench.discovery.sources["leases"].state == "failing"
+    assert bench.said == ["N-Dhcpd.leases cannot be read (damaged)"]
+    bench.hear(trouble="leases", text="")
+    assert bench.discovery.sources["leases"].state == "ok"
