@@ -200,3 +200,16 @@ def test_without_watches_left_the_folder_is_looked_at_again_and_again(
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Watched(tmp_path / "none").watcher.start()
+
+
+def test_a_new_file_is_read_even_if_its_rename_is_told_late(tmp_path: Path) -> None:
+    """watchdog holds back the first half of a rename until it has the second: up to half a second."""
+    found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    watcher = LeaseWatcher(tmp_path, lambda facts: found.put(list(facts)), lambda _: None, lambda: None)
+    watcher._thread.start()  # without an observer: what it would tell is told here
+    watcher._queue.put("")
+    assert found.get(timeout=10) == []
+    (tmp_path / f"N{SUFFIX}").write_bytes(content(ONE))
+    watcher._queue.put("N-Dhcpd.leases-tmp")
+    assert found.get(timeout=10) == ["lease:N 080027000001 10.0.2.4"]
+    watcher.stop()

@@ -22,6 +22,9 @@ from vmdns.sources.leasefile import SUFFIX, Damaged, read_leases
 # A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
 RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
 SETTINGS = "VirtualBox.xml"
+# How long after the new file was written its rename is over; watchdog may hold the rename back for half a second.
+RENAME_SECONDS = 0.03
+_FRESH = SUFFIX + "-tmp"
 
 
 class LeaseWatcher:
@@ -77,6 +80,9 @@ class LeaseWatcher:
             if SETTINGS in names:
                 self._settings()
             now = time.monotonic()
+            for name in names:
+                if name.endswith(_FRESH):
+                    due.setdefault(name.removesuffix("-tmp"), (now + RENAME_SECONDS, 0))
             looks = [(name, 0) for name in names if name.endswith(SUFFIX)]
             looks += [(name, tries) for name, (at, tries) in due.items() if at <= now and name not in names]
             changed = False
@@ -153,5 +159,5 @@ class _Names(FileSystemEventHandler):
             return
         for path in (event.src_path, event.dest_path):
             name = Path(path if isinstance(path, str) else path.decode(errors="replace")).name
-            if name.endswith(SUFFIX) or name == SETTINGS:
+            if name.endswith((SUFFIX, _FRESH)) or name == SETTINGS:
                 self._put(name)
