@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -41,3 +41,30 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
         result = runner.run(scenario)
     assert not errors, errors
     return result
+
+
+class Bench(Protocol):
+    """What a scenario works with, made on the loop."""
+
+    async def close(self) -> None: ...
+
+
+B = TypeVar("B", bound=Bench)
+
+
+def scenarios(make: Callable[[], B]) -> Callable[[Callable[[B], Coroutine[Any, Any, None]]], Callable[[], None]]:
+    """A decorator that makes a test of a scenario: it runs on such a loop, with a bench of its own."""
+
+    def on_a_clock(scenario: Callable[[B], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        async def main() -> None:
+            bench = make()
+            await scenario(bench)
+            await bench.close()
+
+        def test() -> None:
+            run(main())
+
+        test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
+        return test
+
+    return on_a_clock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests import clock
@@ -42,19 +41,12 @@ class Bench:
     def state(self) -> str:
         return self.discovery.sources["virtualbox"].state
 
+    async def close(self) -> None:
+        self.table.close()
+        await self.discovery.stop()
 
-def on_a_clock(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def test() -> None:
-        async def main() -> None:
-            bench = Bench()
-            await scenario(bench)
-            bench.table.close()
-            await bench.discovery.stop()
 
-        clock.run(main())
-
-    test.__doc__ = scenario.__doc__
-    return test
+on_a_clock = clock.scenarios(Bench)
 
 
 @on_a_clock

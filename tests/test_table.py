@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -52,18 +50,11 @@ class Bench:
         self.told.clear()
         return found
 
+    async def close(self) -> None:
+        self.table.close()
 
-def on_a_clock(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def test() -> None:
-        async def main() -> None:
-            bench = Bench()
-            await scenario(bench)
-            bench.table.close()
 
-        clock.run(main())
-
-    test.__name__ = scenario.__name__
-    return test
+on_a_clock = clock.scenarios(Bench)
 
 
 async def settled() -> None:

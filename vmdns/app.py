@@ -20,6 +20,7 @@ from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, from_json
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.upstream import Upstreams
+from vmdns.core.wire import Record
 from vmdns.discovery import Discovery, Source
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
@@ -53,14 +54,6 @@ class App:
         self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
         self._requests = Requests(self)
-        self.table = Table(self._policy())
-        self.table.subscribe(self._tell)
-        self.discovery = Discovery(self.table, say, self._first_look_is_over)
-        self.sources = {
-            **self.discovery.sources,
-            "hosts": Source(since=self.started),
-            "upstreams": Source(since=self.started),
-        }
         self.forwarder = Forwarder(config.limits, _clock)
         self.server = DnsServer(
             lambda: self.table.snapshot,
@@ -70,6 +63,15 @@ class App:
             config.limits,
         )
         self.listening = Listening(self.server, say)
+        self._records = _records(config)
+        self.table = Table(self._policy())
+        self.table.subscribe(self._tell)
+        self.discovery = Discovery(self.table, say, self._first_look_is_over)
+        self.sources = {
+            **self.discovery.sources,
+            "hosts": Source(since=self.started),
+            "upstreams": Source(since=self.started),
+        }
         self._files = FolderWatch()
         self._control = ControlServer()
 
@@ -188,12 +190,12 @@ class App:
     # -- configuration ----------------------------------------------------------------------------------------
 
     def _policy(self) -> Policy:
-        own = [address for address, _ in self.listening.own] if hasattr(self, "listening") else []
+        own = [address for address, _ in self.listening.own]
         public = [one for one in own if one not in ("127.0.0.1", "::1")]
         return Policy(
             zones=self.config.zones,
             ttl=self.config.limits.ttl,
-            records=parse_records(self.config.records, self.config.zones, self.config.limits.ttl),
+            records=self._records,
             reserved_allowed=frozenset(self.config.reserved_allowed),
             listeners=tuple(sorted(public or own)),
             forwarded=frozenset(self.config.forward_names),
@@ -231,6 +233,7 @@ class App:
         self.server.limits = fresh.limits
         if fresh.listen != before.listen:
             self.listening.want(fresh.listen)
+        self._records = _records(fresh)
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
         self._configure_forwarder()
@@ -258,6 +261,10 @@ class App:
             self._say(f"another vmdns of yours runs already (pid {busy.pid}): commands talk to that one")
         except OSError as error:
             self._say(f"commands cannot reach this vmdns: {error}")
+
+
+def _records(config: Config) -> tuple[Record, ...]:
+    return parse_records(config.records, config.zones, config.limits.ttl)
 
 
 def _clock() -> float:
@@ -319,7 +326,6 @@ def look_once(config: Config) -> dict[str, Any]:
         facts.update({key: from_json(one) for key, one in message.get("facts", {}).items() if one is not None})
     if config.hosts:
         facts.update(hostsfile.read_hosts(hostsfile.path()))
-    records = parse_records(config.records, config.zones, config.limits.ttl)
-    policy = Policy(zones=config.zones, records=records, reserved_allowed=frozenset(config.reserved_allowed))
+    policy = Policy(zones=config.zones, records=_records(config), reserved_allowed=frozenset(config.reserved_allowed))
     now = time.time()
     return report.names(build(facts.values(), policy, now, 0), config.zones, now)

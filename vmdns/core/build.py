@@ -241,13 +241,11 @@ class _Table:
         return absent
 
     def add_hosts(self, hosts: Iterable[HostName]) -> None:
+        """Adds lines that `digest` kept: their names and addresses make sense."""
         ours = set(self._nodes)
         for host in hosts:
-            try:
-                owner = to_wire(host.name)
-                kind, rdata = address_record(host.address)
-            except ValueError:
-                continue
+            owner = to_wire(host.name)
+            kind, rdata = address_record(host.address)
             if owner in self.apexes:
                 continue
             somewhere = not is_nowhere(host.address)
