@@ -116,21 +116,50 @@ class NatNetwork:
 
 @dataclass(frozen=True, slots=True)
 class DhcpServer:
-    """VirtualBox's DHCP server of one network; fixed pairs a MAC (12 hex digits) with its fixed address."""
+    """VirtualBox's DHCP server of one network; fixed pairs a MAC (12 hex digits) with its fixed address.
+
+    name_servers is what it hands out as option 6: a group for all MACs outranks what stands for the whole server.
+    """
 
     network: str
     address: str
     mask: str
     enabled: bool = True
     fixed: tuple[tuple[str, str], ...] = ()
+    name_servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HostInterface:
-    """An address that the host has on one of its interfaces; prefix like 192.168.56.1/24."""
+    """A host-only interface of VirtualBox, by VirtualBox's name; prefix like 192.168.56.1/24."""
 
     name: str
     prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """An address that the host has: the system's name of the interface, and a prefix like 192.168.1.20/24.
+
+    alias is the name by which VirtualBox knows the interface where that is another one (Windows), else empty.
+    """
+
+    interface: str
+    prefix: str
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An entry of the host's neighbour table: on this interface, that MAC (12 hex digits) has this address.
+
+    Either family; link-local and temporary addresses are left out. since is when it was first seen, in Unix seconds.
+    """
+
+    interface: str
+    mac: str
+    address: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +182,8 @@ class HostName:
     canonical: bool = True
 
 
-Fact = Machine | NatNetwork | DhcpServer | HostInterface | Lease | HostName
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Machine, NatNetwork, DhcpServer, HostInterface, Lease, HostName)
-}
+Fact = Machine | NatNetwork | DhcpServer | HostInterface | HostAddress | Neighbour | Lease | HostName
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}
 
 
 def to_json(fact: Fact) -> dict[str, Any]:

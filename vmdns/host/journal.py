@@ -1,0 +1,80 @@
+"""The journal of what vmdns changed on this machine: a JSON file that is replaced whole, and is on disk before the change.
+
+It outlives vmdns, its configuration and a crash: `--undo` needs nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting that was changed: by which command (scope), from what (before) to what (after)."""
+
+    scope: str
+    kind: str
+    name: str
+    before: Any
+    after: Any
+
+
+class Journal:
+    """The entries in the file, in the order in which they were first put. Raises OSError where it cannot be kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self, scope: str | None = None) -> list[Entry]:
+        """All entries, or those of a scope. Raises OSError, also where the file makes no sense."""
+        try:
+            held = json.loads(self.path.read_text(encoding="utf-8"))
+            found = [Entry(**one) for one in held["entries"]]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError, KeyError) as error:
+            raise OSError(f"{self.path} cannot be understood ({error}); move it away to start anew") from None
+        return [one for one in found if scope is None or one.scope == scope]
+
+    def find(self, scope: str, kind: str, name: str) -> Entry | None:
+        """The entry of one setting."""
+        for one in self.entries(scope):
+            if (one.kind, one.name) == (kind, name):
+                return one
+        return None
+
+    def put(self, entry: Entry) -> None:
+        """Adds the entry, or replaces the one of the same setting."""
+        entries = self.entries()
+        key = (entry.scope, entry.kind, entry.name)
+        for at, one in enumerate(entries):
+            if (one.scope, one.kind, one.name) == key:
+                entries[at] = entry
+                break
+        else:
+            entries.append(entry)
+        self._write(entries)
+
+    def drop(self, entry: Entry) -> None:
+        """Forgets an entry."""
+        self._write([one for one in self.entries() if one != entry])
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        text = json.dumps({"entries": [asdict(one) for one in entries]}, indent=1)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
