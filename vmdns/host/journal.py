@@ -1,4 +1,4 @@
-"""The journal of what vmdns changed on this machine: a JSON file that is replaced whole, and is on disk before the change.
+"""The journal of what vmdns changed on this machine: a JSON file, replaced whole and on disk before the change is made.
 
 It outlives vmdns, its configuration and a crash: `--undo` needs nothing else.
 """
