@@ -53,6 +53,11 @@ def control_folders(
     return (state,)
 
 
+def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
+    """Where the journal of changes stands; it outlives a restart. Raises RuntimeError where no home folder is known."""
+    return control_folders(system, environ, home, lambda folder: False)[-1]
+
+
 def _folder(environ: Mapping[str, str], variable: str, default: Path) -> Path:
     """The folder that the variable names. A relative one is invalid and ignored (XDG section 2)."""
     named = environ.get(variable, "")
