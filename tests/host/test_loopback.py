@@ -42,7 +42,9 @@ def test_what_is_assigned_is_told() -> None:
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a network namespace needs Linux and root")
 def test_given_and_taken_away_in_a_namespace() -> None:
     program = f"""
+import subprocess
 from vmdns.host.loopback import LoopbackAddress
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 one = LoopbackAddress({WHOLE!r})
 seen = [one.read()]
 for value in (True, None):
