@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from vmdns.core.model import Adapter, DhcpServer, HostInterface, Lease, Machine, NatNetwork, Network, Report
+from vmdns.core.model import (
+    Adapter,
+    DhcpServer,
+    HostAddress,
+    HostInterface,
+    Lease,
+    Machine,
+    NatNetwork,
+    Network,
+    Report,
+)
+from vmdns.core.view import View
 
 NOW = 1_700_000_000.0
 
@@ -13,6 +24,9 @@ HOSTONLY = Network("hostonly", "vboxnet0")
 BRIDGED = Network("bridged", "eth0")
 INTNET = Network("intnet", "wire")
 
+# Askers on all of these networks at once, so that every address of a VM is one that some of them can use.
+EVERYWHERE = View((LAB, OTHER, HOSTONLY, BRIDGED, INTNET), "192.168.56.1")
+
 # What a host with all of these networks reports of them. Both NAT Networks have the same addresses.
 NETWORKS = (
     NatNetwork("lab", "10.0.2.0/24"),
@@ -20,8 +34,8 @@ NETWORKS = (
     DhcpServer("lab", "10.0.2.3", "255.255.255.0"),
     DhcpServer("HostInterfaceNetworking-vboxnet0", "192.168.56.100", "255.255.255.0"),
     HostInterface("vboxnet0", "192.168.56.1/24"),
-    HostInterface("eth0", "192.168.1.5/24"),
-    HostInterface("eth0", "fe80::1/64"),
+    HostAddress("eth0", "192.168.1.5/24"),
+    HostAddress("eth0", "fe80::1/64"),
 )
 
 

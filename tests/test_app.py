@@ -252,25 +252,25 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
         *--version*) echo 7.2.22r175245 ;;
         *"list vms"*|*"list runningvms"*) echo '"Web" {{{uuid}}}' ;;
         *showvminfo*) printf '%s\\n' 'name="Web"' 'groups="/"' 'UUID="{uuid}"' 'VMState="running"' \\
-            'nat-network1="N"' 'macaddress1="080027AABB01"' 'cableconnected1="on"' 'nic1="natnetwork"' ;;
-        *guestproperty*) for told in MAC=080027AABB01 V4/IP=10.0.2.4 Status=Up; do
+            'hostonlyadapter1="vboxnet0"' 'macaddress1="080027AABB01"' 'cableconnected1="on"' 'nic1="hostonly"' ;;
+        *guestproperty*) for told in MAC=080027AABB01 V4/IP=192.168.56.4 Status=Up; do
             echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496, flags: "
             done ;;
         esac
         """)
     )
     played.chmod(0o755)
-    run.until("web.local", "10.0.2.4")
+    run.until("web.local", "192.168.56.4")
     run.saw("VirtualBox 7.2.22")
     assert "web.local" in run.command("names").stdout
     said = run.command("ask", "Web").stdout
-    assert "10.0.2.4" in said
+    assert "192.168.56.4" in said
     assert "reported by Guest Additions" in said
     before = len(run.lines)
     played.unlink()
     (program / "VBoxSVC").unlink()
     run.saw("its last names stay in force", before)
-    assert run.addresses("web.local") == ["10.0.2.4"]
+    assert run.addresses("web.local") == ["192.168.56.4"]
 
 
 @pytest.mark.skipif(

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from tests import clock
-from tests.facts import NOW, lease, vm
+from tests.facts import EVERYWHERE, NOW, lease, vm
 from vmdns.core.build import Policy
 from vmdns.core.model import Fact, to_json
 from vmdns.core.name import to_wire
@@ -35,7 +35,7 @@ class Bench:
 
     async def answers(self, name: str = "web.local") -> bool:
         await asyncio.sleep(0.1)
-        return bool(self.table.snapshot.nodes.get(to_wire(name)))
+        return bool(self.table.snapshot.find(to_wire(name), EVERYWHERE))
 
     @property
     def state(self) -> str:

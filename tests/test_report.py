@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.facts import HOSTONLY, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
+from tests.facts import EVERYWHERE, HOSTONLY, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
 from vmdns import report as told
-from vmdns.core.build import Policy, Snapshot, build
+from vmdns.core.build import Policy, build
 from vmdns.core.model import Fact, HostName
 from vmdns.core.name import to_wire
+from vmdns.core.snapshot import Snapshot
 from vmdns.table import Change
 
 ZONES = ("local", "vm.internal")
@@ -50,6 +51,7 @@ def test_names() -> None:
                 "since": NOW - 60,
             }
         ],
+        "forwards": [],
     }
 
 
@@ -117,7 +119,7 @@ def test_a_change_says_why() -> None:
 @pytest.mark.parametrize("name", ["web.local", "web.vm.internal", "www.local", f"{uuid(1)}.local"])
 def test_explained(name: str) -> None:
     snapshot = made(vm(1, "Web", names=("www",)), lease(1, "10.0.2.4"))
-    assert told.explain(snapshot, to_wire(name), NOW) == [
+    assert told.explain(snapshot, to_wire(name), NOW, EVERYWHERE) == [
         f"{name} is VM 'Web' ({uuid(1)}), which is Running",
         "10.0.2.4 on natnetwork lab: DHCP lease of lab, 540 s left",
     ]
@@ -125,17 +127,20 @@ def test_explained(name: str) -> None:
 
 def test_explained_where_something_is_the_matter() -> None:
     snapshot = made(vm(1, "x\ny", NAT, state="Saved"), vm(2, "x-y", NAT, reports=(report(2, "10.0.2.15"),)))
-    assert told.explain(snapshot, to_wire("x-y.local"), NOW) == [f"x-y.local is VM 'x\\ny' ({uuid(1)}), which is Saved"]
-    assert told.explain(snapshot, to_wire("x-y-2.local"), NOW) == [
+    assert told.explain(snapshot, to_wire("x-y.local"), NOW, EVERYWHERE) == [
+        f"x-y.local is VM 'x\\ny' ({uuid(1)}), which is Saved"
+    ]
+    assert told.explain(snapshot, to_wire("x-y-2.local"), NOW, EVERYWHERE) == [
         f"x-y-2.local is VM 'x-y' ({uuid(2)}), which is Running",
         "10.0.2.15 on nat: reported by Guest Additions",
         f"VM 'x-y' ({uuid(2)}) wanted the name x-y, which VM 'x\\ny' ({uuid(1)}) has: it is x-y-2",
+        "x-y is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
     ]
 
 
 @pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "4.2.0.10.in-addr.arpa"])
 def test_nothing_to_explain(name: str) -> None:
-    assert told.explain(made(*WEB), to_wire(name), NOW) == []
+    assert told.explain(made(*WEB), to_wire(name), NOW, EVERYWHERE) == []
 
 
 def test_a_name_in_another_script_is_shown_in_it_too() -> None:

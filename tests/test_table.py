@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from tests import clock
-from tests.facts import NETWORKS, NOW, lease, report, vm
+from tests.facts import EVERYWHERE, NETWORKS, NOW, lease, report, vm
 from vmdns.core.build import Policy
 from vmdns.core.model import Fact, Machine
 from vmdns.core.name import to_wire
@@ -35,7 +35,7 @@ class Bench:
         self.table.put(source, {str(at): fact for at, fact in enumerate(facts)})
 
     def addresses(self, name: str = "web.local") -> list[str] | None:
-        node = self.table.snapshot.nodes.get(to_wire(name))
+        node = self.table.snapshot.find(to_wire(name), EVERYWHERE)
         if node is None:
             return None
         return [str(ip_address(rdata)) for rdata in node[A].rdatas] if A in node else []

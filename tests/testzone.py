@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.build import Policy, Snapshot, build
+from vmdns.core.build import Policy, build
 from vmdns.core.model import HostName
 from vmdns.core.name import to_wire
 from vmdns.core.records import parse_records
+from vmdns.core.snapshot import Snapshot
 
 ZONES = ("local", "vm.internal")
 RECORDS = """
@@ -54,7 +55,6 @@ def snapshot(*, looked: bool = True, forwarded: tuple[str, ...] = ()) -> Snapsho
     policy = Policy(
         zones=ZONES,
         records=parse_records(RECORDS, ZONES, 5),
-        listeners=("192.168.56.1",),
         forwarded=frozenset(to_wire(domain) for domain in forwarded),
         looked=looked,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns import __version__, report
+from vmdns.admission import Admission
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import Policy, build
@@ -55,14 +56,17 @@ class App:
         self._found_upstreams = Upstreams()
         self._requests = Requests(self)
         self.forwarder = Forwarder(config.limits, _clock)
+        self._admission = Admission(lambda peer: self.table.snapshot.is_guest(peer), lambda: None)
         self.server = DnsServer(
             lambda: self.table.snapshot,
             self.forwarder.cached,
             self.forwarder.resolve,
             partial(chase, self.forwarder.find),
+            self._admission.admit,
             config.limits,
         )
-        self.listening = Listening(self.server, say)
+        self.listening = Listening(self.server, say, self._configure_forwarder)
+        self._listens: object = None
         self._records = _records(config)
         self.table = Table(self._policy())
         self.table.subscribe(self._tell)
@@ -80,11 +84,10 @@ class App:
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until `stop` is set. Returns the exit status: 1 where nothing could be listened on."""
         self._say(f"vmdns {__version__}")
-        self.listening.want(self.config.listen)
+        self._listen()
         if not self.server.listeners:
             self._say("vmdns ends: it can listen nowhere")
             return 1
-        self.table.configure(self._policy())
         await self._read_upstreams()
         await self._read_hosts()
         self.table.rebuild()
@@ -131,6 +134,13 @@ class App:
             self.table.configure(self._policy())
         self._ready.set()
 
+    def _listen(self) -> None:
+        """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
+        wanted = self.config.listen, self.table.snapshot.ways.doors(self.config.lan != "off")
+        if wanted != self._listens:
+            self._listens = wanted
+            self.listening.want(*wanted)
+
     # -- sources ----------------------------------------------------------------------------------------------
 
     async def _read_hosts(self) -> None:
@@ -154,13 +164,13 @@ class App:
     # -- upstreams --------------------------------------------------------------------------------------------
 
     async def _read_upstreams(self) -> None:
-        if not self.config.upstreams:
-            try:
-                self._found_upstreams = await asyncio.to_thread(read_upstreams)
-                self.sources["upstreams"].become("ok")
-            except OSError as error:
-                self.sources["upstreams"].become("failing", str(error))
-                self._say(f"the name servers of this host cannot be found out: {error}")
+        try:
+            self._found_upstreams = await asyncio.to_thread(read_upstreams)
+            self.sources["upstreams"].become("ok")
+        except OSError as error:
+            self.sources["upstreams"].become("failing", str(error))
+            self._say(f"the name servers of this host cannot be found out: {error}")
+        self.table.configure(self._policy())
         self._configure_forwarder()
 
     def _configure_forwarder(self) -> None:
@@ -190,14 +200,14 @@ class App:
     # -- configuration ----------------------------------------------------------------------------------------
 
     def _policy(self) -> Policy:
-        own = [address for address, _ in self.listening.own]
-        public = [one for one in own if one not in ("127.0.0.1", "::1")]
         return Policy(
             zones=self.config.zones,
             ttl=self.config.limits.ttl,
             records=self._records,
             reserved_allowed=frozenset(self.config.reserved_allowed),
-            listeners=tuple(sorted(public or own)),
+            resolvers=self._found_upstreams.resolvers,
+            wildcards=self.config.wildcards,
+            lan=self.config.lan,
             forwarded=frozenset(self.config.forward_names),
             looked=self._looked,
         )
@@ -231,14 +241,11 @@ class App:
         if fresh == before:
             return
         self.server.limits = fresh.limits
-        if fresh.listen != before.listen:
-            self.listening.want(fresh.listen)
+        self._listen()
         self._records = _records(fresh)
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
         self._configure_forwarder()
-        if not fresh.upstreams and before.upstreams:
-            self._spawn(self._read_upstreams())
         source = ("reader", "vbox_home")
         if any(getattr(fresh, key) != getattr(before, key) for key in source):
             self.discovery.start(fresh)
@@ -247,6 +254,8 @@ class App:
     # -- what is told -----------------------------------------------------------------------------------------
 
     def _tell(self, changes: list[Change]) -> None:
+        self._listen()
+        self._admission.changed()
         now = time.time()
         for one in changes:
             value = report.change(one, self.config.zones, now)

@@ -13,9 +13,9 @@ import dns.message
 import dns.rdatatype
 
 from vmdns.core.answer import Reply
-from vmdns.core.build import Snapshot
 from vmdns.core.forwarded import Failure, Forwarded, Question
 from vmdns.core.name import to_wire, unicode_name
+from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import Query, make_query, respond
 from vmdns.report import explain
 
@@ -38,9 +38,11 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
         key = to_wire(str(message["name"]))
     except (dns.exception.DNSException, ValueError, KeyError) as error:
         return {"error": str(error) or "no such record type"}
-    peer = str(message.get("as") or "127.0.0.1")
+    peer, local = _asker(snapshot, str(message.get("as") or ""))
+    if not local:
+        return {"error": f"{peer} has no way to ask: no address of this host is on its network or handed out there"}
     packet = make_query(1, key, int(kind))
-    reply = handle(packet, peer, "127.0.0.1", True)
+    reply = handle(packet, peer, local, True)
     if reply is not None and not isinstance(reply, bytes):
         reply = await reply
     if reply is None:
@@ -55,5 +57,32 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
         "answer": [line for rrset in found.answer for line in rrset.to_text().splitlines()],
         "authority": [line for rrset in found.authority for line in rrset.to_text().splitlines()],
         "extended_error": "; ".join(option.text or str(int(option.code)) for option in errors),
-        "why": explain(snapshot, key, time.time()),
+        "why": explain(snapshot, key, time.time(), snapshot.view(local, peer)),
     }
+
+
+def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
+    """From which address somebody asks, and at which of the host's: the name of a VM, an address, or '' for the host.
+
+    A guest behind NAT asks, to the host, from the very address that it asks at.
+    """
+    if not wanted:
+        return "127.0.0.1", "127.0.0.1"
+    ways = snapshot.ways
+    for guest in snapshot.guests:
+        if not guest.machine.online:
+            continue
+        named = wanted == guest.machine.name or wanted in (".".join(names) for names in guest.named.names)
+        networks = [one.network for one in guest.addresses if one.address == wanted]
+        if named:
+            networks = [adapter.network for adapter in guest.machine.adapters]
+        for network in networks:
+            local = ways.asked_from(network)
+            if local:
+                mine = (one.address for one in guest.addresses if one.network == network)
+                hidden = network.kind in ("nat", "natnetwork")
+                return local if hidden else next(mine, local), local
+        if named or networks:
+            return wanted, ""
+    place = ways.place_of(wanted)
+    return wanted, place.address if place is not None else "127.0.0.1" if ways.owns(wanted) else ""

@@ -53,6 +53,8 @@ class Config:
     listen: tuple[Listen, ...] = ()
     zones: tuple[str, ...] = ("local", "vm.internal")
     upstreams: tuple[Upstream, ...] = ()
+    lan: str = "guests"
+    wildcards: bool = True
     hosts: bool = True
     reserved_allowed: tuple[str, ...] = ()
     reader: str = "auto"
@@ -96,9 +98,13 @@ class Key:
 
 
 KEYS: dict[str, Key] = {
-    "listen": Key(values.listen, 'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of 127.0.0.1 and ::1'),
+    "listen": Key(
+        values.listen, 'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of this host wherever guests ask'
+    ),
     "zones": Key(values.zones, "the zones that VM names live in, the main one first"),
     "upstreams": Key(values.upstreams, "servers that everything else is forwarded to; empty: what this host uses"),
+    "lan": Key(values.lan, "who is answered on bridged networks: off, guests, names (everybody: VM names) or all"),
+    "wildcards": Key(values.truth, "whether names below a VM, like x.web.local, are answered as the VM's"),
     "hosts": Key(values.truth, "whether names of this host's hosts file are answered"),
     "reserved_allowed": Key(values.labels, 'names that a VM may take although they are reserved, like "wpad"'),
     "reader": Key(values.reader, "how VirtualBox is read: auto, api or vboxmanage"),

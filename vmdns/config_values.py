@@ -15,6 +15,7 @@ from vmdns.core.limits import LIMITS, Limits
 from vmdns.core.upstream import Upstream
 
 READERS = ("auto", "api", "vboxmanage")
+LANS = ("off", "guests", "names", "all")
 # A name below a zone may have a label of 63 bytes with its length byte in 255 (RFC 1035 section 2.3.4).
 MAX_ZONE = name.MAX_NAME - name.MAX_LABEL - 1
 MAX_ITEMS = 256
@@ -103,6 +104,13 @@ def truth(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"true or false is expected, without quotes, not {_shown(value)}")
     return value
+
+
+def lan(value: Any) -> str:
+    """Who is answered on bridged networks."""
+    if value not in LANS:
+        raise ValueError(f'{_shown(value)} says nothing here; write "off", "guests", "names" or "all"')
+    return str(value)
 
 
 def reader(value: Any) -> str:

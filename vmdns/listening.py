@@ -26,14 +26,16 @@ class Wanted:
     listener: Listener | None = None
     trouble: str = ""
     again: bool = False  # it may be free, or be there, later
+    followed: bool = False  # wanted because a network has it, not because it was asked for
 
 
 class Listening:
     """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes what was asked once it can."""
 
-    def __init__(self, server: DnsServer, say: Callable[[str], None]) -> None:
+    def __init__(self, server: DnsServer, say: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._server = server
         self._say = say
+        self._changed = changed
         self._wanted: list[Wanted] = []
         self._retry: asyncio.TimerHandle | None = None
 
@@ -42,14 +44,17 @@ class Listening:
         """The addresses and ports that are listened on."""
         return frozenset((one.address, one.port) for one in self._server.listeners)
 
-    def want(self, listens: Iterable[Listen]) -> None:
-        """Listens on these, or on the default where there are none; closes what is not wanted any more."""
+    def want(self, listens: Iterable[Listen], doors: Iterable[str] = ()) -> None:
+        """Listens on these; where there are none, on the default and on port 53 of the doors, the host's addresses at
+        which guests ask. Closes what is not wanted any more, and keeps what is."""
         chosen = tuple(listens)
         default = not chosen
+        followed = [Listen(address, 53) for address in doors] if default else []
         kept = {one.listen: one for one in self._wanted}
+        before = self.own
         self._wanted = []
-        for listen in dict.fromkeys(chosen or DEFAULT):
-            one = kept.pop(listen, None) or Wanted(listen)
+        for listen in dict.fromkeys((*(chosen or DEFAULT), *followed)):
+            one = kept.pop(listen, None) or Wanted(listen, followed=listen in followed)
             if one.listener is None:
                 self._open(one, optional=default and listen.address == "::1")
             self._wanted.append(one)
@@ -58,6 +63,8 @@ class Listening:
                 self._server.close(old.listener)
                 self._say(f"no longer listening on {old.listen}")
         self._schedule()
+        if self.own != before:
+            self._changed()
 
     def _open(self, one: Wanted, *, optional: bool) -> None:
         address, port = one.listen
@@ -67,10 +74,12 @@ class Listening:
         except OSError as error:
             if optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 return  # a host without IPv6
-            one.trouble = why_not(error, address, port)
             one.again = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
-            elsewhere = port == 53 and error.errno != errno.EADDRNOTAVAIL
-        self._say(one.trouble)
+            told, one.trouble = one.trouble, why_not(error, address, port)
+            # Guests ask port 53 and no other.
+            elsewhere = port == 53 and error.errno != errno.EADDRNOTAVAIL and not one.followed
+        if one.trouble != told:
+            self._say(one.trouble)
         for other in FALLBACK_PORTS if elsewhere else ():
             try:
                 self._take(one, bind(address, other))
@@ -96,6 +105,7 @@ class Listening:
         self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again) if waiting else None
 
     def _again(self) -> None:
+        before = self.own
         for one in self._wanted:
             if not one.again:
                 continue
@@ -107,6 +117,8 @@ class Listening:
             one.trouble = ""
             self._take(one, listener)
         self._schedule()
+        if self.own != before:
+            self._changed()
 
     def status(self) -> list[dict[str, Any]]:
         """Each wanted address as JSON values."""

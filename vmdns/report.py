@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from vmdns.core.address import Address
-from vmdns.core.build import Guest, Snapshot, names_of
+from vmdns.core.model import PortForward
 from vmdns.core.name import shown, to_text
+from vmdns.core.reach import Seen
+from vmdns.core.services import service
+from vmdns.core.snapshot import Guest, Snapshot, names_of
+from vmdns.core.view import View
 from vmdns.table import Change
 
 
@@ -32,7 +36,19 @@ def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
         "uuid": guest.machine.uuid,
         "state": guest.machine.state,
         "addresses": [_address(one, now) for one in guest.addresses],
+        "forwards": [_forward(rule) for rule in guest.forwards],
         "note": guest.note,
+    }
+
+
+def _forward(rule: PortForward) -> dict[str, Any]:
+    return {
+        "service": service(rule),
+        "protocol": rule.protocol,
+        "host_address": rule.host_address,
+        "host_port": rule.host_port,
+        "guest_port": rule.guest_port,
+        "rule": rule.name,
     }
 
 
@@ -99,8 +115,8 @@ def _place(network: dict[str, str]) -> str:
     return f"{network['kind']} {network['name']}".strip()
 
 
-def explain(snapshot: Snapshot, key: bytes, now: float) -> list[str]:
-    """Why a name is answered as it is: one sentence each."""
+def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]:
+    """Why a name is answered to this view as it is: one sentence each."""
     text = to_text(key)
     lines = []
     for guest in snapshot.guests:
@@ -112,4 +128,13 @@ def explain(snapshot: Snapshot, key: bytes, now: float) -> list[str]:
         lines += [f"{one.address} on {_place(_network(one))}: {why(one, now)}" for one in guest.addresses]
         if guest.note:
             lines.append(guest.note)
+        if machine.online:
+            lines += _seen(snapshot.seen(guest, view))
     return lines
+
+
+def _seen(found: Seen) -> list[str]:
+    if found.forwarded:
+        rules = ", ".join(f"{one.port} leads to its {one.rule.guest_port} ({one.name})" for one in found.services)
+        return [f"this asker reaches it through ports forwarded at {', '.join(found.addresses)}: {rules}"]
+    return [found.why] if found.why else []

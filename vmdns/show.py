@@ -131,6 +131,7 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
                 row += [address["address"], network(address["network"])]
                 row += [age(now - address["since"]) if address["since"] else "", "; ".join(filter(None, why))]
             rows.append(row)
+        rows += [["", forward(rule), "", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
     if rows:
         lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, look)
     else:
@@ -139,6 +140,13 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     if rows and others:
         lines += ["", safe(f"The same names end in {' and '.join(others)} as well as in {first}.")]
     return lines + _problems(response, look)
+
+
+def forward(rule: Mapping[str, Any]) -> str:
+    """A port-forward rule: host:1234 -> 22 ssh."""
+    where = rule["host_address"] or "host"
+    protocol = "" if rule["protocol"] == "tcp" else f"/{rule['protocol']}"
+    return f"{where}:{rule['host_port']}{protocol} -> {rule['guest_port']} {rule['service']}"
 
 
 def _problems(response: Mapping[str, Any], look: Look) -> list[str]:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vmdns.core.build import Guest, Policy, Snapshot, build, with_serial
+from vmdns.core.build import Policy, build, with_serial
 from vmdns.core.hosts import Hosts
 from vmdns.core.model import Fact
+from vmdns.core.snapshot import Guest, Snapshot
 
 # Changes that come together are built together: a few milliseconds, and never more than this much later.
 DEBOUNCE_SECONDS = 0.003
@@ -100,7 +101,7 @@ class Table:
         if replace(made, valid_until=0.0) == replace(before, valid_until=0.0):
             self.snapshot = made
         else:
-            if (made.nodes, made.zones, made.absent) != (before.nodes, before.zones, before.absent):
+            if _data(made) != _data(before):
                 self._serial = (self._serial + 1) & 0xFFFFFFFF
                 made = with_serial(made, self._serial)
             self.snapshot = made
@@ -154,4 +155,10 @@ def _compare(before: Snapshot, after: Snapshot) -> list[Change]:
 
 
 def _answers(guest: Guest) -> object:
-    return guest.named.names, [one.address for one in guest.addresses]
+    return guest.named.names, [one.address for one in guest.addresses], guest.forwards
+
+
+def _data(snapshot: Snapshot) -> object:
+    """What decides the answers: the serial follows it."""
+    guests = [(guest.machine.uuid, _answers(guest)) for guest in snapshot.guests if guest.machine.online]
+    return snapshot.nodes, snapshot.zones, snapshot.absent, guests, snapshot.ways

@@ -201,7 +201,7 @@ SERVER, GIVEN, AWAY, PUBLIC = (
         (HOSTONLY, "192.168.57.9", AWAY + "vboxnet0"),
         (BRIDGED, "192.168.1.9", None),
         (BRIDGED, "203.0.113.9", None),  # a LAN may have public addresses
-        (BRIDGED, "192.168.1.5", SERVER),
+        (BRIDGED, "192.168.1.5", "which is an address of the host"),
         (BRIDGED, "192.168.56.1", "which is an address of the host"),
         (NAT, "10.0.2.15", None),
         (NAT, "8.8.8.8", PUBLIC),

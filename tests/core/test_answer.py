@@ -9,7 +9,8 @@ import dns.rdataclass
 import dns.rdatatype
 import pytest
 
-from tests.testzone import SNAPSHOT, snapshot
+from tests.facts import EVERYWHERE, NOW, uuid
+from tests.testzone import FACTS, SNAPSHOT, snapshot
 from vmdns.core.answer import MAX_CHAIN, Reply, answer
 from vmdns.core.build import Policy, build
 from vmdns.core.name import from_labels, label, to_wire
@@ -29,13 +30,13 @@ def query(name: str | bytes, kind: str = "A", cls: str = "IN") -> Query:
 
 
 def reply(name: str | bytes, kind: str = "A", cls: str = "IN", at: object = SNAPSHOT) -> Reply | None:
-    return answer(query(name, kind, cls), at)  # type: ignore[arg-type]
+    return answer(query(name, kind, cls), at, EVERYWHERE)  # type: ignore[arg-type]
 
 
 def said(name: str | bytes, kind: str = "A", at: object = SNAPSHOT) -> tuple[int, list[str], list[str], bool]:
     """rcode, answer and authority as text, AA."""
     asked = query(name, kind)
-    found = answer(asked, at)  # type: ignore[arg-type]
+    found = answer(asked, at, EVERYWHERE)  # type: ignore[arg-type]
     assert found is not None
     out = respond(
         asked,
@@ -231,7 +232,7 @@ def test_no_transfer(kind: str, name: str) -> None:
 def test_a_later_version_of_edns() -> None:
     # E03.
     asked = dns.message.make_query("web-01.local", "A", use_edns=1)
-    found = answer(parse_query(asked.to_wire()), SNAPSHOT)
+    found = answer(parse_query(asked.to_wire()), SNAPSHOT, EVERYWHERE)
     assert found is not None
     assert (found.rcode, found.answer) == (dns.rcode.BADVERS, ())
 
@@ -292,3 +293,30 @@ def test_a_forwarded_domain_is_not_ours() -> None:
     assert reply("router.home.arpa", at=split) is None
     assert said("nope.local", at=split)[0] == NXDOMAIN
     assert said("nope.vm.internal", at=split)[0] == NXDOMAIN  # our own zones are never forwarded
+
+
+# -- names below a VM ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["x.db.local", "a.b.db.local", "X.DB.vm.internal", "x.00000000-0000-4000-8000-000000000001.local"]
+)
+def test_a_name_below_a_vm_is_answered_as_the_vms(name: str) -> None:
+    assert said(name)[:2] == (NOERROR, [f"{name}. 5 IN A 192.168.56.102"])
+    assert said(name, "AAAA")[:2] == (NOERROR, [])
+    assert said(name, "TXT")[:2] == (NOERROR, [])
+
+
+@pytest.mark.parametrize("name", ["_ssh._tcp.db.local", "_tcp.db.local", "_x.db.local", "x.off.local", "x.nope.local"])
+def test_what_no_vm_answers_for(name: str) -> None:
+    assert said(name)[0] == NXDOMAIN
+
+
+def test_names_below_vms_may_be_switched_off() -> None:
+    off = build(FACTS, Policy(wildcards=False), NOW, 7)
+    assert said("x.db.local", at=off)[0] == NXDOMAIN
+    assert said("db.local", at=off)[0] == NOERROR
+
+
+def test_names_below_a_vm_without_an_address_say_why() -> None:
+    assert why("x.waiting.local") == (14, "VM 'waiting' runs, but no address of it is known yet")

@@ -28,7 +28,7 @@ import dns.rdatatype
 import pytest
 
 from tests import clock
-from tests.facts import NOW, mac, uuid
+from tests.facts import EVERYWHERE, NOW, mac, uuid
 from vmdns import report
 from vmdns.core.answer import answer
 from vmdns.core.build import Policy
@@ -36,6 +36,7 @@ from vmdns.core.model import (
     Adapter,
     DhcpServer,
     Fact,
+    HostAddress,
     HostInterface,
     HostName,
     Lease,
@@ -54,7 +55,7 @@ WORLD: dict[str, Fact] = {
     "natnetwork:lab": NatNetwork("lab", "10.0.2.0/24"),
     "dhcp:lab": DhcpServer("lab", "10.0.2.3", "255.255.255.0"),
     "interface:vboxnet0": HostInterface("vboxnet0", "192.168.56.1/24"),
-    "interface:eth0": HostInterface("eth0", "192.168.1.5/24"),
+    "address:eth0": HostAddress("eth0", "192.168.1.5/24"),
 }
 
 
@@ -66,6 +67,7 @@ class Stage:
         self.leases: dict[str, Lease] = {}
         self.hosts: dict[str, HostName] = {}
         self.lines: list[str] = []
+        self.asker = EVERYWHERE
         self.table = Table(Policy(), self.wall)
         self.table.put("virtualbox", self.facts)
         self.table.subscribe(
@@ -155,7 +157,7 @@ class Stage:
 
     def expect(self, name: str, kind: str, *values: str) -> None:
         query = parse_query(make_query(1, to_wire(name), int(dns.rdatatype.from_text(kind))))
-        reply = answer(query, self.table.snapshot)
+        reply = answer(query, self.table.snapshot, self.asker)
         assert reply is not None, "it would be forwarded"
         out = respond(query, reply.rcode, limit=65_535, answer=reply.answer, authority=reply.authority)
         read = dns.message.from_wire(out)
@@ -166,7 +168,7 @@ class Stage:
         assert found == sorted(values)
 
     def why(self, name: str, words: str) -> None:
-        lines = report.explain(self.table.snapshot, to_wire(name), self.wall())
+        lines = report.explain(self.table.snapshot, to_wire(name), self.wall(), self.asker)
         assert any(words in line for line in lines), lines
 
     def told(self, *lines: str) -> None:

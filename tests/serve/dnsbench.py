@@ -13,9 +13,9 @@ import dns.message
 from tests.testzone import SNAPSHOT
 from vmdns.core import wire
 from vmdns.core.answer import Reply
-from vmdns.core.build import Snapshot
 from vmdns.core.limits import Limits
 from vmdns.core.name import labels
+from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import Query, Record, make_query, respond
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind
@@ -36,6 +36,9 @@ class Script:
         if isinstance(self.snapshot, Exception):
             raise self.snapshot
         return self.snapshot
+
+    async def admit(self, peer: str) -> None:
+        """Nobody turns out to be a guest."""
 
     def cached(self, query: Query, limit: int) -> bytes | None:
         return self._made(query, limit) if labels(query.key)[0] == b"cached" else None
@@ -151,7 +154,7 @@ def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes
 @contextlib.asynccontextmanager
 async def serving(limits: Limits | None = None, address: str = HOST) -> AsyncIterator[Bench]:
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, limits or Limits())
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, limits or Limits())
     listener = bind(address, 0)
     server.open(listener)
     try:

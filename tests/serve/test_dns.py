@@ -21,8 +21,12 @@ from dnsbench import HOST, LAST, Bench, Script, question, run, served, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import facts
+from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
+from vmdns.core.build import Policy, build
 from vmdns.core.limits import Limits
+from vmdns.core.model import HostAddress
 from vmdns.core.name import from_labels, to_wire
 from vmdns.core.wire import make_query
 from vmdns.serve.dns import DnsServer
@@ -295,43 +299,66 @@ def test_e20_what_fails_is_servfail_and_is_logged(caplog: pytest.LogCaptureFixtu
 
 def handle(name: str, peer: str, local: str = "192.168.56.1", **how: object) -> bytes | Awaitable[bytes] | None:
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
     return server.handle(question(name, **how), peer, local, False)  # type: ignore[arg-type]
 
 
+# A LAN with one VM on it, the host's address there 203.0.113.5; a host-only network; a NAT Network's own address.
+RIGHTS = (
+    *NETWORKS,
+    HostAddress("lo", "127.0.0.1/8"),
+    HostAddress("lo", "198.18.53.1/32"),
+    HostAddress("eth0", "203.0.113.5/24"),
+    HostAddress("vboxnet0", "192.168.56.1/24"),
+    vm(1, "db", BRIDGED, reports=(facts.report(1, "203.0.113.77"),)),
+)
+
+
 @pytest.mark.parametrize(
-    ("peer", "may"),
+    ("lan", "local", "peer", "rcode", "recursion"),
     [
-        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("10.0.2.15", True), ("172.16.0.1", True),
-        ("172.31.255.255", True), ("192.168.56.101", True), ("169.254.3.4", True), ("100.64.0.1", True),
-        ("198.18.53.2", True), ("fe80::1%eth0", True), ("fd00::1", True), ("203.0.113.5", True),
-        ("8.8.8.8", False), ("172.32.0.1", False), ("192.169.0.1", False), ("100.128.0.1", False),
-        ("198.20.0.1", False), ("2001:db8::1", False), ("203.0.113.6", False), ("nonsense", False), ("", False),
+        ("guests", "127.0.0.1", "127.0.0.1", 0, True),
+        ("guests", "::1", "::1", 0, True),
+        ("guests", "203.0.113.5", "203.0.113.5", 0, True),  # the host, or a guest behind NAT
+        ("guests", "198.18.53.1", "198.18.53.1", 0, True),
+        ("guests", "198.18.53.1", "203.0.113.5", 0, True),
+        ("guests", "203.0.113.5", "203.0.113.77", 0, True),  # a VM's address
+        ("guests", "203.0.113.5", "203.0.113.6", 5, False),
+        ("guests", "203.0.113.5", "8.8.8.8", 5, False),
+        ("guests", "203.0.113.5", "nonsense", 5, False),
+        ("guests", "192.168.56.1", "192.168.56.200", 0, True),  # nobody but VMs is on a host-only network
+        ("guests", "192.168.56.1", "10.1.1.1", 5, False),
+        ("names", "203.0.113.5", "203.0.113.6", 0, False),
+        ("names", "203.0.113.5", "203.0.113.77", 0, True),
+        ("all", "203.0.113.5", "203.0.113.6", 0, True),
+        ("all", "203.0.113.5", "8.8.8.8", 0, False),
+        ("off", "203.0.113.5", "203.0.113.6", 5, False),
+        ("off", "203.0.113.5", "203.0.113.5", 0, True),
     ],
-)  # fmt: skip
-def test_t8_who_may_recurse(peer: str, may: bool) -> None:
-    local = "203.0.113.5"  # one's own address may, whatever it is
-    for name in ("cached.test", "x.test"):
-        reply = handle(name, peer, local)
-        if may:
-            assert isinstance(reply, bytes) == (name == "cached.test")
-            if not isinstance(reply, bytes):
-                asyncio.run(finished(reply))
-            continue
-        assert isinstance(reply, bytes)
-        read = dns.message.from_wire(reply)
-        assert (read.rcode(), read.answer) == (dns.rcode.REFUSED, [])
-        assert not read.flags & dns.flags.RA
-    ours = handle("web-01.local", peer, local)
-    assert isinstance(ours, bytes)
-    assert bool(dns.message.from_wire(ours).flags & dns.flags.RA) == may
-    out = handle("away.local", peer, local)
-    if may:
-        assert not isinstance(out, bytes)
-        asyncio.run(finished(out))
-    else:
-        assert isinstance(out, bytes)
-        assert lines(dns.message.from_wire(out)) == ["away.local. 5 IN CNAME www.example.org."]
+)
+def test_t8_who_may_ask_what(lan: str, local: str, peer: str, rcode: int, recursion: bool) -> None:
+    script = Script()
+    script.snapshot = build(RIGHTS, Policy(lan=lan), NOW, 7)
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+
+    def asked(name: str) -> dns.message.Message:
+        reply = server.handle(question(name), peer, local, False)
+        if not isinstance(reply, bytes):
+            assert reply is not None
+            reply = asyncio.run(finished(reply))
+        return dns.message.from_wire(reply)
+
+    ours = asked("db.local")
+    assert ours.rcode() == rcode
+    assert bool(ours.flags & dns.flags.RA) == recursion
+    other = asked("cached.test")
+    assert other.rcode() == (0 if recursion else dns.rcode.REFUSED)
+
+
+def test_a_chain_is_followed_for_those_alone_who_may_recurse() -> None:
+    out = handle("away.local", "203.0.113.6", "203.0.113.6")
+    assert not isinstance(out, bytes)
+    asyncio.run(finished(out))
 
 
 async def finished(reply: Awaitable[bytes] | None) -> bytes:
@@ -351,7 +378,7 @@ def test_t8_no_answer_over_udp_is_a_weapon() -> None:
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=60).map(lambda body: packet(1, 0, 0, 1, body=body))))
 def test_t23_no_packet_raises(data: bytes) -> None:
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
     for tcp in (False, True):
         reply = server.handle(data, "203.0.113.9", "192.168.56.1", tcp)
         assert reply is None or isinstance(reply, bytes)
@@ -395,7 +422,7 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
     script = Script()
 
     async def main() -> None:
-        server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+        server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
         server._read_udp(Listener(HOST, 53, datagrams, None))  # type: ignore[arg-type]
         assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
         assert server.counts.failed == 1
@@ -414,7 +441,7 @@ async def test_a_burst_of_datagrams_is_answered_whole(bench: Bench) -> None:
 def test_questions_under_way_are_answered_before_the_end() -> None:
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.cached, script.forward, script.chase, Limits())
+        server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
         listener = bind(HOST, 0)
         server.open(listener)
         bench = Bench(server, listener, script)

@@ -1,4 +1,6 @@
-"""Which addresses a VM has: what VirtualBox's DHCP gave and what Guest Additions report, joined by MAC.
+"""Which addresses a VM has: what VirtualBox's DHCP gave, Guest Additions report and the host's neighbours are.
+
+All are joined by MAC.
 
 What the host knows outranks what a guest claims, unless the claim is fresher; a claim that cannot be true (another
 network, the host's own address, an address that VirtualBox leased to another running VM) is left out and said.
@@ -12,9 +14,20 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
 
-from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Lease, Machine, NatNetwork, Network
+from vmdns.core.model import (
+    Adapter,
+    DhcpServer,
+    Fact,
+    HostAddress,
+    HostInterface,
+    Lease,
+    Machine,
+    NatNetwork,
+    Neighbour,
+    Network,
+)
 
-FIXED, LEASE, ADDITIONS = "fixed address", "lease", "guest additions"
+FIXED, LEASE, ADDITIONS, NEIGHBOUR = "fixed address", "lease", "guest additions", "neighbour table"
 
 
 class Address(NamedTuple):
@@ -48,6 +61,8 @@ class Networks:
     prefixes: dict[str, list[IPv4Network]] = field(default_factory=dict)
     hosts_own: dict[str, set[str]] = field(default_factory=dict)
     interfaces: set[str] = field(default_factory=set)
+    systems: set[str] = field(default_factory=set)
+    neighbours: dict[str, list[Neighbour]] = field(default_factory=dict)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
     until: float = 0.0
 
@@ -82,6 +97,11 @@ def index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Net
                 # An internal network is a wire that may carry other prefixes than its DHCP server's.
                 if prefix is not None and fact.network.startswith("HostInterfaceNetworking-"):
                     found.prefixes.setdefault(fact.network, []).append(prefix)
+            case HostAddress():
+                found.interfaces.add(fact.prefix.partition("/")[0])
+                found.systems.add(fact.interface)
+            case Neighbour():
+                found.neighbours.setdefault(fact.mac, []).append(fact)
             case HostInterface():
                 name = f"HostInterfaceNetworking-{fact.name}"
                 own = fact.prefix.partition("/")[0]
@@ -162,7 +182,7 @@ def addresses(machine: Machine, networks: Networks) -> Found:
                 continue
             why = "reported by Guest Additions"
             claims.append(Address(report.address, adapter.network, adapter.mac, ADDITIONS, why, report.since))
-        chosen += _join(given, claims)
+        chosen += _seen(adapter, networks, _join(given, claims), refused)
     return Found(tuple(dict.fromkeys(chosen)), tuple(refused))
 
 
@@ -181,6 +201,42 @@ def _join(given: Address | None, claims: list[Address]) -> list[Address]:
         return [claim._replace(why=claim.why + note) for claim in claims]
     note = f"; newer than {claims[0].address} of Guest Additions"
     return [given._replace(why=given.why + note)]
+
+
+def _seen(adapter: Adapter, networks: Networks, known: list[Address], refused: list[str]) -> list[Address]:
+    """What is known, and what the host saw of this adapter on its links.
+
+    Of IPv4 addresses the newest counts, if it is newer than what is known: an older one may be what the VM had before.
+    """
+    if adapter.network.kind not in ("bridged", "hostonly"):
+        return known
+    system = adapter.network.name.partition(": ")[0]  # macOS: `en0: Wi-Fi`
+    here = sorted(
+        (
+            one
+            for one in networks.neighbours.get(adapter.mac, ())
+            if one.interface == system or system not in networks.systems
+        ),
+        key=lambda one: (-one.since, one.address),
+    )
+    why = "seen on the host's link"
+    sixes = []
+    newest = max((one.since for one in known), default=-1.0)
+    for one in here:
+        seen = Address(one.address, adapter.network, adapter.mac, NEIGHBOUR, why, one.since)
+        address = _ipv4(one.address)
+        if address is None:
+            if one.address not in networks.interfaces:
+                sixes.append(seen)
+        elif any(other.address == one.address for other in known):
+            newest = max(newest, one.since)
+        elif one.since > newest:
+            objection = _objection(address, adapter, networks)
+            if objection:
+                refused.append(f"the neighbour table has {one.address}, {objection}")
+                continue
+            known, newest = [seen], one.since
+    return known + sorted(sixes)
 
 
 def _objection(address: IPv4Address, adapter: Adapter, networks: Networks) -> str:

@@ -5,12 +5,12 @@ RFC 1034 section 4.3.2 for the walk, RFC 2308 for negatives, RFC 4592 for wildca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vmdns.core.build import Snapshot
 from vmdns.core.name import labels, unicode_name
 from vmdns.core.node import Node, RRset
+from vmdns.core.snapshot import Snapshot
+from vmdns.core.view import View
 from vmdns.core.wire import (
     AAAA,
     ANY,
@@ -53,8 +53,8 @@ class Reply:
     why: tuple[str, ...] = field(default=(), compare=False)
 
 
-def answer(query: Query, snapshot: Snapshot) -> Reply | None:
-    """The reply, or None where the question is not ours and is to be forwarded."""
+def answer(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
+    """The reply for someone of this view, or None where the question is not ours and is to be forwarded."""
     if query.edns is not None and query.edns.version > 0:
         return Reply(BADVERS, authoritative=False)
     if query.cls != IN or query.type in (AXFR, IXFR, 253, 254):
@@ -64,12 +64,12 @@ def answer(query: Query, snapshot: Snapshot) -> Reply | None:
     if zone is None:
         node = snapshot.nodes.get(key) or snapshot.outside.get(key)
         if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
-            return _at(query, key, query.name, node, key, snapshot, ())
+            return _at(query, query.name, node, key, snapshot, ())
         if _is_bare(key, query.type):
             why = ("a single label is never forwarded",)
             return Reply(NXDOMAIN, authority=(_soa(snapshot, b"\0"),), authoritative=False, why=why)
         return None
-    return _walk(query, key, zone, snapshot)
+    return _walk(query, key, zone, snapshot, view)
 
 
 def _is_bare(key: bytes, kind: int) -> bool:
@@ -86,20 +86,21 @@ def _zone_of(key: bytes, snapshot: Snapshot) -> bytes | None:
         key = key[1 + key[0] :]
 
 
-def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot) -> Reply:
+def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Reply:
     chain: list[Record] = []
     passed: set[bytes] = set()
     owner = query.name
     while key not in passed and len(passed) < MAX_CHAIN:
         passed.add(key)
-        node = snapshot.nodes.get(key)
+        node = snapshot.find(key, view)
         if node is None:
-            node = _wildcard(key, zone, snapshot.nodes)
+            node = _wildcard(key, zone, snapshot, view)
         if node is None:
             return _absent(key, zone, snapshot, tuple(chain))
         alias = node.get(CNAME)
         if alias is None or query.type in (CNAME, ANY):
-            return _at(query, key, owner, node, zone, snapshot, tuple(chain))
+            error = None if node else _why_empty(key, snapshot, view)
+            return _at(query, owner, node, zone, snapshot, tuple(chain), error)
         chain.append(Record(owner, CNAME, alias.ttl, alias.rdatas[0]))
         owner = alias.rdatas[0]
         key = owner.lower()
@@ -110,18 +111,30 @@ def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot) -> Reply:
     return Reply(answer=tuple(chain), why=("its CNAME records go in a circle",))
 
 
-def _wildcard(key: bytes, zone: bytes, nodes: Mapping[bytes, Node]) -> Node | None:
-    """The node of the wildcard that covers the name: that of the closest encloser alone (RFC 4592 section 3.3.1)."""
-    above = key
+def _wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node | None:
+    """The node of the wildcard that covers the name: that of the closest encloser alone (RFC 4592 section 3.3.1).
+
+    A VM that runs is such a wildcard itself, but not for services (RFC 2782): those it has are known.
+    """
+    above, below = key, b""
     while above != zone:
-        above = above[1 + above[0] :]
-        if above in nodes:
-            return nodes.get(b"\x01*" + above)
+        above, below = above[1 + above[0] :], above
+        if (guest := snapshot.owned.get(above)) is not None:
+            covered = snapshot.wildcards and below[1:2] != b"_"
+            return snapshot.nodes.get(b"\x01*" + above) or (snapshot.below(guest, view) if covered else None)
+        if snapshot.find(above, view) is not None:
+            return snapshot.nodes.get(b"\x01*" + above)
     return None
 
 
 def _at(
-    query: Query, key: bytes, owner: bytes, node: Node, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]
+    query: Query,
+    owner: bytes,
+    node: Node,
+    zone: bytes,
+    snapshot: Snapshot,
+    chain: tuple[Record, ...],
+    error: tuple[int, str] | None = None,
 ) -> Reply:
     if query.type == ANY and node:
         # RFC 8482 section 4.2: one small record says that all of them are not given.
@@ -130,29 +143,19 @@ def _at(
     rrset = node.get(query.type)
     if rrset is not None:
         return Reply(answer=chain + _records(owner, query.type, rrset))
-    why = _why_empty(key, snapshot)
-    return Reply(
-        answer=chain,
-        authority=(_soa(snapshot, zone),),
-        extended_error=(EDE_NOT_READY, why) if why and query.type in (A, AAAA) else None,
-    )
+    error = error if query.type in (A, AAAA) else None
+    return Reply(answer=chain, authority=(_soa(snapshot, zone),), extended_error=error)
 
 
-def _why_empty(key: bytes, snapshot: Snapshot) -> str:
-    if snapshot.nodes.get(key):
-        return ""
-    for guest in snapshot.guests:
-        if guest.machine.online and not guest.addresses and _has_name(guest.named.names, key, snapshot.own):
-            return f"VM {guest.machine.name!r} runs, but no address of it is known yet"
-    return ""
-
-
-def _has_name(names: tuple[tuple[str, ...], ...], key: bytes, zones: tuple[bytes, ...]) -> bool:
-    for zone in zones:
-        if key.endswith(zone):
-            below = tuple(part.decode("ascii", "replace") for part in labels(key)[: -len(labels(zone))])
-            return below in names
-    return False
+def _why_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | None:
+    """Why a VM has no address for this view; None where the name is no VM's."""
+    while key[0]:
+        guest = snapshot.owned.get(key)
+        if guest is not None:
+            why = snapshot.seen(guest, view).why
+            return (EDE_NOT_READY if guest.waiting else EDE_OTHER, why) if why else None
+        key = key[1 + key[0] :]
+    return None
 
 
 def _absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:

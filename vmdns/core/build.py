@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from vmdns.core.address import ADDITIONS, Address, addresses, index
+from vmdns.core.address import ADDITIONS, addresses, index
 from vmdns.core.hosts import Hosts, below_one_of, digest, is_nowhere
-from vmdns.core.model import Fact, HostName, Machine
+from vmdns.core.model import Fact, HostName, Machine, NatNetwork
 from vmdns.core.name import from_labels, labels, to_wire
-from vmdns.core.naming import RESERVED, Named, Naming, assign
+from vmdns.core.naming import RESERVED, Naming, assign
 from vmdns.core.node import Node, RRset, address_record
+from vmdns.core.reach import rules
 from vmdns.core.records import owners
+from vmdns.core.snapshot import Guest, Snapshot
+from vmdns.core.view import ways
 from vmdns.core.wire import AAAA, CNAME, NS, PTR, SOA, A, Record, soa_rdata
 from vmdns.core.zones import BUILT_IN, LOCALHOST, reverse_name
 
@@ -27,16 +30,20 @@ _BARE_LOCAL = ("127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Policy:
-    """What the user decided. zones as text; listeners are addresses under which vmdns is asked.
+    """What the user decided. zones as text; wildcards: whether names below a VM are answered as the VM's.
 
-    looked is False until VirtualBox was looked at once: until then a name that is not there may yet be.
+    resolvers are the addresses of the host's own name servers, which may be vmdns itself: VirtualBox passes them on
+    to guests. lan says who is answered on a LAN: off, guests, names or all. looked is False until VirtualBox was
+    looked at once: until then a name that is not there may yet be.
     """
 
     zones: tuple[str, ...] = ("local", "vm.internal")
     ttl: int = 5
     records: tuple[Record, ...] = ()
     reserved_allowed: frozenset[str] = frozenset()
-    listeners: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
+    wildcards: bool = True
+    lan: str = "guests"
     forwarded: frozenset[bytes] = frozenset()
     looked: bool = True
 
@@ -45,50 +52,6 @@ class Policy:
         """The apexes (wire names) of all zones that are answered here."""
         own = {to_wire(zone) for zone in self.zones}
         return frozenset((BUILT_IN - self.forwarded) | own)
-
-
-@dataclass(frozen=True)
-class Guest:
-    """One VM as people see it: its names below each zone, its addresses, and what is to be said of it."""
-
-    machine: Machine
-    named: Named
-    addresses: tuple[Address, ...]
-    refused: tuple[str, ...]
-
-    @property
-    def note(self) -> str:
-        """Why it has no address, or not the name it wanted; '' if all is well."""
-        parts = [self.named.note, *self.refused]
-        if self.machine.online and not self.addresses:
-            parts.append("running, but no address is known yet")
-        return "; ".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything that is answered at one time. Immutable; readers keep the one they took.
-
-    nodes maps wire names to what is there; a name without records of its own that has names below it is there with
-    none (an empty non-terminal). outside has those names of the hosts file that are in no zone of ours. zones are the
-    apexes (wire) of the zones that are answered here and never forwarded, own those of them that hold VMs. absent
-    says of names that are not there why (wire name -> text). valid_until is the Unix time at which the facts alone
-    make another snapshot, 0 for never.
-    """
-
-    serial: int = 0
-    ttl: int = 5
-    own: tuple[bytes, ...] = ()
-    zones: frozenset[bytes] = frozenset()
-    forwarded: frozenset[bytes] = frozenset()
-    nodes: Mapping[bytes, Node] = field(default_factory=dict)
-    outside: Mapping[bytes, Node] = field(default_factory=dict)
-    soa: bytes = b""
-    absent: Mapping[bytes, str] = field(default_factory=dict)
-    guests: tuple[Guest, ...] = ()
-    problems: tuple[str, ...] = ()
-    looked: bool = True
-    valid_until: float = 0.0
 
 
 def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, hosts: Hosts | None = None) -> Snapshot:
@@ -109,17 +72,25 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, hosts:
     machines.sort(key=lambda machine: machine.uuid)
     if hosts is None:
         hosts = digest(lines, policy.apexes, policy.ttl)
-    networks = index(sorted(others, key=repr), machines, now)
+    others.sort(key=repr)
+    networks = index(others, machines, now)
     naming = assign(machines, _reserved(policy, hosts.inside), policy.zones)
     found = {machine.uuid: addresses(machine, networks) for machine in machines if machine.uuid in naming.by_uuid}
+    forwards = {fact.name: fact.forwards for fact in others if isinstance(fact, NatNetwork) and fact.enabled}
     guests = tuple(
-        Guest(machine, naming.by_uuid[machine.uuid], found[machine.uuid].addresses, found[machine.uuid].refused)
+        Guest(
+            machine,
+            naming.by_uuid[machine.uuid],
+            found[machine.uuid].addresses,
+            found[machine.uuid].refused,
+            rules(machine, found[machine.uuid].addresses, forwards) if machine.online else (),
+        )
         for machine in machines
         if machine.uuid in naming.by_uuid
     )
     zones = tuple(to_wire(zone) for zone in policy.zones)
     table = _Table(zones, policy.ttl, policy.apexes)
-    table.add_apexes(policy.listeners, serial)
+    table.add_apexes(serial)
     table.add_records(policy.records)
     absent = table.add_guests(guests)
     table.add_hosts(hosts.inside)
@@ -130,10 +101,15 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, hosts:
         zones=table.apexes,
         forwarded=policy.forwarded,
         nodes=table.finished(),
+        owned=table.owned,
+        pointers={key: tuple(pairs) for key, pairs in table.pointers.items()},
         outside=hosts.outside,
         soa=table.soa,
         absent=absent,
         guests=guests,
+        ways=ways(others, machines, policy.resolvers),
+        wildcards=policy.wildcards,
+        lan=policy.lan,
         problems=_problems(naming, guests),
         looked=policy.looked,
         valid_until=networks.until,
@@ -180,6 +156,8 @@ class _Table:
         self.ttl = ttl
         self.apexes = apexes
         self.soa = b""
+        self.owned: dict[bytes, Guest] = {}
+        self.pointers: dict[bytes, list[tuple[str, Guest]]] = {}
         self._nodes: dict[bytes, dict[int, tuple[int, dict[bytes, None]]]] = {}
 
     def put(self, owner: bytes, kind: int, rdata: bytes, ttl: int | None = None) -> None:
@@ -197,23 +175,24 @@ class _Table:
     def has(self, owner: bytes, *kinds: int) -> bool:
         return any(kind in self._nodes.get(owner, ()) for kind in kinds)
 
-    def add_apexes(self, listeners: Iterable[str], serial: int) -> None:
+    def add_apexes(self, serial: int) -> None:
         server = b"\x05vmdns" + self.zones[0]
         self.soa = soa_rdata(server, b"\x0ahostmaster" + self.zones[0], serial, _REFRESH, _RETRY, _EXPIRE, self.ttl)
         for apex in self.apexes:
             self.put(apex, SOA, self.soa)
             self.put(apex, NS, server)
         for zone in self.zones:
-            for address in listeners:
-                self.put(b"\x05vmdns" + zone, *address_record(address))
+            self._nodes[b"\x05vmdns" + zone] = {}  # its address is the one that the asker asked at
         for address in _BARE_LOCAL:
             self.put(LOCALHOST, *address_record(address))
             self.put(reverse_name(address), PTR, LOCALHOST)
             self.put(b"\x01*" + LOCALHOST, *address_record(address))  # RFC 6761 section 6.3
 
     def add_records(self, records: Iterable[Record]) -> None:
+        servers = {b"\x05vmdns" + zone for zone in self.zones}
         for record in records:
-            self.put(record.owner, record.type, record.rdata, record.ttl)
+            if record.owner not in servers or record.type not in (A, AAAA, CNAME):
+                self.put(record.owner, record.type, record.rdata, record.ttl)
         for record in records:
             wildcard = record.owner.startswith(b"\x01*")
             if record.type in (A, AAAA) and record.owner.endswith(self.zones[0]) and not wildcard:
@@ -229,20 +208,20 @@ class _Table:
                     if not guest.machine.online:
                         absent.setdefault(owner, f"VM {guest.machine.name!r} is not running ({guest.machine.state})")
                         continue
-                    node = self._nodes.setdefault(owner, {})
-                    if CNAME in node or A in node or AAAA in node:
-                        continue
-                    for one in guest.addresses:
-                        self.put(owner, *address_record(one.address))
+                    node = self._nodes.get(owner, {})
+                    if not (CNAME in node or A in node or AAAA in node):
+                        self.owned.setdefault(owner, guest)
         # What VirtualBox's DHCP gave comes before what guests claim, whoever claims it.
         pointed = [(one.source == ADDITIONS, one.address, guest) for guest in guests for one in guest.addresses]
-        for _, address, guest in sorted(pointed, key=lambda item: item[0]):
-            self._point(address, from_labels([guest.named.label.encode("ascii")])[:-1] + self.zones[0])
+        for _, address, guest in sorted(pointed, key=lambda item: item[:2]):
+            pointer = reverse_name(address)
+            if not self.has(pointer, PTR):
+                self.pointers.setdefault(pointer, []).append((address, guest))
         return absent
 
     def add_hosts(self, hosts: Iterable[HostName]) -> None:
         """Adds lines that `digest` kept: their names and addresses make sense."""
-        ours = set(self._nodes)
+        ours = {*self._nodes, *self.owned}
         for host in hosts:
             owner = to_wire(host.name)
             kind, rdata = address_record(host.address)
@@ -270,17 +249,12 @@ class _Table:
             owner: {kind: RRset(ttl, tuple(rdatas)) for kind, (ttl, rdatas) in node.items()}
             for owner, node in self._nodes.items()
         }
-        for owner in self._nodes:
+        for owner in (*self._nodes, *self.owned, *self.pointers):
             # Names above a name exist, without records of their own (RFC 4592 section 2.2.2).
             above = owner
             while above not in self.apexes and above[0]:
                 above = above[1 + above[0] :]
-                if above in nodes or not below_one_of(above, self.apexes):
+                if above in nodes or above in self.owned or not below_one_of(above, self.apexes):
                     break
                 nodes[above] = {}
         return nodes
-
-
-def names_of(guest: Guest, zones: Iterable[str]) -> list[str]:
-    """All names of a VM as text, the one of PTR records first."""
-    return [".".join((*relative, zone)) for relative in guest.named.names for zone in zones]

@@ -22,12 +22,19 @@ class Upstreams:
     """Where to forward: the servers for everything, and those of single domains (wire name, lower case).
 
     search holds the host's search domains (wire names). Answers from those domains and from the keys of `domains`
-    may hold private addresses; from elsewhere they are taken for DNS rebinding.
+    may hold private addresses; from elsewhere they are taken for DNS rebinding. stub holds the addresses that the host
+    itself asks where those are not the default servers but a stub in front of them.
     """
 
     default: tuple[Upstream, ...] = ()
     domains: Mapping[bytes, tuple[Upstream, ...]] = field(default_factory=dict)
     search: frozenset[bytes] = frozenset()
+    stub: tuple[str, ...] = ()
+
+    @property
+    def resolvers(self) -> tuple[str, ...]:
+        """The addresses that the host itself asks, in its order: what VirtualBox passes on to guests behind NAT."""
+        return self.stub or tuple(server.address for server in self.default)
 
 
 def closest(key: bytes, among: Container[bytes]) -> bytes | None:

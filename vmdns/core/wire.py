@@ -263,6 +263,11 @@ def soa_rdata(
     return primary + mailbox + struct.pack("!5I", serial & 0xFFFFFFFF, refresh, retry, expire, minimum)
 
 
+def srv_rdata(port: int, target: bytes) -> bytes:
+    """The rdata of an SRV record of priority and weight 0 (RFC 2782)."""
+    return struct.pack("!3H", 0, 0, port) + target
+
+
 def make_query(
     ident: int, key: bytes, kind: int, *, flags: int = 0x0100, dnssec_ok: bool = False, edns: bool = True
 ) -> bytes:

@@ -51,7 +51,7 @@ def behind_stub(found: Upstreams, resolved: str | None) -> Upstreams:
         return found
     real = parse_resolv_conf(resolved)
     servers = tuple(one for one in real.default if one.address not in _STUBS)
-    return Upstreams(servers, search=found.search | real.search) if servers else found
+    return Upstreams(servers, search=found.search | real.search, stub=found.resolvers) if servers else found
 
 
 def read(root: Path = Path("/")) -> Upstreams:

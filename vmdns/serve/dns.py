@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address, ip_network
 
 from vmdns.core.answer import Reply, answer
-from vmdns.core.build import Snapshot
 from vmdns.core.limits import Limits
+from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.wire import (
     REFUSED,
     SERVFAIL,
@@ -34,36 +34,39 @@ BURST = 64  # datagrams taken from a socket before others get their turn
 TCP_LIMIT = 65_535
 EDE_PROHIBITED = 18
 
-# Who may have questions forwarded: neighbours on private networks (RFC 1918, RFC 4193, RFC 6598, link-local).
-_NEIGHBOURS = [
-    ip_network(text)
-    for text in (
-        "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10",
-        "198.18.0.0/15", "::1/128", "fc00::/7", "fe80::/10",
-    )
-]  # fmt: skip
+MOST_ASKERS = 4096
 
 Forward = Callable[[Query, int], Awaitable[bytes]]
 Cached = Callable[[Query, int], bytes | None]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
+# Waits until the peer with this address is known to be a guest, or for long enough.
+Admit = Callable[[str], Awaitable[None]]
 
 
 class DnsServer:
     """Answers on its listeners from the current snapshot, and hands on what is not ours."""
 
     def __init__(
-        self, current: Callable[[], Snapshot], cached: Cached, forward: Forward, chase: Chase, limits: Limits
+        self,
+        current: Callable[[], Snapshot],
+        cached: Cached,
+        forward: Forward,
+        chase: Chase,
+        admit: Admit,
+        limits: Limits,
     ) -> None:
         self._current = current
         self._cached = cached
         self._forward = forward
         self._chase = chase
+        self._admit = admit
         self.limits = limits
         self.counts = Counts()
         self._listeners: dict[Listener, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections = Connections(self.handle, self._spawn, lambda: self.limits, self.counts)
-        self._may: dict[str, bool] = {}
+        # Who asked lately: (peer, the host's address that it asked at) -> when, in seconds of time.monotonic.
+        self.askers: dict[tuple[str, str], float] = {}
 
     # -- listeners --------------------------------------------------------------------------------------------
 
@@ -119,23 +122,46 @@ class DnsServer:
             return malformed.reply
         limit = TCP_LIMIT if tcp else udp_limit(query)
         try:
-            reply = answer(query, self._current())
-            may = self._may_recurse(peer, local)
-            if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
-                self.counts.answered += 1
-                return self._render(query, reply, limit, tcp, may)
-            if not may:
-                self.counts.refused += 1
-                why = (EDE_PROHIBITED, f"{peer} may ask for local names only")
-                return respond(query, REFUSED, limit=limit, recursion_available=False, extended_error=why)
-            self.counts.forwarded += 1
-            if reply is not None and reply.chase is not None:
-                return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
-            return self._cached(query, limit) or self._surely(query, limit, self._forward(query, limit))
+            self._note(peer, local)
+            if self._current().right(local, peer) is Right.UNKNOWN:
+                return self._surely(query, limit, self._later(query, peer, local, limit, tcp))
+            return self._say(query, peer, local, limit, tcp)
         except Exception:
             log.exception("a question could not be answered")
             self.counts.failed += 1
             return bare_reply(packet, SERVFAIL)
+
+    def _note(self, peer: str, local: str) -> None:
+        if len(self.askers) >= MOST_ASKERS and (peer, local) not in self.askers:
+            self.askers.clear()
+        self.askers[peer, local] = time.monotonic()
+
+    async def _later(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> bytes:
+        """A neighbour on a LAN that nothing is known of: its question itself may tell which VM it is."""
+        await self._admit(peer)
+        reply = self._say(query, peer, local, limit, tcp)
+        return reply if isinstance(reply, bytes) else await reply
+
+    def _say(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> bytes | Awaitable[bytes]:
+        snapshot = self._current()
+        right = snapshot.right(local, peer)
+        if right in (Right.NOTHING, Right.UNKNOWN):
+            return self._refuse(query, limit, f"{peer} is no guest of this host")
+        reply = answer(query, snapshot, snapshot.view(local, peer))
+        may = right is Right.ALL
+        if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
+            self.counts.answered += 1
+            return self._render(query, reply, limit, tcp, may)
+        if not may:
+            return self._refuse(query, limit, f"{peer} may ask for local names only")
+        self.counts.forwarded += 1
+        if reply is not None and reply.chase is not None:
+            return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
+        return self._cached(query, limit) or self._surely(query, limit, self._forward(query, limit))
+
+    def _refuse(self, query: Query, limit: int, why: str) -> bytes:
+        self.counts.refused += 1
+        return respond(query, REFUSED, limit=limit, recursion_available=False, extended_error=(EDE_PROHIBITED, why))
 
     async def _surely(self, query: Query, limit: int, response: Awaitable[bytes]) -> bytes:
         try:
@@ -157,25 +183,6 @@ class DnsServer:
             extended_error=reply.extended_error,
             keepalive=self.limits.tcp_idle if tcp else None,
         )
-
-    def _may_recurse(self, peer: str, local: str) -> bool:
-        """Whether a peer may have questions forwarded: the host itself and its private neighbours.
-
-        The engines of NAT and NAT Network ask from the very address that they ask at.
-        """
-        if peer == local:
-            return True
-        known = self._may.get(peer)
-        if known is None:
-            try:
-                address = ip_address(peer.partition("%")[0])
-                known = any(address in network for network in _NEIGHBOURS if network.version == address.version)
-            except ValueError:
-                known = False
-            if len(self._may) > 10_000:
-                self._may.clear()
-            self._may[peer] = known
-        return known
 
     # -- UDP --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,159 @@
+"""The address that works for this asker: what of a VM a view can use, and by which services.
+
+The first of these that gives something: an address on the asker's own network; one that the asker can reach by
+routing; the host's address as the asker sees it, if a port-forward rule leads to the VM; none, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from vmdns.core.address import Address
+from vmdns.core.model import Machine, Network, PortForward
+from vmdns.core.services import service
+from vmdns.core.view import HOST, View, Ways
+
+_ROUTED = ("hostonly", "bridged", "hostonlynetwork")
+_ANY = ("", "0.0.0.0")
+
+
+class Service(NamedTuple):
+    """One service of the VM for this view: `_name._protocol`, at this port of the VM's name."""
+
+    name: str
+    protocol: str
+    port: int
+    rule: PortForward
+
+
+class Seen(NamedTuple):
+    """What a view sees of a VM. forwarded: the addresses are the host's, and only the services lead to the VM."""
+
+    addresses: tuple[str, ...]
+    services: tuple[Service, ...] = ()
+    forwarded: bool = False
+    why: str = ""
+
+
+def rules(
+    machine: Machine, addresses: Sequence[Address], by_network: Mapping[str, Sequence[PortForward]]
+) -> tuple[PortForward, ...]:
+    """The port-forward rules that lead to a VM: those of its plain NAT, and of NAT Networks to one of its addresses."""
+    found = [rule for adapter in machine.adapters if adapter.network.kind == "nat" for rule in adapter.forwards]
+    for one in addresses:
+        if one.network.kind == "natnetwork":
+            found += [rule for rule in by_network.get(one.network.name, ()) if rule.guest_address == one.address]
+    return tuple(dict.fromkeys(found))
+
+
+def seen(
+    name: str,
+    addresses: Sequence[Address],
+    forwards: Sequence[PortForward],
+    attached: Sequence[Network],
+    view: View,
+    ways: Ways,
+) -> Seen:
+    """What this view can use of a VM with these addresses and rules. attached: the networks of its adapters."""
+    direct = _direct(addresses, view, ways)
+    if direct:
+        services = tuple(Service(service(rule), rule.protocol, rule.guest_port, rule) for rule in forwards)
+        return Seen(direct, services)
+    through = [(rule, _ways_in(rule, view, ways)) for rule in forwards]
+    usable = [(rule, doors) for rule, doors in through if doors]
+    if usable:
+        chosen = _cover([doors for _, doors in usable])
+        services = tuple(Service(service(rule), rule.protocol, rule.host_port, rule) for rule, _ in usable)
+        return Seen(chosen, services, forwarded=True)
+    return Seen((), why=_why(name, addresses, forwards, attached, view))
+
+
+def _direct(addresses: Sequence[Address], view: View, ways: Ways) -> tuple[str, ...]:
+    found: list[str] = []
+    for family in (4, 6):
+        among = [one for one in addresses if (":" in one.address) == (family == 6)]
+        owns = [[one.address for one in among if ways.same_link(member, one.network)] for member in view.members]
+        if len(owns) == 1 and owns[0]:
+            found += owns[0]
+            continue
+        each = [own + _routed(among, member) for own, member in zip(owns, view.members, strict=True)]
+        # What all of them can use, else what some can.
+        common = [one.address for one in among if all(one.address in usable for usable in each)]
+        found += common or [one.address for one in among if any(one.address in usable for usable in each)]
+    return tuple(dict.fromkeys(found))
+
+
+def _routed(addresses: Sequence[Address], asker: Network) -> list[str]:
+    if asker.kind not in ("host", "nat", "natnetwork"):
+        return []
+    # NAT engines of VirtualBox have IPv6 of their own only where it was switched on.
+    return [
+        one.address for one in addresses if one.network.kind in _ROUTED and (asker == HOST or ":" not in one.address)
+    ]
+
+
+def _ways_in(rule: PortForward, view: View, ways: Ways) -> tuple[str, ...]:
+    """The host's addresses at which this view can use a rule, the best first."""
+    each = [_doors(rule, member, view.local, ways) for member in view.members]
+    common = tuple(one for one in each[0] if all(one in doors for doors in each))
+    return common or next((doors for doors in each if doors), ())
+
+
+def _doors(rule: PortForward, asker: Network, local: str, ways: Ways) -> tuple[str, ...]:
+    everywhere = rule.host_address in _ANY
+    inward = everywhere or rule.host_address.startswith("127.")
+    outward = tuple(one for one in ways.reachable if everywhere or one == rule.host_address)
+    outward = tuple(sorted(outward, key=lambda one: one != local))
+    match asker.kind:
+        case "host":
+            return ((("127.0.0.1" if everywhere else rule.host_address),) if inward else ()) + outward
+        case "natnetwork":
+            # The gateway of a NAT Network passes ports other than 53 on to the host's 127.0.0.1 (VirtualBox 7.2).
+            gateway = ways.gateways.get(asker.name, "") if inward and rule.host_port != 53 else ""
+            return outward + ((gateway,) if gateway else ())
+        case "nat":
+            return outward
+        case "hostonly" | "bridged":
+            return tuple(one for one in outward if one in ways.on(asker))
+    return ()
+
+
+def _cover(doors: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """As few of the host's addresses as lead to all of the rules."""
+    chosen: list[str] = []
+    left = list(doors)
+    while left:
+        every = dict.fromkeys(door for among in left for door in among)
+        best = max(every, key=lambda door: sum(door in among for among in left))
+        chosen.append(best)
+        left = [among for among in left if best not in among]
+    return tuple(chosen)
+
+
+def _why(
+    name: str, addresses: Sequence[Address], forwards: Sequence[PortForward], attached: Sequence[Network], view: View
+) -> str:
+    on = _listed(_called(network) for network in attached)
+    asker = "the host" if view.members[0] == HOST else f"an asker on {_listed(_called(one) for one in view.members)}"
+    if forwards:
+        return f"{name}'s forwarded ports are at addresses of the host that {asker} cannot reach"
+    if not attached:
+        return f"{name} has no network adapter"
+    if all(network.kind == "nat" for network in attached):
+        return f"{name} is on {on} alone, where nobody can reach it: add a port-forward rule or another adapter"
+    if not any(one.network.kind != "nat" for one in addresses):
+        return f"VM {name!r} runs, but no address of it is known yet"
+    return f"{name} is on {on}, which {asker} cannot reach"
+
+
+def _called(network: Network) -> str:
+    kinds = {
+        "nat": "NAT", "natnetwork": "NAT Network", "hostonly": "the host-only network", "bridged": "the LAN of",
+        "intnet": "the internal network", "hostonlynetwork": "the host-only network", "host": "the host",
+    }  # fmt: skip
+    return f"{kinds.get(network.kind, network.kind)} {network.name}".strip()
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(parts))

@@ -1,0 +1,188 @@
+"""What is answered at one time: common nodes, and the VMs, each of which is seen anew from each view.
+
+A view's nodes are made when they are first asked for, and kept as long as the snapshot: a build costs the same
+whether one network asks or ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from vmdns.core.address import Address
+from vmdns.core.model import Machine, PortForward
+from vmdns.core.name import from_labels
+from vmdns.core.naming import Named
+from vmdns.core.node import Node, RRset, address_record
+from vmdns.core.reach import Seen, seen
+from vmdns.core.view import View, Ways
+from vmdns.core.wire import PTR, SRV, srv_rdata
+from vmdns.core.zones import reverse_name
+
+_MOST_VIEWS = 10_000  # pairs of asker and address that are remembered
+
+
+class Right(Enum):
+    """What an asker may ask: nothing, our zones, or everything. UNKNOWN: it may yet turn out to be a VM."""
+
+    NOTHING, NAMES, ALL, UNKNOWN = range(4)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One VM as people see it: its names below each zone, its addresses, the port-forward rules that lead to it, and
+    what is to be said of it."""
+
+    machine: Machine
+    named: Named
+    addresses: tuple[Address, ...]
+    refused: tuple[str, ...]
+    forwards: tuple[PortForward, ...] = ()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it runs, and nothing leads to it yet."""
+        return self.machine.online and not self.addresses and not self.forwards
+
+    @property
+    def note(self) -> str:
+        """Why it has no address, or not the name it wanted; '' if all is well."""
+        parts = [self.named.note, *self.refused]
+        if self.waiting:
+            parts.append("running, but no address is known yet")
+        return "; ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is answered at one time. Immutable; readers keep the one they took.
+
+    nodes maps wire names to what is there for everybody; a name without records of its own that has names below it is
+    there with none (an empty non-terminal). owned are the names of VMs that run, pointers the names of their reverse
+    records with the VMs that have the address. outside has those names of the hosts file that are in no zone of ours.
+    zones are the apexes (wire) of the zones that are answered here and never forwarded, own those of them that hold
+    VMs. absent says of names that are not there why (wire name -> text). valid_until is the Unix time at which the
+    facts alone make another snapshot, 0 for never.
+    """
+
+    serial: int = 0
+    ttl: int = 5
+    own: tuple[bytes, ...] = ()
+    zones: frozenset[bytes] = frozenset()
+    forwarded: frozenset[bytes] = frozenset()
+    nodes: Mapping[bytes, Node] = field(default_factory=dict)
+    owned: Mapping[bytes, Guest] = field(default_factory=dict)
+    pointers: Mapping[bytes, tuple[tuple[str, Guest], ...]] = field(default_factory=dict)
+    outside: Mapping[bytes, Node] = field(default_factory=dict)
+    soa: bytes = b""
+    absent: Mapping[bytes, str] = field(default_factory=dict)
+    guests: tuple[Guest, ...] = ()
+    ways: Ways = field(default_factory=Ways)
+    problems: tuple[str, ...] = ()
+    wildcards: bool = True
+    lan: str = "guests"
+    looked: bool = True
+    valid_until: float = 0.0
+    _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rights: dict[tuple[str, str], Right] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen: dict[tuple[str, View], Seen] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def view(self, local: str, peer: str) -> View:
+        """The view of someone who asked from `peer` at the host's address `local`."""
+        found = self._views.get((local, peer))
+        if found is None:
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            found = self._views[local, peer] = self.ways.view(local, peer)
+        return found
+
+    def right(self, local: str, peer: str) -> Right:
+        """What someone may ask who asked from `peer` at the host's address `local`."""
+        found = self._rights.get((local, peer))
+        if found is None:
+            if len(self._rights) >= _MOST_VIEWS:
+                self._rights.clear()
+            found = self._rights[local, peer] = self._decide(local, peer)
+        return found
+
+    def _decide(self, local: str, peer: str) -> Right:
+        trusted = self.ways.trusted(local, peer)
+        if trusted or self.is_guest(peer):
+            return Right.ALL
+        if self.lan == "names":
+            return Right.NAMES
+        if self.lan == "all":
+            return Right.NAMES if trusted is False else Right.ALL
+        return Right.UNKNOWN if trusted is None and self.lan == "guests" else Right.NOTHING
+
+    def is_guest(self, address: str) -> bool:
+        """Whether a VM has this address."""
+        try:
+            return reverse_name(address) in self.pointers
+        except ValueError:
+            return False
+
+    def seen(self, guest: Guest, view: View) -> Seen:
+        """What this view can use of a VM."""
+        key = guest.machine.uuid, view
+        found = self._seen.get(key)
+        if found is None:
+            if len(self._seen) >= 10 * _MOST_VIEWS:
+                self._seen.clear()
+            attached = tuple(dict.fromkeys(adapter.network for adapter in guest.machine.adapters))
+            found = self._seen[key] = seen(
+                guest.machine.name, guest.addresses, guest.forwards, attached, view, self.ways
+            )
+        return found
+
+    def find(self, key: bytes, view: View) -> Node | None:
+        """What is at a wire name (lower case) for a view; None where there is no such name."""
+        guest = self.owned.get(key)
+        if guest is not None:
+            return {**self._addresses(guest, view), **self.nodes.get(key, {})}
+        if key in self.pointers:
+            for address, one in self.pointers[key]:
+                if address in self.seen(one, view).addresses and not self.seen(one, view).forwarded:
+                    pointed = from_labels([one.named.label.encode("ascii")])[:-1] + self.own[0]
+                    return {PTR: RRset(self.ttl, (pointed,))}
+        node = self.nodes.get(key)
+        if node is None and key[1:2] == b"_":
+            return self._services(key, view)
+        if node is not None and key[:6] == b"\x05vmdns" and key[6:] in self.own:
+            kind, rdata = address_record(view.local)
+            return {**node, kind: RRset(self.ttl, (rdata,))}
+        return node
+
+    def below(self, guest: Guest, view: View) -> Node:
+        """What a name below a VM has that has nothing of its own: the VM's addresses."""
+        return self._addresses(guest, view)
+
+    def _addresses(self, guest: Guest, view: View) -> Node:
+        found: dict[int, list[bytes]] = {}
+        for address in self.seen(guest, view).addresses:
+            kind, rdata = address_record(address)
+            found.setdefault(kind, []).append(rdata)
+        return {kind: RRset(self.ttl, tuple(rdatas)) for kind, rdatas in found.items()}
+
+    def _services(self, key: bytes, view: View) -> Node | None:
+        """`_ssh._tcp.web.local`, or the empty non-terminal `_tcp.web.local` above it (RFC 2782)."""
+        first, rest = key[1 : 1 + key[0]].decode("ascii", "replace"), key[1 + key[0] :]
+        guest = self.owned.get(rest)
+        if guest is not None:
+            services = self.seen(guest, view).services
+            return {} if any(f"_{one.protocol}" == first for one in services) else None
+        second, owner = rest[1 : 1 + rest[0]].decode("ascii", "replace"), rest[1 + rest[0] :]
+        guest = self.owned.get(owner) if owner else None
+        if guest is None:
+            return None
+        services = self.seen(guest, view).services
+        targets = [
+            srv_rdata(one.port, owner) for one in services if f"_{one.name}" == first and f"_{one.protocol}" == second
+        ]
+        return {SRV: RRset(self.ttl, tuple(dict.fromkeys(targets)))} if targets else None
+
+
+def names_of(guest: Guest, zones: Sequence[str]) -> list[str]:
+    """All names of a VM as text, the one of PTR records first."""
+    return [".".join((*relative, zone)) for relative in guest.named.names for zone in zones]
