@@ -9,7 +9,7 @@ import dns.rdataclass
 import dns.rdatatype
 import pytest
 
-from tests.facts import EVERYWHERE, NOW, uuid
+from tests.facts import EVERYWHERE, NOW
 from tests.testzone import FACTS, SNAPSHOT, snapshot
 from vmdns.core.answer import MAX_CHAIN, Reply, answer
 from vmdns.core.build import Policy, build
