@@ -17,7 +17,7 @@ def _vmdns(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_names_ask_and_status(lab: Lab) -> None:
-    lab.vbm("natnetwork", "add", "--netname", "N", "--network", "10.0.2.0/24", "--enable", "--dhcp", "on")
+    lab.nat_network("N")
     uuid = lab.create("Web Server", "--nic1", "natnetwork", "--nat-network1", "N")
     lab.start(uuid)
     lab.lease("N", (lab.mac(uuid), "10.0.2.4"))
@@ -33,6 +33,9 @@ def test_names_ask_and_status(lab: Lab) -> None:
         assert one["name"] == other["name"] == "web-server.local"
         assert one["addresses"][0]["address"] == other["addresses"][0]["address"] == "10.0.2.4"
         said = _vmdns(lab, "ask", "Web Server").stdout
+        assert "web-server.local A: NOERROR" in said
+        assert "NAT Network N, which the host cannot reach" in said
+        said = _vmdns(lab, "ask", "Web Server", "--as", "10.0.2.4").stdout
         assert "web-server.local. 5 IN A 10.0.2.4" in said
         assert "DHCP lease of N" in said
         status = json.loads(_vmdns(lab, "status", "--json").stdout)
