@@ -11,6 +11,15 @@ number, which is its UUID's order; MACs are shortened to their last digits.
     fixed NETWORK MAC [ADDRESS]                  a fixed address in the DHCP server; without one, it is taken away
     says N MAC [ADDRESS]                         Guest Additions report it now; without one, nothing any more
     host ADDRESS NAME                            a line of the hosts file
+    forward N MAC NAME PROTOCOL HOST PORT PORT   a port-forward rule of plain NAT (- for any address of the host)
+    unforward N MAC NAME                         it is taken away
+    netforward NETWORK NAME PROTOCOL HOST PORT ADDRESS PORT   one of a NAT Network; with no more than the name, none
+    hands NETWORK ADDRESS...                     the DHCP server of a NAT Network hands out these name servers
+    address INTERFACE PREFIX                     the host has this address from now on
+    withdrawn INTERFACE PREFIX                   it has it no more
+    neighbour INTERFACE MAC ADDRESS              the host's neighbour table has it from now on
+    resolver ADDRESS                             the host itself asks this name server
+    as host | nat | KIND NETWORK | everywhere    who asks from now on (first: on all networks at once)
     expect NAME TYPE VALUE...                    the answer, or NODATA or NXDOMAIN
     why NAME WORDS                               what `vmdns ask` says of it holds these words
     told LINES...                                what `vmdns run` printed since it was last asked, in any order
@@ -20,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,18 +52,25 @@ from vmdns.core.model import (
     Lease,
     Machine,
     NatNetwork,
+    Neighbour,
     Network,
+    PortForward,
     Report,
 )
 from vmdns.core.name import to_wire
+from vmdns.core.view import View
 from vmdns.core.wire import make_query, parse_query, respond
 from vmdns.table import Table
+
+Rules = tuple[PortForward, ...]
 
 FILES = sorted(Path(__file__).parent.glob("*.txt"))
 ZONES = Policy().zones
 WORLD: dict[str, Fact] = {
     "natnetwork:lab": NatNetwork("lab", "10.0.2.0/24"),
+    "natnetwork:other": NatNetwork("other", "10.0.2.0/24"),
     "dhcp:lab": DhcpServer("lab", "10.0.2.3", "255.255.255.0"),
+    "dhcp:other": DhcpServer("other", "10.0.2.3", "255.255.255.0"),
     "interface:vboxnet0": HostInterface("vboxnet0", "192.168.56.1/24"),
     "address:eth0": HostAddress("eth0", "192.168.1.5/24"),
 }
@@ -67,7 +84,7 @@ class Stage:
         self.leases: dict[str, Lease] = {}
         self.hosts: dict[str, HostName] = {}
         self.lines: list[str] = []
-        self.asker = EVERYWHERE
+        self.asker: tuple[str, ...] = ("everywhere",)
         self.table = Table(Policy(), self.wall)
         self.table.put("virtualbox", self.facts)
         self.table.subscribe(
@@ -97,7 +114,7 @@ class Stage:
                 await asyncio.sleep(0.03)  # what was reported is in force by now
                 getattr(self, verb)(*words)
             else:
-                getattr(self, verb)(*words)
+                getattr(self, "as_" if verb == "as" else verb)(*words)
                 self.table.put("virtualbox", self.facts)
                 self.table.put("leases", self.leases)
                 self.table.put("hosts", self.hosts)
@@ -145,6 +162,49 @@ class Stage:
         now = (Report(_mac(mac), address, self.wall()),) if address else ()
         self.facts[number] = replace(machine, reports=others + now)
 
+    def forward(
+        self, number: str, mac: str, name: str, protocol: str, host: str, host_port: str, guest_port: str
+    ) -> None:
+        rule = PortForward(name, protocol, host.strip("-"), int(host_port), "", int(guest_port))
+        self._rules(number, mac, lambda rules: (*rules, rule))
+
+    def unforward(self, number: str, mac: str, name: str) -> None:
+        self._rules(number, mac, lambda rules: tuple(rule for rule in rules if rule.name != name))
+
+    def _rules(self, number: str, mac: str, change: Callable[[Rules], Rules]) -> None:
+        machine = self._machine(number)
+        adapters = tuple(
+            replace(one, forwards=change(one.forwards)) if one.mac == _mac(mac) else one for one in machine.adapters
+        )
+        assert adapters != machine.adapters, "no such adapter"
+        self.facts[number] = replace(machine, adapters=adapters)
+
+    def netforward(self, network: str, name: str, *rule: str) -> None:
+        held = self.facts[f"natnetwork:{network}"]
+        assert isinstance(held, NatNetwork)
+        rules = tuple(one for one in held.forwards if one.name != name)
+        if rule:
+            protocol, host, host_port, guest, guest_port = rule
+            rules += (PortForward(name, protocol, host.strip("-"), int(host_port), guest, int(guest_port)),)
+        self.facts[f"natnetwork:{network}"] = replace(held, forwards=rules)
+
+    def hands(self, network: str, *addresses: str) -> None:
+        server = self.facts[f"dhcp:{network}"]
+        assert isinstance(server, DhcpServer)
+        self.facts[f"dhcp:{network}"] = replace(server, name_servers=addresses)
+
+    def address(self, interface: str, prefix: str) -> None:
+        self.facts[f"{interface} {prefix}"] = HostAddress(interface, prefix)
+
+    def withdrawn(self, interface: str, prefix: str) -> None:
+        del self.facts[f"{interface} {prefix}"]
+
+    def neighbour(self, interface: str, mac: str, address: str) -> None:
+        self.facts[f"neighbour {interface} {address}"] = Neighbour(interface, _mac(mac), address, self.wall())
+
+    def resolver(self, *addresses: str) -> None:
+        self.table.configure(Policy(resolvers=addresses))
+
     def host(self, address: str, name: str) -> None:
         self.hosts[f"{name} {address}"] = HostName(name, address)
 
@@ -153,11 +213,27 @@ class Stage:
         assert isinstance(machine, Machine)
         return machine
 
+    # -- who asks ----------------------------------------------------------------------------------------------
+
+    def as_(self, *who: str) -> None:
+        self.asker = who
+
+    @property
+    def view(self) -> View:
+        if self.asker == ("everywhere",):
+            return EVERYWHERE
+        network = Network(*self.asker)
+        ways = self.table.snapshot.ways
+        local = ways.asked_from(network)
+        assert local, f"{network} has no way to ask"
+        hidden = network.kind in ("host", "nat", "natnetwork")
+        return ways.view(local, local if hidden else local.rpartition(".")[0] + ".250")
+
     # -- what is seen ------------------------------------------------------------------------------------------
 
     def expect(self, name: str, kind: str, *values: str) -> None:
         query = parse_query(make_query(1, to_wire(name), int(dns.rdatatype.from_text(kind))))
-        reply = answer(query, self.table.snapshot, self.asker)
+        reply = answer(query, self.table.snapshot, self.view)
         assert reply is not None, "it would be forwarded"
         out = respond(query, reply.rcode, limit=65_535, answer=reply.answer, authority=reply.authority)
         read = dns.message.from_wire(out)
@@ -168,7 +244,7 @@ class Stage:
         assert found == sorted(values)
 
     def why(self, name: str, words: str) -> None:
-        lines = report.explain(self.table.snapshot, to_wire(name), self.wall(), self.asker)
+        lines = report.explain(self.table.snapshot, to_wire(name), self.wall(), self.view)
         assert any(words in line for line in lines), lines
 
     def told(self, *lines: str) -> None:

@@ -74,7 +74,7 @@ class Ways:
         return tuple(
             place.address
             for place in self.places
-            if place.at.version == 4 and self.networks.get(place.interface, NAT) == network
+            if place.at.version == 4 and self._network(place) == network
         )
 
     @property
@@ -133,8 +133,11 @@ class Ways:
         if peer == local or self.owns(peer):
             return View(self._hidden(local), local)
         place = self.place_of(peer) or next((one for one in self.places if one.address == local), None)
-        network = self.networks.get(place.interface) if place is not None else None
-        return View((network or Network("bridged", place.interface if place else ""),), local)
+        return View((Network("bridged") if place is None else self._network(place),), local)
+
+    def _network(self, place: Place) -> Network:
+        """The network that an address of the host is on: a LAN like any other where no VM is bridged to it."""
+        return self.networks.get(place.interface) or Network("bridged", place.interface)
 
     def _hidden(self, local: str) -> tuple[Network, ...]:
         """Who may be behind a query that comes from the host itself."""
