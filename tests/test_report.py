@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.facts import EVERYWHERE, HOSTONLY, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
 from vmdns import report as told
 from vmdns.core.build import Policy, build
-from vmdns.core.model import Fact, HostName
+from vmdns.core.model import Fact, HostName, PortForward
 from vmdns.core.name import to_wire
 from vmdns.core.snapshot import Snapshot
 from vmdns.table import Change
@@ -70,6 +71,8 @@ def test_a_claim_has_no_end() -> None:
 
 
 WEB = (vm(1), lease(1, "10.0.2.4"))
+RULES = PortForward("Rule 1", "tcp", "", 2222, "", 22), PortForward("x", "udp", "127.0.0.1", 5353, "", 53)
+NATTED = replace(vm(1, "web", NAT), adapters=(replace(vm(1, "web", NAT).adapters[0], forwards=RULES),))
 WHERE = "10.0.2.4 (natnetwork lab, lease)"
 
 
@@ -96,6 +99,7 @@ WHERE = "10.0.2.4 (natnetwork lab, lease)"
             "appeared",
             "+ web.local  192.168.56.101 (hostonly vboxnet0, lease)",
         ),
+        (None, (NATTED,), "appeared", "+ web.local  host:2222 -> 22 ssh, 127.0.0.1:5353/udp -> 53 domain"),
     ],
 )
 def test_a_change(before: tuple[Fact, ...] | None, after: tuple[Fact, ...] | None, kind: str, line: str) -> None:

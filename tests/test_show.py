@@ -140,6 +140,11 @@ def test_names() -> None:
         "",
         "! VM db2 wanted the name db",
     ]
+    rule = {"text": "host:2222 -> 22 ssh", "rule": "ssh"}
+    assert show.names({**NAMES, "names": [{**DB, "forwards": [rule], "note": ""}]}, NOW, PLAIN)[:2] == [
+        "NAME      ADDRESS              NETWORK  AGE  WHY",
+        "db.local  host:2222 -> 22 ssh  NAT           port-forward rule ssh",
+    ]
     assert show.names({**NAMES, "names": [], "problems": []}, NOW, PLAIN) == ["No VM is running that has a name."]
 
 

@@ -42,7 +42,10 @@ def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
 
 
 def _forward(rule: PortForward) -> dict[str, Any]:
+    protocol = "" if rule.protocol == "tcp" else f"/{rule.protocol}"
+    where = f"{rule.host_address or 'host'}:{rule.host_port}{protocol}"
     return {
+        "text": f"{where} -> {rule.guest_port} {service(rule)}",
         "service": service(rule),
         "protocol": rule.protocol,
         "host_address": rule.host_address,
@@ -88,6 +91,7 @@ def change(one: Change, zones: Sequence[str], now: float) -> dict[str, Any]:
         "was_name": was_name,
         "vm": guest.machine.name,
         "addresses": [_address(item, now) for item in after],
+        "forwards": [_forward(rule) for rule in one.after.forwards] if one.after else [],
         "was": [item.address for item in before],
         "why": "; ".join(why(item, now) for item in after) or guest.note,
         "at": now,
@@ -96,7 +100,8 @@ def change(one: Change, zones: Sequence[str], now: float) -> dict[str, Any]:
 
 def change_line(value: dict[str, Any]) -> str:
     """The same as one line of text."""
-    addresses = ", ".join(_where(item) for item in value["addresses"]) or "no address known yet"
+    found = [_where(item) for item in value["addresses"]] + [rule["text"] for rule in value["forwards"]]
+    addresses = ", ".join(found) or "no address known yet"
     if value["change"] == "gone":
         return f"- {value['shown']}"
     if value["change"] == "appeared":

@@ -121,17 +121,19 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     """The table of `vmdns names`."""
     rows = []
     for one in response["names"]:
-        addresses = one["addresses"] or [None]
-        for number, address in enumerate(addresses):
-            row = [one.get("shown", one["name"]) if number == 0 else ""]
-            if address is None:
-                row += ["-", "", "", one.get("note", "")]
-            else:
-                why = [address["why"], one.get("note", "") if number == 0 else ""]
-                row += [address["address"], network(address["network"])]
-                row += [age(now - address["since"]) if address["since"] else "", "; ".join(filter(None, why))]
-            rows.append(row)
-        rows += [["", forward(rule), "", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
+        found: list[list[object]] = [
+            [
+                address["address"],
+                network(address["network"]),
+                age(now - address["since"]) if address["since"] else "",
+                address["why"],
+            ]
+            for address in one["addresses"]
+        ]
+        found += [[rule["text"], "NAT", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
+        found = found or [["-", "", "", ""]]
+        found[0][-1] = "; ".join(filter(None, [str(found[0][-1]), one.get("note", "")]))
+        rows += [[one.get("shown", one["name"]) if not number else "", *row] for number, row in enumerate(found)]
     if rows:
         lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, look)
     else:
@@ -140,13 +142,6 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     if rows and others:
         lines += ["", safe(f"The same names end in {' and '.join(others)} as well as in {first}.")]
     return lines + _problems(response, look)
-
-
-def forward(rule: Mapping[str, Any]) -> str:
-    """A port-forward rule: host:1234 -> 22 ssh."""
-    where = rule["host_address"] or "host"
-    protocol = "" if rule["protocol"] == "tcp" else f"/{rule['protocol']}"
-    return f"{where}:{rule['host_port']}{protocol} -> {rule['guest_port']} {rule['service']}"
 
 
 def _problems(response: Mapping[str, Any], look: Look) -> list[str]:
@@ -158,7 +153,8 @@ def change(line: Mapping[str, Any], look: Look) -> str:
     """One line of `vmdns names --watch`."""
     at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
     sign, code = {"appeared": ("+", 32), "gone": ("-", 31)}.get(line["change"], ("~", 33))
-    addresses = ", ".join(f"{one['address']} ({network(one['network'])})" for one in line["addresses"])
+    found = [f"{one['address']} ({network(one['network'])})" for one in line["addresses"]]
+    addresses = ", ".join(found + [rule["text"] for rule in line.get("forwards", ())])
     parts = [line.get("shown", line["name"])]
     if line["change"] != "gone":
         parts.append(addresses or "no address known yet")

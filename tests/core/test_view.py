@@ -135,6 +135,7 @@ def test_two_interfaces_of_the_host_on_one_lan_are_one_network() -> None:
     snapshot = made(vm(1, "web", LAN2, reports=(report(1, "192.168.1.77"),)))
     assert seen(snapshot, "lan") == ["192.168.1.77"]
     assert seen(snapshot, "eth1") == []
+    assert snapshot.view("192.168.1.6", "192.168.1.150") == View((LAN2,), "192.168.1.6")
 
 
 def test_each_network_of_a_vm_gives_its_own_address() -> None:

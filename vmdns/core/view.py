@@ -61,13 +61,14 @@ class Ways:
         """Whether it is an address of the host."""
         return _is_loopback(address) or any(place.address == address for place in self.places)
 
-    def place_of(self, address: str) -> Place | None:
-        """The host's own address on the link that this address is on."""
+    def place_of(self, address: str, local: str = "") -> Place | None:
+        """The host's own address on the link that this address is on: `local` if it is one of several."""
         try:
             wanted = ip_address(address.partition("%")[0])
         except ValueError:
             return None
-        return next((place for place in self.places if wanted in place.at.network), None)
+        found = [place for place in self.places if wanted in place.at.network]
+        return next((place for place in found if place.address == local), found[0] if found else None)
 
     def on(self, network: Network) -> tuple[str, ...]:
         """The host's IPv4 addresses on a host-only or bridged network."""
@@ -107,7 +108,7 @@ class Ways:
         """
         if _is_loopback(local) or peer == local or self.owns(peer):
             return True
-        place = self.place_of(peer)
+        place = self.place_of(peer, local)
         if place is None:
             return False
         return True if self._kind(place) == "hostonly" else None
@@ -132,7 +133,7 @@ class Ways:
             return View((HOST, NAT) if passed else (HOST,), local)
         if peer == local or self.owns(peer):
             return View(self._hidden(local), local)
-        place = self.place_of(peer) or next((one for one in self.places if one.address == local), None)
+        place = self.place_of(peer, local) or next((one for one in self.places if one.address == local), None)
         return View((Network("bridged") if place is None else self._network(place),), local)
 
     def _network(self, place: Place) -> Network:
