@@ -143,7 +143,7 @@ def test_names() -> None:
     rule = {"text": "host:2222 -> 22 ssh", "rule": "ssh"}
     assert show.names({**NAMES, "names": [{**DB, "forwards": [rule], "note": ""}]}, NOW, PLAIN)[:2] == [
         "NAME      ADDRESS              NETWORK  AGE  WHY",
-        "db.local  host:2222 -> 22 ssh  NAT           port-forward rule ssh",
+        "db.local  host:2222 -> 22 ssh                port-forward rule ssh",
     ]
     assert show.names({**NAMES, "names": [], "problems": []}, NOW, PLAIN) == ["No VM is running that has a name."]
 

@@ -130,7 +130,7 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
             ]
             for address in one["addresses"]
         ]
-        found += [[rule["text"], "NAT", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
+        found += [[rule["text"], "", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
         found = found or [["-", "", "", ""]]
         found[0][-1] = "; ".join(filter(None, [str(found[0][-1]), one.get("note", "")]))
         rows += [[one.get("shown", one["name"]) if not number else "", *row] for number, row in enumerate(found)]
