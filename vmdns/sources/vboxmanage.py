@@ -18,6 +18,7 @@ from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import Installation, stamp, user_home
 from vmdns.sources.reader import Found, Lost, Unavailable, key
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
+from vmdns.sources.vboxmanage_dhcp import dhcp_servers
 from vmdns.sources.vboxmanage_machines import Machines, Stamp, stamp_of
 
 ROUND_SECONDS = 2.0  # between rounds, at least
@@ -121,7 +122,7 @@ class VBoxManageReader:
     def _look_at_networks(self) -> dict[str, Fact]:
         facts: list[Fact] = [
             *output.nat_networks(self._ask("natnetwork", "list")),
-            *output.dhcp_servers(self._ask("list", "dhcpservers")),
+            *dhcp_servers(self._ask("list", "dhcpservers")),
             *output.host_interfaces(self._ask("list", "hostonlyifs")),
         ]
         if sys.platform == "darwin":

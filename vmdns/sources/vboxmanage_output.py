@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from ipaddress import IPv4Interface
 from itertools import zip_longest
 
-from vmdns.core.model import Adapter, DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.core.model import Adapter, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.core.portforward import nat_rule, network_rule, order
 
 INACCESSIBLE = "<inaccessible>"
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_IP = r"[0-9]+(?:\.[0-9]+){3}"
-_LABEL = r"[^\n:]+: +"
+IP = r"[0-9]+(?:\.[0-9]+){3}"
+LABEL = r"[^\n:]+: +"
 
 # machineStateToName: the short word of --machinereadable, and the long one of --long where it differs.
 _STATES = {
@@ -66,23 +66,17 @@ _EXTRA = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _NETWORK = re.compile(
-    rf"{_LABEL}(?P<name>.*?)\n{_LABEL}(?P<enabled>\S+)\n{_LABEL}(?P<prefix>{_IP}/[0-9]+)\n{_LABEL}{_IP}\n", re.DOTALL
+    rf"{LABEL}(?P<name>.*?)\n{LABEL}(?P<enabled>\S+)\n{LABEL}(?P<prefix>{IP}/[0-9]+)\n{LABEL}{IP}\n", re.DOTALL
 )
-_SERVER = re.compile(
-    rf"{_LABEL}(?P<network>.*?)\nDhcpd IP: +(?P<address>{_IP})\n{_LABEL}{_IP}\n{_LABEL}{_IP}\n"
-    rf"{_LABEL}(?P<mask>{_IP})\n{_LABEL}(?P<enabled>\S+)\n",
-    re.DOTALL,
-)
-_FIXED = re.compile(rf"^\S[^\n]* ((?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}})\n {{4}}{_LABEL}({_IP})$", re.MULTILINE)
 _INTERFACE = re.compile(
-    rf"{_LABEL}(?P<name>.*?)\nGUID: [^\n]*\nDHCP: [^\n]*\n{_LABEL}(?P<address>{_IP})\n{_LABEL}(?P<mask>{_IP})\n",
+    rf"{LABEL}(?P<name>.*?)\nGUID: [^\n]*\nDHCP: [^\n]*\n{LABEL}(?P<address>{IP})\n{LABEL}(?P<mask>{IP})\n",
     re.DOTALL,
 )
 _HOST_ONLY_NETWORK = re.compile(
-    rf"^{_LABEL}(?P<name>[^\n]*)\nGUID: [^\n]*\n\n{_LABEL}\S+\n{_LABEL}(?P<mask>{_IP})\n{_LABEL}(?P<address>{_IP})\n",
+    rf"^{LABEL}(?P<name>[^\n]*)\nGUID: [^\n]*\n\n{LABEL}\S+\n{LABEL}(?P<mask>{IP})\n{LABEL}(?P<address>{IP})\n",
     re.MULTILINE,
 )
-_NO = ("No", "Нет")
+NO = ("No", "Нет")
 
 
 def vms(text: str) -> dict[str, str]:
@@ -184,23 +178,7 @@ def nat_networks(text: str) -> list[NatNetwork]:
             if ":" not in rule.guest_address:
                 rules.append(rule)
         forwards = tuple(sorted(rules, key=order))
-        found.append(NatNetwork(match["name"], match["prefix"], match["enabled"] not in _NO, forwards))
-    return found
-
-
-def dhcp_servers(text: str) -> list[DhcpServer]:
-    """`list dhcpservers`, with the fixed addresses of MACs and of VMs' adapters (VirtualBox resolves their MACs)."""
-    found = []
-    for block in text.split("\n\n"):
-        match = _SERVER.match(block)
-        if match is None:
-            continue
-        fixed = {(mac.replace(":", ""), address) for mac, address in _FIXED.findall(block)}
-        found.append(
-            DhcpServer(
-                match["network"], match["address"], match["mask"], match["enabled"] not in _NO, tuple(sorted(fixed))
-            )
-        )
+        found.append(NatNetwork(match["name"], match["prefix"], match["enabled"] not in NO, forwards))
     return found
 
 

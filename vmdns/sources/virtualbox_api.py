@@ -72,6 +72,7 @@ class Api:
         self.states = state_names(dict(values("MachineState")), str(self.vbox.APIVersion))
         self.attachments = {value: name for name, value in values("NetworkAttachmentType").items()}
         self.events: dict[str, int] = dict(values("VBoxEventType"))
+        self.mac_wildcard: int = values("DHCPGroupConditionType").get("MACWildcard", 1)
         self.host_only: int = values("HostNetworkInterfaceType").get("HostOnly", 2)
 
     def array(self, raw: Any, attribute: str) -> Any:

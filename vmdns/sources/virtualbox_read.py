@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface
 from typing import Any
 
+from vmdns.core.dhcpoptions import EVERYONE, NAME_SERVERS, Scope, name_servers
 from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
 from vmdns.core.guestinfo import PATTERN, reports
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network, PortForward
@@ -94,9 +95,34 @@ def networks(api: Api) -> list[Fact]:
     for raw in api.array(api.vbox, "DHCPServers"):
         fixed = tuple(sorted(set(_fixed(api, raw))))
         facts.append(
-            DhcpServer(str(raw.networkName), str(raw.IPAddress), str(raw.networkMask), bool(raw.enabled), fixed)
+            DhcpServer(
+                str(raw.networkName),
+                str(raw.IPAddress),
+                str(raw.networkMask),
+                bool(raw.enabled),
+                fixed,
+                name_servers(_scope(api, raw.globalConfig), _groups_for_everyone(api, raw)),
+            )
         )
     return facts
+
+
+def _groups_for_everyone(api: Api, raw: Any) -> Iterator[Scope]:
+    for group in api.array(raw, "groupConfigs"):
+        stars = [
+            bool(one.inclusive)
+            for one in api.array(group, "conditions")
+            if one.type == api.mac_wildcard and str(one.value) == EVERYONE
+        ]
+        if stars and all(stars):  # what is excluded as well is nobody's
+            yield _scope(api, group, str(group.name))
+
+
+def _scope(api: Api, config: Any, name: str = "") -> Scope:
+    values, numbers, _encodings = config.getAllOptions()
+    options = {int(number): str(value) for number, value in zip(numbers, values, strict=True)}
+    suppressed = [int(one) for one in api.array(config, "suppressedOptions")]
+    return Scope(name, options.get(NAME_SERVERS, ""), NAME_SERVERS in suppressed)
 
 
 def _fixed(api: Api, raw: Any) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,101 @@
+"""What the worker process reports of a real VirtualBox, by either reader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.live.lab import Lab, until
+
+HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
+
+
+class Worker:
+    """A worker, and the facts that it has told by now."""
+
+    def __init__(self, lab: Lab, reader: str) -> None:
+        self.facts: dict[str, dict[str, Any]] = {}
+        options = {"reader": reader, "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vmdns.sources.worker"],
+            env=lab.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(options).encode() + b"\n")
+        self.process.stdin.flush()
+        self.settled = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            message = json.loads(line)
+            if "settled" in message:
+                self.settled.set()
+            for key, fact in message.get("facts", {}).items():
+                if fact is None:
+                    self.facts.pop(key, None)
+                else:
+                    self.facts[key] = fact
+
+    def name_servers(self, network: str) -> list[str] | None:
+        fact = self.facts.get(f"dhcp:{network}")
+        return None if fact is None else fact["name_servers"]
+
+
+@contextmanager
+def working(lab: Lab, reader: str) -> Iterator[Worker]:
+    worker = Worker(lab, reader)
+    try:
+        assert worker.settled.wait(60)
+        yield worker
+    finally:
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        worker.process.wait(20)
+
+
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_the_name_servers_that_dhcp_hands_out(lab: Lab, reader: str) -> None:
+    def modify(network: str, *options: str) -> None:
+        lab.vbm("dhcpserver", "modify", "--network", network, *options)
+
+    def becomes(network: str, *expected: str) -> None:
+        began = time.monotonic()
+        until(lambda: worker.name_servers(network) == list(expected), f"{network} hands out {expected}")
+        took = time.monotonic() - began
+        print(f"{reader}: {network} hands out {' '.join(expected) or 'nothing'}: seen {took:.3f} s after VBoxManage")
+
+    with working(lab, reader) as worker:
+        assert worker.name_servers(HOST_ONLY) == []
+        # No NAT Network: VirtualBox fires no event at all.
+        modify(HOST_ONLY, "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "192.168.56.1")
+        becomes(HOST_ONLY, "192.168.56.1")
+        modify(HOST_ONLY, "--group", "ours", "--remove-config")
+        becomes(HOST_ONLY)
+
+        lab.vbm("natnetwork", "add", "--netname", "N", "--network", "10.0.2.0/24", "--enable", "--dhcp", "on")
+        range_ = ("--lower-ip", "10.0.2.4", "--upper-ip", "10.0.2.254")
+        lab.vbm("dhcpserver", "add", "--network", "N", "--server-ip", "10.0.2.3", "--netmask", "255.255.255.0", *range_)
+        modify("N", "--set-opt", "6", "192.0.2.1 192.0.2.2")
+        becomes("N", "192.0.2.1", "192.0.2.2")
+        modify("N", "--group", "some", "--incl-mac-wild", "08:00:27:0*:*:*", "--set-opt", "6", "192.0.2.9")
+        modify("N", "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "198.18.53.1")
+        becomes("N", "198.18.53.1")
+        modify("N", "--group", "also", "--incl-mac-wild", "*", "--excl-mac", "080027000001", "--suppress-opt", "6")
+        becomes("N")
+        modify("N", "--group", "also", "--remove-config")
+        becomes("N", "198.18.53.1")
+        modify("N", "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "198.18.53.2")
+        becomes("N", "198.18.53.2")
+    # The next one reads the same at its first look.
+    with working(lab, reader) as worker:
+        assert worker.name_servers("N") == ["198.18.53.2"]
