@@ -41,6 +41,7 @@ def test_names() -> None:
         "vm": "web",
         "uuid": uuid(2),
         "state": "Running",
+        "here": [],
         "note": "",
         "addresses": [
             {

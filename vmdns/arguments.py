@@ -83,6 +83,36 @@ Shows where the running vmdns listens, and how VirtualBox, the sources of names
 and the upstreams fare.
 """
 
+_HOST = """\
+Shows what would make this computer ask vmdns: for the names of VMs only, or
+with --whole for everything, which VirtualBox then passes on to guests on NAT.
+Nothing is changed without --apply; what was changed is noted, and --undo takes
+it back. Rights are asked for when a step needs them.
+"""
+
+_HOST_EXAMPLES = """\
+examples:
+  vmdns host                        the plan
+  vmdns host --apply                do it
+  vmdns host --whole                the plan to ask vmdns for everything
+  vmdns host --undo                 everything as it was
+"""
+
+_HOSTS = """\
+Shows the block of names that would stand in this computer's hosts file, for
+computers that shall not ask vmdns: the running VMs that this computer reaches.
+Everything outside of the block stays as it is.
+"""
+
+_HOSTS_EXAMPLES = """\
+examples:
+  vmdns hosts                       the block
+  vmdns hosts --apply               write it once
+  vmdns hosts --keep                write it at each change, until Ctrl-C;
+                                    then the block is taken out again
+  vmdns hosts --undo                take the block out
+"""
+
 _CONFIG = """\
 Shows the configuration in force, defaults included, as a vmdns.toml that you
 can copy from. A wrong file is an error that says the file, the line, the key
@@ -161,6 +191,16 @@ def build_parser() -> argparse.ArgumentParser:
     _json(status)
     _home(status)
 
+    host = command("host", "let this computer ask vmdns", _HOST, _HOST_EXAMPLES + "\n" + _STATUS)
+    host.add_argument("--whole", action="store_true", help="ask vmdns for everything, not only for names of VMs")
+    _plan(host)
+    _home(host)
+
+    hosts = command("hosts", "write names into the hosts file", _HOSTS, _HOSTS_EXAMPLES + "\n" + _STATUS)
+    doing = _plan(hosts)
+    doing.add_argument("--keep", action="store_true", help="follow each change until Ctrl-C")
+    _home(hosts)
+
     config = command("config", "show the configuration in force", _CONFIG, _CONFIG_EXAMPLES)
     _file(config)
 
@@ -186,6 +226,14 @@ def _reader(parser: argparse.ArgumentParser) -> None:
 
 def _file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="read this file instead of the usual vmdns.toml")
+
+
+def _plan(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    doing = parser.add_mutually_exclusive_group()
+    doing.add_argument("--apply", action="store_true", help="do it, instead of only showing it")
+    doing.add_argument("--undo", action="store_true", help="take back what was done")
+    _json(parser)
+    return doing
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

@@ -183,6 +183,94 @@ def _status(arguments: Namespace) -> int:
     return _show(arguments, response, lambda look: show.status(response, time.time(), look))
 
 
+def _host(arguments: Namespace) -> int:
+    from vmdns import hosting
+
+    status = None if arguments.undo else _status_if_any(arguments)
+    try:
+        if arguments.undo:
+            steps, left = hosting.undo_steps()
+            notes: Sequence[str] = ()
+        else:
+            zones = status["zones"] if status else _configuration(None)[0].zones
+            ask = hosting.look(arguments.whole, hosting.place_of(status), zones)
+            steps, left, notes = hosting.steps(ask), [], ask.notes
+        response = {"steps": [one.as_json() for one in steps], "left": left, "notes": list(notes), "done": False}
+        if arguments.undo or (arguments.apply and steps):
+            say = (lambda line: None) if arguments.json else _say
+            if arguments.undo:
+                hosting.undo(say)
+            else:
+                hosting.apply(ask, steps, say)
+            response["done"] = True
+            if not arguments.json:
+                response["steps"] = []
+                if not (steps or left):
+                    _say("Nothing was changed before, so nothing is to be undone.")
+                elif not (left or notes):
+                    return DONE
+        return _show(arguments, response, lambda look: show.plan(response, look))
+    except (hosting.Refused, OSError, RuntimeError) as error:
+        raise _Fail(str(error)) from None
+
+
+def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
+    from vmdns import client
+    from vmdns.serve.control_client import ControlError, NotRunning
+
+    try:
+        return _sound(client.request(arguments.vbox_home, {"do": "status"}))
+    except NotRunning:
+        return None
+    except ControlError as error:
+        raise _Fail(str(error)) from None
+
+
+def _hosts(arguments: Namespace) -> int:
+    from vmdns.host import hostsfile
+
+    file = hostsfile.path()
+    try:
+        if arguments.keep:
+            return _keep(arguments)
+        wanted = None if arguments.undo else hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+        now = hostsfile.read(file)
+        if (arguments.apply or arguments.undo) and now != wanted:
+            writer = hostsfile.Writer(file, once=True)
+            writer.write(wanted)
+            writer.close()
+        done = arguments.apply or arguments.undo
+        response = {"file": str(file), "before": now, "block": wanted, "done": done}
+        return _show(arguments, response, lambda look: show.hosts(response))
+    except OSError as error:
+        raise _Fail(str(error)) from None
+
+
+def _keep(arguments: Namespace) -> int:
+    """Writes the block at each change until Ctrl-C. Raises OSError."""
+    from vmdns import client
+    from vmdns.host import hostsfile
+    from vmdns.serve.control_client import ControlError, NotRunning
+
+    file = hostsfile.path()
+    wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+    writer = hostsfile.Writer(file, once=False)
+    try:
+        written: list[str] | None = None
+        for _ in client.stream(arguments.vbox_home, {"do": "watch"}):
+            wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+            if wanted != written:
+                writer.write(wanted)
+                written = wanted
+                _say(f"{len(wanted)} lines of names stand in {file}")
+    except (NotRunning, ControlError) as error:
+        raise _Fail(str(error), NOT_RUNNING) from None
+    finally:
+        writer.close()
+        _say(f"the names are taken out of {file}")
+    raise _Fail("vmdns has ended", NOT_RUNNING)
+
+
 def _config(arguments: Namespace) -> int:
     from vmdns.config import render
 
@@ -239,6 +327,8 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "names": _names,
     "ask": _ask,
     "status": _status,
+    "host": _host,
+    "hosts": _hosts,
     "config": _config,
     "completion": _completion,
 }

@@ -16,17 +16,20 @@ from vmdns.table import Change
 
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
-    """Every VM that is online, with its names and addresses. now in Unix seconds."""
+    """Every VM that is online, with its names and addresses; here are those by which this host reaches it.
+
+    now in Unix seconds.
+    """
     online = [guest for guest in snapshot.guests if guest.machine.online]
     return {
         "zones": list(zones),
         "serial": snapshot.serial,
-        "names": [_guest(guest, zones, now) for guest in sorted(online, key=lambda one: one.named.label)],
+        "names": [_guest(snapshot, guest, zones, now) for guest in sorted(online, key=lambda one: one.named.label)],
         "problems": list(snapshot.problems),
     }
 
 
-def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
+def _guest(snapshot: Snapshot, guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
     first, *others = names_of(guest, zones)
     return {
         "name": first,
@@ -37,6 +40,7 @@ def _guest(guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
         "state": guest.machine.state,
         "addresses": [_address(one, now) for one in guest.addresses],
         "forwards": [_forward(rule) for rule in guest.forwards],
+        "here": list(snapshot.seen(guest, View()).addresses),
         "note": guest.note,
     }
 

@@ -212,6 +212,31 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     return [*lines, "", safe(counts), *_problems(response, look)]
 
 
+def plan(response: Mapping[str, Any], look: Look) -> list[str]:
+    """The steps of a plan with the command lines that do the same, what is left as it is, and what is to be known."""
+    lines = []
+    for number, step in enumerate(response["steps"], 1):
+        lines.append(paint(safe(f"{number}. {step['what']}"), 1, look))
+        lines += [safe(f"     {line}") for command in step["commands"] for line in command.splitlines()]
+    lines += [paint("!", 33, look) + " " + safe(one) for one in response["left"]]
+    lines += [safe(f"- {one}") for one in response["notes"]]
+    return lines or ["Nothing is to be done."]
+
+
+def hosts(response: Mapping[str, Any]) -> list[str]:
+    """What `vmdns hosts` shows: the block, and whether it stands in the file."""
+    lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
+    stands = response["done"] or response["block"] == response["before"]
+    if response["block"] is None:
+        return [f"No block of vmdns stands in {response['file']}."]
+    said = "stand in" if stands else "would stand in"
+    return [
+        *lines,
+        "" if lines else "No VM is running that this computer reaches.",
+        f"These names {said} {response['file']}.",
+    ]
+
+
 def _milliseconds(upstream: Mapping[str, Any]) -> str:
     taken = upstream.get("round_trip_ms")
     return "-" if taken is None else f"{taken:g} ms"

@@ -68,7 +68,10 @@ def test_the_servers_behind_systemd_resolved(
     if resolved is not None:
         (tmp_path / "run/systemd/resolve").mkdir(parents=True)
         (tmp_path / "run/systemd/resolve/resolv.conf").write_text(resolved)
-    assert linux.read(tmp_path) == Upstreams(servers, search=search)
+    found = linux.read(tmp_path)
+    assert (found.default, found.search) == (servers, search)
+    asked = [line.split()[1] for line in etc.splitlines() if line.startswith("nameserver")]
+    assert found.resolvers == tuple(asked)
 
 
 def test_a_resolv_conf_that_is_gone_or_dangles_is_said(tmp_path: Path) -> None:

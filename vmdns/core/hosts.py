@@ -11,6 +11,10 @@ from vmdns.core.model import HostName
 from vmdns.core.name import labels, to_wire
 from vmdns.core.node import Node, RRset, address_record
 
+# Between these lines of a hosts file stand names that vmdns itself wrote there: they tell it nothing.
+BLOCK_BEGIN = "# vmdns: begin"
+BLOCK_END = "# vmdns: end"
+
 
 @dataclass(frozen=True, slots=True)
 class Hosts:

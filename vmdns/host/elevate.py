@@ -42,11 +42,11 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     """
     argv = list(command)
     if elevated and not is_elevated():
-        argv = _with_rights(argv)
+        argv = with_rights(argv)
     try:
         done = subprocess.run(
             argv,
-            input=text.encode(),
+            input=text.encode(errors="surrogateescape"),
             capture_output=True,
             timeout=PATIENCE_SECONDS,
             check=False,
@@ -64,7 +64,8 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     return done.stdout.decode(errors="replace")
 
 
-def _with_rights(argv: list[str]) -> list[str]:
+def with_rights(argv: list[str]) -> list[str]:
+    """The command with the system's way to ask for rights before it. Raises `Denied` where it cannot ask."""
     if sys.platform == "win32":
         # One prompt of User Account Control for each command; -Wait keeps the order.
         line = subprocess.list2cmdline(argv[1:])

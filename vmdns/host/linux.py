@@ -2,7 +2,7 @@
 
 Where that names only the stub of systemd-resolved, the servers behind it are taken from the file in which
 systemd-resolved lists them (systemd-resolved.service(8), /run/systemd/resolve/resolv.conf): the stub may one day be
-told to ask vmdns.
+told to ask vmdns. Where it names vmdns for everything (resolvconf.py), they are those that were asked before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
+from vmdns.host.resolvconf import Earlier, earlier_of
 
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
 _RESOLV_CONF = "etc/resolv.conf"
@@ -54,12 +55,30 @@ def behind_stub(found: Upstreams, resolved: str | None) -> Upstreams:
     return Upstreams(servers, search=found.search | real.search, stub=found.resolvers) if servers else found
 
 
+def before_us(found: Upstreams, earlier: Earlier, root: Path) -> Upstreams:
+    """The servers that were asked before the host was told to ask vmdns, which is what `found` names."""
+    ours = {one.address for one in found.default} | _STUBS
+    for path in earlier.follow:
+        try:
+            there = parse_resolv_conf(_text(root / path.lstrip("/")))
+        except OSError:
+            continue
+        servers = tuple(one for one in there.default if one.address not in ours)
+        if servers:
+            return Upstreams(servers, search=found.search | there.search, stub=found.resolvers)
+    return Upstreams(tuple(map(Upstream, earlier.servers)), search=found.search, stub=found.resolvers)
+
+
 def read(root: Path = Path("/")) -> Upstreams:
     """Reads the files below `root`. Raises OSError where there is no resolv.conf that can be read."""
     try:
-        found = parse_resolv_conf(_text(root / _RESOLV_CONF))
+        text = _text(root / _RESOLV_CONF)
     except OSError as error:
         raise OSError(f"/{_RESOLV_CONF} cannot be read ({error.strerror}): no DNS servers of this host") from error
+    found = parse_resolv_conf(text)
+    earlier = earlier_of(text)
+    if earlier is not None:
+        return before_us(found, earlier, root)
     try:
         resolved = _text(root / _RESOLVED)
     except OSError:
@@ -76,4 +95,10 @@ def watched(root: Path = Path("/")) -> list[Path]:
     """The folders in which a change may mean other servers: also that of the file which /etc/resolv.conf links to."""
     file = root / _RESOLV_CONF
     folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent]
+    try:
+        earlier = earlier_of(_text(file))
+    except OSError:
+        earlier = None
+    if earlier is not None:
+        folders += [(root / path.lstrip("/")).parent for path in earlier.follow]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vmdns.core.upstream import Upstreams
+from vmdns.core.upstream import Upstream, Upstreams
+from vmdns.host.loopback import WHOLE
 
 if sys.platform == "win32":
     from vmdns.host import windows as system
@@ -24,7 +25,20 @@ else:
 
 def read_upstreams() -> Upstreams:
     """Looks now. May block for seconds: call it in a thread. Raises OSError with a text for the user."""
-    return system.read()
+    found = system.read()
+    return _before_us(found) if sys.platform in ("win32", "darwin") and WHOLE in found.resolvers else found
+
+
+def _before_us(found: Upstreams) -> Upstreams:
+    """The servers to ask where this host is told to ask vmdns for everything: those typed in before, else DHCP's."""
+    from vmdns.host.earlier import typed_in
+
+    servers = tuple(map(Upstream, typed_in())) or tuple(one for one in found.default if one.address != WHOLE)
+    if not servers and sys.platform == "darwin":
+        from vmdns.host.ask_macos import given
+
+        servers = tuple(map(Upstream, given()))
+    return Upstreams(servers, found.domains, found.search, (WHOLE,))
 
 
 def watched() -> list[Path]:

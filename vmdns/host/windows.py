@@ -8,6 +8,7 @@ not in the registry.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.host.linux import wire_names
+from vmdns.host.loopback import WHOLE
 
 # Values by key path: what `read_registry` makes of the keys below HKEY_LOCAL_MACHINE that follow.
 Registry = Mapping[str, Mapping[str, object]]
@@ -27,6 +29,8 @@ POLICY = r"SOFTWARE\Policies\Microsoft\Windows NT\DNSClient"
 NRPT = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsPolicyConfig"
 # Rules of a group policy come first: with one of them, Windows ignores the local rules.
 NRPT_POLICY = POLICY + r"\DnsPolicyConfig"
+# What the user calls each interface, by its GUID (the class of network adapters).
+CONNECTIONS = r"SYSTEM\CurrentControlSet\Control\Network\{4D36E972-E325-11CE-BFC1-08002BE10318}"
 # The bit of ConfigOptions that says GenericDNSServers is meant.
 _GENERIC_SERVERS = 0x8
 
@@ -37,44 +41,52 @@ def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstr
     search: list[str] = []
     for values, values6 in _interfaces(registry, assigned):
         default |= dict.fromkeys(_servers(values, values6))
-        search += _words(values.get("Domain")) or _words(values.get("DhcpDomain"))
+        search += words(values.get("Domain")) or words(values.get("DhcpDomain"))
     for path in (POLICY, TCPIP):
         values = registry.get(path, {})
-        search += _words(values.get("SearchList")) + _words(values.get("Domain"))
+        search += words(values.get("SearchList")) + words(values.get("Domain"))
     everywhere, domains = _policies(registry)
-    return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), domains, wire_names(search))
+    asked = (WHOLE,) if any(WHOLE in words(values.get("NameServer")) for values in registry.values()) else ()
+    return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), domains, wire_names(search), asked)
 
 
 def _interfaces(
     registry: Registry, assigned: Callable[[str], bool]
 ) -> Iterator[tuple[Mapping[str, object], Mapping[str, object]]]:
     """The interfaces that have an address, those with a gateway first: values of IPv4 and of IPv6."""
-    keys = [path for path in registry if path.startswith(TCPIP + "\\Interfaces\\")]
-    found = []
-    for path in keys:
-        values = registry[path]
-        if any(address != "0.0.0.0" and assigned(address) for address in _addresses(values)):
-            found.append((values, registry.get(path.replace(TCPIP, TCPIP6, 1), {})))
-    found.sort(key=lambda pair: not any(_gateways(pair[0])))
+    paths = [f"{TCPIP}\\Interfaces\\{key}" for key in in_use(registry, assigned)]
+    found = [(registry[path], registry.get(path.replace(TCPIP, TCPIP6, 1), {})) for path in paths]
     if not found:
         # A host without IPv4: nothing in the registry says which of its interfaces are up.
         found = [({}, values) for path, values in registry.items() if path.startswith(TCPIP6 + "\\Interfaces\\")]
     return iter(found)
 
 
+def in_use(registry: Registry, assigned: Callable[[str], bool]) -> list[str]:
+    """The keys (GUIDs) of the interfaces that have an IPv4 address now, those with a gateway first."""
+    found = []
+    for path, values in registry.items():
+        addresses = _addresses(values) if path.startswith(TCPIP + "\\Interfaces\\") else []
+        if any(address != "0.0.0.0" and assigned(address) for address in addresses):
+            found.append(path)
+    found.sort(key=lambda path: not any(_gateways(registry[path])))
+    return [path.rpartition("\\")[2] for path in found]
+
+
 def _addresses(values: Mapping[str, object]) -> list[str]:
-    return _words(values.get("DhcpIPAddress") if values.get("EnableDHCP") else values.get("IPAddress"))
+    return words(values.get("DhcpIPAddress") if values.get("EnableDHCP") else values.get("IPAddress"))
 
 
 def _gateways(values: Mapping[str, object]) -> list[str]:
-    both = _words(values.get("DefaultGateway")) + _words(values.get("DhcpDefaultGateway"))
+    both = words(values.get("DefaultGateway")) + words(values.get("DhcpDefaultGateway"))
     return [gateway for gateway in both if gateway != "0.0.0.0"]
 
 
 def _servers(values: Mapping[str, object], values6: Mapping[str, object]) -> Iterator[Upstream]:
-    """What the user set comes before what DHCP gave."""
-    yield from map(Upstream, _words(values.get("NameServer")) or _words(values.get("DhcpNameServer")))
-    typed = _words(values6.get("NameServer"))
+    """What the user set comes before what DHCP gave; that this host is told to ask vmdns tells of no upstream."""
+    typed_in = [one for one in words(values.get("NameServer")) if one != WHOLE]
+    yield from map(Upstream, typed_in or words(values.get("DhcpNameServer")))
+    typed = words(values6.get("NameServer"))
     yield from map(Upstream, typed)
     packed = values6.get("Dhcpv6DNSServers")
     if not typed and isinstance(packed, bytes):
@@ -90,10 +102,10 @@ def _policies(registry: Registry) -> tuple[tuple[Upstream, ...], dict[bytes, tup
     for path in ruled or [path for path in registry if path.startswith(NRPT + "\\")]:
         rule = registry[path]
         options = rule.get("ConfigOptions")
-        servers = tuple(Upstream(address) for address in _words(rule.get("GenericDNSServers")))
+        servers = tuple(Upstream(address) for address in words(rule.get("GenericDNSServers")))
         if not servers or not isinstance(options, int) or not options & _GENERIC_SERVERS:
             continue
-        for name in _words(rule.get("Name")):
+        for name in words(rule.get("Name")):
             try:
                 domain = to_wire(name.removeprefix("."))
             except ValueError:
@@ -105,7 +117,7 @@ def _policies(registry: Registry) -> tuple[tuple[Upstream, ...], dict[bytes, tup
     return everywhere, domains
 
 
-def _words(value: object) -> list[str]:
+def words(value: object) -> list[str]:
     """The items of a REG_MULTI_SZ, or of a REG_SZ that divides them by space, comma or semicolon."""
     texts: Iterable[object] = value if isinstance(value, list) else [value]
     return [word for text in texts if isinstance(text, str) for word in re.split(r"[\s,;\0]+", text) if word]
@@ -126,6 +138,10 @@ if sys.platform == "win32":
 
     def read() -> Upstreams:
         """Reads the registry. Raises OSError where even the settings of IPv4 cannot be read."""
+        return parse_registry(read_registry(), is_assigned)
+
+    def read_registry() -> dict[str, dict[str, object]]:
+        """The keys that tell of name servers and of interfaces. Raises OSError as `read` does."""
         registry: dict[str, dict[str, object]] = {}
         try:
             registry[TCPIP] = _values(TCPIP)
@@ -138,7 +154,11 @@ if sys.platform == "win32":
                     registry[f"{path}\\{name}"] = _values(f"{path}\\{name}")
             except OSError:
                 continue  # no such key: no such settings
-        return parse_registry(registry, is_assigned)
+        for path in [path for path in registry if path.startswith(TCPIP + "\\Interfaces\\")]:
+            named = rf"{CONNECTIONS}\{path.rpartition(chr(92))[2]}\Connection"
+            with contextlib.suppress(OSError):
+                registry[named] = _values(named)
+        return registry
 
     def _values(path: str) -> dict[str, object]:
         with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:

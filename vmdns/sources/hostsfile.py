@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
+from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
 from vmdns.core.model import HostName
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -27,10 +28,16 @@ def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) 
 def parse_hosts(data: bytes) -> dict[str, HostName]:
     """The names in a hosts file, by `hosts:<name> <address>`; lines that make no sense are left out.
 
-    Bytes that are not UTF-8 (old editors write Latin-1) spoil at most the name they stand in.
+    Bytes that are not UTF-8 (old editors write Latin-1) spoil at most the name they stand in. What vmdns wrote there
+    itself (`vmdns hosts`) is left out: a VM would lose its name to itself.
     """
     found: dict[str, HostName] = {}
+    inside = False
     for line in data[:MAX_BYTES].decode("utf-8-sig", "replace").split("\n"):
+        if line.startswith("# vmdns: "):
+            inside = line.startswith(BLOCK_BEGIN) or (inside and not line.startswith(BLOCK_END))
+        if inside:
+            continue
         words = line.partition("#")[0].split()
         if len(words) < 2:
             continue

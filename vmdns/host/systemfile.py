@@ -1,0 +1,69 @@
+"""A small text file of the system that is ours alone, and the commands by which its reader notices it.
+
+Written whole beside its place and renamed into it, all in one command, so that rights are asked for once.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmdns.host import elevate
+
+_WRITE = """set -e
+umask 022
+mkdir -p "$(dirname "$1")"
+cat >"$1.vmdns"
+mv -f "$1.vmdns" "$1"
+"""
+_REMOVE = 'rm -f "$1"\n'
+_REMOVE_FOLDER = 'rmdir "$(dirname "$1")" 2>/dev/null || true\n'
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFile:
+    """A `Setting` (plan.py) of Linux and macOS: the text of the file `name`; None where there is none.
+
+    after are commands that follow when it was written, before_end and after_end those around its removal. alone says
+    that its folder is removed with it if nothing else is in it.
+    """
+
+    kind: str
+    name: str
+    after: tuple[tuple[str, ...], ...] = ()
+    before_end: tuple[tuple[str, ...], ...] = ()
+    after_end: tuple[tuple[str, ...], ...] = ()
+    alone: bool = False
+    elevated: bool = True
+
+    def read(self) -> str | None:
+        try:
+            return Path(self.name).read_bytes().decode("utf-8", "surrogateescape")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, value: str | None) -> None:
+        if value is not None:
+            script = _WRITE + _lines(self.after)
+        else:
+            script = _lines(self.before_end) + _REMOVE + (_REMOVE_FOLDER if self.alone else "") + _lines(self.after_end)
+        elevate.run(["sh", "-c", script, "sh", self.name], elevated=True, text=value or "")
+
+    def describe(self, before: str | None, after: str | None) -> str:
+        if after is None:
+            return f"remove {self.name}"
+        said = "; ".join(line for line in after.splitlines() if line and line[0] not in "#[")
+        return f"{'write' if before is None else 'change'} {self.name}: {said}"
+
+    def commands(self, before: str | None, after: str | None) -> Sequence[str]:
+        if after is None:
+            lines = [*self.before_end, ("rm", self.name), *self.after_end]
+            return [elevate.shown(one, elevated=True) for one in lines]
+        tee = elevate.shown(["tee", self.name], elevated=True)
+        return [f"printf %s {shlex.quote(after)} | {tee}", *(elevate.shown(one, elevated=True) for one in self.after)]
+
+
+def _lines(commands: Sequence[Sequence[str]]) -> str:
+    return "".join(shlex.join(one) + "\n" for one in commands)
