@@ -193,13 +193,13 @@ def respond(
     out = bytearray(12)
     out += query.question
     offsets: dict[bytes, int] = {}
-    _remember(offsets, query.key, 12)
+    remember(offsets, query.key, 12)
     counts = [0, 0]
     truncated = False
     for section, records in enumerate((answer, authority)):
         for record in records:
             mark = len(out)
-            _append(out, record, offsets)
+            append(out, record, offsets)
             if len(out) > room:
                 del out[mark:]
                 truncated = True
@@ -214,7 +214,7 @@ def respond(
     return bytes(out)
 
 
-def _remember(offsets: dict[bytes, int], key: bytes, at: int) -> None:
+def remember(offsets: dict[bytes, int], key: bytes, at: int) -> None:
     """Notes where each suffix of the name starts, for compression pointers (RFC 1035 section 4.1.4)."""
     while key[0]:
         if at < 0x4000 and key not in offsets:
@@ -223,7 +223,8 @@ def _remember(offsets: dict[bytes, int], key: bytes, at: int) -> None:
         key = key[1 + key[0] :]
 
 
-def _append(out: bytearray, record: Record, offsets: dict[bytes, int]) -> None:
+def append(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int = IN) -> None:
+    """Adds the record to a message, its owner compressed; offsets says where each suffix of a name is by now."""
     key = record.owner.lower()
     rest = record.owner
     start = len(out)
@@ -237,8 +238,8 @@ def _append(out: bytearray, record: Record, offsets: dict[bytes, int]) -> None:
         rest, key = rest[step:], key[step:]
     else:
         out.append(0)
-    _remember(offsets, record.owner.lower(), start)
-    out += _FIXED.pack(record.type, IN, record.ttl, len(record.rdata))
+    remember(offsets, record.owner.lower(), start)
+    out += _FIXED.pack(record.type, cls, record.ttl, len(record.rdata))
     out += record.rdata
 
 
