@@ -254,6 +254,7 @@ class App:
     # -- what is told -----------------------------------------------------------------------------------------
 
     def _tell(self, changes: list[Change]) -> None:
+        self.server.publish(self.table.snapshot, None)
         self._listen()
         self._admission.changed()
         now = time.time()

@@ -87,10 +87,20 @@ class Requests:
                 for name, one in self._app.sources.items()
             ],
             "upstreams": forwarder.pop("upstreams", []),
+            "datagrams": self._app.server.path,
+            "askers": self._askers(),
             "counts": {**self._app.server.counts.as_dict(), "tcp_open": self._app.server.connections},
             "forwarding": forwarder,
             "problems": problems,
         }
+
+
+    def _askers(self) -> list[dict[str, Any]]:
+        now, wall = time.monotonic(), time.time()
+        return [
+            {"address": peer, "at": local, "time": wall - (now - moment)}
+            for (peer, local), moment in self._app.server.askers.copy().items()
+        ]
 
 
 async def _soon(value: dict[str, Any]) -> dict[str, Any]:

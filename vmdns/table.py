@@ -44,6 +44,7 @@ class Table:
         # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
         self._serial = int(wall()) & 0xFFFFFFFF
         self.snapshot: Snapshot = build((), policy, wall(), self._serial)
+        self._valid_until = 0.0
 
     def subscribe(self, listener: Callable[[list[Change]], None]) -> None:
         """`listener` receives the changed VMs after each new snapshot is in force; the list may be empty."""
@@ -98,9 +99,8 @@ class Table:
     def _publish(self) -> None:
         made = build(self._all(), self._policy, self._wall(), self._serial, self._hosts)
         before = self.snapshot
-        if replace(made, valid_until=0.0) == replace(before, valid_until=0.0):
-            self.snapshot = made
-        else:
+        self._valid_until = made.valid_until
+        if replace(made, valid_until=0.0) != replace(before, valid_until=0.0):
             if _data(made) != _data(before):
                 self._serial = (self._serial + 1) & 0xFFFFFFFF
                 made = with_serial(made, self._serial)
@@ -123,7 +123,7 @@ class Table:
         self._timer = loop.call_at(min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE), self.rebuild)
 
     def _watch_expiry(self) -> None:
-        end = self.snapshot.valid_until
+        end = self._valid_until
         if end:
             # At most an hour ahead: the wall clock may jump, and then this look corrects it. A time that has passed
             # means that no build succeeded since: not in a hurry.

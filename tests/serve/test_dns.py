@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import struct
+import threading
 from collections.abc import Awaitable
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ from vmdns.core.name import from_labels, to_wire
 from vmdns.core.wire import make_query
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind
+from vmdns.serve.udp import Receiver
 
 WEB = to_wire("web-01.local")
 TAIL = WEB + b"\0\1\0\1"
@@ -389,30 +391,41 @@ def test_t23_no_packet_raises(data: bytes) -> None:
 
 
 class Datagrams:
-    """Stands for a UDP socket: gives what it was given, in turn, and notes what is sent."""
+    """Stands for a UDP socket: gives what it was given, in turn, and notes what is sent; then it is closed."""
+
+    family = socket.AF_INET
 
     def __init__(self, *given: tuple[bytes, tuple[str, int]] | Exception) -> None:
         self.given = list(given)
         self.sent: list[tuple[str, int]] = []
+        self.over = threading.Event()
+
+    def setblocking(self, _: bool) -> None: ...
+
+    def fileno(self) -> int:
+        if not self.given:
+            self.over.set()
+        return 3 if self.given else -1
 
     def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
         if not self.given:
-            raise BlockingIOError
+            raise OSError("closed")
         item = self.given.pop(0)
         if isinstance(item, Exception):
             raise item
         return item
 
     def sendto(self, reply: bytes, peer: tuple[str, int]) -> None:
-        if peer[1] == 666:
-            raise PermissionError("a firewall")
+        if peer[1] in (0, 666):
+            raise PermissionError("a firewall, or no port")
         self.sent.append(peer)
 
 
 def test_t13_reflections_and_errors_of_the_socket() -> None:
+    answered = make_query(1, WEB, 1, flags=0x8180)
     datagrams = Datagrams(
+        (answered, (HOST, 1234)),  # a response: as our own come to us where somebody forged our address
         (LAST, (HOST, 0)),  # source port 0
-        (LAST, (HOST, 53)),  # our own address and port
         ConnectionResetError(),  # Windows, for an earlier response that nobody wanted
         OSError(90, "message too long"),  # Windows, for a datagram larger than the buffer
         (LAST, (HOST, 666)),
@@ -423,10 +436,14 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
 
     async def main() -> None:
         server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
-        server._read_udp(Listener(HOST, 53, datagrams, None))  # type: ignore[arg-type]
+        receiver = Receiver(
+            Listener(HOST, 53, datagrams, None),  # type: ignore[arg-type]
+            server._memo, server._ready, server._quick, batches=False,
+        )  # fmt: skip
+        assert datagrams.over.wait(10)
         assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
-        assert server.counts.failed == 1
-        assert server.counts.queries == 3
+        counts = server.counts + receiver.counts
+        assert (counts.failed, counts.queries, counts.malformed) == (2, 5, 1)
 
     run(main())
 

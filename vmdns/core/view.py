@@ -73,9 +73,7 @@ class Ways:
     def on(self, network: Network) -> tuple[str, ...]:
         """The host's IPv4 addresses on a host-only or bridged network."""
         return tuple(
-            place.address
-            for place in self.places
-            if place.at.version == 4 and self._network(place) == network
+            place.address for place in self.places if place.at.version == 4 and self._network(place) == network
         )
 
     @property

@@ -17,5 +17,9 @@ class Counts:
     failed: int = 0
     tcp_connections: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        mine, theirs = asdict(self), asdict(other)
+        return Counts(**{name: count + theirs[name] for name, count in mine.items()})
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)

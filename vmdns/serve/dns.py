@@ -1,6 +1,8 @@
 """The DNS server: UDP and TCP on every listener (RFC 1035 section 4.2, RFC 7766).
 
-A packet can never raise past this file: what cannot be read gets FORMERR or silence, what fails gets SERVFAIL.
+Datagrams are taken by a thread for each listener (`udp`), which sends what stands ready (`memo`) and makes what our own
+zones answer; all that waits for somebody goes on in the event loop. A packet can never raise past this file: what
+cannot be read gets FORMERR or silence, what fails gets SERVFAIL.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from vmdns.core.answer import Reply, answer
 from vmdns.core.limits import Limits
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.wire import (
+    NOERROR,
     REFUSED,
     SERVFAIL,
     Malformed,
@@ -26,21 +31,25 @@ from vmdns.core.wire import (
 )
 from vmdns.serve.counts import Counts
 from vmdns.serve.listeners import Listener
+from vmdns.serve.memo import Memo
 from vmdns.serve.tcp import Connections
+from vmdns.serve.udp import Receiver
 
 log = logging.getLogger(__name__)
 
-BURST = 64  # datagrams taken from a socket before others get their turn
 TCP_LIMIT = 65_535
 EDE_PROHIBITED = 18
-
 MOST_ASKERS = 4096
+MOST_PENDING = 10_000  # datagrams that wait for the event loop; more are not answered, and asked again
+
+_NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 Forward = Callable[[Query, int], Awaitable[bytes]]
 Cached = Callable[[Query, int], bytes | None]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 # Waits until the peer with this address is known to be a guest, or for long enough.
 Admit = Callable[[str], Awaitable[None]]
+Peer = tuple[Any, ...]
 
 
 class DnsServer:
@@ -61,10 +70,14 @@ class DnsServer:
         self._chase = chase
         self._admit = admit
         self.limits = limits
-        self.counts = Counts()
-        self._listeners: dict[Listener, asyncio.Task[None]] = {}
+        self._counts = Counts()
+        self._memo = Memo()
+        self._listeners: dict[Listener, tuple[Receiver, asyncio.Task[None]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending: deque[tuple[Query, bytes, Peer, Listener]] = deque()
+        self._woken = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections = Connections(self.handle, self._spawn, lambda: self.limits, self.counts)
+        self._connections = Connections(self.handle, self._spawn, lambda: self.limits, self._counts)
         # Who asked lately: (peer, the host's address that it asked at) -> when, in seconds of time.monotonic.
         self.askers: dict[tuple[str, str], float] = {}
 
@@ -79,11 +92,23 @@ class DnsServer:
         """How many TCP connections are open."""
         return len(self._connections)
 
-    def open(self, listener: Listener) -> None:
-        """Answers on it from now on."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(listener.udp, self._read_udp, listener)
-        self._listeners[listener] = loop.create_task(self._connections.accept(listener))
+    @property
+    def counts(self) -> Counts:
+        """What was done since the start, by all listeners that are open."""
+        return sum((receiver.counts for receiver, _ in self._listeners.values()), self._counts)
+
+    @property
+    def path(self) -> str:
+        """How datagrams are taken: in batches, or one by one."""
+        return ", ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
+
+    def open(self, listener: Listener, *, batches: bool = True) -> None:
+        """Answers on it from now on. batches: whether datagrams are taken by the dozen where the system can."""
+        self._loop = asyncio.get_running_loop()
+        if not self._listeners:
+            self._memo.publish(self._current(), None)
+        receiver = Receiver(listener, self._memo, self._ready, self._quick, batches=batches)
+        self._listeners[listener] = receiver, self._loop.create_task(self._connections.accept(listener))
 
     def close(self, listener: Listener) -> None:
         """Answers on it no more; connections that are open stay."""
@@ -91,17 +116,19 @@ class DnsServer:
         listener.close()
 
     def _deafen(self, listener: Listener) -> None:
-        self._listeners.pop(listener).cancel()
-        # Both before they are closed: their numbers may belong to other sockets the next moment.
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener.udp)
-        loop.remove_reader(listener.tcp)
+        receiver, accepting = self._listeners.pop(listener)
+        receiver.stop()
+        self._counts += receiver.counts
+        accepting.cancel()
+        # Before it is closed: its number may belong to another socket the next moment.
+        asyncio.get_running_loop().remove_reader(listener.tcp)
 
     async def stop(self, grace: float = 1.0) -> None:
         """Closes everything; questions under way have `grace` seconds to be answered."""
         listeners = self.listeners
         for listener in listeners:
             self._deafen(listener)
+        self._go_on()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for listener in listeners:
@@ -110,57 +137,72 @@ class DnsServer:
             task.cancel()
         await self._connections.close(grace)
 
+    def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
+        """This snapshot is in force, in which these names (wire, lower case) are answered otherwise; None for all."""
+        self._memo.publish(snapshot, changed)
+        for receiver, _ in self._listeners.values():
+            receiver.forget_askers()
+
     # -- one question -----------------------------------------------------------------------------------------
 
     def handle(self, packet: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
-        """The response, one that is still to come, or None for silence. Never raises."""
-        self.counts.queries += 1
+        """The response, one that is still to come, or None for silence. Never raises. Runs in the event loop."""
+        self._counts.queries += 1
         try:
             query = parse_query(packet)
         except Malformed as malformed:
-            self.counts.malformed += 1
+            self._counts.malformed += 1
             return malformed.reply
         limit = TCP_LIMIT if tcp else udp_limit(query)
         try:
-            self._note(peer, local)
-            if self._current().right(local, peer) is Right.UNKNOWN:
-                return self._surely(query, limit, self._later(query, peer, local, limit, tcp))
-            return self._say(query, peer, local, limit, tcp)
+            response, reply = self._decide(query, peer, local, limit, tcp)
+            return self._onward(query, reply, peer, local, limit, tcp) if response is None else response
         except Exception:
             log.exception("a question could not be answered")
-            self.counts.failed += 1
+            self._counts.failed += 1
             return bare_reply(packet, SERVFAIL)
 
-    def _note(self, peer: str, local: str) -> None:
-        if len(self.askers) >= MOST_ASKERS and (peer, local) not in self.askers:
-            self.askers.clear()
-        self.askers[peer, local] = time.monotonic()
-
-    async def _later(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> bytes:
-        """A neighbour on a LAN that nothing is known of: its question itself may tell which VM it is."""
-        await self._admit(peer)
-        reply = self._say(query, peer, local, limit, tcp)
-        return reply if isinstance(reply, bytes) else await reply
-
-    def _say(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> bytes | Awaitable[bytes]:
+    def _decide(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> tuple[bytes | None, Reply | None]:
+        """The response where it takes nobody else, else None; and what our zones say."""
         snapshot = self._current()
         right = snapshot.right(local, peer)
-        if right in (Right.NOTHING, Right.UNKNOWN):
-            return self._refuse(query, limit, f"{peer} is no guest of this host")
+        if right is Right.UNKNOWN:
+            return None, None
+        if right is Right.NOTHING:
+            return self._refuse(query, limit, f"{peer} is no guest of this host"), None
         reply = answer(query, snapshot, snapshot.view(local, peer))
         may = right is Right.ALL
         if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
-            self.counts.answered += 1
-            return self._render(query, reply, limit, tcp, may)
+            self._counts.answered += 1
+            return self._render(query, reply, limit, tcp, may), reply
         if not may:
-            return self._refuse(query, limit, f"{peer} may ask for local names only")
-        self.counts.forwarded += 1
+            return self._refuse(query, limit, f"{peer} may ask for local names only"), None
+        return None, reply
+
+    def _onward(
+        self, query: Query, reply: Reply | None, peer: str, local: str, limit: int, tcp: bool
+    ) -> bytes | Awaitable[bytes]:
+        """What takes others: an upstream, or to find out who asks."""
+        if self._current().right(local, peer) is not Right.ALL:
+            return self._surely(query, limit, self._later(query, peer, local, limit, tcp))
+        self._counts.forwarded += 1
         if reply is not None and reply.chase is not None:
             return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
         return self._cached(query, limit) or self._surely(query, limit, self._forward(query, limit))
 
+    async def _later(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> bytes:
+        """A neighbour on a LAN that nothing is known of: its question itself may tell which VM it is."""
+        await self._admit(peer)
+        response, reply = self._decide(query, peer, local, limit, tcp)
+        if response is not None:
+            return response
+        if self._current().right(local, peer) is not Right.ALL:
+            return self._refuse(query, limit, f"{peer} is no guest of this host")
+        onward = self._onward(query, reply, peer, local, limit, tcp)
+        return onward if isinstance(onward, bytes) else await onward
+
     def _refuse(self, query: Query, limit: int, why: str) -> bytes:
-        self.counts.refused += 1
+        self._counts.refused += 1
         return respond(query, REFUSED, limit=limit, recursion_available=False, extended_error=(EDE_PROHIBITED, why))
 
     async def _surely(self, query: Query, limit: int, response: Awaitable[bytes]) -> bytes:
@@ -168,7 +210,7 @@ class DnsServer:
             return await response
         except Exception:
             log.exception("a question could not be forwarded")
-            self.counts.failed += 1
+            self._counts.failed += 1
             return respond(query, SERVFAIL, limit=limit)
 
     def _render(self, query: Query, reply: Reply, limit: int, tcp: bool, recursion_available: bool) -> bytes:
@@ -184,46 +226,127 @@ class DnsServer:
             keepalive=self.limits.tcp_idle if tcp else None,
         )
 
-    # -- UDP --------------------------------------------------------------------------------------------------
+    # -- UDP: in the threads of the listeners ------------------------------------------------------------------
 
-    def _read_udp(self, listener: Listener) -> None:
-        receive = listener.udp.recvfrom
-        for _ in range(BURST):
-            try:
-                packet, peer = receive(4096)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                # An ICMP error of an earlier response (Windows: WSAECONNRESET); the socket is fine.
-                continue
-            if peer[1] == 0 or (peer[1] == listener.port and peer[0] == listener.address):
-                continue  # answering these would be a loop or a reflection
-            reply = self.handle(packet, peer[0], listener.address, tcp=False)
-            if isinstance(reply, bytes):
-                self._send(listener.udp, reply, peer)
-            elif reply is not None:
-                self._spawn(self._finish_udp(listener.udp, reply, peer))
+    def _ready(self, listener: Listener, peer: str) -> dict[bytes, bytes] | None:
+        """The responses that stand ready for this peer; None where every question must be looked at."""
+        if len(self.askers) >= MOST_ASKERS:
+            self.askers.clear()
+        self.askers[peer, listener.address] = time.monotonic()
+        snapshot = self._current()
+        right = snapshot.right(listener.address, peer)
+        if right in (Right.UNKNOWN, Right.NOTHING):
+            return None
+        return self._memo.of((snapshot.view(listener.address, peer), right))
 
-    async def _finish_udp(self, udp: socket.socket, reply: Awaitable[bytes], peer: tuple[str, int]) -> None:
-        self._send(udp, await reply, peer)
-
-    def _send(self, udp: socket.socket, reply: bytes, peer: tuple[str, int]) -> None:
+    def _quick(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
+        """The response without its id, where our own zones make it at once; None for silence or for later."""
+        self._counts.queries += 1
         try:
-            udp.sendto(reply, peer)
+            query = parse_query(packet)
+        except Malformed as malformed:
+            self._counts.malformed += 1
+            return malformed.reply[2:] if malformed.reply is not None else None
+        try:
+            snapshot = self._current()
+            response, reply = self._decide(query, peer[0], listener.address, udp_limit(query), tcp=False)
+        except Exception:
+            log.exception("a question could not be answered")
+            self._counts.failed += 1
+            return bare_reply(packet, SERVFAIL)[2:]
+        if response is None:
+            self._hand_over(query, packet, peer, listener)
+            return None
+        if reply is not None and _is_plain(query, packet):
+            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            self._memo.keep(
+                asker, snapshot, _key(query, packet), _lowered(query, response), _about(query, reply, snapshot)
+            )
+        return response[2:]
+
+    def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
+        if len(self._pending) >= MOST_PENDING or self._loop is None:
+            self._counts.failed += 1
+            return
+        self._pending.append((query, packet, peer, listener))
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._go_on)
+            except RuntimeError:  # the loop is closed: this is the end
+                self._pending.clear()
+
+    # -- UDP: in the event loop -------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Goes on with the questions that the threads handed over."""
+        self._woken = False  # first: what is put in from now on wakes the loop again
+        for _ in range(len(self._pending)):
+            try:
+                self._take(*self._pending.popleft())
+            except Exception:
+                log.exception("a question could not be answered")
+                self._counts.failed += 1
+
+    def _take(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
+        limit = udp_limit(query)
+        response, reply = self._decide(query, peer[0], listener.address, limit, tcp=False)
+        onward = response or self._onward(query, reply, peer[0], listener.address, limit, tcp=False)
+        if not isinstance(onward, bytes):
+            self._spawn(self._finish_udp(listener, onward, peer))
+            return
+        self._send(listener, onward, peer)
+        if response is None and reply is None and _is_plain(query, packet):
+            snapshot = self._current()
+            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            self._memo.keep_passing(asker, _key(query, packet), _lowered(query, onward))
+
+    async def _finish_udp(self, listener: Listener, reply: Awaitable[bytes], peer: Peer) -> None:
+        self._send(listener, await reply, peer)
+
+    def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
+        try:
+            listener.udp.sendto(reply, _NEVER_WAIT, peer)
         except OSError:
-            self.counts.failed += 1  # a full buffer or a peer that went away: it asks again
+            self._counts.failed += 1  # a full buffer or a peer that went away: it asks again
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
                 await work
             except OSError:
-                self.counts.failed += 1  # a peer that went away, or does not read
+                self._counts.failed += 1  # a peer that went away, or does not read
             except Exception:
                 log.exception("a response could not be sent")
-                self.counts.failed += 1
+                self._counts.failed += 1
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _is_plain(query: Query, packet: bytes) -> bool:
+    """Whether the packet is a question and at most an OPT record without options: of those there are few kinds."""
+    length = 12 + len(query.question)
+    if query.edns is None:
+        return len(packet) == length
+    return len(packet) == length + 11 and not query.edns.options and packet[length] == 0
+
+
+def _key(query: Query, packet: bytes) -> bytes:
+    return packet[2:12] + query.key + packet[12 + len(query.key) :]
+
+
+def _lowered(query: Query, response: bytes) -> bytes:
+    """The response without its id, as it is to the name in lower case: names after it point to it."""
+    return response[2:12] + query.key + response[12 + len(query.key) :]
+
+
+def _about(query: Query, reply: Reply, snapshot: Snapshot) -> bytes | None:
+    """The one name that an answer is about; None for one that anything may change."""
+    key = query.key
+    alone = reply.rcode == NOERROR and not reply.authority and all(one.owner == query.name for one in reply.answer)
+    if not alone or key in snapshot.zones:
+        return None
+    return key if key in snapshot.owned or key in snapshot.pointers or key in snapshot.nodes else None

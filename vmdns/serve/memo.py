@@ -1,0 +1,125 @@
+"""Responses that stand ready as bytes: what was rendered once is sent again until the names in it change.
+
+A key is a query without its id, its name in lower case; the value is the response without its id. What is put in
+comes from the slow path, so both give the same bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+
+from vmdns.core.snapshot import Right, Snapshot
+from vmdns.core.view import View
+
+MOST_ANSWERS = 65_536  # 300 bytes each, more or less: 20 MB for all askers together at worst
+MOST_LOOSE = 8_192
+PASSING_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
+
+Asker = tuple[View, Right]
+
+
+class Memo:
+    """Responses for all sorts of askers. Read by the threads that serve without a lock, changed under one.
+
+    Each asker has a dict of its own that stays the same object. Answers about one name are forgotten with that name;
+    loose ones (negatives with their SOA, wildcards) with any change; passing ones (forwarded) after a second.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: dict[Asker, dict[bytes, bytes]] = {}
+        self._names: dict[bytes, list[tuple[dict[bytes, bytes], bytes]]] = {}
+        self._loose: list[tuple[dict[bytes, bytes], bytes]] = []
+        self._passing: list[tuple[dict[bytes, bytes], bytes]] = []
+        self._count = 0
+        self._snapshot: Snapshot | None = None
+        self.next_second = 0.0
+
+    def of(self, asker: Asker) -> dict[bytes, bytes]:
+        """The responses for one sort of askers, to look keys up in."""
+        found = self._answers.get(asker)
+        if found is None:
+            with self._lock:
+                if len(self._answers) >= 1024:  # strangers' addresses do not make views, but interfaces come and go
+                    self._clear()
+                    self._answers.clear()
+                found = self._answers.setdefault(asker, {})
+        return found
+
+    def keep(self, asker: Asker, snapshot: Snapshot, key: bytes, response: bytes, name: bytes | None) -> None:
+        """Remembers an answer of this snapshot, about one name (wire, lower case) or a loose one."""
+        with self._lock:
+            if snapshot is not self._snapshot:
+                return
+            if self._count >= MOST_ANSWERS or len(self._loose) >= MOST_LOOSE:
+                self._clear()
+            among = self._answers.setdefault(asker, {})
+            if key in among:
+                return
+            among[key] = response
+            self._count += 1
+            if name is None:
+                self._loose.append((among, key))
+            else:
+                self._names.setdefault(name, []).append((among, key))
+
+    def keep_passing(self, asker: Asker, key: bytes, response: bytes) -> None:
+        """Remembers a forwarded answer until the second is over."""
+        with self._lock:
+            if len(self._passing) < MOST_LOOSE:
+                among = self._answers.setdefault(asker, {})
+                among[key] = response
+                self._passing.append((among, key))
+
+    def age(self, now: float) -> None:
+        """Forgets the forwarded answers of the second before. now is of time.monotonic."""
+        self.next_second = now + PASSING_SECONDS
+        if self._passing:
+            with self._lock:
+                for among, key in self._passing:
+                    among.pop(key, None)
+                self._passing.clear()
+
+    def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
+        """Another snapshot is in force: these names (wire) are answered otherwise, None for possibly all."""
+        with self._lock:
+            self._snapshot = snapshot
+            if changed is None:
+                self._clear()
+                return
+            for name in changed:
+                for among, key in self._names.pop(name, ()):
+                    self._count -= among.pop(key, None) is not None
+            self._count -= len(self._loose)
+            for among, key in self._loose:
+                among.pop(key, None)
+            self._loose.clear()
+
+    def _clear(self) -> None:
+        for among in self._answers.values():
+            among.clear()
+        self._names.clear()
+        self._loose.clear()
+        self._passing.clear()
+        self._count = 0
+
+
+def find(ready: dict[bytes, bytes], packet: bytes) -> bytes | None:
+    """The response (without its id) that stands ready for a packet, however its name is written.
+
+    Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name too
+    early, which makes no other valid query's key: length bytes are no letters. The question is echoed as it was asked.
+    """
+    response = ready.get(packet[2:])
+    if response is not None:
+        return response
+    end = packet.find(0, 12)
+    response = ready.get(packet[2:12] + packet[12:end].lower() + packet[end:])
+    return None if response is None else response[:10] + packet[12:end] + response[end - 2 :]
+
+
+def now() -> float:
+    """The clock of `age`."""
+    return time.monotonic()
