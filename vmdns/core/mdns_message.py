@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from vmdns.core.wire import ANY, CNAME, IN, NS, PTR, Record, append, remember
+from vmdns.core.wire import AAAA, ANY, CNAME, IN, NS, PTR, A, Record, append, remember
 
 NSEC = 47
 MAX_PACKET = 9000  # RFC 6762 section 17
@@ -20,6 +20,7 @@ RESPONSE, TRUNCATED = 0x8400, 0x0200  # QR with AA; TC
 _HEADER = struct.Struct("!6H")
 _QTAIL = struct.Struct("!HH")
 _FIXED = struct.Struct("!HHIH")
+_LENGTHS = {A: 4, AAAA: 16}
 _NAMED = {NS, CNAME, PTR, NSEC}  # their rdata begins with a name
 
 
@@ -100,6 +101,8 @@ def _record(packet: bytes, at: int, names: dict[int, tuple[bytes, int]]) -> tupl
     if cls & 0x7FFF != IN:
         return None, end
     rdata = packet[at:end]
+    if len(rdata) != _LENGTHS.get(kind, length):
+        raise ValueError("an address of another length")
     if kind in _NAMED:
         name, after = _name(packet, at, names)
         if after > end:
@@ -167,6 +170,25 @@ def query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = 
 def _ask(out: bytearray, name: bytes, kind: int, offsets: dict[bytes, int]) -> None:
     remember(offsets, name.lower(), len(out))
     out += name + _QTAIL.pack(kind, IN)
+
+
+def probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
+    """Questions whether anybody has these names, with the records that are proposed, in as few packets as they fit.
+
+    They ask for multicast answers, other than section 8.1 has it: port 5353 is shared with other programs of this
+    host, and a unicast answer would go to any one of them.
+    """
+    here: list[tuple[bytes, Sequence[Record]]] = []
+    size = 12
+    for name, records in owners:
+        more = len(name) + 4 + sum(12 + len(record.rdata) for record in records)
+        if here and size + more > SIZE:
+            yield query([(one, ANY) for one, _ in here], [record for _, given in here for record in given])
+            here, size = [], 12
+        here.append((name, records))
+        size += more
+    if here:
+        yield query([(one, ANY) for one, _ in here], [record for _, given in here for record in given])
 
 
 def responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> Iterator[bytes]:

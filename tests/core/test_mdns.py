@@ -1,0 +1,553 @@
+"""A responder on one link, and what the others on it send. The packets are made and read by dnspython."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rdata
+import dns.rdatatype
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmdns.core.mdns import Conflict, Outgoing, Responder
+from vmdns.core.mdns_message import parse
+from vmdns.core.name import to_wire
+
+WEB, DB = "192.168.56.11", "192.168.56.12"
+NAMES = {"web.local": (WEB,), "db.local": (DB, "fd00::12")}
+REVERSE = "11.56.168.192.in-addr.arpa"
+ASKER, GUEST = "192.168.56.50", "192.168.56.77"
+FLUSH, QU = 0x8000, 0x8000
+
+
+def rdata(kind: str, text: str) -> bytes:
+    wire = dns.rdata.from_text("IN", kind, text, origin=dns.name.root, relativize=False).to_wire()
+    assert wire is not None
+    return wire
+
+
+def record(name: str, kind: str, text: str, ttl: int = 120, cls: int = 1 | FLUSH) -> bytes:
+    made = rdata(kind, text)
+    return to_wire(name) + struct.pack("!HHIH", dns.rdatatype.from_text(kind), cls, ttl, len(made)) + made
+
+
+def question(name: str, kind: str, cls: int = 1) -> bytes:
+    labels = b"".join(bytes((len(part),)) + part.encode() for part in name.split("."))  # to_wire would lower the case
+    return labels + b"\0" + struct.pack("!HH", dns.rdatatype.from_text(kind), cls)
+
+
+def packet(
+    questions: Iterable[bytes] = (),
+    answers: Iterable[bytes] = (),
+    authority: Iterable[bytes] = (),
+    flags: int = 0,
+    ident: int = 0,
+) -> bytes:
+    sections = [list(one) for one in (questions, answers, authority)]
+    head = struct.pack("!6H", ident, flags, *map(len, sections), 0)
+    return head + b"".join(one for section in sections for one in section)
+
+
+def ask(*asked: tuple[str, str], **more: int) -> bytes:
+    return packet([question(*one) for one in asked], **more)
+
+
+def told(*answers: bytes) -> bytes:
+    return packet(answers=answers, flags=0x8400)
+
+
+class Link:
+    """One responder, and a clock that goes to whatever is due."""
+
+    def __init__(self, names: Mapping[str, tuple[str, ...]] = NAMES) -> None:
+        self.now = 1000.0
+        self.drawn: list[tuple[float, float]] = []
+        self.responder = Responder(self._lots)
+        self.log: list[tuple[float, Outgoing]] = []
+        self.neighbour: Callable[[Outgoing], bytes | None] = lambda out: None  # what somebody says to what is sent
+        self.configure(names)
+
+    def _lots(self, least: float, most: float) -> float:
+        self.drawn.append((least, most))
+        return (least + most) / 2
+
+    def configure(self, names: Mapping[str, tuple[str, ...]]) -> list[Outgoing]:
+        self.responder.configure({to_wire(name): addresses for name, addresses in names.items()}, self.now)
+        return self._take()
+
+    def _take(self) -> list[Outgoing]:
+        out = self.responder.send()
+        self.log += [(self.now, one) for one in out]
+        for one in out:
+            reply = self.neighbour(one)
+            if reply is not None:
+                self.responder.receive(reply, GUEST, 5353, self.now)
+        return out
+
+    def hear(self, data: bytes, source: str = ASKER, port: int = 5353) -> list[Outgoing]:
+        """What is sent at once."""
+        self.responder.receive(data, source, port, self.now)
+        return self._take()
+
+    def wait(self, seconds: float) -> list[tuple[float, Outgoing]]:
+        """What is sent in that time, and how many seconds from now."""
+        start, until, mark = self.now, self.now + seconds, len(self.log)
+        for _ in range(1000):
+            due = self.responder.timeout()
+            if due is None or due > until:
+                self.now = until
+                return [(at - start, one) for at, one in self.log[mark:]]
+            self.now = max(self.now, due)
+            self.responder.wake(self.now)
+            self._take()
+        raise AssertionError("it never comes to rest")
+
+    def hear_and_wait(self, data: bytes, seconds: float = 0.3, source: str = ASKER, port: int = 5353) -> list[Outgoing]:
+        return self.hear(data, source, port) + [one for _, one in self.wait(seconds)]
+
+
+@pytest.fixture
+def link() -> Link:
+    """A link with all names announced, and nobody who remembers."""
+    link = Link()
+    link.wait(100)
+    return link
+
+
+def read(data: bytes) -> dns.message.Message:
+    return dns.message.from_wire(data)
+
+
+def records(outs: Iterable[Outgoing], section: str = "answer") -> list[tuple[str, str, int, bool]]:
+    """(name, type, TTL, cache-flush bit) of all records of a section."""
+    return [(name, kind, ttl, flush) for name, kind, ttl, flush, _ in full(outs, section)]
+
+
+def full(outs: Iterable[Outgoing], section: str = "answer") -> Iterator[tuple[str, str, int, bool, bytes]]:
+    for out in outs:
+        for rrset in getattr(read(out.packet), section):
+            for one in rrset:
+                wire = one.to_wire()
+                assert wire is not None
+                name = rrset.name.to_text(omit_final_dot=True)
+                flush = bool(rrset.rdclass & FLUSH)
+                yield name, dns.rdatatype.to_text(rrset.rdtype), rrset.ttl, flush, wire
+
+
+def addresses(outs: Iterable[Outgoing]) -> list[tuple[str, bytes]]:
+    return [(name, data) for name, kind, *_, data in full(outs) if kind in ("A", "AAAA")]
+
+
+WEB_A = ("web.local", "A", 120, True)
+WEB_NSEC = ("web.local", "NSEC", 120, True)
+WEB_PTR = (REVERSE, "PTR", 120, True)
+
+
+# -- the cases of RFC 6762 -----------------------------------------------------------------------------------
+
+
+def test_a_question_to_all_gets_our_address_by_multicast_at_once(link: Link) -> None:
+    outs = link.hear(ask(("web.local", "A")))
+    assert [out.to for out in outs] == [None]
+    assert list(full(outs)) == [(*WEB_A, rdata("A", WEB))]
+
+
+def test_the_header_of_a_response(link: Link) -> None:
+    message = read(link.hear(ask(("web.local", "A"), ident=4711))[0].packet)
+    assert (message.id, message.flags, message.question) == (0, dns.flags.QR | dns.flags.AA, [])
+
+
+def test_what_we_lack_is_said_beside_what_we_have(link: Link) -> None:
+    outs = link.hear(ask(("web.local", "A")))
+    assert records(outs, "additional") == [WEB_NSEC]
+    link.wait(10)
+    outs = link.hear(ask(("db.local", "A")))
+    assert records(outs, "additional") == [("db.local", "AAAA", 120, True)]
+
+
+def test_a_question_that_takes_unicast_gets_it_when_all_others_know(link: Link) -> None:
+    wanted = ask(("web.local", "A"))[:-2] + struct.pack("!H", 1 | QU)
+    assert [out.to for out in link.hear(wanted)] == [None]  # nobody has heard it for a quarter of its TTL
+    outs = link.hear(wanted)
+    assert [out.to for out in outs] == [(ASKER, 5353)]
+    assert records(outs) == [WEB_A]
+    assert read(outs[0].packet).id == 0
+
+
+def test_a_plain_resolver_is_answered_as_it_expects(link: Link) -> None:
+    outs = link.hear(ask(("Web.Local", "A"), ident=4711), port=40000)
+    assert [out.to for out in outs] == [(ASKER, 40000)]
+    message = read(outs[0].packet)
+    assert (message.id, message.flags) == (4711, dns.flags.QR | dns.flags.AA)
+    assert [one.name.to_text() for one in message.question] == ["Web.Local."]
+    assert records(outs) == [("Web.Local", "A", 10, False)]
+
+
+@pytest.mark.parametrize(("ttl", "answered"), [(120, False), (60, False), (59, True), (1, True)])
+def test_an_answer_that_is_known_is_not_given_unless_half_its_time_is_over(
+    link: Link, ttl: int, answered: bool
+) -> None:
+    data = packet([question("web.local", "A")], [record("WEB.local", "A", WEB, ttl, cls=1)])
+    assert bool(link.hear_and_wait(data)) is answered
+
+
+def test_another_address_known_suppresses_nothing(link: Link) -> None:
+    data = packet([question("web.local", "A")], [record("web.local", "A", DB, cls=1)])
+    assert records(link.hear(data)) == [WEB_A]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("other.local", "A"), ("x.web.local", "A"), ("local", "SOA"), ("web.vm.internal", "A"), ("web", "A"),
+        ("9.56.168.192.in-addr.arpa", "PTR"), ("_services._dns-sd._udp.local", "PTR"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("port", [5353, 40000])
+def test_names_that_are_not_ours_meet_silence(link: Link, name: str, kind: str, port: int) -> None:
+    assert link.hear_and_wait(ask((name, kind)), seconds=5, port=port) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "types"),
+    [
+        ("web.local", "AAAA", ["A"]),
+        ("web.local", "TXT", ["A"]),
+        ("db.local", "HINFO", ["A", "AAAA"]),
+        (REVERSE, "TXT", ["PTR"]),
+        ("web.local", "NSEC", ["A"]),
+    ],
+)
+def test_a_type_that_we_lack_is_denied(link: Link, name: str, kind: str, types: list[str]) -> None:
+    outs = link.hear(ask((name, kind)))
+    assert records(outs) == [(name, "NSEC", 120, True)]
+    ((*_, data),) = full(outs)
+    assert data == rdata("NSEC", f"{name}. {' '.join(types)}")
+
+
+def test_a_denial_that_is_known_is_not_given_again(link: Link) -> None:
+    data = packet([question("web.local", "AAAA")], [record("web.local", "NSEC", "web.local. A", cls=1)])
+    assert link.hear_and_wait(data) == []
+
+
+def test_addresses_point_to_names(link: Link) -> None:
+    outs = link.hear(ask((REVERSE, "PTR")))
+    assert list(full(outs)) == [(*WEB_PTR, rdata("PTR", "web.local."))]
+
+
+def test_any_gets_all_that_there_is(link: Link) -> None:
+    outs = link.hear(ask(("db.local", "ANY")))
+    assert records(outs) == [("db.local", "A", 120, True), ("db.local", "AAAA", 120, True)]
+
+
+def test_a_probe_for_our_name_with_other_data_is_answered_in_time(link: Link) -> None:
+    link.hear(ask(("web.local", "A")))  # even where that was multicast this very second
+    probe = packet([question("web.local", "ANY", 1 | QU)], authority=[record("web.local", "A", GUEST, cls=1)])
+    answered = [(at, records([out])) for at, out in [*((0.0, out) for out in link.hear(probe)), *link.wait(2)]]
+    assert [found for _, found in answered] == [[WEB_A]]
+    assert answered[0][0] <= 0.25
+
+
+def test_a_probe_of_the_vm_itself_is_let_pass(link: Link) -> None:
+    probe = packet([question("web.local", "ANY", 1 | QU)], authority=[record("web.local", "A", WEB, cls=1)])
+    assert link.hear_and_wait(probe, seconds=5) == []
+
+
+def test_letters_match_in_either_case(link: Link) -> None:
+    assert records(link.hear(ask(("WEB.LoCaL", "A")))) == [WEB_A]
+
+
+@pytest.mark.parametrize("flags", [1 << 11, 4 << 11, 5 << 11, 15 << 11, 1, 3, 5])
+def test_other_opcodes_and_rcodes_are_ignored(link: Link, flags: int) -> None:
+    assert link.hear_and_wait(ask(("web.local", "A"), flags=flags), seconds=5) == []
+    data = packet(answers=[record("web.local", "A", GUEST)], flags=0x8400 | flags)
+    assert link.hear_and_wait(data, seconds=5) == []
+
+
+def test_two_questions_are_answered_together_at_once_where_all_are_ours(link: Link) -> None:
+    outs = link.hear(ask(("web.local", "A"), ("db.local", "A")))
+    assert len(outs) == 1
+    assert records(outs) == [WEB_A, ("db.local", "A", 120, True)]
+
+
+def test_where_others_may_answer_too_the_answer_waits_its_turn(link: Link) -> None:
+    assert link.hear(ask(("web.local", "A"), ("printer.local", "A"))) == []
+    assert (0.02, 0.12) in link.drawn
+    ((at, out),) = link.wait(1)
+    assert records([out]) == [WEB_A]
+    assert 0.02 <= at <= 0.12
+
+
+def test_a_record_is_multicast_once_a_second_at_most(link: Link) -> None:
+    times: list[float] = []
+    for _ in range(30):
+        before = link.now
+        times += [before for out in link.hear(ask(("web.local", "A"))) if WEB_A in records([out])]
+        times += [before + at for at, out in link.wait(0.1) if WEB_A in records([out])]
+    assert 2 <= len(times) <= 4
+    assert all(later - sooner >= 1 - 1e-6 for sooner, later in pairwise(times))
+
+
+def test_a_goodbye_when_a_vm_stops(link: Link) -> None:
+    outs = link.configure({"db.local": NAMES["db.local"]})
+    assert [out.to for out in outs] == [None]
+    assert sorted(records(outs)) == [(REVERSE, "PTR", 0, True), ("web.local", "A", 0, True)]
+    assert link.hear_and_wait(ask(("web.local", "A")), seconds=5) == []
+
+
+def test_a_goodbye_to_all_at_the_end(link: Link) -> None:
+    assert {ttl for _, _, ttl, _ in records(link.configure({}))} == {0}
+    assert link.responder.timeout() is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\0", b"\0" * 11, b"\0" * 12, b"\xff" * 12, b"\xff" * 600,
+        packet([b"\xc0\x0c\0\1\0\1"]), packet([b"\xc0\x0e\0\1\0\1"]), packet([b"\x3fweb"]),
+        packet([b"\x41a\0\0\1\0\1"]), ask(("web.local", "A"))[:-1], struct.pack("!6H", 0, 0, 65535, 0, 0, 0),
+        packet([(b"\x3f" + b"a" * 63) * 4 + b"\0\0\1\0\1"]),
+        packet(answers=[b"\0" + struct.pack("!HHIH", 1, 1, 120, 400)], flags=0x8400),
+        packet(answers=[record("web.local", "A", WEB)[:-4] + b"x" * 4], flags=0x8400)[:-2],
+        told(to_wire("web.local") + struct.pack("!HHIH", 1, 1, 120, 3) + b"abc"),
+        told(to_wire("web.local") + struct.pack("!HHIH", 28, 1, 120, 0)),
+        b"\0" * 10_000,
+    ],
+)  # fmt: skip
+def test_malformed_packets_are_survived(link: Link, data: bytes) -> None:
+    for port in (5353, 40000, 5353, 5353):
+        link.hear(data, port=port)
+    link.wait(200)
+    assert records(link.hear(ask(("web.local", "A")))) == [WEB_A]
+
+
+# -- a name's life -------------------------------------------------------------------------------------------
+
+
+def test_a_new_name_is_probed_for_and_announced() -> None:
+    link = Link({"web.local": (WEB,)})
+    assert link.drawn == [(0, 0.25)]
+    sent = link.wait(100)
+    assert [at for at, _ in sent] == pytest.approx([0.125, 0.375, 0.625, 0.875, 1.875])
+    assert {out.to for _, out in sent} == {None}
+    for _, out in sent[:3]:
+        message = read(out.packet)
+        assert [(one.name.to_text(), one.rdtype) for one in message.question] == [
+            ("web.local.", 255),
+            (f"{REVERSE}.", 255),
+        ]
+        assert records([out], "authority") == [("web.local", "A", 120, False), (REVERSE, "PTR", 120, False)]
+        assert not message.flags
+    for _, out in sent[3:]:
+        assert records([out]) == [WEB_A, WEB_PTR]
+    assert link.responder.timeout() is None
+
+
+def test_nothing_is_said_of_a_name_before_it_is_announced() -> None:
+    link = Link({"web.local": (WEB,)})
+    for port in (5353, 40000):
+        assert link.hear(ask(("web.local", "A")), port=port) == []
+
+
+def test_what_stays_is_not_announced_again(link: Link) -> None:
+    assert link.configure(NAMES) == []
+    assert link.wait(100) == []
+
+
+def test_another_address_is_announced_in_place_of_the_old_one(link: Link) -> None:
+    outs = link.configure({**NAMES, "web.local": (GUEST,)})
+    assert records(outs) == [(REVERSE, "PTR", 0, True)]
+    sent = link.wait(100)
+    assert [at for at, out in sent if addresses([out])] == pytest.approx([0, 1])
+    assert {one for _, out in sent for one in addresses([out])} == {("web.local", rdata("A", GUEST))}
+
+
+def test_a_type_that_is_lost_gets_a_goodbye(link: Link) -> None:
+    outs = link.configure({**NAMES, "db.local": (DB,)})
+    assert ("db.local", "AAAA", 0, True) in records(outs)
+    assert ("db.local", "A", 0, True) not in records(outs)
+
+
+def test_many_names_are_told_in_few_packets() -> None:
+    names = {f"vm-{number}.local": (f"10.0.{number // 200}.{number % 200 + 1}",) for number in range(1000)}
+    link = Link(names)
+    sent = [out.packet for _, out in link.wait(100)]
+    assert max(map(len, sent)) <= 1440
+    assert len(sent) < 5 * 120
+    announced = {name for name, kind, *_ in records([Outgoing(one, None) for one in sent]) if kind == "A"}
+    assert announced == set(names)
+
+
+# -- others who have the name --------------------------------------------------------------------------------
+
+
+def test_a_vm_that_announces_itself_has_its_name(link: Link) -> None:
+    link.hear(told(record("web.local", "A", WEB), record("web.local", "AAAA", "fe80::1")), source=WEB)
+    assert link.hear_and_wait(ask(("web.local", "A")), seconds=5) == []
+    assert link.responder.conflicts() == []
+    assert records(link.hear(ask(("db.local", "A")))) == [("db.local", "A", 120, True)]
+
+
+def test_a_vm_is_known_by_the_address_that_it_speaks_from(link: Link) -> None:
+    link.hear(told(record("web.local", "AAAA", "fe80::1")), source=WEB)
+    assert link.hear_and_wait(ask(("web.local", "AAAA")), seconds=5) == []
+
+
+def test_a_vm_that_says_nothing_any_more_is_spoken_for_again(link: Link) -> None:
+    link.hear(told(record("web.local", "A", WEB)), source=WEB)
+    assert link.wait(119) == []
+    link.wait(10)
+    assert records(link.hear(ask(("web.local", "A")))) == [WEB_A]
+
+
+def test_a_vm_that_goes_on_keeps_its_name_for_one_probe_each_two_minutes(link: Link) -> None:
+    itself = told(record("web.local", "A", WEB))
+    link.neighbour = lambda out: itself if read(out.packet).question else None
+    link.hear(itself, source=WEB)
+    sent = [out for _, out in link.wait(1200)]
+    assert records(sent) == []
+    assert 9 <= len(sent) <= 10
+
+
+def test_a_vm_that_takes_leave_is_spoken_for_soon(link: Link) -> None:
+    link.hear(told(record("web.local", "A", WEB)), source=WEB)
+    link.hear(told(record("web.local", "A", WEB, ttl=0)), source=WEB)
+    link.wait(4)
+    assert records(link.hear(ask(("web.local", "A")))) == [WEB_A]
+
+
+def test_nobody_else_takes_leave_for_us(link: Link) -> None:
+    link.hear(told(record("web.local", "A", WEB, ttl=0)))
+    assert next(at for at, out in link.wait(100) if WEB_A in records([out])) == 0
+
+
+def test_a_name_that_somebody_else_defends_is_left_to_him_and_said_once(link: Link) -> None:
+    other = told(record("web.local", "A", GUEST))
+    link.neighbour = lambda out: other if read(out.packet).question else None
+    link.hear(other, source=GUEST)
+    sent = [out for _, out in link.wait(1200)]
+    assert records(sent) == []
+    assert 9 <= len(sent) <= 11
+    assert link.responder.conflicts() == [Conflict(to_wire("web.local"), GUEST)]
+
+
+def test_one_forged_answer_takes_no_name_away(link: Link) -> None:
+    link.hear(told(record("web.local", "A", GUEST)), source=GUEST)
+    link.wait(5)
+    assert records(link.hear(ask(("web.local", "A")))) == [WEB_A]
+    assert link.responder.conflicts() == []
+
+
+def test_a_name_that_is_taken_already_is_never_announced() -> None:
+    link = Link({"web.local": (WEB,)})
+    link.wait(0.2)
+    link.hear(told(record("web.local", "A", GUEST)), source=GUEST)
+    assert WEB_A not in records(out for _, out in link.wait(100))
+    assert link.responder.conflicts() == [Conflict(to_wire("web.local"), GUEST)]
+
+
+def test_of_an_address_that_moved_the_vm_itself_hears_first(link: Link) -> None:
+    link.hear(told(record("web.local", "A", GUEST)), source=GUEST)  # the VM, before its new lease is known
+    link.wait(0.2)
+    link.hear(told(record("web.local", "A", GUEST)), source=GUEST)
+    link.configure({**NAMES, "web.local": (GUEST,)})
+    sent = link.wait(5)
+    assert {one for _, out in sent for one in addresses([out])} == {("web.local", rdata("A", GUEST))}
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_vm_that_calls_itself_otherwise_keeps_what_its_address_points_to(speaks: bool) -> None:
+    link = Link({"web.local": (WEB,)})
+    if speaks:
+        link.wait(100)
+    probe = packet([question(REVERSE, "ANY", 1 | QU)], authority=[record(REVERSE, "PTR", "debian.local.", cls=1)])
+    link.hear(probe, source=WEB)
+    link.hear(told(record(REVERSE, "PTR", "debian.local.")), source=WEB)
+    assert WEB_PTR not in records([*link.hear(ask((REVERSE, "PTR"))), *(out for _, out in link.wait(100))])
+    assert link.responder.conflicts() == []
+
+
+@pytest.mark.parametrize(("theirs", "first_probe"), [(GUEST, 1.0), ("10.0.0.1", 0.25)])
+def test_of_two_who_probe_at_a_time_the_one_with_the_later_data_goes_on(theirs: str, first_probe: float) -> None:
+    link = Link({"web.local": (WEB,)})
+    link.wait(0.125)
+    link.hear(packet([question("web.local", "ANY")], authority=[record("web.local", "A", theirs, cls=1)]))
+    sent = [at for at, out in link.wait(100) if ("web.local", "A", 120, False) in records([out], "authority")]
+    assert sent[0] == pytest.approx(first_probe)
+
+
+# -- several packets -----------------------------------------------------------------------------------------
+
+TC = 0x0200
+
+
+def test_known_answers_may_come_in_several_packets(link: Link) -> None:
+    first = packet([question("web.local", "A"), question("db.local", "A")], flags=TC)
+    assert link.hear(first) == []
+    assert (0.4, 0.5) in link.drawn
+    link.wait(0.1)
+    assert link.hear(packet(answers=[record("web.local", "A", WEB, cls=1)])) == []
+    assert records(out for _, out in link.wait(2)) == [("db.local", "A", 120, True)]
+
+
+def test_known_answers_of_another_asker_count_for_nothing(link: Link) -> None:
+    link.hear(packet([question("web.local", "A")], flags=TC))
+    link.hear(packet(answers=[record("web.local", "A", WEB, cls=1)]), source=GUEST)
+    ((at, out),) = link.wait(2)
+    assert records([out]) == [WEB_A]
+    assert 0.4 <= at <= 0.5
+
+
+def test_an_asker_who_never_ends_is_answered_all_the_same(link: Link) -> None:
+    link.hear(packet([question("web.local", "A")], flags=TC))
+    answered = []
+    for _ in range(20):
+        link.hear(packet(answers=[record("db.local", "A", DB, cls=1)], flags=TC))
+        answered += [out for _, out in link.wait(0.2)]
+    assert records(answered) == [WEB_A]
+
+
+def test_many_who_never_end_take_bounded_room(link: Link) -> None:
+    for number in range(1000):
+        link.hear(packet([question("web.local", "A")], flags=TC), source=f"192.168.57.{number % 250}", port=5353)
+    assert link.responder.timeout() is not None
+    link.wait(5)
+    assert link.responder.timeout() is None
+
+
+# -- whatever comes ------------------------------------------------------------------------------------------
+
+_piece = st.sampled_from(
+    [question("web.local", "A"), question("web.local", "ANY"), record("web.local", "A", GUEST),
+     record("web.local", "A", WEB, ttl=0), record(REVERSE, "PTR", "x.local."),
+     record("db.local", "NSEC", "db.local. A"),
+     b"\xc0\x0c", b"\x03web\xc0\x10", struct.pack("!HHIH", 1, 1, 120, 4), struct.pack("!HHIH", 47, 0x8001, 120, 2),
+     to_wire("db.local") + struct.pack("!HHIH", 1, 1, 120, 3) + b"abc"]
+)  # fmt: skip
+_counts = st.lists(st.integers(0, 3), min_size=4, max_size=4)
+_crafted = st.builds(
+    lambda flags, counts, parts, cut: (struct.pack("!6H", 0, flags, *counts) + b"".join(parts))[: cut or None],
+    st.sampled_from([0, TC, 0x8400]),
+    _counts,
+    st.lists(_piece, max_size=8),
+    st.integers(0, 60),
+)
+
+
+@given(st.lists(st.tuples(st.one_of(st.binary(max_size=200), _crafted), st.sampled_from([5353, 999])), max_size=12))
+def test_no_packet_raises_or_keeps_it_from_coming_to_rest(packets: list[tuple[bytes, int]]) -> None:
+    link = Link()
+    link.wait(1)
+    for data, port in packets:
+        link.hear(data, port=port)
+        link.wait(0.3)
+    for out in link.responder.send():
+        assert parse(out.packet) is not None
+    link.wait(300)
+    assert records(link.hear(ask(("db.local", "A"))))
