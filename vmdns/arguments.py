@@ -83,6 +83,22 @@ Shows where the running vmdns listens, and how VirtualBox, the sources of names
 and the upstreams fare.
 """
 
+_WIRE = """\
+Shows what would make VirtualBox's networks hand vmdns out to their guests as
+their DNS server: NAT Networks and host-only networks. Nothing is changed
+without --apply; what was changed is noted, and --undo takes it back. Giving
+this computer an address is the only step that asks for rights; where they are
+missing, networks share an address that it has.
+"""
+
+_WIRE_EXAMPLES = """\
+examples:
+  vmdns wire                        the plan
+  vmdns wire --apply                do it
+  vmdns wire --network NatNetwork   for this network only
+  vmdns wire --undo                 everything as it was
+"""
+
 _HOST = """\
 Shows what would make this computer ask vmdns: for the names of VMs only, or
 with --whole for everything, which VirtualBox then passes on to guests on NAT.
@@ -190,6 +206,12 @@ def build_parser() -> argparse.ArgumentParser:
     status = command("status", "show whether all is well", _STATUS_ABOUT, _STATUS)
     _json(status)
     _home(status)
+
+    wire = command("wire", "let guests ask vmdns", _WIRE, _WIRE_EXAMPLES + "\n" + _STATUS)
+    wire.add_argument("--network", default="", metavar="NAME", help="this NAT Network or host-only interface only")
+    _plan(wire)
+    _home(wire)
+    _file(wire)
 
     host = command("host", "let this computer ask vmdns", _HOST, _HOST_EXAMPLES + "\n" + _STATUS)
     host.add_argument("--whole", action="store_true", help="ask vmdns for everything, not only for names of VMs")

@@ -214,6 +214,24 @@ def _host(arguments: Namespace) -> int:
         raise _Fail(str(error)) from None
 
 
+def _wire(arguments: Namespace) -> int:
+    from vmdns import wiring
+
+    config, _ = _configuration(arguments.config)
+    home = wiring.home_of(arguments.vbox_home, config.vbox_home)
+    try:
+        wire = wiring.Wire(home, config.zones, may=wiring.can_ask())
+        response = wiring.command(
+            wire,
+            "undo" if arguments.undo else "apply" if arguments.apply else "plan",
+            arguments.network,
+            (lambda line: None) if arguments.json else _say,
+        )
+    except (wiring.Refused, OSError, RuntimeError) as error:
+        raise _Fail(str(error)) from None
+    return _show(arguments, response, lambda look: show.wire(response, look))
+
+
 def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
     from vmdns import client
     from vmdns.serve.control_client import ControlError, NotRunning
@@ -327,6 +345,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "names": _names,
     "ask": _ask,
     "status": _status,
+    "wire": _wire,
     "host": _host,
     "hosts": _hosts,
     "config": _config,

@@ -224,6 +224,25 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
 
 
 def hosts(response: Mapping[str, Any]) -> list[str]:
+def wire(response: Mapping[str, Any], look: Look) -> list[str]:
+    """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; of what
+    was done, which was said as it was done, what is to be known."""
+    steps = [step for one in response["networks"] for step in one["steps"]]
+    if response["done"]:
+        if not (response["changed"] or response["left"]):
+            return ["Nothing is to be done."]
+        told = response["left"] or response["notes"]
+        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, look) if told else []
+    rows = [
+        (one["title"], " ".join(one["now"]) or "nothing", one["wanted"] if one["steps"] else "as it is")
+        for one in response["networks"]
+    ]
+    lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, look) if rows else []
+    end = "Do it with: vmdns wire --apply" if steps else "Nothing is to be done."
+    notes = response["notes"]
+    return [*lines, *(plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []), end]
+
+
     """What `vmdns hosts` shows: the block, and whether it stands in the file."""
     lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
     stands = response["done"] or response["block"] == response["before"]

@@ -64,6 +64,11 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     return done.stdout.decode(errors="replace")
 
 
+def can_ask() -> bool:
+    """Whether there is someone who could be asked for the right."""
+    return sys.platform == "win32" or (shutil.which("sudo") is not None and sys.stdin.isatty())
+
+
 def with_rights(argv: list[str]) -> list[str]:
     """The command with the system's way to ask for rights before it. Raises `Denied` where it cannot ask."""
     if sys.platform == "win32":

@@ -113,13 +113,20 @@ def undo_plan(journal: Journal, scope: str, make: Registry) -> tuple[list[Step],
     return steps, left
 
 
-def undo(journal: Journal, scope: str, make: Registry, say: Callable[[str], None]) -> list[str]:
-    """Takes everything of a scope back, and forgets it. Returns the sentences of `undo_plan` on what is left.
+def undo(
+    journal: Journal,
+    scope: str,
+    make: Registry,
+    say: Callable[[str], None],
+    only: Callable[[Entry], bool] = lambda entry: True,
+) -> list[str]:
+    """Takes everything of a scope back that `only` lets through, and forgets it. Returns the sentences of `undo_plan`
+    on what is left.
 
     Raises what `write` raises; then what is not undone yet stays in the journal.
     """
     left = []
-    for entry in reversed(journal.entries(scope)):
+    for entry in filter(only, reversed(journal.entries(scope))):
         setting = make(entry.kind, entry.name)
         now = setting.read()
         if now == entry.after and now != entry.before:

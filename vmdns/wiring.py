@@ -1,0 +1,259 @@
+"""`vmdns wire`: joins VirtualBox's networks, this machine's addresses and the journal to a plan, and does it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmdns.core.model import HostAddress, HostInterface
+from vmdns.core.view import GIVEN, ways
+from vmdns.host import elevate
+from vmdns.host.folders import state_folder
+from vmdns.host.journal import Entry, Journal
+from vmdns.host.loopback import WHOLE, is_assigned
+from vmdns.host.plan import Step, apply, plan, undo
+from vmdns.host.upstreams import read_upstreams
+from vmdns.host.vboxnet import NotRunning, VirtualBox, host_only, registry
+from vmdns.host.wireplan import DHCP_GROUP, LOOPBACK, Look, Row, rows
+from vmdns.serve.control_place import instance_key
+from vmdns.sources import vboxmanage_output as output
+from vmdns.sources.installation import find, user_home
+from vmdns.sources.vboxmanage_call import Failed, VBoxManage
+
+SCOPE = "wire"
+FOLLOW = "they follow when they renew their lease, within five minutes as VirtualBox gives leases, or when restarted"
+_MAC = sys.platform == "darwin"
+PLAIN_NAT = (
+    "guests on plain NAT are given what this computer itself asks, and nothing else can be set; "
+    "`vmdns host --whole` makes this computer ask vmdns, and with it these guests"
+)
+_E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
+_OUTSIDE = ("198.51.100.1", 53)  # no packet goes there: it only has the system choose an address
+
+
+class Refused(Exception):
+    """This cannot be done here; the text says why, and what can be done."""
+
+
+class _NoAddress(Exception):
+    """The host could not be given an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network, with the steps that wire it."""
+
+    row: Row
+    steps: list[Step]
+
+    def as_json(self) -> dict[str, Any]:
+        row = self.row
+        return {
+            "network": row.network,
+            "title": row.title,
+            "kind": row.kind,
+            "now": list(row.now),
+            "wanted": row.server,
+            "steps": [one.as_json() for one in self.steps],
+            "notes": row.notes,
+        }
+
+
+class Wire:
+    """One user's VirtualBox, and the journal of what vmdns changed in its networks.
+
+    home replaces VBOX_USER_HOME. may says whether the host may be given addresses. All of its methods block, for some
+    tenths of a second a network; they raise OSError with a sentence for the user.
+    """
+
+    def __init__(self, home: str | None, zones: Sequence[str], *, may: bool) -> None:
+        environ = {**os.environ, "VBOX_USER_HOME": home} if home else dict(os.environ)
+        installation = find(environ)
+        if installation is None:
+            raise OSError("VirtualBox is not installed here; if it is, put the folder of VBoxManage into PATH")
+        self._vboxmanage = VBoxManage(installation.vboxmanage, environ)
+        self._zones = tuple(zones)
+        self._may = may
+        self.box = VirtualBox(user_home(environ), str(installation.vboxmanage), self._call)
+        key = instance_key(home, environ)
+        self.journal = Journal(state_folder() / ("journal.json" if key == "default" else f"journal-{key}.json"))
+        self._version: tuple[int, ...] = ()
+
+    def plan(self, network: str = "") -> list[Network]:
+        """What is and what is to be done, for all networks or the one named. Raises `Refused` where there is none such.
+
+        Names are VirtualBox's: of a NAT Network, a host-only interface, or a DHCP server's network.
+        """
+        return [Network(row, self._steps(row)) for row in self._rows(network)]
+
+    def apply(self, networks: Sequence[Network], say: Callable[[str], None], network: str = "") -> list[Network]:
+        """Does what was planned, with a line for each step; what was done. Where the host cannot be given an address,
+        networks share one that it has."""
+        done: dict[str, list[Step]] = {one.row.network: [] for one in networks}
+        try:
+            self._do(networks, done, say)
+        except _NoAddress as error:
+            say(f"this computer cannot be given an address ({error}), so NAT Networks share one that it has")
+            self._may = False
+            networks = self.plan(network)
+            self._do(networks, done, say)
+        return [Network(one.row, done.get(one.row.network, [])) for one in networks]
+
+    def undo(self, say: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
+        """Takes back what was done; which networks changed, and sentences on what is left as it is."""
+        entries = self.journal.entries(SCOPE)
+        given = {one.name: one.after.get("6") for one in entries if one.kind == DHCP_GROUP and one.after}
+        names = self._named(network, [one.name for one in entries if one.kind != LOOPBACK]) if network else set()
+
+        def only(entry: Entry) -> bool:
+            if not network:
+                return True
+            if entry.kind == LOOPBACK:
+                return any(given.get(name) == entry.name for name in names)
+            return entry.name in names
+
+        touched = [one.name for one in entries if one.kind == DHCP_GROUP and only(one)]
+        left = undo(self.journal, SCOPE, registry(self.box), say, only)
+        return touched, left
+
+    def guests(self, networks: Sequence[str]) -> list[str]:
+        """The names of the VMs that run with an adapter on one of these networks (named as DHCP servers are)."""
+        found = []
+        for uuid in output.vms(self._call("list", "runningvms")) if networks else ():
+            try:
+                machine = output.machine(self._call("showvminfo", uuid, "--machinereadable"))
+            except (OSError, ValueError):
+                continue  # it starts or stops just now
+            if any(adapter.network.dhcp_name in networks for adapter in machine.adapters):
+                found.append(machine.name)
+        return sorted(found)
+
+    def _rows(self, network: str) -> list[Row]:
+        found = rows(self._look())
+        if not network:
+            return found
+        names = self._named(network, [row.network for row in found])
+        return [row for row in found if row.network in names]
+
+    def _named(self, network: str, known: Sequence[str]) -> set[str]:
+        found = {one for one in known if one in (network, host_only(network))}
+        if not found:
+            there = ", ".join(dict.fromkeys(known)) or "none"
+            raise Refused(f"there is no network {network} that vmdns could wire, or did; there is {there}")
+        return found
+
+    def _steps(self, row: Row) -> list[Step]:
+        make = registry(self.box)
+        return plan((make(one.kind, one.name), one.value) for one in row.want)
+
+    def _do(self, networks: Sequence[Network], done: dict[str, list[Step]], say: Callable[[str], None]) -> None:
+        for network in networks:
+            for step in network.steps:
+                try:
+                    apply([step], self.journal, SCOPE, say)
+                except OSError as error:
+                    if step.setting.kind == LOOPBACK and self._may:
+                        raise _NoAddress(str(error)) from None
+                    raise
+                done.setdefault(network.row.network, []).append(step)
+
+    def _look(self) -> Look:
+        if not self._version:
+            match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
+            if match is None:
+                raise OSError(f"{self.box.program} is not VirtualBox's")
+            self._version = int(match[1]), int(match[2])
+        interfaces = tuple(output.host_interfaces(self._call("list", "hostonlyifs")))
+        entries = self.journal.entries(SCOPE)
+        return Look(
+            version=self._version,
+            networks=self.box.networks(),
+            zones=self._zones,
+            interfaces=interfaces,
+            vmnets=tuple(output.host_only_networks(self._call("list", "hostonlynets"))) if _MAC else (),
+            resolvers=_resolvers(),
+            hosts=() if self._may else tuple(self._hosts(interfaces)),
+            given=frozenset(str(one) for one in GIVEN.hosts() if is_assigned(str(one))),
+            ours=frozenset(one.name for one in entries if one.kind == LOOPBACK),
+            groups=frozenset(one.name for one in entries if one.kind == DHCP_GROUP),
+            may=self._may,
+        )
+
+    def _hosts(self, interfaces: Sequence[HostInterface]) -> Iterator[str]:
+        """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""
+        others = output.host_interfaces(self._call("list", "bridgedifs"))
+        facts = [HostAddress(one.name, one.prefix) for one in others]
+        found = [one for one in ways([*facts, *interfaces], ()).reachable if one not in _given()]
+        first = _outward()
+        return iter(sorted(found, key=lambda one: one != first))
+
+    def _call(self, *arguments: str) -> str:
+        try:
+            return self._vboxmanage(*arguments)
+        except Failed as failed:
+            if failed.code == _E_FAIL and arguments[:2] == ("dhcpserver", "restart"):
+                raise NotRunning(str(failed)) from None
+            raise OSError(f"VBoxManage {failed}") from None
+
+
+def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """The answer of `vmdns wire`: do is plan, apply or undo; say gets a line a step. Raises `Refused`, OSError."""
+    networks: list[Network] = []
+    left: list[str] = []
+    if do == "undo":
+        changed, left = wire.undo(say, network)
+    else:
+        networks = wire.plan(network)
+        if do == "apply":
+            networks = wire.apply(networks, say, network)
+        changed = [one.row.network for one in networks if one.steps]
+    notes = [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
+    if networks and not network and WHOLE not in _resolvers():
+        notes.append(PLAIN_NAT)
+    guests = wire.guests(changed)
+    if guests:
+        notes.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
+    return {
+        "networks": [one.as_json() for one in networks],
+        "changed": changed,
+        "left": left,
+        "notes": notes,
+        "guests": guests,
+        "done": do != "plan",
+    }
+
+
+def can_ask() -> bool:
+    """Whether the right to give this computer an address is there, or someone who could be asked for it."""
+    return elevate.is_elevated() or elevate.can_ask()
+
+
+def _given() -> frozenset[str]:
+    return frozenset(str(one) for one in GIVEN.hosts())
+
+
+def _resolvers() -> tuple[str, ...]:
+    try:
+        return read_upstreams().resolvers
+    except OSError:
+        return ()
+
+
+def _outward() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_OUTSIDE)
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
+def home_of(vbox_home: str, configured: Path | None) -> str | None:
+    """The VirtualBox home that is meant: of the command line, else of the configuration."""
+    return vbox_home or (str(configured) if configured else None)
