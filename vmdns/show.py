@@ -223,7 +223,6 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
     return lines or ["Nothing is to be done."]
 
 
-def hosts(response: Mapping[str, Any]) -> list[str]:
 def wire(response: Mapping[str, Any], look: Look) -> list[str]:
     """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; of what
     was done, which was said as it was done, what is to be known."""
@@ -243,6 +242,7 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
     return [*lines, *(plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []), end]
 
 
+def hosts(response: Mapping[str, Any]) -> list[str]:
     """What `vmdns hosts` shows: the block, and whether it stands in the file."""
     lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
     stands = response["done"] or response["block"] == response["before"]
