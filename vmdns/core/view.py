@@ -21,7 +21,7 @@ HOST = Network("host")
 NAT = Network("nat")
 
 # Interfaces that lead to containers or tunnels: their addresses are not the host's to anybody else.
-_INNER = re.compile(r"(docker|br-|virbr|veth|lxc|cni|flannel|podman|tun|tap|wg|utun|bridge1\d\d)")
+INNER = re.compile(r"(docker|br-|virbr|veth|lxc|cni|flannel|podman|tun|tap|wg|utun|bridge1\d\d)")
 
 
 class View(NamedTuple):
@@ -82,7 +82,7 @@ class Ways:
         outer = [
             place
             for place in self.places
-            if place.at.version == 4 and not place.at.ip.is_loopback and not _INNER.match(place.interface)
+            if place.at.version == 4 and not place.at.ip.is_loopback and not INNER.match(place.interface)
         ]
         outer.sort(key=lambda one: (self._kind(one) == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
         return tuple(place.address for place in outer)
