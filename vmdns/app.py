@@ -76,6 +76,7 @@ class App:
             "hosts": Source(since=self.started),
             "upstreams": Source(since=self.started),
         }
+        self._wired: Any = None
         self._files = FolderWatch()
         self._control = ControlServer()
 
@@ -103,6 +104,8 @@ class App:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.discovery.stop()
+        if self._wired is not None:
+            await self._wired.stop()
         self._files.stop()
         self.listening.close()
         await self._control.close()
@@ -160,6 +163,18 @@ class App:
             return
         self.sources["hosts"].become("ok")
         self.table.put_hosts(hosts)
+
+    def _keep_wired(self) -> None:
+        """Has guests' networks hand vmdns out where that is wanted, whenever VirtualBox's networks changed."""
+        if not self.config.wire:
+            return
+        if self._wired is None:
+            from vmdns.wired import Wired
+
+            self._wired = Wired(self._say)
+        home = str(self.config.vbox_home) if self.config.vbox_home else None
+        facts = [*self.table.held("virtualbox").values(), *self.table.held("addresses").values()]
+        self._wired.changed(facts, home, self.config.zones)
 
     # -- upstreams --------------------------------------------------------------------------------------------
 
@@ -246,6 +261,7 @@ class App:
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
         self._configure_forwarder()
+        self._keep_wired()
         source = ("reader", "vbox_home")
         if any(getattr(fresh, key) != getattr(before, key) for key in source):
             self.discovery.start(fresh)
@@ -256,6 +272,7 @@ class App:
     def _tell(self, changes: list[Change]) -> None:
         self.server.publish(self.table.snapshot, None)
         self._listen()
+        self._keep_wired()
         self._admission.changed()
         now = time.time()
         for one in changes:

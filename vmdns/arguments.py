@@ -45,6 +45,7 @@ examples:
   vmdns run --listen 127.0.0.1:5300        no right to port 53 is needed
   vmdns run --listen 127.0.0.1 --listen 192.168.56.1
   vmdns run --upstream 192.0.2.53          forward to this server only
+  vmdns run --wire                         guests ask it, nothing set in them
   vmdns run --vbox-home ~/lab/VirtualBox   the VMs of another VirtualBox home
 
 exit status:
@@ -179,6 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ADDR[:PORT]",
         help="answer at this address and port instead of the default ones; may be repeated",
     )
+    run.add_argument("--wire", action="store_true", help="keep VirtualBox's networks wired, as vmdns wire --apply does")
     _home(run)
     _reader(run)
     run.add_argument(

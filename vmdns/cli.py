@@ -76,7 +76,7 @@ def _options(arguments: Namespace) -> Options:
 
     home = os.path.abspath(os.path.expanduser(arguments.vbox_home)) if arguments.vbox_home else ""
     listen, upstreams = getattr(arguments, "listen", ()), getattr(arguments, "upstream", ())
-    return Options(tuple(listen), tuple(upstreams), home, arguments.reader)
+    return Options(tuple(listen), tuple(upstreams), home, arguments.reader, getattr(arguments, "wire", False))
 
 
 def _configuration(file: str | None, options: Options | None = None) -> tuple[Config, Path | None]:

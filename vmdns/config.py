@@ -44,6 +44,7 @@ class Options:
     upstreams: tuple[str, ...] = ()
     vbox_home: str = ""
     reader: str = ""
+    wire: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Config:
     upstreams: tuple[Upstream, ...] = ()
     lan: str = "guests"
     wildcards: bool = True
+    wire: bool = False
     hosts: bool = True
     reserved_allowed: tuple[str, ...] = ()
     reader: str = "auto"
@@ -86,7 +88,13 @@ class Config:
         return replace(self, **changed)
 
 
-_OPTIONS = {"listen": "--listen", "upstreams": "--upstream", "vbox_home": "--vbox-home", "reader": "--reader"}
+_OPTIONS = {
+    "listen": "--listen",
+    "upstreams": "--upstream",
+    "vbox_home": "--vbox-home",
+    "reader": "--reader",
+    "wire": "--wire",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ KEYS: dict[str, Key] = {
     "upstreams": Key(values.upstreams, "servers that everything else is forwarded to; empty: what this host uses"),
     "lan": Key(values.lan, "who is answered on bridged networks: off, guests, names (everybody: VM names) or all"),
     "wildcards": Key(values.truth, "whether names below a VM, like x.web.local, are answered as the VM's"),
+    "wire": Key(values.truth, "whether VirtualBox's networks are kept wired, as by `vmdns wire --apply`"),
     "hosts": Key(values.truth, "whether names of this host's hosts file are answered"),
     "reserved_allowed": Key(values.labels, 'names that a VM may take although they are reserved, like "wpad"'),
     "reader": Key(values.reader, "how VirtualBox is read: auto, api or vboxmanage"),

@@ -1,0 +1,81 @@
+"""`vmdns run --wire`: keeps VirtualBox's networks wired, by a look whenever what the plan rests on has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
+from vmdns.host.elevate import is_elevated
+from vmdns.wiring import FOLLOW, Wire
+
+_RESTS_ON = (DhcpServer, NatNetwork, HostInterface, HostAddress)
+_PATIENCE_SECONDS = 5.0  # for a look that is under way when vmdns ends
+
+
+class Wired:
+    """Looks, and does what is to be done, in a thread; nobody is asked for rights.
+
+    say gets a line for each step, and once for what is wrong. Used from one event loop.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._seen: object = None
+        self._wanted: tuple[str | None, tuple[str, ...]] = (None, ())
+        self._made: object = None
+        self._wire: Wire | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+        self._told: set[str] = set()
+
+    def changed(self, facts: Iterable[Fact], home: str | None, zones: tuple[str, ...]) -> None:
+        """To be called with what is known now, as often as one likes: only a change of networks means a look."""
+        wanted = home, zones
+        seen = frozenset(fact for fact in facts if isinstance(fact, _RESTS_ON)), wanted
+        if seen == self._seen:
+            return
+        self._seen, self._wanted = seen, wanted
+        self._again = True
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def look(self) -> None:
+        """One look now; says what it did. Ends when it is done."""
+        steps, troubles = await asyncio.to_thread(self._once, *self._wanted)
+        for line in steps:
+            self._say(f"wiring: {line}")
+        for line in troubles:
+            if line not in self._told:
+                self._say(f"wiring: {line}")
+        self._told = set(troubles)
+
+    async def stop(self) -> None:
+        """Waits for a look that is under way."""
+        self._again = False
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_PATIENCE_SECONDS)
+
+    async def _work(self) -> None:
+        try:
+            while self._again:
+                self._again = False
+                await self.look()
+        finally:
+            self._task = None
+
+    def _once(self, home: str | None, zones: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        steps: list[str] = []
+        troubles: list[str] = []
+        try:
+            if self._wire is None or self._made != (home, zones):
+                self._wire, self._made = Wire(home, zones, may=is_elevated()), (home, zones)
+            networks = self._wire.apply(self._wire.plan(), steps.append)
+            troubles += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
+            guests = self._wire.guests([one.row.network for one in networks if one.steps])
+            if guests:
+                steps.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
+        except (OSError, RuntimeError) as error:
+            troubles.append(str(error))
+            self._seen = None  # the next change of anything has it look again
+        return steps, troubles
