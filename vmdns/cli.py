@@ -200,6 +200,10 @@ def _host(arguments: Namespace) -> int:
             say = (lambda line: None) if arguments.json else _say
             if arguments.undo:
                 hosting.undo(say)
+            elif ask.check and status is None:
+                raise _Fail(
+                    "no vmdns runs here, so this computer would ask nobody; start one with: vmdns run", NOT_RUNNING
+                )
             else:
                 hosting.apply(ask, steps, say)
             response["done"] = True

@@ -217,7 +217,8 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
     lines = []
     for number, step in enumerate(response["steps"], 1):
         lines.append(paint(safe(f"{number}. {step['what']}"), 1, look))
-        lines += [safe(f"     {line}") for command in step["commands"] for line in command.splitlines()]
+        # Flush left, so that a here-document can be copied.
+        lines += [safe(line) for command in step["commands"] for line in command.splitlines()]
     lines += [paint("!", 33, look) + " " + safe(one) for one in response["left"]]
     lines += [safe(f"- {one}") for one in response["notes"]]
     return lines or ["Nothing is to be done."]

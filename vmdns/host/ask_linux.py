@@ -54,8 +54,11 @@ class Linux:
 
     @property
     def uses_resolved(self) -> bool:
-        """Whether programs ask systemd-resolved: through its stub, or by nss-resolve."""
-        return bool(self.resolved) and (bool({*self.servers} & {*_STUBS}) or "resolve" in self.hosts_line.split())
+        """Whether programs ask systemd-resolved, through its stub or by nss-resolve; or did before they asked us."""
+        earlier = earlier_of(self.resolv_conf)
+        did = earlier is not None and _RESOLVED in earlier.follow
+        stub = bool({*self.servers} & {*_STUBS})
+        return bool(self.resolved) and (stub or did or "resolve" in self.hosts_line.split())
 
 
 def look(root: Path = Path("/")) -> Linux:
@@ -83,7 +86,7 @@ def split(found: Linux, at: Place, zones: Sequence[str]) -> Ask | Refusal:
         return Ask([resolved(found, at, zones)])
     if found.dnsmasq:
         lines = [f"server=/{zone}/{at.address}#{at.port}" for zone in zones]
-        return Ask([(setting("dnsmasq-conf", DNSMASQ), "\n".join(["# Made by vmdns host.", *lines]) + "\n")])
+        return Ask([(setting("dnsmasq-conf", DNSMASQ), "\n".join([about(at, zones), *lines]) + "\n")])
     return Refusal(
         f"this computer asks the servers in /etc/resolv.conf ({', '.join(found.servers) or 'none'}), where none can be "
         "named for single zones; `vmdns hosts --keep` writes the names into the hosts file instead, and "
@@ -91,11 +94,16 @@ def split(found: Linux, at: Place, zones: Sequence[str]) -> Ask | Refusal:
     )
 
 
+def about(at: Place, zones: Sequence[str]) -> str:
+    """The comment that files of ours begin with."""
+    return f"# by vmdns host: names in {' and '.join(zones)} are asked of vmdns at {at}"
+
+
 def resolved(found: Linux, at: Place, zones: Sequence[str]) -> tuple[SystemFile, str]:
     """The file that tells systemd-resolved."""
     domains = " ".join(f"~{zone}" for zone in zones)
     if found.resolved >= _DELEGATES_SINCE:
-        text = f"# Made by vmdns host.\n[Delegate]\nDNS={at}\nDomains={domains}\n"
+        text = f"{about(at, zones)}\n[Delegate]\nDNS={at}\nDomains={domains}\n"
         return setting("dns-delegate", DELEGATE), text
     return setting("host-unit", UNIT), unit(at, zones)
 
@@ -118,7 +126,7 @@ def unit(at: Place | None, zones: Sequence[str]) -> str:
         start.append(f"{resolvectl} default-route {LINK} false")
     return "\n".join(
         [
-            "# Made by vmdns host.",
+            about(at, zones) if at is not None else f"# by vmdns host: gives this computer the address {WHOLE}",
             "[Unit]",
             "Description=This computer's way to vmdns",
             *(["Wants=systemd-resolved.service", "After=systemd-resolved.service"] if at is not None else []),

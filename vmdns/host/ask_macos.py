@@ -24,7 +24,7 @@ _TIMEOUT = 10.0
 
 def split(at: Place, zones: Sequence[str]) -> Ask | Refusal:
     """What makes this Mac ask vmdns, which listens `at` a place, for these zones; `.local` stays multicast DNS's."""
-    text = f"# Made by vmdns host.\nnameserver {at.address}\nport {at.port}\n"
+    text = f"# by vmdns host: names here are asked of vmdns at {at}\nnameserver {at.address}\nport {at.port}\n"
     wanted = [(setting("resolver-file", f"/etc/resolver/{zone}"), text) for zone in zones if zone != "local"]
     if not wanted:
         return Refusal("macOS keeps .local for multicast DNS; name another zone in vmdns.toml, like vm.internal")

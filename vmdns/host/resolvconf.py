@@ -17,7 +17,7 @@ from typing import Any
 from vmdns.host import elevate
 
 OURS = "/etc/vmdns/resolv.conf"
-_HEAD = "# Made by `vmdns host --whole`, taken back by `vmdns host --undo`."
+_HEAD = "# by vmdns host --whole: all names are asked of vmdns; vmdns host --undo takes it back"
 _FOLLOW, _SERVER = "#vmdns follow ", "#vmdns nameserver "
 _MOST_BYTES = 65_536
 

@@ -27,7 +27,8 @@ class SystemFile:
     """A `Setting` (plan.py) of Linux and macOS: the text of the file `name`; None where there is none.
 
     after are commands that follow when it was written, before_end and after_end those around its removal. alone says
-    that its folder is removed with it if nothing else is in it.
+    that its folder is removed with it if nothing else is in it. The first line of the text, if it is a comment, tells
+    the user what the file is for.
     """
 
     kind: str
@@ -54,15 +55,16 @@ class SystemFile:
     def describe(self, before: str | None, after: str | None) -> str:
         if after is None:
             return f"remove {self.name}"
-        said = "; ".join(line for line in after.splitlines() if line and line[0] not in "#[")
-        return f"{'write' if before is None else 'change'} {self.name}: {said}"
+        first = after.partition("\n")[0]
+        said = f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
+        return f"{'write' if before is None else 'change'} {self.name}{said}"
 
     def commands(self, before: str | None, after: str | None) -> Sequence[str]:
         if after is None:
             lines = [*self.before_end, ("rm", self.name), *self.after_end]
             return [elevate.shown(one, elevated=True) for one in lines]
         tee = elevate.shown(["tee", self.name], elevated=True)
-        return [f"printf %s {shlex.quote(after)} | {tee}", *(elevate.shown(one, elevated=True) for one in self.after)]
+        return [f"{tee} <<'END'\n{after}END", *(elevate.shown(one, elevated=True) for one in self.after)]
 
 
 def _lines(commands: Sequence[Sequence[str]]) -> str:
