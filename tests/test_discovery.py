@@ -7,9 +7,9 @@ from typing import Any
 
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, lease, vm
-from vmdns.core.build import Policy
 from vmdns.core.model import Fact, to_json
 from vmdns.core.name import to_wire
+from vmdns.core.policy import Policy
 from vmdns.discovery import Discovery
 from vmdns.table import Table
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.facts import EVERYWHERE, HOSTONLY, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
 from vmdns import report as told
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.model import Fact, HostName, PortForward
 from vmdns.core.name import to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Snapshot
 from vmdns.table import Change
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.model import HostName
 from vmdns.core.name import to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.records import parse_records
 from vmdns.core.snapshot import Snapshot
 

@@ -16,9 +16,10 @@ from vmdns import __version__, report
 from vmdns.admission import Admission
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, from_json
+from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import Record
@@ -33,7 +34,7 @@ from vmdns.serve.forward import Forwarder
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
 from vmdns.sources.supervise import look_once as look_by_worker
-from vmdns.table import Change, Table
+from vmdns.table import News, Table
 
 Say = Callable[[str], None]
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
@@ -269,13 +270,13 @@ class App:
 
     # -- what is told -----------------------------------------------------------------------------------------
 
-    def _tell(self, changes: list[Change]) -> None:
-        self.server.publish(self.table.snapshot, None)
+    def _tell(self, news: News) -> None:
+        self.server.publish(self.table.snapshot, news.names)
         self._listen()
         self._keep_wired()
         self._admission.changed()
         now = time.time()
-        for one in changes:
+        for one in news.changes:
             value = report.change(one, self.config.zones, now)
             self._say(report.change_line(value))
             self._requests.tell(value)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vmdns.core.build import Policy, build, with_serial
+from vmdns.core.builder import Builder, Moved
 from vmdns.core.hosts import Hosts
 from vmdns.core.model import Fact
+from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Guest, Snapshot
 
 # Changes that come together are built together: a few milliseconds, and never more than this much later.
@@ -29,6 +30,14 @@ class Change:
     after: Guest | None
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a new snapshot changed: VMs, and the names (wire) that are answered otherwise, None where it may be any."""
+
+    changes: list[Change]
+    names: frozenset[bytes] | None
+
+
 class Table:
     """Holds facts by source, builds when they changed, and tells listeners what changed. Used by one thread."""
 
@@ -37,28 +46,29 @@ class Table:
         self._wall = wall
         self._facts: dict[str, dict[str, Fact]] = {}
         self._hosts: Hosts | None = None
-        self._listeners: list[Callable[[list[Change]], None]] = []
+        self._builder = Builder(policy)
+        self._listeners: list[Callable[[News], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._first = 0.0
         # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
         self._serial = int(wall()) & 0xFFFFFFFF
-        self.snapshot: Snapshot = build((), policy, wall(), self._serial)
+        self.snapshot: Snapshot = self._builder.build(wall(), self._serial).snapshot
         self._valid_until = 0.0
 
-    def subscribe(self, listener: Callable[[list[Change]], None]) -> None:
-        """`listener` receives the changed VMs after each new snapshot is in force; the list may be empty."""
+    def subscribe(self, listener: Callable[[News], None]) -> None:
+        """`listener` receives what changed after each new snapshot is in force."""
         self._listeners.append(listener)
 
     def put(self, source: str, facts: Mapping[str, Fact]) -> None:
         """Takes everything that a source sees now."""
-        if self._facts.get(source, {}) != facts:
-            self._facts[source] = dict(facts)
-            self._later()
+        held = self._facts.get(source, {})
+        self.patch(source, {**dict.fromkeys(held.keys() - facts.keys()), **facts})
 
     def put_hosts(self, hosts: Hosts) -> None:
         """Takes the hosts file, digested for the policy in force."""
         self._hosts = hosts
+        self._builder.put_hosts(hosts)
         self._later()
 
     def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
@@ -69,6 +79,7 @@ class Table:
             if held.get(key) == fact:
                 continue
             changed = True
+            self._builder.put((source, key), fact)
             if fact is None:
                 del held[key]
             else:
@@ -80,7 +91,12 @@ class Table:
         """Another policy from now on."""
         if policy != self._policy:
             self._policy = policy
+            self._builder.configure(policy)
             self._later()
+
+    def held(self, source: str) -> Mapping[str, Fact]:
+        """What a source has reported last, by its keys."""
+        return self._facts.get(source, {})
 
     def count(self, source: str) -> int:
         """How many facts a source has reported."""
@@ -97,21 +113,30 @@ class Table:
             self._watch_expiry()
 
     def _publish(self) -> None:
-        made = build(self._all(), self._policy, self._wall(), self._serial, self._hosts)
         before = self.snapshot
+        built = self._builder.build(self._wall(), self._serial)
+        made = built.snapshot
         self._valid_until = made.valid_until
-        if replace(made, valid_until=0.0) != replace(before, valid_until=0.0):
-            if _data(made) != _data(before):
-                self._serial = (self._serial + 1) & 0xFFFFFFFF
-                made = with_serial(made, self._serial)
-            self.snapshot = made
-            changes = _compare(before, made)
-            for listener in self._listeners:
-                listener(changes)
-
-    def _all(self) -> Iterator[Fact]:
-        for facts in self._facts.values():
-            yield from facts.values()
+        if built.names is None:
+            same = replace(made, valid_until=0.0) == replace(before, valid_until=0.0)
+            names = None if same or _data(made) != _data(before) else frozenset[bytes]()
+        else:
+            same = not built.moved and made.problems == before.problems
+            names = built.names
+        if same:
+            return
+        if names is None or names:
+            self._serial = (self._serial + 1) & 0xFFFFFFFF
+            made = made.numbered(self._serial)
+        self.snapshot = made
+        pairs = (
+            ((before.by_uuid.get(uuid), made.by_uuid.get(uuid)) for uuid in before.by_uuid.keys() | made.by_uuid.keys())
+            if built.names is None
+            else built.moved.values()
+        )
+        news = News(sorted(_changes(pairs), key=_uuid), names)
+        for listener in self._listeners:
+            listener(news)
 
     def _later(self) -> None:
         loop = asyncio.get_running_loop()
@@ -142,23 +167,21 @@ class Table:
         self._stop_timers()
 
 
-def _compare(before: Snapshot, after: Snapshot) -> list[Change]:
+def _changes(pairs: Iterable[Moved]) -> Iterator[Change]:
     """The VMs that are online before or after, and answer differently."""
-    old = {guest.machine.uuid: guest for guest in before.guests if guest.machine.online}
-    new = {guest.machine.uuid: guest for guest in after.guests if guest.machine.online}
-    changes = []
-    for uuid in sorted(old.keys() | new.keys()):
-        was, now = old.get(uuid), new.get(uuid)
-        if was is None or now is None or _answers(was) != _answers(now):
-            changes.append(Change(was, now))
-    return changes
+    for before, after in pairs:
+        was = before if before is not None and before.machine.online else None
+        now = after if after is not None and after.machine.online else None
+        if (was or now) and (was is None or now is None or was.answers != now.answers):
+            yield Change(was, now)
 
 
-def _answers(guest: Guest) -> object:
-    return guest.named.names, [one.address for one in guest.addresses], guest.forwards
+def _uuid(change: Change) -> str:
+    guest = change.after or change.before
+    return guest.machine.uuid if guest is not None else ""
 
 
 def _data(snapshot: Snapshot) -> object:
     """What decides the answers: the serial follows it."""
-    guests = [(guest.machine.uuid, _answers(guest)) for guest in snapshot.guests if guest.machine.online]
-    return snapshot.nodes, snapshot.zones, snapshot.absent, guests, snapshot.ways
+    guests = [(uuid, guest.answers) for uuid, guest in sorted(snapshot.by_uuid.items())]
+    return snapshot.nodes, snapshot.late, snapshot.zones, snapshot.absent, guests, snapshot.ways, snapshot.lan

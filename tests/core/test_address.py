@@ -21,14 +21,19 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.core.address import ADDITIONS, FIXED, LEASE, Found, addresses, index
+from vmdns.core.address import ADDITIONS, FIXED, LEASE, Found
+from vmdns.core.builder import Builder, build
 from vmdns.core.guestinfo import reports
 from vmdns.core.model import Adapter, DhcpServer, Fact, Machine, NatNetwork, Network
+from vmdns.core.policy import Policy
 
 
 def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now: float = NOW) -> Found:
-    machines = sorted((machine, *others), key=lambda one: one.uuid)
-    return addresses(machine, index((*NETWORKS, *facts), machines, now))
+    builder = Builder(Policy())
+    for key, fact in enumerate((*NETWORKS, *facts, machine, *others)):
+        builder.put(key, fact)
+    guest = builder.build(now, 1).snapshot.by_uuid[machine.uuid]
+    return Found(guest.addresses, guest.refused)
 
 
 def brief(one: Found) -> list[tuple[str, str]]:
@@ -277,7 +282,8 @@ def test_a_nat_network_with_an_odd_prefix_harms_nothing(prefix: str) -> None:
     ],
 )
 def test_when_the_first_lease_that_matters_ends(facts: tuple[Fact, ...], until: float) -> None:
-    assert index(facts, [vm(1), vm(2, "db", state="Saved")], NOW).until == until
+    world = (*facts, vm(1), vm(2, "db", state="Saved"))
+    assert build(world, Policy(), NOW, 1).valid_until == until
 
 
 def test_clones_with_one_mac_share_a_lease() -> None:

@@ -12,8 +12,9 @@ import pytest
 from tests.facts import EVERYWHERE, NOW
 from tests.testzone import FACTS, SNAPSHOT, snapshot
 from vmdns.core.answer import MAX_CHAIN, Reply, answer
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.name import from_labels, label, to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.records import parse_records
 from vmdns.core.wire import Query, make_query, parse_query, respond
 

@@ -8,9 +8,10 @@ from ipaddress import ip_address
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, report, vm
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Neighbour, PortForward
 from vmdns.core.name import to_text, to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import HOST, View
 from vmdns.core.wire import AAAA, PTR, SRV, A

@@ -41,7 +41,6 @@ from tests import clock
 from tests.facts import EVERYWHERE, NOW, mac, uuid
 from vmdns import report
 from vmdns.core.answer import answer
-from vmdns.core.build import Policy
 from vmdns.core.model import (
     Adapter,
     DhcpServer,
@@ -58,6 +57,7 @@ from vmdns.core.model import (
     Report,
 )
 from vmdns.core.name import to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.view import View
 from vmdns.core.wire import make_query, parse_query, respond
 from vmdns.table import Table
@@ -88,8 +88,8 @@ class Stage:
         self.table = Table(Policy(), self.wall)
         self.table.put("virtualbox", self.facts)
         self.table.subscribe(
-            lambda changes: self.lines.extend(
-                report.change_line(report.change(one, ZONES, self.wall())) for one in changes
+            lambda news: self.lines.extend(
+                report.change_line(report.change(one, ZONES, self.wall())) for one in news.changes
             )
         )
 

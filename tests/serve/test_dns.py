@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from tests import facts
 from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress
 from vmdns.core.name import from_labels, to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.wire import make_query
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
-from vmdns.core.build import Policy, build
+from vmdns.core.builder import build
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_wire
+from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Right
 from vmdns.serve import memo as memos
 from vmdns.serve.dns import DnsServer

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
 
@@ -51,11 +52,14 @@ class Found(NamedTuple):
 
 @dataclass(slots=True)
 class Networks:
-    """Leases, fixed addresses and prefixes by network, made from all facts once for a build.
+    """Leases, fixed addresses, prefixes and neighbours by network, made from all facts.
 
-    until is the Unix time at which the first lease of an adapter that is online ends; 0 if none does.
+    facts are those about networks and the host. owners says which MAC DHCP gave an address to (by network and
+    address), among VMs that are online. now is the Unix time at which leases are judged.
     """
 
+    facts: tuple[Fact, ...] = ()
+    now: float = 0.0
     leases: dict[tuple[str, str], list[Lease]] = field(default_factory=dict)
     fixed: dict[tuple[str, str], str] = field(default_factory=dict)
     prefixes: dict[str, list[IPv4Network]] = field(default_factory=dict)
@@ -64,10 +68,10 @@ class Networks:
     systems: set[str] = field(default_factory=set)
     neighbours: dict[str, list[Neighbour]] = field(default_factory=dict)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
-    until: float = 0.0
 
 
-def _file_key(dhcp_name: str) -> str:
+@lru_cache(maxsize=4096)
+def file_key(dhcp_name: str) -> str:
     """A DHCP server's network name as it comes back from a lease file's name.
 
     RTPathPurgeFilename puts `_` for what a file name cannot hold (RTPathPurgeFilename.cpp).
@@ -75,20 +79,20 @@ def _file_key(dhcp_name: str) -> str:
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", dhcp_name)
 
 
-def index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Networks:
-    """Everything that `addresses` needs to know about networks. now in Unix seconds."""
-    found = Networks()
+def index(facts: Iterable[Fact], now: float) -> Networks:
+    """Everything that `addresses` needs to know about networks, but for the owners. now in Unix seconds."""
+    found = Networks(facts=tuple(one for one in facts if not isinstance(one, Lease | Neighbour)), now=now)
     for fact in facts:
         match fact:
-            case Lease() if fact.until > now:
-                found.leases.setdefault((_file_key(fact.network), fact.mac), []).append(fact)
+            case Lease():
+                found.leases.setdefault((file_key(fact.network), fact.mac), []).append(fact)
             case NatNetwork():
                 prefix = _network(fact.prefix)
                 if prefix is not None and prefix.num_addresses > 2:
                     found.prefixes.setdefault(fact.name, []).append(prefix)
                     found.hosts_own.setdefault(fact.name, set()).add(str(prefix.network_address + 1))
             case DhcpServer() if fact.enabled:
-                name = _file_key(fact.network)
+                name = file_key(fact.network)
                 for mac, address in fact.fixed:
                     if _ipv4(address) is not None:
                         found.fixed[name, mac] = address
@@ -112,13 +116,6 @@ def index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Net
                     found.prefixes.setdefault(name, []).append(prefix)
             case _:
                 pass
-    for machine in machines:
-        for adapter in machine.adapters if machine.online else ():
-            given = _given(adapter, found)
-            if given is not None:
-                found.owners.setdefault((adapter.network.dhcp_name, given.address), adapter.mac)
-            for lease in found.leases.get((_file_key(adapter.network.dhcp_name), adapter.mac), ()):
-                found.until = min(found.until or lease.until, lease.until)
     return found
 
 
@@ -136,16 +133,17 @@ def _network(text: str) -> IPv4Network | None:
         return None
 
 
-def _given(adapter: Adapter, networks: Networks) -> Address | None:
+def given(adapter: Adapter, networks: Networks) -> Address | None:
     """What VirtualBox's DHCP gives this adapter: the fixed address, else the newest lease that is still valid.
 
     VBoxNetDHCP writes no lease for a fixed address, and keeps the older dynamic lease in its file: so a fixed
     address outranks every lease, and is as fresh as the newest of them.
     """
-    key = (_file_key(adapter.network.dhcp_name), adapter.mac)
+    key = (file_key(adapter.network.dhcp_name), adapter.mac)
     if not key[0]:
         return None
-    newest = max(networks.leases.get(key, ()), key=lambda lease: (lease.issued, lease.until), default=None)
+    valid = (lease for lease in networks.leases.get(key, ()) if lease.until > networks.now)
+    newest = max(valid, key=lambda lease: (lease.issued, lease.until, lease.address), default=None)
     network = adapter.network
     if key in networks.fixed:
         since = newest.issued if newest else 0.0
@@ -167,7 +165,7 @@ def addresses(machine: Machine, networks: Networks) -> Found:
         if not adapter.cable:
             refused.append(f"adapter {adapter.slot + 1}: its cable is not connected")
             continue
-        given = _given(adapter, networks)
+        by_dhcp = given(adapter, networks)
         claims: list[Address] = []
         for report in machine.reports:
             if report.mac != adapter.mac or any(one.address == report.address for one in claims):
@@ -182,7 +180,7 @@ def addresses(machine: Machine, networks: Networks) -> Found:
                 continue
             why = "reported by Guest Additions"
             claims.append(Address(report.address, adapter.network, adapter.mac, ADDITIONS, why, report.since))
-        chosen += _seen(adapter, networks, _join(given, claims), refused)
+        chosen += _seen(adapter, networks, _join(by_dhcp, claims), refused)
     return Found(tuple(dict.fromkeys(chosen)), tuple(refused))
 
 

@@ -62,7 +62,7 @@ def answer(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
     key = unicode_name(query.key) or query.key
     zone = _zone_of(key, snapshot)
     if zone is None:
-        node = snapshot.nodes.get(key) or snapshot.outside.get(key)
+        node = snapshot.find(key, view) or snapshot.outside.get(key)
         if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
             return _at(query, query.name, node, key, snapshot, ())
         if _is_bare(key, query.type):

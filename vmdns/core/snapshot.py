@@ -7,8 +7,9 @@ whether one network asks or ten.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 
 from vmdns.core.address import Address
 from vmdns.core.model import Machine, PortForward
@@ -17,7 +18,7 @@ from vmdns.core.naming import Named
 from vmdns.core.node import Node, RRset, address_record
 from vmdns.core.reach import Seen, seen
 from vmdns.core.view import View, Ways
-from vmdns.core.wire import PTR, SRV, srv_rdata
+from vmdns.core.wire import PTR, SOA, SRV, srv_rdata
 from vmdns.core.zones import reverse_name
 
 _MOST_VIEWS = 10_000  # pairs of asker and address that are remembered
@@ -41,6 +42,12 @@ class Guest:
     forwards: tuple[PortForward, ...] = ()
 
     @property
+    def answers(self) -> object:
+        """What of it decides answers: two that are equal here are answered alike."""
+        places = [(one.address, one.network) for one in self.addresses]
+        return self.machine.online, self.named.names, places, self.forwards
+
+    @property
     def waiting(self) -> bool:
         """Whether it runs, and nothing leads to it yet."""
         return self.machine.online and not self.addresses and not self.forwards
@@ -58,12 +65,13 @@ class Guest:
 class Snapshot:
     """Everything that is answered at one time. Immutable; readers keep the one they took.
 
-    nodes maps wire names to what is there for everybody; a name without records of its own that has names below it is
-    there with none (an empty non-terminal). owned are the names of VMs that run, pointers the names of their reverse
-    records with the VMs that have the address. outside has those names of the hosts file that are in no zone of ours.
-    zones are the apexes (wire) of the zones that are answered here and never forwarded, own those of them that hold
-    VMs. absent says of names that are not there why (wire name -> text). valid_until is the Unix time at which the
-    facts alone make another snapshot, 0 for never.
+    nodes maps wire names to what is there for everybody and goes before VMs (without the SOA of an apex), late what
+    comes after them; a name without records of its own that has names below it is there with none (an empty
+    non-terminal), above counts those that VMs make. owned are the names of VMs that run, pointers the names of their
+    reverse records with the VMs that have the address. outside has those names of the hosts file that are in no zone
+    of ours. zones are the apexes (wire) of the zones that are answered here and never forwarded, own those of them
+    that hold VMs. absent says of names that are not there why (wire name -> text). valid_until is the Unix time at
+    which the facts alone make another snapshot, 0 for never.
     """
 
     serial: int = 0
@@ -72,12 +80,14 @@ class Snapshot:
     zones: frozenset[bytes] = frozenset()
     forwarded: frozenset[bytes] = frozenset()
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
+    late: Mapping[bytes, Node] = field(default_factory=dict)
+    above: Mapping[bytes, int] = field(default_factory=dict)
     owned: Mapping[bytes, Guest] = field(default_factory=dict)
     pointers: Mapping[bytes, tuple[tuple[str, Guest], ...]] = field(default_factory=dict)
     outside: Mapping[bytes, Node] = field(default_factory=dict)
     soa: bytes = b""
     absent: Mapping[bytes, str] = field(default_factory=dict)
-    guests: tuple[Guest, ...] = ()
+    by_uuid: Mapping[str, Guest] = field(default_factory=dict)
     ways: Ways = field(default_factory=Ways)
     problems: tuple[str, ...] = ()
     wildcards: bool = True
@@ -87,6 +97,16 @@ class Snapshot:
     _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
     _rights: dict[tuple[str, str], Right] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seen: dict[tuple[str, View], Seen] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def numbered(self, serial: int) -> Snapshot:
+        """The same with another serial."""
+        soa = self.soa[:-20] + (serial & 0xFFFFFFFF).to_bytes(4, "big") + self.soa[-16:]
+        return replace(self, serial=serial, soa=soa)
+
+    @cached_property
+    def guests(self) -> tuple[Guest, ...]:
+        """The VMs by their UUIDs' order."""
+        return tuple(self.by_uuid[uuid] for uuid in sorted(self.by_uuid))
 
     def view(self, local: str, peer: str) -> View:
         """The view of someone who asked from `peer` at the host's address `local`."""
@@ -147,9 +167,15 @@ class Snapshot:
                     pointed = from_labels([one.named.label.encode("ascii")])[:-1] + self.own[0]
                     return {PTR: RRset(self.ttl, (pointed,))}
         node = self.nodes.get(key)
-        if node is None and key[1:2] == b"_":
-            return self._services(key, view)
-        if node is not None and key[:6] == b"\x05vmdns" and key[6:] in self.own:
+        if not node:
+            node = self.late.get(key, node)
+        if node is None:
+            if key in self.above:
+                return {}
+            return self._services(key, view) if key[1:2] == b"_" else None
+        if key in self.zones:
+            return {**node, SOA: RRset(self.ttl, (self.soa,))}
+        if key[:6] == b"\x05vmdns" and key[6:] in self.own:
             kind, rdata = address_record(view.local)
             return {**node, kind: RRset(self.ttl, (rdata,))}
         return node

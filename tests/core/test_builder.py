@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.facts import (
@@ -27,10 +27,11 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.core.build import Policy, build, with_serial
-from vmdns.core.model import DhcpServer, Fact, HostName
+from vmdns.core.builder import Builder, build
+from vmdns.core.model import DhcpServer, Fact, HostName, Machine, Neighbour
 from vmdns.core.name import labels, to_text, to_wire
 from vmdns.core.node import Node
+from vmdns.core.policy import Policy
 from vmdns.core.records import parse_records
 from vmdns.core.snapshot import Snapshot, names_of
 from vmdns.core.wire import AAAA, CNAME, NS, PTR, SOA, TXT, A
@@ -80,12 +81,10 @@ def test_a_vm_is_there_under_all_its_names_in_each_zone() -> None:
 
 def test_names_above_names_are_there_with_nothing() -> None:
     snapshot = made(vm(1, groups=("/a/b",)), lease(1, "10.0.2.4"))
-    assert snapshot.nodes[to_wire("a.local")] == {}
-    assert snapshot.nodes[to_wire("b.a.local")] == {}
-    assert snapshot.nodes[to_wire("0.10.in-addr.arpa")] == {}
-    assert to_wire("internal") not in snapshot.nodes
-    assert to_wire("arpa") not in snapshot.nodes
-    assert b"\0" not in snapshot.nodes
+    for name in ("a.local", "b.a.local", "0.10.in-addr.arpa"):
+        assert node_at(snapshot, name) == {}
+    for name in ("internal", "arpa", "."):
+        assert snapshot.find(to_wire(name), EVERYWHERE) is None
 
 
 def test_a_vm_without_an_address_yet_is_there_with_nothing() -> None:
@@ -153,7 +152,7 @@ def test_each_zone_has_one_soa_and_one_name_server_with_an_address() -> None:
     snapshot = made()
     assert snapshot.zones == BUILT_IN | {to_wire(zone) for zone in POLICY.zones}
     for apex in snapshot.zones:
-        node = snapshot.nodes[apex]
+        node = snapshot.find(apex, EVERYWHERE) or {}
         assert len(node[SOA].rdatas) == len(node[NS].rdatas) == 1
         assert to_text(node[NS].rdatas[0]) == "vmdns.local"
     for zone in POLICY.zones:
@@ -314,13 +313,17 @@ def test_any_order_of_facts_gives_an_equal_snapshot(world: list[Fact], random: o
 @given(WORLDS, st.integers(0, 1 << 33))
 def test_another_serial_is_what_a_build_with_it_makes(world: list[Fact], serial: int) -> None:
     again = build((*NETWORKS, *world), OWN, NOW, serial)
-    assert with_serial(made(*world, policy=OWN), serial) == again
+    assert made(*world, policy=OWN).numbered(serial) == again
 
 
 @given(WORLDS)
 def test_what_holds_of_every_snapshot(world: list[Fact]) -> None:
     snapshot = made(*world, policy=OWN)
-    for owner, node in snapshot.nodes.items():
+    everything = {*snapshot.nodes, *snapshot.late, *snapshot.above, *snapshot.owned, *snapshot.pointers}
+    for owner in everything:
+        node = snapshot.find(owner, EVERYWHERE)
+        assert node is not None or owner in snapshot.pointers
+        node = node or {}
         assert owner == owner.lower()
         assert len(owner) <= 255
         assert CNAME not in node or set(node) == {CNAME}
@@ -332,7 +335,7 @@ def test_what_holds_of_every_snapshot(world: list[Fact]) -> None:
         above = owner
         while above not in snapshot.zones and above[0]:
             above = above[1 + above[0] :]
-            assert above in snapshot.nodes or above in snapshot.owned or not below(above, snapshot.zones)
+            assert above in everything or not below(above, snapshot.zones)
     for guest in snapshot.guests:
         for name in names_of(guest, POLICY.zones):
             assert snapshot.find(to_wire(name), EVERYWHERE) is not None or not guest.machine.online
@@ -344,6 +347,52 @@ def below(name: bytes, zones: Iterable[bytes]) -> bool:
     return any(
         len(labels(zone)) <= len(parts) and parts[len(parts) - len(labels(zone)) :] == labels(zone) for zone in zones
     )
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.dictionaries(st.integers(0, 12), st.integers(0, 40), max_size=4),  # which fact stands under a key
+        st.sampled_from([0.0, 1.0, 20.0, 300.0, -50.0]),  # seconds that pass
+    ),
+    max_size=8,
+)
+SEEN = st.builds(
+    Neighbour, st.sampled_from(["eth0", "vboxnet0"]), NUMBERS.map(mac), ADDRESSES, st.sampled_from([NOW - 9, NOW])
+)
+
+
+@settings(max_examples=300)
+@given(WORLDS, st.lists(SEEN, max_size=4), STEPS)
+def test_change_by_change_is_the_same_as_all_at_once(
+    world: list[Fact], neighbours: list[Neighbour], steps: list[tuple[dict[int, int], float]]
+) -> None:
+    stock = [*world, *neighbours]
+    by_uuid = {fact.uuid: fact for fact in stock if isinstance(fact, Machine)}
+    builder = Builder(OWN)
+    for key, fact in enumerate(NETWORKS):
+        builder.put(("base", key), fact)
+    now, held = NOW, {}
+    before = builder.build(now, 7).snapshot
+    for changes, seconds in steps:
+        for key, number in changes.items():
+            fact = stock[number] if number < len(stock) else None
+            # A VM is reported once, under its own key.
+            if isinstance(fact, Machine):
+                key, fact = fact.uuid, by_uuid[fact.uuid] if number % 2 else fact
+            if fact is None:
+                held.pop(key, None)
+            else:
+                held[key] = fact
+            builder.put(key, fact)
+        now += seconds
+        built = builder.build(now, 7)
+        whole = build((*NETWORKS, *held.values()), OWN, now, 7)
+        assert built.snapshot == whole
+        if built.names is not None:
+            # What is not among the names is answered as before, but for what no name is known of.
+            for name in {*before.owned, *before.pointers, *whole.owned, *whole.pointers} - built.names:
+                assert whole.find(name, EVERYWHERE) == before.find(name, EVERYWHERE)
+        before = whole
 
 
 @given(WORLDS, st.floats(0, 1000))
