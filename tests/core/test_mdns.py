@@ -340,6 +340,7 @@ def test_a_new_name_is_probed_for_and_announced() -> None:
         message = read(out.packet)
         assert [(one.name.to_text(), one.rdtype) for one in message.question] == [
             ("web.local.", 255),
+            ("web.local.", 1),
             (f"{REVERSE}.", 255),
         ]
         assert records([out], "authority") == [("web.local", "A", 120, False), (REVERSE, "PTR", 120, False)]
@@ -442,6 +443,14 @@ def test_one_forged_answer_takes_no_name_away(link: Link) -> None:
     link.wait(5)
     assert records(link.hear(ask(("web.local", "A")))) == [WEB_A]
     assert link.responder.conflicts() == []
+
+
+def test_who_says_it_again_means_it_though_he_defends_nothing(link: Link) -> None:
+    link.hear(told(record("web.local", "A", GUEST)), source=GUEST)
+    link.wait(100)
+    link.hear(told(record("web.local", "A", GUEST)), source=GUEST)
+    assert link.hear_and_wait(ask(("web.local", "A")), seconds=100) == []
+    assert link.responder.conflicts() == [Conflict(to_wire("web.local"), GUEST)]
 
 
 def test_a_name_that_is_taken_already_is_never_announced() -> None:

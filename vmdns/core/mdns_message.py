@@ -168,27 +168,36 @@ def query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = 
 
 
 def _ask(out: bytearray, name: bytes, kind: int, offsets: dict[bytes, int]) -> None:
-    remember(offsets, name.lower(), len(out))
-    out += name + _QTAIL.pack(kind, IN)
+    at = offsets.get(name.lower())
+    if at is None:
+        remember(offsets, name.lower(), len(out))
+        out += name
+    else:
+        out += (0xC000 | at).to_bytes(2, "big")
+    out += _QTAIL.pack(kind, IN)
 
 
 def probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
     """Questions whether anybody has these names, with the records that are proposed, in as few packets as they fit.
 
     They ask for multicast answers, other than section 8.1 has it: port 5353 is shared with other programs of this
-    host, and a unicast answer would go to any one of them.
+    host, and a unicast answer would go to any one of them. Addresses are asked for by type too: some responders
+    (python-zeroconf is one) do not answer for ANY type of a host.
     """
-    here: list[tuple[bytes, Sequence[Record]]] = []
+    questions: list[tuple[bytes, int]] = []
+    proposed: list[Record] = []
     size = 12
     for name, records in owners:
-        more = len(name) + 4 + sum(12 + len(record.rdata) for record in records)
-        if here and size + more > SIZE:
-            yield query([(one, ANY) for one, _ in here], [record for _, given in here for record in given])
-            here, size = [], 12
-        here.append((name, records))
+        kinds = (ANY, *sorted({record.type for record in records} & {A, AAAA}))
+        more = len(kinds) * (len(name) + 4) + sum(12 + len(record.rdata) for record in records)
+        if questions and size + more > SIZE:
+            yield query(questions, proposed)
+            questions, proposed, size = [], [], 12
+        questions += [(name, kind) for kind in kinds]
+        proposed += records
         size += more
-    if here:
-        yield query([(one, ANY) for one, _ in here], [record for _, given in here for record in given])
+    if questions:
+        yield query(questions, proposed)
 
 
 def responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> Iterator[bytes]:

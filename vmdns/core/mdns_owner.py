@@ -50,7 +50,8 @@ class Owner:
     """A name and its records by type. host: whether it is a VM's name, else that of an address.
 
     due is when its next step is, None for never; left how many probes or announcements are still to come. last says
-    of each type when it was multicast. spoken: whether others may remember its records from us.
+    of each type when it was multicast. spoken: whether others may remember its records from us;
+    doubted: whether somebody said something else before; told: whether the user knows of it.
     """
 
     name: bytes
@@ -60,6 +61,7 @@ class Owner:
     state: State = State.PROBING
     left: int = PROBES
     spoken: bool = False
+    doubted: bool = False
     told: bool = False
     last: dict[int, float] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ class Owner:
 
     def become(self, records: Records, now: float) -> None:
         """It has other records from now on: told at once where it was announced (section 8.4)."""
-        self.records, self.told = records, False
+        self.records, self.doubted, self.told = records, False, False
         if self.state is State.ANNOUNCED:
             self.left, self.due = ANNOUNCEMENTS, now
         else:
@@ -152,8 +154,10 @@ class Owner:
         against = [one for one in live if one.type in self.records]
         if not against:
             return None
-        if self.host and self.state is State.ANNOUNCED:
-            self.probe(now + lots(0, PROBE_GAP))  # it may have been a mistake, or forged (section 9)
+        if self.host and self.state is State.ANNOUNCED and not self.doubted:
+            # It may have been a mistake, or forged (section 9). Who says it again means it: some defend no name.
+            self.doubted = True
+            self.probe(now + lots(0, PROBE_GAP))
             return None
         self.give_way(now)
         if self.told or not self.host:

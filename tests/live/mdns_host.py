@@ -1,0 +1,50 @@
+"""The host on the other end of the wire: runs multicast DNS of vmdns as lines of JSON on its input tell it.
+
+{"links": {interface: {"prefixes": [...], "names": {name: [address, ...]}}}} or {"find": [name, type]}; it prints what
+is said to the user as {"said": text}, and what was found as {"found": [...]}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from ipaddress import ip_interface
+
+from vmdns.core.mdns_links import Link
+from vmdns.core.name import to_wire
+from vmdns.serve.multicast import Multicast
+
+
+def tell(value: dict[str, object]) -> None:
+    print(json.dumps(value), flush=True)
+
+
+async def main() -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    multicast = Multicast(lambda text: tell({"said": text}))
+    while line := await reader.readline():
+        asked = json.loads(line)
+        if "links" in asked:
+            multicast.links(
+                {
+                    interface: Link(
+                        tuple(ip_interface(one) for one in link["prefixes"]),
+                        {to_wire(name): tuple(addresses) for name, addresses in link["names"].items()},
+                    )
+                    for interface, link in asked["links"].items()
+                }
+            )
+            tell({"done": True})
+        else:
+            name, kind = asked["find"]
+            start = loop.time()
+            found = await multicast.find(to_wire(name), kind)
+            tell({"found": list(found), "seconds": loop.time() - start})
+    multicast.close()
+
+
+with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    runner.run(main())

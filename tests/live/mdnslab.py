@@ -1,0 +1,160 @@
+"""A host with vmdns and its guests, each in a network namespace of its own, on one bridge as the host-only network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HOST, VM, OTHER = "192.168.56.1", "192.168.56.11", "192.168.56.50"
+WEB = {"web.local": [VM], "db.local": ["192.168.56.12", "fd00:56::12"]}
+PROJECT = Path(__file__).parents[2]
+
+
+def unavailable() -> str:
+    """Why there can be no such network here; '' if there can."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        return "network namespaces need Linux and root"
+    done = subprocess.run(["ip", "netns", "list"], capture_output=True, check=False)
+    return "" if done.returncode == 0 else f"no network namespaces: {done.stderr.decode().strip()}"
+
+
+def ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"ip {' '.join(words)}: {done.stderr.decode()}")
+
+
+class Lines:
+    """A process in a namespace that is told lines of JSON, and says some."""
+
+    def __init__(self, *command: str) -> None:
+        self.said: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def _next(self, seconds: float = 20) -> Any:
+        line = self._lines.get(timeout=seconds)
+        if not line:
+            raise AssertionError("it ended")
+        return json.loads(line)
+
+    def hear(self) -> Any:
+        """The next line; what is said to the user goes to `said`."""
+        while isinstance(value := self._next(), dict) and "said" in value:
+            self.said.append(value["said"])
+        return value
+
+    def hear_said(self) -> str:
+        """The next sentence to the user."""
+        said: str = self._next()["said"]
+        return said
+
+    def tell(self, value: object) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(value) + "\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
+
+
+class Network:
+    """Namespaces on one bridge. The host's own is `host`, with the bridge as its vboxnet0."""
+
+    def __init__(self) -> None:
+        self._made: list[str] = []
+        self._running: list[Lines] = []
+        self._add("host")
+        self._ip("host", "link", "add", "vboxnet0", "type", "bridge", "mcast_snooping", "0")
+        self._ip("host", "link", "set", "vboxnet0", "up")
+        self._ip("host", "addr", "add", f"{HOST}/24", "dev", "vboxnet0")
+        self._ip("host", "addr", "add", "fd00:56::1/64", "dev", "vboxnet0", "nodad")
+
+    def _name(self, computer: str) -> str:
+        return f"vmdns-mdns-{os.getpid()}-{computer}"
+
+    def _ip(self, computer: str, *words: str) -> None:
+        ip("-n", self._name(computer), *words)
+
+    def _add(self, computer: str) -> None:
+        ip("netns", "add", self._name(computer))
+        self._made.append(self._name(computer))
+        self._ip(computer, "link", "set", "lo", "up")
+
+    def plug(self, computer: str, address: str) -> None:
+        """Makes a guest with this address."""
+        self._add(computer)
+        port = f"port-{computer}"
+        self._ip("host", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", self._name(computer))
+        self._ip("host", "link", "set", port, "master", "vboxnet0", "up")
+        self._ip(computer, "addr", "add", f"{address}/24", "dev", "eth0")
+        self._ip(computer, "link", "set", "eth0", "up")
+        self._ip(computer, "route", "add", "default", "via", HOST)
+
+    def inside(self, computer: str, *command: str) -> list[str]:
+        return ["ip", "netns", "exec", self._name(computer), *command]
+
+    def start(self, computer: str, *command: str) -> Lines:
+        running = Lines(*self.inside(computer, *command))
+        self._running.append(running)
+        return running
+
+    def client(self, computer: str, *arguments: str) -> Any:
+        """What another program there finds."""
+        running = self.announce(computer, *arguments)
+        try:
+            return running.hear()
+        finally:
+            running.close()
+
+    def announce(self, computer: str, *arguments: str) -> Lines:
+        return self.start(computer, sys.executable, "-m", "tests.live.mdns_client", *arguments)
+
+    def vmdns(self, names: dict[str, list[str]]) -> Lines:
+        """Multicast DNS of vmdns, on the host."""
+        host = self.start("host", sys.executable, "-m", "tests.live.mdns_host")
+        host.tell(links(names))
+        return host
+
+    def close(self) -> None:
+        for one in self._running:
+            one.close()
+        for name in self._made:
+            ip("netns", "del", name)
+
+
+def links(names: dict[str, list[str]]) -> dict[str, Any]:
+    return {"links": {"vboxnet0": {"prefixes": [f"{HOST}/24", "fd00:56::1/64"], "names": names}}}
+
+
+@contextlib.contextmanager
+def network() -> Iterator[Network]:
+    made = Network()
+    try:
+        yield made
+    finally:
+        made.close()
