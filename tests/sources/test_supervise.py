@@ -34,10 +34,8 @@ def play(
     program: str,
     enough: Callable[[list[Message], Played], bool],
     monkeypatch: pytest.MonkeyPatch,
-    find: Callable[[Any], object] = lambda environ: True,
 ) -> Any:
     """Runs the supervisor over that program until enough came; its messages and itself."""
-    monkeypatch.setattr(supervise, "find", find)
     monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
     heard: list[Message] = []
     done = asyncio.Event()
@@ -107,9 +105,23 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
     assert heard == [{"lost": "its reader cannot be started (no process to be had)"}] * 3
 
 
-def test_without_virtualbox_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = iter([None, None, None])
-    program = 'print(\'{"put": "virtualbox", "facts": {}}\', flush=True); import sys; sys.stdin.read()'
-    monkeypatch.setattr(supervise, "ABSENT_SECONDS", 0.01)
-    heard, _ = play(program, lambda heard, _: "put" in heard[-1], monkeypatch, lambda environ: next(found, object()))
-    assert heard == [{"absent": True}, {"put": "virtualbox", "facts": {}}]
+def test_a_wish_is_told_once_until_it_is_fulfilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+        import sys
+        print('{"found": {}, "detail": ""}', flush=True)
+        for count, line in enumerate(sys.stdin):
+            print('{"trouble": "neighbours", "text": %s}' % repr(line.strip()).replace('"', '\\\\"').replace("'", '"'))
+            print('{"looked": "neighbours"}', flush=True)
+    """
+    heard: list[Message] = []
+
+    def wish(messages: list[Message], played: Played) -> bool:
+        if len(messages) == 1:
+            for _ in range(3):  # the second and third are one more look, after the first
+                played.nudge("neighbours")
+        heard[:] = messages
+        return len(messages) == 3
+
+    _, played = play(program, wish, monkeypatch)
+    assert [one.get("text") for one in heard] == [None, '{"look": "neighbours"}', '{"look": "neighbours"}']
+    played.nudge("neighbours")  # without a worker it is nothing

@@ -20,7 +20,6 @@ Message = dict[str, Any]
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0  # less than what counts as silence
-ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
 SILENT_SECONDS = 30.0  # six beats
 
 
@@ -33,19 +32,12 @@ class Supervisor:
         self._message = message
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
+        self._looking: dict[str, bool] = {}  # sources that a look was asked for; whether again since
 
     async def run(self) -> None:
-        """Until cancelled: a worker runs whenever VirtualBox is there. Pauses grow while it fails at once."""
-        absent = False
+        """Until cancelled: a worker runs. Pauses grow while it fails at once."""
         try:
             while True:
-                if find(self.environ()) is None:
-                    if not absent:
-                        self._message({"absent": True})
-                    absent = True
-                    await asyncio.sleep(ABSENT_SECONDS)
-                    continue
-                absent = False
                 pause = min(FIRST_PAUSE * 1.5**self._failures, LONGEST_PAUSE)
                 try:
                     worked = await self._run_one(pause)
@@ -56,6 +48,21 @@ class Supervisor:
                 self._failures = 0 if worked else min(self._failures + 1, 30)
         finally:
             self.stop()
+
+    def nudge(self, source: str) -> None:
+        """Asks the worker to look at this source at once. One wish is under way at a time, so that none can block."""
+        if source in self._looking:
+            self._looking[source] = True
+            return
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        try:
+            process.stdin.write(json.dumps({"look": source}).encode() + b"\n")
+            process.stdin.flush()
+        except (OSError, ValueError):
+            return  # it ended; the next one looks at everything anyway
+        self._looking[source] = False
 
     def stop(self) -> None:
         """Ends the worker; it lets VirtualBox go by itself when its input ends."""
@@ -87,6 +94,7 @@ class Supervisor:
         process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
         process.stdin.flush()
         self._process = process
+        self._looking = {}
         return process
 
     def environ(self) -> dict[str, str]:
@@ -122,7 +130,10 @@ class Supervisor:
                 break
             worked = worked or message.get("put") == "virtualbox"
             told = told or "lost" in message
-            if "beat" not in message:
+            if "looked" in message:
+                if self._looking.pop(message["looked"], False):
+                    self.nudge(message["looked"])
+            elif "beat" not in message:
                 self._message(message)
         await asyncio.to_thread(process.wait)
         if not told:
@@ -156,7 +167,7 @@ def _read_errors(pipe: IO[bytes], last_words: deque[str]) -> None:
 
 
 def look_once(reader: str, home: str | None, interval: float, seconds: float = 120.0) -> list[Message]:
-    """The messages of one look at VirtualBox by a worker of its own: `found`, then `put` for both sources. Blocks.
+    """The messages of one look by a worker of its own: `found`, then `put` for each source. Blocks.
 
     Raises `Unavailable` where VirtualBox is not there or does not answer in that many seconds.
     """
@@ -167,7 +178,7 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     messages: list[Message] = []
-    wanted = {"settled", "leases"}
+    wanted = {"settled", "leases", "addresses", "neighbours"}
     try:
         assert process.stdout is not None
         for line in process.stdout:

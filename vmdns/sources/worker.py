@@ -1,15 +1,20 @@
-"""The worker process: reads VirtualBox and its lease files, and writes what it finds to its standard output.
+"""The worker process: reads VirtualBox, its lease files and the host's network, and writes what it finds.
 
 A process of its own because an XPCOM client can never connect again once VBoxSVC died, because a crash in
 VirtualBox's libraries must not take the server along, and because reading 1,000 VMs holds the interpreter's lock.
-Its input is one JSON line of options, then nothing: end of input means that the server is gone. Its output is a
-JSON line a message:
+Its input is a JSON line of options, then a line for each wish, and its end means that the server is gone:
 
+    {"look": SOURCE}                              look at it at once; `looked` follows what was found
+
+Its output is a JSON line a message:
+
+    {"absent": true}                              there is no VirtualBox here; the worker waits for one
     {"found": {"version": ..., "reader": ..., "home": ...}, "detail": why not the other reader}
     {"put": SOURCE, "facts": {key: fact}}         everything this source sees now
     {"patch": SOURCE, "facts": {key: fact|null}}  what changed
     {"settled": true}                             everything was told once
     {"trouble": SOURCE, "text": ...}              '' once it is over
+    {"looked": SOURCE}                            the look that was asked for is over
     {"beat": n}                                   the reader still moves
     {"lost": text}                                the reader ended; the process follows after its pause
 """
@@ -21,16 +26,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vmdns.core.model import Fact, to_json
 from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.leases import LeaseWatcher
 from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
 
+if TYPE_CHECKING:
+    from vmdns.sources.hostpoll import PollWatcher
+    from vmdns.sources.netlink import NetlinkWatcher
+
 PATIENT_FAILURES = 4  # with growing pauses some ten seconds
+ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
 UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade needs that it does
 BEAT_SECONDS = 5.0
 STUCK_SECONDS = 15.0
@@ -91,9 +102,7 @@ class Work:
 
     def run(self) -> None:
         """Reads for ever. Raises `Lost` or `Unavailable`."""
-        installation = find(os.environ)
-        if installation is None:
-            raise Unavailable("VirtualBox is not installed")
+        installation = self._find()
         self._watch_leases(user_home(os.environ), at_last=False)  # which change without VBoxSVC as well
         self._reader, detail = open_reader(
             installation, *(self._options[name] for name in ("reader", "home", "interval", "failures"))
@@ -111,6 +120,15 @@ class Work:
                     self._output.facts("patch", "virtualbox", changes)
         finally:
             self._reader.close()
+
+    def _find(self) -> Installation:
+        """The installation, once there is one."""
+        count = 0
+        while (found := find(os.environ)) is None:
+            self._output.send({"beat": count} if count else {"absent": True})
+            count += 1
+            time.sleep(ABSENT_SECONDS)
+        return found
 
     def _watch_leases(self, home: Path, *, at_last: bool) -> None:
         """Watches the lease files in that folder, unless it does already."""
@@ -147,10 +165,29 @@ def _beat(output: Output, reader: Reader) -> None:
             output.send({"beat": count})
 
 
-def _follow_parent() -> None:
-    """Ends this process when its input ends: the server is gone, however it went."""
-    while sys.stdin.buffer.read(1):
-        pass
+def _watch_host(output: Output) -> NetlinkWatcher | PollWatcher:
+    """The watcher of the host's addresses and neighbours that this system can have."""
+
+    def trouble(source: str, text: str) -> None:
+        output.send({"trouble": source, "text": text})
+
+    def looked(source: str) -> None:
+        output.send({"looked": source})
+
+    if sys.platform == "linux":
+        from vmdns.sources.netlink import NetlinkWatcher
+
+        return NetlinkWatcher(output.facts, trouble, looked)
+    from vmdns.sources.hostpoll import PollWatcher
+
+    return PollWatcher(output.facts, trouble, looked)
+
+
+def _follow_parent(look: Callable[[str], None]) -> None:
+    """Hears wishes, and ends this process when its input ends: the server is gone, however it went."""
+    for line in sys.stdin.buffer:
+        with suppress(ValueError, KeyError, TypeError):
+            look(json.loads(line)["look"])
     os._exit(0)
 
 
@@ -159,7 +196,9 @@ def main() -> int:
     output = Output(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     options = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    watcher = _watch_host(output)
+    threading.Thread(target=_follow_parent, args=(watcher.look,), daemon=True).start()
+    watcher.start()
     pause = options["pause"]
     work = Work(options, output)
     try:
@@ -168,7 +207,7 @@ def main() -> int:
         output.send({"lost": str(error) or type(error).__name__})
         if isinstance(error, Upgraded):
             pause = max(pause, UPGRADE_SECONDS)
-    # The lease watcher goes on meanwhile. Then out at once: libraries of a dead VBoxSVC do not end in order.
+    # The other watchers go on meanwhile. Then out at once: libraries of a dead VBoxSVC do not end in order.
     time.sleep(pause)
     os._exit(0)
 
