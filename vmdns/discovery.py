@@ -38,7 +38,9 @@ class Discovery:
         self._stale: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.virtualbox: dict[str, str] = {"version": "", "reader": "", "home": "", "detail": ""}
-        self.sources = {name: Source(since=time.time()) for name in ("virtualbox", "leases")}
+        self._supervisor: Supervisor | None = None
+        names = ("virtualbox", "leases", "addresses", "neighbours")
+        self.sources = {name: Source(since=time.time()) for name in names}
 
     def start(self, config: Config) -> None:
         """Starts a worker, in place of the one that runs."""
@@ -46,8 +48,13 @@ class Discovery:
             self._task.cancel()
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
-        supervisor = Supervisor(config.reader, home, config.limits.look_interval, self._hear)
-        self._task = asyncio.create_task(supervisor.run())
+        self._supervisor = Supervisor(config.reader, home, config.limits.look_interval, self._hear)
+        self._task = asyncio.create_task(self._supervisor.run())
+
+    def nudge(self, source: str) -> None:
+        """Asks for a look at this source at once (`addresses` or `neighbours`); what it finds comes as ever."""
+        if self._supervisor is not None:
+            self._supervisor.nudge(source)
 
     async def stop(self) -> None:
         """Ends the worker."""
