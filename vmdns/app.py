@@ -18,11 +18,12 @@ from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.builder import build
 from vmdns.core.hosts import Hosts, digest
+from vmdns.core.mdns_links import links
 from vmdns.core.model import Fact, from_json
 from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.upstream import Upstreams
-from vmdns.core.wire import Record
+from vmdns.core.wire import AAAA, A, Record
 from vmdns.discovery import Discovery, Source
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
@@ -31,12 +32,14 @@ from vmdns.requests import Requests
 from vmdns.serve.control import ControlBusy, ControlServer, instance_key
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
+from vmdns.serve.multicast import Multicast
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
 from vmdns.sources.supervise import look_once as look_by_worker
 from vmdns.table import News, Table
 
 Say = Callable[[str], None]
+ANNOUNCE_SECONDS = 0.05
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
 
 
@@ -57,7 +60,9 @@ class App:
         self._found_upstreams = Upstreams()
         self._requests = Requests(self)
         self.forwarder = Forwarder(config.limits, _clock)
-        self._admission = Admission(lambda peer: self.table.snapshot.is_guest(peer), lambda: None)
+        self._admission = Admission(
+            lambda peer: self.table.snapshot.is_guest(peer), lambda: self.discovery.nudge("neighbours")
+        )
         self.server = DnsServer(
             lambda: self.table.snapshot,
             self.forwarder.cached,
@@ -66,6 +71,8 @@ class App:
             self._admission.admit,
             config.limits,
         )
+        self.multicast = Multicast(say)
+        self._announcing: asyncio.TimerHandle | None = None
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
         self._records = _records(config)
@@ -108,6 +115,9 @@ class App:
         if self._wired is not None:
             await self._wired.stop()
         self._files.stop()
+        if self._announcing is not None:
+            self._announcing.cancel()
+        self.multicast.close()
         self.listening.close()
         await self._control.close()
         await self.server.stop()
@@ -144,6 +154,26 @@ class App:
         if wanted != self._listens:
             self._listens = wanted
             self.listening.want(*wanted)
+
+    def _announce_soon(self) -> None:
+        """Tells the links by multicast which names are there: a moment later, for all changes that come together."""
+        if self._announcing is None:
+            self._announcing = asyncio.get_running_loop().call_later(ANNOUNCE_SECONDS, self._announce)
+
+    def _announce(self) -> None:
+        self._announcing = None
+        relay = self.config.mdns_relay
+        found = links(self.table.snapshot, relay) if self.config.mdns or relay else {}
+        if not self.config.mdns:
+            found = {interface: link._replace(names={}) for interface, link in found.items()}
+        self.multicast.links(found)
+        self.server.relay = self._relay if relay else None
+
+    async def _relay(self, name: bytes, kind: int) -> tuple[str, ...] | None:
+        """Who has one type of address is known: of the other there is nothing."""
+        other = A if kind == AAAA else AAAA
+        found, others = await asyncio.gather(self.multicast.find(name, kind), self.multicast.find(name, other))
+        return found if found or others else None
 
     # -- sources ----------------------------------------------------------------------------------------------
 
@@ -258,6 +288,7 @@ class App:
             return
         self.server.limits = fresh.limits
         self._listen()
+        self._announce_soon()
         self._records = _records(fresh)
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
@@ -275,6 +306,7 @@ class App:
         self._listen()
         self._keep_wired()
         self._admission.changed()
+        self._announce_soon()
         now = time.time()
         for one in news.changes:
             value = report.change(one, self.config.zones, now)

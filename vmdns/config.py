@@ -57,6 +57,8 @@ class Config:
     lan: str = "guests"
     wildcards: bool = True
     wire: bool = False
+    mdns: bool = True
+    mdns_relay: bool = True
     hosts: bool = True
     reserved_allowed: tuple[str, ...] = ()
     reader: str = "auto"
@@ -114,6 +116,8 @@ KEYS: dict[str, Key] = {
     "lan": Key(values.lan, "who is answered on bridged networks: off, guests, names (everybody: VM names) or all"),
     "wildcards": Key(values.truth, "whether names below a VM, like x.web.local, are answered as the VM's"),
     "wire": Key(values.truth, "whether VirtualBox's networks are kept wired, as by `vmdns wire --apply`"),
+    "mdns": Key(values.truth, "whether VM names are answered by multicast DNS on host-only and bridged networks"),
+    "mdns_relay": Key(values.truth, "whether others on this host's links are asked for X.local that is no VM's"),
     "hosts": Key(values.truth, "whether names of this host's hosts file are answered"),
     "reserved_allowed": Key(values.labels, 'names that a VM may take although they are reserved, like "wpad"'),
     "reader": Key(values.reader, "how VirtualBox is read: auto, api or vboxmanage"),

@@ -17,13 +17,19 @@ from typing import Any
 
 from vmdns.core.answer import Reply, answer
 from vmdns.core.limits import Limits
+from vmdns.core.mdns_links import may_ask
+from vmdns.core.node import address_record
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.wire import (
+    AAAA,
     NOERROR,
+    NXDOMAIN,
     REFUSED,
     SERVFAIL,
+    A,
     Malformed,
     Query,
+    Record,
     bare_reply,
     parse_query,
     respond,
@@ -47,6 +53,8 @@ _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 Forward = Callable[[Query, int], Awaitable[bytes]]
 Cached = Callable[[Query, int], bytes | None]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
+# The addresses that others on the host's links have for a name, None where nobody has the name.
+Relay = Callable[[bytes, int], Awaitable[tuple[str, ...] | None]]
 # Waits until the peer with this address is known to be a guest, or for long enough.
 Admit = Callable[[str], Awaitable[None]]
 Peer = tuple[Any, ...]
@@ -70,6 +78,7 @@ class DnsServer:
         self._chase = chase
         self._admit = admit
         self.limits = limits
+        self.relay: Relay | None = None
         self._counts = Counts()
         self._memo = Memo()
         self._listeners: dict[Listener, tuple[Receiver, asyncio.Task[None]]] = {}
@@ -172,6 +181,8 @@ class DnsServer:
             return self._refuse(query, limit, f"{peer} is no guest of this host"), None
         reply = answer(query, snapshot, snapshot.view(local, peer))
         may = right is Right.ALL
+        if may and reply is not None and self._may_relay(query, reply, snapshot):
+            return None, reply
         if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
             self._counts.answered += 1
             return self._render(query, reply, limit, tcp, may), reply
@@ -185,6 +196,8 @@ class DnsServer:
         """What takes others: an upstream, or to find out who asks."""
         if self._current().right(local, peer) is not Right.ALL:
             return self._surely(query, limit, self._later(query, peer, local, limit, tcp))
+        if reply is not None and reply.chase is None:
+            return self._surely(query, limit, self._relayed(query, reply, limit, tcp))
         self._counts.forwarded += 1
         if reply is not None and reply.chase is not None:
             return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
@@ -200,6 +213,21 @@ class DnsServer:
             return self._refuse(query, limit, f"{peer} is no guest of this host")
         onward = self._onward(query, reply, peer, local, limit, tcp)
         return onward if isinstance(onward, bytes) else await onward
+
+    def _may_relay(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
+        """Whether others may have a name that no VM has: also one that is off has its name."""
+        absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
+        return absent and self.relay is not None and query.type in (A, AAAA) and may_ask(query.key)
+
+    async def _relayed(self, query: Query, reply: Reply, limit: int, tcp: bool) -> bytes:
+        """What others on the host's links say of a name in `local` (left to the server by RFC 6762 section 22.1)."""
+        found = await self.relay(query.key, query.type) if self.relay is not None else None
+        self._counts.answered += 1
+        if found is not None:
+            records = [Record(query.name, query.type, self.limits.ttl, address_record(one)[1]) for one in found]
+            authority = () if records else reply.authority
+            reply = Reply(answer=tuple(records), authority=authority, authoritative=False)
+        return self._render(query, reply, limit, tcp, recursion_available=True)
 
     def _refuse(self, query: Query, limit: int, why: str) -> bytes:
         self._counts.refused += 1
