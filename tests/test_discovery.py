@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from tests import clock
-from tests.facts import EVERYWHERE, NOW, lease, vm
-from vmdns.core.model import Fact, to_json
+from tests.facts import EVERYWHERE, NOW, lease, mac, vm
+from vmdns.core.model import Fact, Neighbour, to_json
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.discovery import Discovery
@@ -119,3 +120,18 @@ async def test_trouble_with_a_lease_file_is_said_and_ends(bench: Bench) -> None:
     assert bench.said == ["N-Dhcpd.leases cannot be read (damaged)"]
     bench.hear(trouble="leases", text="")
     assert bench.discovery.sources["leases"].state == "ok"
+
+
+@on_a_clock
+async def test_a_neighbour_that_another_worker_had_seen_stays_as_old(bench: Bench) -> None:
+    seen = Neighbour("eth0", mac(1), "192.168.1.7", NOW - 60)
+    bench.hear(put="neighbours", facts={"n": to_json(seen)})
+    bench.hear(lost="VBoxSVC went away")
+    assert list(bench.table.held("neighbours").values()) == [seen]
+    bench.hear(put="neighbours", facts={"n": to_json(replace(seen, since=NOW))})
+    assert list(bench.table.held("neighbours").values()) == [seen]
+    other = replace(seen, mac=mac(2), since=NOW)
+    bench.hear(put="neighbours", facts={"n": to_json(other)})
+    assert list(bench.table.held("neighbours").values()) == [other]
+    assert bench.discovery.sources["neighbours"].state == "ok"
+    bench.discovery.nudge("neighbours")  # nothing without a worker

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmdns.config import Config
-from vmdns.core.model import from_json
+from vmdns.core.model import Fact, Neighbour, from_json
 from vmdns.sources.supervise import Supervisor
 from vmdns.table import Table
 
@@ -76,7 +76,7 @@ class Discovery:
         if "put" in message or "patch" in message:
             facts = {key: None if one is None else from_json(one) for key, one in message["facts"].items()}
             if "put" in message:
-                self._table.put(source, {key: one for key, one in facts.items() if one is not None})
+                self._table.put(source, {key: self._kept(source, key, one) for key, one in facts.items() if one})
             else:
                 self._table.patch(source, facts)
             if source == "virtualbox":
@@ -94,6 +94,13 @@ class Discovery:
             self._away("VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears")
         elif "lost" in message:
             self._away(f"VirtualBox: {message['lost']}; its last names stay in force")
+
+    def _kept(self, source: str, key: str, fact: Fact) -> Fact:
+        """The fact; a neighbour that a worker before this one had seen has been there since then."""
+        before = self._table.held(source).get(key)
+        if isinstance(fact, Neighbour) and isinstance(before, Neighbour) and fact.mac == before.mac:
+            return replace(fact, since=min(fact.since, before.since))
+        return fact
 
     def _find(self, found: dict[str, str], detail: str) -> None:
         if {**found, "detail": detail} == self.virtualbox:

@@ -1,0 +1,138 @@
+"""The host's addresses as facts; psutil's words for them by values of Linux, macOS and Windows."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vmdns.core.model import HostAddress
+from vmdns.sources import hostpoll, neighbourcommands
+from vmdns.sources.addresses import Entry, facts, from_psutil
+from vmdns.sources.hostpoll import PollWatcher
+from vmdns.sources.neighbours import Entry as Seen
+
+INET, INET6 = socket.AF_INET, socket.AF_INET6
+
+
+def test_what_counts() -> None:
+    entries = [
+        Entry("lo", "127.0.0.1", 8),
+        Entry("lo", "::1", 128),
+        Entry("lo", "198.18.53.1", 32),
+        Entry("eth0", "192.168.1.5", 24),
+        Entry("eth0", "192.168.1.5", 24),
+        Entry("eth0", "2001:db8::5", 64),
+        Entry("eth0", "fe80::5", 64),
+        Entry("eth0", "169.254.1.5", 16),
+        Entry("eth0", "0.0.0.0", 0),
+        Entry("eth0", "None", 24),
+    ]
+    assert [(one.interface, one.prefix) for one in facts(entries).values()] == [
+        ("eth0", "192.168.1.5/24"),
+        ("eth0", "2001:db8::5/64"),
+        ("lo", "127.0.0.1/8"),
+        ("lo", "198.18.53.1/32"),
+        ("lo", "::1/128"),
+    ]
+    assert facts(
+        [Entry("Ethernet 2", "192.168.56.1", 24)], {"Ethernet 2": "VirtualBox Host-Only Ethernet Adapter"}
+    ) == {
+        "address:Ethernet 2 192.168.56.1/24": HostAddress(
+            "Ethernet 2", "192.168.56.1/24", "VirtualBox Host-Only Ethernet Adapter"
+        )
+    }
+
+
+def nic(family: int, address: str, netmask: str | None) -> Any:
+    return SimpleNamespace(family=family, address=address, netmask=netmask)
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (nic(INET, "192.168.1.5", "255.255.255.0"), [("192.168.1.5", 24)]),
+        (nic(INET, "198.18.53.1", "255.255.255.255"), [("198.18.53.1", 32)]),
+        (nic(INET, "10.8.0.1", None), [("10.8.0.1", 32)]),  # a tunnel
+        (nic(INET6, "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), [("::1", 128)]),
+        (nic(INET6, "2001:db8::5", "ffff:ffff:ffff:ffff::"), [("2001:db8::5", 64)]),
+        (nic(INET6, "2001:db8::5", None), [("2001:db8::5", 64)]),  # Windows
+        (nic(INET6, "::1", None), [("::1", 128)]),  # Windows
+        (nic(INET6, "fe80::5%en0", "ffff:ffff:ffff:ffff::"), [("fe80::5", 64)]),
+        (nic(-1, "08-00-27-00-00-01", None), []),
+    ],
+)
+def test_psutil(one: Any, expected: list[tuple[str, int]]) -> None:
+    found = from_psutil({"x": [one]}, {"x": SimpleNamespace(isup=True)})
+    assert [(entry.address, entry.length) for entry in found] == expected
+    assert from_psutil({"x": [one]}, {"x": SimpleNamespace(isup=False)}) == []
+
+
+class Polled:
+    """A watcher that polls: what it told, and a signal for each wish that it fulfilled."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, dict[str, Any]]] = []
+        self.troubles: list[tuple[str, str]] = []
+        self.looked = threading.Semaphore(0)
+        self.watcher = PollWatcher(
+            lambda verb, source, found: self.told.append((verb, source, dict(found))),
+            lambda source, text: self.troubles.append((source, text)),
+            lambda source: self.looked.release(),
+        )
+
+    def look(self, source: str) -> None:
+        self.watcher.look(source)
+        assert self.looked.acquire(timeout=30)
+
+
+def test_polling_tells_all_and_then_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = SimpleNamespace(
+        net_if_addrs=lambda: {"en0": [nic(INET, address, "255.255.255.0") for address in own]},
+        net_if_stats=lambda: {"en0": SimpleNamespace(isup=True)},
+    )
+    own, seen = ["192.168.1.5"], [Seen("en0", "080027000001", "192.168.1.7")]
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
+    monkeypatch.setattr(neighbourcommands, "read", lambda: seen)
+    for name in ("ADDRESS_SECONDS", "NEIGHBOUR_SECONDS"):
+        monkeypatch.setattr(hostpoll, name, 3600.0)
+    polled = Polled()
+    polled.watcher.start()
+    polled.look("neighbours")
+    assert [(verb, source, list(found)) for verb, source, found in polled.told] == [
+        ("put", "addresses", ["address:en0 192.168.1.5/24"]),
+        ("put", "neighbours", ["neighbour:en0 192.168.1.7"]),
+    ]
+    polled.told.clear()
+    own[0] = "192.168.1.6"
+    polled.look("addresses")
+    assert [(verb, {key: bool(fact) for key, fact in found.items()}) for verb, _, found in polled.told] == [
+        ("patch", {"address:en0 192.168.1.5/24": False, "address:en0 192.168.1.6/24": True})
+    ]
+    polled.told.clear()
+
+    def fail() -> list[Seen]:
+        raise subprocess.TimeoutExpired(["arp"], 5.0)
+
+    monkeypatch.setattr(neighbourcommands, "read", fail)
+    polled.look("neighbours")
+    polled.look("neighbours")
+    ((source, text),) = polled.troubles
+    assert source == "neighbours"
+    assert "timed out" in text
+    monkeypatch.setattr(neighbourcommands, "read", lambda: seen)
+    polled.look("neighbours")
+    assert polled.troubles[1:] == [("neighbours", "")]
+    assert polled.told == []  # it is as it was
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="loopback has another name")
+def test_this_machine_by_psutil() -> None:
+    psutil = pytest.importorskip("psutil")
+    found = facts(from_psutil(psutil.net_if_addrs(), psutil.net_if_stats()))
+    assert "127.0.0.1/8" in {one.prefix for one in found.values()}
