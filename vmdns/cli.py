@@ -187,35 +187,20 @@ def _host(arguments: Namespace) -> int:
     from vmdns import hosting
 
     status = None if arguments.undo else _status_if_any(arguments)
+    zones = status["zones"] if status else _configuration(None)[0].zones
     try:
-        if arguments.undo:
-            steps, left = hosting.undo_steps()
-            notes: Sequence[str] = ()
-        else:
-            zones = status["zones"] if status else _configuration(None)[0].zones
-            ask = hosting.look(arguments.whole, hosting.place_of(status), zones)
-            steps, left, notes = hosting.steps(ask), [], ask.notes
-        response = {"steps": [one.as_json() for one in steps], "left": left, "notes": list(notes), "done": False}
-        if arguments.undo or (arguments.apply and steps):
-            say = (lambda line: None) if arguments.json else _say
-            if arguments.undo:
-                hosting.undo(say)
-            elif ask.check and status is None:
-                raise _Fail(
-                    "no vmdns runs here, so this computer would ask nobody; start one with: vmdns run", NOT_RUNNING
-                )
-            else:
-                hosting.apply(ask, steps, say)
-            response["done"] = True
-            if not arguments.json:
-                response["steps"] = []
-                if not (steps or left):
-                    _say("Nothing was changed before, so nothing is to be undone.")
-                elif not (left or notes):
-                    return DONE
-        return _show(arguments, response, lambda look: show.plan(response, look))
+        response = hosting.command(
+            "undo" if arguments.undo else "apply" if arguments.apply else "plan",
+            arguments.whole,
+            status,
+            zones,
+            (lambda line: None) if arguments.json else _say,
+        )
+    except hosting.NoServer as error:
+        raise _Fail(str(error), NOT_RUNNING) from None
     except (hosting.Refused, OSError, RuntimeError) as error:
         raise _Fail(str(error)) from None
+    return _show(arguments, response, lambda look: show.host(response, arguments.whole, look))
 
 
 def _wire(arguments: Namespace) -> int:
@@ -277,19 +262,20 @@ def _keep(arguments: Namespace) -> int:
     file = hostsfile.path()
     wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
     writer = hostsfile.Writer(file, once=False)
+    written: list[str] | None = None
     try:
-        written: list[str] | None = None
         for _ in client.stream(arguments.vbox_home, {"do": "watch"}):
             wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
             if wanted != written:
                 writer.write(wanted)
                 written = wanted
-                _say(f"{len(wanted)} lines of names stand in {file}")
+                _say(f"{len(wanted)} {'line' if len(wanted) == 1 else 'lines'} of names in {file}")
     except (NotRunning, ControlError) as error:
         raise _Fail(str(error), NOT_RUNNING) from None
     finally:
         writer.close()
-        _say(f"the names are taken out of {file}")
+        if written is not None:
+            _say(f"the names are taken out of {file}")
     raise _Fail("vmdns has ended", NOT_RUNNING)
 
 

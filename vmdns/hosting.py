@@ -17,10 +17,38 @@ from vmdns.host.loopback import LoopbackAddress
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
 _SOA = 6
 _ASK_SECONDS = 0.5
+_PORT = 53
 
 
 class Refused(Exception):
     """This cannot be done here; the text says why, and what can be done."""
+
+
+class NoServer(Refused):
+    """This takes a vmdns that runs."""
+
+
+def command(
+    action: str, whole: bool, status: dict[str, Any] | None, zones: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """What `vmdns host` answers, as JSON values: action is plan, apply or undo. status is that of a vmdns that runs.
+
+    Raises `Refused`, or OSError.
+    """
+    done = action != "plan"
+    if action == "undo":
+        todo, left = undo_steps()
+        shown = [one.as_json() for one in todo]
+        plan.undo(journal(), SCOPE, make, say)
+        return {"steps": shown, "left": left, "notes": [], "done": done}
+    ask = look(whole, place_of(status), zones)
+    todo = plan.plan(ask.wanted)
+    shown = [one.as_json() for one in todo]
+    if done and todo:
+        if ask.check and status is None:
+            raise NoServer("no vmdns runs here, so this computer would ask nobody; start one with: vmdns run")
+        apply(ask, todo, say)
+    return {"steps": shown, "left": [], "notes": list(ask.notes) if todo else [], "done": done}
 
 
 def place_of(status: dict[str, Any] | None) -> Place:
@@ -86,11 +114,6 @@ def make(kind: str, name: str) -> plan.Setting:
     raise OSError(f"the journal names {kind} {name}, which this vmdns cannot change on this system")
 
 
-def steps(ask: Ask) -> list[plan.Step]:
-    """What is still to be done. Raises OSError."""
-    return plan.plan(ask.wanted)
-
-
 def apply(ask: Ask, steps: Sequence[plan.Step], say: Callable[[str], None]) -> None:
     """Does the steps, journaled. The last one waits until vmdns answers where it will be asked. Raises OSError."""
     kept = journal()
@@ -115,7 +138,7 @@ def answers(address: str, patience: float) -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.settimeout(_ASK_SECONDS)
             try:
-                one.connect((address, 53))
+                one.connect((address, _PORT))
                 one.send(question)
                 reply = one.recv(4096)
                 # Authoritative, and no error (RFC 1035 section 4.1.1).
@@ -131,8 +154,3 @@ def answers(address: str, patience: float) -> bool:
 def undo_steps() -> tuple[list[plan.Step], list[str]]:
     """What `undo` would do, and what it would leave and why. Raises OSError."""
     return plan.undo_plan(journal(), SCOPE, make)
-
-
-def undo(say: Callable[[str], None]) -> list[str]:
-    """Takes back what was applied; what is left and why. Raises OSError."""
-    return plan.undo(journal(), SCOPE, make, say)

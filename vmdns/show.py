@@ -224,6 +224,15 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
     return lines or ["Nothing is to be done."]
 
 
+def host(response: Mapping[str, Any], whole: bool, look: Look) -> list[str]:
+    """What `vmdns host` shows: the plan and how to do it; of what was done, which was said as it was done, the rest."""
+    if response["done"]:
+        rest = {"steps": [], "left": response["left"], "notes": response["notes"]}
+        return plan(rest, look) if rest["left"] or rest["notes"] or not response["steps"] else []
+    end = [f"Do it with: vmdns host {'--whole ' if whole else ''}--apply"] if response["steps"] else []
+    return [*plan(response, look), *end]
+
+
 def wire(response: Mapping[str, Any], look: Look) -> list[str]:
     """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; of what
     was done, which was said as it was done, what is to be known."""

@@ -59,7 +59,7 @@ def _split(data: bytes) -> tuple[bytes, list[str], bytes] | None:
         if rows[at].startswith(BLOCK_END.encode()):
             before, after = b"".join(rows[: begin[0]]), b"".join(rows[at + 1 :])
             if _UNENDED.encode() in rows[at] and not after:
-                before = before.removesuffix(b"\n").removesuffix(b"\r")
+                before = before.removesuffix(b"\r\n" if rows[at].endswith(b"\r\n") else b"\n")
             return before, [row.decode("ascii", "replace").rstrip() for row in rows[begin[0] + 1 : at]], after
     raise ValueError(f"its line {begin[0] + 1} says {BLOCK_BEGIN!r}, and no line after it {BLOCK_END!r}; add that line")
 

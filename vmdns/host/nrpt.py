@@ -107,4 +107,4 @@ class NrptRule:
         return f"have names below {self.name} asked of {', '.join(after)} (a rule of the Name Resolution Policy Table)"
 
     def commands(self, before: Any, after: Any) -> Sequence[str]:
-        return [elevate.shown(one, elevated=True) for one in self._commands(after)]
+        return [line for *_, line in self._commands(after)]

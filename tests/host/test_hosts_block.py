@@ -1,0 +1,179 @@
+"""The block in the hosts file: what gets in, what stays outside byte for byte, and the program that writes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
+from vmdns.host import hostsfile
+from vmdns.host.hostsfile import Writer, block, lines, replaced, write
+from vmdns.sources.hostsfile import parse_hosts
+
+WEB = "192.168.56.101\tweb.local web.vm.internal"
+DB = "192.168.56.102\tdb.local"
+
+
+def told(**changed: Any) -> dict[str, Any]:
+    one = {"name": "web.local", "also": ["web.vm.internal"], "here": ["192.168.56.101"], "uuid": "5f0c"}
+    return {**one, **changed}
+
+
+@pytest.mark.parametrize(
+    ("one", "found"),
+    [
+        (told(), [WEB]),
+        (told(here=[]), []),
+        (told(here=["192.168.56.101", "2001:db8::5"]), [WEB, WEB.replace("192.168.56.101", "2001:db8::5")]),
+        (told(also=["5f0c.local"]), ["192.168.56.101\tweb.local"]),
+        (told(name="web\n127.0.0.1 bank.example"), ["192.168.56.101\tweb.vm.internal"]),
+        (told(name="web#.local", also=[]), []),
+        (told(here=["192.168.56.101\n1.2.3.4"]), []),
+    ],
+)
+def test_the_lines_of_a_name(one: dict[str, Any], found: list[str]) -> None:
+    assert lines([one]) == found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"127.0.0.1 localhost\n", b"127.0.0.1 localhost", b"\n\n", b"127.0.0.1 localhost\r\n::1 localhost\r\n",
+        b"127.0.0.1 localhost\r\n::1 localhost", b"\xef\xbb\xbf# caf\xe9 \xff\n1.2.3.4 a\tb\n\n\n", b"a\rb\n",
+        b"# vmdnsx: begin\n",
+    ],
+)  # fmt: skip
+def test_put_in_changed_and_taken_out(data: bytes) -> None:
+    once = replaced(data, [WEB])
+    assert once.startswith(data)
+    assert block(once) == [WEB]
+    twice = replaced(once, [WEB, DB])
+    assert block(twice) == [WEB, DB]
+    assert replaced(twice, [WEB]) == once
+    assert replaced(once, [WEB]) == once
+    assert replaced(twice, None) == data
+    assert replaced(data, None) == data
+    end = b"\r\n" if b"\r\n" in data else b"\n"
+    assert all(row.endswith(end) for row in once[len(data) :].splitlines(keepends=True) if row.strip())
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"a 1", b"#", b"\xff", b"\t"])).map(b"".join))
+def test_whatever_the_file_is(data: bytes) -> None:
+    assert replaced(replaced(data, [WEB]), None) == data
+
+
+def test_what_follows_the_block_stays_behind_it() -> None:
+    data = replaced(b"1.2.3.4 a", [WEB]) + b"5.6.7.8 b\r\n"
+    assert replaced(data, None) == b"1.2.3.4 a\n5.6.7.8 b\r\n"
+    assert replaced(replaced(data, []), [WEB]).endswith(b"5.6.7.8 b\r\n")
+
+
+@pytest.mark.parametrize(
+    "line", ["1.2.3.4\ta\n5.6.7.8\tb", "1.2.3.4\ta\r", "1.2.3.4\tä", "1.2.3.4\ta # b", "x\ta", "1.2.3.4 a", "1.2.3.4\t"]
+)
+def test_nothing_else_gets_in(line: str) -> None:
+    with pytest.raises(ValueError):
+        replaced(b"", [line])
+
+
+@pytest.mark.parametrize("data", [f"{BLOCK_BEGIN}\n{WEB}\n".encode(), "127.0.0.1 localhost\n".encode("utf-16")])
+def test_a_file_that_makes_no_sense_is_left(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(data)
+    with pytest.raises(OSError, match="is left as it is"):
+        write(file, [DB])
+    assert file.read_bytes() == data
+
+
+def test_our_own_block_tells_us_nothing() -> None:
+    data = replaced(b"1.2.3.4 nas\n", [WEB]) + b"5.6.7.8 printer\n"
+    assert sorted(one.name for one in parse_hosts(data).values()) == ["nas", "printer"]
+    # Lines that only look like ours hide nothing.
+    assert list(parse_hosts(f"{BLOCK_END}\n1.2.3.4 nas\n".encode())) == ["hosts:nas 1.2.3.4"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
+def test_the_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.write_bytes(b"127.0.0.1 localhost\n")
+    real.chmod(0o640)
+    link = tmp_path / "hosts"
+    link.symlink_to("real")
+    assert write(link, [WEB])
+    assert not write(link, [WEB])
+    assert (link.is_symlink(), real.stat().st_mode & 0o777) == (True, 0o640)
+    assert write(link, None)
+    assert real.read_bytes() == b"127.0.0.1 localhost\n"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["hosts", "real"]
+
+
+def test_a_write_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(b"127.0.0.1 localhost\n")
+
+    def full(source: object, target: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(hostsfile.os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write(file, [WEB])
+    assert [one.name for one in tmp_path.iterdir()] == ["hosts"]
+    assert file.read_bytes() == b"127.0.0.1 localhost\n"
+
+
+def test_the_writer_writes_once(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(b"127.0.0.1 localhost\n")
+    writer = Writer(file, once=True)
+    writer.write([WEB])
+    writer.close()
+    assert hostsfile.read(file) == [WEB]
+    writer = Writer(file, once=True)
+    with pytest.raises(OSError, match="no line of a hosts file"):
+        writer.write(["1.2.3.4\tbad name!"])
+    writer.close()
+    assert hostsfile.read(file) == [WEB]
+
+
+def test_the_writer_that_keeps_takes_the_block_out_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(b"127.0.0.1 localhost")
+    writer = Writer(file, once=False)
+    for wanted in ([WEB], [WEB, DB], []):
+        writer.write(wanted)
+        assert hostsfile.read(file) == wanted
+    writer.close()
+    assert file.read_bytes() == b"127.0.0.1 localhost"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_the_block_goes_when_whoever_keeps_it_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(b"127.0.0.1 localhost\n")
+    program = f"""
+import pathlib, time
+from vmdns.host.hostsfile import Writer
+writer = Writer(pathlib.Path({str(file)!r}), once=False)
+writer.write([{WEB!r}])
+print(writer._child.pid, flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stderr is not None
+        child = int(keeper.stdout.readline())
+        assert hostsfile.read(file) == [WEB]
+        os.kill(child, signal.SIGINT)  # as Ctrl-C does to all of a terminal's programs
+        keeper.kill()
+        # The child has this pipe too: its end says that it is done.
+        assert keeper.stderr.read() == ""
+    assert file.read_bytes() == b"127.0.0.1 localhost\n"
