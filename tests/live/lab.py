@@ -183,15 +183,16 @@ def write_leases(
 
 
 class Server:
-    """A running `vmdns run`."""
+    """A running `vmdns run` at this address and a free port; with none, wherever it listens by itself."""
 
     def __init__(self, lab: Lab, *options: str, at: str = DOOR, environ: dict[str, str] | None = None) -> None:
         self.lab = lab
-        self.at = at
+        self.at = at or "127.0.0.1"
+        listen = ["--listen", f"{at}:0"] if at else []
         self.lines: list[str] = []
         self._fresh: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vmdns", "run", "--listen", f"{at}:0", *options],
+            [sys.executable, "-m", "vmdns", "run", *listen, *options],
             env=environ or lab.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
