@@ -1,0 +1,63 @@
+"""`vmdns host --whole` beside a real VirtualBox: what that takes for the name servers to pass on to guests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.live.lab import Lab
+
+# In a mount namespace of its own, where /etc is a copy.
+PROGRAM = """
+import json, os, subprocess, sys, time
+from vmdns.sources.installation import find
+from vmdns.sources.virtualbox_api import Api
+
+def vmdns(*arguments):
+    done = subprocess.run([sys.executable, "-m", "vmdns", *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+def told(wanted):
+    end = time.monotonic() + 60
+    while list(api.array(api.vbox.host, "nameServers")) != wanted:
+        assert time.monotonic() < end, (list(api.array(api.vbox.host, "nameServers")), wanted)
+        time.sleep(0.05)
+    return wanted
+
+with open("/etc/resolv.conf", "w") as file:
+    file.write("nameserver 192.0.2.1\\nsearch corp.test\\n")
+api = Api(find(os.environ), os.environ)
+seen = [told(["192.0.2.1"])]
+listen = ["--listen", "127.0.0.1", "--listen", "198.18.53.53"]
+server = subprocess.Popen([sys.executable, "-m", "vmdns", "run", *listen], stdout=subprocess.PIPE, text=True)
+try:
+    while not server.stdout.readline().startswith("ready"):
+        assert server.poll() is None
+    vmdns("host", "--whole", "--apply")
+    seen.append(told(["198.18.53.53"]))
+    vmdns("host", "--undo")
+    seen.append(told(["192.0.2.1"]))
+    vmdns("host", "--undo")
+finally:
+    server.terminate()
+    server.wait()
+print(json.dumps([*seen, open("/etc/resolv.conf").read()]))
+"""
+ETC = 'cp -a /etc "$1/etc" && rm -f "$1/etc/resolv.conf" && mount --bind "$1/etc" /etc && shift && exec "$@"'
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a mount namespace needs Linux and root")
+def test_virtualbox_passes_us_on_and_then_what_was_before(lab: Lab) -> None:
+    command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", ETC, "sh", str(lab.folder)]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", PROGRAM],
+        env=lab.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, whole, after, text = json.loads(done.stdout.splitlines()[-1])
+    assert (before, whole, after) == (["192.0.2.1"], ["198.18.53.53"], ["192.0.2.1"])
+    assert text == "nameserver 192.0.2.1\nsearch corp.test\n"
