@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.lab import Lab, until
+from tests.live.lab import PATIENCE, Lab, until
+from vmdns.sources.supervise import Supervisor
 
 HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
 
@@ -99,3 +101,37 @@ def test_the_name_servers_that_dhcp_hands_out(lab: Lab, reader: str) -> None:
     # The next one reads the same at its first look.
     with working(lab, reader) as worker:
         assert worker.name_servers("N") == ["198.18.53.2"]
+
+
+def test_the_end_of_vboxsvc_hides_no_address_of_the_host(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in lab.environ.items():
+        monkeypatch.setenv(name, value)
+    messages: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        settled = asyncio.Event()
+
+        def hear(message: dict[str, Any]) -> None:
+            messages.append(message)
+            if "settled" in message:
+                settled.set()
+
+        task = asyncio.create_task(Supervisor("api", None, 30.0, hear).run())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await settled.wait()
+            settled.clear()
+            await asyncio.to_thread(lab.kill, "VBoxSVC")
+            async with asyncio.timeout(PATIENCE):
+                await settled.wait()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    assert any("lost" in message for message in messages)
+    told = [message["facts"] for message in messages if message.get("put") == "addresses"]
+    assert len(told) == 2  # each worker's first, and complete
+    assert told[0] == told[1]
+    assert "address:lo 127.0.0.1/8" in told[0]
+    assert len([message for message in messages if message.get("put") == "neighbours"]) == 2
