@@ -104,6 +104,13 @@ class Network:
         ip("netns", "add", self._name(computer))
         self._made.append(self._name(computer))
         self._ip(computer, "link", "set", "lo", "up")
+        # Addresses of IPv6 that can be used at once.
+        subprocess.run(
+            self.inside(computer, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"), check=True
+        )
+
+    def add_address(self, computer: str, prefix: str) -> None:
+        self._ip(computer, "addr", "add", prefix, "dev", "eth0")
 
     def plug(self, computer: str, address: str) -> None:
         """Makes a guest with this address."""
@@ -122,6 +129,13 @@ class Network:
         running = Lines(*self.inside(computer, *command))
         self._running.append(running)
         return running
+
+    def raw(self, computer: str, name: str, port: int, source: str) -> list[dict[str, Any]]:
+        """What comes back in a second to a question from this port and address (or interface, for IPv6)."""
+        command = self.inside(computer, sys.executable, "-m", "tests.live.mdns_raw", name, str(port), source)
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def client(self, computer: str, *arguments: str) -> Any:
         """What another program there finds."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.live.mdnslab import OTHER, VM, WEB, Network, links, network, unavailable
+from tests.live.mdnslab import HOST, OTHER, VM, WEB, Network, links, network, unavailable
 
 pytest.importorskip("zeroconf")
 
@@ -72,3 +73,73 @@ def test_what_others_have_is_found(wire: Network) -> None:
     assert host.tell({"find": ["printer.local", 28]})["found"] == []
     assert host.tell({"find": ["web.local", 1]})["found"] == []
     assert host.tell({"find": ["x.printer.local", 1]})["found"] == []
+
+
+# -- packets ---------------------------------------------------------------------------------------------------
+
+ANSWER = [["web.local.", "A"]]
+
+
+@pytest.fixture
+def told(wire: Network) -> Network:
+    """A network on which web.local was announced, and every program knows it."""
+    wire.vmdns(WEB)
+    assert wire.client("vm", "resolve", "web.local") == {"web.local": [VM]}
+    return wire
+
+
+def test_answers_go_to_all_with_the_port_and_hops_of_multicast_dns(told: Network) -> None:
+    for _ in range(2):  # the first may come within the second after an announcement
+        found = told.raw("other", "web.local", 5353, OTHER)
+    assert {"from": HOST, "port": 5353, "hops": 255, "to": "224.0.0.251", "answers": ANSWER} in found
+
+
+def test_a_plain_resolver_gets_its_answer_alone(told: Network) -> None:
+    (found,) = told.raw("other", "web.local", 0, OTHER)
+    assert found == {"from": HOST, "port": 5353, "hops": 255, "to": OTHER, "answers": ANSWER}
+
+
+def test_strangers_get_nothing(told: Network) -> None:
+    """An address that is not of this link: the answer would leave it (RFC 6762 section 11)."""
+    told.add_address("other", "203.0.113.9/32")
+    assert told.raw("other", "web.local", 0, "203.0.113.9") == []
+    assert told.raw("other", "web.local", 5353, "203.0.113.9") == []
+    assert told.raw("other", "web.local", 0, OTHER) != []
+
+
+def test_ipv6(told: Network) -> None:
+    (found,) = told.raw("other", "web.local", 0, "eth0")
+    assert found["answers"] == ANSWER
+    assert found["hops"] == 255
+
+
+def test_a_program_on_the_host_is_answered_too(told: Network) -> None:
+    (found,) = told.raw("host", "web.local", 0, HOST)
+    assert found["answers"] == ANSWER
+
+
+# -- what fails -------------------------------------------------------------------------------------------------
+
+HOLD = "import socket,sys; s=socket.socket(2,2); s.bind(('',5353)); print('{}',flush=True); sys.stdin.read()"
+
+
+def test_a_port_that_another_program_holds_is_said_once(wire: Network) -> None:
+    holder = wire.start("host", sys.executable, "-c", HOLD)
+    holder.hear()
+    host = wire.vmdns(WEB)
+    host.tell(links(WEB))
+    assert len(host.said) == 1
+    assert host.said[0].startswith("no multicast DNS on vboxnet0: another program holds port 5353")
+    holder.close()
+    host.tell(links(WEB))
+    assert host.said[1:] == ["multicast DNS works on vboxnet0 now"]
+    assert wire.client("other", "resolve", "web.local") == {"web.local": [VM]}
+
+
+def test_links_come_and_go(wire: Network) -> None:
+    host = wire.vmdns({})
+    host.tell({"links": {}})
+    nowhere = {"prefixes": ["10.9.9.1/24"], "names": {"web.local": ["10.9.9.9"]}}
+    host.tell({"links": {"vboxnet9": nowhere, **links(WEB)["links"]}})
+    assert [line.split(":")[0] for line in host.said] == ["no multicast DNS on vboxnet9"]
+    assert wire.client("other", "resolve", "web.local") == {"web.local": [VM]}

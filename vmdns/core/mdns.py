@@ -40,6 +40,7 @@ class Responder:
 
     def __init__(self, lots: Lots) -> None:
         self._lots = lots
+        self._names: dict[bytes, tuple[str, ...]] = {}
         self._owners: dict[bytes, Owner] = {}
         self._answers: dict[tuple[bytes, int], float] = {}  # what is to be multicast, and when
         self._asking = Asking(lots)
@@ -58,6 +59,9 @@ class Responder:
         New ones are probed for and announced, gone ones get a goodbye, changed ones are announced again. The first
         name that has an address is what the address points to.
         """
+        if names == self._names:
+            return
+        self._names = dict(names)
         wanted = wanted_owners(names)
         gone: list[Record] = []
         for owner in list(self._owners.values()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import NamedTuple
 
 import idna
@@ -26,8 +27,13 @@ class Link(NamedTuple):
 
     def holds(self, address: str) -> bool:
         """Whether the address is on this link; one of IPv6 that is valid on a link alone always is."""
-        at = ip_address(address.partition("%")[0])
+        at = _parsed(address)
         return any(at in prefix.network for prefix in self.prefixes) or (at.version == 6 and at.is_link_local)
+
+
+@lru_cache(maxsize=16384)
+def _parsed(address: str) -> IPv4Address | IPv6Address:
+    return ip_address(address.partition("%")[0])
 
 
 def links(snapshot: Snapshot, relay: bool) -> dict[str, Link]:
@@ -54,12 +60,9 @@ def links(snapshot: Snapshot, relay: bool) -> dict[str, Link]:
 
 def _names(snapshot: Snapshot, network: Network, link: Link) -> dict[bytes, tuple[str, ...]]:
     names: dict[bytes, tuple[str, ...]] = {}
+    same = lru_cache(maxsize=None)(lambda other: snapshot.ways.same_link(network, other))
     for guest in snapshot.guests:
-        addresses = tuple(
-            one.address
-            for one in guest.addresses
-            if snapshot.ways.same_link(network, one.network) and link.holds(one.address)
-        )
+        addresses = tuple(one.address for one in guest.addresses if same(one.network) and link.holds(one.address))
         for name in _local_names(guest, snapshot) if addresses else ():
             names[name] = addresses
     return names

@@ -201,7 +201,8 @@ class Multicast:
             return ()
         if any(one.responder.holds(name) for one in self._open.values()):
             return ()
-        return await self._relay.find(name, kind)
+        found = await self._relay.find(name)
+        return tuple(address for address in found if (":" in address) == (kind == AAAA))
 
 
 def _index(interface: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from vmdns.core.mdns_links import Link
@@ -16,10 +17,18 @@ from vmdns.core.wire import AAAA, A
 
 ANSWER_SECONDS = 1.0
 AGAIN_SECONDS = 0.25  # a packet may be lost
+REST_SECONDS = 0.1  # from the addresses of one family to those of the other
 MEMORY_SECONDS = 5.0  # also what keeps questions from going round in circles
 MOST_WAITING, MOST_REMEMBERED = 64, 1024
 
-Key = tuple[bytes, int]
+
+@dataclass(slots=True)
+class _Asked:
+    """A name that others were asked for, and what they said so far."""
+
+    answer: asyncio.Future[tuple[str, ...]]
+    addresses: dict[str, None] = field(default_factory=dict)
+    settled: set[int] = field(default_factory=set)  # types that were given or denied
 
 
 class Relay:
@@ -27,60 +36,68 @@ class Relay:
 
     def __init__(self, ask: Callable[[bytes], None]) -> None:
         self._ask = ask
-        self._waiting: dict[Key, asyncio.Future[tuple[str, ...]]] = {}
-        self._memory: dict[Key, tuple[float, tuple[str, ...]]] = {}
+        self._asked: dict[bytes, _Asked] = {}
+        self._memory: dict[bytes, tuple[float, tuple[str, ...]]] = {}
 
-    async def find(self, name: bytes, kind: int) -> tuple[str, ...]:
+    async def find(self, name: bytes) -> tuple[str, ...]:
         """The addresses that the first who answers says; none after a second, or where too much is asked already.
 
-        name: wire form, lower case; kind: A or AAAA.
+        name is in wire form, lower case.
         """
         loop = asyncio.get_running_loop()
-        key = name, kind
-        until, found = self._memory.get(key, (0.0, ()))
+        until, found = self._memory.get(name, (0.0, ()))
         if until > loop.time():
             return found
-        answer = self._waiting.get(key)
-        if answer is None:
-            if len(self._waiting) >= MOST_WAITING:
+        asked = self._asked.get(name)
+        if asked is None:
+            if len(self._asked) >= MOST_WAITING:
                 return ()
-            answer = self._waiting[key] = loop.create_future()
-            self._again(key)
-            loop.call_later(AGAIN_SECONDS, self._again, key)
-            loop.call_later(ANSWER_SECONDS, self._end, key, answer, ())
-        return await asyncio.shield(answer)
+            asked = self._asked[name] = _Asked(loop.create_future())
+            self._again(name, asked)
+            loop.call_later(AGAIN_SECONDS, self._again, name, asked)
+            loop.call_later(ANSWER_SECONDS, self._end, name, asked)
+        return await asyncio.shield(asked.answer)
 
-    def _again(self, key: Key) -> None:
-        if key in self._waiting:
-            self._ask(query([key]))
+    def _again(self, name: bytes, asked: _Asked) -> None:
+        if not asked.addresses and not asked.answer.done():
+            self._ask(query([(name, A), (name, AAAA)]))
 
-    def _end(self, key: Key, answer: asyncio.Future[tuple[str, ...]], found: tuple[str, ...]) -> None:
-        if answer.done():
+    def _end(self, name: bytes, asked: _Asked) -> None:
+        if asked.answer.done():
             return
-        del self._waiting[key]
-        answer.set_result(found)
-        self._memory.pop(key, None)
+        del self._asked[name]
+        found = tuple(asked.addresses)
+        asked.answer.set_result(found)
+        self._memory.pop(name, None)
         if len(self._memory) >= MOST_REMEMBERED:
             del self._memory[next(iter(self._memory))]
-        self._memory[key] = asyncio.get_running_loop().time() + MEMORY_SECONDS, found
+        self._memory[name] = asyncio.get_running_loop().time() + MEMORY_SECONDS, found
 
     def hear(self, packet: bytes, link: Link) -> None:
         """A packet that came in on that link from port 5353 of somebody on it."""
-        message = parse(packet) if self._waiting else None
+        message = parse(packet) if self._asked else None
         if message is None or not message.response:
             return
-        told = [one for one in (*message.answers, *message.additionals) if one.ttl]
-        for key, answer in list(self._waiting.items()):
-            name, kind = key
-            about = [one for one in told if one.key == name]
-            found = tuple(address for one in about if one.type == kind and link.holds(address := _text(one)))
-            usable = tuple(one for one in found if not ip_address(one).is_link_local)
-            if usable or any(one.type == NSEC and not _has(one, kind) for one in about):
-                self._end(key, answer, tuple(dict.fromkeys(usable)))
+        for record in (*message.answers, *message.additionals):
+            asked = self._asked.get(record.key)
+            if asked is not None and record.ttl:
+                self._note(record, asked, link)
+        for name in dict.fromkeys(record.key for record in (*message.answers, *message.additionals)):
+            asked = self._asked.get(name)
+            if asked is not None and asked.settled >= {A, AAAA}:
+                self._end(name, asked)
+            elif asked is not None and asked.addresses:
+                asyncio.get_running_loop().call_later(REST_SECONDS, self._end, name, asked)
 
-
-def _text(record: Heard) -> str:
-    return str(ip_address(record.rdata)) if record.type in (A, AAAA) else ""
+    def _note(self, record: Heard, asked: _Asked, link: Link) -> None:
+        if record.type == NSEC:
+            asked.settled |= {kind for kind in (A, AAAA) if not _has(record, kind)}
+        elif record.type in (A, AAAA):
+            address = ip_address(record.rdata)
+            # One of IPv6 that is valid on a link alone is of no use to who is not on it.
+            if link.holds(str(address)) and not address.is_link_local:
+                asked.addresses[str(address)] = None
+                asked.settled.add(record.type)
 
 
 def _has(nsec: Heard, kind: int) -> bool:

@@ -1,0 +1,124 @@
+"""Which names are answered for on which link."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import facts as f
+from vmdns.core.address import Address
+from vmdns.core.mdns_links import links, may_ask
+from vmdns.core.model import DhcpServer, HostAddress, HostInterface, Machine
+from vmdns.core.name import to_wire
+from vmdns.core.naming import Named
+from vmdns.core.snapshot import Guest, Snapshot
+from vmdns.core.view import ways
+
+FACTS = (
+    HostInterface("vboxnet0", "192.168.56.1/24"),
+    HostAddress("vboxnet0", "192.168.56.1/24"),
+    HostAddress("vboxnet0", "fd00:56::1/64"),
+    HostAddress("eth0", "192.168.1.5/24"),
+    HostAddress("eth0", "fe80::1/64"),
+    HostAddress("wlan0", "192.168.7.5/24"),
+    HostAddress("lo", "127.0.0.1/8"),
+    HostAddress("lo", "198.18.53.1/32"),
+    HostAddress("docker0", "172.17.0.1/16"),
+    HostAddress("tun0", "10.8.0.2/32"),
+    DhcpServer("lab", "10.0.2.3", "255.255.255.0"),
+)
+
+
+def guest(number: int, names: tuple[tuple[str, ...], ...], *addresses: tuple[str, object]) -> Guest:
+    networks = tuple(dict.fromkeys(network for _, network in addresses))
+    machine = f.vm(number, names[0][0], *networks)  # type: ignore[arg-type]
+    found = tuple(Address(address, network, f.mac(number), "", "", 0.0) for address, network in addresses)  # type: ignore[arg-type]
+    return Guest(machine, Named(names), found, ())
+
+
+def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapshot:
+    machines: list[Machine] = [one.machine for one in guests]
+    owned = {to_wire(".".join((*name, zone))): one for one in guests for name in one.named.names}
+    by_uuid = {one.machine.uuid: one for one in guests}
+    return Snapshot(by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=ways(FACTS, machines), lan=lan)
+
+
+WEB = guest(1, (("web",),), ("192.168.56.11", f.HOSTONLY), ("192.168.1.11", f.BRIDGED), ("10.0.2.4", f.LAB))
+DB = guest(2, (("db",), ("sql", "db"), ("mysql",)), ("192.168.56.12", f.HOSTONLY), ("fd00:56::12", f.HOSTONLY))
+
+
+def named(which: Snapshot, relay: bool = True) -> dict[str, dict[str, tuple[str, ...]]]:
+    return {
+        interface: {name.decode(): addresses for name, addresses in link.names.items()}
+        for interface, link in links(which, relay).items()
+    }
+
+
+def test_each_link_has_its_own_addresses_of_names_of_two_labels() -> None:
+    both = {
+        "\x03web\x05local\0": ("192.168.56.11",),
+        "\x02db\x05local\0": ("192.168.56.12", "fd00:56::12"),
+        "\x05mysql\x05local\0": ("192.168.56.12", "fd00:56::12"),
+    }
+    assert named(snapshot(WEB, DB)) == {
+        "vboxnet0": both, "eth0": {"\x03web\x05local\0": ("192.168.1.11",)}, "wlan0": {}
+    }  # fmt: skip
+
+
+def test_without_relay_only_links_with_vms() -> None:
+    assert set(named(snapshot(WEB), relay=False)) == {"vboxnet0", "eth0"}
+    assert set(named(snapshot(DB), relay=False)) == {"vboxnet0"}
+
+
+def test_a_lan_that_is_not_to_be_answered_is_asked_only() -> None:
+    assert named(snapshot(WEB, lan="off"))["eth0"] == {}
+    assert "eth0" not in named(snapshot(WEB, lan="off"), relay=False)
+    assert named(snapshot(WEB, lan="off"))["vboxnet0"] != {}
+
+
+def test_only_local_is_for_multicast() -> None:
+    assert named(snapshot(WEB, DB, zone="vm.internal")) == {"vboxnet0": {}, "eth0": {}, "wlan0": {}}
+
+
+def test_a_name_that_another_vm_has_is_not_told() -> None:
+    stopped = guest(3, (("web",),), ("192.168.56.13", f.HOSTONLY))
+    assert named(snapshot(stopped, WEB))["vboxnet0"] == {"\x03web\x05local\0": ("192.168.56.11",)}
+
+
+def test_an_address_of_another_prefix_is_not_on_the_link() -> None:
+    away = guest(3, (("web",),), ("10.9.9.9", f.HOSTONLY))
+    assert named(snapshot(away))["vboxnet0"] == {}
+
+
+def test_other_scripts_are_told_as_utf8_too() -> None:
+    one = guest(1, (("xn--bcher-kva",),), ("192.168.56.11", f.HOSTONLY))
+    assert set(named(snapshot(one))["vboxnet0"]) == {"\x0dxn--bcher-kva\x05local\0", "\x07bücher\x05local\0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        ("printer.local", True),
+        ("x.printer.local", False),
+        ("local", False),
+        ("_tcp.local", False),
+        ("printer.lan", False),
+        ("9.1.168.192.in-addr.arpa", False),
+        (".", False),
+    ],
+)
+def test_what_others_are_asked_for(name: str, may: bool) -> None:
+    assert may_ask(to_wire(name)) is may
+
+
+@pytest.mark.parametrize(
+    ("address", "on"),
+    [
+        ("192.168.56.9", True),
+        ("192.168.57.9", False),
+        ("fe80::1%vboxnet0", True),
+        ("fd00:56::9", True),
+        ("fd00::9", False),
+    ],
+)
+def test_who_is_on_a_link(address: str, on: bool) -> None:
+    assert links(snapshot(DB), False)["vboxnet0"].holds(address) is on

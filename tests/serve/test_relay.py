@@ -1,0 +1,134 @@
+"""Asking others for a name, on a clock that goes to whatever is due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from ipaddress import ip_interface
+
+import pytest
+
+from tests.clock import run
+from vmdns.core.mdns_links import Link
+from vmdns.core.mdns_message import NSEC, nsec_rdata, parse, responses
+from vmdns.core.name import to_wire
+from vmdns.core.node import address_record
+from vmdns.core.wire import AAAA, A, Record
+from vmdns.serve.relay import MOST_WAITING, Relay
+
+PRINTER = to_wire("printer.local")
+LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})
+
+
+def said(*addresses: str, name: bytes = PRINTER, ttl: int = 120, denied: int = 0) -> bytes:
+    records = [Record(name, kind, ttl, rdata) for kind, rdata in map(address_record, addresses)]
+    if denied:
+        records.append(Record(name, NSEC, ttl, nsec_rdata(name, {A, AAAA} - {denied})))
+    (packet,) = responses(records)
+    return packet
+
+
+class Scene:
+    """A relay, and others who say these packets so long after they were asked."""
+
+    def __init__(self, packets: list[tuple[float, bytes]]) -> None:
+        self.asked: list[float] = []
+        self.relay = Relay(self._ask)
+        self._packets = packets
+
+    def _ask(self, packet: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        message = parse(packet)
+        assert message is not None
+        assert [(one.key, one.type) for one in message.questions] == [(PRINTER, A), (PRINTER, AAAA)]
+        self.asked.append(loop.time())
+        if len(self.asked) == 1:
+            for delay, said in self._packets:
+                loop.call_later(delay, self.relay.hear, said, LINK)
+
+
+async def timed(work: Awaitable[tuple[str, ...]]) -> tuple[tuple[str, ...], float]:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    return await work, loop.time() - start
+
+
+FOUND = ("192.168.56.9",)
+
+
+@pytest.mark.parametrize(
+    ("packets", "found", "seconds", "again"),
+    [
+        ([(0.1, said("192.168.56.9", denied=AAAA))], FOUND, 0.1, False),
+        ([(0.1, said("192.168.56.9", "fd00:56::9"))], ("192.168.56.9", "fd00:56::9"), 0.1, False),
+        ([(0.1, said("fd00:56::9")), (0.15, said("192.168.56.9"))], ("fd00:56::9", "192.168.56.9"), 0.15, False),
+        ([(0.1, said("192.168.56.9"))], FOUND, 0.2, False),  # the other family may still come
+        ([(0.1, said("192.168.56.9")), (0.15, said(denied=AAAA))], FOUND, 0.15, False),
+        ([(0.1, said("192.168.56.9", "fe80::9"))], FOUND, 0.2, False),
+        ([], (), 1.0, True),
+        ([(2.0, said("192.168.56.9"))], (), 1.0, True),
+        ([(0.1, said("192.168.56.9", name=to_wire("scanner.local")))], (), 1.0, True),
+        ([(0.1, said("192.168.56.9", ttl=0))], (), 1.0, True),
+        ([(0.1, said("8.8.8.8"))], (), 1.0, True),  # no address of this link
+        ([(0.1, said("127.0.0.1"))], (), 1.0, True),
+        ([(0.1, said("fe80::9"))], (), 1.0, True),  # of no use to who is not on the link
+        ([(0.1, said("8.8.8.8")), (0.3, said("192.168.56.9", denied=AAAA))], FOUND, 0.3, True),
+        ([(0.1, said("192.168.56.9", denied=AAAA)), (0.1, said("192.168.56.10"))], FOUND, 0.1, False),
+        ([(0.1, said(denied=A)), (0.2, said(denied=AAAA))], (), 0.2, False),
+        ([(0.1, said(denied=AAAA))], (), 1.0, True),
+        ([(0.1, b"\0" * 12), (0.1, b"\xff" * 40)], (), 1.0, True),
+        ([(0.1, b"\0\0\0" + said("192.168.56.9")[3:])], (), 1.0, True),  # a query
+    ],
+)
+def test_what_is_found(packets: list[tuple[float, bytes]], found: tuple[str, ...], seconds: float, again: bool) -> None:
+    async def scenario() -> None:
+        scene = Scene(packets)
+        assert await timed(scene.relay.find(PRINTER)) == (found, pytest.approx(seconds))
+        assert scene.asked == ([0, 0.25] if again else [0])
+
+    run(scenario())
+
+
+def on_clock(scenario: Callable[[Scene], Coroutine[None, None, None]]) -> Callable[[], None]:
+    def test() -> None:
+        async def main() -> None:
+            await scenario(Scene([]))
+
+        run(main())
+
+    test.__name__ = scenario.__name__
+    return test
+
+
+@on_clock
+async def test_what_nobody_has_is_not_asked_for_again_at_once(scene: Scene) -> None:
+    for _ in range(10):
+        assert await scene.relay.find(PRINTER) == ()
+    assert len(scene.asked) == 2
+    await asyncio.sleep(5)
+    await scene.relay.find(PRINTER)
+    assert len(scene.asked) == 4
+
+
+@on_clock
+async def test_one_question_for_all_who_wait_though_one_goes_away(scene: Scene) -> None:
+    tasks = [asyncio.create_task(scene.relay.find(PRINTER)) for _ in range(5)]
+    await asyncio.sleep(0.1)
+    tasks[0].cancel()
+    scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
+    assert await asyncio.gather(*tasks[1:]) == [("192.168.56.9",)] * 4
+    assert scene.asked == [0]
+
+
+def test_so_many_are_asked_for_at_a_time_and_no_more() -> None:
+    async def scenario() -> None:
+        asked: list[bytes] = []
+        relay = Relay(asked.append)
+        names = [to_wire(f"x{number}.local") for number in range(MOST_WAITING + 10)]
+        found = await asyncio.gather(*(relay.find(name) for name in names))
+        assert found == [()] * len(names)
+        assert len(asked) == 2 * MOST_WAITING
+        await relay.find(names[-1])  # was not asked for, so is not remembered
+        assert len(asked) == 2 * MOST_WAITING + 2
+
+    run(scenario())
