@@ -103,12 +103,15 @@ def test_no_packet_is_taken_for_another(tail: bytes) -> None:
 # -- forgetting ------------------------------------------------------------------------------------------------
 
 
+HEAD = b"\1\0\0\1\0\0\0\0\0\0"
+
+
 def kept() -> tuple[Memo, dict[bytes, bytes]]:
     memo = Memo()
     memo.publish(SNAPSHOT, None)
     for name in (b"a", b"b"):
-        memo.keep(ASKER, SNAPSHOT, name, b"said", name)
-        memo.keep(ASKER, SNAPSHOT, name + b"6", b"said", name)
+        memo.keep(ASKER, SNAPSHOT, HEAD + name, b"said", name)
+        memo.keep(ASKER, SNAPSHOT, HEAD + name + b"6", b"said", name)
     memo.keep(ASKER, SNAPSHOT, b"loose", b"said", None)
     memo.keep_passing(ASKER, b"passing", b"said")
     return memo, memo.of(ASKER)
@@ -118,7 +121,7 @@ def test_a_change_forgets_its_names_and_what_is_loose() -> None:
     memo, ready = kept()
     later = replace(SNAPSHOT, serial=8)
     memo.publish(later, [b"a", b"unknown"])
-    assert set(ready) == {b"b", b"b6", b"passing"}
+    assert set(ready) == {HEAD + b"b", HEAD + b"b6", b"passing"}
     memo.publish(later, None)
     assert ready == {}
     assert memo.of(ASKER) is ready
@@ -127,7 +130,7 @@ def test_a_change_forgets_its_names_and_what_is_loose() -> None:
 def test_an_answer_of_the_snapshot_before_is_not_kept() -> None:
     memo, ready = kept()
     memo.publish(replace(SNAPSHOT, serial=8), None)
-    memo.keep(ASKER, SNAPSHOT, b"late", b"said", b"late")
+    memo.keep(ASKER, SNAPSHOT, HEAD + b"late", b"said", b"late")
     assert ready == {}
 
 
@@ -144,13 +147,22 @@ def test_it_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memos, "MOST_LOOSE", 50)
     memo, ready = kept()
     for number in range(1000):
-        memo.keep(ASKER, SNAPSHOT, b"%d" % number, b"said", b"%d" % number)
+        memo.keep(ASKER, SNAPSHOT, HEAD + b"%d" % number, b"said", b"%d" % number)
         memo.keep(ASKER, SNAPSHOT, b"l%d" % number, b"said", None)
         memo.keep_passing(ASKER, b"p%d" % number, b"said")
         assert len(ready) <= 150
     memo.publish(SNAPSHOT, None)
     assert ready == {}
     assert memo._count == 0
+
+
+def test_queries_of_too_many_kinds_are_not_kept() -> None:
+    memo, ready = kept()
+    for number in range(1000):
+        memo.keep(ASKER, SNAPSHOT, HEAD + b"a%d" % number, b"said", b"a")
+    assert len(ready) < 100
+    memo.publish(replace(SNAPSHOT, serial=8), [b"a"])
+    assert {key for key in ready if key.startswith(HEAD + b"a")} == set()
 
 
 # -- on real sockets ---------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
 
-MOST_ANSWERS = 65_536  # 300 bytes each, more or less: 20 MB for all askers together at worst
+MOST_ANSWERS = 200_000  # some 250 bytes each: 50 MB at worst, for 10,000 names that are asked from ten networks
 MOST_LOOSE = 8_192
+MOST_ENVELOPES = 64
 PASSING_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
 
 Asker = tuple[View, Right]
@@ -30,7 +31,8 @@ class Memo:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: dict[Asker, dict[bytes, bytes]] = {}
-        self._names: dict[bytes, list[tuple[dict[bytes, bytes], bytes]]] = {}
+        # What stands around the name in the keys: there are few kinds of queries, so that a name's keys are known.
+        self._envelopes: set[tuple[bytes, bytes]] = set()
         self._loose: list[tuple[dict[bytes, bytes], bytes]] = []
         self._passing: list[tuple[dict[bytes, bytes], bytes]] = []
         self._count = 0
@@ -58,12 +60,16 @@ class Memo:
             among = self._answers.setdefault(asker, {})
             if key in among:
                 return
-            among[key] = response
-            self._count += 1
             if name is None:
                 self._loose.append((among, key))
             else:
-                self._names.setdefault(name, []).append((among, key))
+                envelope = key[:10], key[10 + len(name) :]
+                if envelope not in self._envelopes:
+                    if len(self._envelopes) >= MOST_ENVELOPES:
+                        return
+                    self._envelopes.add(envelope)
+            among[key] = response
+            self._count += 1
 
     def keep_passing(self, asker: Asker, key: bytes, response: bytes) -> None:
         """Remembers a forwarded answer until the second is over."""
@@ -90,8 +96,10 @@ class Memo:
                 self._clear()
                 return
             for name in changed:
-                for among, key in self._names.pop(name, ()):
-                    self._count -= among.pop(key, None) is not None
+                for before, after in self._envelopes:
+                    key = before + name + after
+                    for among in self._answers.values():
+                        self._count -= among.pop(key, None) is not None
             self._count -= len(self._loose)
             for among, key in self._loose:
                 among.pop(key, None)
@@ -100,7 +108,7 @@ class Memo:
     def _clear(self) -> None:
         for among in self._answers.values():
             among.clear()
-        self._names.clear()
+        self._envelopes.clear()
         self._loose.clear()
         self._passing.clear()
         self._count = 0
