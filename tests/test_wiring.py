@@ -19,6 +19,7 @@ from vmdns.host import elevate, loopback
 from vmdns.host.elevate import Denied
 from vmdns.wiring import Refused, Wire
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the played VBoxManage is a script as POSIX runs it")
 ZONES = ("local", "vm.internal")
 STRANGE = "a &quot;b&apos;/c"  # in XML; the name is a "b'/c
 HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
@@ -296,7 +297,6 @@ assert not is_assigned("198.18.53.1") and not is_assigned("198.18.53.2")
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX's")
 @pytest.mark.parametrize(
     ("rights", "after"), [*(("may", number) for number in range(8)), ("may not", 0), ("may not", 3)]
 )

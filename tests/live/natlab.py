@@ -45,10 +45,12 @@ def vbm(*arguments: str, check: bool = True) -> str:
 class Server:
     """`vmdns run` on natlab's host, at its address and port 53."""
 
-    def __init__(self, *environ: str) -> None:
+    def __init__(self, *environ: str, listen: tuple[str, ...] = (HOST, "127.0.0.1")) -> None:
         self.lines: list[str] = []
         self._ready = threading.Event()
-        command = (PYTHON, "-m", "vmdns", "run", "--listen", f"{HOST}:53", "--listen", "127.0.0.1:53")
+        command = [PYTHON, "-m", "vmdns", "run"]
+        for one in listen:
+            command += ["--listen", f"{one}:53"]
         self.process = subprocess.Popen(
             [COMMAND, "rig", "env", "XDG_STATE_HOME=/tmp/vmdns-natlab", *environ, *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
