@@ -6,12 +6,13 @@ resolver are written by its DHCP client from what DHCP gave, nothing is typed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from tests.live.lab import until
 
@@ -76,7 +77,7 @@ class Guest:
 
     def __init__(self, wire: Wire, mac: str, name: str) -> None:
         self.name = name
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemons: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
         command = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
         self._boot = subprocess.Popen(
             [*command, "--propagation", "unchanged", "sh", "-euc", BOOT, "sh", str(ROOT), name],
@@ -103,18 +104,23 @@ class Guest:
 
     def start(self, *command: str, ready: str) -> None:
         """Starts a daemon, and waits until this file of the guest is there."""
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - it is open for as long as the daemon runs
         daemon = subprocess.Popen(
-            self._inside(*command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self._daemons.append(daemon)
+            self._inside(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )  # fmt: skip
+        self._daemons[command[0]] = daemon, log
 
         def look() -> bool:
             if daemon.poll() is not None:
-                assert daemon.stdout is not None
-                raise AssertionError(f"{self.name}: {' '.join(command)} ended: {daemon.stdout.read().decode()}")
+                raise AssertionError(f"{self.name}: {' '.join(command)} ended: {self.said(command[0])}")
             return self.has(ready)
 
         until(look, f"{command[0]} in {self.name}")
+
+    def said(self, daemon: str) -> str:
+        """What a daemon of the guest has printed."""
+        log = self._daemons[daemon][1]
+        return os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def has(self, path: str) -> bool:
         """Whether this file of the guest is there."""
@@ -142,13 +148,21 @@ class Guest:
         options = ("-O", "search", "-x", f"hostname:{self.name}", "-s", "/etc/udhcpc")
         self.run("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", *options)
 
+    @property
+    def address(self) -> str:
+        """Its IPv4 address."""
+        found = re.search(r"inet ([\d.]+)", self.run("busybox", "ip", "-4", "addr", "show", "dev", "eth0"))
+        assert found is not None
+        return found[1]
+
     def close(self) -> None:
         self._boot.kill()  # takes all of the guest along
-        for process in (self._boot, *self._daemons):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            if process.stdout is not None:
-                process.stdout.close()
+        self._boot.wait(10)
+        assert self._boot.stdout is not None
+        self._boot.stdout.close()
+        for daemon, log in self._daemons.values():
+            daemon.wait(10)
+            log.close()
 
 
 class Dhcp(Guest):

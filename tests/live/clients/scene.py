@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.live.clients.net import Dhcp, Guest, Wire
 from tests.live.clients.stubs import Stub
@@ -21,9 +22,9 @@ class Link:
     interface: str
     host: str
     web: str
-    asker: str
+    desk: str
     wire: Wire = field(init=False)
-    mac: str = ""  # of the VM that asks
+    mac: str = ""  # of VM desk
 
     def __str__(self) -> str:
         return "host-only" if self.interface.startswith("vboxnet") else "bridged"
@@ -35,18 +36,29 @@ class Link:
 
 @dataclass
 class Scene:
-    """VM web and VM desk, each on both links; a namespace with a MAC of desk's is desk."""
+    """VM web and VM desk, each on both links. A namespace with a MAC of desk's is desk.
+
+    Of web, Guest Additions report the addresses; of desk nothing is known but what the host sees of it.
+    """
 
     lab: Lab
     server: Server
     links: dict[str, Link]
-    web: str
-    desk: str
 
     @contextlib.contextmanager
-    def asker(self, link: Link, stub: Stub) -> Iterator[Guest]:
-        """VM desk with this resolver, and a lease of this link."""
-        guest = stub.boot(link.wire, link.mac, "desk")
+    def router(self, link: Link, *, silent: bool = False) -> Iterator[None]:
+        """A DHCP server on this link that hands out vmdns and its zones; a silent one itself, and no domain."""
+        handed: dict[str, Any] = {} if silent else {"resolver": link.host, "domains": ZONES}
+        dhcp = Dhcp(link.wire, link.near(2), leased=(link.mac, link.desk), **handed)
+        try:
+            yield
+        finally:
+            dhcp.close()
+
+    @contextlib.contextmanager
+    def guest(self, link: Link, stub: Stub, *, name: str = "desk", mac: str = "") -> Iterator[Guest]:
+        """A guest with this resolver and a lease; VM desk if no MAC says otherwise."""
+        guest = stub.boot(link.wire, mac or link.mac, name)
         try:
             guest.dhcp(stub.tell)
             yield guest
@@ -63,26 +75,24 @@ def scene(folder: Path) -> Iterator[Scene]:
     """The whole, with vmdns answering for web on both links. Ends all of it."""
     links = {
         "host-only": Link("vboxnet0", "192.168.56.1", "192.168.56.11", "192.168.56.21"),
-        "bridged": Link("lan0", "192.0.2.20", "192.0.2.11", "192.0.2.31"),
+        "bridged": Link("lan0", "192.0.2.20", "192.0.2.11", "192.0.2.21"),
     }
     nics = ("--nic1", "hostonly", "--host-only-adapter1", "vboxnet0", "--nic2", "bridged", "--bridge-adapter2", "lan0")
     with contextlib.ExitStack() as ends:
-        lab = Lab(folder)
-        ends.callback(lab.close)
-        uuids = {}
-        for name in ("web", "desk"):
-            uuids[name] = lab.create(name, *nics, wired=(0, 1))
-            lab.start(uuids[name])
-        for slot, link in enumerate(links.values()):
-            link.mac = lab.mac(uuids["desk"], slot + 1)
+        for link in links.values():
             link.wire = Wire(link.interface)
             ends.callback(link.wire.close)
-            leased = (link.mac, link.asker)
-            dhcp = Dhcp(link.wire, link.near(2), resolver=link.host, domains=ZONES, leased=leased)
-            ends.callback(dhcp.close)
-            lab.report(uuids["web"], link.web, nic=slot + 1, entry=slot, count=2)
-            lab.report(uuids["desk"], link.asker, nic=slot + 1, entry=slot, count=2)
+        lab = Lab(folder)
+        ends.callback(lab.close)
+        web, desk = (lab.create(name, *nics, wired=(0, 1)) for name in ("web", "desk"))
+        for uuid in (web, desk):
+            lab.start(uuid)
+        for slot, link in enumerate(links.values()):
+            link.mac = lab.mac(desk, slot + 1)
+            lab.report(web, link.web, nic=slot + 1, entry=slot, count=2)
         server = Server(lab, at="")
         ends.callback(server.stop)
         server.is_at("web.local", *(link.web for link in links.values()))
-        yield Scene(lab, server, links, uuids["web"], uuids["desk"])
+        for link in links.values():
+            server.saw(f"listening on {link.host} port 53")
+        yield Scene(lab, server, links)

@@ -84,13 +84,16 @@ def _dig(guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
 
 
 MDNS = "files mdns4_minimal [NOTFOUND=return] dns"
+GLIBC = Stub("glibc", "probe-glibc")
+AVAHI = Stub("glibc, nss-mdns, Avahi", "probe-glibc", MDNS, avahi=True)
+DIG = Stub("dig", "dig")
 STUBS = (
-    Stub("glibc", "probe-glibc"),
+    GLIBC,
     Stub("glibc, nss-mdns, no Avahi", "probe-glibc", MDNS),
-    Stub("glibc, nss-mdns, Avahi", "probe-glibc", MDNS, avahi=True),
+    AVAHI,
     Stub("systemd-resolved by nss-resolve", "probe-glibc", "resolve [!UNAVAIL=return] files dns", resolved=True),
     Stub("systemd-resolved by its stub", "probe-glibc", resolved=True),
     Stub("musl", "probe-musl"),
     Stub("c-ares", "probe-cares"),
-    Stub("dig", "dig"),
+    DIG,
 )

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.clients.net import unavailable
+from tests.live.clients.net import Guest, unavailable
 from tests.live.clients.scene import Scene, scene
-from tests.live.clients.stubs import STUBS, Stub
+from tests.live.clients.stubs import AVAHI, DIG, GLIBC, STUBS, Stub
+from tests.live.lab import until
 
 TIMES = 20
+NETWORKS = ("host-only", "bridged")
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +23,67 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.name)
-@pytest.mark.parametrize("network", ["host-only", "bridged"])
 def test_names(stage: Scene, network: str, stub: Stub) -> None:
     """Forward and reverse, each many times: an answer by luck is none."""
     link = stage.links[network]
-    stage.server.saw(f"{link.host} port 53")
-    with stage.asker(link, stub) as guest:
+    with stage.router(link), stage.guest(link, stub) as desk:
         for question, answer in stage.expected(link).items():
-            found = {stub.ask(guest, question)[0] for _ in range(TIMES)}
-            assert found == {(answer,)}, (question, guest.run("busybox", "cat", "/etc/resolv.conf"))
+            found = [stub.ask(desk, question)[0] for _ in range(TIMES)]
+            assert found == [(answer,)] * TIMES, f"{question}\n{desk.run('busybox', 'cat', '/etc/resolv.conf')}"
+
+
+def test_a_guest_that_announces_itself(stage: Scene) -> None:
+    """Its Avahi and vmdns say the same of it, and neither gives way."""
+    link = stage.links["bridged"]
+    before = len(stage.server.lines)
+    with stage.router(link), stage.guest(link, AVAHI) as desk:
+        until(lambda: "Server startup complete" in desk.said("avahi-daemon"), "Avahi's announcement")
+        with stage.guest(link, AVAHI, name="other", mac="020000000077") as other:
+            assert AVAHI.ask(other, "desk.local")[0] == (link.desk,)
+        assert "Host name is desk.local" in desk.said("avahi-daemon")
+        assert "conflict" not in desk.said("avahi-daemon")
+    assert not [line for line in stage.server.lines[before:] if "left to" in line]
+
+
+def test_a_router_that_knows_nothing(stage: Scene) -> None:
+    """A LAN as most are, where guests ask the router: names of two labels are found by multicast DNS."""
+    link = stage.links["bridged"]
+    with stage.router(link, silent=True), stage.guest(link, AVAHI) as desk:
+        assert link.host not in desk.run("busybox", "cat", "/etc/resolv.conf")
+        assert [AVAHI.ask(desk, "web.local")[0] for _ in range(TIMES)] == [(link.web,)] * TIMES
+        assert AVAHI.ask(desk, "nobody.local")[0] == ("(Name or service not known)",)
+
+
+def _status(guest: Guest, *what: str) -> str:
+    said = guest.run("dig", *what, check=False)
+    return said.partition("status: ")[2].partition(",")[0]
+
+
+def test_strangers_on_the_lan_are_refused(stage: Scene) -> None:
+    link = stage.links["bridged"]
+    with stage.router(link), stage.guest(link, DIG, name="stranger", mac="020000000088") as stranger:
+        assert _status(stranger, "web.local") == "REFUSED"
+        assert _status(stranger, "web.vm.internal") == "REFUSED"
+        assert _status(stranger, "-x", link.web) == "REFUSED"
+
+
+def test_a_vm_is_known_by_its_first_packet(stage: Scene) -> None:
+    """A bridged VM without Guest Additions, and without a lease of VirtualBox's."""
+    link = stage.links["bridged"]
+    late = stage.lab.create("late", "--nic1", "bridged", "--bridge-adapter1", "lan0")
+    stage.lab.start(late)
+    mac = stage.lab.mac(late)
+    until(lambda: "late" in stage.server.dig("late.local") and not stage.server.addresses("late.local"), "late runs")
+    with stage.router(link), stage.guest(link, GLIBC, name="late", mac=mac) as guest:
+        assert stage.server.addresses("late.local") == []
+        guest.run("busybox", "ping", "-c", "1", link.host)
+        stage.server.is_at("late.local", guest.address)
+        # Another address, told by nothing but a question: which is answered, as is the one for its own name.
+        guest.run("busybox", "ip", "addr", "flush", "dev", "eth0")
+        guest.static(f"{link.near(77)}/24")
+        assert GLIBC.ask(guest, "web.local")[0] == (link.web,)
+        assert GLIBC.ask(guest, "late.local")[0] == (link.near(77),)
+        assert stage.server.addresses("late.local") == [link.near(77)]
+    stage.lab.vbm("controlvm", late, "poweroff")
