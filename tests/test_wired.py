@@ -91,6 +91,11 @@ def test_a_change_of_networks_means_a_look(played: PlayedWire) -> None:
         await settled(one)
         one.changed([NET], "/box", ("lab.internal",))
         await settled(one)
+        looks = played.looks
+        for resolvers in (("127.0.0.1",), ("127.0.0.1",), ("192.0.2.1",)):
+            one.changed([NET], "/box", ("lab.internal",), resolvers)
+            await settled(one)
+        assert played.looks == looks + 2
 
     run(work())
     assert played.made == [(None, ZONES, False), (None, ("lab.internal",), False), ("/box", ("lab.internal",), False)]

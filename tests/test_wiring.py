@@ -252,6 +252,19 @@ def test_a_network_that_is_gone_is_no_trouble(box: FakeBox, host: Host) -> None:
     assert host.addresses == set()
 
 
+def test_undo_without_the_right_gives_guests_back_what_they_had(box: FakeBox, host: Host) -> None:
+    before = normal(box)
+    told("apply")
+    host.denied = Denied("this needs root; run: sudo ip ...")
+    with pytest.raises(Denied):
+        told("undo")
+    assert box.file.read_bytes() == before
+    assert host.addresses == {"198.18.53.1", "198.18.53.2"}
+    host.denied = None
+    told("undo")
+    assert host.addresses == set()
+
+
 def test_guests_that_run_are_named(box: FakeBox, host: Host) -> None:
     box.says("list runningvms", f'"web" {{{UUID}}}\n')
     box.says(f"showvminfo {UUID}", MACHINE.format(name="web", uuid=UUID, network="lab"))
@@ -335,6 +348,7 @@ def test_the_command(box: FakeBox, host: Host, capsys: pytest.CaptureFixture[str
     assert "NAT Network lab      10.0.2.2          198.18.53.1\n" in shown
     assert f"{box.program}/VBoxManage dhcpserver restart --network=lab\n" in shown
     assert "10.0.2.2, given to guests now, is its DHCP server" in shown
+    assert wiring.ALONE in shown
     assert shown.endswith("Do it with: vmdns wire --apply\n")
     assert cli.main(["wire", "--apply", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -205,7 +205,7 @@ class App:
             self._wired = Wired(self._say)
         home = str(self.config.vbox_home) if self.config.vbox_home else None
         facts = [*self.table.held("virtualbox").values(), *self.table.held("addresses").values()]
-        self._wired.changed(facts, home, self.config.zones)
+        self._wired.changed(facts, home, self.config.zones, self._found_upstreams.resolvers)
 
     # -- upstreams --------------------------------------------------------------------------------------------
 

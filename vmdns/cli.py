@@ -218,6 +218,8 @@ def _wire(arguments: Namespace) -> int:
         )
     except (wiring.Refused, OSError, RuntimeError) as error:
         raise _Fail(str(error)) from None
+    if arguments.undo and config.wire:
+        response["notes"].append("wire = true stands in vmdns.toml, so vmdns sets them again while it runs")
     return _show(arguments, response, lambda look: show.wire(response, look))
 
 

@@ -29,10 +29,13 @@ class Wired:
         self._again = False
         self._told: set[str] = set()
 
-    def changed(self, facts: Iterable[Fact], home: str | None, zones: tuple[str, ...]) -> None:
-        """To be called with what is known now, as often as one likes: only a change of networks means a look."""
+    def changed(
+        self, facts: Iterable[Fact], home: str | None, zones: tuple[str, ...], resolvers: tuple[str, ...] = ()
+    ) -> None:
+        """To be called with what is known now, as often as one likes: only a change of networks, or of whom the host
+        itself asks, means a look."""
         wanted = home, zones
-        seen = frozenset(fact for fact in facts if isinstance(fact, _RESTS_ON)), wanted
+        seen = frozenset(fact for fact in facts if isinstance(fact, _RESTS_ON)), wanted, resolvers
         if seen == self._seen:
             return
         self._seen, self._wanted = seen, wanted

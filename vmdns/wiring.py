@@ -29,6 +29,7 @@ from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 SCOPE = "wire"
 FOLLOW = "they follow when they renew their lease, within five minutes as VirtualBox gives leases, or when restarted"
 _MAC = sys.platform == "darwin"
+ALONE = "while vmdns does not run, these guests resolve no names at all; have it started with your session"
 PLAIN_NAT = (
     "guests on plain NAT are given what this computer itself asks, and nothing else can be set; "
     "`vmdns host --whole` makes this computer ask vmdns, and with it these guests"
@@ -119,7 +120,10 @@ class Wire:
             return entry.name in names
 
         touched = [one.name for one in entries if one.kind == DHCP_GROUP and only(one)]
-        left = undo(self.journal, SCOPE, registry(self.box), say, only)
+        make = registry(self.box)
+        # What needs rights comes last: without them, guests are at least given what they were given before.
+        left = undo(self.journal, SCOPE, make, say, lambda one: one.kind != LOOPBACK and only(one))
+        left += undo(self.journal, SCOPE, make, say, lambda one: one.kind == LOOPBACK and only(one))
         return touched, left
 
     def guests(self, networks: Sequence[str]) -> list[str]:
@@ -214,6 +218,8 @@ def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> di
             networks = wire.apply(networks, say, network)
         changed = [one.row.network for one in networks if one.steps]
     notes = [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
+    if changed and do != "undo":
+        notes.append(ALONE)
     if networks and not network and WHOLE not in _resolvers():
         notes.append(PLAIN_NAT)
     guests = wire.guests(changed)
