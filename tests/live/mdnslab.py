@@ -16,14 +16,31 @@ from typing import Any
 HOST, VM, OTHER = "192.168.56.1", "192.168.56.11", "192.168.56.50"
 WEB = {"web.local": [VM], "db.local": ["192.168.56.12", "fd00:56::12"]}
 PROJECT = Path(__file__).parents[2]
+ROOT = Path(os.environ.get("VMDNS_CLIENTS", "/var/tmp/vmdns-clients"))
+AVAHI = """
+    mount -t tmpfs tmpfs "$1/run"
+    mount --rbind /dev "$1/dev"
+    mkdir "$1/run/avahi-daemon"
+    printf %s "$2" >"$1/run/avahi.conf"
+    exec chroot "$1" avahi-daemon --no-drop-root --no-chroot --no-rlimits -f /run/avahi.conf
+"""
+
+
+def no_avahi() -> str:
+    """Why there can be no avahi here; '' if there can."""
+    return "" if (ROOT / ".ready").exists() else f"no avahi in {ROOT}: tests/live/clients/prepare gets it"
 
 
 def unavailable() -> str:
     """Why there can be no such network here; '' if there can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "network namespaces need Linux and root"
-    done = subprocess.run(["ip", "netns", "list"], capture_output=True, check=False)
-    return "" if done.returncode == 0 else f"no network namespaces: {done.stderr.decode().strip()}"
+    trial = f"vmdns-mdns-{os.getpid()}"
+    done = subprocess.run(["ip", "netns", "add", trial], capture_output=True, check=False)
+    if done.returncode:
+        return f"no network namespaces: {done.stderr.decode().strip()}"
+    ip("netns", "del", trial)
+    return ""
 
 
 def ip(*words: str) -> None:
@@ -82,12 +99,75 @@ class Lines:
             self.process.wait(5)
 
 
+class Avahi:
+    """avahi-daemon in a namespace, out of the root that tests/live/clients/prepare makes, and nss-mdns that asks it."""
+
+    def __init__(self, inside: list[str], name: str, interface: str) -> None:
+        self.lines: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        conf = (
+            f"[server]\nhost-name={name}\nallow-interfaces={interface}\nuse-ipv6=no\nenable-dbus=no\n"
+            "[publish]\npublish-hinfo=no\npublish-workstation=no\n"
+        )
+        command = [
+            *inside,
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-euc",
+            AVAHI,
+            "sh",
+            str(ROOT),
+            conf,
+        ]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line.rstrip())
+        self._lines.put("")
+
+    def says(self, text: str) -> str:
+        """The next line of its log that has this in it."""
+        while text not in (line := self._lines.get(timeout=20)):
+            if not line:
+                raise AssertionError("avahi-daemon ended:\n" + "\n".join(self.lines))
+            self.lines.append(line)
+        self.lines.append(line)
+        return line
+
+    @property
+    def name(self) -> str:
+        """The name that it has in the end."""
+        return self.says("Server startup complete").partition("Host name is ")[2].split()[0].rstrip(".")
+
+    def getent(self, what: str) -> list[str]:
+        """Address and names, as programs in this namespace get them."""
+        enter = ["nsenter", "-t", str(self.process.pid), "-m", "-n", "chroot", str(ROOT)]
+        done = subprocess.run(
+            [*enter, "getent", "-s", "mdns4", "hosts", what], capture_output=True, text=True, timeout=30, check=False
+        )
+        return done.stdout.split()
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
+
+
 class Network:
     """Namespaces on one bridge. The host's own is `host`, with the bridge as its vboxnet0."""
 
     def __init__(self) -> None:
         self._made: list[str] = []
-        self._running: list[Lines] = []
+        self._running: list[Lines | Avahi] = []
         self._add("host")
         self._ip("host", "link", "add", "vboxnet0", "type", "bridge", "mcast_snooping", "0")
         self._ip("host", "link", "set", "vboxnet0", "up")
@@ -147,6 +227,13 @@ class Network:
 
     def announce(self, computer: str, *arguments: str) -> Lines:
         return self.start(computer, sys.executable, "-m", "tests.live.mdns_client", *arguments)
+
+    def avahi(self, computer: str, name: str) -> Avahi:
+        """avahi-daemon there, which is to have this name."""
+        interface = "vboxnet0" if computer == "host" else "eth0"
+        running = Avahi(self.inside(computer), name, interface)
+        self._running.append(running)
+        return running
 
     def vmdns(self, names: dict[str, list[str]]) -> Lines:
         """Multicast DNS of vmdns, on the host."""

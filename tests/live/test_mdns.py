@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.mdnslab import HOST, OTHER, VM, WEB, Network, links, network, unavailable
+from tests.live.mdnslab import HOST, OTHER, VM, WEB, Network, links, network, no_avahi, unavailable
 
 pytest.importorskip("zeroconf")
 
@@ -143,3 +143,68 @@ def test_links_come_and_go(wire: Network) -> None:
     host.tell({"links": {"vboxnet9": nowhere, **links(WEB)["links"]}})
     assert [line.split(":")[0] for line in host.said] == ["no multicast DNS on vboxnet9"]
     assert wire.client("other", "resolve", "web.local") == {"web.local": [VM]}
+
+
+# -- avahi ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def avahis(wire: Network) -> Network:
+    if why := no_avahi():
+        pytest.skip(why)
+    return wire
+
+
+def test_programs_behind_avahi_find_names_and_addresses(avahis: Network) -> None:
+    host = avahis.vmdns(WEB)
+    other = avahis.avahi("other", "other")
+    assert other.name == "other.local"
+    assert other.getent("web.local") == [VM, "web.local"]
+    assert other.getent("WEB.local")[0] == VM
+    assert other.getent(VM) == [VM, "web.local"]
+    assert other.getent("nobody.local") == []
+    assert host.tell({"find": ["other.local", 1]})["found"] == [OTHER]
+
+
+def test_avahi_on_the_host_goes_on_beside_us(avahis: Network) -> None:
+    own = avahis.avahi("host", "laptop")
+    assert own.name == "laptop.local"
+    avahis.vmdns(WEB)
+    other = avahis.avahi("other", "other")
+    assert other.name == "other.local"
+    assert own.getent("web.local") == [VM, "web.local"]
+    assert own.getent("other.local") == [OTHER, "other.local"]
+    assert other.getent("laptop.local") == [HOST, "laptop.local"]
+    assert other.getent("web.local") == [VM, "web.local"]
+
+
+@pytest.mark.parametrize("first", ["vmdns", "avahi"])
+@pytest.mark.parametrize("name", ["web", "debian"])
+def test_a_vm_with_avahi_keeps_the_name_it_gives_itself(avahis: Network, name: str, first: str) -> None:
+    if first == "vmdns":
+        host = avahis.vmdns(WEB)
+        assert avahis.client("other", "resolve", "web.local") == {"web.local": [VM]}
+    vm = avahis.avahi("vm", name)
+    assert vm.name == f"{name}.local"
+    if first == "avahi":
+        host = avahis.vmdns(WEB)
+    found = avahis.client("other", "resolve", "web.local", "db.local", f"{name}.local")
+    assert (found["web.local"][0], found[f"{name}.local"][0]) == (VM, VM)  # avahi has link-local ones too
+    assert host.tell({"find": ["nobody.local", 1]})["found"] == []
+    assert host.said == []
+    assert not any("onflict" in line for line in vm.lines), vm.lines
+
+
+@pytest.mark.parametrize("first", ["vmdns", "avahi"])
+def test_of_two_who_want_a_name_the_first_has_it(avahis: Network, first: str) -> None:
+    if first == "vmdns":
+        avahis.vmdns(WEB)
+        assert avahis.client("vm", "resolve", "web.local") == {"web.local": [VM]}
+    other = avahis.avahi("other", "web")
+    if first == "vmdns":
+        assert other.name == "web-2.local"
+        return
+    assert other.name == "web.local"
+    host = avahis.vmdns(WEB)
+    assert host.hear_said().startswith(f"web.local is left to {OTHER}")
+    assert avahis.client("vm", "resolve", "web.local")["web.local"][0] == OTHER
