@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.host.test_wireplan import HEAD, OPTION6, network, server
-from vmdns import cli, wiring
+from vmdns import cli, wire_command, wiring
 from vmdns.host import elevate, loopback
 from vmdns.host.elevate import Denied
 from vmdns.wiring import Refused, Wire
@@ -92,7 +92,7 @@ def wire(*, may: bool = True) -> Wire:
 
 def told(do: str, network: str = "", *, may: bool = True) -> tuple[dict[str, Any], list[str]]:
     lines: list[str] = []
-    return wiring.command(wire(may=may), do, network, lines.append), lines
+    return wire_command.command(wire(may=may), do, network, lines.append), lines
 
 
 def normal(box: FakeBox) -> bytes:
@@ -152,6 +152,26 @@ def test_a_dhcp_server_is_restarted_only_if_it_runs(box: FakeBox, host: Host) ->
     box.runs(True)
     told("undo", "lab")
     assert box.asked("restart") == ["--network=lab"] * 4  # it answers now, before it failed and that was no failure
+
+
+STARTED = (
+    '<?xml version="1.0"?>\n<DHCPServer networkName="lab" IPAddress="10.0.2.2">\n  <Options/>\n'
+    '  <Group name="vmdns"><ConditionMACWildcard inclusive="true" value="*"/>\n{options}  </Group>\n</DHCPServer>\n'
+)
+
+
+def test_a_dhcp_server_that_runs_with_old_settings_is_restarted(box: FakeBox, host: Host) -> None:
+    told("apply", "lab")
+    options = {"6": "198.18.53.1", "15": "local", "119": "local vm.internal"}
+    for found, restarts in ((options, 0), ({**options, "6": "192.0.2.1"}, 1)):
+        lines = "".join(f'<Option name="{number}" encoding="0" value="{text}"/>' for number, text in found.items())
+        (box.home / "lab-Dhcpd.config").write_text(STARTED.format(options=lines))
+        for runs in (False, True):
+            box.runs(runs)
+            before = len(box.asked("restart"))
+            said = told("apply", "lab")[1]
+            assert len(box.asked("restart")) == before + restarts
+            assert len(said) == (restarts if runs else 0)
 
 
 def test_one_network_alone(box: FakeBox, host: Host) -> None:
@@ -342,13 +362,13 @@ def test_killed_between_two_steps_and_undone(box: FakeBox, after: int, rights: s
 
 
 def test_the_command(box: FakeBox, host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(wiring, "can_ask", lambda: True)
+    monkeypatch.setattr(wire_command, "can_ask", lambda: True)
     assert cli.main(["wire"]) == 0
     shown = capsys.readouterr().out
     assert "NAT Network lab      10.0.2.2          198.18.53.1\n" in shown
     assert f"{box.program}/VBoxManage dhcpserver restart --network=lab\n" in shown
     assert "10.0.2.2, given to guests now, is its DHCP server" in shown
-    assert wiring.ALONE in shown
+    assert wire_command.ALONE in shown
     assert shown.endswith("Do it with: vmdns wire --apply\n")
     assert cli.main(["wire", "--apply", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -204,19 +204,20 @@ def _host(arguments: Namespace) -> int:
 
 
 def _wire(arguments: Namespace) -> int:
-    from vmdns import wiring
+    from vmdns import wire_command
+    from vmdns.wiring import Refused, Wire
 
     config, _ = _configuration(arguments.config)
-    home = wiring.home_of(arguments.vbox_home, config.vbox_home)
+    home = wire_command.home_of(arguments.vbox_home, config.vbox_home)
     try:
-        wire = wiring.Wire(home, config.zones, may=wiring.can_ask())
-        response = wiring.command(
+        wire = Wire(home, config.zones, may=wire_command.can_ask())
+        response = wire_command.command(
             wire,
             "undo" if arguments.undo else "apply" if arguments.apply else "plan",
             arguments.network,
             (lambda line: None) if arguments.json else _say,
         )
-    except (wiring.Refused, OSError, RuntimeError) as error:
+    except (Refused, OSError, RuntimeError) as error:
         raise _Fail(str(error)) from None
     if arguments.undo and config.wire:
         response["notes"].append("wire = true stands in vmdns.toml, so vmdns sets them again while it runs")

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
 from vmdns.host.elevate import is_elevated
-from vmdns.wiring import FOLLOW, Wire
+from vmdns.wire_command import FOLLOW
+from vmdns.wiring import Wire
 
 _RESTS_ON = (DhcpServer, NatNetwork, HostInterface, HostAddress)
 _PATIENCE_SECONDS = 5.0  # for a look that is under way when vmdns ends

@@ -1,4 +1,4 @@
-"""`vmdns wire`: joins VirtualBox's networks, this machine's addresses and the journal to a plan, and does it."""
+"""Joins VirtualBox's networks, this machine's addresses and the journal to a plan for guests, and does it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vmdns.core.model import HostAddress, HostInterface
 from vmdns.core.view import GIVEN, ways
-from vmdns.host import elevate
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Entry, Journal
-from vmdns.host.loopback import WHOLE, is_assigned
+from vmdns.host.loopback import is_assigned
 from vmdns.host.plan import Step, apply, plan, undo
 from vmdns.host.upstreams import read_upstreams
 from vmdns.host.vboxnet import NotRunning, VirtualBox, host_only, registry
@@ -27,13 +25,7 @@ from vmdns.sources.installation import find, user_home
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 
 SCOPE = "wire"
-FOLLOW = "they follow when they renew their lease, within five minutes as VirtualBox gives leases, or when restarted"
 _MAC = sys.platform == "darwin"
-ALONE = "while vmdns does not run, these guests resolve no names at all; have it started with your session"
-PLAIN_NAT = (
-    "guests on plain NAT are given what this computer itself asks, and nothing else can be set; "
-    "`vmdns host --whole` makes this computer ask vmdns, and with it these guests"
-)
 _E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
 _OUTSIDE = ("198.51.100.1", 53)  # no packet goes there: it only has the system choose an address
 
@@ -104,6 +96,9 @@ class Wire:
             self._may = False
             networks = self.plan(network)
             self._do(networks, done, say)
+        for one in networks:
+            if one.row.server and self.box.refresh(one.row.network):
+                say(f"the DHCP of {one.row.title} ran with other settings, and is restarted")
         return [Network(one.row, done.get(one.row.network, [])) for one in networks]
 
     def undo(self, say: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
@@ -137,6 +132,11 @@ class Wire:
             if any(adapter.network.dhcp_name in networks for adapter in machine.adapters):
                 found.append(machine.name)
         return sorted(found)
+
+    @property
+    def resolvers(self) -> tuple[str, ...]:
+        """Whom the host itself asks, as VirtualBox sees it."""
+        return _resolvers()
 
     def _rows(self, network: str) -> list[Row]:
         found = rows(self._look())
@@ -206,40 +206,6 @@ class Wire:
             raise OSError(f"VBoxManage {failed}") from None
 
 
-def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """The answer of `vmdns wire`: do is plan, apply or undo; say gets a line a step. Raises `Refused`, OSError."""
-    networks: list[Network] = []
-    left: list[str] = []
-    if do == "undo":
-        changed, left = wire.undo(say, network)
-    else:
-        networks = wire.plan(network)
-        if do == "apply":
-            networks = wire.apply(networks, say, network)
-        changed = [one.row.network for one in networks if one.steps]
-    notes = [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
-    if changed and do != "undo":
-        notes.append(ALONE)
-    if networks and not network and WHOLE not in _resolvers():
-        notes.append(PLAIN_NAT)
-    guests = wire.guests(changed)
-    if guests:
-        notes.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
-    return {
-        "networks": [one.as_json() for one in networks],
-        "changed": changed,
-        "left": left,
-        "notes": notes,
-        "guests": guests,
-        "done": do != "plan",
-    }
-
-
-def can_ask() -> bool:
-    """Whether the right to give this computer an address is there, or someone who could be asked for it."""
-    return elevate.is_elevated() or elevate.can_ask()
-
-
 def _given() -> frozenset[str]:
     return frozenset(str(one) for one in GIVEN.hosts())
 
@@ -258,8 +224,3 @@ def _outward() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return ""
-
-
-def home_of(vbox_home: str, configured: Path | None) -> str | None:
-    """The VirtualBox home that is meant: of the command line, else of the configuration."""
-    return vbox_home or (str(configured) if configured else None)

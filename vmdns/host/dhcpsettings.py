@@ -132,6 +132,19 @@ def _group(element: xml.Element) -> dict[str, str]:
     return {"else": xml.tostring(element, encoding="unicode").strip()}
 
 
+def started_with(data: bytes, group: str) -> dict[str, str] | None:
+    """The options of a group in the file that VirtualBox writes for a DHCP server when it starts one; None where there
+    is no such group. Raises ValueError on anything else (DHCPServer::i_writeDhcpdConfig)."""
+    try:
+        root = xml.fromstring(data)
+    except xml.ParseError as error:
+        raise ValueError(str(error)) from None
+    for one in root.iterfind("Group"):
+        if one.get("name") == group:
+            return {option.get("name", ""): option.get("value", "") for option in one.iterfind("Option")}
+    return None
+
+
 def own_group(servers: Mapping[str, Server], network: str, group: str) -> dict[str, Any] | None:
     """A group of the DHCP server of a network, as JSON can hold it; None where there is none."""
     server = servers.get(network)

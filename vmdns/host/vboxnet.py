@@ -7,7 +7,6 @@ settings when it starts, so one that runs is restarted; it keeps its leases.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vmdns.host import elevate
-from vmdns.host.dhcpsettings import Networks, own_group, parse
+from vmdns.host.dhcpsettings import Networks, own_group, parse, started_with
 from vmdns.host.loopback import LoopbackAddress
 from vmdns.host.plan import Setting
 
@@ -60,8 +59,24 @@ class VirtualBox:
     def modify(self, network: str, arguments: Sequence[str]) -> None:
         """Changes the DHCP server of a network, and restarts it if it runs."""
         self.call(*modify(network, arguments))
-        with contextlib.suppress(NotRunning):
+        self.restart(network)
+
+    def restart(self, network: str) -> bool:
+        """Restarts the DHCP server of a network if it runs; whether it does."""
+        try:
             self.call(*restart(network))
+        except NotRunning:
+            return False
+        return True
+
+    def refresh(self, network: str) -> bool:
+        """Restarts a DHCP server that was started without our group as it is now, as after a crash before its restart;
+        whether it was."""
+        try:
+            then = started_with((self.home / f"{network}-Dhcpd.config").read_bytes(), GROUP)
+        except (OSError, ValueError):
+            return False  # it never started
+        return then != own_group(self.networks().servers, network, GROUP) and self.restart(network)
 
     def shown(self, arguments: Sequence[str]) -> str:
         """The command line as a user would type it."""
