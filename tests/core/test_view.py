@@ -299,6 +299,23 @@ def test_what_was_seen_later_wins(since: float, expected: str) -> None:
     assert seen(made(machine, seen_at(1, "192.168.1.77", since)), "lan") == [expected]
 
 
+@pytest.mark.parametrize(
+    ("name", "interface", "alias"),
+    [("en0: Wi-Fi", "en0", ""), ("Intel(R) Wi-Fi 6 AX201", "Wi-Fi", "Intel(R) Wi-Fi 6 AX201")],
+)
+def test_interfaces_that_virtualbox_calls_otherwise(name: str, interface: str, alias: str) -> None:
+    network = replace(BRIDGED, name=name)
+    facts = (
+        HostAddress(interface, "192.168.9.5/24", alias), HostAddress("other", "192.168.8.5/24"),
+        vm(1, "web", network), seen_at(1, "192.168.9.77", interface=interface), seen_at(1, "192.168.8.77", NOW, "other"),
+    )  # fmt: skip
+    snapshot = build(facts, Policy(), NOW, 7)
+    view = snapshot.view("192.168.9.5", "192.168.9.150")
+    assert view.members == (network,)
+    assert snapshot.seen(snapshot.guests[0], view).addresses == ("192.168.9.77",)
+    assert snapshot.ways.doors(lan=True) == ("192.168.9.5",)
+
+
 def test_an_old_neighbour_does_not_outlive_a_fresher_sight_of_the_known_address() -> None:
     machine = vm(1, "web", BRIDGED, reports=(report(1, "192.168.1.70", NOW - 100),))
     world = seen_at(1, "192.168.1.70", NOW - 5), seen_at(1, "192.168.1.77", NOW - 50)

@@ -65,7 +65,7 @@ class Networks:
     prefixes: dict[str, list[IPv4Network]] = field(default_factory=dict)
     hosts_own: dict[str, set[str]] = field(default_factory=dict)
     interfaces: set[str] = field(default_factory=set)
-    systems: set[str] = field(default_factory=set)
+    systems: dict[str, str] = field(default_factory=dict)
     neighbours: dict[str, list[Neighbour]] = field(default_factory=dict)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -103,7 +103,9 @@ def index(facts: Iterable[Fact], now: float) -> Networks:
                     found.prefixes.setdefault(fact.network, []).append(prefix)
             case HostAddress():
                 found.interfaces.add(fact.prefix.partition("/")[0])
-                found.systems.add(fact.interface)
+                found.systems[fact.interface] = fact.interface
+                if fact.alias:
+                    found.systems[fact.alias] = fact.interface
             case Neighbour():
                 found.neighbours.setdefault(fact.mac, []).append(fact)
             case HostInterface():
@@ -208,13 +210,10 @@ def _seen(adapter: Adapter, networks: Networks, known: list[Address], refused: l
     """
     if adapter.network.kind not in ("bridged", "hostonly"):
         return known
-    system = adapter.network.name.partition(": ")[0]  # macOS: `en0: Wi-Fi`
+    name = adapter.network.name
+    system = networks.systems.get(name) or networks.systems.get(name.partition(": ")[0])  # macOS: `en0: Wi-Fi`
     here = sorted(
-        (
-            one
-            for one in networks.neighbours.get(adapter.mac, ())
-            if one.interface == system or system not in networks.systems
-        ),
+        (one for one in networks.neighbours.get(adapter.mac, ()) if system is None or one.interface == system),
         key=lambda one: (-one.since, one.address),
     )
     why = "seen on the host's link"

@@ -172,12 +172,15 @@ def ways(facts: Iterable[Fact], machines: Iterable[Machine], resolvers: tuple[st
     gateways: dict[str, str] = {}
     servers: list[DhcpServer] = []
     interfaces: list[HostInterface] = []
+    aliases: dict[str, str] = {}
     for fact in facts:
         match fact:
             case HostAddress():
                 place = _place(fact.interface, fact.prefix)
                 if place is not None:
                     places[place] = None
+                if fact.alias:
+                    aliases[fact.alias] = fact.interface
             case HostInterface():
                 interfaces.append(fact)
             case DhcpServer() if fact.enabled:
@@ -196,11 +199,11 @@ def ways(facts: Iterable[Fact], machines: Iterable[Machine], resolvers: tuple[st
         named = next((other.interface for other in places if other.at == place.at), place.interface)
         networks[named] = Network("hostonly", one.name)
         places.setdefault(Place(named, place.at), None)
-    names = {place.interface for place in places}
+    names = {place.interface: place.interface for place in places}
     for machine in machines:
         for adapter in machine.adapters if machine.online else ():
-            name = system_name(adapter.network.name)
-            if adapter.network.kind == "bridged" and name in names:
+            name = aliases.get(adapter.network.name) or names.get(system_name(adapter.network.name))
+            if adapter.network.kind == "bridged" and name is not None:
                 networks.setdefault(name, adapter.network)
     for server in servers:
         if server.network in gateways:
