@@ -307,7 +307,8 @@ def test_interfaces_that_virtualbox_calls_otherwise(name: str, interface: str, a
     network = replace(BRIDGED, name=name)
     facts = (
         HostAddress(interface, "192.168.9.5/24", alias), HostAddress("other", "192.168.8.5/24"),
-        vm(1, "web", network), seen_at(1, "192.168.9.77", interface=interface), seen_at(1, "192.168.8.77", NOW, "other"),
+        vm(1, "web", network),
+        seen_at(1, "192.168.9.77", interface=interface), seen_at(1, "192.168.8.77", NOW, "other"),
     )  # fmt: skip
     snapshot = build(facts, Policy(), NOW, 7)
     view = snapshot.view("192.168.9.5", "192.168.9.150")
