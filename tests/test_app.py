@@ -29,7 +29,9 @@ PATIENCE = 30.0
 class Run:
     """`vmdns run`, and what it said so far."""
 
-    def __init__(self, folder: Path, *options: str, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, environ: dict[str, str] | None = None, start: Any = subprocess.Popen
+    ) -> None:
         self.folder = folder
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("VBOX_")},
@@ -44,7 +46,7 @@ class Run:
         }
         self.lines: list[str] = []
         self._fresh = threading.Condition()
-        self.process = subprocess.Popen(
+        self.process = start(
             [sys.executable, "-m", "vmdns", "run", *options],
             env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ from vmdns.core.records import check_records, parse_records
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import AAAA, A, Record
 from vmdns.discovery import Discovery, Source
+from vmdns.host.ambient import keep_to_ourselves
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
 from vmdns.listening import Listening
@@ -85,6 +87,7 @@ class App:
             "upstreams": Source(since=self.started),
         }
         self._wired: Any = None
+        self._readiness: Any = None
         self._files = FolderWatch()
         self._control = ControlServer()
 
@@ -93,6 +96,7 @@ class App:
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until `stop` is set. Returns the exit status: 1 where nothing could be listened on."""
         self._say(f"vmdns {__version__}")
+        self._meet_manager()
         self._listen()
         if not self.server.listeners:
             self._say("vmdns ends: it can listen nowhere")
@@ -108,6 +112,8 @@ class App:
         self.discovery.start(self.config)
         await stop.wait()
         self._say("stopping")
+        if self._readiness is not None:
+            await self._readiness.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -140,7 +146,26 @@ class App:
         self.table.rebuild()
         zones = " and ".join(self.config.zones)
         where = ", ".join(f"{one.address} port {one.port}" for one in self.server.listeners)
-        self._say(f"ready: names in {zones} are answered at {where}")
+        ready = f"ready: names in {zones} are answered at {where}"
+        self._say(ready)
+        if self._readiness is not None:
+            self._readiness.ready(ready)
+
+    def _meet_manager(self) -> None:
+        """Takes what a service manager hands over: sockets that it opened, and where it wants to be told that all is
+        well."""
+        if "NOTIFY_SOCKET" in os.environ:
+            from vmdns.host.notify import from_environ
+            from vmdns.readiness import Readiness
+
+            self._readiness = Readiness(from_environ(os.environ), lambda: self.server.listeners)
+        if "LISTEN_FDS" in os.environ:
+            from vmdns.serve.handed import take
+
+            listeners, troubles = take(os.environ)
+            self.listening.give(listeners)
+            for trouble in troubles:
+                self._say(trouble)
 
     def _first_look_is_over(self) -> None:
         if not self._looked:
@@ -372,6 +397,7 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
         return await App(config, config_path, options, say).run(stop)
 
     _allow_sockets()
+    keep_to_ourselves()
     sys.setswitchinterval(0.0005)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -37,12 +37,17 @@ class Listening:
         self._say = say
         self._changed = changed
         self._wanted: list[Wanted] = []
+        self._given: dict[Listen, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @property
     def own(self) -> frozenset[tuple[str, int]]:
         """The addresses and ports that are listened on."""
         return frozenset((one.address, one.port) for one in self._server.listeners)
+
+    def give(self, listeners: Iterable[Listener]) -> None:
+        """Sockets that a service manager opened: listened on as long as vmdns runs, and instead of the default."""
+        self._given = {Listen(one.address, one.port): one for one in listeners}
 
     def want(self, listens: Iterable[Listen], doors: Iterable[str] = ()) -> None:
         """Listens on these; where there are none, on the default and on port 53 of the doors, the host's addresses at
@@ -53,7 +58,7 @@ class Listening:
         kept = {one.listen: one for one in self._wanted}
         before = self.own
         self._wanted = []
-        for listen in dict.fromkeys((*(chosen or DEFAULT), *followed)):
+        for listen in dict.fromkeys((*(chosen or (() if self._given else DEFAULT)), *self._given, *followed)):
             one = kept.pop(listen, None) or Wanted(listen, followed=listen in followed)
             if one.listener is None:
                 self._open(one, optional=default and listen.address == "::1")
@@ -68,6 +73,9 @@ class Listening:
 
     def _open(self, one: Wanted, *, optional: bool) -> None:
         address, port = one.listen
+        if one.listen in self._given:
+            self._take(one, self._given[one.listen])
+            return
         try:
             self._take(one, bind(address, port))
             return
