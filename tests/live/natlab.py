@@ -45,10 +45,12 @@ def vbm(*arguments: str, check: bool = True) -> str:
 class Server:
     """`vmdns run` on natlab's host, at its address and port 53."""
 
-    def __init__(self, *environ: str, listen: tuple[str, ...] = (HOST, "127.0.0.1")) -> None:
+    def __init__(
+        self, *environ: str, listen: tuple[str, ...] = (HOST, "127.0.0.1"), options: tuple[str, ...] = ()
+    ) -> None:
         self.lines: list[str] = []
         self._ready = threading.Event()
-        command = [PYTHON, "-m", "vmdns", "run"]
+        command = [PYTHON, "-m", "vmdns", "run", *options]
         for one in listen:
             command += ["--listen", f"{one}:53"]
         self.process = subprocess.Popen(

@@ -118,3 +118,23 @@ def test_the_traps_of_a_loopback_resolver(lab: None, resolver: str, trap: str) -
     wire("--undo")
     lease(1, dns=trap)
     assert networks() == before
+
+
+def test_one_command_makes_guests_ask(lab: None) -> None:
+    """`vmdns run --wire` and nothing else, on a host whose resolver is vmdns itself."""
+    natlab.run("resolv", "nameserver 127.0.0.1")
+    restart_network()
+    before = networks()
+    server = natlab.Server(listen=(), options=("--wire",))
+    try:
+        lease(1, **WIRED)
+        until(lambda: any("listening on 198.18.53.1 port 53" in line for line in server.lines), "it listens there")
+        asked = natlab.run("guest", "1", "busybox", "nslookup", "nosuch.local", "198.18.53.1", check=False)
+        assert "NXDOMAIN" in asked  # an answer, and no timeout
+        natlab.vbm("dhcpserver", "modify", "--network=NatNetwork", "--group=vmdns", "--remove-config")
+        until(lambda: 'Group name="vmdns"' in networks(), "the group is there again")
+        lease(2, **WIRED)
+    finally:
+        server.stop()
+    wire("--undo")
+    assert networks() == before
