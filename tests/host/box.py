@@ -39,7 +39,7 @@ PASSWD = "systemd-resolve:x:990:990::/:/usr/sbin/nologin\n"
 SYSTEMCTL = """#!/bin/sh
 unit=/etc/systemd/system/vmdns-host.service
 echo "systemctl $*" >>/run/said
-lines() { sed -n "s/^$1=-\\{0,1\\}//p" $unit | sed 's/type dummy/type veth peer name vmdns0p/'; }
+lines() { sed -n "s/^$1=-\\(.*\\)/\\1 || true/p; s/^$1=//p" $unit | sed 's/type dummy/type veth peer name vmdns0p/'; }
 case "$*" in
     "reload systemd-resolved") kill -HUP "$(cat /run/resolved.pid)" ;;
     "restart vmdns-host.service")
@@ -151,6 +151,8 @@ class Box:
         sh("mount", "-t", "proc", "proc", f"{self.root}/proc")
         sh("mount", "--rbind", "/dev", f"{self.root}/dev")
         self.program("systemctl", SYSTEMCTL)
+        sh("mount", "-t", "sysfs", "-o", "ro", "sysfs", f"{self.root}/sys")  # no udev: links are ready as they come
+        sh("mount", "-t", "tmpfs", "tmpfs", f"{self.root}/var/lib")
         for name in ("resolvectl", "getent"):
             self.program(name, f'#!/bin/sh\nexec chroot {self.root} {name} "$@"\n')
 
@@ -166,14 +168,47 @@ class Box:
         self._children.append(child)
         return child
 
-    def resolved(self) -> None:
-        """Starts systemd-resolved, with lan0's name server told by DHCP, and programs that ask its stub."""
-        Path("/run/dbus").mkdir(exist_ok=True)
-        Path("/run/systemd/resolve").mkdir(parents=True)
-        Path("/run/systemd/system").mkdir()
-        os.chown("/run/systemd/resolve", 990, 990)
+    def bus(self) -> None:
+        """Starts D-Bus, on a computer that systemd has started."""
+        Path("/run/dbus").mkdir()
+        Path("/run/systemd/system").mkdir(parents=True)
         self.start("chroot", self.root, "dbus-daemon", "--system", "--nofork", "--nopidfile")
         until(Path("/run/dbus/system_bus_socket").exists, "D-Bus")
+
+    def network_manager(self, server: str) -> subprocess.Popen[bytes]:
+        """Starts NetworkManager, which takes care of lan0 and was told this name server."""
+        Path("/etc/NetworkManager/NetworkManager.conf").write_text(
+            # Not by the resolvconf that is systemd-resolved's.
+            "[main]\nplugins=keyfile\nno-auto-default=*\nrc-manager=symlink\n"
+            "[keyfile]\nunmanaged-devices=interface-name:*p;interface-name:vboxnet0\n"
+            "[device]\nmatch-device=*\nmanaged=1\n"
+        )
+        self.program("nmcli", f'#!/bin/sh\nexec chroot {self.root} nmcli "$@"\n')
+        # What is set up already, it would leave alone.
+        sh("ip", "link", "set", "lan0", "down")
+        sh("ip", "address", "flush", "dev", "lan0")
+        Path(self.root, "var/lib/NetworkManager").mkdir(exist_ok=True)
+        self.network(server)
+        child = self.start("chroot", self.root, "NetworkManager", "--no-daemon")
+        told = Path("/run/NetworkManager/no-stub-resolv.conf")
+        until(lambda: told.exists() and server in told.read_text(), "NetworkManager sets lan0 up")
+        return child
+
+    def network(self, server: str) -> None:
+        """What NetworkManager is told of lan0."""
+        file = Path("/etc/NetworkManager/system-connections/lan.nmconnection")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(
+            "[connection]\nid=lan\nuuid=11111111-2222-3333-4444-555555555555\ntype=ethernet\ninterface-name=lan0\n"
+            f"[ethernet]\n[ipv4]\nmethod=manual\naddress1=192.0.2.20/24\ndns={server};\n[ipv6]\nmethod=disabled\n"
+        )
+        file.chmod(0o600)
+
+    def resolved(self) -> None:
+        """Starts systemd-resolved, with lan0's name server told by DHCP, and programs that ask its stub."""
+        self.bus()
+        Path("/run/systemd/resolve").mkdir()
+        os.chown("/run/systemd/resolve", 990, 990)
         daemon = self.start("chroot", self.root, "/usr/lib/systemd/systemd-resolved")
         Path("/run/resolved.pid").write_text(str(daemon.pid))
         until(Path("/run/systemd/resolve/io.systemd.Resolve").exists, "systemd-resolved")

@@ -78,6 +78,32 @@ def whole(box: Box) -> dict[str, Any]:
     return seen
 
 
+def network_manager(box: Box) -> dict[str, Any]:
+    """All names, beside NetworkManager, which is told another network meanwhile, and starts anew."""
+    Path("/etc/NetworkManager").mkdir()
+    resolv_conf = Path("/etc/resolv.conf")
+    resolv_conf.touch()
+    box.bus()
+    first = box.network_manager(ROUTER)
+    box.serve(*WHOLE)
+    before = until(lambda: ROUTER in resolv_conf.read_text() and resolv_conf.read_text(), "NetworkManager tells glibc")
+    box.vmdns("host", "--whole", "--apply")
+    seen: dict[str, Any] = {"names": [box.look_up(name) for name in ("web.vm.internal", "www.example.org")]}
+    box.network(OTHER)
+    box.run("nmcli", "connection", "reload")
+    box.run("nmcli", "connection", "up", "lan")
+    until(lambda: box.look_up("another.example.org") == "192.0.2.201", "vmdns follows NetworkManager")
+    first.terminate()
+    first.wait()
+    Path("/run/NetworkManager/no-stub-resolv.conf").unlink()
+    box.network_manager(OTHER)
+    seen["link"] = os.readlink("/etc/resolv.conf")
+    seen["again"] = [box.look_up(name) for name in ("web.local", "third.example.org")]
+    box.vmdns("host", "--undo")
+    seen["restored"] = resolv_conf.read_text() == before and not resolv_conf.is_symlink()
+    return seen
+
+
 def plain(box: Box) -> dict[str, Any]:
     """A plain resolv.conf: refused for single zones; for everything, vmdns goes on to ask whom it named."""
     Path("/etc/resolv.conf").write_text(f"# mine\nnameserver {ROUTER}\nsearch corp.test\noptions timeout:1\n")
@@ -133,4 +159,12 @@ def dnsmasq(box: Box) -> dict[str, Any]:
     return seen
 
 
-SCENARIOS = {"split": split, "port": port, "whole": whole, "by_nss": by_nss, "plain": plain, "dnsmasq": dnsmasq}
+SCENARIOS = {
+    "split": split,
+    "port": port,
+    "whole": whole,
+    "by_nss": by_nss,
+    "plain": plain,
+    "dnsmasq": dnsmasq,
+    "network_manager": network_manager,
+}

@@ -1,4 +1,4 @@
-"""`vmdns host` on real resolvers: systemd-resolved of each version that `prepare` got, dnsmasq, and glibc.
+"""`vmdns host` beside real resolvers: systemd-resolved in each version that is there, dnsmasq, NetworkManager, glibc.
 
 Each test is a computer of its own in namespaces (box.py); this machine's files stay as they are.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,14 @@ def test_dnsmasq_of_networkmanager() -> None:
     assert seen["names"] == [WEB, WEB, "192.0.2.200"]
     assert seen["leaked"] == []
     assert (seen["restored"], seen["after"]) == (True, "192.0.2.200")
+
+
+@pytest.mark.skipif(
+    not Path(roots()[0] if roots() else "/", "usr/sbin/NetworkManager").exists(), reason="no NetworkManager"
+)
+def test_everything_beside_networkmanager() -> None:
+    seen = inside("network_manager", roots()[0])
+    assert seen["names"] == [WEB, "192.0.2.200"]
+    assert seen["link"] == "/etc/vmdns/resolv.conf"
+    assert seen["again"] == [WEB, "192.0.2.201"]
+    assert seen["restored"]

@@ -115,8 +115,11 @@ def unit(at: Place | None, zones: Sequence[str]) -> str:
     the computer, as the kernel does.
     """
     ip, resolvectl = shutil.which("ip") or "/sbin/ip", shutil.which("resolvectl") or "/usr/bin/resolvectl"
+    nmcli = shutil.which("nmcli")
     start = [
         f"-{ip} link add {LINK} type dummy",
+        # NetworkManager, where it is, shall not take the link for one that waits to be set up.
+        *([f"-{nmcli} device set {LINK} managed no"] if nmcli else []),
         f"{ip} address replace {WHOLE}/32 dev {LINK}",
         f"{ip} link set {LINK} up",
     ]

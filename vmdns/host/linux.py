@@ -17,6 +17,7 @@ from vmdns.host.resolvconf import Earlier, earlier_of
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
 _RESOLV_CONF = "etc/resolv.conf"
 _RESOLVED = "run/systemd/resolve/resolv.conf"
+_NETWORK_MANAGER = "run/NetworkManager"  # followed once this host asks us for everything
 _MOST_BYTES = 65_536
 
 
@@ -94,7 +95,7 @@ def _text(path: Path) -> str:
 def watched(root: Path = Path("/")) -> list[Path]:
     """The folders in which a change may mean other servers: also that of the file which /etc/resolv.conf links to."""
     file = root / _RESOLV_CONF
-    folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent]
+    folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
     try:
         earlier = earlier_of(_text(file))
     except OSError:
