@@ -16,6 +16,7 @@ import pytest
 from vmdns import hosting
 from vmdns.host import hostsfile
 from vmdns.host.asking import Ask, Place
+from vmdns.host.elevate import Denied
 from vmdns.host.journal import Entry
 from vmdns.host.systemfile import SystemFile
 from vmdns.hosting import Refused, answers, place_of
@@ -110,6 +111,17 @@ def test_what_is_refused_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(hosting, "look", look)
     assert run("host", "--apply") == (1, "", "vmdns: this cannot be done here; do that\n")
+
+
+def test_a_missing_right_is_one_sentence(run: Run, wanted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise Denied("this needs root; run: sudo sh -c 'a long script'")
+
+    monkeypatch.setattr(SystemFile, "write", denied)
+    status, _, err = run("host", "--apply")
+    assert (status, wanted.exists()) == (1, False)
+    assert err.startswith("vmdns: this needs root, and there is no sudo or no terminal")
+    assert run("host", "--undo") == (0, "Nothing is to be done.\n", "")
 
 
 def test_a_journal_of_another_version_is_said(run: Run) -> None:

@@ -12,6 +12,7 @@ from vmdns.core.wire import make_query
 from vmdns.host import plan
 from vmdns.host.asking import Ask, Place, Refusal
 from vmdns.host.earlier import SCOPE, journal
+from vmdns.host.elevate import Denied
 from vmdns.host.loopback import LoopbackAddress
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
@@ -35,6 +36,18 @@ def command(
 
     Raises `Refused`, or OSError.
     """
+    try:
+        return _command(action, whole, status, zones, say)
+    except Denied:
+        raise Refused(
+            "this needs root, and there is no sudo or no terminal to ask for it; the command lines that "
+            "`vmdns host` shows do the same by hand"
+        ) from None
+
+
+def _command(
+    action: str, whole: bool, status: dict[str, Any] | None, zones: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
     done = action != "plan"
     if action == "undo":
         todo, left = undo_steps()

@@ -172,7 +172,10 @@ class Writer:
         if not _may_write(file):
             if sys.platform == "win32":
                 raise elevate.Denied("this needs a terminal that was started as administrator")
-            command = elevate.with_rights(command)
+            try:
+                command = elevate.with_rights(command)
+            except elevate.Denied:
+                raise elevate.Denied("this needs root, and there is no sudo or no terminal to ask for it") from None
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def write(self, wanted: Sequence[str] | None) -> None:
