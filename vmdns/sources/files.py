@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
@@ -15,6 +27,18 @@ from watchdog.observers.api import BaseObserver
 # that comes this much after the first where there is no last.
 SETTLE_SECONDS = 0.1
 LONGEST_SECONDS = 1.0
+
+# What may mean other content. A file that is only read must not wake anybody: every program reads files of /etc. Linux
+# tells when a file that was written is closed, others only that it was written.
+CHANGES: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    FileClosedEvent if sys.platform == "linux" else FileModifiedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+    DirDeletedEvent,
+]
 
 
 class FolderWatch:
@@ -43,7 +67,7 @@ class FolderWatch:
         for folder, names in wanted.items():
             handler = _Handler(names, partial(self._from_thread, loop, changed))
             try:
-                self._observer.schedule(handler, str(folder), recursive=False)
+                self._observer.schedule(handler, str(folder), recursive=False, event_filter=CHANGES)
             except OSError as error:
                 troubles.append(f"{folder} cannot be watched ({error.strerror or error})")
         return troubles
@@ -89,8 +113,6 @@ class _Handler(FileSystemEventHandler):
         self._changed = changed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in ("opened", "closed_no_write"):
-            return
         for path in (event.src_path, event.dest_path):
             name = Path(path if isinstance(path, str) else path.decode(errors="replace")).name
             if name and (self._names is None or name in self._names):

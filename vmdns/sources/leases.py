@@ -17,6 +17,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from vmdns.core.model import Lease
+from vmdns.sources.files import CHANGES
 from vmdns.sources.leasefile import SUFFIX, Damaged, read_leases
 
 # A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
@@ -143,7 +144,7 @@ class LeaseWatcher:
 
 def _observe(observer: BaseObserver, handler: FileSystemEventHandler, folder: Path) -> BaseObserver:
     observer.daemon = True
-    observer.schedule(handler, str(folder), recursive=False)
+    observer.schedule(handler, str(folder), recursive=False, event_filter=CHANGES)
     observer.start()
     return observer
 
@@ -155,8 +156,6 @@ class _Names(FileSystemEventHandler):
         self._put = put
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in ("opened", "closed_no_write"):
-            return
         for path in (event.src_path, event.dest_path):
             name = Path(path if isinstance(path, str) else path.decode(errors="replace")).name
             if name.endswith((SUFFIX, _FRESH)) or name == SETTINGS:
