@@ -42,8 +42,9 @@ class Asking:
         elif asked is None:
             return []
         asked.known |= known
-        if message.truncated and len(self._waiting) < MOST_WAITING and len(asked.known) < MOST_KNOWN:
-            asked.due = min(now + self._lots(0.4, 0.5), asked.latest)
+        if message.truncated:
+            room = len(self._waiting) < MOST_WAITING and len(asked.known) < MOST_KNOWN
+            asked.due = min(now + self._lots(0.4, 0.5), asked.latest) if room else now
         if asked.due > now:
             self._waiting[peer] = asked
         else:
