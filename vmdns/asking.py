@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Any
 
 import dns.edns
@@ -39,6 +40,8 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
     except (dns.exception.DNSException, ValueError, KeyError) as error:
         return {"error": str(error) or "no such record type"}
     peer, local = _asker(snapshot, str(message.get("as") or ""))
+    if not peer:
+        return {"error": f"--as {message['as']}: neither an address nor a VM that runs"}
     if not local:
         return {"error": f"{peer} has no way to ask: no address of this host is on its network or handed out there"}
     packet = make_query(1, key, int(kind))
@@ -84,5 +87,9 @@ def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
                 return local if hidden else next(mine, local), local
         if named or networks:
             return wanted, ""
+    try:
+        ip_address(wanted)
+    except ValueError:
+        return "", ""
     place = ways.place_of(wanted)
     return wanted, place.address if place is not None else "127.0.0.1" if ways.owns(wanted) else ""
