@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.facts import HOSTONLY, LAB, NAT, NOW, OTHER, lease, vm
+from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, vm
 from vmdns.asking import ask
 from vmdns.core.builder import build
 from vmdns.core.model import DhcpServer, HostAddress, HostInterface, NatNetwork
