@@ -6,6 +6,7 @@ The parts for macOS and Windows have not been run there.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import sys
@@ -26,6 +27,10 @@ def open4(interface: str, address: str) -> socket.socket:
         if sys.platform == "linux":
             index = socket.if_nametoindex(interface)
             one.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+            # Linux from 6.6 on gives a packet to any one of the sockets that share address, port and interface by
+            # SO_REUSEPORT, members of the group or not. Before 5.7 this takes a right, and is not needed.
+            with contextlib.suppress(PermissionError):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
             chosen = struct.pack("@4s4si", b"\0" * 4, own, index)
             member = struct.pack("@4s4si", group, own, index)
         else:
