@@ -1,0 +1,117 @@
+"""vmdns's worker process with a played VirtualBox: the reader is a script, all else of the worker is the real one.
+
+    python played_worker.py TREE FOLDER        standard input and output: as vmdns/sources/worker.py
+
+FOLDER/machines holds how many VMs there are; their leases are in a lease file there, as VirtualBox's. Orders come
+through the named pipe FOLDER/orders, a line each; when each was seen is noted in FOLDER/done, in ns of CLOCK_MONOTONIC:
+
+    address N A.B.C.D     Guest Additions of VM N report this address
+    states N M            VMs N to M - 1 are switched on or off
+    scan S                VirtualBox is looked at, over and over, for S seconds
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+TREE, FOLDER = sys.argv[1:3]
+sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world` is the one beside it
+
+from world import DHCP, LINK, PREFIX, address
+
+from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, Network, Report
+from vmdns.sources import worker
+from vmdns.sources.installation import Installation
+from vmdns.sources.reader import Found, key
+
+# CPU time that the reader of VirtualBox's API takes for a VM that runs (docs/testing.md has how that was measured).
+SCAN_SECONDS = 0.004
+NETWORK = Network("hostonly", LINK)
+
+
+def mac(number: int) -> str:
+    return f"0800{number:08x}"
+
+
+def machine(number: int) -> Machine:
+    """VM n; its names are those of tests/bench/world.py. VM 0 has no lease: its Guest Additions report its address."""
+    uuid = f"00000000-0000-4000-8000-{number:012x}"
+    reports = (Report(mac(number), address(number), time.time()),) if number == 0 else ()
+    return Machine(uuid, f"vm{number:05d}", "Running", adapters=(Adapter(0, mac(number), NETWORK),), reports=reports)
+
+
+class PlayedReader:
+    """Stands for the reader of VirtualBox's API (vmdns/sources/reader.py)."""
+
+    def __init__(self) -> None:
+        self.found = Found("7.2.0", "api", FOLDER)
+        self.moved = time.monotonic()
+        self._machines = [machine(number) for number in range(int((Path(FOLDER) / "machines").read_text()))]
+        # Open for writing as well: a pipe whose last writer has gone is always readable.
+        self._orders = os.open(Path(FOLDER) / "orders", os.O_RDWR | os.O_NONBLOCK)
+        self._done = (Path(FOLDER) / "done").open("a", buffering=1)
+        self._rest = b""
+
+    def look(self) -> Mapping[str, Fact]:
+        facts: list[Fact] = [*self._machines, HostInterface(LINK, PREFIX)]
+        facts.append(DhcpServer(NETWORK.dhcp_name, DHCP, "255.255.0.0"))
+        return {key(fact): fact for fact in facts}
+
+    def wait(self, seconds: float) -> Mapping[str, Fact | None]:
+        self.moved = time.monotonic()
+        if not select.select([self._orders], [], [], seconds)[0]:
+            return {}
+        *lines, self._rest = (self._rest + os.read(self._orders, 65536)).split(b"\n")
+        changed: dict[str, Fact | None] = {}
+        for line in lines:
+            now = time.monotonic_ns()
+            for one in self._obey(line.decode().split()):
+                self._machines[int(one.name[2:])] = one
+                changed[key(one)] = one
+            self._done.write(f"{now} {line.decode()}\n")
+        return changed
+
+    def _obey(self, words: list[str]) -> list[Machine]:
+        match words:
+            case ["address", number, where]:
+                one = self._machines[int(number)]
+                return [replace(one, reports=(Report(one.adapters[0].mac, where, time.time()),))]
+            case ["states", first, last]:
+                off = self._machines[int(first)].online
+                return [
+                    replace(one, state="PoweredOff" if off else "Running")
+                    for one in self._machines[int(first) : int(last)]
+                ]
+            case ["scan", seconds]:
+                self._scan(float(seconds))
+        return []
+
+    def _scan(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            for _ in self._machines:
+                busy = time.thread_time() + SCAN_SECONDS
+                while time.thread_time() < busy:
+                    if time.monotonic() > end:
+                        return
+                self.moved = time.monotonic()
+
+    def nudge(self) -> None:
+        """Nothing but orders changes anything."""
+
+    def close(self) -> None:
+        os.close(self._orders)
+
+
+worker.find = lambda *_: Installation(Path(FOLDER), Path(FOLDER) / "VBoxManage")  # type: ignore[assignment]
+worker.open_reader = lambda *_: (PlayedReader(), "")  # type: ignore[assignment]
+
+if __name__ == "__main__":
+    raise SystemExit(worker.main())

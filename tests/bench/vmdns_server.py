@@ -1,0 +1,73 @@
+"""`vmdns run` with a played VirtualBox: all of vmdns is in force, but its worker reads VMs from a script.
+
+    python vmdns_server.py TREE FOLDER [options of run]
+
+TREE is the checkout whose vmdns runs. FOLDER stands for VirtualBox's and for the user's, and holds what `played_worker`
+reads. With VMDNS_BENCH_BEAT set, the longest time that the event loop stood still is kept in FOLDER/pause, in ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TREE, FOLDER, *OPTIONS = sys.argv[1:]
+sys.path.insert(0, TREE)
+WORKER = Path(__file__).resolve().parent / "played_worker.py"
+BEAT_SECONDS = 0.0005
+
+
+class Played(subprocess.Popen):  # type: ignore[type-arg]
+    """Any process; the worker is the played one."""
+
+    def __init__(self, command: Any, *more: Any, **how: Any) -> None:
+        if "vmdns.sources.worker" in command:
+            command = [sys.executable, str(WORKER), TREE, FOLDER]
+        super().__init__(command, *more, **how)
+
+
+class Beat:
+    """Notes how long the loop did not come round; begins anew when whoever measures has taken the file."""
+
+    def __init__(self, pause: Path) -> None:
+        self._pause = pause
+        self._longest = 0.0
+        self._last = time.perf_counter()
+        asyncio.get_running_loop().call_soon(self._come)
+
+    def _come(self) -> None:
+        stood = time.perf_counter() - self._last - BEAT_SECONDS
+        taken = not self._pause.exists()
+        if stood > self._longest or taken:
+            self._longest = 0.0 if taken else stood
+            self._pause.write_text(f"{self._longest * 1000:.3f}")
+        self._last = time.perf_counter()
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._come)
+
+
+def main() -> int:
+    from vmdns import cli
+    from vmdns.sources import supervise
+
+    subprocess.Popen = Played  # type: ignore[misc]
+    supervise.find = lambda *_: Path(FOLDER)  # type: ignore[assignment]
+    if os.environ.get("VMDNS_BENCH_BEAT"):
+        from vmdns.app import App
+
+        serve = App.run
+
+        async def run(app: Any, stop: asyncio.Event) -> int:
+            Beat(Path(FOLDER) / "pause")
+            return await serve(app, stop)
+
+        App.run = run  # type: ignore[method-assign]
+    return cli.main(["run", *OPTIONS])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

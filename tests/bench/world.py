@@ -1,0 +1,108 @@
+"""What all servers of a benchmark know, and what they are asked: the same names, whoever answers.
+
+VM n is vmNNNNN.local with an address of 10.77.0.0/16 and its reverse record.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+A, PTR, AAAA = 1, 12, 28
+NOERROR, NXDOMAIN = 0, 3
+TTL = 5
+HOST, DHCP, PREFIX, LINK = "10.77.0.1", "10.77.0.2", "10.77.0.1/16", "vboxnet0"
+REVERSE_ZONE = "77.10.in-addr.arpa"
+UPSTREAM_ADDRESS = "93.184.215.14"  # what upstream.c answers
+ANY = 255  # any answer will do, as long as there is one (load.c)
+_OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"  # EDNS, 1232 bytes, no options (RFC 6891 section 6.1)
+
+Ask = tuple[bytes, int, int | bytes]  # a packet, the RCODE that is right, and what its answer must hold
+
+
+def name(number: int) -> str:
+    return f"vm{number:05d}.local"
+
+
+def address(number: int) -> str:
+    return f"10.77.{1 + number // 200}.{10 + number % 200}"
+
+
+def reverse(number: int) -> str:
+    return ".".join(reversed(address(number).split("."))) + ".in-addr.arpa"
+
+
+def to_wire(text: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label.encode() for label in text.split(".")) + b"\0"
+
+
+def packet(text: str, kind: int, edns: bool = False) -> bytes:
+    """A query with RD; load.c draws the id."""
+    return (
+        struct.pack("!6H", 0, 0x0100, 1, 0, 0, int(edns))
+        + to_wire(text)
+        + struct.pack("!2H", kind, 1)
+        + (_OPT if edns else b"")
+    )
+
+
+def ask_a(number: int, edns: bool = False) -> Ask:
+    return packet(name(number), A, edns), NOERROR, socket.inet_aton(address(number))
+
+
+def ask_aaaa(number: int, edns: bool = False) -> Ask:
+    """No data."""
+    return packet(name(number), AAAA, edns), NOERROR, 0
+
+
+def ask_ptr(number: int, edns: bool = False) -> Ask:
+    label = name(number).partition(".")[0].encode()
+    return packet(reverse(number), PTR, edns), NOERROR, bytes([len(label)]) + label
+
+
+def ask_unknown(number: int, edns: bool = False) -> Ask:
+    return packet(f"no{number:05d}.local", A, edns), NXDOMAIN, 0
+
+
+def ask_forwarded(number: int, edns: bool = False) -> Ask:
+    return packet(f"w{number:011x}.example", A, edns), NOERROR, socket.inet_aton(UPSTREAM_ADDRESS)
+
+
+def addresses_only(count: int) -> list[Ask]:
+    """Each name once, in any order."""
+    return _shuffled([ask_a(number) for number in range(count)])
+
+
+def mix(count: int) -> list[Ask]:
+    """70 % A, 15 % AAAA without data, 10 % PTR, 5 % of unknown names, half of each with EDNS; ten for each name.
+
+    Unknown names repeat as known ones do: what asks for what is not there does so again and again.
+    """
+    kinds: list[tuple[Callable[[int, bool], Ask], int]] = [(ask_a, 14), (ask_aaaa, 3), (ask_ptr, 2), (ask_unknown, 1)]
+    choice = random.Random(7)
+    makers = [maker for maker, share in kinds for _ in range(share)]
+    asks = [makers[at % 20](choice.randrange(count), at // 20 % 2 == 1) for at in range(10 * count)]
+    return _shuffled(asks)
+
+
+def forwarded(count: int) -> list[Ask]:
+    """Names that an upstream knows; with load.c's -m their first label is drawn anew each time."""
+    return _shuffled([ask_forwarded(number, number % 2 == 1) for number in range(count)])
+
+
+def _shuffled(asks: list[Ask]) -> list[Ask]:
+    random.Random(1).shuffle(asks)
+    return asks
+
+
+def write(path: Path, asks: Iterable[Ask]) -> Path:
+    """The file of questions for load.c."""
+    with path.open("wb") as file:
+        for wire, rcode, content in asks:
+            holds = content if isinstance(content, bytes) else b""
+            wanted = len(holds) if isinstance(content, bytes) else content
+            file.write(struct.pack("!HBB", len(wire), rcode, wanted) + wire + holds)
+    return path
