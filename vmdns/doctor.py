@@ -1,0 +1,122 @@
+"""`vmdns doctor`: gathers what is known and what this host does, and has it examined."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+
+from vmdns.core.builder import Builder
+from vmdns.core.doctor import Finding, Host, Patient, examine
+from vmdns.core.model import Fact
+from vmdns.core.policy import Policy
+
+RESOLVER_SECONDS = 3.0
+
+
+def examined(status: Mapping[str, Any] | None, facts: Iterable[Fact], policy: Policy) -> list[Finding]:
+    """All findings. status: that of the running vmdns, None where none runs; facts: what it, or a look of one's own,
+    sees."""
+    found = tuple(facts)
+    builder = Builder(policy)
+    for key, fact in enumerate(found):
+        builder.put(key, fact)
+    snapshot = builder.build(time.time(), 0).snapshot
+    host = gather(status, policy.zones)
+    return examine(Patient(status, found, snapshot.guests, snapshot.ways, host, time.time()))
+
+
+def gather(status: Mapping[str, Any] | None, zones: Sequence[str]) -> Host:
+    """What this host does: whom its resolver asks, its firewall, its upstreams."""
+    answered = {zone: resolves(f"vmdns.{zone}") for zone in zones} if status is not None else {}
+    servers = [str(one["address"]) for one in status["upstreams"]] if status is not None else []
+    return Host(
+        zones_answered=answered,
+        firewall=firewall(),
+        answers_local=tuple(one for one in servers if answers_local(one)),
+        system=sys.platform,
+    )
+
+
+def resolves(name: str) -> bool:
+    """Whether this host's own resolver knows the name. One that is stuck is given up."""
+    found: list[object] = []
+
+    def ask() -> None:
+        try:
+            found.extend(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+        except OSError:
+            return
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(RESOLVER_SECONDS)
+    return bool(found)
+
+
+def answers_local(server: str) -> bool:
+    """Whether an upstream (ADDRESS:PORT) has an answer for a name in `local` that nobody has: some providers' do."""
+    address, _, port = server.rpartition(":")
+    question = dns.message.make_query(f"vmdns-{secrets.token_hex(6)}.local", "A")
+    try:
+        reply = dns.query.udp(question, address.strip("[]"), port=int(port), timeout=RESOLVER_SECONDS)
+    except (OSError, ValueError, dns.exception.DNSException):
+        return False
+    return reply.rcode() == dns.rcode.NOERROR and bool(reply.answer)
+
+
+def firewall() -> tuple[str, str] | None:
+    """The firewall that is on and lets no question in, and what would let it; None where that cannot be told."""
+    if sys.platform == "linux":
+        return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-services"))
+    if sys.platform == "win32":
+        return windows_firewall(_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"))
+    if sys.platform == "darwin":
+        return macos_firewall(_output("/usr/libexec/ApplicationFirewall/socketfilterfw", "--getglobalstate"))
+    return None
+
+
+def linux_firewall(ufw: str, firewalld: str) -> tuple[str, str] | None:
+    """From `ufw status` and `firewall-cmd --list-services`; both are empty for who may not ask."""
+    if "Status: active" in ufw and not any(
+        line.split()[:1] in (["53"], ["53/udp"], ["DNS"]) for line in ufw.splitlines()
+    ):
+        return "ufw", "sudo ufw allow 53"
+    services = firewalld.split()
+    if services and "dns" not in services:
+        return "firewalld", "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload"
+    return None
+
+
+def windows_firewall(rule: str) -> tuple[str, str] | None:
+    """From `netsh advfirewall firewall show rule name=vmdns`: it lists ports of rules, whatever the language."""
+    if any(line.split()[-1:] == ["53"] for line in rule.splitlines()):
+        return None
+    command = "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53"
+    return "Windows Defender Firewall", command
+
+
+def macos_firewall(state: str) -> tuple[str, str] | None:
+    """From `socketfilterfw --getglobalstate`: it asks for programs, not for ports."""
+    if "State = 1" not in state and "State = 2" not in state:
+        return None
+    return None if "State = 1" in state else ("the firewall (it blocks all)", "open x-apple.systempreferences:")
+
+
+def _output(*command: str) -> str:
+    try:
+        run = subprocess.run(command, capture_output=True, timeout=5, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.decode(errors="replace")
