@@ -30,7 +30,7 @@ from vmdns.sources.reader import Unavailable
 
 from .test_show import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
 
-COMMANDS = ["run", "names", "ask", "status", "wire", "host", "hosts", "config", "completion"]
+COMMANDS = ["run", "names", "ask", "status", "wire", "host", "hosts", "service", "config", "completion"]
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -15,7 +15,7 @@ import pytest
 from vmdns.arguments import SHELLS, build_parser
 from vmdns.completion import script
 
-COMMANDS = ["ask", "completion", "config", "host", "hosts", "names", "run", "status", "wire"]
+COMMANDS = ["ask", "completion", "config", "host", "hosts", "names", "run", "service", "status", "wire"]
 # A line, with the cursor at its end, and what may come there.
 LINES = [
     ("vmdns r", ["run"]),
@@ -26,6 +26,7 @@ LINES = [
     ("vmdns names --json --w", ["--watch"]),
     ("vmdns ask web --a", ["--as"]),
     ("vmdns completion f", ["fish"]),
+    ("vmdns service un", ["uninstall"]),
     ("vmdns status --vbox-home fold", ["folder one"]),
     ("vmdns config --config fil", ["file two"]),
 ]

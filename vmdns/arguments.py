@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from vmdns import __version__
 
@@ -130,6 +131,39 @@ examples:
   vmdns hosts --undo                take the block out
 """
 
+_SERVICE = """\
+Has this computer start vmdns when you log in, as you: by systemd, launchd or
+Task Scheduler. It shows its plan and asks before it changes anything; what was
+changed is noted, and uninstall takes it back.
+"""
+
+_SERVICE_EXAMPLES = """\
+examples:
+  vmdns service install                  the plan, and whether to do it
+  vmdns service install --yes -- --wire  what follows -- are options of vmdns run
+  vmdns service status                   whether it runs, and what it said last
+  vmdns service uninstall                everything as it was
+
+exit status of status: 0 it runs, 3 it does not
+"""
+
+_DOCTOR = """\
+Looks for what may keep somebody from an answer: on this computer, on each of
+VirtualBox's networks, and for each VM that runs. Each finding is a line; below
+it stands the command that mends it. It changes nothing.
+
+To find out whether a DNS server answers names in local itself, it asks each
+upstream for one that nobody has.
+"""
+
+_DOCTOR_EXAMPLES = """\
+examples:
+  vmdns doctor
+  vmdns doctor --json | jq '.findings[] | select(.level == "problem")'
+
+exit status: 0 all is well, or there are only warnings (?); 1 there are problems (!)
+"""
+
 _CONFIG = """\
 Shows the configuration in force, defaults included, as a vmdns.toml that you
 can copy from. A wrong file is an error that says the file, the line, the key
@@ -156,6 +190,20 @@ examples:
 """
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of one command; with rest, the words after -- are kept under that name."""
+
+    rest = ""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = list(args or ())
+        at = given.index("--") if self.rest and "--" in given else len(given)
+        found, unknown = super().parse_known_args(given[:at], namespace)
+        if self.rest:
+            setattr(found, self.rest, given[at + 1 :])
+        return found, unknown
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `command` says which command was given, None for none."""
     parser = argparse.ArgumentParser(
@@ -165,9 +213,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vmdns {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
 
-    def command(name: str, short: str, long: str, end: str) -> argparse.ArgumentParser:
+    def command(name: str, short: str, long: str, end: str) -> _Command:
         return commands.add_parser(
             name, help=short, description=long, epilog=end, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -225,12 +273,30 @@ def build_parser() -> argparse.ArgumentParser:
     doing.add_argument("--keep", action="store_true", help="follow each change until Ctrl-C")
     _home(hosts)
 
+    service = command("service", "have vmdns started when you log in", _SERVICE, _SERVICE_EXAMPLES + "\n" + _STATUS)
+    service.add_argument("action", choices=("install", "uninstall", "status"), help="what to do")
+    service.add_argument("--yes", action="store_true", help="do it without asking")
+    _json(service)
+    service.rest = "options"
+
+    doctor = command("doctor", "find what keeps somebody from an answer", _DOCTOR, _DOCTOR_EXAMPLES)
+    _json(doctor)
+    _home(doctor)
+    _reader(doctor)
+
     config = command("config", "show the configuration in force", _CONFIG, _CONFIG_EXAMPLES)
     _file(config)
 
     completion = command("completion", "print a script that completes commands", _COMPLETION, _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell to print it for")
     return parser
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """The parser of the options of `vmdns run` alone."""
+    (commands,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    found: argparse.ArgumentParser = commands.choices["run"]
+    return found
 
 
 def _home(parser: argparse.ArgumentParser) -> None:

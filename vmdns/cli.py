@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vmdns import show
-from vmdns.arguments import build_parser
+from vmdns.arguments import build_parser, run_parser
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -282,6 +282,69 @@ def _keep(arguments: Namespace) -> int:
     raise _Fail("vmdns has ended", NOT_RUNNING)
 
 
+def _doctor(arguments: Namespace) -> int:
+    from vmdns import app, doctor
+    from vmdns.core.model import from_json
+    from vmdns.sources.reader import Unavailable
+
+    status = _status_if_any(arguments)
+    config, _ = _configuration(None, _options(arguments))
+    try:
+        if status is None:
+            print("vmdns: this is one look at VirtualBox", file=sys.stderr)
+            facts = app.facts_once(config)
+        else:
+            facts = [from_json(one) for one in _request(arguments, {"do": "facts"})["facts"]]
+    except (Unavailable, OSError) as error:
+        raise _Fail(str(error)) from None
+    response = doctor.answer(doctor.examined(status, facts, app.policy_of(config)))
+    _show(arguments, response, lambda look: show.doctor(response, look))
+    return DONE if response["well"] else FAILED
+
+
+def _service(arguments: Namespace) -> int:
+    from vmdns import service
+    from vmdns.host.program import NotPossible
+
+    action = arguments.action
+    options = service.run_options(run_parser(), arguments.options)
+    say = (lambda line: None) if arguments.json else _say
+    try:
+        one = service.Service()
+        if action == "status":
+            found = one.status()
+            _show(arguments, found, lambda look: show.service(found, time.time(), look))
+            return DONE if found["running"] else NOT_RUNNING
+        steps, left = (one.install(options), []) if action == "install" else one.uninstall()
+        notes = one.notes() if steps and action == "install" else []
+        response = service.answer(steps, left, notes, done=False)
+        if not arguments.json:
+            _print(show.plan(response, _look()))
+        if steps and (arguments.yes or _agreed(arguments)):
+            if action == "install":
+                one.apply(steps, say)
+            else:
+                one.undo(say)
+            response["done"] = True
+        elif steps and not arguments.json:
+            print(f"Do it with: vmdns service {action} --yes")
+        if arguments.json:
+            _show(arguments, response, lambda look: [])
+        return DONE
+    except (NotPossible, OSError, RuntimeError) as error:
+        raise _Fail(str(error)) from None
+
+
+def _agreed(arguments: Namespace) -> bool:
+    """Whether the user, if one is there, says yes."""
+    if arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def _config(arguments: Namespace) -> int:
     from vmdns.config import render
 
@@ -341,6 +404,8 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "wire": _wire,
     "host": _host,
     "hosts": _hosts,
+    "service": _service,
+    "doctor": _doctor,
     "config": _config,
     "completion": _completion,
 }

@@ -266,6 +266,21 @@ def hosts(response: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def service(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+    """What `vmdns service status` shows: a line, and what vmdns said last."""
+    if response["running"]:
+        since = f", up {age(now - response['since'])}" if response["since"] else ""
+        pid = f", process {response['pid']}" if response["pid"] else ""
+        state = f"runs{since}{pid}"
+    elif response["installed"]:
+        state = f"does not run{': ' if response['detail'] else ''}{response['detail']}"
+    else:
+        state = "is not installed; install it with: vmdns service install"
+    disabled = ", and is not started at log-in" if response["installed"] and not response["enabled"] else ""
+    lines = [paint(safe(f"{response['service']} {state}{disabled}"), 1, look)]
+    return [*lines, *(safe(f"  {line}") for line in response["log"])]
+
+
 def _milliseconds(upstream: Mapping[str, Any]) -> str:
     taken = upstream.get("round_trip_ms")
     return "-" if taken is None else f"{taken:g} ms"

@@ -1,0 +1,327 @@
+"""What starts vmdns by itself: the texts for each system against kept ones, read back, and as steps with undo.
+
+No service manager is started here: systemctl and sudo are played by scripts that note what they are told.
+"""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmdns.arguments import run_parser
+from vmdns.host import launchagent, task, unit
+from vmdns.host.journal import Journal
+from vmdns.host.plan import Setting, apply, plan, undo, undo_plan
+from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
+from vmdns.service import run_options
+
+SAMPLES = Path(__file__).with_name("samples")
+ALICE = Owner("alice", 1000, Path("/home/alice"))
+LANGUAGE = (("LANG", "ko_KR.UTF-8"),)
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+
+
+def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Owner = ALICE) -> Program:
+    return Program(owner, command(options, interpreter), LANGUAGE)
+
+
+def test_unit() -> None:
+    assert unit.text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / "vmdns-alice.service").read_text("utf-8")
+
+
+def test_launch_agent() -> None:
+    alice = Owner("alice", 501, Path("/Users/alice"))
+    text = launchagent.text(program("--wire", owner=alice))
+    assert text == (SAMPLES / "local.vmdns.plist").read_text("utf-8")
+    found = plistlib.loads(text.encode())
+    assert found["ProgramArguments"] == ["/opt/vmdns/bin/python", "-P", "-m", "vmdns", "run", "--wire"]
+    assert found["KeepAlive"] == {"SuccessfulExit": False}
+    assert found["AbandonProcessGroup"] is True
+
+
+def test_task() -> None:
+    value = task.wanted(program("--config", r"C:\my files\vmdns.toml", interpreter=r"C:\Program Files\v\python.exe"))
+    assert value["Command"] == r"C:\Program Files\v\pythonw.exe"
+    assert value["Arguments"] == r'-P -m vmdns.background run --config "C:\my files\vmdns.toml"'
+    text = task.render(value, r"DESKTOP-1\alice").decode("utf-16")
+    assert text == (SAMPLES / "task.xml").read_text("utf-8").rstrip("\n")
+    assert task.parse(text) == value
+
+
+def test_task_as_windows_writes_it() -> None:
+    """More elements, a SID, other order, defaults left out: the same task. One setting of the user's: another."""
+    shown = (SAMPLES / "task-query.xml").read_text("utf-8")
+    value = task.parse(shown)
+    assert value == task.wanted(program(interpreter=r"C:\v\python.exe"))
+    assert task.parse(shown.replace("PT0S", "PT1H")) != value
+    assert task.parse(shown.replace("<StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>", "")) != value
+
+
+@pytest.mark.parametrize("text", ["", "ERROR: The system cannot find the file specified.", "<Task", "<Task><a></Task>"])
+def test_no_task(text: str) -> None:
+    with pytest.raises(OSError, match="cannot be understood"):
+        task.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("alice", "vmdns-alice.service"), ("a.b-c_d", "vmdns-a.b-c_d.service"), ("a@b", r"vmdns-a\x40b.service"),
+     ("LAB\\ö", r"vmdns-LAB\x5c\xc3\xb6.service")],
+)  # fmt: skip
+def test_unit_names(name: str, expected: str) -> None:
+    assert unit.unit_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [("--wire", "--wire"), ("/a b/c", '"/a b/c"'), ("100%", "100%%"), ("$HOME", "$$HOME"), ('a"b', r'"a\"b"'),
+     ("a\\b", r'"a\\b"'), (";", '";"')],
+)  # fmt: skip
+def test_words_of_a_unit(word: str, shown: str) -> None:
+    text = unit.text(Program(ALICE, ("/x", word)))
+    assert f"ExecStart=/x {shown}\n" in text
+
+
+def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
+    assert "\nUser=1000\n" in unit.text(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """It only reads the file: nothing is started."""
+    file = tmp_path / "vmdns-root.service"
+    root = Owner("root", 0, Path("/root"))
+    file.write_text(unit.text(Program(root, ("/bin/sh", "-c", "a $HOME 100% ;"), LANGUAGE)), encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert [line for line in done.stderr.splitlines() if "vmdns" in line] == []
+    bad = tmp_path / "vmdns-bad.service"
+    bad.write_text(file.read_text().replace("Type=notify", "Type=often"), encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(bad)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "often" in done.stderr, "what is wrong would be seen"
+
+
+def find(who: str | int) -> Owner:
+    users = {0: Owner("root", 0, Path("/root")), 1000: ALICE}
+    return next(one for one in users.values() if who in (one.uid, one.name)) if who != "nobody" else {}[who]
+
+
+@pytest.mark.parametrize(
+    ("environ", "uid", "vms", "name"),
+    [({}, 1000, False, "alice"), ({"SUDO_USER": "alice"}, 0, False, "alice"), ({}, 0, True, "root"),
+     ({"SUDO_USER": "root"}, 0, True, "root"), ({"SUDO_USER": "root"}, 1000, False, "alice")],
+)  # fmt: skip
+def test_whose_service(environ: dict[str, str], uid: int, vms: bool, name: str) -> None:
+    assert owner(environ, uid, lambda _: vms, find).name == name
+
+
+@pytest.mark.parametrize(("environ", "words"), [({}, "root has no VMs"), ({"SUDO_USER": "nobody"}, "no user nobody")])
+def test_no_service_for_whoever_has_no_vms(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(NotPossible, match=words):
+        owner(environ, 0, lambda _: False, find)
+
+
+def test_who_has_vms(tmp_path: Path) -> None:
+    assert not has_vms(tmp_path)
+    (tmp_path / "VirtualBox.xml").write_text("<MachineRegistry/>")
+    assert not has_vms(tmp_path)
+    (tmp_path / "VirtualBox.xml").write_text('<MachineRegistry><MachineEntry uuid="{1}"/></MachineRegistry>')
+    assert has_vms(tmp_path)
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("environ", "kept"),
+    [
+        ({"LANG": "ko_KR.UTF-8", "TERM": "x"}, {"LANG": "ko_KR.UTF-8"}),
+        ({"LANG": "C"}, {"LANG": "C.UTF-8"}),
+        ({"LANG": "de_DE.UTF-8", "LC_ALL": "C"}, {"LANG": "C.UTF-8"}),
+        ({"LANG": "de_DE.utf8@euro", "VBOX_USER_HOME": "/lab", "XDG_CONFIG_HOME": ""},
+         {"LANG": "de_DE.utf8@euro", "VBOX_USER_HOME": "/lab"}),
+    ],
+)  # fmt: skip
+def test_what_of_the_environment_is_kept(environ: dict[str, str], kept: dict[str, str]) -> None:
+    assert dict(environment(environ)) == kept
+
+
+def test_vmdns_must_be_found_from_anywhere(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    with pytest.raises(NotPossible, match=r"does not find vmdns when alice starts it from elsewhere; install vmdns"):
+        check(
+            program(interpreter=str(other), owner=Owner("alice", os.geteuid() if os.name == "posix" else 0, tmp_path))
+        )
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], []),
+        (["--wire", "--listen=127.0.0.1:5300", "--listen", "::1"],
+         ["--listen", "127.0.0.1:5300", "--listen", "::1", "--wire"]),
+        (["--conf", "a b.toml"], ["--config", "{cwd}/a b.toml"]),
+        (["--vbox-home", "lab", "--reader", "api", "--upstream", "192.0.2.1"],
+         ["--vbox-home", "{cwd}/lab", "--reader", "api", "--upstream", "192.0.2.1"]),
+    ],
+)  # fmt: skip
+def test_options_of_run(words: list[str], options: list[str]) -> None:
+    found = run_options(run_parser(), words)
+    assert found == [one.replace("{cwd}", os.getcwd()) for one in options]
+    assert run_parser().parse_args(found)
+
+
+def test_wrong_options_of_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_options(run_parser(), ["--wier"])
+    assert "unrecognized arguments: --wier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sample", "state"),
+    [
+        ("show-running.txt", {"installed": True, "enabled": True, "running": True, "pid": 812, "since": 1790000000.0,
+                              "detail": "ready: names in local are answered at 127.0.0.1 port 53"}),
+        ("show-failed.txt", {"installed": True, "enabled": True, "running": False, "pid": 0, "since": None,
+                             "detail": "it failed (watchdog)"}),
+        ("show-none.txt", {"installed": False, "enabled": False, "running": False, "pid": 0, "since": None,
+                           "detail": ""}),
+    ],
+)  # fmt: skip
+def test_state_of_a_unit(sample: str, state: dict[str, object]) -> None:
+    assert unit.state(unit.parse_show((SAMPLES / sample).read_text("utf-8"))) == state
+
+
+def test_state_of_an_agent() -> None:
+    lines = [
+        "gui/501/local.vmdns = {",
+        "\tstate = running",
+        "\tendpoints = {",
+        "\t\tstate = idle",
+        "\t}",
+        "\tpid = 77",
+        "}",
+    ]
+    shown = "\n".join(lines)
+    assert launchagent.parse_print(shown) == {"running": True, "pid": 77, "since": None, "detail": ""}
+    ended = "gui/501/local.vmdns = {\n\tstate = not running\n\tlast exit code = 1\n}\n"
+    assert launchagent.parse_print(ended)["detail"] == "it ended with status 1"
+    assert not launchagent.parse_print("Could not find service")["running"]
+    disabled = (
+        'disabled services = {\n\t"local.vmdns" => disabled\n\t"b" => enabled\n\t"c" => true\n\t"d" => false\n}\n'
+    )
+    assert launchagent.parse_disabled(disabled) == {"local.vmdns", "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [('{"state": 4, "since": 1790000000, "result": 267009}', (True, True, True, 1790000000.0, "")),
+     ('{"state": 3, "since": 1790000000, "result": 1}', (True, True, False, None, "it ended with status 0x1")),
+     ('{"state": 1, "since": 0, "result": 0}', (True, False, False, None, "")),
+     ("", (False, False, False, None, "")), ("[]", (False, False, False, None, ""))],
+)  # fmt: skip
+def test_state_of_a_task(text: str, state: tuple[object, ...]) -> None:
+    found = task.parse_status(text)
+    assert tuple(found[key] for key in ("installed", "enabled", "running", "since", "detail")) == state
+
+
+# -- done and undone, with systemctl and sudo played ------------------------------------------------------------
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"{said}"
+case "$*" in
+    show*) [ -e "{enabled}" ] && echo UnitFileState=enabled || echo UnitFileState= ;;
+    "enable --now "*) : >"{enabled}" ;;
+    "disable --now "*) rm -f "{enabled}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a systemctl that only takes notes; rights are there without asking."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    file = folder / "systemctl"
+    file.write_text(SYSTEMCTL.format(said=tmp_path / "said", enabled=tmp_path / "enabled"))
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr("vmdns.host.elevate.is_elevated", lambda: True)
+    return tmp_path
+
+
+def make(kind: str, name: str) -> Setting:
+    return unit.unit_file(name) if kind == "service-unit" else unit.Enabled(name)
+
+
+def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
+    path = folder / "system" / "vmdns-alice.service"
+    return [(unit.unit_file(str(path)), unit.text(program(*options))), (unit.Enabled(path.name), True)]
+
+
+def told(folder: Path) -> list[str]:
+    """What systemctl was told to change since the last time."""
+    said = folder / "said"
+    lines = [line for line in said.read_text().splitlines() if not line.startswith("show")]
+    said.unlink()
+    return lines
+
+
+@POSIX
+def test_installed_and_taken_away(played: Path) -> None:
+    journal, unit_file = Journal(played / "journal.json"), played / "system" / "vmdns-alice.service"
+    steps = plan(wanted(played))
+    assert [one.text for one in steps] == [
+        f"write {unit_file}: by vmdns service install: starts vmdns when alice logs in",
+        "start vmdns-alice.service, now and at each log-in",
+    ]
+    assert not unit_file.exists()
+    apply(steps, journal, "service", lambda line: None)
+    assert told(played) == ["daemon-reload", "try-restart vmdns-alice.service", "enable --now vmdns-alice.service"]
+    assert plan(wanted(played)) == []
+    # Other options: the file alone, and vmdns started anew.
+    apply(plan(wanted(played, "--wire")), journal, "service", lambda line: None)
+    assert told(played) == ["daemon-reload", "try-restart vmdns-alice.service"]
+    assert undo(journal, "service", make, lambda line: None) == []
+    assert told(played) == ["disable --now vmdns-alice.service", "daemon-reload"]
+    assert not unit_file.exists()
+    assert journal.entries() == []
+
+
+@POSIX
+def test_a_unit_that_the_user_edited_is_left(played: Path) -> None:
+    journal, unit_file = Journal(played / "journal.json"), played / "system" / "vmdns-alice.service"
+    apply(plan(wanted(played)), journal, "service", lambda line: None)
+    unit_file.write_text(unit_file.read_text() + "# mine\n")
+    steps, left = undo_plan(journal, "service", make)
+    assert [one.setting.kind for one in steps] == ["service-enabled"]
+    assert left == [f"remove {unit_file}: left as it is, since it was changed by someone else"]
+    assert undo(journal, "service", make, lambda line: None) == left
+    assert unit_file.read_text().endswith("# mine\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its own system")
+def test_the_log_of_a_windowless_vmdns(tmp_path: Path) -> None:
+    from vmdns import background
+
+    file = tmp_path / "state" / "vmdns.log"
+    for text in ("one", "two"):
+        opened = f"from vmdns.background import open_log; open_log(Path({str(file)!r}))"
+        code = f"from pathlib import Path; {opened}; print({text!r})"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert file.read_text() == "one\ntwo\n"
+    file.write_text("x" * (background.MOST_BYTES + 1))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert file.read_text() == "two\n"
+    assert file.with_name("vmdns.log.1").stat().st_size == background.MOST_BYTES + 1
+    assert launchagent.tail(file) == ["two"]

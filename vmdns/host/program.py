@@ -1,0 +1,114 @@
+"""What a service is to start: vmdns as it is installed here, for the user who owns the VMs.
+
+VirtualBox keeps each user's VMs apart, so it is the user and not the system that vmdns must run as.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Where vmdns and VirtualBox look for this user's things, if not in the usual places.
+_KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")
+_CHECK_SECONDS = 30.0
+
+
+class NotPossible(Exception):
+    """No service can be made here; the text says why, and what can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A user: name, number (0 on Windows, which has none), and home folder."""
+
+    name: str
+    uid: int
+    home: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The command line of `vmdns run`, the owner that it runs as, and the environment that it needs."""
+
+    owner: Owner
+    command: tuple[str, ...]
+    environ: tuple[tuple[str, str], ...] = ()
+
+
+Lookup = Callable[[str | int], Owner]
+
+
+def lookup(who: str | int) -> Owner:
+    """The user with this name or number. Raises KeyError (POSIX)."""
+    import pwd
+
+    entry = pwd.getpwuid(who) if isinstance(who, int) else pwd.getpwnam(who)
+    return Owner(entry.pw_name, entry.pw_uid, Path(entry.pw_dir))
+
+
+def owner(environ: Mapping[str, str], uid: int, has_vms: Callable[[Owner], bool], find: Lookup = lookup) -> Owner:
+    """The user that is meant: who called, with sudo too. Raises `NotPossible` for root, unless root has VMs."""
+    if uid:
+        return find(uid)
+    caller = environ.get("SUDO_USER", "root")
+    if caller != "root":
+        try:
+            return find(caller)
+        except KeyError:
+            raise NotPossible(f"there is no user {caller}, whom sudo names") from None
+    root = find(0)
+    if not has_vms(root):
+        raise NotPossible("root has no VMs; run this as the user who owns them, without sudo")
+    return root
+
+
+def has_vms(home: Path) -> bool:
+    """Whether the settings in this VirtualBox home name any VM."""
+    try:
+        return re.search(rb"<MachineEntry\b", (home / "VirtualBox.xml").read_bytes()) is not None
+    except OSError:
+        return False
+
+
+def environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What of the caller's environment a service needs.
+
+    VirtualBox needs UTF-8 for the names of VMs; the user's own language, because what VMs show may come from it.
+    """
+    language = environ.get("LC_ALL") or environ.get("LANG") or ""
+    utf8 = language if re.search(r"\.utf-?8(@|$)", language, re.IGNORECASE) else "C.UTF-8"
+    kept = [(name, os.path.abspath(environ[name])) for name in _KEPT if environ.get(name)]
+    return (("LANG", utf8), *kept)
+
+
+def command(options: Sequence[str], interpreter: str = sys.executable) -> tuple[str, ...]:
+    """The command line that starts `vmdns run` from any folder (-P: nothing is imported from the current one)."""
+    return (interpreter, "-P", "-m", "vmdns", "run", *options)
+
+
+def check(program: Program) -> None:
+    """Sees that the interpreter finds vmdns from anywhere, as this user. Raises `NotPossible`."""
+    interpreter = program.command[0]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    other = hasattr(os, "geteuid") and os.geteuid() == 0 and program.owner.uid != 0
+    try:
+        subprocess.run(
+            [interpreter, "-P", "-c", "import vmdns.cli"],
+            cwd=Path(tempfile.gettempdir()).anchor or "/",
+            env={**clean, "HOME": str(program.owner.home)},
+            user=program.owner.uid if other else None,
+            capture_output=True,
+            timeout=_CHECK_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        raise NotPossible(
+            f"{interpreter} does not find vmdns when {program.owner.name} starts it from elsewhere; install vmdns "
+            "first, with `pipx install .` or `./tools/run` in its folder, and run this by what that installed"
+        ) from None
