@@ -139,10 +139,10 @@ changed is noted, and uninstall takes it back.
 
 _SERVICE_EXAMPLES = """\
 examples:
-  vmdns service install                  the plan, and whether to do it
-  vmdns service install --yes -- --wire  what follows -- are options of vmdns run
-  vmdns service status                   whether it runs, and what it said last
-  vmdns service uninstall                everything as it was
+  vmdns service install                   the plan, and whether to do it
+  vmdns service install --yes -- --wire   after --: options of vmdns run
+  vmdns service status                    whether it runs, what it said last
+  vmdns service uninstall                 everything as it was
 
 exit status of status: 0 it runs, 3 it does not
 """
