@@ -11,11 +11,19 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.live.lab import until
 
 COMMAND = os.environ.get("VMDNS_NATLAB", "")
 PYTHON = os.environ.get("VMDNS_LIVE_VENV", "/var/tmp/vmdns-live") + "/bin/python"
 HOST = "192.0.2.10"  # the address of natlab's host
+TAPS = """#!/bin/bash
+case " $* " in *" NatNetwork "*) name=natlab ;; *) name=other ;; esac
+VBNET_TAP=$name$$ exec -a "$0" "$0.real" "$@"
+"""
+STATE = "XDG_STATE_HOME=/tmp/vmdns-natlab"
 
 
 def available() -> str:
@@ -37,6 +45,25 @@ def run(*arguments: str, check: bool = True, seconds: float = 120) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def plug() -> None:
+    """Waits until NatNetwork's NAT engine and DHCP server are there, and joins them to the wire."""
+
+    def plugged() -> bool:
+        run("plug")
+        wire = _ip("natlabwire", "-br", "link")
+        return all(
+            any(f"natlab{pid} " in wire for pid in processes("VBNET_TAP=natlab", program=program))
+            for program in ("VBoxNetNAT", "VBoxNetDHCP")
+        )
+
+    until(plugged, "the network is on the wire")
+
+
+def _ip(namespace: str, *words: str) -> str:
+    done = subprocess.run(["ip", "-n", namespace, *words], capture_output=True, timeout=30, check=True)
+    return done.stdout.decode()
+
+
 def vbm(*arguments: str, check: bool = True) -> str:
     """VBoxManage on natlab's host."""
     return run("vbm", "VBoxManage", "-q", *arguments, check=check)
@@ -54,7 +81,7 @@ class Server:
         for one in listen:
             command += ["--listen", f"{one}:53"]
         self.process = subprocess.Popen(
-            [COMMAND, "rig", "env", "XDG_STATE_HOME=/tmp/vmdns-natlab", *environ, *command],
+            [COMMAND, "rig", "env", STATE, *environ, *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
@@ -68,6 +95,13 @@ class Server:
             self.lines.append(raw.decode(errors="replace").rstrip())
             if self.lines[-1].startswith("ready"):
                 self._ready.set()
+
+    def saw(self, text: str, after: int = 0) -> None:
+        """Waits for a line with this text, from the line number `after` on."""
+        try:
+            until(lambda: any(text in line for line in self.lines[after:]), f"vmdns says {text!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said:\n" + "\n".join(self.lines)) from None
 
     def stop(self) -> None:
         os.killpg(self.process.pid, 15)
@@ -83,26 +117,94 @@ def dig(name: str, *more: str) -> list[str]:
     return run("rig", "dig", f"@{HOST}", "+short", "+time=2", "+tries=2", name, *more, check=False).split()
 
 
-def processes(*words: str) -> list[int]:
-    """Processes in whose environment one of these words is (NAME=value)."""
+def processes(*words: str, program: str = "") -> list[int]:
+    """Processes of a program whose name begins so, in whose environment one of these words is (NAME=value)."""
     found = []
     for process in Path("/proc").iterdir():
         try:
             environ = (process / "environ").read_bytes().split(b"\0") if process.name.isdigit() else []
+            named = bool(environ) and (process / "comm").read_text().startswith(program)
         except OSError:
             continue
-        if any(word.encode() in environ for word in words):
+        if named and any(one.startswith(word.encode()) for one in environ for word in words):
             found.append(int(process.name))
     return found
 
 
+def create(name: str, mac: str, network: str = "NatNetwork") -> None:
+    """A VM on a NAT Network; the namespace with its MAC is its guest system."""
+    vbm("createvm", "--name", name, "--ostype", "Linux_64", "--register", "--basefolder", "/root/natlab-home/vms")
+    vbm(
+        "modifyvm", name, "--memory", "32", "--vram", "1", "--audio-enabled", "off",
+        "--vm-execution-engine", "interpreter", "--nic1", "natnetwork", "--nat-network1", network,
+        "--mac-address1", mac,
+    )  # fmt: skip
+    vbm("setextradata", name, "VBoxInternal/Devices/e1000/0/LUN#0/Config/IgnoreConnectFailure", "1")
+
+
+def start(name: str) -> None:
+    vbm("startvm", name, "--type", "headless")
+
+
+def discard(name: str) -> None:
+    """Ends a VM and forgets it."""
+    vbm("controlvm", name, "poweroff", check=False)
+
+    def gone() -> bool:
+        vbm("unregistervm", name, "--delete", check=False)  # as soon as nothing holds it any more
+        return f'"{name}"' not in vbm("list", "vms")
+
+    until(gone, f"{name} is gone")
+
+
+def wire(*options: str) -> str:
+    """`vmdns wire` on natlab's host; its output."""
+    return run("rig", "env", STATE, PYTHON, "-m", "vmdns", "wire", *options)
+
+
+@contextlib.contextmanager
+def up() -> Iterator[None]:
+    """natlab with nothing in it but the network NatNetwork; taken down at the end."""
+    if Path("/run/natlab").exists():
+        clean()  # a run that was interrupted
+    run("up")
+    try:
+        _name_taps()
+        vbm("natnetwork", "stop", "--netname", "NatNetwork")
+        until(lambda: not processes("VBNET_LIBDIR=", program="VBoxNet"), "the network is down")
+        vbm("natnetwork", "start", "--netname", "NatNetwork")
+        yield
+    finally:
+        clean()
+
+
+def _name_taps() -> None:
+    """Has each TAP device named after its process, so that it is never that of one that is going; and those of other
+    networks than NatNetwork otherwise, so that natlab does not put them on its wire."""
+    folder = rig() / "opt/natlab"
+    for name in ("VBoxNetNAT", "VBoxNetDHCP"):
+        folder.joinpath(name).rename(folder / f"{name}.real")
+        folder.joinpath(name).write_text(TAPS)
+        folder.joinpath(name).chmod(0o755)
+
+
+def rig() -> Path:
+    """Where the rig's root lies."""
+    done = subprocess.run([Path(COMMAND).parent / "rig", "path"], capture_output=True, check=True, timeout=30)
+    return Path(done.stdout.decode().strip())
+
+
 def clean() -> None:
     """Takes natlab down, and ends what a test that failed left of it running."""
+    run("rig", "rm", "-rf", STATE.partition("=")[2], check=False)
     for line in vbm("list", "runningvms", check=False).splitlines():
         vbm("controlvm", line.rpartition("{")[2].rstrip("}"), "poweroff", check=False)
     run("down", check=False)
+    left = processes("VBOX_IPC_SOCKETID=natlab")
+    if not left:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in processes("VBOX_IPC_SOCKETID=natlab", "VBOX_IPC_SOCKETID=vmdnsguest"):
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         time.sleep(0.5)

@@ -1,137 +1,118 @@
-"""Real leases of VirtualBox's own DHCP server, and a real guest with Guest Additions."""
+"""Guests of VirtualBox's own NAT Network: wired by `vmdns run --wire`, they find each other by name."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
 from tests.live import natlab
 from tests.live.lab import until
+from tests.live.natguest import Guest, guest
 
 pytestmark = pytest.mark.skipif(bool(natlab.available()), reason=natlab.available() or "natlab is there")
 
-MAC = "080027AABB01"  # of the namespace that plays guest 1
-GUEST_HOME = "/root/guest-home"  # where `rig guest` keeps the real guest
+GIVEN = {"dns": "198.18.53.1", "domain": "local", "search": "local vm.internal"}
+OTHER_ID = "00766d646e73"  # a client identifier that is not made of the MAC (RFC 2132 section 9.14)
+DHCP = "10.0.2.2"  # VirtualBox's DHCP server
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[None]:
-    if Path("/run/natlab").exists():
-        natlab.clean()  # a run that was interrupted
-    natlab.run("up")
-    try:
-        yield
-    finally:
-        natlab.clean()
+def server() -> Iterator[natlab.Server]:
+    """`vmdns run --wire`, on a host whose own resolver is another."""
+    with natlab.up():
+        natlab.run("resolv", "nameserver 192.0.2.1")
+        made = natlab.Server(listen=(), options=("--wire",))
+        try:
+            made.saw("listening on 198.18.53.1 port 53")
+            yield made
+        finally:
+            made.stop()
 
 
 @pytest.fixture
-def server(lab: None) -> Iterator[natlab.Server]:
-    natlab.run("resolv", f"nameserver {natlab.HOST}")
-    made = natlab.Server()
-    try:
+def web(server: natlab.Server) -> Iterator[Guest]:
+    with guest(1) as made:
+        natlab.create("web", made.mac)
+        natlab.start("web")
+        server.saw("+ web.local")
         yield made
-    finally:
-        made.stop()
+        natlab.discard("web")
 
 
-def _create(name: str, vbm: object = natlab.vbm) -> None:
-    assert callable(vbm)
-    vbm("createvm", "--name", name, "--ostype", "Linux_64", "--register", "--basefolder", "/root/natlab-home/vms")
-    vbm(
-        "modifyvm", name, "--memory", "32", "--vram", "1", "--audio-enabled", "off",
-        "--vm-execution-engine", "interpreter", "--nic1", "natnetwork", "--nat-network1", "NatNetwork",
-        "--mac-address1", MAC,
-    )  # fmt: skip
-    vbm("setextradata", name, "VBoxInternal/Devices/e1000/0/LUN#0/Config/IgnoreConnectFailure", "1")
+@pytest.fixture
+def db(server: natlab.Server) -> Iterator[Guest]:
+    with guest(2) as made:
+        natlab.create("db", made.mac)
+        natlab.start("db")
+        server.saw("+ db.local")
+        yield made
+        natlab.discard("db")
 
 
-def _take_lease() -> str:
-    """Guest 1 takes a lease; a DHCP server that was just started may not be on the wire yet. Its address."""
+def test_two_guests_find_each_other(web: Guest, db: Guest) -> None:
+    ours = web.lease(**GIVEN)["ip"]
+    theirs = db.lease(**GIVEN)["ip"]
+    # All that DHCP gave is in the guest's resolv.conf, and nothing else.
+    assert (web.etc / "resolv.conf").read_text() == "search local vm.internal\nnameserver 198.18.53.1\n"
+    took = web.wait("db.local", theirs, since=db.bound)
+    print(f"web finds db {took * 1000:.0f} ms after db has its lease (the command that asks is in it)")
+    assert took < 2
 
-    def take() -> str | None:
-        natlab.run("plug", check=False)
-        said = natlab.run("dhcp", "1", check=False)
-        return next((line.removeprefix("ip=") for line in said.splitlines() if line.startswith("ip=")), None)
+    for asker, name, address in ((web, "db", theirs), (db, "web", ours), (web, "web", ours)):
+        for form in (name, f"{name}.local", f"{name}.vm.internal"):
+            assert asker.finds(form) == [address], (form, asker.number)
+        assert asker.finds(address) == [f"{name}.local"]
+    assert web.finds("nosuch") == web.finds("10.0.2.200") == []
 
-    return str(until(take, "a lease"))
+    # The host itself cannot reach them, and is told so.
+    for form in ("web.local", "web.vm.internal"):
+        said = natlab.run("rig", "dig", "@127.0.0.1", form)
+        assert "status: NOERROR" in said
+        assert "ANSWER: 0" in said
+        assert "web is on NAT Network NatNetwork, which the host cannot reach" in said
 
 
-def test_a_name_follows_the_leases_of_virtualbox(server: natlab.Server) -> None:
-    _create("web")
-    natlab.vbm("startvm", "web", "--type", "headless")
-    until(lambda: any("+ web.local" in line for line in server.lines), "web runs")
-    assert natlab.dig("web.local") == []
+def test_a_name_follows_the_leases(web: Guest, db: Guest, server: natlab.Server) -> None:
+    db.lease(**GIVEN)
+    times: dict[str, float] = {}
 
-    first = _take_lease()
-    until(lambda: natlab.dig("web.local") == [first], f"web.local at the lease {first}")
-    assert natlab.dig("-x", first) == ["web.local."]
-    assert natlab.dig("web.vm.internal", "+tcp") == [first]
+    def follows(what: str, *addresses: str) -> None:
+        times[what] = db.wait("web", *addresses, since=web.bound)
 
-    # The guest asks through the NAT engine: the gateway's port 53 is the host's first name server, which is vmdns.
-    asked = natlab.run("guest", "1", "busybox", "nslookup", "web.local", "10.0.2.1")
-    assert first in asked.partition("web.local")[2], asked
+    first = web.lease(**GIVEN)["ip"]
+    follows("a lease", first)
 
-    server_options = ("dhcpserver", "modify", "--network", "NatNetwork", "--mac-address", "08:00:27:aa:bb:01")
-    natlab.vbm(*server_options, "--fixed-address", "10.0.2.88")
+    settings = ("dhcpserver", "modify", "--network", "NatNetwork", "--mac-address", "08:00:27:aa:bb:01")
+    natlab.vbm(*settings, "--fixed-address", "10.0.2.88")
     natlab.vbm("dhcpserver", "restart", "--network", "NatNetwork")
-    assert _take_lease() == "10.0.2.88"
-    until(lambda: natlab.dig("web.local") == ["10.0.2.88"], "web.local at its fixed address")
+    web.lease(ip="10.0.2.88", **GIVEN)
+    follows("a fixed address", "10.0.2.88")
+    assert db.finds("10.0.2.88") == ["web.local"]
+    assert db.finds(first) == []
 
-    natlab.vbm(*server_options, "--remove-config")
+    natlab.vbm(*settings, "--remove-config")
     natlab.vbm("dhcpserver", "restart", "--network", "NatNetwork")
-    again = _take_lease()
-    until(lambda: natlab.dig("web.local") == [again], f"web.local at {again} again")
+    again = web.lease(**GIVEN)["ip"]
+    follows("a lease again", again)
 
-    natlab.run("guest", "1", "busybox", "ping", "-c", "1", "-W", "2", "10.0.2.2")  # who has the DHCP server's address
-    natlab.run("guest", "1", sys.executable, "tests/live/dhcp_release.py", "eth0", again, "10.0.2.2")
-    until(lambda: natlab.dig("web.local") == [], "web.local without an address after the release")
+    other = web.lease(OTHER_ID, **GIVEN)["ip"]
+    assert other != again
+    follows("a second client identifier", other)
+    assert db.finds(other) == ["web.local"]
+    assert db.finds(again) == []
+
+    for identity, address in (("01" + web.mac.lower(), again), (OTHER_ID, other)):
+        web.run("busybox", "ping", "-c", "1", "-W", "2", DHCP)  # who has the DHCP server's address
+        web.run(sys.executable, "tests/live/dhcp_release.py", "eth0", address, DHCP, identity)
+    start = time.time()
+    times["a release"] = db.wait("web", since=start)
+    assert "VM 'web' runs, but no address of it is known yet" in db.told("web.local")
+
     natlab.vbm("controlvm", "web", "poweroff")
-    until(lambda: "NXDOMAIN" in natlab.run("rig", "dig", f"@{natlab.HOST}", "web.local"), "web.local gone")
-
-
-def test_the_real_guest(lab: None) -> None:
-    """Its address appears because its Guest Additions report it, and it resolves another VM's name."""
-    if natlab.run("rig", "ls", "/root/.guest-ready", check=False).strip() != "/root/.guest-ready":
-        pytest.skip("the rig has no real guest; `rig guest` builds it")
-    program = "/usr/lib/virtualbox"
-    environ = (
-        f"VBOX_USER_HOME={GUEST_HOME}", "VBOX_IPC_SOCKETID=vmdnsguest", f"VBOX_APP_HOME={program}",
-        f"VBOX_PROGRAM_PATH={program}", f"PATH={program}:/usr/sbin:/usr/bin:/sbin:/bin",
-    )  # fmt: skip
-
-    def vbm(*arguments: str, check: bool = True) -> str:
-        return natlab.run("rig", "env", *environ, "VBoxManage", "-q", *arguments, check=check)
-
-    natlab.run("resolv", f"nameserver {natlab.HOST}")
-    server = natlab.Server(*environ)
-    try:
-        vbm("natnetwork", "add", "--netname", "Other", "--network", "10.0.9.0/24", "--enable", "--dhcp", "off")
-        _create("other", vbm)
-        vbm("modifyvm", "other", "--nat-network1", "Other")
-        vbm("startvm", "other", "--type", "headless")
-        report = "/VirtualBox/GuestInfo/Net"
-        for name, value in {"Count": "1", "0/Status": "Up", "0/MAC": MAC, "0/V4/IP": "10.0.9.7"}.items():
-            vbm("guestproperty", "set", "other", f"{report}/{name}", value, "--flags", "TRANSRESET")
-        until(lambda: natlab.dig("other.local") == ["10.0.9.7"], "other.local")
-
-        vbm("startvm", "guest", "--type", "headless")
-        until(lambda: natlab.dig("guest.local") == ["10.0.2.15"], "guest.local, as its Guest Additions report it")
-        url = "http://127.0.0.1:20080/cgi-bin/sh?" + quote("nslookup other.local 10.0.2.2")
-
-        def resolved() -> bool:
-            said = natlab.run("rig", "curl", "-sS", "-m", "30", url, check=False)
-            return "10.0.9.7" in said.partition("other.local")[2]
-
-        until(resolved, "the guest resolves other.local through vmdns", 180)
-    finally:
-        server.stop()
-        vbm("controlvm", "guest", "savestate", check=False)
-        vbm("controlvm", "other", "poweroff", check=False)
-        until(lambda: 'VMState="poweroff"' in vbm("showvminfo", "other", "--machinereadable"), "other is off")
-        vbm("unregistervm", "other", "--delete", check=False)
-        vbm("natnetwork", "remove", "--netname", "Other", check=False)
+    start = time.time()
+    until(lambda: "NXDOMAIN" in db.told("web.local"), "web.local is gone")
+    times["its end"] = time.time() - start
+    print("the other guest follows", ", ".join(f"{what} in {took * 1000:.0f} ms" for what, took in times.items()))

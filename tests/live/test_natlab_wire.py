@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.live import natlab
 from tests.live.lab import until
-from tests.live.test_natlab import MAC, _create
 
 pytestmark = pytest.mark.skipif(bool(natlab.available()), reason=natlab.available() or "natlab is there")
 
 WIRED = {"dns": "198.18.53.1", "domain": "local", "search": "local vm.internal"}
 OUTSIDE = "192.0.2.1"
+NATLAB = "VBOX_IPC_SOCKETID=natlab"
+MAC = "080027AABB01"  # of the namespace that plays guest 1
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[None]:
-    if Path("/run/natlab").exists():
-        natlab.clean()  # a run that was interrupted
-    natlab.run("up")
-    try:
+    with natlab.up():
         yield
-    finally:
-        natlab.clean()
-
-
-def wire(*options: str) -> str:
-    """`vmdns wire` on natlab's host; its output."""
-    command = ("env", "XDG_STATE_HOME=/tmp/vmdns-natlab", natlab.PYTHON, "-m", "vmdns", "wire", *options)
-    return natlab.run("rig", *command)
 
 
 def lease(guest: int, **wanted: str) -> dict[str, str]:
@@ -56,18 +44,10 @@ def networks() -> str:
     return text[text.index("<DHCPServers") : text.index("</NetserviceRegistry>")]
 
 
-def _dhcp_runs() -> bool:
-    for pid in natlab.processes("VBOX_IPC_SOCKETID=natlab"):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text().startswith("VBoxNetDHCP"):
-                return True
-    return False
-
-
 def restart_network() -> None:
     """As when the last VM ended and another starts: VirtualBox writes the global options anew."""
     natlab.vbm("natnetwork", "stop", "--netname", "NatNetwork")
-    until(lambda: not _dhcp_runs(), "the network has stopped")
+    until(lambda: not natlab.processes(NATLAB, program="VBoxNetDHCP"), "the network has stopped")
     natlab.vbm("natnetwork", "start", "--netname", "NatNetwork")
 
 
@@ -75,7 +55,7 @@ def test_guests_get_what_wire_set_and_reach_it(lab: None) -> None:
     natlab.run("resolv", f"nameserver {OUTSIDE}")
     before = networks()
     assert lease(1)["dns"] == OUTSIDE
-    wire("--apply")
+    natlab.wire("--apply")
     for guest in (1, 2):
         lease(guest, **WIRED)
     restart_network()
@@ -83,8 +63,8 @@ def test_guests_get_what_wire_set_and_reach_it(lab: None) -> None:
 
     server = natlab.Server(listen=("198.18.53.1",))
     try:
-        _create("web")
-        natlab.vbm("startvm", "web", "--type", "headless")
+        natlab.create("web", MAC)
+        natlab.start("web")
         until(lambda: any("+ web.local" in line for line in server.lines), "web runs")
         address = lease(1)["ip"]
 
@@ -95,11 +75,9 @@ def test_guests_get_what_wire_set_and_reach_it(lab: None) -> None:
         assert any("198.18.53.1 port 53" in line for line in server.lines)
     finally:
         server.stop()
-        natlab.vbm("controlvm", "web", "poweroff", check=False)
-        until(lambda: 'VMState="poweroff"' in natlab.vbm("showvminfo", "web", "--machinereadable"), "web is off")
-        natlab.vbm("unregistervm", "web", "--delete", check=False)
+        natlab.discard("web")
     natlab.vbm("natnetwork", "start", "--netname", "NatNetwork", check=False)  # the VM's end may have stopped it
-    wire("--undo")
+    natlab.wire("--undo")
     lease(1, dns=OUTSIDE)
     assert networks() == before
 
@@ -110,12 +88,12 @@ def test_the_traps_of_a_loopback_resolver(lab: None, resolver: str, trap: str) -
     restart_network()
     before = networks()
     lease(1, dns=trap)
-    assert f"{trap}, given to guests now, is" in wire()
-    wire("--apply")
+    assert f"{trap}, given to guests now, is" in natlab.wire()
+    natlab.wire("--apply")
     got = [lease(guest, **WIRED)["ip"] for guest in (1, 2)]
     assert min(got) == "10.0.2.4"
     assert re.search(r'networkName="NatNetwork" .*lowerIP="10\.0\.2\.4"', networks())
-    wire("--undo")
+    natlab.wire("--undo")
     lease(1, dns=trap)
     assert networks() == before
 
@@ -136,5 +114,5 @@ def test_one_command_makes_guests_ask(lab: None) -> None:
         lease(2, **WIRED)
     finally:
         server.stop()
-    wire("--undo")
+    natlab.wire("--undo")
     assert networks() == before
