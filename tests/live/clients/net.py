@@ -61,12 +61,13 @@ class Wire:
         ip("link", "set", f"peer-{interface}", "master", self.bridge)
         ip("link", "set", self.bridge, "up")
 
-    def plug(self, mac: str, pid: int) -> None:
-        """Gives the network namespace of this process an eth0 on the wire."""
+    def plug(self, mac: str, pid: int) -> str:
+        """Gives the network namespace of this process an eth0 on the wire; the other end of its cable."""
         self.plugs += 1
         port = f"{self.bridge[:9]}-{self.plugs}"
         ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(pid), "address", colons(mac))
         ip("link", "set", port, "master", self.bridge, "up")
+        return port
 
     def close(self) -> None:
         ip("link", "del", self.bridge)
@@ -78,16 +79,16 @@ class Guest:
     def __init__(self, wire: Wire, mac: str, name: str) -> None:
         self.name = name
         self._daemons: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
-        command = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--uts", "--fork"]
         self._boot = subprocess.Popen(
-            [*command, "--propagation", "unchanged", "sh", "-euc", BOOT, "sh", str(ROOT), name],
+            [*command, "--kill-child", "--propagation", "unchanged", "sh", "-euc", BOOT, "sh", str(ROOT), name],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._boot.stdout is not None
         if self._boot.stdout.readline() != b"up\n":
             raise AssertionError(f"guest {name} does not start")
         self.pid = int(Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text())
-        wire.plug(mac, self.pid)
+        self._port = wire.plug(mac, self.pid)
         self.run("busybox", "ip", "link", "set", "eth0", "up")
 
     def _inside(self, *command: str) -> list[str]:
@@ -156,6 +157,7 @@ class Guest:
         return found[1]
 
     def close(self) -> None:
+        ip("link", "del", self._port)  # at once: the namespace itself goes some time later
         self._boot.kill()  # takes all of the guest along
         self._boot.wait(10)
         assert self._boot.stdout is not None

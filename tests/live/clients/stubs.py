@@ -63,7 +63,9 @@ class Stub:
         return guest
 
     def ask(self, guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
-        """What the guest finds for a name, or for an address; the milliseconds it took."""
+        """What the guest finds for a name, or for an address; the milliseconds it took. It shall not have it cached."""
+        if self.resolved:
+            guest.run("resolvectl", "flush-caches")
         return (_dig if self.probe == "dig" else _probe(self.probe))(guest, what)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.clients.net import Guest, unavailable
+from tests.live.clients.net import Guest, ip, unavailable
 from tests.live.clients.scene import Scene, scene
 from tests.live.clients.stubs import AVAHI, DIG, GLIBC, STUBS, Stub
 from tests.live.lab import until
@@ -87,3 +87,19 @@ def test_a_vm_is_known_by_its_first_packet(stage: Scene) -> None:
         assert GLIBC.ask(guest, "late.local")[0] == (link.near(77),)
         assert stage.server.addresses("late.local") == [link.near(77)]
     stage.lab.vbm("controlvm", late, "poweroff")
+
+
+def test_a_vm_with_ipv6(stage: Scene) -> None:
+    """Both of its addresses are found, once the host has seen them."""
+    link = stage.links["bridged"]
+    ip("addr", "add", "fd00:77::20/64", "dev", link.interface, "nodad")
+    try:
+        with stage.router(link), stage.guest(link, GLIBC) as desk:
+            desk.run("busybox", "ip", "addr", "add", "fd00:77::21/64", "dev", "eth0")
+            until(lambda: "tentative" not in desk.run("busybox", "ip", "addr", "show", "dev", "eth0"), "its address")
+            desk.run("busybox", "ping", "-c", "1", "fd00:77::20")
+            until(lambda: stage.server.addresses("desk.local", "AAAA") == ["fd00:77::21"], "its address in vmdns")
+            assert GLIBC.ask(desk, "desk.local")[0] == (link.desk, "fd00:77::21")
+            assert GLIBC.ask(desk, "desk")[0] == (link.desk, "fd00:77::21")
+    finally:
+        ip("addr", "del", "fd00:77::20/64", "dev", link.interface)
