@@ -148,6 +148,23 @@ def test_names() -> None:
     assert show.names({**NAMES, "names": [], "problems": []}, NOW, PLAIN) == ["No VM is running that has a name."]
 
 
+def test_doctor() -> None:
+    findings = [
+        {"subject": "vmdns", "level": "ok", "text": "vmdns 0.1.0 runs", "command": ""},
+        {"subject": "VM 'web'", "level": "warning", "text": "it is on NAT alone", "command": "VBoxManage x"},
+        {"subject": "upstream", "level": "problem", "text": "192.0.2.53 is\x1b silent", "command": ""},
+    ]
+    assert show.doctor({"well": False, "findings": findings}, PLAIN) == [
+        "ok vmdns: vmdns 0.1.0 runs",
+        "?  VM 'web': it is on NAT alone",
+        "      VBoxManage x",
+        "!  upstream: 192.0.2.53 is\\x1b silent",
+        "",
+        "1 problem, 1 warning",
+    ]
+    assert show.doctor({"well": True, "findings": findings[:1]}, PLAIN)[-1] == "All is well."
+
+
 def test_status() -> None:
     assert show.status(STATUS, NOW, PLAIN) == [
         "vmdns 0.1.0, process 4711, up 2 h, zones local and vm.internal, serial 7",

@@ -404,14 +404,29 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
         return runner.run(main())
 
 
-def look_once(config: Config) -> dict[str, Any]:
-    """The names as one look of its own finds them, for when no server runs. Raises `Unavailable`."""
+def facts_once(config: Config) -> list[Fact]:
+    """What one look of its own finds, for when no server runs. Raises `Unavailable`."""
     home = str(config.vbox_home) if config.vbox_home else None
     facts: dict[str, Fact] = {}
     for message in look_by_worker(config.reader, home, config.limits.look_interval):
         facts.update({key: from_json(one) for key, one in message.get("facts", {}).items() if one is not None})
     if config.hosts:
         facts.update(hostsfile.read_hosts(hostsfile.path()))
-    policy = Policy(zones=config.zones, records=_records(config), reserved_allowed=frozenset(config.reserved_allowed))
+    return list(facts.values())
+
+
+def policy_of(config: Config) -> Policy:
+    """The policy without what only a running server knows."""
+    return Policy(
+        zones=config.zones,
+        records=_records(config),
+        reserved_allowed=frozenset(config.reserved_allowed),
+        lan=config.lan,
+        wildcards=config.wildcards,
+    )
+
+
+def look_once(config: Config) -> dict[str, Any]:
+    """The names as one look of its own finds them. Raises `Unavailable`."""
     now = time.time()
-    return report.names(build(facts.values(), policy, now, 0), config.zones, now)
+    return report.names(build(facts_once(config), policy_of(config), now, 0), config.zones, now)

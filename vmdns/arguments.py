@@ -77,7 +77,8 @@ examples:
   vmdns ask web                              the same as: vmdns ask web.local A
   vmdns ask web.local AAAA
   vmdns ask 10.0.2.4                         which name has this address?
-  vmdns ask db --as 192.168.56.101           what this guest would be answered
+  vmdns ask db --as web                      what the VM web is answered
+  vmdns ask db --as 192.168.56.101           what this machine is answered
 """
 
 _STATUS_ABOUT = """\
@@ -161,7 +162,9 @@ examples:
   vmdns doctor
   vmdns doctor --json | jq '.findings[] | select(.level == "problem")'
 
-exit status: 0 all is well, or there are only warnings (?); 1 there are problems (!)
+exit status:
+  0  all is well, or there are only warnings (?)
+  1  there are problems (!)
 """
 
 _CONFIG = """\
@@ -249,7 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES + "\n" + _STATUS)
     ask.add_argument("name", metavar="NAME", help="a name, a VM's name without zone, or an address")
     ask.add_argument("type", metavar="TYPE", nargs="?", help="the record type, like AAAA or SRV (default: A)")
-    ask.add_argument("--as", dest="asker", metavar="ADDRESS", help="ask as the machine with this address would")
+    ask.add_argument("--as", dest="asker", metavar="ASKER", help="ask as this VM, or the machine with this address")
     _json(ask)
     _home(ask)
 

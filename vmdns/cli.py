@@ -152,11 +152,6 @@ def _ask(arguments: Namespace) -> int:
     import ipaddress
 
     name, kind = arguments.name, (arguments.type or "").upper()
-    if arguments.asker is not None:
-        try:
-            ipaddress.ip_address(arguments.asker)
-        except ValueError:
-            raise _Fail(f"--as {arguments.asker}: not an address; write it like 192.168.56.101", USAGE) from None
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

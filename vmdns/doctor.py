@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
@@ -17,10 +18,12 @@ import dns.message
 import dns.query
 import dns.rcode
 
+from vmdns import hosting
 from vmdns.core.builder import Builder
-from vmdns.core.doctor import Finding, Host, Patient, examine
-from vmdns.core.model import Fact
+from vmdns.core.doctor import Finding, Host, Patient, examine, is_well
+from vmdns.core.model import Fact, Machine
 from vmdns.core.policy import Policy
+from vmdns.sources.installation import find
 
 RESOLVER_SECONDS = 3.0
 
@@ -34,7 +37,23 @@ def examined(status: Mapping[str, Any] | None, facts: Iterable[Fact], policy: Po
         builder.put(key, fact)
     snapshot = builder.build(time.time(), 0).snapshot
     host = gather(status, policy.zones)
-    return examine(Patient(status, found, snapshot.guests, snapshot.ways, host, time.time()))
+    online = [fact.uuid for fact in found if isinstance(fact, Machine) and fact.online]
+    return examine(Patient(status, found, snapshot.guests, snapshot.ways, host, time.time(), products(online)))
+
+
+def products(uuids: Iterable[str]) -> dict[str, str]:
+    """The operating systems that Guest Additions report for these VMs (`/VirtualBox/GuestInfo/OS/Product`)."""
+    installation = find(os.environ)
+    if installation is None:
+        return {}
+    name = "/VirtualBox/GuestInfo/OS/Product"
+    told = {uuid: _output(str(installation.vboxmanage), "-q", "guestproperty", "get", uuid, name) for uuid in uuids}
+    return {uuid: text.partition(": ")[2].strip() for uuid, text in told.items() if text.startswith("Value: ")}
+
+
+def answer(findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as JSON values; well says whether none of them is a problem."""
+    return {"well": is_well(findings), "findings": [one._asdict() for one in findings]}
 
 
 def gather(status: Mapping[str, Any] | None, zones: Sequence[str]) -> Host:
@@ -46,7 +65,17 @@ def gather(status: Mapping[str, Any] | None, zones: Sequence[str]) -> Host:
         firewall=firewall(),
         answers_local=tuple(one for one in servers if answers_local(one)),
         system=sys.platform,
+        asking=asking(status, zones),
     )
+
+
+def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
+    """The command that makes this host ask vmdns."""
+    try:
+        hosting.look(False, hosting.place_of(status), tuple(zones))
+    except (hosting.Refused, OSError):
+        return "vmdns host --whole --apply"
+    return "vmdns host --apply"
 
 
 def resolves(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vmdns.core.wire import make_query
@@ -64,7 +64,7 @@ def _command(
     return {"steps": shown, "left": [], "notes": list(ask.notes) if todo else [], "done": done}
 
 
-def place_of(status: dict[str, Any] | None) -> Place:
+def place_of(status: Mapping[str, Any] | None) -> Place:
     """Where vmdns is to be asked, by its status; 127.0.0.1 port 53 where none runs. Raises `Refused`."""
     if status is None:
         return Place()

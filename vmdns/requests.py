@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmdns import __version__, report
 from vmdns.asking import ask
+from vmdns.core.model import to_json
 
 if TYPE_CHECKING:
     from vmdns.app import App
@@ -39,6 +40,8 @@ class Requests:
                 return _soon(report.names(self._app.table.snapshot, self._app.config.zones, time.time()))
             case "status":
                 return _soon(self.status())
+            case "facts":
+                return _soon({"facts": [to_json(fact) for fact in self._app.table.facts]})
             case "ask":
                 return ask(self._app.server.handle, self._app.table.snapshot, message)
             case other:
@@ -93,7 +96,6 @@ class Requests:
             "forwarding": forwarder,
             "problems": problems,
         }
-
 
     def _askers(self) -> list[dict[str, Any]]:
         now, wall = time.monotonic(), time.time()

@@ -217,8 +217,10 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
     lines = []
     for number, step in enumerate(response["steps"], 1):
         lines.append(paint(safe(f"{number}. {step['what']}"), 1, look))
-        # Flush left, so that a here-document can be copied.
-        lines += [safe(line) for command in step["commands"] for line in command.splitlines()]
+        for command in step["commands"]:
+            # A here-document stands flush left, so that it can be copied.
+            indent = "" if "\n" in command else "   "
+            lines += [indent + safe(line) for line in command.splitlines()]
     lines += [paint("!", 33, look) + " " + safe(one) for one in response["left"]]
     lines += [safe(f"- {one}") for one in response["notes"]]
     return lines or ["Nothing is to be done."]
@@ -249,7 +251,8 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
     lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, look) if rows else []
     end = "Do it with: vmdns wire --apply" if steps else "Nothing is to be done."
     notes = response["notes"]
-    return [*lines, *(plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []), end]
+    rest = plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []
+    return [*lines, *([""] if lines else []), *rest, end]
 
 
 def hosts(response: Mapping[str, Any]) -> list[str]:
@@ -284,3 +287,18 @@ def service(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
 def _milliseconds(upstream: Mapping[str, Any]) -> str:
     taken = upstream.get("round_trip_ms")
     return "-" if taken is None else f"{taken:g} ms"
+
+
+def doctor(response: Mapping[str, Any], look: Look) -> list[str]:
+    """What `vmdns doctor` found: a line each, and below it the command that mends it."""
+    marks = {"ok": ("ok", 32), "warning": ("?", 33), "problem": ("!", 31)}
+    lines = []
+    for one in response["findings"]:
+        mark, code = marks[one["level"]]
+        lines.append(f"{paint(f'{mark:2}', code, look)} {safe(one['subject'])}: {safe(one['text'])}")
+        if one["command"]:
+            lines.append("      " + safe(one["command"]))
+    levels = [one["level"] for one in response["findings"]]
+    counts = [(levels.count(level), level) for level in ("problem", "warning")]
+    told = [f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count]
+    return [*lines, "", ", ".join(told) if told else "All is well."]

@@ -94,6 +94,11 @@ class Table:
             self._builder.configure(policy)
             self._later()
 
+    @property
+    def facts(self) -> list[Fact]:
+        """What all sources report, but for the hosts file."""
+        return [fact for held in self._facts.values() for fact in held.values()]
+
     def held(self, source: str) -> Mapping[str, Fact]:
         """What a source has reported last, by its keys."""
         return self._facts.get(source, {})

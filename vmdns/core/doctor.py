@@ -35,7 +35,8 @@ class Host:
 
     zones_answered: for each zone whether this host's own resolver asks vmdns for it. firewall: the name of one that is
     on and does not let DNS in, and the command that lets it. answers_local: upstreams that answer names in `local`.
-    encrypted: what sends this host's DNS past its resolver. system: sys.platform.
+    encrypted: what sends this host's DNS past its resolver. system: sys.platform. asking: the command that makes this
+    host ask vmdns.
     """
 
     zones_answered: Mapping[str, bool] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Host:
     answers_local: tuple[str, ...] = ()
     encrypted: tuple[str, ...] = ()
     system: str = "linux"
+    asking: str = "vmdns host --apply"
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,9 @@ def _host(patient: Patient) -> Iterator[Finding]:
         if answered:
             yield Finding("this computer", OK, f"asks vmdns for names in {zone}")
         elif status is not None:
-            command = "vmdns host --apply"
             if host.system != "linux" and zone == "local":
                 continue  # there multicast DNS has it
-            yield Finding("this computer", WARNING, f"does not ask vmdns for names in {zone}", command)
+            yield Finding("this computer", WARNING, f"does not ask vmdns for names in {zone}", host.asking)
     if host.firewall is not None:
         name, command = host.firewall
         yield Finding("this computer", PROBLEM, f"{name} does not let guests' questions in", command)
@@ -303,12 +304,12 @@ def _row(product: str, network: Network, door: str) -> tuple[str, str]:
     """What such a guest needs (its row in the table of clients), and the command to give in it."""
     lower = product.lower()
     if "windows" in lower:
-        return "; in Windows its DNS server is looked up anew by", "ipconfig /renew"
+        return "; it does once it has renewed its lease, in Windows by", "ipconfig /renew"
     if network.kind == "bridged":
         return "; its router names its DNS server, so enter vmdns in the guest", f"resolvectl dns eth0 {door}"
     if "darwin" in lower or "mac" in lower:
-        return "; in macOS by", "sudo ipconfig set en0 DHCP"
-    return "; with systemd-resolved it needs local as a search domain, which DHCP gives", "sudo networkctl renew eth0"
+        return "; it does once it has renewed its lease, in macOS by", "sudo ipconfig set en0 DHCP"
+    return "; it does once it has renewed its lease, in a Linux guest by", "sudo networkctl renew eth0"
 
 
 def _called(network: Network) -> str:

@@ -1,0 +1,209 @@
+"""What is found, and the command that mends it: a table of patients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.facts import HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, vm
+from vmdns.core.builder import build
+from vmdns.core.doctor import OK, PROBLEM, WARNING, Finding, Host, Patient, examine, is_well
+from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, PortForward
+from vmdns.core.policy import Policy
+from vmdns.core.snapshot import Snapshot
+
+WIRED = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",))
+HOST_ONLY = DhcpServer(
+    "HostInterfaceNetworking-vboxnet0", "192.168.56.100", "255.255.255.0", name_servers=("192.168.56.1",)
+)
+WORLD: tuple[Fact, ...] = (
+    HostAddress("lo", "127.0.0.1/8"), HostAddress("lo", "198.18.53.1/32"), HostAddress("eth0", "192.168.1.5/24"),
+    HostAddress("vboxnet0", "192.168.56.1/24"), HostInterface("vboxnet0", "192.168.56.1/24"),
+    NatNetwork("lab", "10.0.2.0/24"), WIRED, HOST_ONLY,
+)  # fmt: skip
+DB = vm(2, "db", HOSTONLY)
+ORIGINAL = vm(1, "web", INTNET, reports=(report(1, "172.31.0.4"),))
+DB_LEASE = lease(2, "192.168.56.102", HOSTONLY)
+
+
+def listener(address: str, port: int = 53, state: str = "listening", detail: str = "") -> dict[str, Any]:
+    return {"address": address, "port": port, "state": state, "detail": detail}
+
+
+STATUS: dict[str, Any] = {
+    "version": "0.1.0",
+    "listeners": [listener(one) for one in ("127.0.0.1", "192.168.56.1", "198.18.53.1", "192.168.1.5")],
+    "virtualbox": {"state": "ok", "version": "7.2.4", "reader": "api", "detail": ""},
+    "upstreams": [{"address": "192.0.2.53:53", "failed": 0, "answered": 3, "error": "", "silent": False}],
+    "askers": [{"address": "192.168.56.102", "at": "192.168.56.1", "time": NOW - 5}],
+}
+WELL = Host(zones_answered={"local": True, "vm.internal": True})
+
+
+def found(
+    *facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS, host: Host = WELL,
+    products: dict[str, str] | None = None,
+) -> list[Finding]:  # fmt: skip
+    everything = (*world, *facts)
+    snapshot: Snapshot = build(everything, Policy(), NOW, 7)
+    return examine(Patient(status, everything, snapshot.guests, snapshot.ways, host, NOW, products or {}))
+
+
+def without(*gone: Fact) -> tuple[Fact, ...]:
+    return tuple(fact for fact in WORLD if fact not in gone)
+
+
+def troubles(findings: list[Finding]) -> list[Finding]:
+    return [one for one in findings if one.level != OK]
+
+
+def test_a_healthy_host() -> None:
+    findings = found(DB, DB_LEASE, vm(1), lease(1, "10.0.2.4"))
+    assert troubles(findings) == []
+    assert is_well(findings)
+    assert {one.subject for one in findings} >= {"vmdns", "port 53", "VirtualBox", "NAT Network lab", "VM 'db'"}
+
+
+WIRE = "vmdns wire --network lab --apply"
+UUID = "00000000-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize(
+    ("facts", "how", "finding"),
+    [
+        ((), {"status": None}, ("vmdns", PROBLEM, "no vmdns runs: nobody answers", "vmdns run")),
+        (
+            (),
+            {"status": {**STATUS, "listeners": [*STATUS["listeners"], listener(
+                "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): `sudo systemctl stop dnsmasq`, or --listen"
+            )]}},
+            ("port 53 of ::1", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7)", "sudo systemctl stop dnsmasq"),
+        ),
+        (
+            (),
+            {"status": {**STATUS, "virtualbox": {"state": "failing", "detail": "VBoxSVC is gone"}}},
+            ("VirtualBox", PROBLEM, "VBoxSVC is gone", "VBoxManage list vms"),
+        ),
+        (
+            (),
+            {"status": {**STATUS, "upstreams": []}},
+            ("upstreams", PROBLEM, "no server is known that other questions could be forwarded to",
+             "vmdns run --upstream ADDRESS"),
+        ),
+        (
+            (),
+            {"host": replace(WELL, zones_answered={"vm.internal": False})},
+            ("this computer", WARNING, "does not ask vmdns for names in vm.internal", "vmdns host --apply"),
+        ),
+        (
+            (),
+            {"host": replace(WELL, firewall=("ufw", "sudo ufw allow 53"))},
+            ("this computer", PROBLEM, "ufw does not let guests' questions in", "sudo ufw allow 53"),
+        ),
+        (
+            (vm(1), lease(1, "10.0.2.4")),
+            {"world": (*without(WIRED), replace(WIRED, name_servers=("10.0.2.2",)))},
+            ("NAT Network lab", PROBLEM,
+             "its guests are given 10.0.2.2, which is their DHCP server and answers no DNS", WIRE),
+        ),
+        (
+            (vm(1), lease(1, "10.0.2.4")),
+            {"world": (*without(WIRED), replace(WIRED, name_servers=("10.0.2.3",)))},
+            ("NAT Network lab", PROBLEM,
+             "its guests are given 10.0.2.3, which VirtualBox also gives to the first of them", WIRE),
+        ),
+        (
+            (),
+            {"world": (*without(WIRED), replace(WIRED, name_servers=("192.0.2.53",)))},
+            ("NAT Network lab", WARNING, "its guests are given 192.0.2.53, which is no address of this computer", WIRE),
+        ),
+        (
+            (),
+            {"world": without(HostAddress("lo", "198.18.53.1/32"))},
+            ("NAT Network lab", WARNING,
+             "its guests are given 198.18.53.1, which is no address of this computer", WIRE),
+        ),
+        (
+            (),
+            {"world": (*without(HOST_ONLY), replace(HOST_ONLY, enabled=False))},
+            ("host-only vboxnet0", WARNING, "has its DHCP server switched off",
+             "VBoxManage dhcpserver modify --network=HostInterfaceNetworking-vboxnet0 --enable"),
+        ),
+        (
+            (NatNetwork("my other", "10.0.2.0/24"), DhcpServer(
+                "my other", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",)
+            )),
+            {},
+            ("NAT Networks", WARNING, "lab and my other share 198.18.53.1: vmdns cannot tell their guests apart",
+             "vmdns wire --apply"),
+        ),
+        (
+            (NatNetwork("my other", "10.0.2.0/24"),),
+            {},
+            ("NAT Network my other", WARNING, "has no DHCP server: VirtualBox makes it when the network first starts",
+             'vmdns wire --network "my other" --apply'),
+        ),
+        (
+            (ORIGINAL, replace(vm(3, "copy"), adapters=ORIGINAL.adapters, reports=ORIGINAL.reports)),
+            {},
+            ("VM 'copy'", PROBLEM, "has the MAC address of 'web' on wire, and so its lease",
+             f"VBoxManage controlvm {UUID[:-1]}3 poweroff && VBoxManage modifyvm {UUID[:-1]}3 --mac-address1=auto"),
+        ),
+        (
+            (replace(vm(1), adapters=(replace(vm(1).adapters[0], cable=False),)),),
+            {},
+            ("VM 'web'", PROBLEM, "the cable of its adapter 1 is not connected",
+             f"VBoxManage controlvm {UUID} setlinkstate1 on"),
+        ),
+        (
+            (vm(1, "web", NAT),),
+            {},
+            ("VM 'web'", WARNING, "it is on NAT alone, where nobody can reach it",
+             f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,,20001,,22"),
+        ),
+        (
+            (vm(1),),
+            {},
+            ("VM 'web'", WARNING,
+             "no address of it is known on NAT Network lab: it has no lease, and no Guest Additions report one",
+             f"VBoxManage controlvm {UUID} setlinkstate1 off && VBoxManage controlvm {UUID} setlinkstate1 on"),
+        ),
+        (
+            (DB, DB_LEASE),
+            {"status": {**STATUS, "askers": []}},
+            ("VM 'db'", WARNING,
+             "192.168.56.102 has not asked vmdns lately; it does once it has renewed its lease, in a Linux guest by",
+             "sudo networkctl renew eth0"),
+        ),
+        (
+            (DB, DB_LEASE),
+            {"status": {**STATUS, "askers": []}, "products": {DB.uuid: "Windows 11"}},
+            ("VM 'db'", WARNING,
+             "192.168.56.102 has not asked vmdns lately; it does once it has renewed its lease, in Windows by",
+             "ipconfig /renew"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_found(facts: tuple[Fact, ...], how: dict[str, Any], finding: tuple[str, str, str, str]) -> None:
+    findings = found(*facts, **how)
+    assert Finding(*finding) in findings
+    assert len(troubles(findings)) == 1
+    assert is_well(findings) == (finding[1] != PROBLEM)
+
+
+def test_a_vm_with_a_rule_needs_nothing() -> None:
+    rule = PortForward("ssh", "tcp", "", 2222, "", 22)
+    machine = replace(vm(1, "web", NAT), adapters=(replace(vm(1, "web", NAT).adapters[0], forwards=(rule,)),))
+    assert troubles(found(machine)) == []
+
+
+def test_a_vm_on_another_network_with_the_same_mac_is_no_twin() -> None:
+    other = replace(vm(3, "copy", OTHER), adapters=(replace(vm(1).adapters[0], network=OTHER),))
+    assert not [one for one in found(vm(1), lease(1, "10.0.2.4"), other) if "MAC" in one.text]
+
+
+def test_elsewhere_local_is_left_to_multicast_dns() -> None:
+    host = Host(zones_answered={"local": False, "vm.internal": True}, system="win32")
+    assert troubles(found(host=host)) == []

@@ -1,0 +1,97 @@
+"""What `vmdns doctor` gathers on this host: recorded outputs, and a resolver and an upstream of our own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import dns.message
+import dns.rrset
+import pytest
+
+from vmdns import doctor
+from vmdns.core.policy import Policy
+
+UFW = """\
+Status: active
+
+To                         Action      From
+--                         ------      ----
+22/tcp                     ALLOW       Anywhere
+{}22/tcp (v6)              ALLOW       Anywhere (v6)
+"""
+# As Windows' documentation of `netsh advfirewall` shows rules; not recorded by us.
+RULE = """
+Rule Name:                            vmdns
+----------------------------------------------------------------------
+Enabled:                              Yes
+Direction:                            In
+Protocol:                             UDP
+LocalPort:                            53
+Action:                               Allow
+Ok.
+"""
+
+
+@pytest.mark.parametrize(
+    ("ufw", "firewalld", "command"),
+    [
+        ("", "", None),
+        ("Status: inactive\n", "", None),
+        (UFW.format(""), "", "sudo ufw allow 53"),
+        (UFW.format("53                         ALLOW       Anywhere\n"), "", None),
+        (UFW.format("53/udp                     ALLOW       192.168.56.0/24\n"), "", None),
+        ("", "dhcpv6-client ssh\n", "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload"),
+        ("", "dns ssh\n", None),
+    ],
+)
+def test_firewalls_of_linux(ufw: str, firewalld: str, command: str | None) -> None:
+    found = doctor.linux_firewall(ufw, firewalld)
+    assert (found and found[1]) == command
+
+
+def test_firewalls_of_windows_and_macos() -> None:
+    assert doctor.windows_firewall(RULE) is None
+    missing = doctor.windows_firewall("\nNo rules match the specified criteria.\n")
+    assert missing is not None
+    assert missing[1].startswith("netsh advfirewall firewall add rule")
+    assert doctor.macos_firewall("Firewall is disabled. (State = 0)") is None
+    assert doctor.macos_firewall("Firewall is enabled. (State = 1)") is None
+    assert doctor.macos_firewall("Firewall is blocking all non-essential incoming connections. (State = 2)") is not None
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_upstream_that_answers_local(answers: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(10)
+
+        def serve() -> None:
+            packet, peer = upstream.recvfrom(4096)
+            question = dns.message.from_wire(packet)
+            reply = dns.message.make_response(question)
+            if answers:
+                reply.answer = [dns.rrset.from_text(question.question[0].name, 60, "IN", "A", "203.0.113.1")]
+            else:
+                reply.set_rcode(3)
+            upstream.sendto(reply.to_wire(), peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert doctor.answers_local(f"127.0.0.1:{upstream.getsockname()[1]}") is answers
+        thread.join()
+
+
+def test_names_that_this_host_resolves() -> None:
+    assert doctor.resolves("localhost")
+    assert not doctor.resolves("x" * 64)  # nothing is asked for such a label
+
+
+def test_with_nobody_running_it_says_so() -> None:
+    findings = doctor.examined(None, [], Policy())
+    assert findings[0].command == "vmdns run"
+    value = doctor.answer(findings)
+    assert value["well"] is False
+    assert value["findings"][0] == {
+        "subject": "vmdns", "level": "problem", "text": "no vmdns runs: nobody answers", "command": "vmdns run"
+    }  # fmt: skip
