@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import confs, surroundings, world
 from tests.bench.generator import SERVER_CORE, Generator, judging, pinned
-from tests.bench.peers import Peers, Server
+from tests.bench.peers import Peers, Server, cpu, workers
 from tests.bench.rounds import Report, Sample, Samples, interleaved, middle, options, parsed, ratio
 
 ALL = ("echo", "dnsmasq", "unbound", "Knot", "vmdns")
@@ -33,6 +33,7 @@ EACH_SECONDS = 0.1  # ten times a second
 STRANGERS = 5000  # leases of nobody's: with those of the VMs 1 MB
 MEGABYTE = 1_000_000
 DISTURBED_RATE = 1000
+MOST_SETTLING = 100  # looks, five a second
 _BURN = "while True: pass"
 
 
@@ -90,6 +91,16 @@ def leases(server: Server) -> Callable[[], None]:
     return replace
 
 
+def settle(server: Server) -> None:
+    """Waits until what was ordered has come to its end: until neither the server nor its worker does anything."""
+    pids = [server.pid, *workers(server.pid)]
+    for _ in range(MOST_SETTLING):
+        before = cpu(pids)
+        time.sleep(0.2)
+        if cpu(pids) - before < 0.004:
+            return
+
+
 def timed(generator: Generator, server: Server, questions: Path, seconds: float, rate: int, *more: str) -> Sample:
     return generator.run(questions, server.targets, seconds, "-r", f"{rate}", "-s", "1", *more)
 
@@ -115,9 +126,9 @@ def main(folder: Path) -> int:
     with Peers(folder, report.say, only=arguments.only, against=arguments.against) as peers:
         for name, server in peers.start(ALL, NAMES).items():
             generator.warm(questions, server.targets, NAMES, *judging(name))
-        for rate in (100, 1000):
+        for rate, seconds in ((100, 2 * arguments.seconds), (1000, arguments.seconds)):
             measures = {
-                name: partial(timed, generator, server, questions, arguments.seconds, rate, *judging(name))
+                name: partial(timed, generator, server, questions, seconds, rate, *judging(name))
                 for name, server in peers.running.items()
             }
             samples = interleaved(arguments.rounds, measures)
@@ -146,7 +157,7 @@ def disturb(
     def measure(way: Callable[[], AbstractContextManager[None]]) -> Sample:
         with way():
             found = timed(generator, server, quiet, seconds, DISTURBED_RATE)
-        time.sleep(0.5)  # what was ordered comes to its end
+        settle(server)
         return found
 
     samples = interleaved(rounds, {what: partial(measure, way) for what, way in ways.items()})

@@ -22,19 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import confs, surroundings, world
 from tests.bench.generator import Generator
-from tests.bench.peers import Peers, Server, cpu, free_port
+from tests.bench.peers import Peers, Server, cpu, free_port, workers
 from tests.bench.rounds import Report, Samples, interleaved, middle, options, parsed
 
 SIZES = {100: 45.0, 10_000: 120.0}  # VMs, and the most MiB
 SETTLE_SECONDS = 3.0
 READY_SECONDS = 30.0
 MEBIBYTE = 1024
-
-
-def workers(pid: int) -> list[int]:
-    """The processes that this one started."""
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(word) for file in found for word in file.read_text().split()]
 
 
 def resident(pids: Iterable[int]) -> float:
@@ -153,7 +147,11 @@ def show_modules(report: Report, folder: Path, trees: dict[str, Path]) -> None:
     for name, tree in trees.items():
         modules = imported(tree, folder)
         ours = [module for module in modules if module.split(".")[0] == "vmdns"]
-        other = [module for module in modules if module.split(".")[0] not in {*sys.stdlib_module_names, "vmdns"}]
+        other = [
+            module
+            for module in modules
+            if module.split(".")[0] not in {*sys.stdlib_module_names, "vmdns", "sitecustomize"}
+        ]
         packages = sorted({module.split(".")[0] for module in other if not module.startswith("_")})
         report.say(f"\n{name} imports {len(modules)} modules to run, {len(ours)} of its own, {len(other)} of others")
         report.say(f"  of others: {', '.join(packages)}")

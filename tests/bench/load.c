@@ -24,12 +24,13 @@
 #include <unistd.h>
 #include <fcntl.h>
 
-enum { BATCH = 64, ROOM = 2048, MOST_SOCKETS = 64, MOST_SLOTS = 4096, PACKET = 320, NONE = 0xFFFF, ANY = 255 };
+enum { BATCH = 64, ROOM = 2048, MOST_SOCKETS = 64, MOST_SLOTS = 4096, PACKET = 320, NONE = 0xFFFF, LOST = 0xFFFE,
+       MOST_LOST = 50000, ANY = 255 };
 #define LATE 1000000000ull /* ns after which a question counts as not answered */
 
 struct question { const uint8_t *wire, *content; uint16_t length, name; uint8_t rcode, wanted; };
 struct slot { uint64_t sent; uint32_t question; uint16_t id, length; uint8_t busy, packet[PACKET]; };
-struct way { int fd; int free_count; uint16_t *free, *slot_of; struct slot *slots; };
+struct way { int fd, free_count, lost; uint16_t *free, *slot_of; struct slot *slots; };
 
 static struct question *questions;
 static size_t question_count, next_question;
@@ -256,7 +257,7 @@ static int receive_some(struct way *way, int timed)
         const uint8_t *answer = room[i];
         size_t length = in[i].msg_len;
         uint16_t number = length >= 12 ? way->slot_of[answer[0] << 8 | answer[1]] : NONE;
-        if (number == NONE) {
+        if (number == NONE || number == LOST) {
             stray++;
             continue;
         }
@@ -291,6 +292,13 @@ static void give_up(uint64_t now)
             if (slot->busy && now - slot->sent > LATE && now > slot->sent) {
                 missing++;
                 release(&ways[i], slot);
+                ways[i].slot_of[slot->id] = LOST; /* its answer may yet come, and is that of no other question */
+                if (++ways[i].lost >= MOST_LOST) {
+                    for (int id = 0; id < 65536; id++)
+                        if (ways[i].slot_of[id] == LOST)
+                            ways[i].slot_of[id] = NONE;
+                    ways[i].lost = 0;
+                }
             }
         }
 }

@@ -124,6 +124,12 @@ def cpu(pids: Iterable[int]) -> float:
     return total / 1e9
 
 
+def workers(pid: int) -> list[int]:
+    """The processes that this one started."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for file in found for word in file.read_text().split()]
+
+
 class Peers:
     """Starts servers that know `count` names, or forward to an upstream; stops them all in the end."""
 
