@@ -5,7 +5,7 @@
 The time runs from the moment at which the played VirtualBox's reader learns of a change (played_worker.py) to the first
 new answer at the load generator, which asks for that VM every millisecond. No answer to any question may be wrong or
 missing. Pauses of the event loop are taken by a task in it that wakes up every half millisecond, while one VM changes,
-and while a lease file with all 10,000 is replaced. Needs what authoritative.py needs.
+and while the leases of all 10,000 are renewed. Needs what authoritative.py needs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def changed(
         turn = next(turns)
         order(server, f"address 0 {new_address(turn)}")
         if leases and count == 0:
-            confs.write_leases(server.folder, leases, 1 + turn)
+            confs.write_leases(server.folder, leases, issued=time.time())
         time.sleep(1 / CHANGES)
     found, lines = finished(process)
     with done.open() as file:
@@ -97,7 +97,7 @@ def main(folder: Path) -> int:
     report, generator = Report(arguments.json), Generator(folder)
     turns = itertools.count()
     for count, leases, what in ((1000, 0, "one VM changes"), (10_000, 0, "one VM changes"),
-                                (10_000, 10_000, "one VM changes, and a lease file of all is replaced")):  # fmt: skip
+                                (10_000, 10_000, "one VM changes, and all leases are renewed")):  # fmt: skip
         count, leases = count // arguments.share, leases // arguments.share
         # The first question is about the VM that changes: any address will do, and which one is noted.
         watched = world.packet(world.name(0), world.A), world.NOERROR, world.ANY

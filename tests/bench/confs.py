@@ -12,6 +12,7 @@ from tests.bench.world import REVERSE_ZONE, TTL, address, name, reverse
 
 CACHED_NAMES = 20_000  # that each cache has room for at least
 SERVER = Path(__file__).resolve().parent / "vmdns_server.py"
+BEGINNING = time.time()  # when leases were issued
 
 
 def dnsmasq(place: Path, port: int, count: int, upstream: int) -> list[str]:
@@ -93,19 +94,18 @@ def vmdns(
     return targets, [sys.executable, str(SERVER), str(tree), str(place), *options], env
 
 
-def write_leases(home: Path, count: int, more: int = 0, skip: int = 1) -> int:
-    """The lease file of vboxnet0, as VBoxNetDHCP writes and renames it; the first `skip` VMs have none.
+def write_leases(home: Path, count: int, more: int = 0, *, issued: float = BEGINNING) -> int:
+    """The lease file of vboxnet0, as VBoxNetDHCP writes and renames it; VM 0 has none.
 
-    more: so many VMs beside them that nobody knows. Returns its length in bytes.
+    more: so many VMs beside them that nobody knows. issued in Unix seconds. Returns its length in bytes.
     """
-    issued = int(time.time())
     entries = []
-    for n in [*range(skip, count), *range(100_000, 100_000 + more)]:
+    for n in [*range(1, count), *range(100_000, 100_000 + more)]:
         octets = ":".join(f"0800{n:08x}"[at : at + 2] for at in range(0, 12, 2))
         where = address(n) if n < count else f"10.77.{60 + (n - 100_000) // 250}.{1 + (n - 100_000) % 250}"
         entries.append(
             f'  <Lease mac="{octets}" id="01{octets.replace(":", "")}" network="0.0.0.0" state="acked">\n'
-            f'    <Address value="{where}"/>\n    <Time issued="{issued}" expiration="86400"/>\n  </Lease>\n'
+            f'    <Address value="{where}"/>\n    <Time issued="{int(issued)}" expiration="86400"/>\n  </Lease>\n'
         )
     file = home / "HostInterfaceNetworking-vboxnet0-Dhcpd.leases"
     fresh = file.with_name(file.name + "-tmp")
