@@ -95,7 +95,8 @@ def test_commands_parse(page: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     shown = {line[0] for line in commands(text_of(ROOT / "README.md"))}
-    assert shown == {"run", "names", "ask", "status", "wire", "host", "hosts", "service", "doctor", "config", "completion"}
+    asking = {"run", "names", "ask", "status", "doctor", "config", "completion"}
+    assert shown == asking | {"wire", "host", "hosts", "service"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
