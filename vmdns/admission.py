@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
-WAIT_SECONDS = 0.25  # resolvers ask again after a second at the earliest
+WAIT_SECONDS = 0.9  # resolvers ask again after a second at the earliest
+SETTLE_SECONDS = 0.05  # from the end of a look until what it found is in force
 MOST_WAITING = 64
 STRANGER_SECONDS = 2.0  # for so long a peer that was no VM is taken for none without waiting
 
@@ -30,15 +32,19 @@ class Admission:
                 return
             event = self._waiting[peer] = asyncio.Event()
             self._look()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WAIT_SECONDS):
                 await event.wait()
-        except TimeoutError:
+        self._waiting.pop(peer, None)
+        if not self._is_guest(peer):
             if len(self._strangers) >= MOST_WAITING * 16:
                 self._strangers.clear()
-            self._strangers[peer] = now + WAIT_SECONDS + STRANGER_SECONDS
-        finally:
-            self._waiting.pop(peer, None)
+            self._strangers[peer] = now + STRANGER_SECONDS
+
+    def looked(self) -> None:
+        """The neighbour table was looked at: who is not known in a moment is a stranger."""
+        for event in self._waiting.values():
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, event.set)
 
     def changed(self) -> None:
         """The table has a new snapshot: whoever turned out to be a guest waits no more."""

@@ -80,7 +80,7 @@ class App:
         self._records = _records(config)
         self.table = Table(self._policy())
         self.table.subscribe(self._tell)
-        self.discovery = Discovery(self.table, say, self._first_look_is_over)
+        self.discovery = Discovery(self.table, say, self._first_look_is_over, lambda source: self._admission.looked())
         self.sources = {
             **self.discovery.sources,
             "hosts": Source(since=self.started),

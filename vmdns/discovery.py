@@ -28,12 +28,20 @@ class Source:
 
 
 class Discovery:
-    """Keeps a worker running, and what it told: `looked` is called once VirtualBox was looked at or is not there."""
+    """Keeps a worker running, and what it told: `looked` is called once VirtualBox was looked at or is not there,
+    `looked_at` with a source that was to be looked at (`nudge`), once that is done."""
 
-    def __init__(self, table: Table, say: Callable[[str], None], looked: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        say: Callable[[str], None],
+        looked: Callable[[], None],
+        looked_at: Callable[[str], None] = lambda source: None,
+    ) -> None:
         self._table = table
         self._say = say
         self._looked = looked
+        self._looked_at = looked_at
         self._stale_seconds = 0.0
         self._stale: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -88,6 +96,8 @@ class Discovery:
             self.sources[source].become("failing" if message["text"] else "ok", message["text"])
             if message["text"]:
                 self._say(message["text"])
+        elif "looked" in message:
+            self._looked_at(message["looked"])
         elif "found" in message:
             self._find(message["found"], message["detail"])
         elif "absent" in message:

@@ -133,6 +133,8 @@ class Supervisor:
             if "looked" in message:
                 if self._looking.pop(message["looked"], False):
                     self.nudge(message["looked"])
+                else:
+                    self._message(message)
             elif "beat" not in message:
                 self._message(message)
         await asyncio.to_thread(process.wait)
