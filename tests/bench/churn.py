@@ -71,10 +71,12 @@ def changed(
 def show(report: Report, title: str, samples: Samples) -> None:
     rows = []
     for name, found in samples.items():
-        fresh = sorted(ms for one in found for ms in one["fresh"])
+        unseen = sum(one["unseen"] for one in found)
+        # One that was never seen took until the next change at least.
+        fresh = sorted([ms for one in found for ms in one["fresh"]] + [1000 / CHANGES] * unseen)
         p50, p99 = (fresh[min(len(fresh) - 1, int(len(fresh) * part))] if fresh else 0.0 for part in (0.5, 0.99))
         rows.append(
-            [name, f"{len(fresh)}", f"{sum(one['unseen'] for one in found)}", f"{p50:.1f}", f"{p99:.1f}",
+            [name, f"{len(fresh)}", f"{unseen}", f"{p50:.1f}", f"{p99:.1f}",
              f"{max(fresh, default=0):.1f}", f"{middle(found, 'rate'):,.0f}", f"{sum(one['wrong'] for one in found)}",
              f"{sum(one['missing'] for one in found)}", f"{max(one['max'] for one in found) / 1000:.1f}",
              f"{middle(found, 'pause'):.1f}", f"{max(one['pause'] for one in found):.1f}"]
