@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from vmdns.core.builder import build
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
+from vmdns.core.quick import quick
 from vmdns.core.snapshot import Right
 from vmdns.serve import memo as memos
 from vmdns.serve.dns import DnsServer
@@ -63,7 +65,7 @@ def test_fast_and_slow_give_the_same_bytes(asked: list[tuple[str, str, int, int]
         packet = cased(question(name, kind, ident=number, **how), seed)
         slow = server.handle(packet, HOST, HOST, False)
         if isinstance(slow, Coroutine):
-            slow.close()  # it would be forwarded
+            asyncio.run(slow)  # it is forwarded
         if not isinstance(slow, bytes):
             continue
         ready = server._ready(listener, HOST)
@@ -214,3 +216,27 @@ def test_a_change_is_answered_at_once(batches: bool) -> None:
         await server.stop()
 
     run(main())
+
+
+@given(st.sampled_from(NAMES), st.sampled_from(KINDS), st.booleans(), st.binary(max_size=14), st.integers(0, 200))
+def test_the_quick_path_gives_the_same_or_nothing(name: str, kind: str, edns: bool, noise: bytes, at: int) -> None:
+    server, _ = served()
+    whole = question(name, kind, **({"use_edns": 0} if edns else {"use_edns": -1}))
+    at = min(at, len(whole))
+    for packet in (whole, whole[:at] + noise, whole[:at] + noise + whole[at + len(noise) :], whole + noise):
+        slow = server.handle(packet, HOST, HOST, False)
+        if isinstance(slow, Coroutine):
+            asyncio.run(slow)  # it is forwarded
+            continue
+        fast = quick(packet, SNAPSHOT, SNAPSHOT.view(HOST, HOST), True) if len(packet) > 12 else None
+        if fast is not None:
+            response, key, about = fast
+            end = 12 + len(key)
+            assert packet[:2] + response[:10] + packet[12:end] + response[end - 2 :] == slow
+            assert about in (None, key)
+
+
+def test_the_quick_path_is_taken() -> None:
+    view = SNAPSHOT.view(HOST, HOST)
+    for name, kind in (("db.local", "A"), ("db.local", "AAAA"), ("DB.vm.internal", "A")):
+        assert quick(question(name, kind), SNAPSHOT, view, True) is not None, name

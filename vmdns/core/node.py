@@ -20,7 +20,7 @@ class RRset(NamedTuple):
 Node = Mapping[int, RRset]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=32_768)
 def address_record(text: str) -> tuple[int, bytes]:
     """The type (A or AAAA) and rdata of an address; a zone id is left out. Raises ValueError."""
     packed = ip_address(text.partition("%")[0]).packed

@@ -253,7 +253,11 @@ def _opt(edns: Edns | None, rcode: int, extended_error: tuple[int, str] | None, 
         options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
     if keepalive is not None and EDNS_KEEPALIVE in edns.options:
         options += struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(keepalive * 10), 0xFFFF))
-    ttl = ((rcode >> 4) << 24) | (0x8000 if edns.dnssec_ok else 0)
+    return opt_record(((rcode >> 4) << 24) | (0x8000 if edns.dnssec_ok else 0), options)
+
+
+def opt_record(ttl: int, options: bytes = b"") -> bytes:
+    """Our OPT record, with what stands where others have a TTL (RFC 6891 section 6.1.3)."""
     return b"\0" + _FIXED.pack(OPT, UDP_SIZE, ttl, len(options)) + options
 
 

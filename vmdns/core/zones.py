@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from vmdns.core.name import from_labels, to_wire
@@ -23,6 +24,7 @@ BUILT_IN = frozenset(to_wire(name) for name in (*REVERSE, *SPECIAL))
 LOCALHOST = to_wire("localhost")
 
 
+@lru_cache(maxsize=32_768)
 def reverse_name(address: str) -> bytes:
     """The wire name under which an address has its PTR record (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
     pointer = ip_address(address.partition("%")[0]).reverse_pointer

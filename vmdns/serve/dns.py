@@ -19,7 +19,9 @@ from vmdns.core.answer import Reply, answer
 from vmdns.core.limits import Limits
 from vmdns.core.mdns_links import may_ask
 from vmdns.core.node import address_record
+from vmdns.core.quick import quick
 from vmdns.core.snapshot import Right, Snapshot
+from vmdns.core.view import View
 from vmdns.core.wire import (
     AAAA,
     NOERROR,
@@ -271,25 +273,39 @@ class DnsServer:
         """The response without its id, where our own zones make it at once; None for silence or for later."""
         self._counts.queries += 1
         try:
+            snapshot = self._current()
+            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            found = None
+            if len(packet) > 12 and asker[1] in (Right.ALL, Right.NAMES):
+                found = quick(packet, snapshot, asker[0], asker[1] is Right.ALL)
+            if found is None:
+                return self._slow(packet, peer, listener, snapshot, asker)
+        except Exception:
+            log.exception("a question could not be answered")
+            self._counts.failed += 1
+            return bare_reply(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
+        response, name, about = found
+        self._counts.answered += 1
+        end = 12 + len(name)
+        self._memo.keep(asker, snapshot, packet[2:12] + name + packet[end:], response, about)
+        return response[:10] + packet[12:end] + response[end - 2 :]
+
+    def _slow(
+        self, packet: bytes, peer: Peer, listener: Listener, snapshot: Snapshot, asker: tuple[View, Right]
+    ) -> bytes | None:
+        """The same for any packet."""
+        try:
             query = parse_query(packet)
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
-        try:
-            snapshot = self._current()
-            response, reply = self._decide(query, peer[0], listener.address, udp_limit(query), tcp=False)
-        except Exception:
-            log.exception("a question could not be answered")
-            self._counts.failed += 1
-            return bare_reply(packet, SERVFAIL)[2:]
+        response, reply = self._decide(query, peer[0], listener.address, udp_limit(query), tcp=False)
         if response is None:
             self._hand_over(query, packet, peer, listener)
             return None
         if reply is not None and _is_plain(query, packet):
-            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-            self._memo.keep(
-                asker, snapshot, _key(query, packet), _lowered(query, response), _about(query, reply, snapshot)
-            )
+            about = _about(query, reply, snapshot)
+            self._memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
         return response[2:]
 
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
@@ -321,16 +337,27 @@ class DnsServer:
         response, reply = self._decide(query, peer[0], listener.address, limit, tcp=False)
         onward = response or self._onward(query, reply, peer[0], listener.address, limit, tcp=False)
         if not isinstance(onward, bytes):
-            self._spawn(self._finish_udp(listener, onward, peer))
+            # What others on the links say of a name stays known for a moment, above all that nobody has it.
+            relayed = reply is not None and reply.chase is None
+            self._spawn(self._finish_udp(listener, onward, query, packet, peer, keep=relayed))
             return
         self._send(listener, onward, peer)
-        if response is None and reply is None and _is_plain(query, packet):
+        if response is None and reply is None:
+            self._keep_passing(query, packet, onward, peer, listener)
+
+    async def _finish_udp(
+        self, listener: Listener, coming: Awaitable[bytes], query: Query, packet: bytes, peer: Peer, *, keep: bool
+    ) -> None:
+        response = await coming
+        self._send(listener, response, peer)
+        if keep:
+            self._keep_passing(query, packet, response, peer, listener)
+
+    def _keep_passing(self, query: Query, packet: bytes, response: bytes, peer: Peer, listener: Listener) -> None:
+        if _is_plain(query, packet):
             snapshot = self._current()
             asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-            self._memo.keep_passing(asker, _key(query, packet), _lowered(query, onward))
-
-    async def _finish_udp(self, listener: Listener, reply: Awaitable[bytes], peer: Peer) -> None:
-        self._send(listener, await reply, peer)
+            self._memo.keep_passing(asker, _key(query, packet), _lowered(query, response))
 
     def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
         try:
