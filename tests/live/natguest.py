@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +35,12 @@ print(dns.query.udp(dns.message.make_query(name, kind, use_edns=True), server, t
 class Guest:
     """The namespace natlabg<number>, whose eth0 has the MAC of a VM. `guest` makes it usable, and cleans up."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, bridge: str, folder: Path) -> None:
         self.number = number
+        self.bridge = bridge
+        self.folder = folder
         self.mac = f"080027AABB{number:02}"  # as VirtualBox writes it
-        self.etc = ETC / f"natlabg{number}"
+        self.namespace = f"natlabg{number}"
         self.bound = 0.0  # when it was last given a lease, as time.time()
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -51,8 +56,8 @@ class Guest:
         options = ("-f", "-q", "-n", "-t", "1", "-T", "1", "-O", "search", *identity)
 
         def take() -> dict[str, str]:
-            natlab.plug()
-            said = self.run("busybox", "udhcpc", "-i", "eth0", *options, "-s", str(self.etc / "udhcpc"), check=False)
+            natlab.plug(self.bridge)
+            said = self.run("busybox", "udhcpc", "-i", "eth0", *options, "-s", str(self.folder / "udhcpc"), check=False)
             got = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
             return got if "at" in got and wanted.items() <= got.items() else {}
 
@@ -60,6 +65,22 @@ class Guest:
         assert isinstance(got, dict)
         self.bound = float(got["at"])
         return got
+
+    @contextlib.contextmanager
+    def serving(self, page: str) -> Iterator[None]:
+        """A web server at its port 80, with this page."""
+        self.folder.joinpath("index.html").write_text(page)
+        command = ["ip", "netns", "exec", self.namespace, "busybox", "httpd", "-f", "-p", "80", "-h"]
+        server = subprocess.Popen([*command, str(self.folder)])  # `ip` becomes the server
+        try:
+            yield
+        finally:
+            server.kill()
+            server.wait(10)
+
+    @property
+    def resolv_conf(self) -> str:
+        return (ETC / self.namespace / "resolv.conf").read_text()
 
     def finds(self, what: str) -> list[str]:
         """What its C library's resolver finds for a name (IPv4 addresses), or for an address (names)."""
@@ -73,22 +94,47 @@ class Guest:
         until(lambda: self.finds(what) == list(wanted), f"guest {self.number} finds {wanted} for {what}")
         return time.time() - since
 
+    def fetches(self, url: str, page: str) -> None:
+        """Waits until it is given this page by a program that asks the C library for the host's name.
+
+        vmdns may know of a port-forward rule before VirtualBox listens at its port.
+        """
+        command = ("curl", "-sS", "-m", "10", "--noproxy", "*", url)
+        until(lambda: self.run(*command, check=False) == page, f"guest {self.number} fetches {url}")
+
     def told(self, name: str, kind: str = "A") -> str:
         """The whole answer of the DNS server that it was given, as text."""
-        server = (self.etc / "resolv.conf").read_text().split("nameserver ")[1].split()[0]
+        server = self.resolv_conf.split("nameserver ")[1].split()[0]
         return self.run(sys.executable, "-c", ASK, server, name, kind)
 
 
 @contextlib.contextmanager
-def guest(number: int) -> Iterator[Guest]:
-    """A guest of natlab, whose namespace is there."""
-    made = Guest(number)
-    made.etc.mkdir(parents=True, exist_ok=True)
-    made.etc.joinpath("nsswitch.conf").write_text("hosts: files dns\n")
-    made.etc.joinpath("resolv.conf").write_text("")
-    made.etc.joinpath("udhcpc").write_text(SCRIPT)
-    made.etc.joinpath("udhcpc").chmod(0o755)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made.etc)
+def guest(number: int, bridge: str = "br0") -> Iterator[Guest]:
+    """A guest on one of natlab's wires; the first two have their namespaces from natlab."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Guest(number, bridge, Path(folder))
+        etc = ETC / made.namespace
+        etc.mkdir(parents=True, exist_ok=True)
+        etc.joinpath("nsswitch.conf").write_text("hosts: files dns\n")
+        etc.joinpath("resolv.conf").write_text("")
+        made.folder.joinpath("udhcpc").write_text(SCRIPT)
+        made.folder.joinpath("udhcpc").chmod(0o755)
+        try:
+            if number > 2:
+                _plug(made)
+            yield made
+        finally:
+            if number > 2:
+                subprocess.run(["ip", "netns", "del", made.namespace], check=False)
+            shutil.rmtree(etc)
+            with contextlib.suppress(OSError):
+                ETC.rmdir()  # the last one
+
+
+def _plug(made: Guest) -> None:
+    subprocess.run(["ip", "netns", "add", made.namespace], check=True)
+    mac = ":".join(re.findall("..", made.mac.lower()))
+    port = f"g{made.number}"
+    natlab.ip("natlabwire", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", made.namespace)
+    natlab.ip("natlabwire", "link", "set", port, "master", made.bridge, "up")
+    natlab.ip(made.namespace, "link", "set", "eth0", "address", mac, "up")

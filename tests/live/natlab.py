@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.live.lab import until
@@ -19,10 +20,13 @@ from tests.live.lab import until
 COMMAND = os.environ.get("VMDNS_NATLAB", "")
 PYTHON = os.environ.get("VMDNS_LIVE_VENV", "/var/tmp/vmdns-live") + "/bin/python"
 HOST = "192.0.2.10"  # the address of natlab's host
+# Bridges, and how the TAP devices of their network begin: natlab's own is for NatNetwork, the other for one more.
+WIRES = {"br0": "natlab", "br1": "other"}
 TAPS = """#!/bin/bash
 case " $* " in *" NatNetwork "*) name=natlab ;; *) name=other ;; esac
 VBNET_TAP=$name$$ exec -a "$0" "$0.real" "$@"
 """
+HOME = "VBOX_USER_HOME=/root/natlab-home"  # in the environment of all its processes of VirtualBox
 STATE = "XDG_STATE_HOME=/tmp/vmdns-natlab"
 
 
@@ -45,22 +49,33 @@ def run(*arguments: str, check: bool = True, seconds: float = 120) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def plug() -> None:
-    """Waits until NatNetwork's NAT engine and DHCP server are there, and joins them to the wire."""
+def plug(bridge: str = "br0") -> None:
+    """Waits until the NAT engine and DHCP server of the network of this wire are there, and joins them to it."""
+    prefix = WIRES[bridge]
 
     def plugged() -> bool:
-        run("plug")
-        wire = _ip("natlabwire", "-br", "link")
+        for tap in _links("natlabhost"):
+            if tap.startswith(prefix):
+                ip("natlabhost", "link", "set", tap, "netns", "natlabwire")
+                ip("natlabwire", "link", "set", tap, "master", bridge, "up")
+        wire = _links("natlabwire")
         return all(
-            any(f"natlab{pid} " in wire for pid in processes("VBNET_TAP=natlab", program=program))
+            any(f"{prefix}{pid}" in wire for pid in processes(f"VBNET_TAP={prefix}", program=program))
             for program in ("VBoxNetNAT", "VBoxNetDHCP")
         )
 
     until(plugged, "the network is on the wire")
 
 
-def _ip(namespace: str, *words: str) -> str:
-    done = subprocess.run(["ip", "-n", namespace, *words], capture_output=True, timeout=30, check=True)
+def _links(namespace: str) -> list[str]:
+    return [line.split()[0].partition("@")[0] for line in ip(namespace, "-br", "link").splitlines()]
+
+
+def ip(namespace: str, *words: str) -> str:
+    """`ip` for a namespace; its output."""
+    done = subprocess.run(["ip", "-n", namespace, *words], capture_output=True, timeout=30, check=False)
+    if done.returncode:
+        raise AssertionError(f"ip -n {namespace} {' '.join(words)}: {done.stderr.decode()}")
     return done.stdout.decode()
 
 
@@ -70,10 +85,10 @@ def vbm(*arguments: str, check: bool = True) -> str:
 
 
 class Server:
-    """`vmdns run` on natlab's host, at its address and port 53."""
+    """`vmdns run` on natlab's host; within is how to run a command there."""
 
     def __init__(
-        self, *environ: str, listen: tuple[str, ...] = (HOST, "127.0.0.1"), options: tuple[str, ...] = ()
+        self, *options: str, listen: tuple[str, ...] = (), within: Sequence[str] = (COMMAND, "rig", "env", STATE)
     ) -> None:
         self.lines: list[str] = []
         self._ready = threading.Event()
@@ -81,7 +96,7 @@ class Server:
         for one in listen:
             command += ["--listen", f"{one}:53"]
         self.process = subprocess.Popen(
-            [COMMAND, "rig", "env", STATE, *environ, *command],
+            [*within, *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
@@ -110,11 +125,6 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, 9)
             self.process.wait(5)
-
-
-def dig(name: str, *more: str) -> list[str]:
-    """What vmdns answers to a program on natlab's host, by dig."""
-    return run("rig", "dig", f"@{HOST}", "+short", "+time=2", "+tries=2", name, *more, check=False).split()
 
 
 def processes(*words: str, program: str = "") -> list[int]:
@@ -170,12 +180,17 @@ def up() -> Iterator[None]:
     run("up")
     try:
         _name_taps()
-        vbm("natnetwork", "stop", "--netname", "NatNetwork")
-        until(lambda: not processes("VBNET_LIBDIR=", program="VBoxNet"), "the network is down")
+        stop_network()
         vbm("natnetwork", "start", "--netname", "NatNetwork")
         yield
     finally:
         clean()
+
+
+def stop_network() -> None:
+    """Stops NatNetwork, as the end of its last VM does."""
+    vbm("natnetwork", "stop", "--netname", "NatNetwork")
+    until(lambda: not processes(HOME, program="VBoxNet"), "the network has stopped")
 
 
 def _name_taps() -> None:
@@ -199,8 +214,10 @@ def clean() -> None:
     run("rig", "rm", "-rf", STATE.partition("=")[2], check=False)
     for line in vbm("list", "runningvms", check=False).splitlines():
         vbm("controlvm", line.rpartition("{")[2].rstrip("}"), "poweroff", check=False)
+    for name in re.findall(r"^Name: +(.+)", vbm("list", "natnetworks", check=False), re.MULTILINE):
+        vbm("natnetwork", "stop", "--netname", name, check=False)
     run("down", check=False)
-    left = processes("VBOX_IPC_SOCKETID=natlab")
+    left = processes(HOME)
     if not left:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):

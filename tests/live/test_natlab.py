@@ -24,7 +24,7 @@ def server() -> Iterator[natlab.Server]:
     """`vmdns run --wire`, on a host whose own resolver is another."""
     with natlab.up():
         natlab.run("resolv", "nameserver 192.0.2.1")
-        made = natlab.Server(listen=(), options=("--wire",))
+        made = natlab.Server("--wire")
         try:
             made.saw("listening on 198.18.53.1 port 53")
             yield made
@@ -56,7 +56,7 @@ def test_two_guests_find_each_other(web: Guest, db: Guest) -> None:
     ours = web.lease(**GIVEN)["ip"]
     theirs = db.lease(**GIVEN)["ip"]
     # All that DHCP gave is in the guest's resolv.conf, and nothing else.
-    assert (web.etc / "resolv.conf").read_text() == "search local vm.internal\nnameserver 198.18.53.1\n"
+    assert web.resolv_conf == "search local vm.internal\nnameserver 198.18.53.1\n"
     took = web.wait("db.local", theirs, since=db.bound)
     print(f"web finds db {took * 1000:.0f} ms after db has its lease (the command that asks is in it)")
     assert took < 2

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.skipif(bool(natlab.available()), reason=natlab.availabl
 
 WIRED = {"dns": "198.18.53.1", "domain": "local", "search": "local vm.internal"}
 OUTSIDE = "192.0.2.1"
-NATLAB = "VBOX_IPC_SOCKETID=natlab"
 MAC = "080027AABB01"  # of the namespace that plays guest 1
 
 
@@ -46,8 +45,7 @@ def networks() -> str:
 
 def restart_network() -> None:
     """As when the last VM ended and another starts: VirtualBox writes the global options anew."""
-    natlab.vbm("natnetwork", "stop", "--netname", "NatNetwork")
-    until(lambda: not natlab.processes(NATLAB, program="VBoxNetDHCP"), "the network has stopped")
+    natlab.stop_network()
     natlab.vbm("natnetwork", "start", "--netname", "NatNetwork")
 
 
@@ -103,7 +101,7 @@ def test_one_command_makes_guests_ask(lab: None) -> None:
     natlab.run("resolv", "nameserver 127.0.0.1")
     restart_network()
     before = networks()
-    server = natlab.Server(listen=(), options=("--wire",))
+    server = natlab.Server("--wire")
     try:
         lease(1, **WIRED)
         until(lambda: any("listening on 198.18.53.1 port 53" in line for line in server.lines), "it listens there")
