@@ -30,6 +30,11 @@ import sys, dns.message, dns.query
 server, name, kind = sys.argv[1:]
 print(dns.query.udp(dns.message.make_query(name, kind, use_edns=True), server, timeout=5))
 """
+GET = """
+import sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+sys.stdout.write(opener.open(sys.argv[1], timeout=10).read().decode())
+"""
 
 
 class Guest:
@@ -99,7 +104,7 @@ class Guest:
 
         vmdns may know of a port-forward rule before VirtualBox listens at its port.
         """
-        command = ("curl", "-sS", "-m", "10", "--noproxy", "*", url)
+        command = (sys.executable, "-c", GET, url)
         until(lambda: self.run(*command, check=False) == page, f"guest {self.number} fetches {url}")
 
     def told(self, name: str, kind: str = "A") -> str:
