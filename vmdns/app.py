@@ -193,6 +193,7 @@ class App:
             found = {interface: link._replace(names={}) for interface, link in found.items()}
         self.multicast.links(found)
         self.server.relay = self._relay if relay else None
+        self.server.worth = self.multicast.worth
 
     async def _relay(self, name: bytes, kind: int) -> tuple[str, ...] | None:
         """Who has one type of address is known: of the other there is nothing."""

@@ -132,3 +132,23 @@ def test_so_many_are_asked_for_at_a_time_and_no_more() -> None:
         assert len(asked) == 2 * MOST_WAITING + 2
 
     run(scenario())
+
+
+def test_what_is_worth_asking() -> None:
+    async def main() -> None:
+        scene = Scene([])
+        relay = scene.relay
+        assert relay.worth(PRINTER)
+        asking = asyncio.create_task(relay.find(PRINTER))
+        await asyncio.sleep(0.1)
+        assert relay.worth(PRINTER)  # it is under way
+        await asking
+        assert not relay.worth(PRINTER)  # nobody had it a moment ago
+        relay._memory[PRINTER] = (relay._memory[PRINTER][0], FOUND)
+        assert relay.worth(PRINTER)
+        relay._memory.clear()
+        assert relay.worth(PRINTER)
+        relay._asked.update({to_wire(f"x{n}.local"): relay._asked for n in range(MOST_WAITING)})  # type: ignore[misc]
+        assert not relay.worth(PRINTER)
+
+    asyncio.run(main())

@@ -80,7 +80,9 @@ class DnsServer:
         self._chase = chase
         self._admit = admit
         self.limits = limits
+        # Who asks others on the links for X.local, and whether that is worth it; None where nobody is asked.
         self.relay: Relay | None = None
+        self.worth: Callable[[bytes], bool] = lambda name: True
         self._counts = Counts()
         self._memo = Memo()
         self._listeners: dict[Listener, tuple[Receiver, asyncio.Task[None]]] = {}
@@ -218,6 +220,9 @@ class DnsServer:
 
     def _may_relay(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
         """Whether others may have a name that no VM has: also one that is off has its name."""
+        return self._may_be_elsewhere(query, reply, snapshot) and self.worth(query.key)
+
+    def _may_be_elsewhere(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
         absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
         return absent and self.relay is not None and query.type in (A, AAAA) and may_ask(query.key)
 
@@ -303,7 +308,9 @@ class DnsServer:
         if response is None:
             self._hand_over(query, packet, peer, listener)
             return None
-        if reply is not None and _is_plain(query, packet):
+        if reply is not None and self._may_be_elsewhere(query, reply, snapshot):
+            self._keep_passing(query, packet, response, peer, listener)
+        elif reply is not None and _is_plain(query, packet):
             about = _about(query, reply, snapshot)
             self._memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
         return response[2:]

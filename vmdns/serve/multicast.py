@@ -192,6 +192,10 @@ class Multicast:
         for one in self._open.values():
             one.multicast(packet)
 
+    def worth(self, name: bytes) -> bool:
+        """Whether `find` may find something for a wire name (lower case). Of any thread."""
+        return bool(self._open) and self._relay.worth(name)
+
     async def find(self, name: bytes, kind: int) -> tuple[str, ...]:
         """The addresses that somebody else on one of the links has for this wire name (lower case), a second at most.
 

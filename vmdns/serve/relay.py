@@ -7,6 +7,7 @@ A client that has vmdns as its DNS server may ask it by unicast for all of `.loc
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -57,6 +58,14 @@ class Relay:
             loop.call_later(AGAIN_SECONDS, self._again, name, asked)
             loop.call_later(ANSWER_SECONDS, self._end, name, asked)
         return await asyncio.shield(asked.answer)
+
+    def worth(self, name: bytes) -> bool:
+        """Whether `find` would ask, or knows something: not where nobody had the name a moment ago, nor where too much
+        is asked already. Of any thread."""
+        until, found = self._memory.get(name, (0.0, ()))
+        if until > time.monotonic():  # which is the clock of the event loop
+            return bool(found)
+        return name in self._asked or len(self._asked) < MOST_WAITING
 
     def _again(self, name: bytes, asked: _Asked) -> None:
         if not asked.addresses and not asked.answer.done():
