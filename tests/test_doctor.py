@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 
 import dns.message
 import dns.rrset
@@ -95,3 +96,25 @@ def test_with_nobody_running_it_says_so() -> None:
     assert value["findings"][0] == {
         "subject": "vmdns", "level": "problem", "text": "no vmdns runs: nobody answers", "command": "vmdns run"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        (".mozilla/firefox/x.default/prefs.js", 'user_pref("network.trr.mode", 3);', ["Firefox with DNS over HTTPS"]),
+        (".mozilla/firefox/x.default/prefs.js", 'user_pref("network.trr.mode", 5);', []),
+        (".config/google-chrome/Local State", '{"dns_over_https":{"mode":"secure"}}', ["Chrome with DNS over HTTPS"]),
+        (".config/google-chrome/Local State", '{"dns_over_https":{"mode":"automatic","templates":""}}', []),
+        (
+            "AppData/Local/Microsoft/Edge/User Data/Local State",
+            '{"dns_over_https":{"templates":"https://x/","mode":"secure"}}',
+            ["Edge with DNS over HTTPS"],
+        ),
+        ("Library/Application Support/Firefox/Profiles/x/prefs.js", "", []),
+    ],
+)
+def test_browsers_that_ask_others(tmp_path: Path, file: str, text: str, found: list[str]) -> None:
+    place = tmp_path / file
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    assert list(doctor.encrypted(tmp_path, {})) == found

@@ -107,6 +107,8 @@ class App:
         tasks = [asyncio.create_task(self._say_ready())]
         if POLL_SECONDS:
             tasks.append(asyncio.create_task(self._poll_upstreams()))
+        if sys.platform == "win32":
+            self._spawn(self._clean())
         await self._open_control()
         self._watch_files()
         self.discovery.start(self.config)
@@ -172,6 +174,16 @@ class App:
             self._looked = True
             self.table.configure(self._policy())
         self._ready.set()
+
+    async def _clean(self) -> None:
+        """Says, or takes away, what an earlier vmdns left in the system's settings. Not run on Windows yet."""
+        from vmdns import hosting
+
+        try:
+            for line in await asyncio.to_thread(hosting.clean):
+                self._say(line)
+        except OSError as error:
+            self._say(f"whether an earlier vmdns left settings cannot be found out: {error}")
 
     def _listen(self) -> None:
         """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""

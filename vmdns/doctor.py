@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dns.exception
@@ -64,6 +67,7 @@ def gather(status: Mapping[str, Any] | None, zones: Sequence[str]) -> Host:
         zones_answered=answered,
         firewall=firewall(),
         answers_local=tuple(one for one in servers if answers_local(one)),
+        encrypted=tuple(encrypted(Path.home(), os.environ)),
         system=sys.platform,
         asking=asking(status, zones),
     )
@@ -103,6 +107,35 @@ def answers_local(server: str) -> bool:
     except (OSError, ValueError, dns.exception.DNSException):
         return False
     return reply.rcode() == dns.rcode.NOERROR and bool(reply.answer)
+
+
+def encrypted(home: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    """Browsers of this user that were told to use DNS over HTTPS, by their own settings files."""
+    local = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    roaming = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
+    support = home / "Library" / "Application Support"
+    for folder in (
+        home / ".mozilla" / "firefox",
+        support / "Firefox" / "Profiles",
+        roaming / "Mozilla/Firefox/Profiles",
+    ):
+        # Modes 2 and 3 of network.trr.mode ask by HTTPS first, or by nothing else.
+        if any(re.search(r'"network\.trr\.mode", [23]\)', text) for text in _texts(folder, "*/prefs.js")):
+            yield "Firefox with DNS over HTTPS"
+    for name, folder in (
+        ("Chrome", home / ".config" / "google-chrome"), ("Chromium", home / ".config" / "chromium"),
+        ("Chrome", support / "Google" / "Chrome"), ("Chrome", local / "Google" / "Chrome" / "User Data"),
+        ("Edge", local / "Microsoft" / "Edge" / "User Data"),
+    ):  # fmt: skip
+        # In mode "automatic", which is the default, HTTPS is used only where the system's own server offers it.
+        if any(re.search(r'"dns_over_https":\{[^}]*"mode":"secure"', text) for text in _texts(folder, "Local State")):
+            yield f"{name} with DNS over HTTPS"
+
+
+def _texts(folder: Path, pattern: str) -> Iterator[str]:
+    for file in sorted(folder.glob(pattern))[:20]:
+        with contextlib.suppress(OSError):
+            yield file.read_text(encoding="utf-8", errors="replace")
 
 
 def firewall() -> tuple[str, str] | None:

@@ -167,3 +167,23 @@ def answers(address: str, patience: float) -> bool:
 def undo_steps() -> tuple[list[plan.Step], list[str]]:
     """What `undo` would do, and what it would leave and why. Raises OSError."""
     return plan.undo_plan(journal(), SCOPE, make)
+
+
+def clean() -> list[str]:
+    """Takes away rules of ours that no journal knows any more, as a vmdns that was deleted leaves them (Windows).
+
+    Returns what was done, or the command that does it where the right is missing. Not run on Windows yet.
+    """
+    if sys.platform != "win32":
+        return []
+    from vmdns.host import elevate, nrpt, windows
+
+    kept = [entry.name for entry in journal().entries(SCOPE) if entry.kind == "nrpt"]
+    rules = nrpt.stale(windows.read_registry(), kept)
+    if rules and elevate.is_elevated():
+        nrpt.remove(rules)
+        return [f"a rule for {', '.join(rule.spaces)} that an earlier vmdns left is taken away" for rule in rules]
+    return [
+        f"an earlier vmdns left a rule for {', '.join(rule.spaces)}; as administrator: {' '.join(nrpt.removal(rule))}"
+        for rule in rules
+    ]
