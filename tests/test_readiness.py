@@ -159,8 +159,9 @@ class Manager:
         self._socket.bind(address.replace("@", "\0"))
         threading.Thread(target=self._hear, daemon=True).start()
         # The shell puts them where a service manager puts them, and becomes vmdns under its own process id.
-        moved = "".join(f"exec {at}<&{one.fileno()}; " for at, one in enumerate(sockets, 20))
-        moved += "".join(f"exec {at - 17}<&{at}; exec {at}<&-; " for at in range(20, 20 + len(sockets)))
+        # By way of numbers that none of them has.
+        moved = "".join(f"exec {at}<&{one.fileno()}; " for at, one in enumerate(sockets, 900))
+        moved += "".join(f"exec {at - 897}<&{at}; exec {at}<&-; " for at in range(900, 900 + len(sockets)))
         script = moved + 'export LISTEN_PID=$$; exec "$@"'
 
         def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:

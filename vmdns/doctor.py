@@ -89,7 +89,7 @@ def resolves(name: str) -> bool:
     def ask() -> None:
         try:
             found.extend(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
-        except OSError:
+        except (OSError, UnicodeError):
             return
 
     thread = threading.Thread(target=ask, daemon=True)
