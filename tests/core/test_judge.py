@@ -55,8 +55,15 @@ def message(
     return out
 
 
+def is_own(key: bytes) -> bool:
+    return closest(key, OWN) is not None
+
+
 def judged(packet: bytes, sent: wire.Query, *, trusted: bool = False, stream: bool = False) -> Forwarded | Rejected:
-    return judge(packet, sent, LIMITS, trusted=trusted, own=lambda key: closest(key, OWN) is not None, stream=stream)
+    """Whatever is judged in this file, both ways that it can go give the same."""
+    found = judge(packet, sent, LIMITS, trusted=trusted, own=is_own, stream=stream)
+    assert found == judge_module.judge_fully(packet, sent, LIMITS, trusted, is_own, stream)
+    return found
 
 
 def accepted(

@@ -21,6 +21,7 @@ from vmdns.core import rebinding, wire
 from vmdns.core.forwarded import EDE_BLOCKED, Forwarded
 from vmdns.core.limits import Limits
 from vmdns.core.name import from_labels
+from vmdns.core.quick_judge import quick_judge
 from vmdns.core.upstream import closest
 
 MOST_ALIASES = 16
@@ -64,6 +65,13 @@ def judge(
     trusted: the name may have private addresses. own: whether a wire name (lower case) lies in our zones,
     where no alias from outside may lead. stream: it came over TCP.
     """
+    return quick_judge(message, sent, limits, trusted, own) or judge_fully(message, sent, limits, trusted, own, stream)
+
+
+def judge_fully(
+    message: bytes, sent: wire.Query, limits: Limits, trusted: bool, own: Callable[[bytes], bool], stream: bool
+) -> Forwarded | Rejected:
+    """The same by the general path."""
     rejected = _is_reply(message, sent, stream)
     if rejected is not None:
         return rejected

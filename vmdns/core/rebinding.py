@@ -42,9 +42,25 @@ _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 _6TO4 = ipaddress.ip_network("2002::/16")
 
 
-@lru_cache(maxsize=4096)
+def _heads() -> frozenset[tuple[int, bytes]]:
+    """The first two bytes that such an address can have, with its length: almost no address from outside has them."""
+    found = set()
+    for network in (*_INNER, *_HOLDS_IPV4, _LOCAL_NAT64, _6TO4):
+        first, last = (int.from_bytes(network[at].packed[:2], "big") for at in (0, -1))
+        found |= {(network.max_prefixlen // 8, head.to_bytes(2, "big")) for head in range(first, last + 1)}
+    return frozenset(found)
+
+
+_HEADS = _heads()
+
+
 def inner(packed: bytes) -> bool:
     """Whether this address (4 or 16 bytes) is private, loopback, link-local or the like, in any disguise."""
+    return (len(packed), packed[:2]) in _HEADS and _inner(packed)
+
+
+@lru_cache(maxsize=4096)
+def _inner(packed: bytes) -> bool:
     address = ipaddress.ip_address(packed)
     if any(address in network for network in _INNER if network.version == address.version):
         return True

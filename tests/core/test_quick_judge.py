@@ -1,0 +1,164 @@
+"""The quick way to judge a reply says what the general one says, or nothing."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from vmdns.core import wire
+from vmdns.core.judge import judge_fully
+from vmdns.core.limits import Limits
+from vmdns.core.name import to_wire
+from vmdns.core.quick_judge import quick_judge
+from vmdns.core.upstream import closest
+
+OWN = {to_wire("local")}
+NAME = "wWw.fZ.test"
+# 12 is the question's name, 16 and 19 the ends of it; what follows is where records may stand.
+POINTERS = st.sampled_from([12] * 6 + [16, 16, 19, 19, 0, 41, 41, 47, 60, 0x3FFF])
+NAMES = st.sampled_from(["", NAME, "www.fz.test", "a.test", "B.test", "fz.test", "test", "x.local", "sub.www.fz.test"])
+LABELS = st.sampled_from([b""] * 4 + [b"\1a", b"\3www", b"\1a\1b"] * 2 + [b"\x40", b"\x80a", b"\x3f" + b"a" * 63])
+OWNERS = st.one_of(
+    st.just(b"\xc0\x0c"),
+    NAMES.map(to_wire),
+    st.tuples(LABELS, POINTERS).map(lambda made: made[0] + (0xC000 | made[1]).to_bytes(2, "big")),
+)
+TTLS = st.sampled_from([0, 1, 60, 300, 86_400, 86_401, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+FOURS = st.sampled_from([bytes((198, 51, 100, 1)), bytes((8, 8, 8, 8)), bytes((10, 0, 0, 1))])
+SIXES = st.sampled_from([bytes.fromhex("20010db8" + "00" * 12), bytes.fromhex("fe80" + "00" * 14)])
+SOAS = st.tuples(OWNERS, OWNERS, TTLS).map(lambda made: made[0] + made[1] + struct.pack("!5I", 1, 2, 3, 4, made[2]))
+
+
+class Made(NamedTuple):
+    """A record as it is written."""
+
+    owner: bytes
+    type: int
+    cls: int
+    ttl: int
+    rdata: bytes
+
+    def __bytes__(self) -> bytes:
+        return self.owner + struct.pack("!HHIH", self.type, self.cls, self.ttl, len(self.rdata)) + self.rdata
+
+
+def record(kind: int, rdata: st.SearchStrategy[bytes]) -> st.SearchStrategy[Made]:
+    return st.builds(Made, OWNERS, st.just(kind), st.just(1), TTLS, rdata)
+
+
+def mostly(often: st.SearchStrategy[Made], seldom: st.SearchStrategy[Made]) -> st.SearchStrategy[Made]:
+    return st.integers(0, 19).flatmap(lambda drawn: often if drawn else seldom)
+
+
+ODD = st.builds(
+    Made,
+    OWNERS,
+    st.sampled_from([wire.A, wire.AAAA, wire.CNAME, wire.SOA, wire.NS, wire.OPT, wire.TXT, wire.MX, 46, 47, 65, 250]),
+    st.sampled_from([1, 1, 3, 254]),
+    TTLS,
+    st.one_of(FOURS, SIXES, SOAS, OWNERS, st.binary(max_size=4)),
+)
+USUAL = st.one_of(
+    record(wire.A, FOURS),
+    record(wire.AAAA, SIXES),
+    record(wire.CNAME, OWNERS),
+)
+OPTS = st.builds(
+    Made,
+    st.just(b"\0"),
+    st.just(wire.OPT),
+    st.just(1232),
+    st.sampled_from([0, 0, 0, 0x8000, 0x10000, 0x01000000, 0xFF008000]),
+    st.sampled_from([b"", b"", b"", b"", b"\0\3\0\0", b"\0"]),
+)
+ANSWERS = st.lists(mostly(USUAL, ODD), max_size=4)
+AUTHORITY = st.lists(mostly(st.one_of(record(wire.SOA, SOAS), record(wire.NS, OWNERS)), ODD), max_size=2)
+ADDITIONAL = st.lists(mostly(st.one_of(OPTS, USUAL), ODD), max_size=2)
+FLAGS = st.sampled_from(
+    [0x8180] * 12 + [0x8000, 0x81A0, 0x8583, 0x8183, 0x8183, 0x8182, 0x8380, 0x0180, 0x8980, 0x81F0]
+)
+KINDS = st.sampled_from([wire.A] * 8 + [wire.AAAA, wire.CNAME, wire.ANY, wire.TXT, 46, 65])
+
+
+def message(sent: wire.Query, flags: int, *sections: list[Made]) -> bytes:
+    counts = [len(one) for one in sections]
+    head = struct.pack("!6H", sent.id, flags, 1, *counts)
+    return head + sent.question + b"".join(bytes(one) for section in sections for one in section)
+
+
+def alike(packet: bytes, sent: wire.Query, limits: Limits, trusted: bool) -> str:
+    def own(key: bytes) -> bool:
+        return closest(key, OWN) is not None
+
+    quick = quick_judge(packet, sent, limits, trusted, own)
+    if quick is not None:
+        assert quick == judge_fully(packet, sent, limits, trusted, own, stream=False)
+    return "quick" if quick is not None else "left to the general way"
+
+
+LIMITS = st.sampled_from([Limits(), Limits(), Limits(cache_ttl=0), Limits(cache_ttl=100, negative_ttl=7)])
+SENT = st.builds(
+    lambda kind, do, edns: wire.parse_query(
+        wire.make_query(0x1234, b"\3wWw\2fZ\4test\0", kind, dnssec_ok=do, edns=edns or do)
+    ),
+    KINDS, st.sampled_from([False] * 9 + [True]), st.booleans(),
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(SENT, FLAGS, ANSWERS, AUTHORITY, ADDITIONAL, LIMITS, st.booleans())
+def test_records_of_all_sorts(
+    sent: wire.Query, flags: int, answers: list[Made], authority: list[Made], additional: list[Made], limits: Limits,
+    trusted: bool,
+) -> None:  # fmt: skip
+    event(alike(message(sent, flags, answers, authority, additional), sent, limits, trusted))
+
+
+@settings(max_examples=300, deadline=None)
+@given(SENT, ANSWERS, AUTHORITY, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3))
+def test_broken_bytes(
+    sent: wire.Query, answers: list[Made], authority: list[Made], at: int, cut: int, noise: bytes
+) -> None:
+    whole = message(sent, 0x8180, answers, authority, [])
+    at %= len(whole) + 1
+    event(alike(whole[:at] + noise + whole[at + cut :], sent, Limits(), False))
+
+
+QUESTION = wire.parse_query(wire.make_query(0x1234, b"\3wWw\2fZ\4test\0", wire.A))
+ADDRESS = Made(b"\xc0\x0c", wire.A, 1, 60, bytes((198, 51, 100, 1)))
+ALIAS = Made(b"\xc0\x0c", wire.CNAME, 1, 60, to_wire("b.test"))
+BEHIND = Made(to_wire("B.test"), wire.A, 1, 30, bytes((198, 51, 100, 1)))
+START = Made(b"\xc0\x10", wire.SOA, 1, 60, b"\xc0\x0c\xc0\x10" + struct.pack("!5I", 1, 2, 3, 4, 20))
+NOTHING = Made(b"\0", wire.OPT, 1232, 0, b"")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sections"),
+    [
+        (0x8180, ([ADDRESS], [], [])),
+        (0x8180, ([ADDRESS] * 2, [], [NOTHING])),
+        (0x81A0, ([ALIAS, BEHIND], [Made(b"\xc0\x10", wire.NS, 1, 60, b"\xc0\x0c")], [BEHIND, NOTHING])),
+        (0x8180, ([BEHIND, ALIAS], [], [])),
+        (0x8183, ([], [START], [NOTHING])),
+        (0x8180, ([], [START], [])),
+        (0x8183, ([ALIAS], [START._replace(owner=b"\xc0\x13")], [])),
+        (0x8180, ([], [], [])),
+        (0x8183, ([], [], [])),
+    ],
+)
+def test_what_is_common_is_judged_quickly(flags: int, sections: tuple[list[Made], ...]) -> None:
+    packet = message(QUESTION, flags, *sections)
+    found = quick_judge(packet, QUESTION, Limits(), False, lambda key: False)
+    assert found is not None
+    assert found == judge_fully(packet, QUESTION, Limits(), False, lambda key: False, stream=False)
+
+
+def test_a_long_name_of_many_pointers_is_left_alone() -> None:
+    names = [b"\1a" + (0xC000 | (12 if at == 0 else 29 + 18 * at - 18)).to_bytes(2, "big") for at in range(200)]
+    records = [ADDRESS._replace(owner=name) for name in names]
+    for count in (3, 9, 60, 200):
+        alike(message(QUESTION, 0x8180, [*records[:count]], [], []), QUESTION, Limits(), False)
