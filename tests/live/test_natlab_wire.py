@@ -39,7 +39,7 @@ def lease(guest: int, **wanted: str) -> dict[str, str]:
 
 def networks() -> str:
     """What VirtualBox.xml says of networks."""
-    text = natlab.run("rig", "cat", "/root/natlab-home/VirtualBox.xml")
+    text = str(until(lambda: natlab.run("rig", "cat", "/root/natlab-home/VirtualBox.xml", check=False), "the settings"))
     return text[text.index("<DHCPServers") : text.index("</NetserviceRegistry>")]
 
 
