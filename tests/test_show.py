@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns import show
+from vmdns.core.plain import safe
 from vmdns.show import Look
 
 PLAIN = Look()
@@ -105,7 +106,7 @@ CHANGE: dict[str, Any] = {**WEB, "change": "appeared", "was": [], "why": "Guest 
     ],
 )
 def test_what_steers_is_escaped(text: object, shown: str) -> None:
-    assert show.safe(text) == shown
+    assert safe(text) == shown
 
 
 def replaced(value: Any, text: str) -> Any:
@@ -276,7 +277,7 @@ def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]], width: int, c
 def test_without_a_terminal_nothing_is_cut(rows: list[tuple[str, str]]) -> None:
     for row, line in zip(rows, show.table(("NAME", "WHY"), rows, PLAIN)[1:], strict=True):
         for cell in row:
-            assert show.safe(cell).rstrip() in line
+            assert safe(cell).rstrip() in line
 
 
 @pytest.mark.parametrize(

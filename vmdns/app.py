@@ -23,6 +23,7 @@ from vmdns.core.mdns_links import links
 from vmdns.core.model import Fact, from_json
 from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
+from vmdns.core.sparing import Sparing
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import AAAA, A, Record
 from vmdns.discovery import Discovery, Source
@@ -31,6 +32,7 @@ from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
 from vmdns.listening import Listening
 from vmdns.requests import Requests
+from vmdns.saying import take_over
 from vmdns.serve.control import ControlBusy, ControlServer, instance_key
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
@@ -86,6 +88,8 @@ class App:
             "hosts": Source(since=self.started),
             "upstreams": Source(since=self.started),
         }
+        self._sparing = Sparing()
+        self._problems: tuple[str, ...] = ()
         self._wired: Any = None
         self._readiness: Any = None
         self._files = FolderWatch()
@@ -348,8 +352,18 @@ class App:
         now = time.time()
         for one in news.changes:
             value = report.change(one, self.config.zones, now)
-            self._say(report.change_line(value))
+            self._say_sparingly(f"VM {value['vm']!r}", report.change_line(value), now)
             self._requests.tell(value)
+        problems = self.table.snapshot.problems
+        if problems != self._problems:
+            known, self._problems = frozenset(self._problems), problems
+            for text in problems:
+                if text not in known:
+                    self._say_sparingly(text.partition(": ")[0], f"! {text}", now)
+
+    def _say_sparingly(self, key: str, line: str, now: float) -> None:
+        for told in self._sparing.lines(key, line, now):
+            self._say(told)
 
     async def _open_control(self) -> None:
         home = str(self.config.vbox_home) if self.config.vbox_home else None
@@ -409,6 +423,7 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
                 _on_signal(loop, number, stop.set)
         return await App(config, config_path, options, say).run(stop)
 
+    take_over(say)
     _allow_sockets()
     keep_to_ourselves()
     sys.setswitchinterval(0.0005)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from vmdns import show
 from vmdns.arguments import build_parser, run_parser
+from vmdns.core.plain import safe
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
 
     from vmdns.config import Config, Options
 
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a letter shows its code; a name must never end the program.
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.excepthook = _uncaught
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except _Fail as fail:
-        print(f"vmdns: {show.safe(fail)}", file=sys.stderr)
+        print(f"vmdns: {safe(fail)}", file=sys.stderr)
         return fail.status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -55,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read standard output has gone, as `head` does; Python would complain when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of vmdns: said as Python does, but without what a text of others in it would do to the terminal."""
+    import traceback
+
+    for part in traceback.format_exception(kind, error, trace):
+        for line in part.rstrip("\n").split("\n"):
+            print(safe(line), file=sys.stderr)
 
 
 def _run(arguments: Namespace) -> int:
@@ -68,7 +80,7 @@ def _run(arguments: Namespace) -> int:
 def _say(line: str) -> None:
     # The server goes on when nobody reads its output any more.
     with contextlib.suppress(OSError, ValueError):
-        print(show.safe(line), flush=True)
+        print(safe(line), flush=True)
 
 
 def _options(arguments: Namespace) -> Options:

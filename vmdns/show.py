@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmdns.core.plain import safe
+
 GAP = "  "
 MIN_COLUMN = 4
 _COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31, "failed": 31}
@@ -39,25 +41,6 @@ def look_of(terminal: bool, environ: Mapping[str, str], system: str) -> Look:
     # The old console of Windows shows escape sequences as they are.
     able = system != "win32" or "WT_SESSION" in environ
     return Look(shutil.get_terminal_size().columns, able and not plain)
-
-
-def safe(text: object) -> str:
-    """The text with everything escaped that steers a terminal or turns around what is read.
-
-    Controls (ANSI among them), format characters (U+202E and its like), separators of lines, surrogates.
-    """
-    shown = str(text)
-    if shown.isascii() and shown.isprintable():
-        return shown
-    return "".join(_escaped(char) if _steers(char) else char for char in shown)
-
-
-def _steers(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def _width(text: str) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vmdns.core.plain import safe
+
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 BADVERS = 16
 
@@ -249,7 +251,7 @@ def _opt(edns: Edns | None, rcode: int, extended_error: tuple[int, str] | None, 
     options = b""
     if extended_error is not None:
         # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
-        text = extended_error[1].encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
+        text = safe(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
         options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
     if keepalive is not None and EDNS_KEEPALIVE in edns.options:
         options += struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(keepalive * 10), 0xFFFF))

@@ -10,6 +10,8 @@ import os
 import socket
 from collections.abc import MutableMapping
 
+from vmdns.core.plain import safe
+
 
 class Notifier:
     """The socket of the service manager. seconds is how often it wants a sign of life (sd_watchdog_enabled(3)), 0 for
@@ -21,7 +23,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """vmdns answers; status is a line for the user."""
-        self._tell(f"READY=1\nSTATUS={status}")
+        self._tell(f"READY=1\nSTATUS={safe(status)}")
 
     def alive(self) -> None:
         """vmdns still answers."""
