@@ -80,7 +80,17 @@ def ip(namespace: str, *words: str) -> str:
 
 
 def vbm(*arguments: str, check: bool = True) -> str:
-    """VBoxManage on natlab's host."""
+    """One VBoxManage command in the rig; its output.
+
+    Tried again where it meets a VBoxSVC that is just going: that one takes no new clients, and blocks a new one.
+    """
+    for _ in range(5):
+        try:
+            return run("vbm", "VBoxManage", "-q", *arguments, check=check)
+        except AssertionError as error:
+            if "Failed to create the VirtualBox object" not in str(error):
+                raise
+            time.sleep(1)
     return run("vbm", "VBoxManage", "-q", *arguments, check=check)
 
 
