@@ -6,8 +6,9 @@ a name does not change its owner when a VM starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 from vmdns.core.model import Machine
@@ -69,23 +70,24 @@ def assign(machines: Iterable[Machine], reserved: Mapping[str, str], zones: tupl
         if owner is machine:
             names[machine.uuid] = [(wanted,)]
             continue
-        given = _numbered(wanted, taken, reserved)
+        given = next(one for one in numbered(wanted) if (one,) not in taken and one not in reserved)
         taken[(given,)] = machine.uuid
         names[machine.uuid] = [(given,)]
-        why = f"which VM {owner.name!r} ({owner.uuid}) has" if owner else f"which is {reserved[wanted]}"
-        notes[machine.uuid] = f"VM {machine.name!r} ({machine.uuid}) wanted the name {wanted}, {why}: it is {given}"
+        notes[machine.uuid] = note(machine, wanted, given, owner, reserved)
     for machine in present:
         for group in machine.groups:
-            relative = _group_name(natural[machine.uuid], group)
-            if relative and _fits(relative, room) and taken.setdefault(relative, machine.uuid) == machine.uuid:
+            relative = group_name(natural[machine.uuid], group)
+            if relative and fits(relative, room) and taken.setdefault(relative, machine.uuid) == machine.uuid:
                 names[machine.uuid].append(relative)
     problems = list(notes.values())
     for machine in present:
         for extra in machine.names:
-            extra_relative = _relative(extra, zones)
-            why = _refusal(extra_relative, room, machine, taken, reserved)
+            extra_relative = relative_name(extra, zones)
+            why = refusal(extra_relative, room, reserved)
+            if not why and taken.get(extra_relative, machine.uuid) != machine.uuid:
+                why = f"which VM {taken[extra_relative]} has"
             if why:
-                problems.append(f"VM {machine.name!r} ({machine.uuid}) wanted the name {extra!r}, {why}")
+                problems.append(problem(machine, extra, why))
             elif extra_relative not in names[machine.uuid]:
                 taken[extra_relative] = machine.uuid
                 names[machine.uuid].append(extra_relative)
@@ -95,17 +97,25 @@ def assign(machines: Iterable[Machine], reserved: Mapping[str, str], zones: tupl
     return Naming(by_uuid, tuple(problems))
 
 
-def _numbered(wanted: str, taken: Mapping[Relative, str], reserved: Mapping[str, str]) -> str:
-    number = 2
-    while True:
+def numbered(wanted: str) -> Iterator[str]:
+    """The labels that a VM may get in place of one that it cannot have, the best first."""
+    for number in count(2):
         suffix = f"-{number}"
-        candidate = wanted[: MAX_LABEL - len(suffix)].rstrip("-") + suffix
-        if (candidate,) not in taken and candidate not in reserved:
-            return candidate
-        number += 1
+        yield wanted[: MAX_LABEL - len(suffix)].rstrip("-") + suffix
 
 
-def _group_name(own: str, group: str) -> Relative | None:
+def note(machine: Machine, wanted: str, given: str, owner: Machine | None, reserved: Mapping[str, str]) -> str:
+    """Why a VM has another label than it wanted."""
+    why = f"which VM {owner.name!r} ({owner.uuid}) has" if owner else f"which is {reserved[wanted]}"
+    return f"VM {machine.name!r} ({machine.uuid}) wanted the name {wanted}, {why}: it is {given}"
+
+
+def problem(machine: Machine, extra: str, why: str) -> str:
+    """Why a VM does not have a name that the user wrote."""
+    return f"VM {machine.name!r} ({machine.uuid}) wanted the name {extra!r}, {why}"
+
+
+def group_name(own: str, group: str) -> Relative | None:
     """`web` in `/lab/a` is `web.a.lab`; None for the root group or one without a name that DNS can carry."""
     path = [label(part) for part in group.split("/") if part]
     if not path or not all(path):
@@ -113,7 +123,8 @@ def _group_name(own: str, group: str) -> Relative | None:
     return (own, *reversed(path))
 
 
-def _relative(text: str, zones: tuple[str, ...]) -> Relative:
+def relative_name(text: str, zones: tuple[str, ...]) -> Relative:
+    """What the user wrote as labels below a zone; an empty one among them where DNS cannot carry it."""
     name = text.strip().rstrip(".")
     for zone in zones:
         if name.lower().endswith("." + zone):
@@ -122,17 +133,13 @@ def _relative(text: str, zones: tuple[str, ...]) -> Relative:
     return tuple(label(part) for part in name.split("."))
 
 
-def _fits(name: Relative, room: int) -> bool:
+def fits(name: Relative, room: int) -> bool:
     """Whether a name has at most `room` bytes on the wire, so that it fits below each zone."""
     return sum(len(part) + 1 for part in name) <= room
 
 
-def _refusal(
-    name: Relative, room: int, machine: Machine, taken: Mapping[Relative, str], reserved: Mapping[str, str]
-) -> str:
-    if not all(name) or not _fits(name, room):
+def refusal(name: Relative, room: int, reserved: Mapping[str, str]) -> str:
+    """Why no VM may have this name; '' if one may."""
+    if not all(name) or not fits(name, room):
         return "which is no name that DNS can carry"
-    if len(name) == 1 and name[0] in reserved:
-        return f"which is {reserved[name[0]]}"
-    owner = taken.get(name, machine.uuid)
-    return "" if owner == machine.uuid else f"which VM {owner} has"
+    return f"which is {reserved[name[0]]}" if len(name) == 1 and name[0] in reserved else ""
