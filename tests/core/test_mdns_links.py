@@ -7,7 +7,7 @@ import pytest
 from tests import facts as f
 from vmdns.core.address import Address
 from vmdns.core.mdns_links import links, may_ask
-from vmdns.core.model import DhcpServer, HostAddress, HostInterface, Machine
+from vmdns.core.model import DhcpServer, HostAddress, HostInterface
 from vmdns.core.name import to_wire
 from vmdns.core.naming import Named
 from vmdns.core.snapshot import Guest, Snapshot
@@ -36,10 +36,10 @@ def guest(number: int, names: tuple[tuple[str, ...], ...], *addresses: tuple[str
 
 
 def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapshot:
-    machines: list[Machine] = [one.machine for one in guests]
+    bridged = {one.network for guest in guests for one in guest.machine.adapters if one.network.kind == "bridged"}
     owned = {to_wire(".".join((*name, zone))): one for one in guests for name in one.named.names}
     by_uuid = {one.machine.uuid: one for one in guests}
-    return Snapshot(by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=ways(FACTS, machines), lan=lan)
+    return Snapshot(by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=ways(FACTS, bridged), lan=lan)
 
 
 WEB = guest(1, (("web",),), ("192.168.56.11", f.HOSTONLY), ("192.168.1.11", f.BRIDGED), ("10.0.2.4", f.LAB))

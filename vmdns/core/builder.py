@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from vmdns.core.address import ADDITIONS, NEIGHBOUR, Networks, addresses, file_key, given, index
 from vmdns.core.common import Common, common, names_above
 from vmdns.core.hosts import Hosts, digest
+from vmdns.core.layers import Layers
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour, Network, PortForward
 from vmdns.core.name import from_labels
-from vmdns.core.naming import Naming, assign
 from vmdns.core.policy import Policy
 from vmdns.core.reach import rules
+from vmdns.core.renaming import Names
 from vmdns.core.snapshot import Guest, Snapshot
 from vmdns.core.view import Ways, ways
 from vmdns.core.wire import AAAA, CNAME, PTR, A, soa_rdata
@@ -42,11 +43,16 @@ class Built:
 
 
 class Builder:
-    """The facts by their keys, and the snapshot that they mean."""
+    """The facts by their keys, and the snapshot that they mean.
 
-    def __init__(self, policy: Policy) -> None:
+    hosts is the hosts file, digested for the policy; None where its lines are among the facts.
+    """
+
+    def __init__(self, policy: Policy, hosts: Hosts | None = None, like: Builder | None = None) -> None:
+        """like: one before this, whose common nodes are taken where they must be the same."""
         self._policy = policy
-        self._hosts: Hosts | None = None
+        self._hosts = hosts
+        self._like = like
         self._facts: dict[object, Fact] = {}
         self._whole = True
         self._digested = Hosts()
@@ -56,27 +62,33 @@ class Builder:
         self._macs: set[str] = set()
         self._common = Common()
         self._networks = Networks()
+        self._clear()
+
+    def _clear(self) -> None:
         self._ways = Ways()
+        self._seen_anew = True  # whether the ways are to be made anew
+        self._changed: frozenset[bytes] | None = None
+        self._moved: dict[str, Moved] = {}
         self._bridged: Counter[Network] = Counter()
         self._forwards: dict[str, tuple[PortForward, ...]] = {}
-        self._naming = Naming({}, ())
-        self._inputs: dict[str, object] = {}
+        self._naming = Names(self._common.reserved, self._policy.zones)
         self._attached: dict[str, _Attached] = {}
         self._by_mac: dict[str, set[str]] = {}
         self._givers: dict[tuple[str, str], dict[str, str]] = {}
         self._claimants: dict[str, set[str]] = {}
         self._ends: list[tuple[float, str]] = []
-        self._guests: dict[str, Guest] = {}
+        self._guests: Layers[str, Guest] = Layers()
         self._refused: dict[str, tuple[str, ...]] = {}
-        self._owned: dict[bytes, Guest] = {}
-        self._pointers: dict[bytes, tuple[tuple[str, Guest], ...]] = {}
-        self._above: Counter[bytes] = Counter()
-        self._absent: dict[bytes, str] = {}
+        self._refusals: tuple[str, ...] | None = ()
+        self._owned: Layers[bytes, Guest] = Layers()
+        self._pointers: Layers[bytes, tuple[tuple[str, Guest], ...]] = Layers()
+        self._above: Layers[bytes, int] = Layers()
+        self._absent: Layers[bytes, str] = Layers()
 
     # -- changes ----------------------------------------------------------------------------------------------
 
     def put(self, key: object, fact: Fact | None) -> None:
-        """The fact under this key from now on; None takes it away."""
+        """The fact under this key from now on; None takes it away. Not while steps are under way."""
         old = self._facts.get(key)
         if old == fact:
             return
@@ -96,44 +108,70 @@ class Builder:
                         self._machines.pop(one.uuid, None)
                 case Lease() | Neighbour():
                     self._macs.add(one.mac)
-                    if not self._whole:
-                        self._index(one, held)
+                    self._index(one, held)
                 case _:
                     self._whole = True
 
     def configure(self, policy: Policy) -> None:
-        """Another policy from now on."""
+        """Another policy from now on. Not while steps are under way."""
+        if not self.fits(policy):
+            self._whole = True
+        elif policy.resolvers != self._policy.resolvers:
+            self._seen_anew = True
         self._policy = policy
-        self._whole = True
 
     def put_hosts(self, hosts: Hosts) -> None:
-        """The hosts file, digested for the policy in force."""
+        """The hosts file, digested for the policy in force. Not while steps are under way."""
         self._hosts = hosts
         self._whole = True
 
+    @property
+    def facts(self) -> list[tuple[object, Fact]]:
+        """The facts with their keys."""
+        return list(self._facts.items())
+
+    def fits(self, policy: Policy) -> bool:
+        """Whether another policy changes nothing that was made of VMs."""
+        same = ("zones", "ttl", "records", "reserved_allowed", "forwarded")
+        return all(getattr(policy, one) == getattr(self._policy, one) for one in same)
+
+    def is_whole(self, now: float) -> bool:
+        """Whether all must be made anew: networks, records or the hosts file changed, or the clock went back."""
+        return self._whole or now < self._networks.now
+
     def _index(self, fact: Lease | Neighbour, held: bool) -> None:
         if isinstance(fact, Lease):
-            leases = self._networks.leases.setdefault((file_key(fact.network), fact.mac), [])
+            key = file_key(fact.network), fact.mac
+            leases = self._networks.leases.setdefault(key, [])
             if held:
                 leases.append(fact)
             else:
                 leases.remove(fact)
+                if not leases:
+                    del self._networks.leases[key]
             return
         neighbours = self._networks.neighbours.setdefault(fact.mac, [])
         if held:
             neighbours.append(fact)
         else:
             neighbours.remove(fact)
+            if not neighbours:
+                del self._networks.neighbours[fact.mac]
 
     # -- building ---------------------------------------------------------------------------------------------
 
     def build(self, now: float, serial: int) -> Built:
         """Makes the snapshot that the facts mean at this Unix time."""
-        # Anew as well where the clock went back, or where the last time did not come to its end.
-        whole = self._whole or now < self._networks.now
+        for _ in self.steps(now):
+            pass
+        return self.built(serial)
+
+    def steps(self, now: float) -> Iterator[None]:
+        """The work of a build, a VM or so a step. Steps that are not taken to their end are taken back by the next."""
+        whole = self.is_whole(now)
         self._whole = True
         if whole:
-            self._start_anew(now)
+            yield from self._start_anew(now)
         self._networks.now = now
         touched, self._touched = self._touched, set()
         for mac in self._macs:
@@ -142,75 +180,102 @@ class Builder:
         while self._ends and self._ends[0][0] <= now:
             touched.add(heapq.heappop(self._ends)[1])
         bridged = set(self._bridged)
-        dirty = self._attach(touched)
-        self._name(touched, dirty)
-        moved = {uuid: change for uuid in dirty if (change := self._make(uuid)) is not None}
-        if set(self._bridged) != bridged and not whole:
-            self._ways = ways(self._networks.facts, self._machines.values(), self._policy.resolvers)
+        dirty = set(touched)
+        for uuid in touched:
+            self._attach(uuid, dirty)
+            yield
+        for names in self._naming.change({uuid: self._machines.get(uuid) for uuid in touched}):
+            dirty |= names
+            yield
+        moved: dict[str, Moved] = {}
+        for uuid in dirty:
+            before, after = self._guests.get(uuid), self._make(uuid)
+            if before != after:
+                moved[uuid] = before, after
+            yield
+        # First all that goes: what one VM leaves another may take.
+        changed: set[bytes] = set()
+        for uuid, (before, after) in moved.items():
+            if before is not None:
+                self._remove(uuid, before)
+            if _answers(before) != _answers(after):
+                changed.update(self._names(before, after))
+            yield
+        for uuid, (_, after) in moved.items():
+            if after is not None:
+                self._add(uuid, after)
+            yield
+        if self._seen_anew or set(self._bridged) != bridged:
+            self._ways = ways(self._networks.facts, sorted(self._bridged, key=repr), self._policy.resolvers)
+            self._seen_anew = False
             whole = True
-        names = frozenset(
-            name for pair in moved.values() if _answers(pair[0]) != _answers(pair[1]) for name in self._names(*pair)
-        )
+        self._moved = moved
+        self._changed = None if whole else frozenset(changed)
         self._whole = False
-        return Built(self._snapshot(serial), None if whole else names, moved)
 
-    def _start_anew(self, now: float) -> None:
+    def built(self, serial: int) -> Built:
+        """What the steps made, after the last of them."""
+        return Built(self._snapshot(serial), self._changed, self._moved)
+
+    def _start_anew(self, now: float) -> Iterator[None]:
         """Networks, records, the hosts file or the policy changed: that may matter to every VM."""
-        facts = sorted((fact for fact in self._facts.values() if not isinstance(fact, Machine | HostName)), key=repr)
-        lines = (fact for fact in self._facts.values() if isinstance(fact, HostName))
-        hosts = digest(lines, self._policy.apexes, self._policy.ttl) if self._hosts is None else self._hosts
+        lines = [fact for fact in self._facts.values() if isinstance(fact, HostName)]
+        hosts = self._hosts if self._hosts is not None else digest(lines, self._policy.apexes, self._policy.ttl)
         self._digested = hosts
-        self._common = common(self._policy, hosts)
+        yield
+        like, self._like = self._like, None
+        if like is not None and not like._whole and hosts is like._digested and like.fits(self._policy):
+            self._common = like._common
+        else:
+            self._common = common(self._policy, hosts)
+        yield
+        leases, neighbours = self._networks.leases, self._networks.neighbours
+        facts = [fact for fact in self._facts.values() if not isinstance(fact, Machine | HostName | Lease | Neighbour)]
+        facts.sort(key=repr)
         self._networks = index(facts, now)
-        self._ways = ways(self._networks.facts, self._machines.values(), self._policy.resolvers)
+        self._networks.leases, self._networks.neighbours = leases, neighbours
+        self._clear()
         self._forwards = {fact.name: fact.forwards for fact in facts if isinstance(fact, NatNetwork) and fact.enabled}
-        self._naming = Naming({}, ())
-        for state in (
-            self._inputs, self._attached, self._by_mac, self._givers, self._claimants, self._guests, self._refused,
-            self._owned, self._pointers, self._above, self._absent, self._ends, self._bridged,
-        ):  # fmt: skip
-            state.clear()
         self._touched = set(self._machines)
         self._soa = soa_rdata(
             b"\x05vmdns" + self._policy.own[0],
             b"\x0ahostmaster" + self._policy.own[0],
             0, _REFRESH, _RETRY, _EXPIRE, self._policy.ttl,
         )  # fmt: skip
+        yield
 
-    def _attach(self, touched: Iterable[str]) -> set[str]:
-        """Learns which adapters have which MACs and what DHCP gave them. Returns all VMs whose addresses may change.
+    def _attach(self, uuid: str, dirty: set[str]) -> None:
+        """Learns which adapters have which MACs and what DHCP gave them. Adds all VMs whose addresses may change.
 
         An address that DHCP gave to one VM is not believed of another: so a change there concerns who claims it.
         """
-        dirty = set(touched)
-        for uuid in touched:
-            before = self._attached.pop(uuid, _NOT_ATTACHED)
-            machine = self._machines.get(uuid)
-            after = _NOT_ATTACHED if machine is None else self._look(machine)
-            if after is not _NOT_ATTACHED:
-                self._attached[uuid] = after
-            _move(self._by_mac, uuid, before.macs, after.macs)
-            _move(self._claimants, uuid, before.claims, after.claims)
+        before = self._attached.pop(uuid, _NOT_ATTACHED)
+        machine = self._machines.get(uuid)
+        after = _NOT_ATTACHED if machine is None else self._look(machine)
+        if after is not _NOT_ATTACHED:
+            self._attached[uuid] = after
+        _move(self._by_mac, uuid, before.macs, after.macs)
+        _move(self._claimants, uuid, before.claims, after.claims)
+        if before.bridged != after.bridged:
             self._bridged.subtract(before.bridged)
             self._bridged.update(after.bridged)
             self._bridged = +self._bridged
-            for place in before.given.keys() | after.given.keys():
-                givers = self._givers.setdefault(place, {})
-                givers.pop(uuid, None)
-                if place in after.given:
-                    givers[uuid] = after.given[place]
-                owner = givers[min(givers)] if givers else ""
-                if owner != self._networks.owners.get(place, ""):
-                    dirty |= self._claimants.get(place[1], set())
-                    if owner:
-                        self._networks.owners[place] = owner
-                    else:
-                        del self._networks.owners[place]
-                if not givers:
-                    del self._givers[place]
-            if after.until:
-                heapq.heappush(self._ends, (after.until, uuid))
-        return dirty
+        for place in before.given.keys() | after.given.keys():
+            givers = self._givers.setdefault(place, {})
+            givers.pop(uuid, None)
+            if place in after.given:
+                givers[uuid] = after.given[place]
+            owner = givers[min(givers)] if givers else ""
+            if owner != self._networks.owners.get(place, ""):
+                dirty |= self._claimants.get(place[1], set())
+                if owner:
+                    self._networks.owners[place] = owner
+                else:
+                    del self._networks.owners[place]
+            if not givers:
+                del self._givers[place]
+        if after.until:
+            heapq.heappush(self._ends, (after.until, uuid))
 
     def _look(self, machine: Machine) -> _Attached:
         if not machine.online:
@@ -235,82 +300,56 @@ class Builder:
             until,
         )
 
-    def _name(self, touched: Iterable[str], dirty: set[str]) -> None:
-        """Gives names anew where a VM came, went, or wants other ones."""
-        changed = False
-        for uuid in touched:
-            machine = self._machines.get(uuid)
-            wanted = None
-            if machine is not None:
-                wanted = (machine.name, machine.groups, machine.names, machine.ignored, machine.accessible)
-            if self._inputs.get(uuid) != wanted:
-                changed = True
-                if wanted is None:
-                    del self._inputs[uuid]
-                else:
-                    self._inputs[uuid] = wanted
-        if not changed:
-            return
-        before = self._naming.by_uuid
-        self._naming = assign(self._machines.values(), self._common.reserved, self._policy.zones)
-        after = self._naming.by_uuid
-        dirty.update(uuid for uuid in before.keys() | after.keys() if before.get(uuid) != after.get(uuid))
-
-    def _make(self, uuid: str) -> Moved | None:
-        """Makes a VM anew. Returns it before and after, None where it is as it was."""
+    def _make(self, uuid: str) -> Guest | None:
+        """What a VM is now."""
         machine, named = self._machines.get(uuid), self._naming.by_uuid.get(uuid)
-        before, after = self._guests.get(uuid), None
-        if machine is not None and named is not None:
-            found = addresses(machine, self._networks)
-            forwards = rules(machine, found.addresses, self._forwards) if machine.online else ()
-            after = Guest(machine, named, found.addresses, found.refused, forwards)
-        if before == after:
+        if machine is None or named is None:
             return None
-        if before is not None:
-            self._remove(uuid, before)
-        if after is not None:
-            self._add(uuid, after)
-        return before, after
+        found = addresses(machine, self._networks)
+        forwards = rules(machine, found.addresses, self._forwards) if machine.online else ()
+        return Guest(machine, named, found.addresses, found.refused, forwards)
 
     def _remove(self, uuid: str, guest: Guest) -> None:
-        del self._guests[uuid]
-        self._refused.pop(uuid, None)
+        self._guests.drop(uuid)
+        if self._refused.pop(uuid, None):
+            self._refusals = None
         for owner in self._owners(guest):
-            if self._owned.get(owner) is guest:
-                del self._owned[owner]
+            if not guest.machine.online:
+                self._absent.drop(owner)
+            elif self._owned.get(owner) is guest:
+                self._owned.drop(owner)
                 self._count_above(owner, -1)
-            elif not guest.machine.online:
-                self._absent.pop(owner, None)
         for pointer in {reverse_name(one.address) for one in guest.addresses}:
-            held = self._pointers.get(pointer, ())
+            held = self._pointers.get(pointer) or ()
             left = tuple(pair for pair in held if pair[1] is not guest)
             if left:
-                self._pointers[pointer] = left
+                self._pointers.put(pointer, left)
             elif held:
-                del self._pointers[pointer]
+                self._pointers.drop(pointer)
                 self._count_above(pointer, -1)
 
     def _add(self, uuid: str, guest: Guest) -> None:
-        self._guests[uuid] = guest
+        self._guests.put(uuid, guest)
         if guest.refused:
             self._refused[uuid] = guest.refused
+            self._refusals = None
         machine = guest.machine
         for owner in self._owners(guest):
             if not machine.online:
-                self._absent[owner] = f"VM {machine.name!r} is not running ({machine.state})"
+                self._absent.put(owner, f"VM {machine.name!r} is not running ({machine.state})")
                 continue
             node = self._common.nodes.get(owner, {})
             if not (CNAME in node or A in node or AAAA in node):
-                self._owned[owner] = guest
+                self._owned.put(owner, guest)
                 self._count_above(owner, 1)
         for address in {one.address: None for one in guest.addresses if one.network.kind != "nat"}:
             pointer = reverse_name(address)
             if PTR in self._common.nodes.get(pointer, {}):
                 continue
-            held = self._pointers.get(pointer, ())
+            held = self._pointers.get(pointer) or ()
             if not held:
                 self._count_above(pointer, 1)
-            self._pointers[pointer] = tuple(sorted((*held, (address, guest)), key=_precedence))
+            self._pointers.put(pointer, tuple(sorted((*held, (address, guest)), key=_precedence)))
 
     def _owners(self, guest: Guest) -> list[bytes]:
         """The wire names of a VM in all zones."""
@@ -325,16 +364,16 @@ class Builder:
 
     def _count_above(self, owner: bytes, number: int) -> None:
         for above in names_above(owner, self._policy.apexes):
-            self._above[above] += number
-            if not self._above[above]:
-                del self._above[above]
+            count = (self._above.get(above) or 0) + number
+            if count:
+                self._above.put(above, count)
+            else:
+                self._above.drop(above)
 
     def _snapshot(self, serial: int) -> Snapshot:
-        refused = (
-            f"VM {self._guests[uuid].machine.name!r}: {text}"
-            for uuid in sorted(self._refused)
-            for text in self._refused[uuid]
-        )
+        if self._refusals is None:
+            named = ((self._guests.get(uuid), texts) for uuid, texts in sorted(self._refused.items()))
+            self._refusals = tuple(f"VM {one.machine.name!r}: {text}" for one, texts in named if one for text in texts)
         policy = self._policy
         return Snapshot(
             ttl=policy.ttl,
@@ -343,17 +382,17 @@ class Builder:
             forwarded=policy.forwarded,
             nodes=self._common.nodes,
             late=self._common.late,
-            above=self._above.copy(),
-            owned=self._owned.copy(),
-            pointers=self._pointers.copy(),
+            above=self._above.given(),
+            owned=self._owned.given(),
+            pointers=self._pointers.given(),
             outside=self._digested.outside,
             soa=self._soa,
-            absent=self._absent.copy(),
-            by_uuid=self._guests.copy(),
+            absent=self._absent.given(),
+            by_uuid=self._guests.given(),
             ways=self._ways,
             wildcards=policy.wildcards,
             lan=policy.lan,
-            problems=(*self._naming.problems, *refused),
+            problems=(*self._naming.problems, *self._refusals),
             looked=policy.looked,
             valid_until=self._until(),
         ).numbered(serial)

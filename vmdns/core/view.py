@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
-from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, Machine, NatNetwork, Network
+from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Network
 
 # Addresses that vmdns gives the host, one for each NAT Network (RFC 2544's range, which no real network uses).
 GIVEN = ip_network("198.18.53.0/24")
@@ -164,8 +164,11 @@ def system_name(name: str) -> str:
     return name.partition(": ")[0]
 
 
-def ways(facts: Iterable[Fact], machines: Iterable[Machine], resolvers: tuple[str, ...] = ()) -> Ways:
-    """What the facts say of the ways to the host. resolvers: the addresses of its own name servers, in their order."""
+def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str, ...] = ()) -> Ways:
+    """What the facts say of the ways to the host. bridged: the networks that VMs which are online are bridged to.
+
+    resolvers: the addresses of its own name servers, in their order.
+    """
     places: dict[Place, None] = {}
     networks: dict[str, Network] = {}
     handed: dict[str, list[Network]] = {}
@@ -200,11 +203,10 @@ def ways(facts: Iterable[Fact], machines: Iterable[Machine], resolvers: tuple[st
         networks[named] = Network("hostonly", one.name)
         places.setdefault(Place(named, place.at), None)
     names = {place.interface: place.interface for place in places}
-    for machine in machines:
-        for adapter in machine.adapters if machine.online else ():
-            name = aliases.get(adapter.network.name) or names.get(system_name(adapter.network.name))
-            if adapter.network.kind == "bridged" and name is not None:
-                networks.setdefault(name, adapter.network)
+    for network in bridged:
+        name = aliases.get(network.name) or names.get(system_name(network.name))
+        if name is not None:
+            networks.setdefault(name, network)
     for server in servers:
         if server.network in gateways:
             for address in server.name_servers:
