@@ -75,6 +75,8 @@ class App:
             self._admission.admit,
             config.limits,
         )
+        self.server.begin, self.server.tries = self.forwarder.begin, self.forwarder.tries
+        self.server.settle = self.forwarder.settle
         self.multicast = Multicast(say)
         self._announcing: asyncio.TimerHandle | None = None
         self.listening = Listening(self.server, say, self._configure_forwarder)

@@ -19,12 +19,14 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 from fakeupstream import EVIL, GOOD, FakeUpstream
+from threaded import Asker
 
 from vmdns.core import wire
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.serve import forward, upstream_socket
+from vmdns.serve.first_try import POSSIBLE
 from vmdns.serve.forward import Forwarder
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
@@ -32,6 +34,13 @@ LIMITS = Limits(upstream_timeout=10, query_timeout=20)
 QUICK = Limits(upstream_timeout=0.2, query_timeout=0.8)
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 NOWHERE: frozenset[tuple[str, int]] = frozenset()
+
+
+@pytest.fixture(params=["in the loop", "in a thread"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether the loop asks, or a thread that received the question."""
+    monkeypatch.setattr(Lab, "threaded", request.param == "in a thread" and POSSIBLE)
+    return str(request.param)
 
 
 class Clock:
@@ -47,11 +56,14 @@ class Clock:
 class Lab:
     """One forwarder and its scripted upstreams."""
 
+    threaded = False
+
     def __init__(self, forwarder: Forwarder, clock: Clock, *servers: FakeUpstream) -> None:
         self.forwarder = forwarder
         self.clock = clock
         self.servers = servers
         self.up = servers[0]
+        self.asker = Asker(forwarder) if self.threaded else None
 
     def configure(self, *default: FakeUpstream, limits: Limits = LIMITS, **more: Any) -> list[str]:
         upstreams = Upstreams(tuple(Upstream(one.address, one.port) for one in default), **more)
@@ -66,7 +78,10 @@ class Lab:
         message = dns.message.make_query(name, kind, use_edns=edns, **how)
         message.flags = dns.flags.Flag(flags)
         query = wire.parse_query(message.to_wire())
-        out = self.forwarder.cached(query, limit) or await self.forwarder.resolve(query, limit)
+        if self.asker is not None:
+            out = await self.asker.ask(query, limit)
+        else:
+            out = self.forwarder.cached(query, limit) or await self.forwarder.resolve(query, limit)
         assert out[:2] == message.to_wire()[:2]
         return out
 
@@ -81,6 +96,8 @@ async def lab(servers: int = 1, limits: Limits = LIMITS) -> AsyncIterator[Lab]:
     try:
         yield made
     finally:
+        if made.asker is not None:
+            made.asker.stop()
         await forwarder.close()
         for fake in fakes:
             await fake.stop()
@@ -286,7 +303,7 @@ def test_x07_ports_are_spread_over_all_that_need_no_right() -> None:
     buckets = [0] * 8
     for _ in range(400):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            upstream_socket._bind(sock)
+            upstream_socket.bind_anywhere(sock)
             buckets[(sock.getsockname()[1] - 1024) * 8 // (65536 - 1024)] += 1
     # Chi-square with 7 degrees of freedom: over 40 happens by chance once in a million runs.
     assert sum((found - 50) ** 2 / 50 for found in buckets) < 40
@@ -669,6 +686,7 @@ def test_a_fault_of_our_own_is_servfail_and_is_logged(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(forward, "judge", broken)
+    monkeypatch.setattr(forward, "quick_judge", broken)
 
     async def scenario() -> None:
         async with lab() as net:

@@ -78,6 +78,10 @@ class Cache:
             return None
         return last.reply.stale(why)
 
+    def has_stale(self, question: Question, now: float) -> bool:
+        """Whether `stale` knows something."""
+        return any(key in self._entries for key in self._keys(question)) and self.stale(question, now, "") is not None
+
     def put(self, question: Question, reply: Forwarded, now: float) -> None:
         """Keeps a reply in place of what was known; one of TTL 0 only ends what was known before."""
         for key in self._keys(question):
@@ -99,7 +103,7 @@ class Cache:
         if found is None:
             return None
         if now >= found[0]:
-            del self._failures[question]
+            self._failures.pop(question, None)
             return None
         return found[1]
 

@@ -38,6 +38,7 @@ from vmdns.core.wire import (
     udp_limit,
 )
 from vmdns.serve.counts import Counts
+from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo
 from vmdns.serve.tcp import Connections
@@ -54,6 +55,8 @@ _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 Forward = Callable[[Query, int], Awaitable[bytes]]
 Cached = Callable[[Query, int], bytes | None]
+# Asks by the tries of the calling thread, and gives the response to `send`, in any thread; False where it cannot.
+Begin = Callable[[Query, int, Callable[[bytes], None], FirstTries], bool]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 # The addresses that others on the host's links have for a name, None where nobody has the name.
 Relay = Callable[[bytes, int], Awaitable[tuple[str, ...] | None]]
@@ -83,6 +86,11 @@ class DnsServer:
         # Who asks others on the links for X.local, and whether that is worth it; None where nobody is asked.
         self.relay: Relay | None = None
         self.worth: Callable[[bytes], bool] = lambda name: True
+        # Asking upstreams in the threads that receive datagrams; None where the event loop does it all.
+        self.begin: Begin | None = None
+        self.tries: Callable[[int], FirstTries | None] | None = None
+        self.settle: Callable[[float], Awaitable[None]] | None = None
+        self._tries: dict[Listener, FirstTries] = {}
         self._counts = Counts()
         self._memo = Memo()
         self._listeners: dict[Listener, tuple[Receiver, asyncio.Task[None]]] = {}
@@ -120,7 +128,10 @@ class DnsServer:
         self._loop = asyncio.get_running_loop()
         if not self._listeners:
             self._memo.publish(self._current(), None)
-        receiver = Receiver(listener, self._memo, self._ready, self._quick, batches=batches)
+        tries = self.tries(listener.udp.fileno()) if self.tries is not None else None
+        if tries is not None:
+            self._tries[listener] = tries
+        receiver = Receiver(listener, self._memo, self._ready, self._quick, tries, batches=batches)
         self._listeners[listener] = receiver, self._loop.create_task(self._connections.accept(listener))
 
     def close(self, listener: Listener) -> None:
@@ -131,6 +142,7 @@ class DnsServer:
     def _deafen(self, listener: Listener) -> None:
         receiver, accepting = self._listeners.pop(listener)
         receiver.stop()
+        self._tries.pop(listener, None)
         self._counts += receiver.counts
         accepting.cancel()
         # Before it is closed: its number may belong to another socket the next moment.
@@ -142,6 +154,8 @@ class DnsServer:
         for listener in listeners:
             self._deafen(listener)
         self._go_on()
+        if self.settle is not None:
+            await self.settle(grace)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for listener in listeners:
@@ -306,6 +320,8 @@ class DnsServer:
             return malformed.reply[2:] if malformed.reply is not None else None
         response, reply = self._decide(query, peer[0], listener.address, udp_limit(query), tcp=False)
         if response is None:
+            if reply is None and asker[1] is Right.ALL:
+                return self._away(query, packet, peer, listener)
             self._hand_over(query, packet, peer, listener)
             return None
         if reply is not None and self._may_be_elsewhere(query, reply, snapshot):
@@ -315,7 +331,26 @@ class DnsServer:
             self._memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
         return response[2:]
 
+    def _away(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
+        """The response to a question for others, where one is known; else it is asked for, here or in the loop."""
+        tries = self._tries.get(listener)
+        if self.begin is None or tries is None:
+            self._hand_over(query, packet, peer, listener)
+            return None
+        limit = udp_limit(query)
+        response = self._cached(query, limit)
+        if response is not None:
+            self._counts.forwarded += 1
+            self._keep_passing(query, packet, response, peer, listener)
+            return response[2:]
+        if self.begin(query, limit, lambda response: self._send(listener, response, peer), tries):
+            self._counts.forwarded += 1
+        else:
+            self._hand_over(query, packet, peer, listener)
+        return None
+
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
+        """Has the event loop answer it."""
         if len(self._pending) >= MOST_PENDING or self._loop is None:
             self._counts.failed += 1
             return

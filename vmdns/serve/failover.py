@@ -32,6 +32,11 @@ class AllFailed(Exception):
         self.replied = replied
 
 
+def patience(limits: Limits) -> float:
+    """How many seconds a server may be silent before the next one is asked as well."""
+    return min(_PATIENCE_PART * limits.upstream_timeout, _PATIENCE)
+
+
 class Round:
     """The tries of one question."""
 
@@ -40,14 +45,22 @@ class Round:
     ) -> None:
         self._ask = ask
         self._limits = limits
-        self._patience = min(_PATIENCE_PART * limits.upstream_timeout, _PATIENCE)
+        self._patience = patience(limits)
         self._left = dict.fromkeys(servers, _TRIES_EACH)
         self._again: dict[Server, float] = {}
         self._why: dict[Server, str] = {}
         self._tries: dict[asyncio.Future[Forwarded], tuple[Server, float]] = {}
         self._started = 0
+        self._begun: float | None = None
         self._last = 0.0
         self._replied = False
+
+    def go_on(self, server: Server, asking: Awaitable[Forwarded], begun: float, now: float) -> None:
+        """One server was asked at `begun`, both by the clock of the servers; to be said before `run`."""
+        time = asyncio.get_running_loop().time() - (now - begun)
+        self._begun = time
+        self._start(server, time, begun, asking)
+        self._note_silence(now)
 
     async def run(self, spare: Callable[[], bool], now: Callable[[], float]) -> Forwarded:
         """The first answer, within limits.query_timeout. Raises `AllFailed`.
@@ -55,7 +68,7 @@ class Round:
         spare: whether servers may be asked again; now: the clock of the servers.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._limits.query_timeout
+        end = (loop.time() if self._begun is None else self._begun) + self._limits.query_timeout
         try:
             while (time := loop.time()) < end:
                 server = self._next(time, spare())
@@ -63,7 +76,7 @@ class Round:
                 if due <= time:
                     if server is None:
                         break
-                    self._start(server, time, now())
+                    self._start(server, time, now(), self._ask(server))
                     continue
                 if not self._tries and server is None:
                     break
@@ -93,12 +106,12 @@ class Round:
             return self._again[server]
         return self._last + self._patience if self._tries else time
 
-    def _start(self, server: Server, time: float, begun: float) -> None:
+    def _start(self, server: Server, time: float, begun: float, asking: Awaitable[Forwarded]) -> None:
         self._left[server] -= 1
         self._started += 1
         self._last = time
         self._again[server] = time + self._limits.upstream_timeout
-        self._tries[asyncio.ensure_future(self._ask(server))] = (server, begun)
+        self._tries[asyncio.ensure_future(asking)] = (server, begun)
 
     async def _wait(self, seconds: float) -> Forwarded | None:
         if not self._tries:

@@ -2,15 +2,20 @@
 
 One question is asked once, however many wait for it (CVE-2020-25686); so also a question that another resolver
 sends back to us ends by itself. Everything is bounded: questions under way, those who wait for one, sockets, cache.
+
+The threads that receive datagrams ask the first server themselves (`begin`, `first_try`); everything else goes on in
+the event loop (`Round`). What both use is changed under one lock, which is never held while anybody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from vmdns.core import wire
@@ -27,8 +32,11 @@ from vmdns.core.forwarded import (
 from vmdns.core.judge import Rejected, judge
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_text
+from vmdns.core.quick_judge import quick_judge
 from vmdns.core.upstream import Upstream, Upstreams, closest
-from vmdns.serve.failover import AllFailed, Round
+from vmdns.serve.failover import AllFailed, Round, patience
+from vmdns.serve.first_try import POSSIBLE, Attempt, Came, FirstTries
+from vmdns.serve.flights import Flight, Flights, Waiter, tell
 from vmdns.serve.upstream_server import Server, in_turn
 from vmdns.serve.upstream_socket import Sockets, budget
 from vmdns.serve.usable import usable
@@ -40,19 +48,11 @@ _STALE_WAIT = 1.8
 # RFC 9520 section 3.2, in seconds: how long a failure is believed, where a server said so, where none spoke, and
 # where there is a stale answer to give meanwhile (RFC 8767 section 5).
 _FAILED, _SILENT, _RECHECK = 5.0, 1.0, 30.0
-_MOST_WAITERS = 100
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A question under way, and how many wait for it."""
-
-    task: asyncio.Task[Forwarded | Failure]
-    waiters: int = 0
+_STOPPING = Failure(wire.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
 
 
 class Forwarder:
-    """Answers what is not ours. now is a monotonic clock in seconds. One event loop uses it."""
+    """Answers what is not ours. now is a monotonic clock in seconds. One event loop uses it, and threads of it."""
 
     def __init__(self, limits: Limits, now: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -66,8 +66,9 @@ class Forwarder:
         self._zones: frozenset[bytes] = frozenset()
         self._generation = 0
         self._known: object = None
-        self._flights: dict[tuple[int, Question], _Flight] = {}
-        self._waiting = 0
+        self._flights = Flights()
+        self._lock = threading.Lock()  # for the cache, the flights and the configuration
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def configure(
         self, upstreams: Upstreams, own: frozenset[tuple[str, int]], zones: frozenset[bytes], limits: Limits
@@ -78,11 +79,23 @@ class Forwarder:
         Other upstreams may know other things, so the cache is emptied when they change; not when they are gone.
         """
         problems: list[str] = []
-        self._default = usable(upstreams.default, own, problems)
-        self._domains = {key: usable(servers, own, problems) for key, servers in upstreams.domains.items()}
+        default = usable(upstreams.default, own, problems)
+        domains = {key: usable(servers, own, problems) for key, servers in upstreams.domains.items()}
         # The root in either would take every name for one of ours.
-        self._trusted = (upstreams.search | upstreams.domains.keys()) - {b"\0"}
-        self._zones = zones
+        trusted = (upstreams.search | upstreams.domains.keys()) - {b"\0"}
+        with self._lock:
+            self._put_in_force(default, domains, trusted, zones, limits)
+        return list(dict.fromkeys(problems))
+
+    def _put_in_force(
+        self,
+        default: tuple[Upstream, ...],
+        domains: dict[bytes, tuple[Upstream, ...]],
+        trusted: frozenset[bytes],
+        zones: frozenset[bytes],
+        limits: Limits,
+    ) -> None:
+        self._default, self._domains, self._trusted, self._zones = default, domains, trusted, zones
         self._limits = limits
         self._cache.configure(limits)
         wanted = {*self._default, *(one for servers in self._domains.values() for one in servers)}
@@ -95,7 +108,6 @@ class Forwarder:
             self._known = known
             self._generation += 1
             self._cache.clear()
-        return list(dict.fromkeys(problems))
 
     def route(self, key: bytes) -> tuple[Upstream, ...] | None:
         """The servers of the most specific domain at or above the name; None where the default servers are asked.
@@ -114,54 +126,104 @@ class Forwarder:
         return domain is None or len(domain) <= len(zone)
 
     def cached(self, query: wire.Query, limit: int) -> bytes | None:
-        """The response from the cache, in at most `limit` bytes; None where it takes `resolve`."""
+        """The response from the cache, in at most `limit` bytes; None where it has to be asked for. In any thread."""
         if refusal(query) is not None:
             return None
-        found = self._ready(Question.of(query))
+        with self._lock:
+            found = self._ready(Question.of(query))
+        return None if found is None else render(query, found, limit)
+
+    def begin(self, query: wire.Query, limit: int, send: Callable[[bytes], None], tries: FirstTries) -> bool:
+        """Asks in the thread of these tries. Whether `send` gets the response, in any thread; else `resolve` is needed.
+
+        For what `cached` does not know.
+        """
+        found: Forwarded | Failure | None = refusal(query)
         if found is None:
-            return None
-        self._cache.hits += 1
-        return render(query, found, limit)
+            question = Question.of(query)
+            with self._lock:
+                if self._loop is None or self._cache.has_stale(question, self._now()):
+                    return False  # whoever could have a stale answer does not wait as long
+                found, flight, new = self._meet(question, lambda found: send(render(query, found, limit)))
+            if flight is not None:
+                if new:
+                    self._ask_first(flight, tries)
+                return True
+        assert found is not None
+        send(render(query, found, limit))
+        return True
+
+    def tries(self, listener: int) -> FirstTries | None:
+        """For a thread that serves the socket with this number; None where the system has no way to wait for many."""
+        self._loop = asyncio.get_running_loop()
+        return FirstTries(self, self._sockets, self._now, listener) if POSSIBLE else None
 
     async def resolve(self, query: wire.Query, limit: int) -> bytes:
         """The response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL that says why."""
-        found: Forwarded | Failure | None = refusal(query)
-        if found is None:
-            try:
-                found = await self.find(Question.of(query))
-            except Exception:
-                _log.exception("forwarding %s failed", to_text(query.key))
-                found = Failure(wire.SERVFAIL, (EDE_OTHER, "internal error"))
+        found = refusal(query) or await self.find(Question.of(query))
         return render(query, found, limit)
 
     async def find(self, question: Question) -> Forwarded | Failure:
         """What is known of a question, from the cache or from upstream."""
-        found = self._ready(question)
-        if found is not None:
-            self._cache.hits += 1
-            return found
-        self._cache.misses += 1
-        if self._is_own(question.name):
-            return Failure(wire.REFUSED, (EDE_OTHER, "names of our own zones are never forwarded"))
-        servers = self._ask_of(question.name)
-        if not servers:
-            return self._give_up(question, EDE_NO_REACHABLE_AUTHORITY, "no upstream server is known for this name")
-        flight = self._flights.get((self._generation, question))
-        full = max(self._waiting, len(self._flights)) >= self._limits.outstanding
-        if full or (flight is not None and flight.waiters >= _MOST_WAITERS):
-            return self._give_up(question, EDE_OTHER, "too many questions are under way")
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[Forwarded | Failure] = loop.create_future()
+        waiter = _in(loop, told)
+        why = "the upstream servers do not answer in time"
+        with self._lock:
+            now = self._now()
+            ready = self._ready(question)
+            if ready is not None:
+                return ready
+            stale = self._cache.stale(question, now, why)
+            given, flight, new = self._meet(question, waiter)
         if flight is None:
-            flight = self._take_off(question, servers)
-        return await self._wait(question, flight)
+            assert given is not None
+            return given
+        if new:
+            self._fly(flight, None)
+        # A flight ends by itself at query_timeout, and then says more: this is for one that should not.
+        timeout = self._limits.query_timeout + 0.5
+        try:
+            await asyncio.wait({told}, timeout=timeout if stale is None else min(_STALE_WAIT, timeout))
+        finally:
+            with self._lock:
+                self._flights.leave(flight, waiter)
+        return told.result() if told.done() else stale or Failure(wire.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, why))
+
+    # -- under the lock ---------------------------------------------------------------------------------------
 
     def _ready(self, question: Question) -> Forwarded | Failure | None:
         """What can be said at once: an answer that is good, or that the last try failed a moment ago."""
         now = self._now()
-        found = self._cache.get(question, now)
-        if found is not None:
-            return found
-        error = self._cache.failure(question, now)
-        return None if error is None else self._give_up(question, *error)
+        found: Forwarded | Failure | None = self._cache.get(question, now)
+        if found is None:
+            error = self._cache.failure(question, now)
+            if error is None:
+                return None
+            found = self._give_up(question, *error)
+        self._cache.hits += 1
+        return found
+
+    def _meet(self, question: Question, waiter: Waiter) -> tuple[Forwarded | Failure | None, Flight | None, bool]:
+        """A miss starts here, and nowhere else: what is said at once, or the flight that is waited for, and whether it
+        is a new one."""
+        self._cache.misses += 1
+        if self._is_own(question.name):
+            return Failure(wire.REFUSED, (EDE_OTHER, "names of our own zones are never forwarded")), None, False
+        servers = self._ask_of(question.name)
+        if not servers:
+            why = "no upstream server is known for this name"
+            return self._give_up(question, EDE_NO_REACHABLE_AUTHORITY, why), None, False
+        flight = self._flights.find(self._generation, question)
+        if not self._flights.has_room(self._limits.outstanding, flight):
+            return self._give_up(question, EDE_OTHER, "too many questions are under way"), None, False
+        new = flight is None
+        if flight is None:
+            trusted = closest(question.name, self._trusted) is not None
+            flight = Flight(question, in_turn(servers), self._generation, trusted)
+            self._flights.add(flight)
+        self._flights.join(flight, waiter)
+        return None, flight, new
 
     def _give_up(self, question: Question, code: int, why: str) -> Forwarded | Failure:
         return self._cache.stale(question, self._now(), why) or Failure(wire.SERVFAIL, (code, why))
@@ -170,48 +232,92 @@ class Forwarder:
         route = self.route(name)
         return tuple(self._servers[one] for one in (self._default if route is None else route))
 
-    def _take_off(self, question: Question, servers: tuple[Server, ...]) -> _Flight:
-        key = (self._generation, question)
-        flight = _Flight(asyncio.create_task(self._fly(question, servers, self._generation)))
-        self._flights[key] = flight
-        flight.task.add_done_callback(lambda _: self._flights.pop(key, None))
-        return flight
+    # -- flights: in any thread -------------------------------------------------------------------------------
 
-    async def _wait(self, question: Question, flight: _Flight) -> Forwarded | Failure:
-        """Waits for a flight, which goes on whatever becomes of those who wait."""
-        why = "the upstream servers do not answer in time"
-        stale = self._cache.stale(question, self._now(), why)
-        # A flight ends by itself at query_timeout, and then says more: this is for one that should not.
-        timeout = self._limits.query_timeout + 0.5
-        self._waiting += 1
-        flight.waiters += 1
+    def _ask_first(self, flight: Flight, tries: FirstTries) -> None:
         try:
-            await asyncio.wait({flight.task}, timeout=timeout if stale is None else min(_STALE_WAIT, timeout))
-        finally:
-            self._waiting -= 1
-            flight.waiters -= 1
-        if flight.task.done() and not flight.task.cancelled():
-            return flight.task.result()
-        return stale or Failure(wire.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, why))
+            tries.ask(flight, patience(self._limits), self._limits.query_timeout)
+        except Exception:
+            _log.exception("asking for %s failed", to_text(flight.question.name))
+            self.go_on(flight, None)
 
-    async def _fly(self, question: Question, servers: tuple[Server, ...], generation: int) -> Forwarded | Failure:
-        limits, trusted = self._limits, closest(question.name, self._trusted) is not None
+    def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
+        """The answer that a message is, where that is seen quickly."""
+        return quick_judge(message, sent, self._limits, flight.trusted, self._is_own)
+
+    def answered(self, attempt: Attempt, found: Forwarded) -> None:
+        """The first server answered a flight."""
+        flight = attempt.flight
+        with self._lock:
+            attempt.server.answered_first(attempt.sent, attempt.begun)
+            self._keep(flight, found)
+            waiters = self._flights.land(flight)
+        tell(waiters, found)
+
+    def _keep(self, flight: Flight, found: Forwarded) -> None:
+        if flight.generation == self._generation:
+            self._cache.put(flight.question, found, self._now())
+
+    def go_on(self, flight: Flight, attempt: Attempt | None) -> None:
+        """Lets the event loop go on with a flight."""
+        self._in_loop(self._fly, flight, attempt)
+
+    def tell(self, attempt: Attempt, came: Came) -> None:
+        """Tells the event loop what came of an attempt, with which it goes on."""
+        self._in_loop(attempt.tell, came)
+
+    def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed: this is the end
+                self._loop.call_soon_threadsafe(call, *arguments)
+
+    # -- flights: in the event loop ---------------------------------------------------------------------------
+
+    def _fly(self, flight: Flight, attempt: Attempt | None) -> None:
+        limits = self._limits
 
         def judged(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
-            return judge(message, sent, limits, trusted=trusted, own=self._is_own, stream=stream)
+            return judge(message, sent, limits, trusted=flight.trusted, own=self._is_own, stream=stream)
 
-        tries = Round(in_turn(servers), lambda server: server.ask(question, judged), limits)
+        def ask(server: Server) -> Awaitable[Forwarded]:
+            return server.ask(flight.question, judged)
+
+        tries = Round(flight.servers, ask, limits)
+        if attempt is not None:
+            attempt.expect(judged)
+            asking = attempt.server.ask(flight.question, judged, attempt)
+            tries.go_on(attempt.server, asking, attempt.begun, self._now())
+        flight.task = asyncio.get_running_loop().create_task(self._run(flight, tries))
+        flight.task.add_done_callback(partial(self._flown, flight))
+
+    async def _run(self, flight: Flight, tries: Round) -> Forwarded | Failure:
         try:
             found = await tries.run(lambda: self._sockets.spare, self._now)
+            with self._lock:
+                self._keep(flight, found)
+            return found
         except AllFailed as failed:
-            given = self._give_up(question, *failed.error)
-            if generation == self._generation:
-                seconds = _RECHECK if isinstance(given, Forwarded) else _FAILED if failed.replied else _SILENT
-                self._cache.put_failure(question, failed.error, self._now(), seconds)
+            with self._lock:
+                given = self._give_up(flight.question, *failed.error)
+                if flight.generation == self._generation:
+                    seconds = _RECHECK if isinstance(given, Forwarded) else _FAILED if failed.replied else _SILENT
+                    self._cache.put_failure(flight.question, failed.error, self._now(), seconds)
             return given
-        if generation == self._generation:
-            self._cache.put(question, found, self._now())
-        return found
+
+    def _flown(self, flight: Flight, task: asyncio.Task[Forwarded | Failure]) -> None:
+        if task.cancelled():
+            found: Forwarded | Failure = _STOPPING
+        elif (error := task.exception()) is not None:
+            _log.error("forwarding %s failed", to_text(flight.question.name), exc_info=error)
+            found = Failure(wire.SERVFAIL, (EDE_OTHER, "internal error"))
+        else:
+            found = task.result()
+        self._land(flight, found)
+
+    def _land(self, flight: Flight, found: Forwarded | Failure) -> None:
+        with self._lock:
+            waiters = self._flights.land(flight)
+        tell(waiters, found)
 
     def status(self) -> dict[str, Any]:
         """How forwarding fares, as JSON values: each upstream with the domains it is asked for, the cache, the load."""
@@ -224,13 +330,40 @@ class Forwarder:
             "upstreams": [{**self._servers[one].status(), "domains": names} for one, names in asked_for.items()],
             "cache": {"entries": len(cache), "bytes": cache.size, "hits": cache.hits, "misses": cache.misses},
             "outstanding": len(self._flights),
-            "waiting": self._waiting,
+            "waiting": self._flights.waiting,
             "sockets": self._sockets.open,
         }
 
+    async def settle(self, seconds: float) -> None:
+        """Waits until what is under way now has ended, or for that many seconds."""
+        loop = asyncio.get_running_loop()
+        ends = []
+        with self._lock:
+            for flight in self._flights.all:
+                end = loop.create_future()
+                self._flights.join(flight, _in(loop, end))
+                ends.append(end)
+        if ends:
+            await asyncio.wait(ends, timeout=seconds)
+
     async def close(self) -> None:
-        """Ends every question under way; those who wait get SERVFAIL."""
-        tasks = [flight.task for flight in self._flights.values()]
+        """Ends every question under way; those who wait get SERVFAIL. Threads have ended before."""
+        with self._lock:
+            flights = self._flights.all
+        tasks = [flight.task for flight in flights if flight.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for flight in flights:
+            self._land(flight, _STOPPING)
+        await asyncio.sleep(0)  # those who wait are told in the next round
+
+
+def _in(loop: asyncio.AbstractEventLoop, told: asyncio.Future[Forwarded | Failure]) -> Waiter:
+    """Who waits in the event loop."""
+    return lambda found: loop.call_soon_threadsafe(_settle, told, found)
+
+
+def _settle(told: asyncio.Future[Forwarded | Failure], found: Forwarded | Failure) -> None:
+    if not told.done():
+        told.set_result(found)

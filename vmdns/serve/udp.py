@@ -16,6 +16,7 @@ from typing import Any
 from vmdns.serve import batch
 from vmdns.serve.batch import ROOM_IN, ROOM_NAME, SIZE, Batch
 from vmdns.serve.counts import Counts
+from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, find, now
 
@@ -28,16 +29,28 @@ Ready = Callable[[Listener, str], dict[bytes, bytes] | None]
 
 CALLS = batch.load()
 
+_NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
 
 class Receiver:
     """Serves one listener until it is stopped. counts are of this thread alone; path says how datagrams are taken."""
 
-    def __init__(self, listener: Listener, memo: Memo, ready: Ready, ask: Ask, *, batches: bool = True) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        memo: Memo,
+        ready: Ready,
+        ask: Ask,
+        tries: FirstTries | None = None,
+        *,
+        batches: bool = True,
+    ) -> None:
         self._listener = listener
         self._socket = listener.udp
         self._memo = memo
         self._ready = ready
         self._ask = ask
+        self._tries = tries  # questions that this thread has put to upstreams itself
         self._stopping = False
         self.counts = Counts()
         batches = batches and CALLS is not None and listener.udp.family == socket.AF_INET
@@ -62,10 +75,22 @@ class Receiver:
         self._socket.setblocking(False)
 
     def _run(self) -> None:
-        receive, send = self._socket.recvfrom, self._socket.sendto
+        try:
+            self._serve()
+        finally:
+            if self._tries is not None:
+                self._tries.end()
+
+    def _serve(self) -> None:
+        receive, send, tries = self._socket.recvfrom, self._socket.sendto, self._tries
         while not self._stopping:
             try:
-                packet, peer = receive(ROOM_IN)
+                if tries is None or not tries.busy:
+                    packet, peer = receive(ROOM_IN)
+                elif tries.wait():
+                    packet, peer = receive(ROOM_IN, _NEVER_WAIT)
+                else:
+                    continue
             except OSError:
                 # An ICMP error of an earlier response (Windows: WSAECONNRESET); the socket is fine.
                 if self._socket.fileno() < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from vmdns.core import wire
@@ -22,12 +22,27 @@ _QUIRK_SECONDS = 900.0
 _MOST_ROUNDS = 4
 
 _RD, _AD, _CD = 0x0100, 0x0020, 0x0010
+_PLAIN, _SIGNED = (wire.Edns(wire.UDP_SIZE, 0, signed, frozenset()) for signed in (False, True))
+_LETTERS = bytes(0x20 if 0x61 <= byte <= 0x7A else 0 for byte in range(256))  # the bit of its case
 
 
 class Judge(Protocol):
     """`core.judge.judge` with everything but the message filled in."""
 
     def __call__(self, message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected: ...
+
+
+class First(Protocol):
+    """A query over UDP that is under way already: what was sent, when by the clock of the server, and what comes."""
+
+    @property
+    def sent(self) -> wire.Query: ...
+
+    @property
+    def begun(self) -> float: ...
+
+    async def outcome(self) -> Forwarded | Rejected:
+        """Waits without end. Raises OSError, ValueError."""
 
 
 class Unanswered(Exception):
@@ -79,18 +94,23 @@ class Server:
     def __str__(self) -> str:
         return str(self.upstream)
 
-    async def ask(self, question: Question, judge: Judge) -> Forwarded:
-        """Asks until it answers: a silent server is given up by cancelling. Raises `Unanswered`."""
-        edns = not self._no_edns.known(self._now())
+    async def ask(self, question: Question, judge: Judge, first: First | None = None) -> Forwarded:
+        """Asks until it answers: a silent server is given up by cancelling. Raises `Unanswered`.
+
+        first: a query that is under way, to go on from.
+        """
+        edns = not self._no_edns.known(self._now()) if first is None else first.sent.edns is not None
         stream = False
         why = ""
-        self.asked += 1
+        self.asked += first is None
         for _ in range(_MOST_ROUNDS):
-            verdict = await self._round(question, judge, edns, stream)
+            if first is None:
+                verdict = await self._round(question, judge, edns, stream)
+            else:
+                verdict = await self._listen(first.outcome(), first.sent, first.begun, stream=False)
+                first = None
             if isinstance(verdict, Forwarded):
-                self.answered += 1
-                if edns:
-                    self._no_edns.acquit()
+                self._answers(edns)
                 return verdict
             why = verdict.why
             match verdict.verdict:
@@ -107,14 +127,18 @@ class Server:
         raise self._fail(why, final=True)
 
     async def _round(self, question: Question, judge: Judge, edns: bool, stream: bool) -> Forwarded | Rejected:
-        packet = self._packet(question, edns)
-        sent = wire.parse_query(packet)
-        begun = self._now()
+        packet, sent = self._query(question, edns, secrets.token_bytes)
+        if stream:
+            coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
+        else:
+            coming = self._sockets.ask_udp(self.upstream, packet, lambda reply: judge(reply, sent, False))
+        return await self._listen(coming, sent, self._now(), stream=stream)
+
+    async def _listen(
+        self, coming: Awaitable[Forwarded | Rejected], sent: wire.Query, begun: float, *, stream: bool
+    ) -> Forwarded | Rejected:
         try:
-            if stream:
-                verdict = await self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
-            else:
-                verdict = await self._sockets.ask_udp(self.upstream, packet, lambda reply: judge(reply, sent, False))
+            verdict = await coming
         except (OSError, ValueError) as error:
             # A lack of sockets is our own, and one who spoke over UDP a moment ago is not silent.
             if not stream and getattr(error, "errno", None) != errno.EMFILE:
@@ -122,19 +146,41 @@ class Server:
             raise self._fail(f"cannot be reached: {error}", final=stream) from error
         self._alive()
         if not stream:
-            if sent.name != sent.key and not isinstance(verdict, Rejected):
-                self._flat_case.acquit()
-            took = self._now() - begun
-            self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
+            self._spoke(sent, begun, understood=not isinstance(verdict, Rejected))
         return verdict
 
-    def _packet(self, question: Question, edns: bool) -> bytes:
-        """The query. AD asks for the AD bit of the answer without DNSSEC records (RFC 6840 section 5.7)."""
+    def begin(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
+        """The query to put to it first, which whoever calls this sends. draw gives random bytes."""
+        self.asked += 1
+        return self._query(question, not self._no_edns.known(self._now()), draw)
+
+    def answered_first(self, sent: wire.Query, begun: float) -> None:
+        """Tells that such a query was answered."""
+        self._alive()
+        self._spoke(sent, begun, understood=True)
+        self._answers(sent.edns is not None)
+
+    def _answers(self, edns: bool) -> None:
+        self.answered += 1
+        if edns:
+            self._no_edns.acquit()
+
+    def _spoke(self, sent: wire.Query, begun: float, *, understood: bool) -> None:
+        if understood and sent.name != sent.key:
+            self._flat_case.acquit()
+        took = self._now() - begun
+        self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
+
+    def _query(self, question: Question, edns: bool, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
+        """Its bytes and what they mean. AD asks for the AD bit of the answer without DNSSEC records (RFC 6840 section
+        5.7)."""
         flags = _RD | _AD | (_CD if question.checking_disabled else 0)
-        name = question.name if self._flat_case.known(self._now()) else _mixed(question.name)
-        return wire.make_query(
-            secrets.randbelow(65536), name, question.type, flags=flags, dnssec_ok=question.dnssec_ok, edns=edns
-        )
+        key, kind = question.name, question.type
+        name = key if self._flat_case.known(self._now()) else _mixed(key, draw(len(key)))
+        ident = int.from_bytes(draw(2), "big")
+        packet = wire.make_query(ident, name, kind, flags=flags, dnssec_ok=question.dnssec_ok, edns=edns)
+        opt = (_SIGNED if question.dnssec_ok else _PLAIN) if edns else None
+        return packet, wire.Query(ident, flags, name, key, kind, wire.IN, packet[12 : 16 + len(name)], opt)
 
     def _fail(self, why: str, *, final: bool) -> Unanswered:
         self.failed += 1
@@ -188,10 +234,10 @@ class Server:
         }
 
 
-def _mixed(name: bytes) -> bytes:
+def _mixed(name: bytes, noise: bytes) -> bytes:
     """The name with each letter in a random case, which the reply has to repeat (draft-vixie-dnsext-dns0x20)."""
-    noise = secrets.token_bytes(len(name))
-    return bytes(byte ^ (bit & 0x20) if 0x61 <= byte <= 0x7A else byte for byte, bit in zip(name, noise, strict=True))
+    bits = int.from_bytes(noise, "big") & int.from_bytes(name.translate(_LETTERS), "big")
+    return (int.from_bytes(name, "big") ^ bits).to_bytes(len(name), "big")
 
 
 def in_turn(servers: tuple[Server, ...]) -> list[Server]:

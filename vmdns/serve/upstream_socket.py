@@ -12,6 +12,7 @@ import ipaddress
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from vmdns.core.judge import Rejected, Verdict
 from vmdns.core.upstream import Upstream
 
 # We offer 1232 bytes; a datagram of more than this is none of an honest server's.
-_MOST_DATAGRAM = 4096
+MOST_DATAGRAM = 4096
 # So many datagrams that are not the reply mean that someone is guessing: then TCP is asked, which cannot be guessed.
 MOST_STRAYS = 50
 _PORT_TRIES = 8
@@ -53,16 +54,40 @@ def budget() -> int:
 
 
 class Sockets:
-    """Opens sockets to upstreams, never more than `most` at once."""
+    """Opens sockets to upstreams, never more than `most` at once; also counts those that threads open (`ports`)."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.open = 0
+        self._resting = 0
+        self._lock = threading.Lock()
 
     @property
     def spare(self) -> bool:
         """Whether there is enough left for asking again what was asked already."""
-        return self.open < self.most // 2
+        return self.open - self._resting < self.most // 2
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be opened."""
+        return self.open >= self.most
+
+    def opened(self) -> None:
+        """One is about to be opened. Raises OSError where there are too many."""
+        with self._lock:
+            if self.open >= self.most:
+                raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
+            self.open += 1
+
+    def closed(self) -> None:
+        """One was closed."""
+        with self._lock:
+            self.open -= 1
+
+    def rest(self, count: int) -> None:
+        """So many more are open without a question."""
+        with self._lock:
+            self._resting += count
 
     async def ask_udp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
         """Sends a query and waits, without end, for a datagram that is its reply. Raises OSError, ValueError.
@@ -71,11 +96,11 @@ class Sockets:
         """
         loop = asyncio.get_running_loop()
         with self._socket(upstream, socket.SOCK_DGRAM) as (sock, address):
-            _bind(sock)
+            bind_anywhere(sock)
             sock.connect(address)
             await loop.sock_sendall(sock, packet)
             for _ in range(MOST_STRAYS):
-                verdict = judged(await loop.sock_recv(sock, _MOST_DATAGRAM))
+                verdict = judged(await loop.sock_recv(sock, MOST_DATAGRAM))
                 if not isinstance(verdict, Rejected) or verdict.verdict is not Verdict.IGNORE:
                     return verdict
         return Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
@@ -91,20 +116,17 @@ class Sockets:
 
     @contextmanager
     def _socket(self, upstream: Upstream, kind: int) -> Iterator[tuple[socket.socket, tuple[str | int, ...]]]:
-        if self.open >= self.most:
-            raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
         family, address = endpoint(upstream)
-        sock = socket.socket(family, kind)
-        self.open += 1
+        self.opened()
         try:
-            sock.setblocking(False)
-            yield sock, address
+            with socket.socket(family, kind) as sock:
+                sock.setblocking(False)
+                yield sock, address
         finally:
-            self.open -= 1
-            sock.close()
+            self.closed()
 
 
-def _bind(sock: socket.socket) -> None:
+def bind_anywhere(sock: socket.socket) -> None:
     """Takes a random port of all that need no right; where none is to be had, connect() lets the system choose."""
     everywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
     for _ in range(_PORT_TRIES):

@@ -1,0 +1,202 @@
+"""The first try of a question in the thread that received it: its ports, and what becomes of it in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import Iterator
+
+import dns.message
+import pytest
+from fakeupstream import GOOD, FakeUpstream
+from test_forward import LIMITS, NOWHERE, QUICK, Clock, Lab, lab, run, told, until
+from threaded import Asker
+
+from tests.testzone import SNAPSHOT
+from vmdns.core.upstream import Upstream, Upstreams
+from vmdns.core.wire import Query, parse_query
+from vmdns.serve import ports
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.first_try import POSSIBLE
+from vmdns.serve.forward import Forwarder
+from vmdns.serve.listeners import bind
+from vmdns.serve.ports import MOST_SECONDS, MOST_USES, Noise, Ports
+from vmdns.serve.upstream_socket import Sockets
+
+pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this system has no way to wait for many sockets in a thread")
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield Upstream(*sock.getsockname())
+
+
+def port_of(port: ports.Port) -> int:
+    return int(port.socket.getsockname()[1])
+
+
+def test_f16_with_little_to_ask_each_question_has_a_port_of_its_own(upstream: Upstream) -> None:
+    sockets = Sockets(1000)
+    pool = Ports(sockets, Noise())
+    used = []
+    for _ in range(50):
+        port = pool.take(upstream, 0.0)
+        used.append(port_of(port))
+        assert pool.rest(port, 0.0)
+    assert len(set(used)) >= 49  # two may have drawn the same number by chance only after the first was closed
+    assert (sockets.open, pool.resting) == (50, 50)
+    for port in pool.tired(MOST_SECONDS):
+        pool.drop(port)
+    assert (sockets.open, pool.resting, sockets.spare) == (0, 0, True)
+
+
+def test_under_load_ports_are_used_again_at_random_and_not_for_long(upstream: Upstream) -> None:
+    sockets = Sockets(4000)
+    pool = Ports(sockets, Noise())
+    uses: dict[int, int] = {}
+    order = []
+    for _ in range(6000):
+        port = pool.take(upstream, 0.0)
+        uses[id(port)] = port.uses
+        order.append(port_of(port))
+        if not pool.rest(port, 1.0):
+            pool.drop(port)
+    assert max(uses.values()) == MOST_USES
+    assert pool.resting <= ports.MOST_RESTING
+    # About 129 rest, each for 32 uses: so many ports in 6000 questions, spread over all.
+    assert len(set(order)) > 6000 // MOST_USES
+    buckets = [0] * 8
+    for number in set(order):
+        buckets[(number - 1024) * 8 // (65536 - 1024)] += 1
+    fair = len(set(order)) / 8
+    assert sum((found - fair) ** 2 / fair for found in buckets) < 40  # chi-square, 7 degrees: once in a million
+    # Which one comes next is not to be told from those before: the same follows the same by chance only.
+    assert sum(a == b for a, b in itertools.pairwise(order)) < 6000 * 8 // 128
+    for port in pool.tired(float("inf")):
+        pool.drop(port)
+    assert sockets.open == 0
+
+
+def test_one_port_has_one_question_at_a_time(upstream: Upstream) -> None:
+    pool = Ports(Sockets(100), Noise())
+    taken = [pool.take(upstream, 0.0) for _ in range(40)]
+    assert len({port_of(port) for port in taken}) == 40
+    with contextlib.ExitStack() as stack:
+        for port in taken:
+            stack.callback(pool.drop, port)
+
+
+def test_a_port_that_is_too_old_or_that_nobody_has_room_for_is_not_kept(upstream: Upstream) -> None:
+    pool = Ports(Sockets(8), Noise())  # a quarter may rest
+    taken = [pool.take(upstream, 0.0) for _ in range(8)]
+    with pytest.raises(OSError, match="too many sockets"):
+        pool.take(upstream, 0.0)
+    assert not pool.rest(taken[0], MOST_SECONDS)
+    assert [pool.rest(port, 0.0) for port in taken[:3]] == [True, True, False]
+    assert pool.take(upstream, 0.0) in taken[:2]  # where no more can be opened, one that rests will do
+    assert pool.stray(-1) is None
+    for port in {*taken, *pool.tired(float("inf"))}:
+        port.socket.close()
+
+
+def test_noise_is_never_given_twice() -> None:
+    noise = Noise()
+    drawn = [noise.draw(16) for _ in range(1000)]
+    assert len(set(drawn)) == 1000
+    assert {len(one) for one in drawn} == {16}
+
+
+def test_what_rests_is_closed_soon_and_the_thread_waits_for_its_listener_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Lab, "threaded", True)
+    monkeypatch.setattr(ports, "MOST_SECONDS", 0.3)
+    monkeypatch.setattr("vmdns.serve.first_try._LOOK_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        async with lab() as net:
+            assert net.asker is not None
+            for at in range(5):
+                assert told(await net.ask(f"www.{at}.fz.test")) == [GOOD]
+            await until(lambda: not net.asker.tries.busy)
+            assert net.forwarder.status()["sockets"] == 0
+
+    run(scenario)
+
+
+def test_a_late_answer_to_the_first_try_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "threaded", True)
+
+    async def scenario() -> None:
+        async with lab(2, limits=QUICK) as net:
+            first, second = net.servers
+            second.dead = True
+            asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
+            await until(lambda: second.count() == 1)
+            first.go.set()
+            assert told(await asking) == [GOOD]
+            assert (first.count(), second.count()) == (1, 1)
+
+    run(scenario)
+
+
+def test_a_thread_that_ends_leaves_its_questions_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        clock, up = Clock(), await FakeUpstream().start()
+        forwarder = Forwarder(LIMITS, clock)
+        forwarder.configure(Upstreams((Upstream(up.address, up.port),)), NOWHERE, frozenset(), LIMITS)
+        asker = Asker(forwarder)
+        query = _query("slow.1.fz.test")
+        asking = asyncio.ensure_future(asker.ask(query, 1232))
+        await until(lambda: up.count() == 1)
+        asker.stop()
+        up.go.set()
+        assert told(dns.message.from_wire(await asking)) == [GOOD]
+        await forwarder.close()
+        await up.stop()
+        assert (forwarder.status()["sockets"], forwarder.status()["waiting"]) == (0, 0)
+
+    run(scenario)
+
+
+def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
+    async def scenario() -> None:
+        up = await FakeUpstream().start()
+        forwarder = Forwarder(LIMITS)
+        forwarder.configure(Upstreams((Upstream(up.address, up.port),)), NOWHERE, frozenset(), LIMITS)
+
+        async def nobody(*_: object) -> bytes:
+            raise AssertionError
+
+        server = DnsServer(lambda: SNAPSHOT, forwarder.cached, forwarder.resolve, nobody, nobody, LIMITS)  # type: ignore[arg-type]
+        server.begin, server.tries, server.settle = forwarder.begin, forwarder.tries, forwarder.settle
+        listener = bind("127.0.0.1", 0)
+        server.open(listener)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setblocking(False)
+            client.connect(("127.0.0.1", listener.port))
+            for name in ("www.1.fz.test", "slow.1.fz.test", "slow.1.fz.test"):
+                client.send(dns.message.make_query(name, "A", id=up.count()).to_wire())
+                await until(lambda: up.count() > 0)
+            loop = asyncio.get_running_loop()
+            first = dns.message.from_wire(await asyncio.wait_for(loop.sock_recv(client, 4096), 10))
+            assert told(first) == [GOOD]
+            await until(lambda: forwarder.status()["waiting"] == 2)
+            assert up.count("slow") == 1
+            loop.call_later(0.05, up.go.set)
+            await server.stop(grace=10.0)
+            for _ in range(2):
+                assert told(dns.message.from_wire(await asyncio.wait_for(loop.sock_recv(client, 4096), 10))) == [GOOD]
+            assert server.counts.forwarded == 3
+        await forwarder.close()
+        await up.stop()
+
+    run(scenario)
+
+
+def _query(name: str) -> Query:
+    return parse_query(dns.message.make_query(name, "A").to_wire())

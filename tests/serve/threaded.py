@@ -1,0 +1,59 @@
+"""A thread that asks a forwarder as those do that receive datagrams, and the event loop behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from vmdns.core.wire import Query
+from vmdns.serve.forward import Forwarder
+
+
+class Asker:
+    """One thread with its tries."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
+        self._ours, self._bell = socket.socketpair()
+        self._asked: deque[tuple[Query, int, Callable[[bytes | None], None]]] = deque()
+        self._stopping = False
+        tries = forwarder.tries(self._ours.fileno())
+        assert tries is not None
+        self.tries = tries
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    async def ask(self, query: Query, limit: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[bytes | None] = loop.create_future()
+
+        def tell(response: bytes | None) -> None:
+            loop.call_soon_threadsafe(lambda: told.done() or told.set_result(response))
+
+        self._asked.append((query, limit, tell))
+        self._bell.send(b".")
+        return await told or await self._forwarder.resolve(query, limit)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._bell.send(b".")
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+        self._ours.close()
+        self._bell.close()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            if self.tries.wait():
+                self._ours.recv(1)
+                if self._asked:
+                    query, limit, tell = self._asked.popleft()
+                    response = self._forwarder.cached(query, limit)
+                    if response is not None:
+                        tell(response)
+                    elif not self._forwarder.begin(query, limit, tell, self.tries):
+                        tell(None)
+        self.tries.end()

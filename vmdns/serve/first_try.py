@@ -1,0 +1,274 @@
+"""The first try of a question, in the thread that received it: sent from a port of its own, awaited by one epoll with
+everything else that the thread waits for, and judged there if it is an answer like most.
+
+So a forwarded question takes no task and no hand-over between threads. Whatever else comes of it (silence, a strange
+reply, a fault of the network) goes on in the event loop, which is told what comes until it has enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import select
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from vmdns.core import wire
+from vmdns.core.forwarded import Forwarded
+from vmdns.core.judge import Rejected, Verdict
+from vmdns.serve.flights import Flight
+from vmdns.serve.ports import Noise, Port, Ports
+from vmdns.serve.upstream_server import Judge
+from vmdns.serve.upstream_socket import MOST_DATAGRAM, MOST_STRAYS, Sockets
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0  # between looks at what nobody waits for
+_READABLE = 1  # EPOLLIN and POLLIN alike
+
+# Windows has neither; there the event loop does it all.
+POSSIBLE = hasattr(select, "epoll") or hasattr(select, "poll")
+
+Came = bytes | Rejected | OSError
+
+
+class Attempt:
+    """A query under way. begun is by the clock of the server; the others are in seconds of time.monotonic."""
+
+    __slots__ = ("begun", "flight", "judge", "next_at", "over_at", "port", "sent", "server", "strays", "verdict")
+
+    def __init__(self, flight: Flight, port: Port, sent: wire.Query, begun: float) -> None:
+        self.flight = flight
+        self.server = flight.servers[0]
+        self.port = port
+        self.sent = sent
+        self.begun = begun
+        self.next_at = self.over_at = 0.0  # when others are asked as well, when nobody waits any more
+        self.strays = 0
+        # In the event loop, once that goes on with it.
+        self.judge: Judge | None = None
+        self.verdict: asyncio.Future[Forwarded | Rejected] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the event loop has heard enough."""
+        return self.verdict is not None and self.verdict.done()
+
+    def expect(self, judge: Judge) -> None:
+        """The event loop goes on with it, and judges what comes."""
+        self.judge = judge
+        self.verdict = asyncio.get_running_loop().create_future()
+
+    async def outcome(self) -> Forwarded | Rejected:
+        """What comes of it. Raises OSError."""
+        assert self.verdict is not None
+        return await self.verdict
+
+    def tell(self, came: Came) -> None:
+        """Something came: a message, or a reason why none will. In the event loop."""
+        if self.verdict is None or self.judge is None or self.verdict.done():
+            return
+        if isinstance(came, OSError):
+            self.verdict.set_exception(came)
+            return
+        try:
+            found = self.judge(came, self.sent, False) if isinstance(came, bytes) else came
+        except Exception as error:
+            self.verdict.set_exception(error)
+            return
+        if not isinstance(found, Rejected) or found.verdict is not Verdict.IGNORE:
+            self.verdict.set_result(found)
+
+
+class Owner(Protocol):
+    """Whose questions are asked: the forwarder. Any thread may call this."""
+
+    def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
+        """The answer that a message is; None where the event loop has to look at it."""
+
+    def answered(self, attempt: Attempt, found: Forwarded) -> None:
+        """The question is answered."""
+
+    def go_on(self, flight: Flight, attempt: Attempt | None) -> None:
+        """Lets the event loop go on with a question, from an attempt at it if there is one."""
+
+    def tell(self, attempt: Attempt, came: Came) -> None:
+        """Tells an attempt, with which the event loop goes on, what came."""
+
+
+class FirstTries:
+    """The attempts of one thread, which waits in `wait` for as long as it is `busy`. Used in that thread alone.
+
+    now is the clock of the servers; listener the file number of the socket that the thread serves.
+    """
+
+    def __init__(self, owner: Owner, sockets: Sockets, now: Callable[[], float], listener: int) -> None:
+        self._owner = owner
+        self._now = now
+        self._noise = Noise()
+        self._ports = Ports(sockets, self._noise)
+        self._poll: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._unit = 1 if hasattr(select, "epoll") else 1000  # poll() counts in milliseconds
+        self._listener = listener
+        self._poll.register(listener, _READABLE)
+        # By file number, in the order of their beginning; and those with which the event loop goes on.
+        self._alone: dict[int, Attempt] = {}
+        self._late: dict[int, Attempt] = {}
+        self._look_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything but the listener is waited for."""
+        return bool(self._alone or self._late or self._ports.resting)
+
+    def ask(self, flight: Flight, patience: float, most: float) -> None:
+        """Asks the first server of a flight. After `patience` seconds others may be asked too; `most` is all it has."""
+        now, server = time.monotonic(), flight.servers[0]
+        try:
+            port = self._ports.take(server.upstream, now)
+        except (OSError, ValueError):
+            self._owner.go_on(flight, None)  # where the same may happen, and is told
+            return
+        if not self.busy:
+            self._look_at = now + _LOOK_SECONDS
+        packet, sent = server.begin(flight.question, self._noise.draw)
+        attempt = Attempt(flight, port, sent, self._now())
+        attempt.next_at, attempt.over_at = now + patience, now + most
+        self._alone[port.number] = attempt
+        try:
+            if port.uses == 1:
+                self._poll.register(port.number, _READABLE)
+            port.socket.send(packet)
+        except OSError as error:
+            self._pass_on(attempt)
+            self._fail(attempt, error)
+
+    def wait(self) -> bool:
+        """Waits for what comes next, and sees to it. Returns whether the listener has something."""
+        until = self._look_at
+        for first in self._alone.values():
+            until = min(until, first.next_at)
+            break
+        found = False
+        for number, _ in self._poll.poll(max(until - time.monotonic(), 0) * self._unit):
+            if number == self._listener:
+                found = True
+            elif (attempt := self._alone.get(number) or self._late.get(number)) is not None:
+                self._surely_hear(attempt)
+            elif (port := self._ports.stray(number)) is not None:
+                self._drop(port)
+        now = time.monotonic()
+        if now >= until:
+            self._look(now)
+        return found
+
+    def end(self) -> None:
+        """The thread ends: the event loop asks anew what is under way."""
+        for attempt in self._alone.values():
+            self._owner.go_on(attempt.flight, None)
+            self._drop(attempt.port)
+        for attempt in self._late.values():
+            self._drop(attempt.port)
+        self._alone.clear()
+        self._late.clear()
+        for port in self._ports.tired(float("inf")):
+            self._drop(port)
+        if hasattr(self._poll, "close"):
+            self._poll.close()
+
+    def _surely_hear(self, attempt: Attempt) -> None:
+        number = attempt.port.number
+        try:
+            if number in self._alone:
+                self._hear(attempt)
+            else:
+                self._hear_late(attempt)
+        except Exception:
+            _log.exception("a reply could not be taken")
+            if self._alone.pop(number, None) is not None:
+                self._owner.go_on(attempt.flight, None)
+            self._late.pop(number, None)
+            self._drop(attempt.port)
+
+    def _hear(self, attempt: Attempt) -> None:
+        message = self._receive(attempt)
+        if message is None:
+            return
+        if int.from_bytes(message[:2], "big") != attempt.sent.id or len(message) < 12:
+            # Not the reply: the waiting goes on, whatever it is (RFC 5452 section 9.1), but not for ever.
+            attempt.strays += 1
+            if attempt.strays >= MOST_STRAYS:
+                self._pass_on(attempt)
+                self._fail(attempt, Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply"))
+            return
+        found = self._owner.judged(attempt.flight, message, attempt.sent)
+        if found is None:
+            self._pass_on(attempt)
+            self._owner.tell(attempt, message)
+            return
+        port = attempt.port
+        del self._alone[port.number]
+        if not self._ports.rest(port, time.monotonic()):
+            self._drop(port)
+        self._owner.answered(attempt, found)
+
+    def _hear_late(self, attempt: Attempt) -> None:
+        message = self._receive(attempt)
+        if message is None:
+            return
+        attempt.strays += 1
+        if attempt.ended:
+            self._forget(attempt)
+        elif attempt.strays >= MOST_STRAYS:
+            self._fail(attempt, Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply"))
+        else:
+            self._owner.tell(attempt, message)
+
+    def _receive(self, attempt: Attempt) -> bytes | None:
+        try:
+            return attempt.port.socket.recv(MOST_DATAGRAM)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if attempt.port.number in self._alone:
+                self._pass_on(attempt)
+            self._fail(attempt, error)
+            return None
+
+    def _look(self, now: float) -> None:
+        """Goes on with what was silent for too long, and clears away what nobody waits for."""
+        silent = []
+        for attempt in self._alone.values():
+            if attempt.next_at > now:
+                break
+            silent.append(attempt)
+        for attempt in silent:
+            self._pass_on(attempt)
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        for attempt in [one for one in self._late.values() if one.ended or one.over_at <= now]:
+            self._forget(attempt)
+        for port in self._ports.tired(now):
+            self._drop(port)
+
+    def _pass_on(self, attempt: Attempt) -> None:
+        """The event loop goes on with it; what comes yet is told to that."""
+        del self._alone[attempt.port.number]
+        self._late[attempt.port.number] = attempt
+        self._owner.go_on(attempt.flight, attempt)
+
+    def _fail(self, attempt: Attempt, why: Rejected | OSError) -> None:
+        self._owner.tell(attempt, why)
+        self._forget(attempt)
+
+    def _forget(self, attempt: Attempt) -> None:
+        del self._late[attempt.port.number]
+        self._drop(attempt.port)
+
+    def _drop(self, port: Port) -> None:
+        with contextlib.suppress(OSError, KeyError):
+            self._poll.unregister(port.number)
+        self._ports.drop(port)
