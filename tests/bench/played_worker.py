@@ -7,6 +7,7 @@ through the named pipe FOLDER/orders, a line each; when each was seen is noted i
 
     address N A.B.C.D     Guest Additions of VM N report this address
     states N M            VMs N to M - 1 are switched on or off
+    name N TEXT           VM N is called so
     scan S                VirtualBox is looked at, over and over, for S seconds
 """
 
@@ -73,7 +74,7 @@ class PlayedReader:
         for line in lines:
             now = time.monotonic_ns()
             for one in self._obey(line.decode().split()):
-                self._machines[int(one.name[2:])] = one
+                self._machines[int(one.uuid[-12:], 16)] = one
                 changed[key(one)] = one
             self._done.write(f"{now} {line.decode()}\n")
         return changed
@@ -89,6 +90,8 @@ class PlayedReader:
                     replace(one, state="PoweredOff" if off else "Running")
                     for one in self._machines[int(first) : int(last)]
                 ]
+            case ["name", number, text]:
+                return [replace(self._machines[int(number)], name=text)]
             case ["scan", seconds]:
                 self._scan(float(seconds))
         return []
