@@ -20,7 +20,17 @@ from hypothesis import strategies as st
 from vmdns.core import wire
 from vmdns.core.name import from_labels, to_wire
 from vmdns.core.plain import safe
-from vmdns.core.wire import Malformed, Query, Record, bare_reply, make_query, parse_query, respond, udp_limit
+from vmdns.core.wire import (
+    Malformed,
+    Query,
+    Record,
+    bare_reply,
+    make_query,
+    parse_query,
+    respond,
+    udp_limit,
+    with_keepalive,
+)
 
 WEB = to_wire("web.local")
 KINDS = st.integers(1, 0xFFFF)
@@ -334,9 +344,11 @@ def test_an_extended_error_is_always_readable(text: str) -> None:
 def test_keepalive_is_told_only_to_those_who_asked() -> None:
     # RFC 7828 section 3.1: in units of 100 ms.
     asked = parse_query(packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0b\0\0")))
-    assert respond(asked, limit=512, keepalive=10.0).endswith(b"\0\x0b\0\2\0\x64")
-    assert respond(asked, limit=512, keepalive=1e6).endswith(b"\0\x0b\0\2\xff\xff")
-    assert dns.message.from_wire(respond(query(), limit=512, keepalive=10.0)).options == ()
+    assert respond(with_keepalive(asked, 10.0), limit=512).endswith(b"\0\x0b\0\2\0\x64")
+    assert respond(with_keepalive(asked, 1e6), limit=512).endswith(b"\0\x0b\0\2\xff\xff")
+    assert respond(asked, limit=512).endswith(opt())
+    for plain in (query(), parse_query(packet(1, 0, 0, 0, body=QUESTION))):
+        assert with_keepalive(plain, 10.0) is plain
 
 
 def test_the_options_give_way_where_the_question_leaves_them_no_room() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vmdns.core.plain import safe
@@ -43,6 +43,7 @@ class Query:
     """A well-formed query with one question.
 
     name is the wire name as asked, key the same in lower case; question the bytes of the question section.
+    told is what every response to it carries in its OPT record: options of ours, in wire form.
     """
 
     id: int
@@ -53,6 +54,7 @@ class Query:
     cls: int
     question: bytes
     edns: Edns | None
+    told: bytes = b""
 
     @property
     def recursion_desired(self) -> bool:
@@ -177,17 +179,16 @@ def respond(
     answer: Sequence[Record] = (),
     authority: Sequence[Record] = (),
     extended_error: tuple[int, str] | None = None,
-    keepalive: float | None = None,
 ) -> bytes:
     """Renders the response to `query` in at most `limit` bytes.
 
     What does not fit is left out record by record and TC set (RFC 2181 section 9). The question
     is echoed as asked. extended_error is an EDE code and text (RFC 8914), sent where the query had
-    EDNS; keepalive the idle time-out in seconds, sent where the query asked for it (RFC 7828).
+    EDNS.
     """
     flags = 0x8000 | (query.flags & 0x0110) | (rcode & 0xF)
     flags |= (0x0400 if authoritative else 0) | (0x0080 if recursion_available else 0) | (0x0020 if authentic else 0)
-    opt = _opt(query.edns, rcode, extended_error, keepalive)
+    opt = _opt(query, rcode, extended_error)
     room = limit - len(opt)
     if room < 12 + len(query.question):
         opt = b""
@@ -245,17 +246,23 @@ def append(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int =
     out += record.rdata
 
 
-def _opt(edns: Edns | None, rcode: int, extended_error: tuple[int, str] | None, keepalive: float | None) -> bytes:
-    if edns is None:
+def _opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> bytes:
+    if query.edns is None:
         return b""
-    options = b""
+    options = query.told
     if extended_error is not None:
         # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
         text = safe(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
         options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
-    if keepalive is not None and EDNS_KEEPALIVE in edns.options:
-        options += struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(keepalive * 10), 0xFFFF))
-    return opt_record(((rcode >> 4) << 24) | (0x8000 if edns.dnssec_ok else 0), options)
+    return opt_record(((rcode >> 4) << 24) | (0x8000 if query.edns.dnssec_ok else 0), options)
+
+
+def with_keepalive(query: Query, seconds: float) -> Query:
+    """The query of a TCP connection that may be idle for so long: told to those who ask for it (RFC 7828)."""
+    if query.edns is None or EDNS_KEEPALIVE not in query.edns.options:
+        return query
+    option = struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(seconds * 10), 0xFFFF))
+    return replace(query, told=query.told + option)
 
 
 def opt_record(ttl: int, options: bytes = b"") -> bytes:

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from vmdns.core.answer import Reply, answer
@@ -36,6 +37,7 @@ from vmdns.core.wire import (
     parse_query,
     respond,
     udp_limit,
+    with_keepalive,
 )
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
@@ -180,16 +182,18 @@ class DnsServer:
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply
+        if tcp:
+            query = with_keepalive(query, self.limits.tcp_idle)
         limit = TCP_LIMIT if tcp else udp_limit(query)
         try:
-            response, reply = self._decide(query, peer, local, limit, tcp)
-            return self._onward(query, reply, peer, local, limit, tcp) if response is None else response
+            response, reply = self._decide(query, peer, local, limit)
+            return self._onward(query, reply, peer, local, limit) if response is None else response
         except Exception:
             log.exception("a question could not be answered")
             self._counts.failed += 1
             return bare_reply(packet, SERVFAIL)
 
-    def _decide(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> tuple[bytes | None, Reply | None]:
+    def _decide(self, query: Query, peer: str, local: str, limit: int) -> tuple[bytes | None, Reply | None]:
         """The response where it takes nobody else, else None; and what our zones say."""
         snapshot = self._current()
         right = snapshot.right(local, peer)
@@ -203,33 +207,31 @@ class DnsServer:
             return None, reply
         if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
             self._counts.answered += 1
-            return self._render(query, reply, limit, tcp, may), reply
+            return self._render(query, reply, limit, may), reply
         if not may:
             return self._refuse(query, limit, f"{peer} may ask for local names only"), None
         return None, reply
 
-    def _onward(
-        self, query: Query, reply: Reply | None, peer: str, local: str, limit: int, tcp: bool
-    ) -> bytes | Awaitable[bytes]:
+    def _onward(self, query: Query, reply: Reply | None, peer: str, local: str, limit: int) -> bytes | Awaitable[bytes]:
         """What takes others: an upstream, or to find out who asks."""
         if self._current().right(local, peer) is not Right.ALL:
-            return self._surely(query, limit, self._later(query, peer, local, limit, tcp))
+            return self._surely(query, limit, self._later(query, peer, local, limit))
         if reply is not None and reply.chase is None:
-            return self._surely(query, limit, self._relayed(query, reply, limit, tcp))
+            return self._surely(query, limit, self._relayed(query, reply, limit))
         self._counts.forwarded += 1
         if reply is not None and reply.chase is not None:
             return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
         return self._cached(query, limit) or self._surely(query, limit, self._forward(query, limit))
 
-    async def _later(self, query: Query, peer: str, local: str, limit: int, tcp: bool) -> bytes:
+    async def _later(self, query: Query, peer: str, local: str, limit: int) -> bytes:
         """A neighbour on a LAN that nothing is known of: its question itself may tell which VM it is."""
         await self._admit(peer)
-        response, reply = self._decide(query, peer, local, limit, tcp)
+        response, reply = self._decide(query, peer, local, limit)
         if response is not None:
             return response
         if self._current().right(local, peer) is not Right.ALL:
             return self._refuse(query, limit, f"{peer} is no guest of this host")
-        onward = self._onward(query, reply, peer, local, limit, tcp)
+        onward = self._onward(query, reply, peer, local, limit)
         return onward if isinstance(onward, bytes) else await onward
 
     def _may_relay(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
@@ -240,7 +242,7 @@ class DnsServer:
         absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
         return absent and self.relay is not None and query.type in (A, AAAA) and may_ask(query.key)
 
-    async def _relayed(self, query: Query, reply: Reply, limit: int, tcp: bool) -> bytes:
+    async def _relayed(self, query: Query, reply: Reply, limit: int) -> bytes:
         """What others on the host's links say of a name in `local` (left to the server by RFC 6762 section 22.1)."""
         found = await self.relay(query.key, query.type) if self.relay is not None else None
         self._counts.answered += 1
@@ -248,7 +250,7 @@ class DnsServer:
             records = [Record(query.name, query.type, self.limits.ttl, address_record(one)[1]) for one in found]
             authority = () if records else reply.authority
             reply = Reply(answer=tuple(records), authority=authority, authoritative=False)
-        return self._render(query, reply, limit, tcp, recursion_available=True)
+        return self._render(query, reply, limit, recursion_available=True)
 
     def _refuse(self, query: Query, limit: int, why: str) -> bytes:
         self._counts.refused += 1
@@ -262,7 +264,7 @@ class DnsServer:
             self._counts.failed += 1
             return respond(query, SERVFAIL, limit=limit)
 
-    def _render(self, query: Query, reply: Reply, limit: int, tcp: bool, recursion_available: bool) -> bytes:
+    def _render(self, query: Query, reply: Reply, limit: int, recursion_available: bool) -> bytes:
         return respond(
             query,
             reply.rcode,
@@ -272,7 +274,6 @@ class DnsServer:
             answer=reply.answer,
             authority=reply.authority,
             extended_error=reply.extended_error,
-            keepalive=self.limits.tcp_idle if tcp else None,
         )
 
     # -- UDP: in the threads of the listeners ------------------------------------------------------------------
@@ -318,7 +319,7 @@ class DnsServer:
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
-        response, reply = self._decide(query, peer[0], listener.address, udp_limit(query), tcp=False)
+        response, reply = self._decide(query, peer[0], listener.address, udp_limit(query))
         if response is None:
             if reply is None and asker[1] is Right.ALL:
                 return self._away(query, packet, peer, listener)
@@ -343,7 +344,7 @@ class DnsServer:
             self._counts.forwarded += 1
             self._keep_passing(query, packet, response, peer, listener)
             return response[2:]
-        if self.begin(query, limit, lambda response: self._send(listener, response, peer), tries):
+        if self.begin(query, limit, partial(self._post, listener, peer), tries):
             self._counts.forwarded += 1
         else:
             self._hand_over(query, packet, peer, listener)
@@ -376,8 +377,8 @@ class DnsServer:
 
     def _take(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
         limit = udp_limit(query)
-        response, reply = self._decide(query, peer[0], listener.address, limit, tcp=False)
-        onward = response or self._onward(query, reply, peer[0], listener.address, limit, tcp=False)
+        response, reply = self._decide(query, peer[0], listener.address, limit)
+        onward = response or self._onward(query, reply, peer[0], listener.address, limit)
         if not isinstance(onward, bytes):
             # What others on the links say of a name stays known for a moment, above all that nobody has it.
             relayed = reply is not None and reply.chase is None
@@ -406,6 +407,12 @@ class DnsServer:
             listener.udp.sendto(reply, _NEVER_WAIT, peer)
         except OSError:
             self._counts.failed += 1  # a full buffer or a peer that went away: it asks again
+
+    def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
+        """Sends it, together with others where a thread that receives says it."""
+        found = self._listeners.get(listener)
+        if found is None or not found[0].outbox.put(reply, peer):
+            self._send(listener, reply, peer)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         async def guarded() -> None:
