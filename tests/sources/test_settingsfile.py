@@ -188,3 +188,32 @@ def test_too_large(monkeypatch) -> None:
     monkeypatch.setattr(settingsfile, "MAX_BYTES", 100)
     with pytest.raises(Damaged, match="100 bytes"):
         machine(vbox())
+
+
+BOMB = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9)) + "]>"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (BOMB + "<VirtualBox><Machine uuid='{1}' name='&a9;'/></VirtualBox>").encode(),  # a billion laughs
+        b"<a>" * 100_000,
+        b"<a>" * 100_000 + b"</a>" * 100_000,
+        b"<a>" + b"<b/>" * 600_000 + b"</a>",
+        b'<?xml version="1.0" encoding="rot13"?><VirtualBox/>',  # a codec of Python's that makes no text
+        b'<?xml version="1.0" encoding="nonsense"?><VirtualBox/>',
+        "<VirtualBox/>".encode("utf-16"),
+        b"<VirtualBox>\0</VirtualBox>",
+        b'<VirtualBox version="1.19"><Machine uuid="{1}"><Hardware><Network><Adapter enabled="1" slot="'
+        + b"9" * 5000
+        + b'"/></Network></Hardware></Machine></VirtualBox>',  # more digits than int takes
+    ],
+    ids=["laughs", "deep", "deep and whole", "wide", "codec", "no codec", "utf-16", "nul", "digits"],
+)
+def test_hostile_settings_are_damaged(data: bytes) -> None:
+    with pytest.raises(Damaged):
+        machine(data)
+
+
+def test_a_version_of_many_digits() -> None:
+    assert machine(b'<V version="' + b"9" * 5000 + b'.1"><Machine uuid="{1}" name="web"/></V>').name == "web"

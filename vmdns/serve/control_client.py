@@ -54,7 +54,7 @@ def _line(file: Any, timeout: float | None) -> dict[str, Any] | None:
         raise ControlError(f"vmdns does not answer within {timeout:g} s") from None
     except OSError as error:
         raise ControlError(f"vmdns broke off: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ControlError("vmdns broke off in the middle of an answer") from None
     if line is not None and not isinstance(line, dict):
         raise ControlError("what answers there is not vmdns")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
 from vmdns.core.model import HostName
+from vmdns.sources.regularfile import read_regular
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_NAMES = 200_000
@@ -57,7 +58,6 @@ def parse_hosts(data: bytes) -> dict[str, HostName]:
 def read_hosts(file: Path) -> dict[str, HostName]:
     """The names in that file; none where there is no such file. Raises OSError."""
     try:
-        with file.open("rb") as opened:
-            return parse_hosts(opened.read(MAX_BYTES))
+        return parse_hosts(read_regular(file, MAX_BYTES))
     except FileNotFoundError:
         return {}

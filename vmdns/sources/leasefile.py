@@ -5,14 +5,13 @@ The file is a claim from outside: it is parsed with its size and depth bounded a
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from xml.parsers import expat
 
 from vmdns.core.model import Lease
+from vmdns.sources.regularfile import read_regular
 
 SUFFIX = "-Dhcpd.leases"
 MAX_BYTES = 4 * 1024 * 1024
@@ -107,12 +106,4 @@ def read_leases(path: Path) -> tuple[Lease, ...]:
 
     Only a regular file is read, and never more than its bound: the folder is the user's, its content is not.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Damaged("not a regular file")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            data = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(handle)
-    return parse_leases(data, path.name.removesuffix(SUFFIX))
+    return parse_leases(read_regular(path, MAX_BYTES), path.name.removesuffix(SUFFIX))

@@ -18,6 +18,8 @@ from vmdns.core.model import Adapter, Machine, Network, PortForward
 from vmdns.core.portforward import order
 
 MAX_BYTES = 16 * 1024 * 1024  # snapshots are kept in the same file
+MAX_DEPTH = 1000  # VirtualBox nests snapshots 250 deep (SETTINGS_SNAPSHOT_DEPTH_MAX), of two elements each
+MAX_ELEMENTS = 500_000
 
 # The element that tells what an adapter is attached to, and the attribute that names it.
 _KINDS = {
@@ -33,6 +35,21 @@ class Damaged(ValueError):
 
 
 class _Builder(xml.TreeBuilder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = self.count = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> xml.Element:
+        self.depth += 1
+        self.count += 1
+        if self.depth > MAX_DEPTH or self.count > MAX_ELEMENTS:
+            raise Damaged("nested too deep, or too many elements")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> xml.Element:
+        self.depth -= 1
+        return super().end(tag)
+
     def doctype(self, *_: object) -> None:
         raise Damaged("it has a document type declaration")
 
@@ -54,7 +71,7 @@ def machine(data: bytes) -> Machine:
         raise Damaged("no Machine element")
     extra = {item.get("name", ""): item.get("value", "") for item in element.iterfind("{*}ExtraData/{*}ExtraDataItem")}
     groups = tuple(group.get("name", "") for group in element.iterfind("{*}Groups/{*}Group"))
-    version = re.match(r"([0-9]+)\.([0-9]+)", root.get("version", ""))
+    version = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", root.get("version", ""))
     # Up to VirtualBox 5.0 a cable that is not mentioned is unplugged.
     cable = version is None or (int(version[1]), int(version[2])) >= (1, 16)
     try:
@@ -75,7 +92,8 @@ def machine(data: bytes) -> Machine:
 def _tree(data: bytes) -> xml.Element:
     if len(data) > MAX_BYTES:
         raise Damaged(f"larger than {MAX_BYTES} bytes")
-    parser = xml.XMLParser(target=_Builder())
+    # VirtualBox writes UTF-8. Any other declared encoding would be looked up among Python's codecs.
+    parser = xml.XMLParser(target=_Builder(), encoding="utf-8")
     try:
         parser.feed(data)
         return parser.close()

@@ -1,0 +1,23 @@
+"""Any vmdns.toml is a ConfigError of one printable sentence, or a Config that renders to text which reads the same."""
+
+from __future__ import annotations
+
+from vmdns.config import ConfigError, parse, render
+from vmdns.core.records import check_records, parse_records
+from vmdns.core.wire import Record
+
+
+def check(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    try:
+        config = parse(text, "vmdns.toml", check_records)
+    except ConfigError as error:
+        assert str(error).startswith("vmdns.toml")
+        return
+    assert parse(render(config), "again", check_records) == config
+    assert config.zone_names
+    assert all(apex == apex.lower() for apex in (*config.zone_names, *config.forward_names))
+    for record in parse_records(config.records, config.zones, 5):
+        assert isinstance(record, Record)
+        assert len(record.owner) <= 255
+        assert len(record.rdata) <= 65_535

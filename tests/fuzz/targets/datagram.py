@@ -1,0 +1,121 @@
+"""Any datagram gets the same bytes from every path: silence where that is right, else one sound response in its limit.
+
+Silence is right for less than a header and for responses. The first byte of the data says who asks, the rest is the
+packet. What nobody but an upstream can answer is handed over by the paths of the threads, and answered by the loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+import dns.message
+
+from tests.testzone import SNAPSHOT
+from vmdns.core.answer import Reply
+from vmdns.core.limits import Limits
+from vmdns.core.wire import Malformed, Query, parse_query, respond, udp_limit
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.listeners import Listener
+from vmdns.serve.memo import find
+
+# (the asker, the host's address that it asks at): the host itself, a guest, somebody on the LAN, a stranger
+ASKERS = (
+    ("127.0.0.1", "127.0.0.1"),
+    ("192.168.56.102", "192.168.56.1"),
+    ("192.168.1.77", "192.168.1.5"),
+    ("203.0.113.9", "192.168.1.5"),
+)
+
+
+async def _forward(query: Query, limit: int) -> bytes:
+    return respond(query, limit=limit)
+
+
+async def _chase(query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
+    return respond(query, limit=limit, answer=reply.answer)
+
+
+async def _admit(peer: str) -> None:
+    """Nobody turns out to be a guest."""
+
+
+def _served() -> DnsServer:
+    return DnsServer(lambda: SNAPSHOT, lambda query, limit: None, _forward, _chase, _admit, Limits())
+
+
+SERVER = _served()
+LISTENERS = {local: Listener(local, 53, None, None) for _, local in ASKERS}  # type: ignore[arg-type]
+
+
+def check(data: bytes) -> None:
+    peer, local = ASKERS[data[0] % len(ASKERS)] if data else ASKERS[0]
+    packet = data[1:]
+    general = _awaited(SERVER.handle(packet, peer, local, False))
+    coming = general[1]
+    response = general[0]
+    assert SERVER.counts.failed == 0, "an exception was caught"
+    silent = len(packet) < 12 or bool(packet[2] & 0x80)
+    assert silent == (response is None), "silence where an answer is due, or an answer where silence is"
+    if response is not None:
+        sound(packet, response, 512)
+    _same_by_threads(packet, peer, local, None if coming else response)
+
+
+def sound(packet: bytes, response: bytes, least: int) -> None:
+    """Raises AssertionError where that is no response to this packet."""
+    assert len(response) >= 12, "less than a header"
+    assert response[:2] == packet[:2], "another id"
+    assert response[2] & 0x80, "no response"
+    assert not (response[2] ^ packet[2]) & 0x79, "another opcode or RD"
+    dns.message.from_wire(response)
+    try:
+        query = parse_query(packet)
+    except Malformed:
+        assert len(response) == 12, "more than a header for what cannot be read"
+        return
+    assert response[4:6] == b"\0\1", "not one question"
+    assert response[12 : 12 + len(query.question)] == query.question, "the question is not echoed"
+    assert len(response) <= max(least, udp_limit(query)), "over its limit"
+    assert (b"" if query.edns else response[10:12]) in (b"", b"\0\0"), "additional records nobody asked for"
+
+
+def _same_by_threads(packet: bytes, peer: str, local: str, wanted: bytes | None) -> None:
+    """The thread's first answer, what the memo makes of it, and that in another case."""
+    listener = LISTENERS[local]
+    SERVER.publish(SNAPSHOT, None)
+    first = SERVER._quick(packet, (peer, 40000), listener)
+    assert SERVER.counts.failed == (wanted is None and first is None and _handed_over(packet)), "an exception"
+    SERVER._counts.failed = 0
+    assert (None if wanted is None else wanted[2:]) == first, "the thread's path and the loop's differ"
+    ready = SERVER._ready(listener, peer)
+    if ready is None:
+        return
+    again = find(ready, packet)
+    assert again in (None, first), "the memo gives something else"
+    end = packet.find(0, 12)
+    other = packet[:12] + packet[12:end].swapcase() + packet[end:]
+    hit = find(ready, other) if end > 0 else None
+    if hit is not None:
+        assert hit == (_awaited(SERVER.handle(other, peer, local, False))[0] or b"")[2:], "the memo in another case"
+
+
+def _handed_over(packet: bytes) -> bool:
+    """Whether it is a query: without a loop, one that is handed over counts as failed."""
+    try:
+        parse_query(packet)
+    except Malformed:
+        return False
+    return True
+
+
+def _awaited(response: bytes | Awaitable[bytes] | None) -> tuple[bytes | None, bool]:
+    """The response, and whether it had to be waited for. Nothing here really waits."""
+    if response is None or isinstance(response, bytes):
+        return response, False
+    coroutine: Any = response
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value, True
+    raise AssertionError("it waits for something")

@@ -1,0 +1,49 @@
+"""Whatever a guest says of itself and a user of a VM, each name and address that comes of it is sound and the VM's own.
+
+The data is texts, divided by zero bytes: the VM's name, its extra data, and then guest properties, name and value.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any
+
+from tests.facts import HOSTONLY, LAB, NETWORKS, NOW, lease, uuid, vm
+from vmdns.core.builder import build
+from vmdns.core.extradata import MAX_NAMES, extra_names
+from vmdns.core.guestinfo import MAX_REPORTS, reports
+from vmdns.core.name import to_text
+from vmdns.core.policy import Policy
+from vmdns.report import names
+
+POLICY = Policy(zones=("local", "vm.internal"))
+NET = "/VirtualBox/GuestInfo/Net/"
+OTHER = "192.168.56.102"
+
+
+def check(data: bytes) -> None:
+    name, extra, *said = [part.decode("utf-8", "replace") for part in (data + b"\0").split(b"\0")][:200]
+    pairs = zip(said[::2], said[1::2], strict=False)
+    properties = {key if key.startswith("/") else NET + key: (value, NOW - 1) for key, value in pairs}
+    claimed = reports(properties)
+    assert len(claimed) <= MAX_REPORTS
+    for one in claimed:
+        assert str(IPv4Address(one.address)) == one.address
+        assert len(one.mac) == 12
+    given = extra_names(extra)
+    assert len(given) <= MAX_NAMES
+    liar = vm(1, name, HOSTONLY, LAB, reports=claimed, names=given)
+    facts = (*NETWORKS, liar, vm(2, "db", HOSTONLY), lease(2, OTHER, HOSTONLY))
+    snapshot = build(facts, POLICY, NOW, 7)
+    for owner in snapshot.owned:
+        assert owner == owner.lower()
+        assert len(owner) <= 255
+        assert to_text(owner).isprintable()
+    _own(names(snapshot, POLICY.zones, NOW))
+
+
+def _own(report: dict[str, Any]) -> None:
+    """The other VM keeps its name and its address."""
+    listed: list[dict[str, Any]] = report["names"]
+    found = [one["uuid"] for one in listed if OTHER in [address["address"] for address in one["addresses"]]]
+    assert found == [uuid(2)], "the other VM lost its address, or somebody else has it as well"

@@ -1,0 +1,25 @@
+"""Any bytes of a lease file give leases that a DHCP server can have given, in bounds, or are Damaged."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address
+
+from vmdns.sources.leasefile import MAX_LEASES, Damaged, parse_leases
+
+
+def check(data: bytes) -> None:
+    try:
+        found = parse_leases(data, "lab")
+    except Damaged as error:
+        assert str(error).isprintable(), "a reason that is no line of text"
+        return
+    assert len(found) <= MAX_LEASES
+    for lease in found:
+        assert lease.network == "lab"
+        assert re.fullmatch("[0-9a-f]{12}", lease.mac)
+        address = IPv4Address(lease.address)
+        assert not (address.is_unspecified or address.is_loopback or address.is_multicast)
+        assert str(address) == lease.address
+        assert 0 <= lease.issued <= lease.until
+    assert parse_leases(data, "lab") == found

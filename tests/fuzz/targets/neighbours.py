@@ -1,0 +1,31 @@
+"""Any output of a command on neighbours gives only entries of the right shape, and only unicast machines become facts.
+
+The first byte of the data says which command; a zero byte in the text divides one look from the next.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+from vmdns.core.model import from_json, to_json
+from vmdns.sources.neighbourcommands import arp, ndp, netsh
+from vmdns.sources.neighbours import MOST, Neighbours
+
+COMMANDS = (arp, ndp, netsh)
+
+
+def check(data: bytes) -> None:
+    read = COMMANDS[data[0] % len(COMMANDS)] if data else arp
+    seen = Neighbours()
+    for now, text in enumerate(data[1:].decode("utf-8", "replace").split("\0")[:10]):
+        facts = seen.facts(read(text), float(now))
+        assert len(facts) <= MOST
+        for key, one in facts.items():
+            assert key == f"neighbour:{one.interface} {one.address}"
+            assert re.fullmatch("[0-9a-f]{12}", one.mac)
+            assert not int(one.mac[:2], 16) & 1
+            address = ip_address(one.address)
+            assert not (address.is_multicast or address.is_loopback or address.is_link_local or address.is_unspecified)
+            assert 0 <= one.since <= now
+            assert from_json(to_json(one)) == one, "the worker could not tell it"

@@ -1,0 +1,63 @@
+"""Whatever the system says of its DNS servers, only literal unicast addresses are asked, and domains are sound names.
+
+The first byte of the data says which system: a resolv.conf and that of systemd-resolved, scutil, or a registry, whose
+keys and values are divided by zero bytes.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from vmdns.core.upstream import Upstreams
+from vmdns.host import windows
+from vmdns.host.linux import behind_stub, parse_resolv_conf
+from vmdns.host.macos import parse_scutil
+from vmdns.serve.usable import usable
+
+OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
+PATHS = (
+    windows.TCPIP, windows.POLICY, windows.TCPIP + "\\Interfaces\\{A}", windows.TCPIP6 + "\\Interfaces\\{A}",
+    windows.NRPT + "\\{B}", windows.NRPT_POLICY + "\\{C}",
+)  # fmt: skip
+VALUES = (
+    "NameServer", "DhcpNameServer", "Dhcpv6DNSServers", "Domain", "DhcpDomain", "SearchList", "IPAddress",
+    "DhcpIPAddress", "EnableDHCP", "DefaultGateway", "ConfigOptions", "GenericDNSServers", "Name",
+)  # fmt: skip
+
+
+def check(data: bytes) -> None:
+    text = data[1:].decode("utf-8", "replace")
+    match (data[0] if data else 0) % 3:
+        case 0:
+            first, _, second = text.partition("\0")
+            found = behind_stub(parse_resolv_conf(first), second or None)
+        case 1:
+            found = parse_scutil(text)
+        case _:
+            found = windows.parse_registry(_registry(data[1:]), lambda address: address.startswith("192."))
+    _sound(found)
+
+
+def _registry(data: bytes) -> dict[str, dict[str, object]]:
+    registry: dict[str, dict[str, object]] = {}
+    for part in data.split(b"\0")[:100]:
+        if len(part) < 3:
+            continue
+        text = part[3:].decode("utf-8", "replace")
+        value: object = (text, text.split("|"), len(part), part[3:])[part[2] % 4]
+        registry.setdefault(PATHS[part[0] % len(PATHS)], {})[VALUES[part[1] % len(VALUES)]] = value
+    return registry
+
+
+def _sound(found: Upstreams) -> None:
+    problems: list[str] = []
+    for servers in (found.default, *found.domains.values()):
+        for one in usable(servers, OWN, problems):
+            address = ip_address(one.address)
+            assert not address.is_multicast
+            assert 0 < one.port < 65536
+            assert (str(address), one.port) not in OWN
+    for name in (*found.domains, *found.search):
+        assert len(name) <= 255
+        assert name == name.lower()
+        assert name != b"\0"

@@ -1,0 +1,29 @@
+"""Any bytes of a settings file give a VM, or a list of VMs, of the right shape, or are Damaged.
+
+The first byte of the data says which of both files it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmdns.core.model import Machine, from_json, to_json
+from vmdns.sources.settingsfile import Damaged, machine, registry
+
+
+def check(data: bytes) -> None:
+    try:
+        if data[:1] < b"\x80":
+            found = machine(data[1:])
+        else:
+            for uuid, path in registry(data[1:], Path("/home")).items():
+                assert uuid == uuid.strip("{}").lower()
+                assert isinstance(path, Path)
+            return
+    except Damaged:
+        return
+    assert isinstance(found, Machine)
+    assert not found.online
+    assert found.uuid
+    assert len(found.names) <= 32
+    assert from_json(to_json(found)) == found, "the worker could not tell it"

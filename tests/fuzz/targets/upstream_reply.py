@@ -1,0 +1,76 @@
+"""Whatever an upstream sends, the quick judge says what the full one says or nothing; what passes is sound.
+
+The first byte of the data says what was asked, the second whether a right header and question are put before the rest.
+"""
+
+from __future__ import annotations
+
+import dns.message
+
+from vmdns.core import rebinding
+from vmdns.core.forwarded import Forwarded
+from vmdns.core.judge import Rejected, judge, judge_fully
+from vmdns.core.limits import Limits
+from vmdns.core.name import to_wire
+from vmdns.core.quick_judge import quick_judge
+from vmdns.core.upstream import closest
+from vmdns.core.wire import (
+    AAAA,
+    ANY,
+    CNAME,
+    HTTPS,
+    MX,
+    NOERROR,
+    NXDOMAIN,
+    PTR,
+    SOA,
+    SRV,
+    TXT,
+    A,
+    make_query,
+    parse_query,
+    respond,
+)
+
+KINDS = (A, AAAA, CNAME, TXT, ANY, MX, HTTPS, SRV, PTR, SOA)
+OWN = {to_wire("local"), to_wire("vm.internal")}
+LIMITS = Limits()
+
+
+def own(name: bytes) -> bool:
+    return closest(name, OWN) is not None
+
+
+QUERIES = [
+    parse_query(make_query(0x1234, to_wire("wWw.fZ.test").replace(b"fz", b"fZ"), kind, dnssec_ok=signed, edns=edns))
+    for kind in KINDS
+    for signed, edns in ((False, True), (True, True), (False, False))
+]
+
+
+def check(data: bytes) -> None:
+    if len(data) < 2:
+        return
+    sent = QUERIES[data[0] % len(QUERIES)]
+    message = data[2:]
+    if data[1] & 1:
+        message = b"\x12\x34" + message[:2] + b"\0\1" + message[2:8] + sent.question + message[8:]
+    trusted, stream = bool(data[1] & 2), bool(data[1] & 4)
+    full = judge_fully(message, sent, LIMITS, trusted, own, stream)
+    quick = quick_judge(message, sent, LIMITS, trusted, own)
+    assert quick is None or quick == full, "the quick judge says something else"
+    made = judge(message, sent, LIMITS, trusted=trusted, own=own, stream=stream)
+    assert made == full
+    if isinstance(made, Rejected):
+        return
+    assert isinstance(made, Forwarded)
+    assert made.rcode in (NOERROR, NXDOMAIN)
+    assert 0 <= made.ttl <= LIMITS.cache_ttl
+    for record in (*made.answer, *made.authority):
+        assert 0 <= record.ttl <= LIMITS.cache_ttl
+        if record.type in (A, AAAA):
+            assert trusted or not rebinding.inner(record.rdata), "an inner address from outside"
+        if record.type == CNAME:
+            assert not own(record.rdata.lower()), "an alias from outside into our own zone"
+    response = respond(sent, made.rcode, limit=65_535, answer=made.answer, authority=made.authority)
+    dns.message.from_wire(response)

@@ -1,0 +1,59 @@
+"""Any output of VBoxManage gives facts of the right shape or ValueError, and a VM's name stays what the user made it.
+
+The first byte of the data chooses: text as VBoxManage might print it, or a name, which is put where VBoxManage puts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import ip_interface
+
+from vmdns.core.model import DhcpServer, HostInterface, Machine, NatNetwork, from_json, to_json
+from vmdns.sources import vboxmanage_dhcp
+from vmdns.sources import vboxmanage_output as output
+
+UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
+SHOWN = 'groups="/"\nostype="Other"\nUUID="' + UUID + '"\nVMState="running"\n'
+
+
+def check(data: bytes) -> None:
+    text = data[1:].decode("utf-8", "replace")
+    if data[:1] < b"\xc0":
+        _any(text)
+    else:
+        _name(text)
+
+
+def _any(text: str) -> None:
+    for uuid, name in output.vms(text).items():
+        assert uuid
+        assert isinstance(name, str)
+    output.states(text)
+    for key, (value, time) in output.properties(text).items():
+        assert key.startswith("/")
+        assert isinstance(value, str)
+        assert isinstance(time, float)
+    output.extra_data(text)
+    with contextlib.suppress(ValueError):
+        _told(output.machine(text))
+    for one in (*output.nat_networks(text), *output.host_interfaces(text), *output.host_only_networks(text)):
+        _told(one)
+        if isinstance(one, HostInterface):
+            ip_interface(one.prefix)
+    for server in vboxmanage_dhcp.dhcp_servers(text):
+        _told(server)
+
+
+def _told(fact: Machine | NatNetwork | HostInterface | DhcpServer) -> None:
+    assert from_json(to_json(fact)) == fact, "the worker could not tell it"
+
+
+def _name(name: str) -> None:
+    name = name.replace("\0", "")
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    shown = output.machine(f'name="{quoted}"\n{SHOWN}')
+    assert shown.name == name
+    if f'"\n{SHOWN}' not in name and "UUID=" not in name and "VMState=" not in name:
+        assert (shown.uuid, shown.state) == (UUID, "Running")
+    if "\n" not in name and '" {' not in name:
+        assert output.vms(f'"{name}" {{{UUID}}}\n') == {UUID: name}
