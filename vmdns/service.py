@@ -61,7 +61,7 @@ class Service:
             from vmdns.host.launchagent import LABEL
 
             return LABEL
-        from vmdns.host.unit import unit_name
+        from vmdns.host.unit_text import unit_name
 
         return unit_name(self.owner.name)
 
@@ -78,9 +78,18 @@ class Service:
 
             agent = launchagent.Agent(str(launchagent.path_of(self.owner.home)), self.owner.uid)
             return [(agent, launchagent.text(program))]
-        from vmdns.host import unit
+        from vmdns.host import unit, unit_text
 
-        return [(unit.unit_file(f"{unit.FOLDER}/{self.name}"), unit.text(program)), (unit.Enabled(self.name), True)]
+        user = self.owner.name
+        files = [
+            (unit_text.beside_name(user), unit_text.beside_text(program)),
+            (unit_text.socket_name(user), unit_text.socket_text(program)),
+            (self.name, unit_text.text(program)),
+        ]
+        return [
+            *((unit.unit_file(f"{unit_text.FOLDER}/{name}"), text) for name, text in files),
+            (unit.Enabled(self.name), True),
+        ]
 
     def make(self, kind: str, name: str) -> plan.Setting:
         """The setting that an entry of the journal means. Raises OSError for one that this version does not know."""

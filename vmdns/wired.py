@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 
 from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
@@ -72,14 +73,33 @@ class Wired:
         steps: list[str] = []
         troubles: list[str] = []
         try:
+            if "VMDNS_BESIDE" in os.environ:
+                self._beside(home, zones, steps, troubles)
+                return steps, troubles
             if self._wire is None or self._made != (home, zones):
                 self._wire, self._made = Wire(home, zones, may=is_elevated()), (home, zones)
-            networks = self._wire.apply(self._wire.plan(), steps.append)
-            troubles += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
-            guests = self._wire.guests([one.row.network for one in networks if one.steps])
-            if guests:
-                steps.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
+            look(self._wire, steps, troubles)
         except (OSError, RuntimeError) as error:
             troubles.append(str(error))
             self._seen = None  # the next change of anything has it look again
         return steps, troubles
+
+    def _beside(self, home: str | None, zones: tuple[str, ...], steps: list[str], troubles: list[str]) -> None:
+        """Where vmdns is confined: the look is one of a process that is not. A VBoxSVC that VBoxManage starts must not
+        be confined either."""
+        from vmdns.sources.beside import VARIABLE, ask
+
+        said = ask(os.environ[VARIABLE], {"wire": {"home": home, "zones": zones}})
+        steps += map(str, said.get("steps", ()))
+        troubles += map(str, said.get("troubles", ()))
+        if "error" in said:
+            raise OSError(str(said["error"]))
+
+
+def look(wire: Wire, steps: list[str], troubles: list[str]) -> None:
+    """One look; what it did is added to the steps, what is wrong to the troubles. Raises OSError, RuntimeError."""
+    networks = wire.apply(wire.plan(), steps.append)
+    troubles += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
+    guests = wire.guests([one.row.network for one in networks if one.steps])
+    if guests:
+        steps.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")

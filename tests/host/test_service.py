@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import plistlib
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vmdns.arguments import run_parser
-from vmdns.host import launchagent, task, unit
+from vmdns.host import launchagent, task, unit, unit_text
 from vmdns.host.journal import Journal
 from vmdns.host.plan import Setting, apply, plan, undo, undo_plan
 from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
@@ -31,8 +31,13 @@ def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Ow
     return Program(owner, command(options, interpreter), LANGUAGE)
 
 
-def test_unit() -> None:
-    assert unit.text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / "vmdns-alice.service").read_text("utf-8")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("vmdns-alice.service", unit_text.text), ("vmdns-beside-alice.socket", unit_text.socket_text),
+     ("vmdns-beside-alice@.service", unit_text.beside_text)],
+)  # fmt: skip
+def test_units(name: str, text: Callable[[Program], str]) -> None:
+    assert text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / name).read_text("utf-8")
 
 
 def test_launch_agent() -> None:
@@ -75,39 +80,21 @@ def test_no_task(text: str) -> None:
      ("LAB\\ö", r"vmdns-LAB\x5c\xc3\xb6.service")],
 )  # fmt: skip
 def test_unit_names(name: str, expected: str) -> None:
-    assert unit.unit_name(name) == expected
+    assert unit_text.unit_name(name) == expected
 
 
 @pytest.mark.parametrize(
     ("word", "shown"),
     [("--wire", "--wire"), ("/a b/c", '"/a b/c"'), ("100%", "100%%"), ("$HOME", "$$HOME"), ('a"b', r'"a\"b"'),
-     ("a\\b", r'"a\\b"'), (";", '";"')],
+     ("a\\b", r'"a\\b"'), (";", '";"'), ("a\nb\x1b", r'"a\x0ab\x1b"')],
 )  # fmt: skip
 def test_words_of_a_unit(word: str, shown: str) -> None:
-    text = unit.text(Program(ALICE, ("/x", word)))
+    text = unit_text.text(Program(ALICE, ("/x", word)))
     assert f"ExecStart=/x {shown}\n" in text
 
 
 def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
-    assert "\nUser=1000\n" in unit.text(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    """It only reads the file: nothing is started."""
-    file = tmp_path / "vmdns-root.service"
-    root = Owner("root", 0, Path("/root"))
-    file.write_text(unit.text(Program(root, ("/bin/sh", "-c", "a $HOME 100% ;"), LANGUAGE)), encoding="utf-8")
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert [line for line in done.stderr.splitlines() if "vmdns" in line] == []
-    bad = tmp_path / "vmdns-bad.service"
-    bad.write_text(file.read_text().replace("Type=notify", "Type=often"), encoding="utf-8")
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(bad)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert "often" in done.stderr, "what is wrong would be seen"
+    assert "\nUser=1000\n" in unit_text.text(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
 
 
 def find(who: str | int) -> Owner:
@@ -266,7 +253,7 @@ def make(kind: str, name: str) -> Setting:
 
 def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
     path = folder / "system" / "vmdns-alice.service"
-    return [(unit.unit_file(str(path)), unit.text(program(*options))), (unit.Enabled(path.name), True)]
+    return [(unit.unit_file(str(path)), unit_text.text(program(*options))), (unit.Enabled(path.name), True)]
 
 
 def told(folder: Path) -> list[str]:

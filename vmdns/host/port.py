@@ -101,12 +101,11 @@ def _linux(address: str, port: int) -> str:
     inodes = set()
     for name in ("udp", "udp6", "tcp", "tcp6"):
         try:
-            table = Path("/proc/net", name).read_text()
+            table = Path("/proc/self/net", name).read_text()  # /proc/net is not there for a service that is confined
         except FileNotFoundError:  # a kernel without IPv6
             continue
         for inode in parse_proc_net(table, port, address, listening=name.startswith("tcp")):
             inodes.add(f"socket:[{inode}]")
-    hidden = False
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -114,11 +113,9 @@ def _linux(address: str, port: int) -> str:
             for handle in (process / "fd").iterdir():
                 if os.readlink(handle) in inodes:
                     return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-        except PermissionError:
-            hidden = True
-        except OSError:
+        except OSError:  # another user's, or it just ended
             continue
-    return f"a program of another user (`sudo ss -lnup 'sport = :{port}'` names it)" if hidden and inodes else ""
+    return f"a program of another user (`sudo ss -lnup 'sport = :{port}'` names it)" if inodes else ""
 
 
 def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) -> list[str]:

@@ -11,10 +11,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vmdns.sources.installation import find
 from vmdns.sources.reader import Unavailable
+
+if TYPE_CHECKING:
+    from vmdns.sources.beside import Beside
+
+    Worker = subprocess.Popen[bytes] | Beside
 
 Message = dict[str, Any]
 
@@ -30,7 +35,7 @@ class Supervisor:
         self._options = {"reader": reader, "home": home, "interval": interval}
         self._home = home
         self._message = message
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Worker | None = None
         self._failures = 0
         self._looking: dict[str, bool] = {}  # sources that a look was asked for; whether again since
 
@@ -77,9 +82,26 @@ class Supervisor:
             process.kill()
             process.wait(5.0)
 
-    def start(self, pause: float) -> subprocess.Popen[bytes]:
-        """Starts one worker, which stays `pause` seconds after it lost VirtualBox."""
-        process = subprocess.Popen(
+    def start(self, pause: float) -> Worker:
+        """Starts one worker, which stays `pause` seconds after it lost VirtualBox. Raises OSError."""
+        process = self._beside() or self._child()
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
+        process.stdin.flush()
+        self._process = process
+        self._looking = {}
+        return process
+
+    def _beside(self) -> Beside | None:
+        """Where vmdns is confined, a worker that is not."""
+        if "VMDNS_BESIDE" not in os.environ:
+            return None
+        from vmdns.sources.beside import VARIABLE, Beside
+
+        return Beside(os.environ[VARIABLE])
+
+    def _child(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             # -P: never import from the folder that vmdns happens to be started in.
             [sys.executable, "-P", "-m", "vmdns.sources.worker"],
             stdin=subprocess.PIPE,
@@ -90,12 +112,6 @@ class Supervisor:
             # Ctrl-C in the terminal is for the server, which ends the worker in its own order.
             start_new_session=os.name == "posix",
         )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
-        process.stdin.flush()
-        self._process = process
-        self._looking = {}
-        return process
 
     def environ(self) -> dict[str, str]:
         """The worker's environment."""
@@ -128,6 +144,9 @@ class Supervisor:
                 continue
             if message is None:
                 break
+            if "pid" in message:
+                process.pid = int(message["pid"])
+                continue
             worked = worked or message.get("put") == "virtualbox"
             told = told or "lost" in message
             if "looked" in message:

@@ -8,6 +8,7 @@ Its input is a JSON line of options, then a line for each wish, and its end mean
 
 Its output is a JSON line a message:
 
+    {"pid": N}                                    this process, first of all
     {"absent": true}                              there is no VirtualBox here; the worker waits for one
     {"found": {"version": ..., "reader": ..., "home": ...}, "detail": why not the other reader}
     {"put": SOURCE, "facts": {key: fact}}         everything this source sees now
@@ -183,21 +184,32 @@ def _watch_host(output: Output) -> NetlinkWatcher | PollWatcher:
     return PollWatcher(output.facts, trouble, looked)
 
 
-def _follow_parent(look: Callable[[str], None]) -> None:
+def _follow_parent(given: IO[bytes], look: Callable[[str], None]) -> None:
     """Hears wishes, and ends this process when its input ends: the server is gone, however it went."""
-    for line in sys.stdin.buffer:
+    for line in given:
         with suppress(ValueError, KeyError, TypeError):
             look(json.loads(line)["look"])
     os._exit(0)
 
 
-def main() -> int:
-    """Runs the worker. Standard output is kept for messages alone: vboxapi prints its errors there."""
-    output = Output(os.fdopen(os.dup(1), "wb"))
+def streams() -> tuple[IO[bytes], Output]:
+    """Where lines come from and go to: standard input and output, taken away from everybody else in this process and
+    below. vboxapi prints its errors to standard output, and a VBoxSVC that outlives this process would keep both."""
+    given, output = os.fdopen(os.dup(0), "rb"), Output(os.fdopen(os.dup(1), "wb"))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
     os.dup2(2, 1)
-    options = json.loads(sys.stdin.buffer.readline())
+    os.close(nothing)
+    return given, output
+
+
+def run(given: IO[bytes], output: Output, options: Mapping[str, Any]) -> None:
+    """Works until the server is gone, or VirtualBox: does not return."""
+    if options.get("home"):
+        os.environ["VBOX_USER_HOME"] = options["home"]
+    output.send({"pid": os.getpid()})
     watcher = _watch_host(output)
-    threading.Thread(target=_follow_parent, args=(watcher.look,), daemon=True).start()
+    threading.Thread(target=_follow_parent, args=(given, watcher.look), daemon=True).start()
     watcher.start()
     pause = options["pause"]
     work = Work(options, output)
@@ -212,5 +224,11 @@ def main() -> int:
     os._exit(0)
 
 
+def main() -> None:
+    """Runs the worker with its standard input and output."""
+    given, output = streams()
+    run(given, output, json.loads(given.readline()))
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
