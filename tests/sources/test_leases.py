@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import queue
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watchdog.observers.polling import PollingObserver
@@ -66,7 +68,8 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
-    made = Watched(tmp_path)
+    (tmp_path / "home").mkdir()
+    made = Watched(tmp_path / "home")
     yield made
     made.watcher.stop()
 
@@ -213,3 +216,65 @@ def test_a_new_file_is_read_even_if_its_rename_is_told_late(tmp_path: Path) -> N
     watcher._queue.put("N-Dhcpd.leases-tmp")
     assert found.get(timeout=10) == ["lease:N 080027000001 10.0.2.4"]
     watcher.stop()
+
+
+def test_a_folder_that_is_replaced_is_read_anew(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.02)
+    watched.write(content(ONE))
+    watched.start()
+    away = watched.folder.with_name("away")
+    watched.folder.rename(away)
+    assert watched.troubles.get(timeout=PATIENCE).endswith("is gone; the last leases stay in force")
+    watched.folder.mkdir()
+    watched.write(content(TWO))
+    watched.until({"10.0.2.5"})
+    watched.write(content(ONE, TWO))  # the new folder is watched, not only read
+    watched.until({"10.0.2.4", "10.0.2.5"})
+    assert watched.troubles.get(timeout=PATIENCE) == ""
+
+
+def test_a_folder_that_went_away_takes_no_leases_along(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "RETRIES", (0.0, 0.0))
+    watched.write(content(ONE))
+    watched.start()
+    away = watched.folder.with_name("away")
+    watched.folder.rename(away)
+    watched.troubles.get(timeout=PATIENCE)
+    away.rename(watched.folder)
+    assert watched.troubles.get(timeout=PATIENCE) == ""
+    assert watched.reports.empty()
+    watched.write(content(TWO))
+    watched.until({"10.0.2.5"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file is locked otherwise there")
+def test_what_could_not_be_read_is_read_once_it_can(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a file whose rights change, of which no event tells. The reading is played: root may read all."""
+    allowed = threading.Event()
+    real = leases.read_leases
+
+    def read(path: Path) -> tuple[Any, ...]:
+        if not allowed.is_set():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(leases, "RETRIES", (0.0, 0.02))
+    monkeypatch.setattr(leases, "read_leases", read)
+    watched.write(content(ONE))
+    watched.folder.joinpath("VirtualBox.xml").write_bytes(b"<VirtualBox/>")
+    watched.watcher.start()
+    assert "Permission denied" in watched.troubles.get(timeout=PATIENCE)
+    allowed.set()
+    watched.until({"10.0.2.4"})
+    assert watched.troubles.get(timeout=PATIENCE) == ""
+
+
+def test_at_no_moment_of_being_written_are_leases_lost(watched: Watched) -> None:
+    """A file that grows octet by octet, as a writer without a rename would write it: its last good content stays."""
+    watched.write(content(ONE))
+    watched.start()
+    whole, path = content(ONE, TWO), watched.folder / f"lab{SUFFIX}"
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+    assert watched.next() == {"10.0.2.4", "10.0.2.5"}  # the first report after that of the start

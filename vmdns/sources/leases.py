@@ -22,10 +22,13 @@ from vmdns.sources.leasefile import SUFFIX, Damaged, read_leases
 
 # A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
 RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
+# A folder that is replaced, removed or unmounted says nothing of it to whoever watches it: how often that is looked at.
+FOLDER_SECONDS = 2.0
 SETTINGS = "VirtualBox.xml"
 # How long after the new file was written its rename is over; watchdog may hold the rename back for half a second.
 RENAME_SECONDS = 0.03
 _FRESH = SUFFIX + "-tmp"
+_FOLDER = ""  # stands for the folder among the files in trouble
 
 
 class LeaseWatcher:
@@ -51,20 +54,42 @@ class LeaseWatcher:
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._observer: BaseObserver | None = None
+        self._seen: tuple[int, int] | None = None  # which folder is watched, where the system tells folders apart
 
     def start(self) -> None:
         """Begins to watch, and reports what is there. Raises OSError where the folder is missing."""
+        self._watch()
+        self._queue.put("")
+        self._thread.start()
+
+    def _watch(self) -> None:
+        """Watches the folder, and has all that it holds looked at. Raises OSError."""
         handler = _Names(self._queue.put)
+        self._seen = _identity(self.folder)
         try:
             self._observer = _observe(Observer(), handler, self.folder)
         except FileNotFoundError:
             raise
         except OSError:  # no inotify watches left: look every second instead
             self._observer = _observe(PollingObserver(), handler, self.folder)
-        for path in self.folder.glob("*" + SUFFIX):
-            self._queue.put(path.name)
-        self._queue.put("")
-        self._thread.start()
+        for name in {*(path.name for path in self.folder.glob("*" + SUFFIX)), *self._files}:
+            self._queue.put(name)
+
+    def _follow(self) -> None:
+        """Watches the folder that is there now, where another took the place of the one that was watched."""
+        found = _identity(self.folder)
+        if found == self._seen:
+            return
+        self._note(_FOLDER, "" if found else f"{self.folder} is gone; the last leases stay in force")
+        if found is None:
+            self._seen = None
+            return
+        try:
+            if self._observer is not None:
+                self._observer.stop()
+            self._watch()
+        except OSError:
+            self._seen = None  # gone again, or not ours to read yet
 
     def stop(self) -> None:
         if self._observer is not None:
@@ -74,10 +99,14 @@ class LeaseWatcher:
     def _run(self) -> None:
         due: dict[str, tuple[float, int]] = {}
         first = True
+        followed = time.monotonic()
         while True:
             names = self._next(due)
             if names is None:
                 return
+            if time.monotonic() - followed >= FOLDER_SECONDS:
+                self._follow()
+                followed = time.monotonic()
             if SETTINGS in names:
                 self._settings()
             now = time.monotonic()
@@ -92,14 +121,15 @@ class LeaseWatcher:
                 done, fresh = self._look(name, last=tries >= len(RETRIES))
                 changed = changed or fresh
                 if not done:
-                    due[name] = (now + RETRIES[tries], tries + 1)
+                    due[name] = (now + RETRIES[min(tries, len(RETRIES) - 1)], tries + 1)
             if changed or first:
                 first = False
                 self._report(self._facts())
 
     def _next(self, due: Mapping[str, tuple[float, int]]) -> set[str] | None:
         """The names that changed, gathered until the queue is empty; empty when a new look is due; None to end."""
-        timeout = max(0.0, min(at for at, _ in due.values()) - time.monotonic()) if due else None
+        left = min((at for at, _ in due.values()), default=float("inf")) - time.monotonic()
+        timeout = max(0.0, min(left, FOLDER_SECONDS))
         names: set[str] = set()
         try:
             item = self._queue.get(timeout=timeout)
@@ -118,14 +148,17 @@ class LeaseWatcher:
             self._note(name, "")
             return True, self._files[name] != before
         except FileNotFoundError:
-            # Between the two renames the file is away for an instant.
+            # Between the two renames the file is away for an instant. With its folder gone, nothing is known of it.
+            if last and (self._seen is None or _identity(self.folder) != self._seen):
+                return False, False
             if last:
                 self._files.pop(name, None)
                 self._note(name, "")
             return last, last and bool(before)
         except (OSError, Damaged) as error:
             self._note(name, f"{name} cannot be read ({error}); its last good content stays in force")
-            return last, False
+            # It is looked at until it can be read: who gets the right to read a file gets no event.
+            return False, False
 
     def _note(self, name: str, text: str) -> None:
         if self._bad.get(name, "") == text:
@@ -140,6 +173,15 @@ class LeaseWatcher:
         return {
             f"lease:{one.network} {one.mac} {one.address}": one for one in sorted(found, key=lambda one: one.issued)
         }
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder this is, or None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _observe(observer: BaseObserver, handler: FileSystemEventHandler, folder: Path) -> BaseObserver:
