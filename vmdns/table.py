@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from vmdns.core.builder import Builder, Moved
+from vmdns.core.builder import Built, Moved
 from vmdns.core.hosts import Hosts
-from vmdns.core.model import Fact
+from vmdns.core.model import Fact, Lease, Machine, Neighbour
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Guest, Snapshot
+from vmdns.making import Maker
 
 # Changes that come together are built together: a few milliseconds, and never more than this much later.
 DEBOUNCE_SECONDS = 0.003
 LONGEST_DEBOUNCE = 0.02
+# So long the loop is held at once by building, and twice as long when the interpreter's lock is wanted by others.
+SLICE_SECONDS = 0.001
+SERIAL_SECONDS = 1.0  # between two serials: else they overtake the clock that a restart begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a new snapshot changed: VMs, and the names (wire) that are answered otherwise, None where it may be any."""
+    """What a new snapshot changed: VMs that are online before or after, the names (wire) that are answered otherwise,
+    None where it may be any, and all VMs that are not as they were, before and after, by UUID."""
 
     changes: list[Change]
     names: frozenset[bytes] | None
+    moved: Mapping[str, Moved]
 
 
 class Table:
@@ -45,15 +51,21 @@ class Table:
         self._policy = policy
         self._wall = wall
         self._facts: dict[str, dict[str, Fact]] = {}
+        self._others: dict[tuple[str, str], Fact] = {}
         self._hosts: Hosts | None = None
-        self._builder = Builder(policy)
+        self._maker = Maker(policy, wall)
+        self._turns: Iterator[Built | None] = iter(())
         self._listeners: list[Callable[[News], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._after: list[Callable[[], None]] = []
         self._first = 0.0
         # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
         self._serial = int(wall()) & 0xFFFFFFFF
-        self.snapshot: Snapshot = self._builder.build(wall(), self._serial).snapshot
+        self._numbered = float("-inf")
+        self._numbering: asyncio.TimerHandle | None = None
+        self.snapshot: Snapshot = self._maker.snapshot.numbered(self._serial)
         self._valid_until = 0.0
 
     def subscribe(self, listener: Callable[[News], None]) -> None:
@@ -68,7 +80,7 @@ class Table:
     def put_hosts(self, hosts: Hosts) -> None:
         """Takes the hosts file, digested for the policy in force."""
         self._hosts = hosts
-        self._builder.put_hosts(hosts)
+        self._maker.put_hosts(hosts)
         self._later()
 
     def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
@@ -76,14 +88,19 @@ class Table:
         held = self._facts.setdefault(source, {})
         changed = False
         for key, fact in changes.items():
-            if held.get(key) == fact:
+            before = held.get(key)
+            if before == fact:
                 continue
             changed = True
-            self._builder.put((source, key), fact)
+            self._maker.put((source, key), before, fact)
             if fact is None:
                 del held[key]
             else:
                 held[key] = fact
+            if fact is None or isinstance(fact, Machine | Lease | Neighbour):
+                self._others.pop((source, key), None)
+            else:
+                self._others[source, key] = fact
         if changed:
             self._later()
 
@@ -91,13 +108,18 @@ class Table:
         """Another policy from now on."""
         if policy != self._policy:
             self._policy = policy
-            self._builder.configure(policy)
+            self._maker.configure(policy)
             self._later()
 
     @property
     def facts(self) -> list[Fact]:
         """What all sources report, but for the hosts file."""
         return [fact for held in self._facts.values() for fact in held.values()]
+
+    @property
+    def networks(self) -> Iterable[Fact]:
+        """The facts that are about no single VM: there are few."""
+        return self._others.values()
 
     def held(self, source: str) -> Mapping[str, Fact]:
         """What a source has reported last, by its keys."""
@@ -109,39 +131,32 @@ class Table:
             return self._hosts.count
         return len(self._facts.get(source, ()))
 
+    # -- making -----------------------------------------------------------------------------------------------
+
     def rebuild(self) -> None:
-        """Builds at once; the snapshot in force stays if nothing changed but the time."""
+        """Builds at once, however long that takes; the snapshot in force stays if nothing changed but the time."""
         self._stop_timers()
+        self._maker.look()
         try:
-            self._publish()
+            for turns in (self._turns, self._maker.turns()):
+                for built in turns:
+                    if built is not None:
+                        self._publish(built)
         finally:
             self._watch_expiry()
+        self._call_after()
 
-    def _publish(self) -> None:
-        before = self.snapshot
-        built = self._builder.build(self._wall(), self._serial)
-        made = built.snapshot
-        self._valid_until = made.valid_until
-        if built.names is None:
-            same = replace(made, valid_until=0.0) == replace(before, valid_until=0.0)
-            names = None if same or _data(made) != _data(before) else frozenset[bytes]()
-        else:
-            same = not built.moved and made.problems == before.problems
-            names = built.names
-        if same:
-            return
-        if names is None or names:
-            self._serial = (self._serial + 1) & 0xFFFFFFFF
-            made = made.numbered(self._serial)
-        self.snapshot = made
-        pairs = (
-            ((before.by_uuid.get(uuid), made.by_uuid.get(uuid)) for uuid in before.by_uuid.keys() | made.by_uuid.keys())
-            if built.names is None
-            else built.moved.values()
-        )
-        news = News(sorted(_changes(pairs), key=_uuid), names)
-        for listener in self._listeners:
-            listener(news)
+    def after(self, call: Callable[[], None]) -> None:
+        """Calls back once all that was put by now is in force: at once, if it is."""
+        self._after.append(call)
+        if self._timer is None and self._task is None:
+            self._call_after()
+
+    async def settled(self) -> None:
+        """Ends once all that was put by now is in force."""
+        done = asyncio.Event()
+        self.after(done.set)
+        await done.wait()
 
     def _later(self) -> None:
         loop = asyncio.get_running_loop()
@@ -150,7 +165,72 @@ class Table:
             self._first = now
         else:
             self._timer.cancel()
-        self._timer = loop.call_at(min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE), self.rebuild)
+        self._timer = loop.call_at(min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE), self._begin)
+
+    def _begin(self) -> None:
+        self._stop_timers()
+        self._maker.look()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        """Makes what there is to be made, a slice at a time: what else waits for the loop gets its turn between."""
+        try:
+            self._turns = self._maker.turns()
+            end = time.perf_counter() + SLICE_SECONDS
+            for built in self._turns:
+                if built is not None:
+                    self._publish(built)
+                if time.perf_counter() > end:
+                    await asyncio.sleep(0)
+                    end = time.perf_counter() + SLICE_SECONDS
+        except Exception as error:
+            message = "a change could not be put in force"
+            asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+        finally:
+            self._task = None
+            if self._timer is None:
+                self._stop_timers()
+                self._watch_expiry()
+        if self._timer is None:
+            self._call_after()
+
+    def _call_after(self) -> None:
+        calls, self._after = self._after, []
+        for call in calls:
+            call()
+
+    def _publish(self, built: Built) -> None:
+        before, made = self.snapshot, built.snapshot
+        self._valid_until = made.valid_until
+        if built.names is not None and not built.moved and _rest(made) == _rest(before):
+            return
+        if built.names is None or built.names:
+            self._count_up()
+        self.snapshot = made.numbered(self._serial)
+        self._tell(News(sorted(_changes(built.moved.values()), key=_uuid), built.names, built.moved))
+
+    def _tell(self, news: News) -> None:
+        for listener in self._listeners:
+            listener(news)
+
+    def _count_up(self) -> None:
+        """The data is another one, and so is its serial: a moment later, where it went up within this second."""
+        if self._numbering is not None:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._numbered + SERIAL_SECONDS - loop.time()
+        if left <= 0.001:
+            self._serial = (self._serial + 1) & 0xFFFFFFFF
+            self._numbered = loop.time()
+        else:
+            self._numbering = loop.call_later(left, self._number)
+
+    def _number(self) -> None:
+        self._numbering = None
+        self._count_up()
+        self.snapshot = self.snapshot.numbered(self._serial)
+        self._tell(News([], frozenset(), {}))
 
     def _watch_expiry(self) -> None:
         end = self._valid_until
@@ -159,7 +239,7 @@ class Table:
             # means that no build succeeded since: not in a hurry.
             left = end - self._wall()
             delay = min(left + 0.01, 3600.0) if left > 0 else 1.0
-            self._expiry = asyncio.get_running_loop().call_later(delay, self.rebuild)
+            self._expiry = asyncio.get_running_loop().call_later(delay, self._begin)
 
     def _stop_timers(self) -> None:
         for timer in (self._timer, self._expiry):
@@ -170,6 +250,11 @@ class Table:
     def close(self) -> None:
         """No build from now on."""
         self._stop_timers()
+        self._turns = iter(())
+        if self._numbering is not None:
+            self._numbering.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
 
 def _changes(pairs: Iterable[Moved]) -> Iterator[Change]:
@@ -186,7 +271,19 @@ def _uuid(change: Change) -> str:
     return guest.machine.uuid if guest is not None else ""
 
 
-def _data(snapshot: Snapshot) -> object:
-    """What decides the answers: the serial follows it."""
-    guests = [(uuid, guest.answers) for uuid, guest in sorted(snapshot.by_uuid.items())]
-    return snapshot.nodes, snapshot.late, snapshot.zones, snapshot.absent, guests, snapshot.ways, snapshot.lan
+def _rest(snapshot: Snapshot) -> object:
+    """What is not in the names that are answered otherwise, nor in VMs."""
+    return (
+        snapshot.problems, snapshot.ttl, snapshot.wildcards, snapshot.lan, snapshot.looked, snapshot.forwarded,
+        snapshot.soa[:-20], snapshot.soa[-16:], _Same(snapshot.outside), _Same(snapshot.nodes), _Same(snapshot.late),
+    )  # fmt: skip
+
+
+class _Same:
+    """Equal to one of the very same thing: who made it anew had reason to, and comparing takes long."""
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._thing is self._thing

@@ -20,7 +20,7 @@ from vmdns.core.name import from_labels
 from vmdns.core.policy import Policy
 from vmdns.core.reach import rules
 from vmdns.core.renaming import Names
-from vmdns.core.snapshot import Guest, Snapshot
+from vmdns.core.snapshot import Guest, Snapshot, numbered
 from vmdns.core.view import Ways, ways
 from vmdns.core.wire import AAAA, CNAME, PTR, A, soa_rdata
 from vmdns.core.zones import reverse_name
@@ -52,7 +52,6 @@ class Builder:
         """like: one before this, whose common nodes are taken where they must be the same."""
         self._policy = policy
         self._hosts = hosts
-        self._like = like
         self._facts: dict[object, Fact] = {}
         self._whole = True
         self._digested = Hosts()
@@ -62,6 +61,9 @@ class Builder:
         self._macs: set[str] = set()
         self._common = Common()
         self._networks = Networks()
+        self._like: Common | None = None
+        if like is not None and not like._whole and like.fits(policy) and hosts is like._digested:
+            self._like = like._common
         self._clear()
 
     def _clear(self) -> None:
@@ -116,8 +118,7 @@ class Builder:
         """Another policy from now on. Not while steps are under way."""
         if not self.fits(policy):
             self._whole = True
-        elif policy.resolvers != self._policy.resolvers:
-            self._seen_anew = True
+        self._seen_anew = self._seen_anew or policy.resolvers != self._policy.resolvers
         self._policy = policy
 
     def put_hosts(self, hosts: Hosts) -> None:
@@ -126,9 +127,19 @@ class Builder:
         self._whole = True
 
     @property
-    def facts(self) -> list[tuple[object, Fact]]:
-        """The facts with their keys."""
-        return list(self._facts.items())
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    @property
+    def hosts(self) -> Hosts | None:
+        """The hosts file in force; None where its lines are among the facts."""
+        return self._hosts
+
+    @property
+    def facts(self) -> dict[object, Fact]:
+        """The facts by their keys, as they are now."""
+        return self._facts.copy()
 
     def fits(self, policy: Policy) -> bool:
         """Whether another policy changes nothing that was made of VMs."""
@@ -198,17 +209,17 @@ class Builder:
         for uuid, (before, after) in moved.items():
             if before is not None:
                 self._remove(uuid, before)
-            if _answers(before) != _answers(after):
-                changed.update(self._names(before, after))
+            changed.update(self.otherwise(before, after))
             yield
         for uuid, (_, after) in moved.items():
             if after is not None:
                 self._add(uuid, after)
             yield
         if self._seen_anew or set(self._bridged) != bridged:
+            seen_before = self._ways
             self._ways = ways(self._networks.facts, sorted(self._bridged, key=repr), self._policy.resolvers)
             self._seen_anew = False
-            whole = True
+            whole = whole or self._ways != seen_before
         self._moved = moved
         self._changed = None if whole else frozenset(changed)
         self._whole = False
@@ -223,11 +234,10 @@ class Builder:
         hosts = self._hosts if self._hosts is not None else digest(lines, self._policy.apexes, self._policy.ttl)
         self._digested = hosts
         yield
-        like, self._like = self._like, None
-        if like is not None and not like._whole and hosts is like._digested and like.fits(self._policy):
-            self._common = like._common
+        if self._like is not None:
+            self._common, self._like = self._like, None
         else:
-            self._common = common(self._policy, hosts)
+            self._common = yield from common(self._policy, hosts)
         yield
         leases, neighbours = self._networks.leases, self._networks.neighbours
         facts = [fact for fact in self._facts.values() if not isinstance(fact, Machine | HostName | Lease | Neighbour)]
@@ -356,8 +366,10 @@ class Builder:
         below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in guest.named.names]
         return [relative + zone for relative in below for zone in self._policy.own]
 
-    def _names(self, *guests: Guest | None) -> Iterator[bytes]:
-        for guest in guests:
+    def otherwise(self, *guests: Guest | None) -> Iterator[bytes]:
+        """The names (wire) that are answered otherwise where a VM that was the first is now the second."""
+        before, after = guests
+        for guest in guests if _answers(before) != _answers(after) else ():
             if guest is not None:
                 yield from self._owners(guest)
                 yield from (reverse_name(one.address) for one in guest.addresses)
@@ -376,6 +388,7 @@ class Builder:
             self._refusals = tuple(f"VM {one.machine.name!r}: {text}" for one, texts in named if one for text in texts)
         policy = self._policy
         return Snapshot(
+            serial=serial,
             ttl=policy.ttl,
             own=policy.own,
             zones=policy.apexes,
@@ -386,7 +399,7 @@ class Builder:
             owned=self._owned.given(),
             pointers=self._pointers.given(),
             outside=self._digested.outside,
-            soa=self._soa,
+            soa=numbered(self._soa, serial),
             absent=self._absent.given(),
             by_uuid=self._guests.given(),
             ways=self._ways,
@@ -395,7 +408,7 @@ class Builder:
             problems=(*self._naming.problems, *self._refusals),
             looked=policy.looked,
             valid_until=self._until(),
-        ).numbered(serial)
+        )
 
     def _until(self) -> float:
         while self._ends:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -29,8 +29,8 @@ class Common:
     reserved: Mapping[str, str] = field(default_factory=dict)
 
 
-def common(policy: Policy, hosts: Hosts) -> Common:
-    """What the policy and the hosts file mean on their own."""
+def common(policy: Policy, hosts: Hosts) -> Generator[None, None, Common]:
+    """What the policy and the hosts file mean on their own: made in small steps."""
     apexes = policy.apexes
     zones = policy.own
     first = _Nodes(policy.ttl)
@@ -45,8 +45,9 @@ def common(policy: Policy, hosts: Hosts) -> Common:
         first.put(b"\x01*" + LOCALHOST, *address_record(address))  # RFC 6761 section 6.3
     _add_records(first, policy.records, zones)
     late = _Nodes(policy.ttl)
-    _add_hosts(late, hosts.inside, zones, apexes, first.nodes)
-    return Common(first.finished(apexes), late.finished(apexes), _reserved(policy, hosts.inside))
+    yield from _add_hosts(late, hosts.inside, zones, apexes, first.nodes)
+    early, last = (yield from first.finished(apexes)), (yield from late.finished(apexes))
+    return Common(early, last, (yield from _reserved(policy, hosts.inside)))
 
 
 class _Nodes:
@@ -74,14 +75,15 @@ class _Nodes:
         if PTR not in self.nodes.get(pointer, ()):
             self.put(pointer, PTR, owner)
 
-    def finished(self, apexes: frozenset[bytes]) -> dict[bytes, Node]:
-        nodes: dict[bytes, Node] = {
-            owner: {kind: RRset(ttl, tuple(rdatas)) for kind, (ttl, rdatas) in node.items()}
-            for owner, node in self.nodes.items()
-        }
+    def finished(self, apexes: frozenset[bytes]) -> Generator[None, None, dict[bytes, Node]]:
+        nodes: dict[bytes, Node] = {}
+        for owner, node in self.nodes.items():
+            nodes[owner] = {kind: RRset(ttl, tuple(rdatas)) for kind, (ttl, rdatas) in node.items()}
+            yield
         for owner in self.nodes:
             for above in names_above(owner, apexes):
                 nodes.setdefault(above, {})
+            yield
         return nodes
 
 
@@ -116,9 +118,10 @@ def _add_hosts(
     zones: tuple[bytes, ...],
     apexes: frozenset[bytes],
     taken: Mapping[bytes, Mapping[int, object]],
-) -> None:
+) -> Iterator[None]:
     """Adds lines that `digest` kept: their names and addresses make sense."""
     for host in hosts:
+        yield
         owner = to_wire(host.name)
         kind, rdata = address_record(host.address)
         if owner in apexes:
@@ -135,10 +138,11 @@ def _add_hosts(
             late.point(host.address, owner)
 
 
-def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, str]:
+def _reserved(policy: Policy, hosts: Iterable[HostName]) -> Generator[None, None, dict[str, str]]:
     """Labels that no VM may take, with the reason."""
     reserved = dict.fromkeys(RESERVED, "a reserved name")
     for host in hosts:
+        yield
         name = host.name.lower().rstrip(".")
         for zone in policy.zones:
             name = name.removesuffix("." + zone)

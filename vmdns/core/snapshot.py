@@ -100,8 +100,7 @@ class Snapshot:
 
     def numbered(self, serial: int) -> Snapshot:
         """The same with another serial."""
-        soa = self.soa[:-20] + (serial & 0xFFFFFFFF).to_bytes(4, "big") + self.soa[-16:]
-        return replace(self, serial=serial, soa=soa)
+        return replace(self, serial=serial, soa=numbered(self.soa, serial))
 
     @cached_property
     def guests(self) -> tuple[Guest, ...]:
@@ -207,6 +206,11 @@ class Snapshot:
             srv_rdata(one.port, owner) for one in services if f"_{one.name}" == first and f"_{one.protocol}" == second
         ]
         return {SRV: RRset(self.ttl, tuple(dict.fromkeys(targets)))} if targets else None
+
+
+def numbered(soa: bytes, serial: int) -> bytes:
+    """The data of a SOA record with another serial."""
+    return soa[:-20] + (serial & 0xFFFFFFFF).to_bytes(4, "big") + soa[-16:]
 
 
 def names_of(guest: Guest, zones: Sequence[str]) -> list[str]:
