@@ -12,6 +12,7 @@ from typing import Any
 from vmdns.host import plan
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Journal
+from vmdns.host.lock import lock_of
 from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
 from vmdns.sources.installation import user_home
 
@@ -136,8 +137,8 @@ class Service:
         """With sudo, gives the journal to the user whose it is."""
         if sys.platform == "win32" or os.geteuid() != 0 or self.owner.uid == 0:
             return
-        own = [self.journal.path, *self.journal.path.parents]
-        for path in own[: own.index(self.owner.home)] if self.owner.home in own else own[:2]:
+        own = [lock_of(self.journal.path), self.journal.path, *self.journal.path.parents]
+        for path in own[: own.index(self.owner.home)] if self.owner.home in own else own[:3]:
             if path.exists() and path.stat().st_uid == 0:
                 os.chown(path, self.owner.uid, -1)
 

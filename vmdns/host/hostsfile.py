@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -24,6 +25,8 @@ from typing import Any
 from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
 from vmdns.host import elevate
 
+_FRESH = ".vmdns-"
+_FRESH_SECONDS = 60.0  # nobody writes one for longer
 _UNENDED = " (the line before has no end)"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 _ABOUT = "# Written by `vmdns hosts`; `vmdns hosts --undo` takes it out."
@@ -113,7 +116,8 @@ def write(file: Path, wanted: Sequence[str] | None) -> bool:
         raise OSError(f"{file} is left as it is: {error}") from None
     if fresh == data:
         return False
-    handle, temporary = tempfile.mkstemp(prefix=".vmdns-", dir=target.parent)
+    _clean(target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=_FRESH, dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as opened:
             opened.write(fresh)
@@ -125,6 +129,14 @@ def write(file: Path, wanted: Sequence[str] | None) -> bool:
         os.unlink(temporary)
         raise
     return True
+
+
+def _clean(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left."""
+    for left in folder.glob(_FRESH + "*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _FRESH_SECONDS:
+                left.unlink()
 
 
 def _like(target: Path, temporary: str) -> None:

@@ -1,6 +1,6 @@
 """The journal of what vmdns changed on this machine: a JSON file, replaced whole and on disk before the change is made.
 
-It outlives vmdns, its configuration and a crash: `--undo` needs nothing else.
+It outlives vmdns, its configuration and a crash: `--undo` needs nothing else. Several processes may change it at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from vmdns.host.lock import held
+
+_FRESH = ".fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +55,29 @@ class Journal:
 
     def put(self, entry: Entry) -> None:
         """Adds the entry, or replaces the one of the same setting."""
-        entries = self.entries()
-        key = (entry.scope, entry.kind, entry.name)
-        for at, one in enumerate(entries):
-            if (one.scope, one.kind, one.name) == key:
-                entries[at] = entry
-                break
-        else:
-            entries.append(entry)
-        self._write(entries)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with held(self.path):
+            entries = self.entries()
+            key = (entry.scope, entry.kind, entry.name)
+            for at, one in enumerate(entries):
+                if (one.scope, one.kind, one.name) == key:
+                    entries[at] = entry
+                    break
+            else:
+                entries.append(entry)
+            self._write(entries)
 
     def drop(self, entry: Entry) -> None:
         """Forgets an entry."""
-        self._write([one for one in self.entries() if one != entry])
+        with held(self.path):
+            self._write([one for one in self.entries() if one != entry])
 
     def _write(self, entries: Sequence[Entry]) -> None:
         text = json.dumps({"entries": [asdict(one) for one in entries]}, indent=1)
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
+        prefix = self.path.name + "-"
+        for left in self.path.parent.glob(f"{prefix}*{_FRESH}"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=_FRESH, dir=self.path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
