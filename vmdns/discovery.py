@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from vmdns.config import Config
@@ -82,14 +83,18 @@ class Discovery:
     def _take(self, message: dict[str, Any]) -> None:
         source = message.get("put") or message.get("patch") or message.get("trouble") or ""
         if "put" in message or "patch" in message:
-            facts = {key: None if one is None else from_json(one) for key, one in message["facts"].items()}
+            facts: dict[str, Fact | None] = {key: _fact(one) for key, one in message["facts"].items()}
+            ends = not message.get("more")
             if "put" in message:
-                self._table.put(source, {key: self._kept(source, key, one) for key, one in facts.items() if one})
+                kept = {key: self._kept(source, key, one) for key, one in facts.items() if one}
+                self._table.put(source, kept, begins=not message.get("part"), ends=ends)
             else:
-                self._table.patch(source, facts)
+                self._table.patch(source, facts, ends=ends)
+            if not ends:
+                return
             if source == "virtualbox":
                 self._back()
-                self._looked()
+                self._table.after(self._looked)
             else:
                 self.sources[source].become("ok")
         elif source:
@@ -97,7 +102,7 @@ class Discovery:
             if message["text"]:
                 self._say(message["text"])
         elif "looked" in message:
-            self._looked_at(message["looked"])
+            self._table.after(partial(self._looked_at, message["looked"]))
         elif "found" in message:
             self._find(message["found"], message["detail"])
         elif "absent" in message:
@@ -130,6 +135,7 @@ class Discovery:
             self._stale = None
 
     def _away(self, why: str) -> None:
+        self._table.abandon("virtualbox")
         source = self.sources["virtualbox"]
         if source.detail != why:
             self._say(why)
@@ -145,3 +151,8 @@ class Discovery:
         self.sources["virtualbox"].become("stale", self.sources["virtualbox"].detail)
         self._say("VirtualBox was away for too long: its names are taken back")
         self._table.put("virtualbox", {})
+
+
+def _fact(told: Any) -> Fact | None:
+    """A fact of a message, which the reading thread may have made of JSON already."""
+    return from_json(told) if isinstance(told, dict) else told

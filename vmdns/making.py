@@ -43,6 +43,7 @@ class Maker:
         self._policy = policy
         self._hosts: Hosts | None = None
         self._waiting = _Waiting({}, {}, {})
+        self._holding: set[object] = set()
         self._again = False
         self._builder = Builder(policy)
         # What is taken while a builder makes all anew, for that one to take as well; None while there is none.
@@ -58,6 +59,10 @@ class Maker:
                 at = max(at, rank)
                 del waiting[key]
         self._waiting[at][key] = fact
+
+    def hold(self, source: object, until_then: bool) -> None:
+        """Whether VMs and networks wait until this source has told the rest of them: they mean something together."""
+        (self._holding.add if until_then else self._holding.discard)(source)
 
     def put_hosts(self, hosts: Hosts) -> None:
         """The hosts file, digested for the policy."""
@@ -105,8 +110,10 @@ class Maker:
     # -- changes of VMs ---------------------------------------------------------------------------------------
 
     def _has_changed(self) -> bool:
-        changed = self._waiting.machines or self._waiting.loose or self._again or self._policy != self._builder.policy
-        return bool(changed) and not self._builder.is_whole(self._wall())
+        one = self._builder
+        changed = self._waiting.loose or (self._waiting.machines and not self._holding)
+        light = self._again or (self._policy != one.policy and one.fits(self._policy))
+        return bool(changed or light) and not one.is_whole(self._wall())
 
     def _changes(self) -> Iterator[None]:
         self._again = False
@@ -127,8 +134,10 @@ class Maker:
         yield from self._builder.steps(self._wall())
 
     def _take(self, most: int | None) -> Changes:
-        taken = self._waiting.machines.copy()
-        self._waiting.machines.clear()
+        taken: Changes = {}
+        if not self._holding:
+            taken |= self._waiting.machines
+            self._waiting.machines.clear()
         for key in list(islice(self._waiting.loose, most)):
             taken[key] = self._waiting.loose.pop(key)
         return taken
@@ -143,12 +152,15 @@ class Maker:
 
     def _must_be_anew(self) -> bool:
         one = self._builder
-        other = self._waiting.others or not one.fits(self._policy) or one.hosts is not self._hosts
+        other = (
+            (self._waiting.others and not self._holding) or not one.fits(self._policy) or one.hosts is not self._hosts
+        )
         return bool(other) or one.is_whole(self._wall())
 
     def _begin_anew(self) -> Iterator[Built | None]:
         held, waiting = self._builder.facts, self._waiting
-        others, taken = waiting.others.copy(), {}
+        others: Changes = {} if self._holding else waiting.others.copy()
+        taken: Changes = {}
         # The one in force goes on meanwhile, where it can (the clock went on, and nothing failed) and that is worth it.
         many = len(held) > max(_FEW, len(waiting.machines) + len(waiting.loose))
         if not many or self._builder.is_whole(self._wall()):

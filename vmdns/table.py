@@ -52,6 +52,8 @@ class Table:
         self._wall = wall
         self._facts: dict[str, dict[str, Fact]] = {}
         self._others: dict[tuple[str, str], Fact] = {}
+        self._parts: dict[str, set[str]] = {}  # what a source has told so far, of a report in parts
+        self._unbuilt: set[str] = set()  # sources that told something new in a report that is not at its end
         self._hosts: Hosts | None = None
         self._maker = Maker(policy, wall)
         self._turns: Iterator[Built | None] = iter(())
@@ -72,10 +74,23 @@ class Table:
         """`listener` receives what changed after each new snapshot is in force."""
         self._listeners.append(listener)
 
-    def put(self, source: str, facts: Mapping[str, Fact]) -> None:
-        """Takes everything that a source sees now."""
-        held = self._facts.get(source, {})
-        self.patch(source, {**dict.fromkeys(held.keys() - facts.keys()), **facts})
+    def put(self, source: str, facts: Mapping[str, Fact], *, begins: bool = True, ends: bool = True) -> None:
+        """Takes all that a source sees now: at once, or in parts, of which the first begins and the last ends."""
+        if begins:
+            self._parts[source] = set()
+        seen = self._parts[source]
+        seen.update(facts)
+        self.patch(source, facts, ends=False)
+        if ends:
+            del self._parts[source]
+            gone = [key for key in self._facts[source] if key not in seen]
+            self.patch(source, dict.fromkeys(gone))
+
+    def abandon(self, source: str) -> None:
+        """The rest of what a source began to tell will not come."""
+        self._parts.pop(source, None)
+        self._maker.hold(source, False)
+        self._later()
 
     def put_hosts(self, hosts: Hosts) -> None:
         """Takes the hosts file, digested for the policy in force."""
@@ -83,10 +98,11 @@ class Table:
         self._maker.put_hosts(hosts)
         self._later()
 
-    def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
-        """Takes single facts of a source; None where one is gone."""
+    def patch(self, source: str, changes: Mapping[str, Fact | None], *, ends: bool = True) -> None:
+        """Takes single facts of a source; None where one is gone. ends: whether nothing follows that belongs to it."""
+        self._maker.hold(source, not ends)
         held = self._facts.setdefault(source, {})
-        changed = False
+        changed = ends and source in self._unbuilt
         for key, fact in changes.items():
             before = held.get(key)
             if before == fact:
@@ -103,6 +119,10 @@ class Table:
                 self._others[source, key] = fact
         if changed:
             self._later()
+        if ends:
+            self._unbuilt.discard(source)
+        elif changed:
+            self._unbuilt.add(source)
 
     def configure(self, policy: Policy) -> None:
         """Another policy from now on."""

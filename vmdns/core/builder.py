@@ -59,6 +59,7 @@ class Builder:
         self._machines: dict[str, Machine] = {}
         self._touched: set[str] = set()
         self._macs: set[str] = set()
+        self._claimed: set[str] = set()  # addresses that the host sees elsewhere now
         self._common = Common()
         self._networks = Networks()
         self._like: Common | None = None
@@ -106,10 +107,12 @@ class Builder:
                     self._touched.add(one.uuid)
                     if held:
                         self._machines[one.uuid] = one
-                    elif fact is None or not isinstance(fact, Machine) or fact.uuid != one.uuid:
-                        self._machines.pop(one.uuid, None)
+                    elif self._machines.get(one.uuid) is one:  # it may stand under another key already
+                        del self._machines[one.uuid]
                 case Lease() | Neighbour():
                     self._macs.add(one.mac)
+                    if isinstance(one, Neighbour):
+                        self._claimed.add(one.address)
                     self._index(one, held)
                 case _:
                     self._whole = True
@@ -168,6 +171,13 @@ class Builder:
             neighbours.remove(fact)
             if not neighbours:
                 del self._networks.neighbours[fact.mac]
+        holders = self._networks.holders.setdefault(fact.address, {})
+        if held:
+            holders[fact.interface] = fact.mac
+        elif holders.get(fact.interface) == fact.mac:
+            del holders[fact.interface]
+        if not holders:
+            del self._networks.holders[fact.address]
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -188,6 +198,9 @@ class Builder:
         for mac in self._macs:
             touched |= self._by_mac.get(mac, set())
         self._macs = set()
+        for address in self._claimed:
+            touched |= self._claimants.get(address, set())
+        self._claimed = set()
         while self._ends and self._ends[0][0] <= now:
             touched.add(heapq.heappop(self._ends)[1])
         bridged = set(self._bridged)
@@ -239,11 +252,13 @@ class Builder:
         else:
             self._common = yield from common(self._policy, hosts)
         yield
-        leases, neighbours = self._networks.leases, self._networks.neighbours
+        kept = self._networks
         facts = [fact for fact in self._facts.values() if not isinstance(fact, Machine | HostName | Lease | Neighbour)]
         facts.sort(key=repr)
         self._networks = index(facts, now)
-        self._networks.leases, self._networks.neighbours = leases, neighbours
+        self._networks.leases, self._networks.neighbours, self._networks.holders = (
+            kept.leases, kept.neighbours, kept.holders,
+        )  # fmt: skip
         self._clear()
         self._forwards = {fact.name: fact.forwards for fact in facts if isinstance(fact, NatNetwork) and fact.enabled}
         self._touched = set(self._machines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from vmdns.core.model import from_json
 from vmdns.sources.installation import find
 from vmdns.sources.reader import Unavailable
 
@@ -25,6 +27,7 @@ Message = dict[str, Any]
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0  # less than what counts as silence
+MOST_WAITING = 64  # messages that the event loop has not taken yet
 SILENT_SECONDS = 30.0  # six beats
 
 
@@ -130,7 +133,9 @@ class Supervisor:
         assert process.stdout is not None
         assert process.stderr is not None
         last_words: deque[str] = deque(maxlen=5)
-        threading.Thread(target=_read_messages, args=(process.stdout, loop, messages), daemon=True).start()
+        # A worker that tells more than can be taken has to wait, which makes one message of many changes.
+        room = threading.Semaphore(MOST_WAITING)
+        threading.Thread(target=_read_messages, args=(process.stdout, loop, messages, room), daemon=True).start()
         threading.Thread(target=_read_errors, args=(process.stderr, last_words), daemon=True).start()
         worked = told = False
         while True:
@@ -146,7 +151,6 @@ class Supervisor:
                 break
             if "pid" in message:
                 process.pid = int(message["pid"])
-                continue
             worked = worked or message.get("put") == "virtualbox"
             told = told or "lost" in message
             if "looked" in message:
@@ -154,8 +158,10 @@ class Supervisor:
                     self.nudge(message["looked"])
                 else:
                     self._message(message)
-            elif "beat" not in message:
+            elif "beat" not in message and "pid" not in message:
                 self._message(message)
+            room.release()
+            await asyncio.sleep(0)  # a queue that is never empty never waits
         await asyncio.to_thread(process.wait)
         if not told:
             self._message({"lost": " ".join(last_words) or f"its reader ended (status {process.returncode})"})
@@ -163,7 +169,9 @@ class Supervisor:
         return worked
 
 
-def _read_messages(pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[Message | None]) -> None:
+def _read_messages(
+    pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[Message | None], room: threading.Semaphore
+) -> None:
     def put(message: Message | None) -> None:
         try:
             loop.call_soon_threadsafe(messages.put_nowait, message)
@@ -173,9 +181,16 @@ def _read_messages(pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: a
     with pipe:
         for line in pipe:
             try:
-                put(json.loads(line))
+                message = json.loads(line)
             except ValueError:
                 continue
+            # What makes no sense is left to who takes it.
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                message["facts"] = {key: one and from_json(one) for key, one in message["facts"].items()}
+            while not room.acquire(timeout=1.0):
+                if loop.is_closed():
+                    return
+            put(message)
     put(None)
 
 
@@ -206,7 +221,8 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
             messages.append(json.loads(line))
             if "lost" in messages[-1]:
                 raise Unavailable(messages[-1]["lost"])
-            wanted -= {*messages[-1], messages[-1].get("put"), messages[-1].get("trouble")}
+            if "more" not in messages[-1]:
+                wanted -= {*messages[-1], messages[-1].get("put"), messages[-1].get("trouble")}
             if not wanted:
                 return messages
         raise Unavailable("VirtualBox does not answer")

@@ -12,7 +12,8 @@ Its output is a JSON line a message:
     {"absent": true}                              there is no VirtualBox here; the worker waits for one
     {"found": {"version": ..., "reader": ..., "home": ...}, "detail": why not the other reader}
     {"put": SOURCE, "facts": {key: fact}}         everything this source sees now
-    {"patch": SOURCE, "facts": {key: fact|null}}  what changed
+    {"patch": SOURCE, "facts": {key: fact|null}}  what changed; both in several lines where there is much to tell, the
+                                                  first without "part": n, all but the last with "more": true
     {"settled": true}                             everything was told once
     {"trouble": SOURCE, "text": ...}              '' once it is over
     {"looked": SOURCE}                            the look that was asked for is over
@@ -45,6 +46,7 @@ PATIENT_FAILURES = 4  # with growing pauses some ten seconds
 ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
 UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade needs that it does
 BEAT_SECONDS = 5.0
+PORTION = 64  # facts in a line
 STUCK_SECONDS = 15.0
 
 
@@ -65,7 +67,16 @@ class Output:
                 os._exit(0)  # the server is gone
 
     def facts(self, verb: str, source: str, facts: Mapping[str, Fact | None]) -> None:
-        self.send({verb: source, "facts": {key: None if one is None else to_json(one) for key, one in facts.items()}})
+        """In portions: the server reads a line at once, and answers nobody meanwhile."""
+        keys = list(facts)
+        for part, at in enumerate(range(0, max(len(keys), 1), PORTION)):
+            told = {key: one and to_json(one) for key in keys[at : at + PORTION] for one in (facts[key],)}
+            message: dict[str, Any] = {verb: source, "facts": told}
+            if part:
+                message["part"] = part
+            if at + PORTION < len(keys):
+                message["more"] = True
+            self.send(message)
 
 
 def open_reader(
