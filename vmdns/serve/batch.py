@@ -1,7 +1,7 @@
 """Datagrams by the dozen: recvmmsg(2) and sendmmsg(2) through ctypes, where the system has them (Linux).
 
-All arrays are made once. A packet's bytes are a slice of one region, a response is copied into a slice of another;
-the id of a response is sent from where the query's was received.
+All arrays are made once. A response is written over its query, behind the id, and sent from there: so neither
+addresses nor ids are moved, and what is told of 64 datagrams at once takes a few steps and not 64 times a few.
 """
 
 from __future__ import annotations
@@ -9,19 +9,26 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import socket
 import sys
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 SIZE = 64  # datagrams at once
-ROOM_IN, ROOM_OUT, ROOM_NAME = 4096, 2048, 32
-_DONTWAIT = 0x40
+ROOM, ROOM_OUT, ROOM_NAME = 4096, 2048, 32
+STARTS = tuple(range(0, SIZE * ROOM, ROOM))  # where each datagram begins
+BODIES = tuple(start + 2 for start in STARTS)  # what follows its id
+_DONTWAIT, _WAITFORONE = 0x40, 0x10000
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
+    """struct iovec of readv(2)."""
+
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Message(ctypes.Structure):
+class Message(ctypes.Structure):
     """struct msghdr of recvmsg(2)."""
 
     _fields_ = (
@@ -35,10 +42,10 @@ class _Message(ctypes.Structure):
     )
 
 
-class _Header(ctypes.Structure):
+class Header(ctypes.Structure):
     """struct mmsghdr: the message, and the length of what was received or sent."""
 
-    _fields_ = (("message", _Message), ("length", ctypes.c_uint32))
+    _fields_ = (("message", Message), ("length", ctypes.c_uint32))
 
 
 def load() -> tuple[Any, Any] | None:
@@ -56,70 +63,80 @@ def load() -> tuple[Any, Any] | None:
 
 
 class Batch:
-    """Room for SIZE datagrams of IPv4 in and out.
+    """Room for SIZE datagrams of IPv4, each of which may become the response to itself.
 
-    After `receive`, datagram i is region[i * ROOM_IN : i * ROOM_IN + lengths[i * STEP]], from the address names[i *
-    ROOM_NAME:]. `respond(i, k, response)` makes response k answer datagram i; `send(k)` sends the first k.
+    After `receive`, datagram i is region[STARTS[i] : STARTS[i] + lengths[i]]. A response without its id is written to
+    region[BODIES[i] :]; `send` sends them.
     """
-
-    STEP = ctypes.sizeof(_Header) // 4
 
     def __init__(self, calls: tuple[Any, Any]) -> None:
         self._receive, self._send = calls
-        self.region = mmap.mmap(-1, SIZE * ROOM_IN)
-        self.names = mmap.mmap(-1, SIZE * ROOM_NAME)
-        self._out = mmap.mmap(-1, SIZE * ROOM_OUT)
+        self.region = mmap.mmap(-1, SIZE * ROOM)
+        self._names = mmap.mmap(-1, SIZE * ROOM_NAME)
         self._kept: list[Any] = []
-        region, names, out = (self._address(one) for one in (self.region, self.names, self._out))
-        self._incoming = (_Header * SIZE)()
-        self._in_vectors = (_Iovec * SIZE)()
-        self._outgoing = (_Header * SIZE)()
-        self._out_vectors = (_Iovec * (2 * SIZE))()
-        for at in range(SIZE):
+        region, names = (self._address(one) for one in (self.region, self._names))
+        self._vectors_in, self._vectors_out = (Iovec * SIZE)(), (Iovec * SIZE)()
+        self._incoming, self._outgoing, self._some = (Header * SIZE)(), (Header * SIZE)(), (Header * SIZE)()
+        for at, start in enumerate(STARTS):
             name = names + at * ROOM_NAME
-            self._in_vectors[at] = _Iovec(region + at * ROOM_IN, ROOM_IN)
-            self._incoming[at] = _Header(_Message(name, ROOM_NAME, ctypes.addressof(self._in_vectors[at]), 1))
-            self._out_vectors[2 * at] = _Iovec(region + at * ROOM_IN, 2)
-            self._out_vectors[2 * at + 1] = _Iovec(out + at * ROOM_OUT, 0)
-            vectors = ctypes.addressof(self._out_vectors[2 * at])
-            self._outgoing[at] = _Header(_Message(name, 16, vectors, 2))
-        # As plain integers: the lengths of what was received, the vectors and the addresses of what is sent.
-        self.lengths = memoryview(self._incoming).cast("B").cast("I")[_Header.length.offset // 4 :]
-        self._words = memoryview(self._out_vectors).cast("B").cast("Q")
-        self._names_out = memoryview(self._outgoing).cast("B").cast("Q")
-        self._at_in = [region + at * ROOM_IN for at in range(SIZE)]
-        self._at_name = [names + at * ROOM_NAME for at in range(SIZE)]
+            self._vectors_in[at] = Iovec(region + start, ROOM)
+            self._vectors_out[at] = Iovec(region + start, 0)
+            self._incoming[at] = Header(Message(name, ROOM_NAME, ctypes.addressof(self._vectors_in[at]), 1))
+            self._outgoing[at] = Header(Message(name, 16, ctypes.addressof(self._vectors_out[at]), 1))
+        # As plain integers, one for each datagram: its length, who it is from, the length of its response.
+        step = ctypes.sizeof(Header) // 4
+        self._lengths = memoryview(self._incoming).cast("B").cast("I")[Header.length.offset // 4 :: step]
+        self._askers = memoryview(self._names).cast("I")[1 :: ROOM_NAME // 4]
+        self._sizes = memoryview(self._vectors_out).cast("B").cast("Q")[1::2]
 
     def _address(self, region: mmap.mmap) -> int:
         held = (ctypes.c_char * len(region)).from_buffer(region)
         self._kept.append(held)
         return ctypes.addressof(held)
 
-    def receive(self, number: int) -> int:
-        """Takes what waits on a socket (its file number), at most SIZE datagrams. Returns how many; never waits."""
-        found: int = self._receive(number, self._incoming, SIZE, _DONTWAIT, None)
+    def receive(self, number: int, *, wait: bool = False) -> int:
+        """Takes what waits on a socket (its file number), at most SIZE datagrams. Returns how many, 0 or less for none.
+
+        wait: whether to wait for the first of them.
+        """
+        found: int = self._receive(number, self._incoming, SIZE, _WAITFORONE if wait else _DONTWAIT, None)
         return found
 
-    def respond(self, at: int, to: int, response: bytes) -> None:
-        """Response number `to` answers datagram `at`; the response is without its id."""
-        length = len(response)
-        start = to * ROOM_OUT
-        self._out[start : start + length] = response
-        words = self._words
-        words[4 * to + 3] = length
-        if words[4 * to] != self._at_in[at]:
-            words[4 * to] = self._at_in[at]
-            self._names_out[to * self.STEP // 2] = self._at_name[at]
+    def lengths(self, found: int) -> list[int]:
+        """The lengths of what was received."""
+        return self._lengths[:found].tolist()
 
-    def send(self, number: int, count: int) -> int:
-        """Sends the first `count` responses. Returns how many could not be sent: a full buffer, a peer that is gone."""
-        failed = done = 0
-        while done < count:
-            address = ctypes.addressof(self._outgoing) + done * ctypes.sizeof(_Header)
-            sent = self._send(number, address, count - done, 0)
-            if sent > 0:
-                done += sent
-            elif ctypes.get_errno() != errno.EINTR:
-                done += 1  # the first of them is at fault
-                failed += 1
-        return failed
+    def askers(self, found: int) -> list[int]:
+        """The addresses that it is from: their four bytes, read as this machine's integers."""
+        return self._askers[:found].tolist()
+
+    def peer(self, at: int) -> tuple[str, int]:
+        """The address and the port that datagram `at` is from."""
+        name = self._names[at * ROOM_NAME : at * ROOM_NAME + 8]
+        return socket.inet_ntoa(name[4:8]), int.from_bytes(name[2:4], "big")
+
+    def send(self, number: int, sizes: Sequence[int]) -> int:
+        """Sends the responses, of these sizes with their ids, 0 for none. Returns how many could not be sent."""
+        self._sizes[: len(sizes)] = memoryview(array("Q", sizes))
+        headers, count = self._outgoing, len(sizes)
+        if not all(sizes):
+            headers, count = self._some, 0
+            for at, size in enumerate(sizes):
+                if size:
+                    headers[count] = self._outgoing[at]
+                    count += 1
+        return send_all(self._send, number, headers, count)
+
+
+def send_all(send: Any, number: int, headers: Any, count: int) -> int:
+    """Sends the first `count` of these messages by sendmmsg (`send`). Returns how many could not be sent."""
+    failed = done = 0
+    while done < count:
+        address = ctypes.addressof(headers) + done * ctypes.sizeof(Header)
+        sent = send(number, address, count - done, 0)
+        if sent > 0:
+            done += sent
+        elif ctypes.get_errno() != errno.EINTR:
+            done += 1  # the first of them is at fault
+            failed += 1
+    return failed

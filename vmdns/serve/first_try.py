@@ -25,6 +25,7 @@ from vmdns.serve.upstream_socket import MOST_DATAGRAM, MOST_STRAYS, Sockets
 
 _log = logging.getLogger(__name__)
 
+_MOST_UNSENT = 64
 _LOOK_SECONDS = 1.0  # between looks at what nobody waits for
 _READABLE = 1  # EPOLLIN and POLLIN alike
 
@@ -116,6 +117,7 @@ class FirstTries:
         # By file number, in the order of their beginning; and those with which the event loop goes on.
         self._alone: dict[int, Attempt] = {}
         self._late: dict[int, Attempt] = {}
+        self._unsent: list[tuple[Attempt, bytes]] = []
         self._look_at = 0.0
 
     @property
@@ -124,7 +126,10 @@ class FirstTries:
         return bool(self._alone or self._late or self._ports.resting)
 
     def ask(self, flight: Flight, patience: float, most: float) -> None:
-        """Asks the first server of a flight. After `patience` seconds others may be asked too; `most` is all it has."""
+        """Asks the first server of a flight, as soon as the thread waits.
+
+        After `patience` seconds others may be asked too; `most` is all it has.
+        """
         now, server = time.monotonic(), flight.servers[0]
         try:
             port = self._ports.take(server.upstream, now)
@@ -137,16 +142,27 @@ class FirstTries:
         attempt = Attempt(flight, port, sent, self._now())
         attempt.next_at, attempt.over_at = now + patience, now + most
         self._alone[port.number] = attempt
-        try:
-            if port.uses == 1:
-                self._poll.register(port.number, _READABLE)
-            port.socket.send(packet)
-        except OSError as error:
-            self._pass_on(attempt)
-            self._fail(attempt, error)
+        self._unsent.append((attempt, packet))
+        if len(self._unsent) >= _MOST_UNSENT:
+            self._send()
+
+    def _send(self) -> None:
+        """Sends what was asked, all in a row: each send may wake the upstream, where it is on this host."""
+        unsent, self._unsent = self._unsent, []
+        for attempt, packet in unsent:
+            port = attempt.port
+            try:
+                if port.uses == 1:
+                    self._poll.register(port.number, _READABLE)
+                port.socket.send(packet)
+            except OSError as error:
+                self._pass_on(attempt)
+                self._fail(attempt, error)
 
     def wait(self) -> bool:
         """Waits for what comes next, and sees to it. Returns whether the listener has something."""
+        if self._unsent:
+            self._send()
         until = self._look_at
         for first in self._alone.values():
             until = min(until, first.next_at)

@@ -1,7 +1,8 @@
 """A thread for each UDP listener: it answers what stands ready, and asks the server for the rest.
 
-It waits in a plain recvfrom, which is the fastest way to one datagram, and takes the rest of a burst at once where the
-system can (`batch`). A thread of its own, so that nothing in the event loop makes a question wait.
+It waits in a plain recvfrom, which is the fastest way to one datagram, and takes what comes with it at once where the
+system can (`batch`); while much comes, it waits for the next dozen. A thread of its own, so that nothing in the event
+loop makes a question wait.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 from vmdns.serve import batch
-from vmdns.serve.batch import ROOM_IN, ROOM_NAME, SIZE, Batch
+from vmdns.serve.batch import BODIES, ROOM, STARTS, Batch
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, find, now
+from vmdns.serve.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 # The response to a packet (without its id), asked for by an address; None for silence, or where it is sent later.
 Ask = Callable[[bytes, tuple[Any, ...], Listener], bytes | None]
-# The responses that stand ready for whoever asks from this address (its four bytes, or text) at a listener.
+# The responses that stand ready for whoever asks from this address at a listener; None: each is asked for.
 Ready = Callable[[Listener, str], dict[bytes, bytes] | None]
 
 CALLS = batch.load()
 
+MOST_ASKERS = 4096
+MANY = 4  # datagrams that came together: more are sure to follow
+_NOTHING: dict[bytes, bytes] = {}
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -54,9 +61,12 @@ class Receiver:
         self._stopping = False
         self.counts = Counts()
         batches = batches and CALLS is not None and listener.udp.family == socket.AF_INET
-        self._batch = Batch(CALLS) if batches and CALLS is not None else None
+        calls = CALLS if batches else None
+        self._batch = Batch(calls) if calls is not None else None
+        self.outbox = Outbox(listener.udp, calls)
         self.path = "batches" if self._batch else "one by one"
-        self._askers: dict[bytes, dict[bytes, bytes] | None] = {}
+        # By the address: as text, or as `Batch` has it.
+        self._askers: dict[str | int, dict[bytes, bytes] | None] = {}
         self._thread = threading.Thread(target=self._run, name=f"udp-{listener.address}", daemon=True)
         listener.udp.setblocking(True)
         self._thread.start()
@@ -83,12 +93,14 @@ class Receiver:
 
     def _serve(self) -> None:
         receive, send, tries = self._socket.recvfrom, self._socket.sendto, self._tries
+        self.outbox.adopt()
         while not self._stopping:
             try:
+                self.counts.failed += self.outbox.flush()
                 if tries is None or not tries.busy:
-                    packet, peer = receive(ROOM_IN)
+                    packet, peer = receive(ROOM)
                 elif tries.wait():
-                    packet, peer = receive(ROOM_IN, _NEVER_WAIT)
+                    packet, peer = receive(ROOM, _NEVER_WAIT)
                 else:
                     continue
             except OSError:
@@ -120,69 +132,68 @@ class Receiver:
             return response
         return self._ask(packet, peer, self._listener)
 
-    def _of(self, address: str) -> dict[bytes, bytes] | None:
-        if self._batch is None:
-            return self._ready(self._listener, address)
-        raw = socket.inet_aton(address)
+    def _of(self, asker: str | int) -> dict[bytes, bytes] | None:
         try:
-            return self._askers[raw]
+            return self._askers[asker]
         except KeyError:
-            return self._learn(raw)
+            return self._learn(asker)
 
-    def _learn(self, raw: bytes) -> dict[bytes, bytes] | None:
+    def _learn(self, asker: str | int) -> dict[bytes, bytes] | None:
         askers = self._askers
-        if len(askers) >= 4096:
+        if len(askers) >= MOST_ASKERS:
             askers.clear()
-        askers[raw] = found = self._ready(self._listener, socket.inet_ntoa(raw))
+        address = asker if isinstance(asker, str) else socket.inet_ntoa(asker.to_bytes(4, sys.byteorder))
+        askers[asker] = found = self._ready(self._listener, address)
         return found
 
     def _burst(self, batch: Batch) -> None:
-        """Takes everything that waits, and answers it, up to SIZE datagrams at a time."""
+        """Takes everything that waits, and answers it; goes on for as long as much comes."""
         number = self._socket.fileno()
-        region, names, lengths, step = batch.region, batch.names, batch.lengths, batch.STEP
-        memo, respond = self._memo, batch.respond
-        while (found := batch.receive(number)) > 0:
-            moment = now()
-            if moment >= memo.next_second:
-                memo.age(moment)
-            askers = self._askers
-            count = hits = 0
-            for at in range(found):
-                start = at * ROOM_IN
-                key = region[start + 2 : start + lengths[at * step]]
-                raw = names[at * ROOM_NAME + 4 : at * ROOM_NAME + 8]
-                try:
-                    ready = askers[raw]
-                except KeyError:
-                    ready = self._learn(raw)
-                response = ready.get(key) if ready is not None else None
-                if response is None:
-                    packet = region[start : start + lengths[at * step]]
-                    response = self._rest(packet, ready, names, at)
-                    if response is None:
-                        continue
-                else:
-                    hits += 1
-                respond(at, count, response)
-                count += 1
-            self.counts.queries += hits
-            self.counts.answered += hits
-            if count:
-                self.counts.failed += batch.send(number, count)
-            if found < SIZE:
+        found = batch.receive(number)
+        while found > 0:
+            self._answer(batch, number, found)
+            if self._stopping:
                 return
+            busy = self._tries is not None and self._tries.busy
+            found = batch.receive(number, wait=found >= MANY and not busy)
 
-    def _rest(self, packet: bytes, ready: dict[bytes, bytes] | None, names: Any, at: int) -> bytes | None:
+    def _answer(self, batch: Batch, number: int, found: int) -> None:
+        """Answers what was received. Few steps for each datagram, as it is here that a busy server spends its time."""
+        moment = now()
+        if moment >= self._memo.next_second:
+            self._memo.age(moment)
+        askers = batch.askers(found)
+        known = {asker: (self._of(asker) or _NOTHING).get for asker in set(askers)}
+        finds = map(known.__getitem__, askers) if len(known) > 1 else repeat(known[askers[0]])
+        region = batch.region
+        sizes: list[int] = []
+        others = 0
+        for start, body, length, find_ready in zip(STARTS, BODIES, batch.lengths(found), finds, strict=False):
+            response = find_ready(region[body : start + length])
+            if response is None:
+                others += 1
+                at = len(sizes)
+                response = self._rest(region[start : start + length], batch, at, self._of(askers[at]))
+                if response is None:
+                    sizes.append(0)
+                    continue
+            size = len(response)
+            region[body : body + size] = response
+            sizes.append(size + 2)
+        self.counts.queries += found - others
+        self.counts.answered += found - others
+        if others < found or any(sizes):
+            self.counts.failed += batch.send(number, sizes)
+
+    def _rest(self, packet: bytes, batch: Batch, at: int, ready: dict[bytes, bytes] | None) -> bytes | None:
         """The response to a packet that did not stand ready as it was written."""
         response = find(ready, packet) if ready is not None else None
         if response is not None:
             self.counts.queries += 1
             self.counts.answered += 1
             return response
-        name = names[at * ROOM_NAME : at * ROOM_NAME + 8]
-        peer = socket.inet_ntoa(name[4:8]), int.from_bytes(name[2:4], "big")
         try:
-            return self._ask(packet, peer, self._listener)
+            return self._ask(packet, batch.peer(at), self._listener)
         except Exception:
             self.counts.failed += 1
             log.exception("a datagram could not be answered")
