@@ -40,7 +40,9 @@ from vmdns.serve.multicast import Multicast
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
 from vmdns.sources.supervise import look_once as look_by_worker
-from vmdns.table import News, Table
+from vmdns.slices import Slices
+from vmdns.table import Change, News, Table
+from vmdns.waking import Waking, clock
 
 Say = Callable[[str], None]
 ANNOUNCE_SECONDS = 0.05
@@ -63,7 +65,7 @@ class App:
         self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
         self._requests = Requests(self)
-        self.forwarder = Forwarder(config.limits, _clock)
+        self.forwarder = Forwarder(config.limits, clock)
         self._admission = Admission(
             lambda peer: self.table.snapshot.is_guest(peer), lambda: self.discovery.nudge("neighbours")
         )
@@ -81,8 +83,10 @@ class App:
         self._announcing: asyncio.TimerHandle | None = None
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
+        self._hosts = Hosts()
         self._records = _records(config)
         self.table = Table(self._policy())
+        self._telling = Slices(self._tell_one)
         self.table.subscribe(self._tell)
         self.discovery = Discovery(self.table, say, self._first_look_is_over, lambda source: self._admission.looked())
         self.sources = {
@@ -96,6 +100,7 @@ class App:
         self._readiness: Any = None
         self._files = FolderWatch()
         self._control = ControlServer()
+        self._waking = Waking(self._wake)
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -118,6 +123,7 @@ class App:
         await self._open_control()
         self._watch_files()
         self.discovery.start(self.config)
+        self._waking.start()
         await stop.wait()
         self._say("stopping")
         if self._readiness is not None:
@@ -128,6 +134,7 @@ class App:
         await self.discovery.stop()
         if self._wired is not None:
             await self._wired.stop()
+        self._waking.stop()
         self._files.stop()
         if self._announcing is not None:
             self._announcing.cancel()
@@ -151,7 +158,7 @@ class App:
             except TimeoutError:
                 self._say(text)
         self._first_look_is_over()
-        self.table.rebuild()
+        await self.table.settled()
         zones = " and ".join(self.config.zones)
         where = ", ".join(f"{one.address} port {one.port}" for one in self.server.listeners)
         ready = f"ready: names in {zones} are answered at {where}"
@@ -219,6 +226,17 @@ class App:
         found, others = await asyncio.gather(self.multicast.find(name, kind), self.multicast.find(name, other))
         return found if found or others else None
 
+    def _wake(self, seconds: float) -> None:
+        """What was missed fired no event, or nobody took it: everything is looked at again."""
+        self._say(f"this computer slept, or vmdns was held up, for {seconds:.0f} s: everything is looked at again")
+        self.discovery.woke()
+        self.forwarder.woke()
+        self.multicast.again()
+        self.listening.woke()
+        self.table.rebuild()
+        self._spawn(self._read_upstreams())
+        self._spawn(self._read_hosts())
+
     # -- sources ----------------------------------------------------------------------------------------------
 
     async def _read_hosts(self) -> None:
@@ -227,10 +245,11 @@ class App:
 
         def read() -> Hosts:
             lines = hostsfile.read_hosts(hostsfile.path()) if self.config.hosts else {}
-            return digest(lines.values(), policy.apexes, policy.ttl)
+            found = digest(lines.values(), policy.apexes, policy.ttl)
+            return self._hosts if found == self._hosts else found
 
         try:
-            hosts = await asyncio.to_thread(read)
+            self._hosts = hosts = await asyncio.to_thread(read)
         except OSError as error:
             text = f"the hosts file cannot be read ({error.strerror}); its last content stays in force"
             self.sources["hosts"].become("failing", text)
@@ -248,8 +267,7 @@ class App:
 
             self._wired = Wired(self._say)
         home = str(self.config.vbox_home) if self.config.vbox_home else None
-        facts = [*self.table.held("virtualbox").values(), *self.table.held("addresses").values()]
-        self._wired.changed(facts, home, self.config.zones, self._found_upstreams.resolvers)
+        self._wired.changed(self.table.networks, home, self.config.zones, self._found_upstreams.resolvers)
 
     # -- upstreams --------------------------------------------------------------------------------------------
 
@@ -351,17 +369,20 @@ class App:
         self._keep_wired()
         self._admission.changed()
         self._announce_soon()
+        self._telling.add(news.changes)
         now = time.time()
-        for one in news.changes:
-            value = report.change(one, self.config.zones, now)
-            self._say_sparingly(f"VM {value['vm']!r}", report.change_line(value), now)
-            self._requests.tell(value)
         problems = self.table.snapshot.problems
         if problems != self._problems:
             known, self._problems = frozenset(self._problems), problems
             for text in problems:
                 if text not in known:
                     self._say_sparingly(text.partition(": ")[0], f"! {text}", now)
+
+    def _tell_one(self, one: Change) -> None:
+        now = time.time()
+        value = report.change(one, self.config.zones, now)
+        self._say_sparingly(f"VM {value['vm']!r}", report.change_line(value), now)
+        self._requests.tell(value)
 
     def _say_sparingly(self, key: str, line: str, now: float) -> None:
         for told in self._sparing.lines(key, line, now):
@@ -379,12 +400,6 @@ class App:
 
 def _records(config: Config) -> tuple[Record, ...]:
     return parse_records(config.records, config.zones, config.limits.ttl)
-
-
-def _clock() -> float:
-    """Seconds that go on while the machine sleeps, where it tells them: answers age meanwhile."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]) -> None:

@@ -17,12 +17,11 @@ from vmdns.core.model import Fact, Lease, Machine, Neighbour
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Guest, Snapshot
 from vmdns.making import Maker
+from vmdns.slices import sliced
 
 # Changes that come together are built together: a few milliseconds, and never more than this much later.
 DEBOUNCE_SECONDS = 0.003
 LONGEST_DEBOUNCE = 0.02
-# So long the loop is held at once by building, and twice as long when the interpreter's lock is wanted by others.
-SLICE_SECONDS = 0.001
 SERIAL_SECONDS = 1.0  # between two serials: else they overtake the clock that a restart begins with
 
 
@@ -197,13 +196,9 @@ class Table:
         """Makes what there is to be made, a slice at a time: what else waits for the loop gets its turn between."""
         try:
             self._turns = self._maker.turns()
-            end = time.perf_counter() + SLICE_SECONDS
-            for built in self._turns:
+            async for built in sliced(self._turns):
                 if built is not None:
                     self._publish(built)
-                if time.perf_counter() > end:
-                    await asyncio.sleep(0)
-                    end = time.perf_counter() + SLICE_SECONDS
         except Exception as error:
             message = "a change could not be put in force"
             asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
