@@ -143,7 +143,10 @@ class Receiver:
         if len(askers) >= MOST_ASKERS:
             askers.clear()
         address = asker if isinstance(asker, str) else socket.inet_ntoa(asker.to_bytes(4, sys.byteorder))
-        askers[asker] = found = self._ready(self._listener, address)
+        try:
+            askers[asker] = found = self._ready(self._listener, address)
+        except Exception:
+            return None  # then the question itself meets the same fault, and is answered by SERVFAIL
         return found
 
     def _burst(self, batch: Batch) -> None:
