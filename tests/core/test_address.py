@@ -24,7 +24,7 @@ from tests.facts import (
 from vmdns.core.address import ADDITIONS, FIXED, LEASE, Found
 from vmdns.core.builder import Builder, build
 from vmdns.core.guestinfo import reports
-from vmdns.core.model import Adapter, DhcpServer, Fact, Machine, NatNetwork, Network
+from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
 from vmdns.core.policy import Policy
 
 
@@ -52,21 +52,21 @@ def test_a_lease_is_joined_by_mac_and_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "dhcp_name"),
+    ("network", "dhcp_name", "address"),
     [
-        (LAB, "lab"),
-        (INTNET, "wire"),
-        (HOSTONLY, "HostInterfaceNetworking-vboxnet0"),
-        (BRIDGED, "HostInterfaceNetworking-eth0"),
+        (LAB, "lab", "10.0.2.9"),
+        (INTNET, "wire", "10.9.9.9"),
+        (HOSTONLY, "HostInterfaceNetworking-vboxnet0", "192.168.56.9"),
+        (BRIDGED, "HostInterfaceNetworking-eth0", "192.168.1.9"),
         # The name comes back from the lease file's name, in which `_` stands for what a file name cannot hold.
-        (Network("natnetwork", 'a/b:c*"d'), "a_b_c__d"),
+        (Network("natnetwork", 'a/b:c*"d'), "a_b_c__d", "10.9.9.9"),
         (Network("hostonly", "VirtualBox Host-Only Ethernet Adapter"),
-         "HostInterfaceNetworking-VirtualBox Host-Only Ethernet Adapter"),
+         "HostInterfaceNetworking-VirtualBox Host-Only Ethernet Adapter", "10.9.9.9"),
     ],
 )  # fmt: skip
-def test_the_lease_file_of_each_kind_of_network(network: Network, dhcp_name: str) -> None:
-    got = found(vm(1, "web", network), replace(lease(1, "10.9.9.9"), network=dhcp_name))
-    assert brief(got) == [("10.9.9.9", LEASE)]
+def test_the_lease_file_of_each_kind_of_network(network: Network, dhcp_name: str, address: str) -> None:
+    got = found(vm(1, "web", network), replace(lease(1, address), network=dhcp_name))
+    assert brief(got) == [(address, LEASE)]
 
 
 @pytest.mark.parametrize("network", [NAT, Network("hostonlynetwork", "n"), Network("generic", "UDPTunnel")])
@@ -179,12 +179,19 @@ def test_a_claim_for_a_mac_that_no_adapter_has_is_passed_over() -> None:
 
 # -- T1: what a guest may claim ---------------------------------------------------------------------------------
 
-SERVER, GIVEN, AWAY, PUBLIC = (
+SERVER, GIVEN, AWAY, PUBLIC, NOBODY, HOST, ELSEWHERE, SEEN, NATS = (
     "which is the address of the network's own server",
     "which VirtualBox's DHCP gave to another VM",
     "which is not on ",
     "which is a public address",
+    "which is no address of a machine",
+    "which is an address of the host",
+    "which is on another network of this computer",
+    "which this computer sees at another machine",
+    "which is an address of VirtualBox's NAT itself",
 )
+LINK = HostAddress("vboxnet0", "192.168.56.1/24")
+OWNER_SEEN = Neighbour("eth0", mac(2), "192.168.1.77", NOW)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +213,18 @@ SERVER, GIVEN, AWAY, PUBLIC = (
         (HOSTONLY, "192.168.57.9", AWAY + "vboxnet0"),
         (BRIDGED, "192.168.1.9", None),
         (BRIDGED, "203.0.113.9", None),  # a LAN may have public addresses
-        (BRIDGED, "192.168.1.5", "which is an address of the host"),
-        (BRIDGED, "192.168.56.1", "which is an address of the host"),
+        (BRIDGED, "192.168.1.5", HOST),
+        (BRIDGED, "192.168.56.1", HOST),
+        (BRIDGED, "192.168.1.0", NOBODY),
+        (BRIDGED, "192.168.1.255", NOBODY),
+        (BRIDGED, "192.168.56.9", ELSEWHERE),
+        (BRIDGED, "10.0.2.9", ELSEWHERE),
+        (BRIDGED, "172.20.0.9", None),  # another prefix on the same wire
+        (BRIDGED, "192.168.1.77", SEEN),  # another VM's, or the router's: whatever the host sees there
+        (HOSTONLY, "192.168.56.77", None),  # seen on another link, which says nothing of this one
+        (NAT, "10.0.2.2", NATS),
+        (NAT, "10.0.2.3", NATS),
+        (NAT, "10.0.5.4", NATS),
         (NAT, "10.0.2.15", None),
         (NAT, "8.8.8.8", PUBLIC),
         (INTNET, "172.31.0.9", None),
@@ -216,12 +233,111 @@ SERVER, GIVEN, AWAY, PUBLIC = (
 )
 def test_a_claim(network: Network, address: str, objection: str | None) -> None:
     owner = vm(2, "db")
-    got = found(vm(1, "web", network, reports=(report(1, address),)), lease(2, "10.0.2.5"), others=(owner,))
+    facts = (lease(2, "10.0.2.5"), LINK, OWNER_SEEN, Neighbour("eth0", mac(2), "192.168.56.77", NOW))
+    got = found(vm(1, "web", network, reports=(report(1, address),)), *facts, others=(owner,))
     if objection is None:
         assert brief(got) == [(address, ADDITIONS)]
         assert got.refused == ()
     else:
         assert got == Found((), (f"Guest Additions report {address}, {objection}",))
+
+
+FORGED = [
+    "127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "169.254.7.7", "224.0.0.251", "239.255.255.250",
+    "240.0.0.1", "255.255.255.255", "192.168.1.5", "192.168.56.1", "10.0.2.1", "10.0.2.3", "10.0.2.5", "8.8.8.8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", FORGED)
+@pytest.mark.parametrize("by", ["additions", "lease", "neighbour"])
+@pytest.mark.parametrize("network", [LAB, HOSTONLY, BRIDGED, INTNET, NAT], ids=lambda one: one.kind)
+def test_whoever_says_it(network: Network, by: str, address: str) -> None:
+    """No source is believed what it cannot know: not a file of leases either, nor a neighbour table of packets."""
+    reports, facts = (), [lease(2, "10.0.2.5"), LINK]
+    if by == "additions":
+        reports = (report(1, address),)
+    elif by == "lease":
+        facts.append(lease(1, address, network))
+    else:
+        facts.append(Neighbour("vboxnet0" if network == HOSTONLY else "eth0", mac(1), address, NOW))
+    got = {
+        one.address for one in found(vm(1, "web", network, reports=reports), *facts, others=(vm(2, "db"),)).addresses
+    }
+    believed = {
+        (BRIDGED, "8.8.8.8"),  # a LAN may have public addresses
+        (INTNET, "192.168.1.5"), (INTNET, "192.168.56.1"), (NAT, "192.168.1.5"), (NAT, "192.168.56.1"),
+        (INTNET, "10.0.2.1"), (INTNET, "10.0.2.3"), (INTNET, "10.0.2.5"), (NAT, "10.0.2.1"), (NAT, "10.0.2.5"),
+    }  # fmt: skip
+    seen_by = by == "additions" or (by == "lease" and network != NAT) or (by == "neighbour" and network == BRIDGED)
+    if by == "lease" and (network, address) == (LAB, "10.0.2.5"):
+        assert got == {address}, "its own DHCP server gave it to both: a twin of the MAC"
+    elif (network, address) in believed and seen_by:
+        assert got == {address}
+    else:
+        assert got == set()
+
+
+def test_where_the_host_has_no_address_its_other_networks_say_little() -> None:
+    """A second cable to the same switch: the host's own LAN may well be there. Host-only networks are not."""
+    second = Network("bridged", "eth1")
+    claim = vm(1, "web", second, reports=(report(1, "192.168.1.9"),))
+    assert brief(found(claim, LINK)) == [("192.168.1.9", ADDITIONS)]
+    claim = vm(1, "web", second, reports=(report(1, "192.168.56.9"),))
+    assert found(claim, LINK).refused == (f"Guest Additions report 192.168.56.9, {ELSEWHERE}",)
+    there = HostAddress("eth1", "172.16.0.1/16")
+    claim = vm(1, "web", second, reports=(report(1, "192.168.1.9"),))
+    assert found(claim, there).refused == (f"Guest Additions report 192.168.1.9, {ELSEWHERE}",)
+
+
+def test_what_the_host_sees_follows_what_it_sees() -> None:
+    """The other machine goes, comes to another address, comes back: the claim is judged anew each time."""
+    claim = vm(1, "web", BRIDGED, reports=(report(1, "192.168.1.77"),))
+    builder = Builder(Policy())
+    for key, fact in enumerate((*NETWORKS, claim)):
+        builder.put(key, fact)
+
+    def now(*seen: Neighbour | None) -> list[str]:
+        for one in seen:
+            builder.put("neighbour:eth0 192.168.1.77", one)
+        return [one.address for one in builder.build(NOW, 1).snapshot.by_uuid[claim.uuid].addresses]
+
+    assert now() == ["192.168.1.77"]
+    assert now(OWNER_SEEN) == []
+    assert now(None) == ["192.168.1.77"]
+    assert now(OWNER_SEEN, replace(OWNER_SEEN, mac=mac(1))) == ["192.168.1.77"]
+    assert now(OWNER_SEEN) == []
+    assert now(replace(OWNER_SEEN, interface="eth9")) == ["192.168.1.77"]
+
+
+def test_a_guest_with_two_adapters_on_one_link_may_answer_by_either() -> None:
+    machine = vm(1, "web", BRIDGED, BRIDGED, reports=(report(1, "192.168.1.8"), report(257, "192.168.1.9")))
+    flux = (Neighbour("eth0", mac(257), "192.168.1.8", NOW - 60), Neighbour("eth0", mac(1), "192.168.1.9", NOW - 60))
+    assert {one.address for one in found(machine, *flux).addresses} == {"192.168.1.8", "192.168.1.9"}
+
+
+@pytest.mark.parametrize(
+    ("spoofed", "reported", "expected"),
+    [
+        # Another VM asked under this one's MAC: its own Guest Additions are still heard.
+        (-1, -5, "10.0.2.4"),
+        (-1, -30, "10.0.2.4"),
+        (-20, -1, "10.0.2.4"),
+        # They fell silent long before: the guest itself may have asked anew.
+        (-1, -60, "10.0.2.66"),
+        # They report the newer one: the guest itself did.
+        (-1, None, "10.0.2.66"),
+    ],
+)
+def test_a_lease_that_somebody_else_got_under_this_mac(spoofed: float, reported: float | None, expected: str) -> None:
+    said = report(1, "10.0.2.66") if reported is None else report(1, "10.0.2.4", NOW + reported)
+    leases = lease(1, "10.0.2.4", issued=NOW - 100), lease(1, "10.0.2.66", issued=NOW + spoofed)
+    got = found(vm(1, reports=(said,)), *leases)
+    assert brief(got) == [(expected, LEASE)]
+    told = [one for one in got.refused if one.startswith("somebody with its MAC was given 10.0.2.66")]
+    assert bool(told) == (expected == "10.0.2.4")
+    # Without Guest Additions nothing tells them apart, and the reason says that there are two.
+    (alone,) = found(vm(1), *leases).addresses
+    assert alone.why == "DHCP lease of lab; newer than 10.0.2.4, given to another client with this MAC"
 
 
 def test_a_refused_claim_leaves_what_dhcp_gave_in_force() -> None:

@@ -2,8 +2,9 @@
 
 All are joined by MAC.
 
-What the host knows outranks what a guest claims, unless the claim is fresher; a claim that cannot be true (another
-network, the host's own address, an address that VirtualBox leased to another running VM) is left out and said.
+What the host knows outranks what a guest claims, unless the claim is fresher; what cannot be true (another network, the
+host's own address, an address that VirtualBox leased to another running VM, or that the host sees at another machine)
+is left out and said (T1 of the threats in docs/security.md).
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from vmdns.core.model import (
     Neighbour,
     Network,
 )
+
+_HOST_IF = "HostInterfaceNetworking-"
+# Guest Additions report every 10 s; within this many seconds they are taken to be at work still.
+ALIVE_SECONDS = 30.0
 
 FIXED, LEASE, ADDITIONS, NEIGHBOUR = "fixed address", "lease", "guest additions", "neighbour table"
 
@@ -55,7 +60,8 @@ class Networks:
     """Leases, fixed addresses, prefixes and neighbours by network, made from all facts.
 
     facts are those about networks and the host. owners says which MAC DHCP gave an address to (by network and
-    address), among VMs that are online. now is the Unix time at which leases are judged.
+    address), among VMs that are online. links are the prefixes of the host's interfaces, holders the MACs at which it
+    sees an address, by interface. now is the Unix time at which leases are judged.
     """
 
     facts: tuple[Fact, ...] = ()
@@ -68,6 +74,8 @@ class Networks:
     systems: dict[str, str] = field(default_factory=dict)
     neighbours: dict[str, list[Neighbour]] = field(default_factory=dict)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
+    links: dict[str, list[IPv4Network]] = field(default_factory=dict)
+    holders: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=4096)
@@ -99,17 +107,21 @@ def index(facts: Iterable[Fact], now: float) -> Networks:
                 found.hosts_own.setdefault(fact.network, set()).add(fact.address)
                 prefix = _network(f"{fact.address}/{fact.mask}")
                 # An internal network is a wire that may carry other prefixes than its DHCP server's.
-                if prefix is not None and fact.network.startswith("HostInterfaceNetworking-"):
+                if prefix is not None and fact.network.startswith(_HOST_IF):
                     found.prefixes.setdefault(fact.network, []).append(prefix)
             case HostAddress():
                 found.interfaces.add(fact.prefix.partition("/")[0])
                 found.systems[fact.interface] = fact.interface
+                prefix = _network(fact.prefix)
+                if prefix is not None and prefix.num_addresses > 1:
+                    found.links.setdefault(fact.interface, []).append(prefix)
                 if fact.alias:
                     found.systems[fact.alias] = fact.interface
             case Neighbour():
                 found.neighbours.setdefault(fact.mac, []).append(fact)
+                found.holders.setdefault(fact.address, {})[fact.interface] = fact.mac
             case HostInterface():
-                name = f"HostInterfaceNetworking-{fact.name}"
+                name = f"{_HOST_IF}{fact.name}"
                 own = fact.prefix.partition("/")[0]
                 found.hosts_own.setdefault(name, set()).add(own)
                 found.interfaces.add(own)
@@ -144,8 +156,8 @@ def given(adapter: Adapter, networks: Networks) -> Address | None:
     key = (file_key(adapter.network.dhcp_name), adapter.mac)
     if not key[0]:
         return None
-    valid = (lease for lease in networks.leases.get(key, ()) if lease.until > networks.now)
-    newest = max(valid, key=lambda lease: (lease.issued, lease.until, lease.address), default=None)
+    valid = [lease for lease in networks.leases.get(key, ()) if lease.until > networks.now]
+    newest = max(valid, key=_freshness, default=None)
     network = adapter.network
     if key in networks.fixed:
         since = newest.issued if newest else 0.0
@@ -153,8 +165,34 @@ def given(adapter: Adapter, networks: Networks) -> Address | None:
         return Address(networks.fixed[key], network, adapter.mac, FIXED, why, since)
     if newest is None:
         return None
+    others = sorted({lease.address for lease in valid} - {newest.address})
     why = f"DHCP lease of {network.name}"
-    return Address(newest.address, network, adapter.mac, LEASE, why, newest.issued, newest.until)
+    if others:
+        why += f"; newer than {' and '.join(others)}, given to another client with this MAC"
+    return _leased(newest, adapter, why)
+
+
+def _freshness(lease: Lease) -> tuple[float, float, str]:
+    return lease.issued, lease.until, lease.address
+
+
+def _leased(lease: Lease, adapter: Adapter, why: str) -> Address:
+    return Address(lease.address, adapter.network, adapter.mac, LEASE, why, lease.issued, lease.until)
+
+
+def _confirmed(by_dhcp: Address, adapter: Adapter, networks: Networks, claims: list[Address]) -> Address | None:
+    """The older lease that Guest Additions still report, although the MAC was given a newer one since.
+
+    Whoever is on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
+    its guest properties: what both say is better proof than either. None where there is no such lease.
+    """
+    if by_dhcp.source != LEASE or any(claim.address == by_dhcp.address for claim in claims):
+        return None
+    claimed = {claim.address for claim in claims if claim.since >= by_dhcp.since - ALIVE_SECONDS}
+    key = (file_key(adapter.network.dhcp_name), adapter.mac)
+    found = (one for one in networks.leases.get(key, ()) if one.until > networks.now and one.address in claimed)
+    older = max(found, key=_freshness, default=None)
+    return None if older is None else _leased(older, adapter, f"DHCP lease of {adapter.network.name}")
 
 
 def addresses(machine: Machine, networks: Networks) -> Found:
@@ -167,7 +205,13 @@ def addresses(machine: Machine, networks: Networks) -> Found:
         if not adapter.cable:
             refused.append(f"adapter {adapter.slot + 1}: its cable is not connected")
             continue
+        own = frozenset(one.mac for one in machine.adapters)
         by_dhcp = given(adapter, networks)
+        if by_dhcp is not None and by_dhcp.source == LEASE:
+            objection = _misplaced(IPv4Address(by_dhcp.address), adapter, networks)
+            if objection:
+                refused.append(f"DHCP gave it {by_dhcp.address}, {objection}")
+                by_dhcp = None
         claims: list[Address] = []
         for report in machine.reports:
             if report.mac != adapter.mac or any(one.address == report.address for one in claims):
@@ -176,13 +220,18 @@ def addresses(machine: Machine, networks: Networks) -> Found:
             if claimed is None:
                 refused.append("Guest Additions report what is no IPv4 address")
                 continue
-            objection = _objection(claimed, adapter, networks)
+            objection = _objection(claimed, adapter, networks, own)
             if objection:
                 refused.append(f"Guest Additions report {report.address}, {objection}")
                 continue
             why = "reported by Guest Additions"
             claims.append(Address(report.address, adapter.network, adapter.mac, ADDITIONS, why, report.since))
-        chosen += _seen(adapter, networks, _join(by_dhcp, claims), refused)
+        confirmed = None if by_dhcp is None else _confirmed(by_dhcp, adapter, networks, claims)
+        if by_dhcp is not None and confirmed is not None:
+            others = f"since Guest Additions report {confirmed.address}, its lease before that"
+            refused.append(f"somebody with its MAC was given {by_dhcp.address}, which is not believed {others}")
+            by_dhcp = confirmed
+        chosen += _seen(adapter, networks, _join(by_dhcp, claims), own, refused)
     return Found(tuple(dict.fromkeys(chosen)), tuple(refused))
 
 
@@ -203,15 +252,22 @@ def _join(given: Address | None, claims: list[Address]) -> list[Address]:
     return [given._replace(why=given.why + note)]
 
 
-def _seen(adapter: Adapter, networks: Networks, known: list[Address], refused: list[str]) -> list[Address]:
+def _system(adapter: Adapter, networks: Networks) -> str | None:
+    """The system's name of the interface that an adapter is bridged to."""
+    name = adapter.network.name
+    return networks.systems.get(name) or networks.systems.get(name.partition(": ")[0])  # macOS: `en0: Wi-Fi`
+
+
+def _seen(
+    adapter: Adapter, networks: Networks, known: list[Address], own: frozenset[str], refused: list[str]
+) -> list[Address]:
     """What is known, and what the host saw of this adapter on its links.
 
     Of IPv4 addresses the newest counts, if it is newer than what is known: an older one may be what the VM had before.
     """
     if adapter.network.kind not in ("bridged", "hostonly"):
         return known
-    name = adapter.network.name
-    system = networks.systems.get(name) or networks.systems.get(name.partition(": ")[0])  # macOS: `en0: Wi-Fi`
+    system = _system(adapter, networks)
     here = sorted(
         (one for one in networks.neighbours.get(adapter.mac, ()) if system is None or one.interface == system),
         key=lambda one: (-one.since, one.address),
@@ -228,7 +284,7 @@ def _seen(adapter: Adapter, networks: Networks, known: list[Address], refused: l
         elif any(other.address == one.address for other in known):
             newest = max(newest, one.since)
         elif one.since > newest:
-            objection = _objection(address, adapter, networks)
+            objection = _objection(address, adapter, networks, own)
             if objection:
                 refused.append(f"the neighbour table has {one.address}, {objection}")
                 continue
@@ -236,24 +292,72 @@ def _seen(adapter: Adapter, networks: Networks, known: list[Address], refused: l
     return known + sorted(sixes)
 
 
-def _objection(address: IPv4Address, adapter: Adapter, networks: Networks) -> str:
-    """Why a guest's claim is not believed; '' if it is."""
-    text = str(address)
-    kind, name = adapter.network.kind, adapter.network.dhcp_name
-    if text in networks.hosts_own.get(name, ()):
-        return "which is the address of the network's own server"
-    # Other kinds of network are closed: there a guest may well have an address that the host has elsewhere.
-    if kind == "bridged" and text in networks.interfaces:
-        return "which is an address of the host"
+def _objection(address: IPv4Address, adapter: Adapter, networks: Networks, own: frozenset[str]) -> str:
+    """Why it is not believed that this adapter has this address; '' if it is. own are the MACs of its VM."""
+    text, name = str(address), adapter.network.dhcp_name
+    found = _misplaced(address, adapter, networks)
+    if found:
+        return found
     owner = networks.owners.get((name, text), adapter.mac) if name else adapter.mac
     if owner != adapter.mac:
         return "which VirtualBox's DHCP gave to another VM"
+    if adapter.network.kind in ("bridged", "hostonly"):
+        # A guest with two adapters on one link may answer for both of its addresses by either.
+        holders = networks.holders.get(text, {})
+        system = _system(adapter, networks)
+        seen = {mac for interface, mac in holders.items() if system is None or interface == system}
+        if seen and not seen & own:
+            return "which this computer sees at another machine"
+    return ""
+
+
+def _misplaced(address: IPv4Address, adapter: Adapter, networks: Networks) -> str:
+    """Why nobody can have this address on the network of this adapter; '' if somebody can."""
+    text = str(address)
+    kind, name = adapter.network.kind, adapter.network.dhcp_name
+    # RFC 6890 section 2.2.2, and what a packet cannot come from (RFC 1122 section 3.2.1.3).
+    if (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_reserved
+        or int(address) >> 24 == 0
+    ):
+        return "which is no address of a machine"
+    if text in networks.hosts_own.get(name, ()):
+        return "which is the address of the network's own server"
+    # Other kinds of network are closed: there a guest may well have an address that the host has elsewhere.
     if kind == "bridged":
-        return ""
+        return (
+            "which is an address of the host" if text in networks.interfaces else _elsewhere(address, adapter, networks)
+        )
+    if kind == "nat" and int(address) & 0xFF in (2, 3, 4) and int(address) >> 16 == 0x0A00:
+        return "which is an address of VirtualBox's NAT itself"  # 10.0.2.2 to 10.0.2.4; the next slot's 10.0.3.2, ...
     prefixes = networks.prefixes.get(name, ()) if name else ()
     if prefixes:
-        for prefix in prefixes:
-            if address in prefix and address not in (prefix.network_address, prefix.broadcast_address):
-                return ""
-        return f"which is not on {adapter.network.name}"
+        return "" if any(_holds(prefix, address) for prefix in prefixes) else f"which is not on {adapter.network.name}"
     return "which is a public address" if address.is_global else ""
+
+
+def _elsewhere(address: IPv4Address, adapter: Adapter, networks: Networks) -> str:
+    """Of a LAN the host knows its own prefix there; others may be on it as well, but not those that are elsewhere.
+
+    Where the host has no address there, its other networks say little: both of its cables may go to the same switch.
+    """
+    system = _system(adapter, networks)
+    here = networks.links.get(system, ()) if system is not None else ()
+    if any(address in prefix for prefix in here):
+        return "" if any(_holds(prefix, address) for prefix in here) else "which is no address of a machine"
+    others = [
+        prefix for name, among in networks.prefixes.items() if here or name.startswith(_HOST_IF) for prefix in among
+    ]
+    if here:
+        others += [prefix for interface, among in networks.links.items() if interface != system for prefix in among]
+    return "which is on another network of this computer" if any(address in prefix for prefix in others) else ""
+
+
+def _holds(prefix: IPv4Network, address: IPv4Address) -> bool:
+    """Whether a machine on this link can have this address; both of a /31 can (RFC 3021)."""
+    if address not in prefix:
+        return False
+    return prefix.prefixlen >= 31 or address not in (prefix.network_address, prefix.broadcast_address)
