@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
@@ -115,17 +115,24 @@ class Memo:
 
 
 def find(ready: dict[bytes, bytes], packet: bytes) -> bytes | None:
-    """The response (without its id) that stands ready for a packet, however its name is written.
+    """The response (without its id) that stands ready for a packet, however its name is written."""
+    key = packet[2:]
+    return ready.get(key) or find_respelled(ready.get, key)
+
+
+def find_respelled(ready: Callable[[bytes], bytes | None], key: bytes) -> bytes | None:
+    """The same for a query without its id whose name is not in lower case. The question is echoed as it was asked.
 
     Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name too
-    early, which makes no other valid query's key: length bytes are no letters. The question is echoed as it was asked.
+    early, which makes no other valid query's key: length bytes are no letters.
     """
-    response = ready.get(packet[2:])
-    if response is not None:
-        return response
-    end = packet.find(0, 12)
-    response = ready.get(packet[2:12] + packet[12:end].lower() + packet[end:])
-    return None if response is None else response[:10] + packet[12:end] + response[end - 2 :]
+    end = key.find(0, 10)
+    name = key[10:end]
+    lower = name.lower()
+    if lower == name:
+        return None
+    response = ready(key[:10] + lower + key[end:])
+    return None if response is None else response[:10] + name + response[end:]
 
 
 def now() -> float:

@@ -21,7 +21,7 @@ from vmdns.serve.batch import BODIES, ROOM, STARTS, Batch
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, find, now
+from vmdns.serve.memo import Memo, find, find_respelled, now
 from vmdns.serve.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -172,14 +172,16 @@ class Receiver:
         sizes: list[int] = []
         others = 0
         for start, body, length, find_ready in zip(STARTS, BODIES, batch.lengths(found), finds, strict=False):
-            response = find_ready(region[body : start + length])
+            key = region[body : start + length]
+            response = find_ready(key)
             if response is None:
-                others += 1
-                at = len(sizes)
-                response = self._rest(region[start : start + length], batch, at, self._of(askers[at]))
+                response = find_respelled(find_ready, key)
                 if response is None:
-                    sizes.append(0)
-                    continue
+                    others += 1
+                    response = self._rest(region[start : start + length], batch.peer(len(sizes)))
+                    if response is None:
+                        sizes.append(0)
+                        continue
             size = len(response)
             region[body : body + size] = response
             sizes.append(size + 2)
@@ -188,15 +190,10 @@ class Receiver:
         if others < found or any(sizes):
             self.counts.failed += batch.send(number, sizes)
 
-    def _rest(self, packet: bytes, batch: Batch, at: int, ready: dict[bytes, bytes] | None) -> bytes | None:
-        """The response to a packet that did not stand ready as it was written."""
-        response = find(ready, packet) if ready is not None else None
-        if response is not None:
-            self.counts.queries += 1
-            self.counts.answered += 1
-            return response
+    def _rest(self, packet: bytes, peer: tuple[str, int]) -> bytes | None:
+        """The response to a packet for which none stands ready."""
         try:
-            return self._ask(packet, batch.peer(at), self._listener)
+            return self._ask(packet, peer, self._listener)
         except Exception:
             self.counts.failed += 1
             log.exception("a datagram could not be answered")
