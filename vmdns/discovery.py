@@ -61,9 +61,14 @@ class Discovery:
         self._task = asyncio.create_task(self._supervisor.run())
 
     def nudge(self, source: str) -> None:
-        """Asks for a look at this source at once (`addresses` or `neighbours`); what it finds comes as ever."""
+        """Asks for a look at once (at `virtualbox`, `addresses` or `neighbours`); what it finds comes as ever."""
         if self._supervisor is not None:
             self._supervisor.nudge(source)
+
+    def woke(self) -> None:
+        """After a sleep, everything is looked at again."""
+        for source in ("virtualbox", "addresses", "neighbours"):
+            self.nudge(source)
 
     async def stop(self) -> None:
         """Ends the worker."""

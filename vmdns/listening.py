@@ -128,6 +128,10 @@ class Listening:
         if self.own != before:
             self._changed()
 
+    def woke(self) -> None:
+        """After a sleep, what could not be listened on is tried at once."""
+        self._again()
+
     def status(self) -> list[dict[str, Any]]:
         """Each wanted address as JSON values."""
         return [

@@ -109,6 +109,9 @@ class PlayedReader:
     def nudge(self) -> None:
         """Nothing but orders changes anything."""
 
+    def wake(self) -> None:
+        """The same."""
+
     def close(self) -> None:
         os.close(self._orders)
 

@@ -582,3 +582,29 @@ def test_no_packet_raises_or_keeps_it_from_coming_to_rest(packets: list[tuple[by
         assert parse(out.packet) is not None
     link.wait(300)
     assert records(link.hear(ask(("db.local", "A"))))
+
+
+def test_after_a_sleep_names_are_probed_for_and_announced_again(link: Link) -> None:
+    """RFC 6762 section 8: a responder that wakes from sleep takes both steps of the start again."""
+    link.responder.again(link.now)
+    assert not link.hear(ask(("web.local", "A")))  # nothing is said of a name that may be another's by now
+    told = link.wait(5)
+    probing = [at for at, one in told if read(one.packet).authority]
+    assert len(probing) == 3
+    assert probing[0] <= 0.25
+    announced = [at for at, one in told if ("web.local", "A") in {found[:2] for found in records([one])}]
+    assert len(announced) == 2
+    assert min(announced) >= probing[-1] + 0.25
+    assert records(link.hear(ask(("web.local", "A"))))
+
+
+def test_who_took_a_name_during_a_sleep_keeps_it(link: Link) -> None:
+    link.neighbour = lambda out: (
+        told(record("web.local", "A", "192.168.56.99")) if b"web" in out.packet and read(out.packet).authority else None
+    )
+    link.responder.again(link.now)
+    link.wait(5)
+    assert link.responder.conflicts() == [Conflict(to_wire("web.local"), "192.168.56.99")]
+    link.neighbour = lambda out: None
+    assert not link.hear_and_wait(ask(("web.local", "A")))
+    assert link.hear_and_wait(ask(("db.local", "A")))

@@ -81,6 +81,13 @@ class Responder:
         if gone:
             self._multicast(gone)
 
+    def again(self, now: float) -> None:
+        """Probes for all names and announces them anew: who slept, or whose link changed, may have missed who took
+        them since (RFC 6762 section 8). Until then they are not answered."""
+        start = now + self._lots(0, PROBE_GAP)
+        for owner in self._owners.values():
+            owner.probe(start)
+
     # -- receive ----------------------------------------------------------------------------------------------
 
     def receive(self, packet: bytes, source: str, port: int, now: float) -> None:

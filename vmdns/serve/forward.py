@@ -319,6 +319,12 @@ class Forwarder:
             waiters = self._flights.land(flight)
         tell(waiters, found)
 
+    def woke(self) -> None:
+        """After a sleep, servers that were silent and names that failed get another try at once."""
+        self._cache.forget_failures()
+        for one in self._servers.values():
+            one.forget_silence()
+
     def status(self) -> dict[str, Any]:
         """How forwarding fares, as JSON values: each upstream with the domains it is asked for, the cache, the load."""
         asked_for: dict[Upstream, list[str]] = {one: ["."] for one in self._default}

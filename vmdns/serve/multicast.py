@@ -55,6 +55,10 @@ class _Open:
         self.responder.configure(names, asyncio.get_running_loop().time())
         self._go_on()
 
+    def again(self) -> None:
+        self.responder.again(asyncio.get_running_loop().time())
+        self._go_on()
+
     def close(self) -> None:
         """Takes leave of the others."""
         self.configure({})
@@ -183,6 +187,13 @@ class Multicast:
             if self._troubles.get(interface) != text:
                 self._troubles[interface] = text
                 self._say(f"no multicast DNS on {interface}: {text}; DNS goes on without it")
+
+    def again(self) -> None:
+        """After a sleep: the names of all links are probed for and announced anew."""
+        for one in self._open.values():
+            one.again()
+        if self._retry is not None:
+            self._again()
 
     def close(self) -> None:
         """Takes leave on all links, and closes them."""

@@ -187,6 +187,11 @@ class Server:
         self.error = why
         return Unanswered(why, final=final)
 
+    def forget_silence(self) -> None:
+        """It may answer again: it is asked in its turn."""
+        self.silent = False
+        self._avoid_until = 0.0
+
     def _alive(self) -> None:
         self._last_sign = self._now()
         self._avoid_until = 0.0

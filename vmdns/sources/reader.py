@@ -45,6 +45,9 @@ class Reader(Protocol):
     def nudge(self) -> None:
         """Called from another thread: something in VirtualBox's folder changed, look at networks again soon."""
 
+    def wake(self) -> None:
+        """Called from another thread: look at which VMs there are and how they are, soon."""
+
     def close(self) -> None:
         """Lets VirtualBox go."""
 

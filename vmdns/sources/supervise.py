@@ -28,6 +28,7 @@ Message = dict[str, Any]
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0  # less than what counts as silence
 MOST_WAITING = 64  # messages that the event loop has not taken yet
+HELD_UP_SECONDS = 2.0  # to take what was said while vmdns itself was held up, as in a sleep of this computer
 SILENT_SECONDS = 30.0  # six beats
 
 
@@ -140,8 +141,7 @@ class Supervisor:
         worked = told = False
         while True:
             try:
-                async with asyncio.timeout(SILENT_SECONDS):
-                    message = await messages.get()
+                message = await _next(messages)
             except TimeoutError:
                 self._message({"lost": "VirtualBox does not answer: its reader is started anew"})
                 told = True
@@ -167,6 +167,15 @@ class Supervisor:
             self._message({"lost": " ".join(last_words) or f"its reader ended (status {process.returncode})"})
             await asyncio.sleep(pause)
         return worked
+
+
+async def _next(messages: asyncio.Queue[Message | None]) -> Message | None:
+    """The next message. Raises TimeoutError after too long a silence."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SILENT_SECONDS):
+            return await messages.get()
+    async with asyncio.timeout(HELD_UP_SECONDS):
+        return await messages.get()
 
 
 def _read_messages(

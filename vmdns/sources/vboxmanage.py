@@ -85,6 +85,11 @@ class VBoxManageReader:
     def nudge(self) -> None:
         self._wake.set()
 
+    def wake(self) -> None:
+        self._slow = float("-inf")
+        self._next = 0.0
+        self._wake.set()
+
     def close(self) -> None:
         """Nothing is held between calls of VBoxManage."""
 

@@ -52,7 +52,7 @@ class ApiReader:
         self._due: dict[str, None] = {}  # VMs to look at, in the order of their events
         self._networks_due = self._interfaces_due = False
         self._looked = 0.0
-        self._nudged = False
+        self._nudged = self._woken = False
         self._turn = 0
         self._index: tuple[int, int] | None = None
         self._listener: Any = None
@@ -69,6 +69,9 @@ class ApiReader:
 
     def nudge(self) -> None:
         self._nudged = True
+
+    def wake(self) -> None:
+        self._woken = self._nudged = True
 
     def close(self) -> None:
         with suppress(Exception):  # where VBoxSVC is gone it forgot the listener with itself
@@ -99,7 +102,8 @@ class ApiReader:
             if self._nudged:
                 self._nudged = False
                 self._networks_due = True
-            if time.monotonic() - self._looked >= self._interval:
+            if self._woken or time.monotonic() - self._looked >= self._interval:
+                self._woken = False
                 self._slow_look(changes)
             if changes or time.monotonic() >= until:
                 return changes

@@ -133,6 +133,12 @@ class Work:
         finally:
             self._reader.close()
 
+    def wake(self) -> None:
+        """Looks at VirtualBox soon; what it finds comes as ever."""
+        if self._reader is not None:
+            self._reader.wake()
+        self._output.send({"looked": "virtualbox"})
+
     def _find(self) -> Installation:
         """The installation, once there is one."""
         count = 0
@@ -220,10 +226,14 @@ def run(given: IO[bytes], output: Output, options: Mapping[str, Any]) -> None:
         os.environ["VBOX_USER_HOME"] = options["home"]
     output.send({"pid": os.getpid()})
     watcher = _watch_host(output)
-    threading.Thread(target=_follow_parent, args=(given, watcher.look), daemon=True).start()
+    work = Work(options, output)
+
+    def look(source: str) -> None:
+        work.wake() if source == "virtualbox" else watcher.look(source)
+
+    threading.Thread(target=_follow_parent, args=(given, look), daemon=True).start()
     watcher.start()
     pause = options["pause"]
-    work = Work(options, output)
     try:
         work.run()
     except Exception as error:
