@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
@@ -41,6 +42,12 @@ class Upstream(FakeUpstream):
         """A second's answer, and none ever again."""
         if not self._again(one):
             send(self.reply(one.message, f"1 A {GOOD}").to_wire())
+
+    async def _do_late(self, one: Seen, send: Send) -> None:
+        """A second's answer, and a new one that takes three seconds."""
+        if self._again(one):
+            await asyncio.sleep(3)
+        send(self.reply(one.message, f"{60 if self._again(one) else 1} A {GOOD}").to_wire())
 
     async def _do_endless(self, one: Seen, send: Send) -> None:
         send(self._with_ttl(one, 0xFFFFFFFF))

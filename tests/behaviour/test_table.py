@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour import rows_edns, rows_forward, rows_header, rows_own, rows_tcp  # noqa: F401
+from tests.behaviour import rows_clock, rows_edns, rows_forward, rows_header, rows_own, rows_tcp  # noqa: F401
 from tests.behaviour.asking import Asker
 from tests.behaviour.scripted import Upstream
 from tests.behaviour.table import ROWS, Row
@@ -34,7 +34,7 @@ records = '''{records}'''
 def test_every_case_of_the_list_is_there() -> None:
     wanted = {f"{letter}{number:02}" for letter, count in COUNTS.items() for number in range(1, count + 1)}
     assert len(wanted) == 121
-    assert {row.id for row in ROWS} == wanted
+    assert {row.id for row in ROWS if row.id[0] in COUNTS} == wanted
 
 
 class Table:
