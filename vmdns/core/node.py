@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -23,5 +24,9 @@ Node = Mapping[int, RRset]
 @lru_cache(maxsize=32_768)
 def address_record(text: str) -> tuple[int, bytes]:
     """The type (A or AAAA) and rdata of an address; a zone id is left out. Raises ValueError."""
+    with suppress(ValueError):  # no address of IPv4, or not as it is written
+        four = bytes(map(int, text.split(".")))
+        if len(four) == 4 and text == ".".join(map(str, four)):
+            return A, four
     packed = ip_address(text.partition("%")[0]).packed
     return (A if len(packed) == 4 else AAAA), packed

@@ -77,20 +77,26 @@ def _direct(addresses: Sequence[Address], view: View, ways: Ways) -> tuple[str, 
         if len(owns) == 1 and owns[0]:
             found += owns[0]
             continue
-        each = [own + _routed(among, member) for own, member in zip(owns, view.members, strict=True)]
+        each = [
+            own + [one.address for one in among if _routed(one.network, family == 6, member)]
+            for own, member in zip(owns, view.members, strict=True)
+        ]
         # What all of them can use, else what some can.
         common = [one.address for one in among if all(one.address in usable for usable in each)]
         found += common or [one.address for one in among if any(one.address in usable for usable in each)]
     return tuple(dict.fromkeys(found))
 
 
-def _routed(addresses: Sequence[Address], asker: Network) -> list[str]:
+def leads(network: Network, six: bool, view: View, ways: Ways) -> bool:
+    """Whether this view can use an address on this network, of IPv6 or IPv4, where it is the only one of its VM."""
+    return any(ways.same_link(member, network) or _routed(network, six, member) for member in view.members)
+
+
+def _routed(network: Network, six: bool, asker: Network) -> bool:
     if asker.kind not in ("host", "nat", "natnetwork"):
-        return []
+        return False
     # NAT engines of VirtualBox have IPv6 of their own only where it was switched on.
-    return [
-        one.address for one in addresses if one.network.kind in _ROUTED and (asker == HOST or ":" not in one.address)
-    ]
+    return network.kind in _ROUTED and (asker == HOST or not six)
 
 
 def _ways_in(rule: PortForward, view: View, ways: Ways) -> tuple[str, ...]:

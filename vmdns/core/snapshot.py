@@ -12,11 +12,11 @@ from enum import Enum
 from functools import cached_property
 
 from vmdns.core.address import Address
-from vmdns.core.model import Machine, PortForward
+from vmdns.core.model import Machine, Network, PortForward
 from vmdns.core.name import from_labels
 from vmdns.core.naming import Named
 from vmdns.core.node import Node, RRset, address_record
-from vmdns.core.reach import Seen, seen
+from vmdns.core.reach import Seen, leads, seen
 from vmdns.core.view import View, Ways
 from vmdns.core.wire import PTR, SOA, SRV, srv_rdata
 from vmdns.core.zones import reverse_name
@@ -97,6 +97,10 @@ class Snapshot:
     _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
     _rights: dict[tuple[str, str], Right] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seen: dict[tuple[str, View], Seen] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # By networks, of which there are few.
+    _led: dict[tuple[Network, bool, tuple[Network, ...]], bool] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def numbered(self, serial: int) -> Snapshot:
         """The same with another serial."""
@@ -144,6 +148,10 @@ class Snapshot:
 
     def seen(self, guest: Guest, view: View) -> Seen:
         """What this view can use of a VM."""
+        if len(guest.addresses) == 1 and not guest.forwards:
+            one = guest.addresses[0]
+            if self._leads(one.network, ":" in one.address, view):
+                return Seen((one.address,))
         key = guest.machine.uuid, view
         found = self._seen.get(key)
         if found is None:

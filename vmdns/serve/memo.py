@@ -55,8 +55,10 @@ class Memo:
         with self._lock:
             if snapshot is not self._snapshot:
                 return
-            if self._count >= MOST_ANSWERS or len(self._loose) >= MOST_LOOSE:
+            if self._count >= MOST_ANSWERS:
                 self._clear()
+            if len(self._loose) >= MOST_LOOSE:
+                self._drop_loose()
             among = self._answers.setdefault(asker, {})
             if key in among:
                 return
@@ -100,10 +102,13 @@ class Memo:
                     key = before + name + after
                     for among in self._answers.values():
                         self._count -= among.pop(key, None) is not None
-            self._count -= len(self._loose)
-            for among, key in self._loose:
-                among.pop(key, None)
-            self._loose.clear()
+            self._drop_loose()
+
+    def _drop_loose(self) -> None:
+        self._count -= len(self._loose)
+        for among, key in self._loose:
+            among.pop(key, None)
+        self._loose.clear()
 
     def _clear(self) -> None:
         for among in self._answers.values():
