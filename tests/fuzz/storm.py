@@ -16,6 +16,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +112,8 @@ def by_tcp(target: str, packets: list[bytes], connections: int, seed: int) -> in
     return missing
 
 
-def storm(packets: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Runs it; what came, summed up. faults is empty where all was right."""
+def storm(packets: int, seed: int, folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Runs it, and says after each part how far it is; what came, summed up. faults is empty where all was right."""
     questions = folder / "packets"
     questions.write_bytes(b"".join(struct.pack("!H", len(one)) + one for one in seeds()))
     program = compiled(folder)
@@ -125,6 +127,7 @@ def storm(packets: int, seed: int, folder: Path) -> dict[str, Any]:
             for key, value in json.loads(done.stdout).items():
                 total[key] = _sum(total[key], value) if key in total else value
             memory.append(round(resident(server.pid), 1))
+            say(f"{total['sent']:,} sent, {total['missing']} missing, {total['wrong']} wrong, {memory[-1]} MiB")
         connections = max(10, packets // 10_000)
         total["tcp"] = 20 * connections
         total["tcp_missing"] = by_tcp(server.targets[0], seeds(), connections, seed)
@@ -153,7 +156,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of what is drawn; 1 without it")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vmdns-storm-") as folder:
-        found = storm(given.packets, given.seed, Path(folder))
+        found = storm(given.packets, given.seed, Path(folder), partial(print, flush=True))
     for key, value in found.items():
         print(f"{key:12} {value}")
     return 1 if found["faults"] else 0
