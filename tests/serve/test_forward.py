@@ -669,6 +669,17 @@ def test_a_server_without_tcp_is_not_taken_for_silent() -> None:
     run(scenario)
 
 
+def test_x08_a_server_that_keeps_no_case_and_takes_no_tcp_is_asked_without() -> None:
+    async def scenario() -> None:
+        async with lab() as net:
+            net.up.tcp.close()
+            for at in range(5):
+                assert told(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
+            assert net.up.count() == 2 * 3 + 2
+
+    run(scenario)
+
+
 def test_nobody_is_asked_twice_where_sockets_are_scarce() -> None:
     async def scenario() -> None:
         async with lab(limits=QUICK) as net:

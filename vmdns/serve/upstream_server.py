@@ -100,15 +100,22 @@ class Server:
         first: a query that is under way, to go on from.
         """
         edns = not self._no_edns.known(self._now()) if first is None else first.sent.edns is not None
-        stream = False
+        stream = other_case = flat = False
         why = ""
         self.asked += first is None
         for _ in range(_MOST_ROUNDS):
-            if first is None:
-                verdict = await self._round(question, judge, edns, stream)
-            else:
-                verdict = await self._listen(first.outcome(), first.sent, first.begun, stream=False)
-                first = None
+            try:
+                if first is None:
+                    verdict = await self._round(question, judge, edns, stream, flat)
+                else:
+                    verdict = await self._listen(first.outcome(), first.sent, first.begun, stream=False)
+                    first = None
+            except Unanswered:
+                # It keeps no case, and takes no TCP: then it is asked as one that keeps none.
+                if flat or not (stream and other_case):
+                    raise
+                stream, flat = False, True
+                continue
             if isinstance(verdict, Forwarded):
                 self._answers(edns)
                 return verdict
@@ -121,13 +128,15 @@ class Server:
                     stream = True
                 case Verdict.OTHER_CASE:
                     self._flat_case.strike(self._now())
-                    stream = True
+                    stream = other_case = True
                 case _:
                     break
         raise self._fail(why, final=True)
 
-    async def _round(self, question: Question, judge: Judge, edns: bool, stream: bool) -> Forwarded | Rejected:
-        packet, sent = self._query(question, edns, secrets.token_bytes)
+    async def _round(
+        self, question: Question, judge: Judge, edns: bool, stream: bool, flat: bool
+    ) -> Forwarded | Rejected:
+        packet, sent = self._query(question, edns, secrets.token_bytes, flat)
         if stream:
             coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
         else:
@@ -171,12 +180,14 @@ class Server:
         took = self._now() - begun
         self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
 
-    def _query(self, question: Question, edns: bool, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
+    def _query(
+        self, question: Question, edns: bool, draw: Callable[[int], bytes], flat: bool = False
+    ) -> tuple[bytes, wire.Query]:
         """Its bytes and what they mean. AD asks for the AD bit of the answer without DNSSEC records (RFC 6840 section
         5.7)."""
         flags = _RD | _AD | (_CD if question.checking_disabled else 0)
         key, kind = question.name, question.type
-        name = key if self._flat_case.known(self._now()) else _mixed(key, draw(len(key)))
+        name = key if flat or self._flat_case.known(self._now()) else _mixed(key, draw(len(key)))
         ident = int.from_bytes(draw(2), "big")
         packet = wire.make_query(ident, name, kind, flags=flags, dnssec_ok=question.dnssec_ok, edns=edns)
         opt = (_SIGNED if question.dnssec_ok else _PLAIN) if edns else None
