@@ -50,12 +50,19 @@ class FakeUpstream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> FakeUpstream:
-        self.udp = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.setblocking(False)
-        self.udp.bind((self.address, port))
-        self.port = self.udp.getsockname()[1]
+        for _ in range(20):
+            self.udp = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET, socket.SOCK_DGRAM)
+            self.udp.setblocking(False)
+            self.udp.bind((self.address, port))
+            self.port = self.udp.getsockname()[1]
+            try:
+                self.tcp = await asyncio.start_server(self._stream, self.address, self.port)
+                break
+            except OSError:  # the port that is free for UDP need not be for TCP
+                self.udp.close()
+                if port:
+                    raise
         asyncio.get_running_loop().add_reader(self.udp, self._readable)
-        self.tcp = await asyncio.start_server(self._stream, self.address, self.port)
         return self
 
     async def stop(self) -> None:
