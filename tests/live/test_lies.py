@@ -1,0 +1,220 @@
+"""Guests that lie, on a real VirtualBox: addresses forged by guest properties, and a VM whose name steers terminals.
+
+Also the server as its service confines it (host/unit_text.py), beside a worker that is not: VMs that are started by a
+VBoxSVC that this worker started run as ever.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.lab import NET, Lab, Server, serving, until
+
+# What XML can hold, and so VirtualBox's settings: an end of a line, C1 controls, bidirectional overrides.
+EVIL = "x\n127.0.0.1 bank.example\u202eyz\u2028\x9b31m\x85\u200bend"
+
+
+def steering(text: str) -> list[str]:
+    return [one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp") and one != "\n"]
+
+
+def command(lab: Lab, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "vmdns", *words],
+        env=lab.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    return (done.stdout + done.stderr).decode()
+
+
+@pytest.fixture
+def two(lab: Lab) -> tuple[str, str]:
+    """The liar and another VM, with leases, on one NAT Network."""
+    lab.nat_network("lab")
+    evil, db = (lab.create(name, "--nic1", "natnetwork", "--nat-network1", "lab") for name in ("evil", "db"))
+    lab.lease("lab", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"))
+    for uuid in (evil, db):
+        lab.start(uuid)
+    return evil, db
+
+
+def test_forged_addresses(lab: Lab, two: tuple[str, str]) -> None:
+    evil, _ = two
+    with serving(lab) as server:
+        server.is_at("evil.local", "10.0.2.4")
+        server.is_at("db.local", "10.0.2.5")
+        for address, why in (
+            ("10.0.2.5", "gave to another VM"),
+            ("10.0.2.1", "the network's own server"),
+            ("10.0.2.2", "the network's own server"),
+            ("10.0.2.255", "not on lab"),
+            ("192.168.56.1", "not on lab"),
+            ("8.8.8.8", "not on lab"),
+        ):
+            lab.report(evil, address)
+            server.saw(f"! VM 'evil': Guest Additions report {address}, which")
+            said = command(lab, "names")
+            assert address in said
+            assert why in said
+            assert server.addresses("evil.local") == ["10.0.2.4"]
+            assert server.addresses("db.local") == ["10.0.2.5"]
+            assert why in command(lab, "status")
+        # What can be no machine's is not even a claim; one that was said is not said again and again.
+        lines = len(server.lines)
+        for address in ("127.0.0.1", "0.0.0.0", "224.0.0.251", "255.255.255.255", "\x1b[31m", "10.0.2.66\n10.0.2.67"):
+            lab.report(evil, address)
+        lab.vbm("guestproperty", "set", evil, f"{NET}/Count", "999999999999999999999")
+        lab.report(evil, "10.0.2.5")
+        server.saw("! VM 'evil': Guest Additions report 10.0.2.5", after=lines)
+        assert server.addresses("evil.local") == ["10.0.2.4"]
+        assert server.addresses("5.2.0.10.in-addr.arpa", "PTR") == ["db.local."]
+        # An address of the network that nobody has is believed, while it is newer than the lease.
+        lab.report(evil, "10.0.2.66")
+        server.is_at("evil.local", "10.0.2.66")
+
+
+def test_a_guest_that_changes_its_mind_all_the_time_does_not_fill_the_log(lab: Lab, two: tuple[str, str]) -> None:
+    evil, _ = two
+    with serving(lab) as server:
+        server.is_at("evil.local", "10.0.2.4")
+        for number in range(14):
+            lab.vbm("guestproperty", "set", evil, f"{NET}/0/V4/IP", f"10.0.2.{100 + number}")
+            if not number:
+                lab.report(evil, "10.0.2.100")
+            server.is_at("evil.local", f"10.0.2.{100 + number}")
+        told = [line for line in server.lines if "evil.local" in line]
+        assert len(told) <= 10
+        assert server.addresses("evil.local") == ["10.0.2.113"], "it is answered all the same"
+
+
+def test_a_name_that_steers(lab: Lab) -> None:
+    lab.nat_network("lab")
+    uuid = lab.create("plain", "--nic1", "natnetwork", "--nat-network1", "lab")
+    lab.lease("lab", (lab.mac(uuid), "10.0.2.4"))
+    lab.vbm("modifyvm", uuid, "--name", EVIL)
+    lab.start(uuid)
+    lab.report(uuid, "8.8.8.8")
+    with serving(lab) as server:
+        name = f"{uuid}.local"
+        server.is_at(name, "10.0.2.4")
+        server.saw("8.8.8.8")
+        for words in (["names"], ["status"], ["ask", name], ["doctor"]):
+            said = command(lab, *words)
+            assert not steering(said), words
+            assert not [line for line in said.splitlines() if line.startswith("127.0.0.1 bank")], words
+        told = json.loads(command(lab, "names", "--json"))
+        assert told["names"][0]["vm"] == EVIL
+        assert told["names"][0]["name"] == "x-127-0-0-1-bank-exampleyz-31mend.local"
+        assert not [line for line in command(lab, "hosts").splitlines() if "bank.example" in line]
+        assert not steering("\n".join(server.lines))
+
+
+# -- confined -----------------------------------------------------------------------------------------------------
+
+
+class Door:
+    """Does what systemd does behind the socket unit: starts `vmdns.beside` for each connection."""
+
+    def __init__(self, place: Path, environ: dict[str, str]) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(place))
+        self._listener.listen(8)
+        self._environ = environ
+        self._command = [sys.executable, "-P", "-m", "vmdns.beside"]
+        self.started: list[subprocess.Popen[bytes]] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                one, _ = self._listener.accept()
+            except OSError:
+                return
+            with one:
+                child = subprocess.Popen(
+                    self._command, env=self._environ, stdin=one, stdout=one, start_new_session=True
+                )
+                self.started.append(child)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in self.started:
+            one.kill()
+            one.wait(10)
+
+
+@pytest.fixture
+def door(lab: Lab) -> Iterator[Door]:
+    tree = str(Path(__file__).resolve().parents[2])
+    made = Door(lab.folder / "beside", {**lab.environ, "PYTHONPATH": tree})
+    lab.environ["VMDNS_BESIDE"] = str(lab.folder / "beside")
+    yield made
+    made.close()
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def test_vms_start_below_a_worker_beside_a_confined_server(lab: Lab, door: Door) -> None:
+    lab.nat_network("lab")
+    uuid = lab.create("web", "--nic1", "natnetwork", "--nat-network1", "lab")
+    lab.lease("lab", (lab.mac(uuid), "10.0.2.4"))
+    until(lambda: not lab.processes("VBoxSVC"), "VBoxSVC ended, since nobody uses it")
+    # As the service has it: no new privileges, and of the capabilities one.
+    confined = ["setpriv", "--no-new-privs", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all"]
+    server = Confined(lab, confined)
+    try:
+        server.saw("VirtualBox 7")
+        assert status(server.process.pid)["NoNewPrivs"] == "1"
+        (svc,) = until(lambda: lab.processes("VBoxSVC"), "a VBoxSVC that the worker started")  # type: ignore[misc]
+        assert status(svc)["NoNewPrivs"] == "0"
+        assert status(svc)["Seccomp"] == "0"
+        lab.start(uuid)
+        server.is_at("web.local", "10.0.2.4")
+        assert status(lab.process_of(uuid))["NoNewPrivs"] == "0"
+        # The worker hangs, is ended, and another follows; VBoxSVC and the VM go on.
+        door.started[-1].kill()
+        lines = len(server.lines)
+        server.saw("VirtualBox is read again", after=lines)
+        assert lab.processes("VBoxSVC") == [svc]
+        assert server.addresses("web.local") == ["10.0.2.4"]
+        # Nobody but the server held the connection: it ends with the server, and VBoxSVC does not keep it open.
+        server.stop()
+        until(lambda: door.started[-1].poll() is not None, "the worker ended with its server")
+        assert lab.processes("VBoxSVC") == [svc]
+        assert lab.process_of(uuid)
+    finally:
+        server.stop()
+
+
+class Confined(Server):
+    """A server that is started by another command."""
+
+    def __init__(self, lab: Lab, before: list[str]) -> None:
+        script = lab.folder / "python"
+        script.write_text("#!/bin/sh\nexec " + " ".join([*before, sys.executable]) + ' "$@"\n')
+        script.chmod(0o755)
+        real, sys.executable = sys.executable, str(script)
+        try:
+            super().__init__(lab)
+        finally:
+            sys.executable = real
+
+
+def test_the_server_starts_nothing(lab: Lab, door: Door) -> None:
+    with serving(lab) as server:
+        server.saw("VirtualBox 7")
+        task = Path(f"/proc/{server.process.pid}/task")
+        children = [(one / "children").read_text().split() for one in task.iterdir()]
+        assert not any(children)
