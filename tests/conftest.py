@@ -15,6 +15,16 @@ settings.register_profile("vmdns", deadline=None, derandomize=True, database=Non
 settings.load_profile("vmdns")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests of faults have measured."""
+    from tests.faults.stream import NOTES
+
+    if NOTES:
+        terminalreporter.section("faults and recoveries")
+        for line in NOTES:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A folder with a short path: pytest's own are near the longest one that a Unix socket may have."""

@@ -1,0 +1,111 @@
+"""A stream of questions that goes on while something breaks: every answer is judged, and how long recovery takes noted.
+
+Used by tests here and by those of a real VirtualBox. Nothing is asserted about how long it takes, but a bound.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import dns.exception
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
+
+# What was measured, for the summary at the end of the run (tests/conftest.py).
+NOTES: list[str] = []
+NOBODY = frozenset({"NXDOMAIN"})
+ASK_SECONDS = 3.0
+
+Answer = frozenset[str]  # the addresses, or the RCODE where it is an error
+
+
+def note(fault: str, text: str) -> None:
+    """Says what a fault led to, here and in the summary."""
+    NOTES.append(f"{fault}: {text}")
+    print(NOTES[-1])
+
+
+def ask(name: str, where: str, port: int, kind: str = "A", seconds: float = ASK_SECONDS) -> Answer:
+    """One question by UDP. Raises `dns.exception.Timeout`."""
+    response = dns.query.udp(dns.message.make_query(name, kind), where, port=port, timeout=seconds)
+    if response.rcode():
+        return frozenset({dns.rcode.to_text(response.rcode())})
+    wanted = dns.rdatatype.from_text(kind)
+    return frozenset(str(rdata) for rrset in response.answer if rrset.rdtype == wanted for rdata in rrset)
+
+
+class Stream(threading.Thread):
+    """Asks for names in turn until it is stopped. right: of each name the answers that may be given."""
+
+    def __init__(self, where: str, port: int, right: Mapping[str, frozenset[Answer]], pause: float = 0.01) -> None:
+        super().__init__(daemon=True)
+        self._where, self._port, self._right, self._pause = where, port, right, pause
+        self._over = threading.Event()
+        self.answered = 0
+        self.unanswered = 0
+        self.wrong: list[str] = []
+        self.longest = 0.0  # seconds that an answer took
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            for name, right in self._right.items():
+                began = time.monotonic()
+                try:
+                    found = ask(name, self._where, self._port)
+                except (dns.exception.Timeout, OSError):
+                    self.unanswered += 1
+                    continue
+                self.answered += 1
+                self.longest = max(self.longest, time.monotonic() - began)
+                if found not in right:
+                    self.wrong.append(f"{name}: {sorted(found)}")
+                self._over.wait(self._pause)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join(ASK_SECONDS + 2)
+
+
+@contextmanager
+def streaming(
+    fault: str, where: str, port: int, right: Mapping[str, frozenset[Answer]], unanswered: int = 0
+) -> Iterator[Stream]:
+    """Asks meanwhile; in the end no answer was wrong, and at most so many were missing."""
+    stream = Stream(where, port, right)
+    stream.start()
+    try:
+        yield stream
+        after, end = stream.answered + 20, time.monotonic() + 20
+        while stream.answered < after and time.monotonic() < end:
+            time.sleep(0.01)
+        assert stream.answered >= after, "answers ceased"
+    finally:
+        stream.stop()
+    assert not stream.wrong, stream.wrong[:5]
+    assert stream.unanswered <= unanswered, f"{stream.unanswered} questions were not answered"
+    lost = f", {stream.unanswered} not" if stream.unanswered else ""
+    note(
+        fault,
+        f"{stream.answered} questions answered meanwhile{lost}, none wrong, {stream.longest * 1000:.0f} ms at most",
+    )
+
+
+def recovery(fault: str, good: Callable[[], object], most: float) -> float:
+    """Waits until it is good again, and notes how many seconds that took. Fails after `most`."""
+    began = time.monotonic()
+    while True:
+        try:
+            value = good()
+        except (dns.exception.Timeout, OSError):
+            value = None
+        took = time.monotonic() - began
+        if value:
+            note(fault, f"recovered after {took:.2f} s")
+            return took
+        assert took < most, f"{fault}: no recovery within {most} s"
+        time.sleep(0.01)
