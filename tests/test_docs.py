@@ -73,7 +73,8 @@ def dead_links(page: Path, text: str) -> list[str]:
 def missing_files(text: str) -> list[str]:
     """The modules and files of this checkout that are named and do not exist."""
     named = set(re.findall(r"(?<![\w/.-])(?:[\w-]+/)*\w+\.py\b", text))
-    named |= {span.split()[0] for span in spans(text) if re.match(r"(\./)?(tests|tools|docs|\.ci)/\w", span)}
+    places = [span.split()[0].partition("::")[0] for span in spans(text) if span.split()]
+    named |= {place for place in places if re.match(r"(\./)?(tests|tools|docs|\.ci)/\w", place)}
     modules = {file.name for file in (ROOT / "vmdns").rglob("*.py")}
     return [
         one for one in sorted(named) if not (one in modules or (ROOT / one).exists() or (ROOT / "vmdns" / one).exists())
@@ -137,6 +138,26 @@ def test_the_readme_has_every_option_of_run(capsys: pytest.CaptureFixture[str]) 
 def test_reserved_names_are_all_said(page: str) -> None:
     paragraph = next(one for one in re.split(r"\n(?=- )", text_of(ROOT / page)) if one.startswith("- **Reserved**"))
     assert set(RESERVED) <= set(spans(paragraph))
+
+
+def threats(text: str) -> dict[str, list[str]]:
+    """The tests that each row of the table of threats names."""
+    rows = re.findall(r"^\| (T\d+) \|.*\| ([^|]*) \|$", text, re.M)
+    return {number: re.findall(r"`(tests/[\w/]+\.py::test_\w+)`", tests) for number, tests in rows}
+
+
+def is_a_test(named: str) -> bool:
+    file, _, function = named.partition("::")
+    path = ROOT / file
+    return path.exists() and re.search(rf"^(async )?def {function}\(", text_of(path), re.M) is not None
+
+
+def test_each_threat_names_tests_that_exist() -> None:
+    found = threats(text_of(ROOT / "docs" / "security.md"))
+    assert list(found) == [f"T{number}" for number in range(1, 25)]
+    assert [number for number, tests in found.items() if not tests] == []
+    assert [one for tests in found.values() for one in tests if not is_a_test(one)] == []
+    assert not is_a_test("tests/test_docs.py::test_of_nothing")
 
 
 def test_the_picture_is_a_picture() -> None:
