@@ -8,18 +8,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vmdns import __version__, report
 from vmdns.admission import Admission
+from vmdns.announcing import Announcing
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.builder import build
 from vmdns.core.hosts import Hosts, digest
-from vmdns.core.mdns_links import links
 from vmdns.core.model import Fact, from_json
 from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
@@ -37,15 +37,14 @@ from vmdns.serve.control import ControlBusy, ControlServer, instance_key
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.multicast import Multicast
+from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
 from vmdns.sources.supervise import look_once as look_by_worker
-from vmdns.slices import Slices
 from vmdns.table import Change, News, Table
 from vmdns.waking import Waking, clock
 
 Say = Callable[[str], None]
-ANNOUNCE_SECONDS = 0.05
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
 
 
@@ -80,7 +79,7 @@ class App:
         self.server.begin, self.server.tries = self.forwarder.begin, self.forwarder.tries
         self.server.settle = self.forwarder.settle
         self.multicast = Multicast(say)
-        self._announcing: asyncio.TimerHandle | None = None
+        self._announcing = Announcing(self.multicast, lambda: self.table.snapshot)
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
         self._hosts = Hosts()
@@ -136,8 +135,7 @@ class App:
             await self._wired.stop()
         self._waking.stop()
         self._files.stop()
-        if self._announcing is not None:
-            self._announcing.cancel()
+        self._announcing.close()
         self.multicast.close()
         self.listening.close()
         await self._control.close()
@@ -205,18 +203,11 @@ class App:
             self._listens = wanted
             self.listening.want(*wanted)
 
-    def _announce_soon(self) -> None:
-        """Tells the links by multicast which names are there: a moment later, for all changes that come together."""
-        if self._announcing is None:
-            self._announcing = asyncio.get_running_loop().call_later(ANNOUNCE_SECONDS, self._announce)
-
-    def _announce(self) -> None:
-        self._announcing = None
+    def _announce(self, moved: Iterable[str] | None) -> None:
+        """Tells the links by multicast what became of these VMs, None for all."""
         relay = self.config.mdns_relay
-        found = links(self.table.snapshot, relay) if self.config.mdns or relay else {}
-        if not self.config.mdns:
-            found = {interface: link._replace(names={}) for interface, link in found.items()}
-        self.multicast.links(found)
+        self._announcing.configure(self.config.mdns, relay)
+        self._announcing.changed(moved)
         self.server.relay = self._relay if relay else None
         self.server.worth = self.multicast.worth
 
@@ -350,7 +341,7 @@ class App:
             return
         self.server.limits = fresh.limits
         self._listen()
-        self._announce_soon()
+        self._announce(None)
         self._records = _records(fresh)
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
@@ -368,7 +359,7 @@ class App:
         self._listen()
         self._keep_wired()
         self._admission.changed()
-        self._announce_soon()
+        self._announce(news.moved if news.names is not None else None)
         self._telling.add(news.changes)
         now = time.time()
         problems = self.table.snapshot.problems

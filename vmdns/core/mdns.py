@@ -6,18 +6,32 @@ Times are seconds of any one clock. Its own packets must not be handed to it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from vmdns.core.mdns_asked import Asked, Asking, Peer
 from vmdns.core.mdns_message import Heard, Message, Question, legacy_response, parse, probes, responses
-from vmdns.core.mdns_owner import DEFENCE_GAP, GAP, PROBE_GAP, TTL, Lots, Owner, State, wanted_owners
+from vmdns.core.mdns_owner import (
+    DEFENCE_GAP,
+    GAP,
+    PROBE_GAP,
+    TTL,
+    Lots,
+    Owner,
+    Records,
+    State,
+    host_records,
+    pointers,
+)
 from vmdns.core.node import address_record
 from vmdns.core.wire import AAAA, PTR, A, Record
+from vmdns.core.zones import reverse_name
 
 PORT = 5353
 LEGACY_TTL = 10  # section 6.7
+STARTS, START_GAP = 64, 0.1  # so many names are begun to be probed for at once, and seconds until the next
 RECENT = TTL / 4  # a question that takes a unicast answer gets one, if all others heard it by now (section 5.4)
 
 
@@ -41,7 +55,11 @@ class Responder:
     def __init__(self, lots: Lots) -> None:
         self._lots = lots
         self._names: dict[bytes, tuple[str, ...]] = {}
+        self._pointers: dict[str, bytes] = {}
         self._owners: dict[bytes, Owner] = {}
+        self._fresh: deque[Owner] = deque()  # not probed for yet: a few begin at a time
+        self._start: float | None = None  # when the next of them begin
+        self._busy: dict[bytes, Owner] = {}  # those that have a next step
         self._answers: dict[tuple[bytes, int], float] = {}  # what is to be multicast, and when
         self._asking = Asking(lots)
         self._out: list[Outgoing] = []
@@ -59,34 +77,58 @@ class Responder:
         New ones are probed for and announced, gone ones get a goodbye, changed ones are announced again. The first
         name that has an address is what the address points to.
         """
-        if names == self._names:
-            return
-        self._names = dict(names)
-        wanted = wanted_owners(names)
+        pointed = pointers(names)
+        others = {
+            name: names.get(name, ()) for name in names.keys() | self._names if names.get(name) != self._names.get(name)
+        }
+        gone = {address: None for address in self._pointers if address not in pointed}
+        self.change({name: others[name] for name in (*names, *self._names) if name in others}, {**gone, **pointed}, now)
+
+    def change(self, names: Mapping[bytes, tuple[str, ...]], pointed: Mapping[str, bytes | None], now: float) -> None:
+        """Other addresses of these names, none of those that are gone; and what these addresses point to now."""
+        wanted: dict[bytes, tuple[bool, Records]] = {}
+        for name, addresses in names.items():
+            wanted[name] = True, host_records(addresses)
+            if addresses:
+                self._names[name] = addresses
+            else:
+                self._names.pop(name, None)
+        for address, first in pointed.items():
+            wanted[reverse_name(address)] = False, {} if first is None else {PTR: (first,)}
+            if first is None:
+                self._pointers.pop(address, None)
+            else:
+                self._pointers[address] = first
         gone: list[Record] = []
-        for owner in list(self._owners.values()):
-            _, fresh = wanted.get(owner.name, (False, {}))
+        for name, (host, fresh) in wanted.items():
+            owner = self._owners.get(name)
+            if owner is None:
+                if fresh:
+                    self._owners[name] = Owner(name, host, fresh, None)
+                    self._fresh.append(self._owners[name])
+                continue
             if owner.records == fresh:
                 continue
             if owner.spoken:
                 gone += [record for record in owner.everything(ttl=0) if record.type not in fresh]
             if fresh:
                 owner.become(fresh, now)
+                self._busy[name] = owner
             else:
-                del self._owners[owner.name]
-        start = now + self._lots(0, PROBE_GAP)
-        for name, (host, records) in wanted.items():
-            if name not in self._owners:
-                self._owners[name] = Owner(name, host, records, start)
+                del self._owners[name]
+        if self._fresh and self._start is None:
+            self._start = now + self._lots(0, PROBE_GAP)
         if gone:
             self._multicast(gone)
 
     def again(self, now: float) -> None:
         """Probes for all names and announces them anew: who slept, or whose link changed, may have missed who took
         them since (RFC 6762 section 8). Until then they are not answered."""
-        start = now + self._lots(0, PROBE_GAP)
         for owner in self._owners.values():
-            owner.probe(start)
+            owner.probe(now)
+            owner.due = None
+        self._fresh = deque(self._owners.values())
+        self._start = now + self._lots(0, PROBE_GAP) if self._fresh else None
 
     # -- receive ----------------------------------------------------------------------------------------------
 
@@ -115,6 +157,7 @@ class Responder:
             owner = self._owners[name]
             itself = owner.host and address_record(source) in owner.facts
             instead = owner.heard(heard, itself, now, self._lots)
+            self._busy[name] = owner
             if instead is not None:
                 self._conflicts.append(Conflict(name, str(ip_address(instead))))
 
@@ -143,9 +186,12 @@ class Responder:
 
     def _defend(self, name: bytes, proposed: list[Heard], now: float) -> None:
         owner = self._owners.get(name)
-        if owner is not None and owner.probed(proposed, now):
+        if owner is None:
+            return
+        if owner.probed(proposed, now):
             for kind in owner.records:
                 self._due(owner, kind, now, DEFENCE_GAP)
+        self._busy[name] = owner
 
     def _answer_legacy(self, message: Message, peer: Peer) -> None:
         records: dict[Record, None] = {}
@@ -167,18 +213,36 @@ class Responder:
 
     def timeout(self) -> float | None:
         """When `wake` is due, None for never."""
-        steps = [owner.due for owner in self._owners.values()]
-        steps += [*self._answers.values(), self._asking.due()]
+        for name, owner in list(self._busy.items()):
+            if owner.due is None or self._owners.get(name) is not owner:
+                del self._busy[name]
+        steps = [owner.due for owner in self._busy.values()]
+        steps += [*self._answers.values(), self._asking.due(), self._start]
         return min((due for due in steps if due is not None), default=None)
 
     def wake(self, now: float) -> None:
         """Does what is due by now."""
         for asked in self._asking.ripe(now):
             self._answer(asked, now)
-        ripe = [one for one in self._owners.values() if one.due is not None and one.due <= now]
+        self._begin(now)
+        there = (one for name, one in self._busy.items() if self._owners.get(name) is one)
+        ripe = [one for one in there if one.due is not None and one.due <= now]
         probing = [(owner.name, owner.everything()) for owner in ripe if self._step(owner, now)]
         self._out += [Outgoing(packet, None) for packet in probes(probing)]
         self._flush(now)
+
+    def _begin(self, now: float) -> None:
+        """Begins to probe for the next few names: a thousand at once would be a storm on the link."""
+        if self._start is None or self._start > now:
+            return
+        left = STARTS
+        while self._fresh and left:
+            owner = self._fresh.popleft()
+            if self._owners.get(owner.name) is owner and owner.due is None and owner.state is State.PROBING:
+                owner.probe(now)
+                self._busy[owner.name] = owner
+                left -= 1
+        self._start = now + START_GAP if self._fresh else None
 
     def _step(self, owner: Owner, now: float) -> bool:
         """The next step in the life of one name; whether that is a probe."""

@@ -12,8 +12,7 @@ from enum import Enum
 
 from vmdns.core.mdns_message import NSEC, Heard, nsec_rdata
 from vmdns.core.node import address_record
-from vmdns.core.wire import ANY, PTR, Record
-from vmdns.core.zones import reverse_name
+from vmdns.core.wire import ANY, Record
 
 TTL = 120  # seconds, of records that hold a host's name or address (section 10)
 PROBES, PROBE_GAP = 3, 0.25  # section 8.1
@@ -26,19 +25,22 @@ Records = Mapping[int, tuple[bytes, ...]]
 Lots = Callable[[float, float], float]
 
 
-def wanted_owners(names: Mapping[bytes, tuple[str, ...]]) -> dict[bytes, tuple[bool, dict[int, tuple[bytes, ...]]]]:
-    """All names that these VM names and their addresses make: of each whether it is a VM's, and its records."""
-    wanted: dict[bytes, tuple[bool, dict[int, tuple[bytes, ...]]]] = {}
-    pointers: dict[bytes, tuple[bool, dict[int, tuple[bytes, ...]]]] = {}
+def host_records(addresses: Iterable[str]) -> dict[int, tuple[bytes, ...]]:
+    """The records of a name that has these addresses."""
+    records: dict[int, tuple[bytes, ...]] = {}
+    for address in dict.fromkeys(addresses):
+        kind, rdata = address_record(address)
+        records[kind] = (*records.get(kind, ()), rdata)
+    return records
+
+
+def pointers(names: Mapping[bytes, tuple[str, ...]]) -> dict[str, bytes]:
+    """What addresses point to: the first name that has them."""
+    found: dict[str, bytes] = {}
     for name, addresses in names.items():
-        records: dict[int, tuple[bytes, ...]] = {}
-        for address in dict.fromkeys(addresses):
-            kind, rdata = address_record(address)
-            records[kind] = (*records.get(kind, ()), rdata)
-            pointers.setdefault(reverse_name(address), (False, {PTR: (name,)}))
-        if records:
-            wanted[name] = True, records
-    return wanted | pointers
+        for address in addresses:
+            found.setdefault(address, name)
+    return found
 
 
 class State(Enum):

@@ -9,11 +9,12 @@ import dns.message
 
 from vmdns.core.mdns import PORT, Responder
 from vmdns.core.mdns_message import MAX_PACKET, parse
-from vmdns.core.mdns_owner import wanted_owners
+from vmdns.core.mdns_owner import pointers
 from vmdns.core.name import to_wire
+from vmdns.core.zones import reverse_name
 
 NAMES = {to_wire("web.local"): ("192.168.56.101", "fd00:56::101"), to_wire("db.local"): ("192.168.56.102",)}
-OWNERS = wanted_owners(NAMES)
+OWNERS = {*NAMES, *map(reverse_name, pointers(NAMES))}
 SOURCES = ("192.168.56.101", "192.168.56.50", "fe80::7")
 MOST_STEPS = 40
 MOST_WAKES = 20
