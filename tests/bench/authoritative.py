@@ -29,7 +29,7 @@ def asked(
 ) -> Callable[[], Sample]:
     """Measures one server once: answers a second, its CPU time for each, and what went wrong.
 
-    first: so many questions are answered before, for who remembers answers.
+    first: so many questions are answered before at each address, for who remembers answers.
     """
     generator.warm(questions, server.targets, first, *more)
 
@@ -119,17 +119,18 @@ def sizes(arguments: Any, folder: Path, report: Report, generator: Generator, pe
     servers = {}
     for what, count, views in ((small, few, 1), (large, many, 6)):
         for name, server in peers.start(["vmdns"], count, views=views).items():
-            servers.setdefault(f"{name}, {what}", (server, count, views))
+            servers.setdefault(f"{name}, {what}", (server, count))
         peers.held += peers.running.values()
         peers.running.clear()
     for kind, make, more in (("A", world.addresses_only, ()), ("mix", world.mix, ("-x", "100"))):
         measures = {}
-        for name, (server, count, views) in servers.items():
+        for name, (server, count) in servers.items():
             asks = make(count)
-            questions = world.write(folder / f"questions-{count}", asks)
-            measures[name] = asked(
-                generator, server, questions, arguments.seconds, "-s", "12", *more, first=len(asks) * views
-            )
+            questions = world.write(folder / f"{kind}-{count}", asks)
+            before = server.cpu()
+            answers = generator.warm(questions, server.targets, len(asks), *more)
+            report.say(f"{name}, {kind}: first answers {(server.cpu() - before) / answers * 1e6:.1f} us of CPU each")
+            measures[name] = asked(generator, server, questions, arguments.seconds, "-s", "12", *more)
         samples = interleaved(arguments.rounds, measures)
         for name in dict.fromkeys(key.partition(", ")[0] for key in samples):
             one, other = f"{name}, {small}", f"{name}, {large}"
