@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -136,6 +137,44 @@ def test_a_peer_of_another_user_is_dropped(folder: Path, monkeypatch: pytest.Mon
                 await ask(folder, {"do": "status"})
 
     run(scenario())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
+def test_a_peer_that_nobody_tells_of_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(connection: socket.socket) -> int:
+        raise OSError("gone")
+
+    async def scenario() -> None:
+        async with serving(folder) as server:
+            monkeypatch.setattr(control, "peer_user", fail)
+            assert await raw(server, b'{"do":"status"}\n') == b""
+
+    run(scenario())
+
+
+def test_the_user_in_what_macos_tells() -> None:
+    """struct xucred: cr_version, cr_uid, cr_ngroups, cr_groups[16]."""
+    data = struct.pack("=IIh2x16I", 0, 501, 3, 20, 12, 61, *[0] * 13)
+    assert len(data) == control._XUCRED_SIZE
+    assert control.user_of_xucred(data) == 501
+    for wrong in (b"", data[:7], struct.pack("=I", 1) + data[4:]):
+        with pytest.raises(OSError, match="the system's answer"):
+            control.user_of_xucred(wrong)
+
+
+@unix_only
+def test_a_link_in_place_of_the_lock_or_the_socket_leads_nowhere(folder: Path) -> None:
+    """Left there while the folder was open to others: what it leads to is neither written, nor removed, nor served."""
+    folder.mkdir(mode=0o777)
+    aim = folder.parent / "aim"
+    aim.write_text("mine")
+    for name, said in (("default.lock", "cannot be locked"), ("default.sock", "in the way")):
+        (folder / name).symlink_to(aim)
+        with pytest.raises(ControlError, match=said):
+            run(ControlServer(False).start(folder, "default", echo))
+        assert aim.read_text() == "mine"
+        (folder / name).unlink()
+        assert mode(folder) == 0o700
 
 
 @unix_only

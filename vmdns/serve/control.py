@@ -1,6 +1,6 @@
 """The server of the control channel: this user's own commands ask the running vmdns.
 
-A Unix socket of mode 0600 in a folder of mode 0700, on Linux with the peer's user checked; on Windows a port of
+A Unix socket of mode 0600 in a folder of mode 0700, with the peer's user checked; on Windows a port of
 127.0.0.1 with a random token, both in a file of the user's profile. A connection carries one request, a line of JSON;
 the response is a line of JSON, or a line for each change until either side ends it.
 """
@@ -32,6 +32,9 @@ MAX_CLIENTS = 16
 READ_SECONDS = 5.0  # for a client to say what it wants
 ANSWER_SECONDS = 60.0  # for the handler to answer; a question to upstreams takes 30 at most
 WRITE_SECONDS = 10.0  # for a client to take a line
+
+# macOS: sys/un.h, and the size of a struct xucred with its 16 groups.
+_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE = 0, 1, 76
 
 
 class _Gone(Exception):
@@ -135,9 +138,12 @@ class ControlServer:
             writer.transport.abort()
 
     def _is_this_user(self, writer: asyncio.StreamWriter) -> bool:
-        if self._loopback or sys.platform != "linux":
+        if self._loopback or sys.platform not in ("linux", "darwin"):
             return True
-        return peer_user(writer.get_extra_info("socket")) in (os.geteuid(), 0)
+        try:
+            return peer_user(writer.get_extra_info("socket")) in (os.geteuid(), 0)
+        except OSError:
+            return False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines: AsyncIterator[dict[str, Any]] | None = None
@@ -196,10 +202,23 @@ class ControlServer:
 
 
 def peer_user(connection: socket.socket) -> int:
-    """The user at the other end of a Unix socket (Linux, unix(7) SO_PEERCRED)."""
-    if sys.platform != "linux":
-        raise OSError("only Linux tells")
-    _, user, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    """The user at the other end of a Unix socket: Linux, unix(7) SO_PEERCRED; macOS, unix(4) LOCAL_PEERCRED, which was
+    not run there. Raises OSError where it cannot be told."""
+    if sys.platform == "linux":
+        _, user, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(user)
+    if sys.platform == "darwin":
+        return user_of_xucred(connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE))
+    raise OSError("this system does not tell")
+
+
+def user_of_xucred(data: bytes) -> int:
+    """The user in a `struct xucred` (macOS, sys/ucred.h): version 0, the user, and groups that do not matter."""
+    if len(data) < 8:
+        raise OSError("the system's answer is cut short")
+    version, user = struct.unpack_from("=II", data)
+    if version != 0:
+        raise OSError(f"the system's answer has the unknown version {version}")
     return int(user)
 
 

@@ -78,7 +78,7 @@ class Lock:
         # A server that ends removes its file; the lock of a removed file guards nothing, so take that of the new one.
         for _ in range(8):
             try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
                 locked = _try_lock(self._file)
             except OSError as error:
                 raise ControlError(f"{self._path} cannot be locked: {error.strerror}") from None
