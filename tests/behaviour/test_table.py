@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour import rows_clock, rows_edns, rows_forward, rows_header, rows_own, rows_tcp  # noqa: F401
+from tests.behaviour import rows_clock, rows_edns, rows_forward, rows_header, rows_more, rows_own, rows_tcp  # noqa: F401
 from tests.behaviour.asking import Asker
 from tests.behaviour.scripted import Upstream
 from tests.behaviour.table import ROWS, Row
