@@ -27,6 +27,7 @@ from vmdns.core.sparing import Sparing
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import AAAA, A, Record
 from vmdns.discovery import Discovery, Source
+from vmdns.garbage import Garbage
 from vmdns.host.ambient import keep_to_ourselves
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
@@ -86,6 +87,7 @@ class App:
         self._records = _records(config)
         self.table = Table(self._policy())
         self._telling = Slices(self._tell_one)
+        self._garbage = Garbage()
         self.table.subscribe(self._tell)
         self.discovery = Discovery(self.table, say, self._first_look_is_over, lambda source: self._admission.looked())
         self.sources = {
@@ -106,6 +108,7 @@ class App:
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until `stop` is set. Returns the exit status: 1 where nothing could be listened on."""
         self._say(f"vmdns {__version__}")
+        self._garbage.start()
         self._meet_manager()
         self._listen()
         if not self.server.listeners:
@@ -142,6 +145,7 @@ class App:
         await self.server.stop()
         await self.forwarder.close()
         self.table.close()
+        self._garbage.stop()
         return 0
 
     async def _say_ready(self) -> None:
@@ -361,6 +365,7 @@ class App:
         self._admission.changed()
         self._announce(news.moved if news.names is not None else None)
         self._telling.add(news.changes)
+        self._garbage.grown(len(news.moved))
         now = time.time()
         problems = self.table.snapshot.problems
         if problems != self._problems:

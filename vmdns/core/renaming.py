@@ -93,6 +93,7 @@ class Names:
         for label in labels:
             if len(label) > _SHORT:
                 (self._crowded.add if self._losers(label) else self._crowded.discard)(label)
+                yield set()
         if self._crowded:
             self._whole = True
             yield self._anew()
@@ -102,11 +103,16 @@ class Names:
             labels = {*self._wanting, *self._by_own, *self._numbers}
             dirty |= self._wishes.keys()
             self._whole, self._told = False, None
-        labels.update({match[1] for match in map(_NUMBER.match, labels) if match and match[1] in self._wanting})
+        for label in list(labels):
+            match = _NUMBER.match(label)
+            if match and match[1] in self._wanting:
+                labels.add(match[1])
+            yield set()
         for label in labels:
             yield from self._settle(label, dirty, longer)
         for relative in longer:
             dirty.update(self._grouped.get(relative, ()), self._extra.get(relative, ()))
+            yield set()
         for uuid in dirty:
             yield {uuid} if self._name(uuid) else set()
 
