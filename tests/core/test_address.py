@@ -406,3 +406,45 @@ def test_clones_with_one_mac_share_a_lease() -> None:
     twin = Machine(uuid(2), "twin", "Running", adapters=(Adapter(0, mac(1), LAB),))
     assert brief(found(vm(1), lease(1, "10.0.2.4"), others=(twin,))) == [("10.0.2.4", LEASE)]
     assert brief(found(twin, lease(1, "10.0.2.4"), others=(vm(1),))) == [("10.0.2.4", LEASE)]
+
+
+# -- conflicts that nothing resolves ------------------------------------------------------------------------------
+
+
+def problems(*facts: Fact) -> tuple[str, ...]:
+    return build((*NETWORKS, *facts), Policy(), NOW, 1).problems
+
+
+def test_two_that_claim_one_address_are_said_and_both_answered() -> None:
+    claims = [vm(number, f"vm{number}", HOSTONLY, reports=(report(number, "192.168.56.9"),)) for number in (1, 2)]
+    said = "VM 'vm1', VM 'vm2': all of them are at 192.168.56.9 on vboxnet0, and nothing tells whose it is"
+    assert problems(*claims) == (said,)
+    # On two networks there are two such addresses; and better proof resolves it.
+    assert problems(vm(1, reports=(report(1, "10.0.2.9"),)), vm(2, "db", OTHER, reports=(report(2, "10.0.2.9"),))) == ()
+    (only,) = problems(*claims, lease(1, "192.168.56.9", HOSTONLY))
+    assert only == f"VM 'vm2': Guest Additions report 192.168.56.9, {GIVEN}"
+    many = [vm(number, f"vm{number}", HOSTONLY, reports=(report(number, "192.168.56.9"),)) for number in range(1, 9)]
+    assert problems(*many)[0].startswith("VM 'vm1', VM 'vm2', VM 'vm3' and 5 more: all of them")
+
+
+def test_a_copy_of_a_vm_with_its_mac_is_said() -> None:
+    twin = Machine(uuid(2), "twin", "Running", adapters=(Adapter(0, mac(1), LAB),))
+    (said,) = problems(vm(1), twin, lease(1, "10.0.2.4"))
+    assert said.startswith("VM 'web', VM 'twin': all of them are at 10.0.2.4 on lab")
+
+
+def test_a_conflict_is_over_when_one_of_them_goes() -> None:
+    builder = Builder(Policy())
+    first, second = (vm(number, f"vm{number}", reports=(report(number, "10.0.2.9"),)) for number in (1, 2))
+    for key, fact in enumerate(NETWORKS):
+        builder.put(key, fact)
+    builder.put("a", first)
+    assert builder.build(NOW, 1).snapshot.problems == ()
+    builder.put("b", second)
+    assert len(builder.build(NOW, 1).snapshot.problems) == 1
+    builder.put("b", replace(second, reports=(report(2, "10.0.2.8"),)))
+    assert builder.build(NOW, 1).snapshot.problems == ()
+    builder.put("b", second)
+    assert len(builder.build(NOW, 1).snapshot.problems) == 1
+    builder.put("a", None)
+    assert builder.build(NOW, 1).snapshot.problems == ()

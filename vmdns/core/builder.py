@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from vmdns.core.address import ADDITIONS, NEIGHBOUR, Networks, addresses, file_key, given, index
 from vmdns.core.common import Common, common, names_above
+from vmdns.core.doubles import double
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.layers import Layers
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour, Network, PortForward
@@ -83,6 +84,7 @@ class Builder:
         self._guests: Layers[str, Guest] = Layers()
         self._refused: dict[str, tuple[str, ...]] = {}
         self._refusals: tuple[str, ...] | None = ()
+        self._doubles: dict[bytes, str] = {}
         self._owned: Layers[bytes, Guest] = Layers()
         self._pointers: Layers[bytes, tuple[tuple[str, Guest], ...]] = Layers()
         self._above: Layers[bytes, int] = Layers()
@@ -347,6 +349,8 @@ class Builder:
         for pointer in {reverse_name(one.address) for one in guest.addresses}:
             held = self._pointers.get(pointer) or ()
             left = tuple(pair for pair in held if pair[1] is not guest)
+            if len(held) > 1:
+                self._double(pointer, left)
             if left:
                 self._pointers.put(pointer, left)
             elif held:
@@ -374,7 +378,20 @@ class Builder:
             held = self._pointers.get(pointer) or ()
             if not held:
                 self._count_above(pointer, 1)
-            self._pointers.put(pointer, tuple(sorted((*held, (address, guest)), key=_precedence)))
+            now = tuple(sorted((*held, (address, guest)), key=_precedence))
+            self._pointers.put(pointer, now)
+            if held:
+                self._double(pointer, now)
+
+    def _double(self, pointer: bytes, held: tuple[tuple[str, Guest], ...]) -> None:
+        """Notes whether those at this address are on one network."""
+        text = double(held) if len(held) > 1 else ""
+        if text != self._doubles.get(pointer, ""):
+            self._refusals = None
+            if text:
+                self._doubles[pointer] = text
+            else:
+                del self._doubles[pointer]
 
     def _owners(self, guest: Guest) -> list[bytes]:
         """The wire names of a VM in all zones."""
@@ -400,7 +417,8 @@ class Builder:
     def _snapshot(self, serial: int) -> Snapshot:
         if self._refusals is None:
             named = ((self._guests.get(uuid), texts) for uuid, texts in sorted(self._refused.items()))
-            self._refusals = tuple(f"VM {one.machine.name!r}: {text}" for one, texts in named if one for text in texts)
+            refused = (f"VM {one.machine.name!r}: {text}" for one, texts in named if one for text in texts)
+            self._refusals = (*refused, *(text for _, text in sorted(self._doubles.items())))
         policy = self._policy
         return Snapshot(
             serial=serial,

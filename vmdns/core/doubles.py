@@ -1,0 +1,33 @@
+"""VMs that have one address on one network, by nothing that would tell whose it is: said, as it cannot be resolved.
+
+Where one of them has better proof than the others (a lease, the host's own sight), theirs is refused (address.py), and
+does not come here. What comes here are claims of equal worth, and copies of a VM that have its MAC, and so its lease.
+"""
+
+from __future__ import annotations
+
+from vmdns.core.model import Network
+from vmdns.core.snapshot import Guest
+
+MOST_NAMED = 3
+
+
+def double(held: tuple[tuple[str, Guest], ...]) -> str:
+    """One sentence on those that have the same address on the same network; '' where there are none.
+
+    held: an address with each of the VMs that have it, on whatever network.
+    """
+    on: dict[Network, list[Guest]] = {}
+    for address, guest in held:
+        for network in dict.fromkeys(one.network for one in guest.addresses if one.address == address):
+            on.setdefault(network, []).append(guest)
+    for network in sorted(on, key=repr):
+        among = sorted(on[network], key=lambda one: one.machine.uuid)
+        if len(among) > 1:
+            names = [f"VM {one.machine.name!r}" for one in among[:MOST_NAMED]]
+            more = f" and {len(among) - MOST_NAMED} more" if len(among) > MOST_NAMED else ""
+            where = network.name or network.kind
+            return (
+                f"{', '.join(names)}{more}: all of them are at {held[0][0]} on {where}, and nothing tells whose it is"
+            )
+    return ""
