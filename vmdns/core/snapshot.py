@@ -163,6 +163,13 @@ class Snapshot:
             )
         return found
 
+    def _leads(self, network: Network, six: bool, view: View) -> bool:
+        key = network, six, view.members
+        found = self._led.get(key)
+        if found is None:
+            found = self._led[key] = leads(network, six, view, self.ways)
+        return found
+
     def find(self, key: bytes, view: View) -> Node | None:
         """What is at a wire name (lower case) for a view; None where there is no such name."""
         guest = self.owned.get(key)
