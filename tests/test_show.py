@@ -76,6 +76,7 @@ STATUS: dict[str, Any] = {
         {"address": "192.0.2.54:53", "asked": 0, "answered": 0, "failed": 0, "round_trip_ms": None, "error": ""},
     ],
     "counts": {"queries": 12, "tcp_open": 1},
+    "datagrams": "in batches and one by one",
     "problems": ["VM db2 wanted the name db"],
 }  # fmt: skip
 ANSWER: dict[str, Any] = {
@@ -184,7 +185,7 @@ def test_status() -> None:
         "192.0.2.53:53  5      4         1       12.5 ms     late",
         "192.0.2.54:53  0      0         0       -",
         "",
-        "12 queries, 1 tcp open",
+        "12 queries, 1 tcp open, datagrams taken in batches and one by one",
         "",
         "! VM db2 wanted the name db",
     ]

@@ -191,8 +191,10 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
             for one in response["upstreams"]
         ]
         lines += ["", *table(("UPSTREAM", "ASKED", "ANSWERED", "FAILED", "ROUND TRIP", "ERROR"), rows, look)]
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items())
-    return [*lines, "", safe(counts), *_problems(response, look)]
+    counts = [f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items()]
+    if response["datagrams"]:
+        counts.append(f"datagrams taken {response['datagrams']}")
+    return [*lines, "", safe(", ".join(counts)), *_problems(response, look)]
 
 
 def plan(response: Mapping[str, Any], look: Look) -> list[str]:

@@ -190,7 +190,7 @@ def test_both_paths_answer_alike(batches: bool) -> None:
             for reply in await bench.udp(*packets[at : at + 50]):
                 assert reply == slow.pop(reply[:2])
         assert slow == {}
-        assert server.path == ("batches" if batches and CALLS else "one by one")
+        assert server.path == ("in batches" if batches and CALLS else "one by one")
         await server.stop()
 
     run(main())

@@ -122,8 +122,8 @@ class DnsServer:
 
     @property
     def path(self) -> str:
-        """How datagrams are taken: in batches, or one by one."""
-        return ", ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
+        """How datagrams are taken: in batches, one by one, or both."""
+        return " and ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
 
     def open(self, listener: Listener, *, batches: bool = True) -> None:
         """Answers on it from now on. batches: whether datagrams are taken by the dozen where the system can."""

@@ -64,7 +64,7 @@ class Receiver:
         calls = CALLS if batches else None
         self._batch = Batch(calls) if calls is not None else None
         self.outbox = Outbox(listener.udp, calls)
-        self.path = "batches" if self._batch else "one by one"
+        self.path = "in batches" if self._batch else "one by one"
         # By the address: as text, or as `Batch` has it.
         self._askers: dict[str | int, dict[bytes, bytes] | None] = {}
         self._thread = threading.Thread(target=self._run, name=f"udp-{listener.address}", daemon=True)
