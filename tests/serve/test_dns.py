@@ -1,4 +1,4 @@
-"""The server over UDP: cases H01-H20 and E01-E20 of the list of correct answers, and who may ask what."""
+"""The server over UDP: what is forwarded, who may ask what, and its sockets. What is answered: tests/behaviour."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from dataclasses import replace
 import dns.edns
 import dns.flags
 import dns.message
-import dns.opcode
 import dns.rcode
-import dns.rdataclass
 import pytest
 from dnsbench import HOST, LAST, Bench, Script, question, run, served, serving
 from hypothesis import given
@@ -28,7 +26,7 @@ from tests.testzone import SNAPSHOT
 from vmdns.core.builder import build
 from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress
-from vmdns.core.name import from_labels, to_wire
+from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.wire import make_query
 from vmdns.serve.dns import DnsServer
@@ -43,211 +41,8 @@ def packet(*counts: int, flags: int = 0x0100, ident: int = 4711, body: bytes = T
     return struct.pack("!6H", ident, flags, *counts) + body
 
 
-def rcode_of(reply: bytes) -> dns.rcode.Rcode:
-    return dns.message.from_wire(reply).rcode()
-
-
 def lines(message: dns.message.Message) -> list[str]:
     return [line for rrset in message.answer for line in rrset.to_text().split("\n")]
-
-
-# -- the header ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("case", "asked", "rcode"),
-    [
-        ("H01", packet(1, 0, 0, 0, flags=2 << 11), dns.rcode.NOTIMP),
-        ("H02", packet(1, 0, 0, 0, flags=15 << 11), dns.rcode.NOTIMP),
-        ("H03", packet(1, 0, 1, 0, flags=5 << 11, body=to_wire("local") + b"\0\6\0\1" + WEB + b"\0\1\0\xff" + bytes(6)),
-         dns.rcode.NOTIMP),
-        ("H04", packet(1, 0, 0, 0, flags=4 << 11, body=to_wire("local") + b"\0\6\0\1"), dns.rcode.NOTIMP),
-        ("H06", packet(0, 0, 0, 0, body=b""), dns.rcode.FORMERR),
-        ("H07", packet(2, 0, 0, 0, body=TAIL * 2), dns.rcode.FORMERR),
-        ("H08", packet(1, 0, 0, 0, body=b""), dns.rcode.FORMERR),
-        ("H09", packet(1, 0, 0, 0, body=b"\xc0\x0c\0\1\0\1"), dns.rcode.FORMERR),
-        ("H10", packet(1, 0, 0, 0, body=(b"\x3f" + b"a" * 63) * 4 + b"\0\0\1\0\1"), dns.rcode.FORMERR),
-        ("H11", packet(1, 0, 0, 0, body=b"\x40abc\0\0\1\0\1"), dns.rcode.FORMERR),
-        ("H11", packet(1, 0, 0, 0, body=b"\x80abc\0\0\1\0\1"), dns.rcode.FORMERR),
-        ("H19", question("local", "AXFR"), dns.rcode.REFUSED),
-        ("X09", packet(0, 0, 0, 0, flags=4 << 11, body=b""), dns.rcode.NOTIMP),
-        ("X09", packet(2, 0, 0, 0, flags=4 << 11, body=TAIL * 2), dns.rcode.NOTIMP),
-        ("A23", question("version.bind", "TXT", rdclass="CH"), dns.rcode.REFUSED),
-    ],
-)  # fmt: skip
-def test_refused_by_the_header(case: str, asked: bytes, rcode: dns.rcode.Rcode) -> None:
-    async def main() -> None:
-        async with serving() as bench:
-            (reply,) = await bench.udp(asked)
-            assert rcode_of(reply) == rcode
-            assert reply[:2] == asked[:2]
-            assert not dns.message.from_wire(reply).answer
-            # The zone is unchanged, the server alive.
-            assert lines(await bench.ask("web-01.local")) == ["web-01.local. 5 IN A 192.168.56.101"]
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        b"", b"\0", b"\0\1", b"\0" * 11,  # H12
-        packet(1, 0, 0, 0, flags=0x8000), packet(1, 0, 0, 0, flags=0x8180), packet(1, 0, 0, 0, flags=0xFFFF),  # H05
-        packet(0, 0, 0, 0, flags=0x8001, body=b""),
-    ],
-)  # fmt: skip
-def test_silence(asked: bytes) -> None:
-    async def main() -> None:
-        async with serving() as bench:
-            assert await bench.udp(asked, asked) == []
-
-    run(main())
-
-
-@served()
-async def test_h13_bytes_behind_the_question(bench: Bench) -> None:
-    (reply,) = await bench.udp(packet(1, 0, 0, 0, body=TAIL + b"\xff" * 20))
-    assert lines(dns.message.from_wire(reply)) == ["web-01.local. 5 IN A 192.168.56.101"]
-
-
-@served()
-async def test_h14_h15_h16_bits_that_are_not_the_askers(bench: Bench) -> None:
-    (reply,) = await bench.udp(packet(1, 0, 0, 0, flags=0x07FF & ~0x0010))
-    read = dns.message.from_wire(reply)
-    assert read.rcode() == dns.rcode.NOERROR
-    assert read.flags == dns.flags.QR | dns.flags.AA | dns.flags.RD | dns.flags.RA
-    assert reply[3] & 0x40 == 0
-
-
-@served()
-async def test_h17_every_id_is_echoed(bench: Bench) -> None:
-    for ident in (0, 1, 0x7FFF, 0xFFFF):
-        (reply,) = await bench.udp(packet(1, 0, 0, 0, ident=ident))
-        assert reply[:2] == ident.to_bytes(2, "big")
-
-
-def test_h18_any_bytes_in_a_name_are_echoed_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, logger="vmdns")
-
-    async def main() -> None:
-        async with serving() as bench:
-            for label in (b"\x00", b"\xff", b"a.b", b"a b", b"\x1b[31m", b"x\ny"):
-                asked = make_query(7, from_labels([label, b"local"]), 1)
-                (reply,) = await bench.udp(asked)
-                assert rcode_of(reply) == dns.rcode.NXDOMAIN
-                assert reply[12 : 12 + len(label) + 12] == asked[12 : 12 + len(label) + 12]
-
-    run(main())
-    assert caplog.records == []
-
-
-@served()
-async def test_a09_the_case_of_the_question_is_kept(bench: Bench) -> None:
-    asked = make_query(7, b"\x06wEb-01\x05LoCaL\x00", 1)
-    (reply,) = await bench.udp(asked)
-    assert reply[12:29] == asked[12:29]
-    assert lines(dns.message.from_wire(reply)) == ["wEb-01.LoCaL. 5 IN A 192.168.56.101"]
-
-
-# -- EDNS ----------------------------------------------------------------------------------------------------------
-
-
-def opt(owner: bytes = b"\0", rdata: bytes = b"", *, size: int = 1232, ttl: int = 0) -> bytes:
-    return owner + struct.pack("!HHIH", 41, size, ttl, len(rdata)) + rdata
-
-
-@pytest.mark.parametrize(
-    ("case", "additional", "count"),
-    [
-        ("E01", opt(), 1),
-        ("E04", opt(rdata=b"\xfd\xe9\0\4abcd"), 1),
-        ("E05", opt(ttl=0x0040), 1),
-        ("E14", opt(rdata=b"\0\x0a\0\x08" + b"c" * 8), 1),
-        ("E15", opt(rdata=b"\0\x0a\0\3ccc"), 1),
-        ("E16", opt(rdata=b"\0\x08\0\7\0\1\x18\0\xc0\0\2"), 1),
-        ("E17", opt(rdata=b"\0\x0c\0\x20" + b"\0" * 32), 1),
-        ("E18", opt(rdata=b"\0\3\0\0"), 1),
-        ("T10", opt(rdata=b"\0\x0b\0\0"), 1),
-    ],
-)
-def test_an_opt_record_is_answered_by_one_that_promises_nothing(case: str, additional: bytes, count: int) -> None:
-    async def main() -> None:
-        async with serving() as bench:
-            (reply,) = await bench.udp(packet(1, 0, 0, count, body=TAIL + additional))
-            read = dns.message.from_wire(reply)
-            assert lines(read) == ["web-01.local. 5 IN A 192.168.56.101"]
-            assert (read.edns, read.ednsflags, read.payload, read.options) == (0, 0, 1232, ())
-            assert reply.endswith(opt())
-            assert reply[10:12] == b"\0\1"
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("case", "additional", "count"),
-    [
-        ("E06", opt() + opt(), 2),
-        ("E07", opt(owner=b"\1x\0"), 1),
-        ("E08", opt(rdata=b"\0\x0a\0\x09abc"), 1),
-        ("", opt()[:-1], 1),
-    ],
-)
-def test_an_opt_record_that_is_wrong(case: str, additional: bytes, count: int) -> None:
-    async def main() -> None:
-        async with serving() as bench:
-            (reply,) = await bench.udp(packet(1, 0, 0, count, body=TAIL + additional))
-            assert reply == packet(0, 0, 0, 0, flags=0x8101, body=b"")
-
-    run(main())
-
-
-@served()
-async def test_e02_no_opt_record_for_those_who_sent_none(bench: Bench) -> None:
-    for name in ("web-01.local", "nope.local", "off.local", "x.test", "slow.test"):
-        bench.script.gate.set()
-        assert (await bench.ask(name, use_edns=False)).edns == -1
-
-
-@served()
-async def test_e03_a_later_version(bench: Bench) -> None:
-    read = await bench.ask("web-01.local", use_edns=1)
-    assert (read.rcode(), read.edns, read.answer) == (dns.rcode.BADVERS, 0, [])
-
-
-@pytest.mark.parametrize(
-    ("case", "name", "size", "most", "records", "cut"),
-    [
-        # 12 bytes of header, the question, 16 for each record and 11 for OPT. E10: as many whole records as fit.
-        ("E09", "big.local", None, 512, 30, True),
-        ("E12", "big.local", 100, 512, 29, True),
-        ("", "big.local", 512, 512, 29, True),
-        ("", "big.local", 700, 700, 41, True),
-        ("E11", "big.local", 4096, 1232, 60, False),
-        ("E13", "huge.local", 4096, 1232, 74, True),
-        ("E13", "huge.local", 65_535, 1232, 74, True),
-    ],
-)
-def test_what_does_not_fit_is_cut_and_says_so(
-    case: str, name: str, size: int | None, most: int, records: int, cut: bool
-) -> None:
-    async def main() -> None:
-        async with serving() as bench:
-            edns = {"use_edns": False} if size is None else {"payload": size}
-            (reply,) = await bench.udp(question(name, **edns))
-            read = dns.message.from_wire(reply)
-            assert len(reply) <= most
-            assert len(read.answer[0]) == records
-            assert bool(read.flags & dns.flags.TC) == cut
-
-    run(main())
-
-
-@served()
-async def test_e19_dnssec_ok_is_copied_and_nothing_is_signed(bench: Bench) -> None:
-    read = await bench.ask("web-01.local", want_dnssec=True)
-    assert read.ednsflags & dns.flags.DO
-    assert lines(read) == ["web-01.local. 5 IN A 192.168.56.101"]
-    assert not read.flags & dns.flags.AD
 
 
 @served()

@@ -1,4 +1,4 @@
-"""The server over TCP: cases T01-T12 of the list of correct answers, and connections that mean harm (threat T10)."""
+"""The server over TCP: connections that mean harm (threat T10), and their limits. What is answered: tests/behaviour."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import logging
 import socket
 import sys
 
-import dns.edns
-import dns.flags
 import dns.message
 import dns.rcode
 import pytest
@@ -25,58 +23,6 @@ def lines(message: dns.message.Message) -> list[str]:
 
 WEB = ["web-01.local. 5 IN A 192.168.56.101"]
 IDLE = Limits(tcp_idle=0.05)
-
-
-@served()
-async def test_t01_the_same_answers_as_over_udp(bench: Bench) -> None:
-    for name, kind in (("web-01.local", "A"), ("www.local", "A"), ("nope.local", "A"), ("web-01.local", "HTTPS")):
-        assert (await bench.ask_tcp(name, kind)).to_wire() == (await bench.ask(name, kind)).to_wire()
-
-
-@served()
-async def test_t02_what_udp_cuts_is_whole(bench: Bench) -> None:
-    for how in ({"use_edns": False}, {"payload": 512}):
-        read = await bench.ask_tcp("huge.local", **how)
-        assert len(read.answer[0]) == 100
-        assert not read.flags & dns.flags.TC
-
-
-@served()
-async def test_t03_one_question_after_the_other(bench: Bench) -> None:
-    async with bench.tcp() as stream:
-        for ident in range(5):
-            stream.send(question("web-01.local", ident=ident))
-            assert dns.message.from_wire(await stream.receive()).id == ident
-
-
-@served()
-async def test_t04_twenty_questions_at_once(bench: Bench) -> None:
-    async with bench.tcp() as stream:
-        stream.send(*(question("x.test" if ident % 2 else "web-01.local", ident=ident) for ident in range(20)))
-        found = [dns.message.from_wire(await stream.receive()) for _ in range(20)]
-        assert sorted(message.id for message in found) == list(range(20))
-        assert all(message.answer for message in found)
-
-
-@served()
-async def test_t05_a_slow_answer_holds_up_no_other(bench: Bench) -> None:
-    async with bench.tcp() as stream:
-        stream.send(question("slow.test", ident=1), question("web-01.local", ident=2), question("x.test", ident=3))
-        assert {(await stream.receive())[1] for _ in range(2)} == {2, 3}
-        bench.script.gate.set()
-        assert (await stream.receive())[1] == 1
-
-
-@served()
-async def test_t06_one_byte_at_a_time(bench: Bench) -> None:
-    packet = question("web-01.local")
-    async with bench.tcp() as stream:
-        stream.writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for byte in len(packet).to_bytes(2, "big") + packet:
-            stream.writer.write(bytes([byte]))
-            await stream.writer.drain()
-            await asyncio.sleep(0)
-        assert lines(dns.message.from_wire(await stream.receive())) == WEB
 
 
 @served(IDLE)
@@ -100,52 +46,11 @@ async def test_who_waits_for_an_answer_is_not_idle(bench: Bench) -> None:
 
 
 @served()
-async def test_t08_a_length_of_zero(bench: Bench) -> None:
-    async with bench.tcp() as stream:
-        stream.send(b"")
-        assert await stream.ended()
-    assert lines(await bench.ask_tcp("web-01.local")) == WEB
-
-
-@served()
-async def test_a_response_is_met_with_silence(bench: Bench) -> None:
-    async with bench.tcp() as stream:
-        stream.send(b"\0\1\x81\x80" + question("web-01.local")[4:])
-        assert await stream.ended()
-
-
-@served()
 async def test_what_is_malformed_is_answered_and_the_connection_stays(bench: Bench) -> None:
     async with bench.tcp() as stream:
         stream.send(b"\0\1\x01\0" + b"\0\2" + b"\0" * 6, question("web-01.local"))
         assert dns.message.from_wire(await stream.receive()).rcode() == dns.rcode.FORMERR
         assert lines(dns.message.from_wire(await stream.receive())) == WEB
-
-
-@served()
-async def test_h20_no_transfer(bench: Bench) -> None:
-    read = await bench.ask_tcp("local", "AXFR")
-    assert (read.rcode(), read.answer) == (dns.rcode.REFUSED, [])
-
-
-@served(Limits(tcp_idle=7))
-async def test_t09_how_long_one_may_be_idle_is_told(bench: Bench) -> None:
-    keepalive = dns.edns.GenericOption(dns.edns.OptionType(11), b"")
-    (told,) = (await bench.ask_tcp("web-01.local", use_edns=0, options=[keepalive])).options
-    assert (told.otype, told.to_wire()) == (11, (70).to_bytes(2, "big"))
-    assert (await bench.ask_tcp("web-01.local", use_edns=0)).options == ()
-    assert (await bench.ask("web-01.local", use_edns=0, options=[keepalive])).options == ()  # T10
-
-
-@served()
-async def test_t11_the_answers_come_after_the_question_is_over(bench: Bench) -> None:
-    async with bench.tcp() as stream:
-        stream.send(question("slow.test"), question("web-01.local"))
-        stream.writer.write_eof()
-        await stream.receive()
-        bench.script.gate.set()
-        assert lines(dns.message.from_wire(await stream.receive())) == ["slow.test. 9 IN A 198.51.100.1"]
-        assert await stream.ended()
 
 
 async def idle(bench: Bench, count: int) -> list[Stream]:
