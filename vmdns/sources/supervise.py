@@ -187,7 +187,8 @@ def _read_messages(
         except RuntimeError:
             return  # the loop is closed: nobody listens any more
 
-    with pipe:
+    # A socket whose other end closed before it read everything ends by an error (worker beside us, beside.py).
+    with contextlib.suppress(OSError), pipe:
         for line in pipe:
             try:
                 message = json.loads(line)
