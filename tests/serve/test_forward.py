@@ -780,9 +780,10 @@ def test_domains_go_to_their_own_servers_and_nowhere_else() -> None:
             default, corp = net.servers
             here = (Upstream("127.0.0.1", corp.port),)
             net.configure(default, domains={to_wire("corp.test"): here, to_wire("dead.corp.test"): ()})
-            assert net.forwarder.route(to_wire("a.b.corp.test")) == here
-            assert net.forwarder.route(to_wire("x.dead.corp.test")) == ()
-            assert net.forwarder.route(to_wire("xcorp.test")) is None
+            routes = net.forwarder._routes
+            assert tuple(one.upstream for one in routes.of(to_wire("a.b.corp.test"))) == here
+            assert routes.of(to_wire("x.dead.corp.test")) == ()
+            assert routes.of(to_wire("xcorp.test")) == tuple(routes.servers[one] for one in routes.what.default)
             for name in ("www.corp.test", "corp.test", "www.xcorp.test"):
                 await net.ask(name)
             assert ([one.name for one in corp.seen], [one.name for one in default.seen]) == (

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from vmdns.core.forwarded import Failure, Forwarded, Question, refusal, render
 from vmdns.core.wire import Query
 from vmdns.serve.forward import Forwarder
 
@@ -51,9 +52,20 @@ class Asker:
                 self._ours.recv(1)
                 if self._asked:
                     query, limit, tell = self._asked.popleft()
-                    response = self._forwarder.cached(query, limit)
-                    if response is not None:
-                        tell(response)
-                    elif not self._forwarder.begin(query, limit, tell, self.tries):
-                        tell(None)
+                    self._answer(query, limit, tell)
         self.tries.end()
+
+    def _answer(self, query: Query, limit: int, tell: Callable[[bytes | None], None]) -> None:
+        refused = refusal(query)
+        if refused is not None:
+            tell(render(query, refused, limit))
+            return
+
+        def told(found: Forwarded | Failure) -> None:
+            tell(render(query, found, limit))
+
+        found = self._forwarder.begin(Question.of(query), told, self.tries)
+        if not isinstance(found, bool):
+            told(found)
+        elif not found:
+            tell(None)

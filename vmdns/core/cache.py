@@ -25,6 +25,9 @@ _ENTRY_OVERHEAD = 700
 _EVERY_TYPE = -1
 
 
+_Key = tuple[bytes, int, bool, bool]  # a Question, or what is equal to one
+
+
 @dataclass(slots=True)
 class _Entry:
     reply: Forwarded
@@ -41,8 +44,8 @@ class Cache:
         self.hits = 0
         self.misses = 0
         self.size = 0
-        self._limits = limits
-        self._entries: OrderedDict[Question, _Entry] = OrderedDict()
+        self._most = limits.cache_entries
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._failures: OrderedDict[Question, tuple[float, tuple[int, str]]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -50,7 +53,7 @@ class Cache:
 
     def configure(self, limits: Limits) -> None:
         """Puts other limits in force; entries over the new bounds go at once, longer TTLs as they come."""
-        self._limits = limits
+        self._most = limits.cache_entries
         self._shrink()
 
     def clear(self) -> None:
@@ -61,12 +64,13 @@ class Cache:
 
     def get(self, question: Question, now: float) -> Forwarded | None:
         """The reply with its TTLs counted down, or None where there is none that is still good."""
-        for key in self._keys(question):
-            entry = self._entries.get(key)
+        entries = self._entries
+        for key in (question, (question[0], _EVERY_TYPE, question[2], question[3])):
+            entry = entries.get(key)
             if entry is not None:
                 age = int(now - entry.since)
                 if age < entry.reply.ttl:
-                    self._entries.move_to_end(key)
+                    entries.move_to_end(key)
                     return self._aged(entry, age)
         return None
 
@@ -78,24 +82,30 @@ class Cache:
             return None
         return last.reply.stale(why)
 
-    def has_stale(self, question: Question, now: float) -> bool:
-        """Whether `stale` knows something."""
-        return any(key in self._entries for key in self._keys(question)) and self.stale(question, now, "") is not None
+    def knows(self, question: Question) -> bool:
+        """Whether there is a reply, be it still good or not."""
+        entries = self._entries
+        return question in entries or (question[0], _EVERY_TYPE, question[2], question[3]) in entries
 
     def put(self, question: Question, reply: Forwarded, now: float) -> None:
         """Keeps a reply in place of what was known; one of TTL 0 only ends what was known before."""
-        for key in self._keys(question):
-            self._drop(key)
-        self._failures.pop(question, None)
+        every = question[0], _EVERY_TYPE, question[2], question[3]
+        self._drop(question)
+        self._drop(every)
+        if self._failures:
+            self._failures.pop(question, None)
         if reply.ttl <= 0:
             return
-        if reply.rcode == wire.NXDOMAIN and not reply.answer:
-            question = question._replace(type=_EVERY_TYPE)
-        records = reply.answer + reply.authority
-        size = _ENTRY_OVERHEAD + sum(len(one.owner) + len(one.rdata) + _RECORD_OVERHEAD for one in records)
-        self._entries[question] = _Entry(reply, now, size, 0, reply)
+        size = _ENTRY_OVERHEAD
+        for one in reply.answer:
+            size += len(one[0]) + len(one[3]) + _RECORD_OVERHEAD
+        for one in reply.authority:
+            size += len(one[0]) + len(one[3]) + _RECORD_OVERHEAD
+        denied = reply.rcode == wire.NXDOMAIN and not reply.answer
+        self._entries[every if denied else question] = _Entry(reply, now, size, 0, reply)
         self.size += size
-        self._shrink()
+        if len(self._entries) > self._most or self.size > self._most * BYTES_AN_ENTRY:
+            self._shrink()
 
     def failure(self, question: Question, now: float) -> tuple[int, str] | None:
         """The Extended DNS Error of the last failure, while it is too early to try again (RFC 9520)."""
@@ -119,9 +129,9 @@ class Cache:
         self._failures.clear()
 
     @staticmethod
-    def _keys(question: Question) -> Iterator[Question]:
+    def _keys(question: Question) -> Iterator[_Key]:
         yield question
-        yield question._replace(type=_EVERY_TYPE)
+        yield question[0], _EVERY_TYPE, question[2], question[3]
 
     @staticmethod
     def _aged(entry: _Entry, age: int) -> Forwarded:
@@ -130,12 +140,12 @@ class Cache:
             entry.age, entry.aged = age, entry.reply.aged(age)
         return entry.aged
 
-    def _drop(self, key: Question) -> None:
+    def _drop(self, key: _Key) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.size -= entry.size
 
     def _shrink(self) -> None:
-        most = self._limits.cache_entries
+        most = self._most
         while self._entries and (len(self._entries) > most or self.size > most * BYTES_AN_ENTRY):
             self.size -= self._entries.popitem(last=False)[1].size

@@ -78,6 +78,11 @@ class Failure(NamedTuple):
     error: tuple[int, str]
 
 
+def is_data(kind: int) -> bool:
+    """Whether a type is one of data, which alone is forwarded."""
+    return kind not in _NO_DATA
+
+
 def refusal(query: wire.Query) -> Failure | None:
     """What is never forwarded: what is no data, another class, and what did not ask for recursion.
 

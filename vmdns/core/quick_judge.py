@@ -20,6 +20,7 @@ _FIXED = struct.Struct("!HHIH")
 _FIXED_AT_QUESTION = struct.Struct("!HHHIH")  # the same, behind an owner that is a pointer
 _GOOD = frozenset({0x8000, 0x8003})  # a response to a QUERY, whole, NOERROR or NXDOMAIN
 _TO_QUESTION = 0xC00C
+_OPT_START = b"\0\0\x29"
 _SIZES = {A: 4, AAAA: 16}
 _MOST_RECORDS = 64
 _MOST_ALIASES = 8
@@ -42,9 +43,46 @@ def quick_judge(
 ) -> Forwarded | None:
     """What `judge` makes of this message; None where only that can tell. Never raises."""
     try:
-        return _walked(message, sent, limits, trusted, own)
+        return _plain(message, sent, limits, trusted) or _walked(message, sent, limits, trusted, own)
     except (IndexError, ValueError, struct.error):
         return None
+
+
+def _plain(message: bytes, sent: Query, limits: Limits, trusted: bool) -> Forwarded | None:
+    """The commonest of all: addresses of the very name that was asked for, and at most an OPT record that says nothing.
+
+    Two sets of TTLs in one answer, equal records and private addresses are left to `_walked`.
+    """
+    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
+    at = 12 + len(sent.question)
+    size = _SIZES.get(sent.type)
+    if size is None or not answers or authorities or questions != 1 or flags & 0xFA0F != 0x8000 or ident != sent.id:
+        return None
+    if (
+        message[12:at] != sent.question
+        or sent.dnssec_ok
+        or at + answers * (12 + size) + 11 * additionals != len(message)
+    ):
+        return None
+    if additionals and (
+        additionals > 1 or message[-11:-8] != _OPT_START or message[-6:-4] != b"\0\0" or message[-2:] != b"\0\0"
+    ):
+        return None
+    first = message[at : at + 12]
+    name, kind, cls, lasts, length = _FIXED_AT_QUESTION.unpack(first)
+    if name != _TO_QUESTION or kind != sent.type or cls != IN or length != size or answers > _MOST_RECORDS:
+        return None
+    ttl = min(lasts, limits.cache_ttl) if lasts <= 0x7FFFFFFF else 0
+    rdatas = [message[at + 12 : at + 12 + size]]
+    for _ in range(answers - 1):
+        at += 12 + size
+        if message[at : at + 12] != first:
+            return None
+        rdatas.append(message[at + 12 : at + 12 + size])
+    if (not trusted and any(map(rebinding.inner, rdatas))) or (len(rdatas) > 1 and len(set(rdatas)) < len(rdatas)):
+        return None
+    records = tuple([Record(sent.name, kind, ttl, rdata) for rdata in rdatas])
+    return Forwarded(NOERROR, records, (), ttl, flags & 0x0020 != 0)
 
 
 def _walked(

@@ -17,10 +17,12 @@ from functools import partial
 from typing import Any
 
 from vmdns.core.answer import Reply, answer
+from vmdns.core.forwarded import Failure, Forwarded, Question, refusal, render
 from vmdns.core.limits import Limits
 from vmdns.core.mdns_links import may_ask
 from vmdns.core.node import address_record
 from vmdns.core.quick import quick
+from vmdns.core.quick_foreign import Foreign, foreign
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
 from vmdns.core.wire import (
@@ -39,8 +41,10 @@ from vmdns.core.wire import (
     udp_limit,
     with_keepalive,
 )
+from vmdns.serve.asked import Asked, Make, response
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
+from vmdns.serve.flights import Waiter
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo
 from vmdns.serve.tcp import Connections
@@ -57,8 +61,8 @@ _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 Forward = Callable[[Query, int], Awaitable[bytes]]
 Cached = Callable[[Query, int], bytes | None]
-# Asks by the tries of the calling thread, and gives the response to `send`, in any thread; False where it cannot.
-Begin = Callable[[Query, int, Callable[[bytes], None], FirstTries], bool]
+# What is known; else whether it was asked by the tries of the calling thread, and the waiter will be told.
+Begin = Callable[[Question, Waiter, FirstTries], Forwarded | Failure | bool]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 # The addresses that others on the host's links have for a name, None where nobody has the name.
 Relay = Callable[[bytes, int], Awaitable[tuple[str, ...] | None]]
@@ -122,8 +126,8 @@ class DnsServer:
 
     @property
     def path(self) -> str:
-        """How datagrams are taken: in batches, one by one, or both."""
-        return " and ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
+        """How datagrams are taken: in batches, or one by one."""
+        return ", ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
 
     def open(self, listener: Listener, *, batches: bool = True) -> None:
         """Answers on it from now on. batches: whether datagrams are taken by the dozen where the system can."""
@@ -299,6 +303,8 @@ class DnsServer:
             if len(packet) > 12 and asker[1] in (Right.ALL, Right.NAMES):
                 found = quick(packet, snapshot, asker[0], asker[1] is Right.ALL)
             if found is None:
+                if asker[1] is Right.ALL and (asked := foreign(packet, snapshot)) is not None:
+                    return self._abroad(asked, peer, listener, asker)
                 return self._slow(packet, peer, listener, snapshot, asker)
         except Exception:
             log.exception("a question could not be answered")
@@ -319,10 +325,16 @@ class DnsServer:
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
-        response, reply = self._decide(query, peer[0], listener.address, udp_limit(query))
+        limit = udp_limit(query)
+        response, reply = self._decide(query, peer[0], listener.address, limit)
         if response is None:
-            if reply is None and asker[1] is Right.ALL:
-                return self._away(query, packet, peer, listener)
+            if reply is None and asker[1] is Right.ALL and refusal(query) is None:
+                made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener)
+                if not isinstance(made, bool):
+                    self._keep_passing(query, packet, made, peer, listener)
+                    return made[2:]
+                if made:
+                    return None
             self._hand_over(query, packet, peer, listener)
             return None
         if reply is not None and self._may_be_elsewhere(query, reply, snapshot):
@@ -332,23 +344,25 @@ class DnsServer:
             self._memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
         return response[2:]
 
-    def _away(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
-        """The response to a question for others, where one is known; else it is asked for, here or in the loop."""
+    def _abroad(self, asked: Foreign, peer: Peer, listener: Listener, asker: tuple[View, Right]) -> bytes | None:
+        """The response without its id to a common question for others, where one is known."""
+        packet, end, key = asked.packet, asked.end, asked.question.name
+        made = self._miss(asked.question, partial(response, asked), peer, listener)
+        if made is False:
+            self._hand_over(parse_query(packet), packet, peer, listener)
+        if isinstance(made, bool):
+            return None
+        self._memo.keep_passing(asker, packet[2:12] + key + packet[end:], made[2:12] + key + made[end:])
+        return made[2:]
+
+    def _miss(self, question: Question, make: Make, peer: Peer, listener: Listener) -> bytes | bool:
+        """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
         tries = self._tries.get(listener)
         if self.begin is None or tries is None:
-            self._hand_over(query, packet, peer, listener)
-            return None
-        limit = udp_limit(query)
-        response = self._cached(query, limit)
-        if response is not None:
-            self._counts.forwarded += 1
-            self._keep_passing(query, packet, response, peer, listener)
-            return response[2:]
-        if self.begin(query, limit, partial(self._post, listener, peer), tries):
-            self._counts.forwarded += 1
-        else:
-            self._hand_over(query, packet, peer, listener)
-        return None
+            return False
+        found = self.begin(question, Asked(make, listener, peer, self._post), tries)
+        self._counts.forwarded += found is not False
+        return found if isinstance(found, bool) else make(found)
 
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
         """Has the event loop answer it."""

@@ -32,6 +32,8 @@ _READABLE = 1  # EPOLLIN and POLLIN alike
 # Windows has neither; there the event loop does it all.
 POSSIBLE = hasattr(select, "epoll") or hasattr(select, "poll")
 
+_GUESSED = Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
+
 Came = bytes | Rejected | OSError
 
 
@@ -167,15 +169,23 @@ class FirstTries:
         for first in self._alone.values():
             until = min(until, first.next_at)
             break
-        found = False
-        for number, _ in self._poll.poll(max(until - time.monotonic(), 0) * self._unit):
+        events = self._poll.poll(max(until - time.monotonic(), 0) * self._unit)
+        now, found = time.monotonic(), False
+        for number, _ in events:
             if number == self._listener:
                 found = True
-            elif (attempt := self._alone.get(number) or self._late.get(number)) is not None:
-                self._surely_hear(attempt)
+            elif (attempt := self._alone.get(number)) is not None:
+                try:
+                    self._hear(attempt, now)
+                except Exception:
+                    self._break_off(attempt)
+            elif (attempt := self._late.get(number)) is not None:
+                try:
+                    self._hear_late(attempt)
+                except Exception:
+                    self._break_off(attempt)
             elif (port := self._ports.stray(number)) is not None:
                 self._drop(port)
-        now = time.monotonic()
         if now >= until:
             self._look(now)
         return found
@@ -189,69 +199,63 @@ class FirstTries:
             self._drop(attempt.port)
         self._alone.clear()
         self._late.clear()
-        for port in self._ports.tired(float("inf")):
+        for port in self._ports.end():
             self._drop(port)
         if hasattr(self._poll, "close"):
             self._poll.close()
 
-    def _surely_hear(self, attempt: Attempt) -> None:
+    def _break_off(self, attempt: Attempt) -> None:
+        """A fault of ours: the event loop asks anew."""
+        _log.exception("a reply could not be taken")
         number = attempt.port.number
-        try:
-            if number in self._alone:
-                self._hear(attempt)
-            else:
-                self._hear_late(attempt)
-        except Exception:
-            _log.exception("a reply could not be taken")
-            if self._alone.pop(number, None) is not None:
-                self._owner.go_on(attempt.flight, None)
-            self._late.pop(number, None)
+        late = self._late.pop(number, None)
+        if late is not None or self._alone.pop(number, None) is not None:
             self._drop(attempt.port)
+        if late is None:
+            self._owner.go_on(attempt.flight, None)
 
-    def _hear(self, attempt: Attempt) -> None:
-        message = self._receive(attempt)
-        if message is None:
+    def _hear(self, attempt: Attempt, now: float) -> None:
+        port = attempt.port
+        try:
+            message = port.socket.recv(MOST_DATAGRAM)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._pass_on(attempt)
+            self._fail(attempt, error)
             return
         if int.from_bytes(message[:2], "big") != attempt.sent.id or len(message) < 12:
             # Not the reply: the waiting goes on, whatever it is (RFC 5452 section 9.1), but not for ever.
             attempt.strays += 1
             if attempt.strays >= MOST_STRAYS:
                 self._pass_on(attempt)
-                self._fail(attempt, Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply"))
+                self._fail(attempt, _GUESSED)
             return
         found = self._owner.judged(attempt.flight, message, attempt.sent)
         if found is None:
             self._pass_on(attempt)
             self._owner.tell(attempt, message)
             return
-        port = attempt.port
         del self._alone[port.number]
-        if not self._ports.rest(port, time.monotonic()):
+        if not self._ports.rest(port, now):
             self._drop(port)
         self._owner.answered(attempt, found)
 
     def _hear_late(self, attempt: Attempt) -> None:
-        message = self._receive(attempt)
-        if message is None:
+        try:
+            message = attempt.port.socket.recv(MOST_DATAGRAM)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(attempt, error)
             return
         attempt.strays += 1
         if attempt.ended:
             self._forget(attempt)
         elif attempt.strays >= MOST_STRAYS:
-            self._fail(attempt, Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply"))
+            self._fail(attempt, _GUESSED)
         else:
             self._owner.tell(attempt, message)
-
-    def _receive(self, attempt: Attempt) -> bytes | None:
-        try:
-            return attempt.port.socket.recv(MOST_DATAGRAM)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if attempt.port.number in self._alone:
-                self._pass_on(attempt)
-            self._fail(attempt, error)
-            return None
 
     def _look(self, now: float) -> None:
         """Goes on with what was silent for too long, and clears away what nobody waits for."""

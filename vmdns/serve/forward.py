@@ -33,13 +33,13 @@ from vmdns.core.judge import Rejected, judge
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_text
 from vmdns.core.quick_judge import quick_judge
-from vmdns.core.upstream import Upstream, Upstreams, closest
+from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.serve.failover import AllFailed, Round, patience
 from vmdns.serve.first_try import POSSIBLE, Attempt, Came, FirstTries
 from vmdns.serve.flights import Flight, Flights, Waiter, tell
+from vmdns.serve.routes import Known, Routes, known
 from vmdns.serve.upstream_server import Server, in_turn
 from vmdns.serve.upstream_socket import Sockets, budget
-from vmdns.serve.usable import usable
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,12 @@ _STALE_WAIT = 1.8
 # RFC 9520 section 3.2, in seconds: how long a failure is believed, where a server said so, where none spoke, and
 # where there is a stale answer to give meanwhile (RFC 8767 section 5).
 _FAILED, _SILENT, _RECHECK = 5.0, 1.0, 30.0
+_NOT_YET = Failure(wire.SERVFAIL, (EDE_OTHER, "not known yet"))
 _STOPPING = Failure(wire.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
+
+
+# What is said at once, or the flight that is waited for and whether it is a new one.
+_Met = tuple[Forwarded | Failure, Flight | None, bool]
 
 
 class Forwarder:
@@ -56,16 +61,13 @@ class Forwarder:
 
     def __init__(self, limits: Limits, now: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
+        self._patience = patience(limits)
         self._now = now
         self._cache = Cache(limits)
         self._sockets = Sockets(budget())
-        self._servers: dict[Upstream, Server] = {}
-        self._default: tuple[Upstream, ...] = ()
-        self._domains: dict[bytes, tuple[Upstream, ...]] = {}
-        self._trusted: frozenset[bytes] = frozenset()
-        self._zones: frozenset[bytes] = frozenset()
+        self._routes = Routes(Known(), self._server)  # nobody is known yet
         self._generation = 0
-        self._known: object = None
+        self._known = Known()
         self._flights = Flights()
         self._lock = threading.Lock()  # for the cache, the flights and the configuration
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -79,51 +81,22 @@ class Forwarder:
         Other upstreams may know other things, so the cache is emptied when they change; not when they are gone.
         """
         problems: list[str] = []
-        default = usable(upstreams.default, own, problems)
-        domains = {key: usable(servers, own, problems) for key, servers in upstreams.domains.items()}
-        # The root in either would take every name for one of ours.
-        trusted = (upstreams.search | upstreams.domains.keys()) - {b"\0"}
+        what = known(upstreams, own, zones, problems)
         with self._lock:
-            self._put_in_force(default, domains, trusted, zones, limits)
+            self._limits = limits
+            self._patience = patience(limits)
+            self._cache.configure(limits)
+            self._routes = Routes(what, self._server)
+            if what.upstreams and what != self._known:
+                self._known = what
+                self._generation += 1
+                self._cache.clear()
         return list(dict.fromkeys(problems))
 
-    def _put_in_force(
-        self,
-        default: tuple[Upstream, ...],
-        domains: dict[bytes, tuple[Upstream, ...]],
-        trusted: frozenset[bytes],
-        zones: frozenset[bytes],
-        limits: Limits,
-    ) -> None:
-        self._default, self._domains, self._trusted, self._zones = default, domains, trusted, zones
-        self._limits = limits
-        self._cache.configure(limits)
-        wanted = {*self._default, *(one for servers in self._domains.values() for one in servers)}
-        self._servers = {
-            one: self._servers.get(one) or Server(one, self._sockets, self._now, self._cache.forget_failures)
-            for one in wanted
-        }
-        known = (self._default, self._domains, self._trusted, zones)
-        if wanted and known != self._known:
-            self._known = known
-            self._generation += 1
-            self._cache.clear()
-
-    def route(self, key: bytes) -> tuple[Upstream, ...] | None:
-        """The servers of the most specific domain at or above the name; None where the default servers are asked.
-
-        Empty where such a domain has no server that can be asked: its names go nowhere else.
-        """
-        domain = closest(key, self._domains)
-        return None if domain is None else self._domains[domain]
-
-    def _is_own(self, key: bytes) -> bool:
-        """Whether a name lies in a zone of ours, and in no more specific domain that is forwarded."""
-        zone = closest(key, self._zones)
-        if zone is None:
-            return False
-        domain = closest(key, self._domains)
-        return domain is None or len(domain) <= len(zone)
+    def _server(self, one: Upstream) -> Server:
+        """The same as before, if there was one: what was learned of it stays true."""
+        before = self._routes.servers.get(one)
+        return before or Server(one, self._sockets, self._now, self._cache.forget_failures)
 
     def cached(self, query: wire.Query, limit: int) -> bytes | None:
         """The response from the cache, in at most `limit` bytes; None where it has to be asked for. In any thread."""
@@ -133,24 +106,23 @@ class Forwarder:
             found = self._ready(Question.of(query))
         return None if found is None else render(query, found, limit)
 
-    def begin(self, query: wire.Query, limit: int, send: Callable[[bytes], None], tries: FirstTries) -> bool:
-        """Asks in the thread of these tries. Whether `send` gets the response, in any thread; else `resolve` is needed.
+    def begin(self, question: Question, waiter: Waiter, tries: FirstTries) -> Forwarded | Failure | bool:
+        """What is known of a question; else asks in the thread of these tries, and whether the waiter will be told.
 
-        For what `cached` does not know.
+        False where it takes `resolve`: whoever could have a stale answer does not wait as long. For what no `refusal`
+        is about.
         """
-        found: Forwarded | Failure | None = refusal(query)
-        if found is None:
-            question = Question.of(query)
-            with self._lock:
-                if self._loop is None or self._cache.has_stale(question, self._now()):
-                    return False  # whoever could have a stale answer does not wait as long
-                found, flight, new = self._meet(question, lambda found: send(render(query, found, limit)))
-            if flight is not None:
-                if new:
-                    self._ask_first(flight, tries)
-                return True
-        assert found is not None
-        send(render(query, found, limit))
+        with self._lock:
+            found = self._ready(question)
+            if found is not None:
+                return found
+            if self._loop is None or self._cache.knows(question):
+                return False
+            found, flight, new = self._meet(question, waiter)
+        if flight is None:
+            waiter(found)
+        elif new:
+            self._ask_first(flight, tries)
         return True
 
     def tries(self, listener: int) -> FirstTries | None:
@@ -177,7 +149,6 @@ class Forwarder:
             stale = self._cache.stale(question, now, why)
             given, flight, new = self._meet(question, waiter)
         if flight is None:
-            assert given is not None
             return given
         if new:
             self._fly(flight, None)
@@ -204,46 +175,42 @@ class Forwarder:
         self._cache.hits += 1
         return found
 
-    def _meet(self, question: Question, waiter: Waiter) -> tuple[Forwarded | Failure | None, Flight | None, bool]:
+    def _meet(self, question: Question, waiter: Waiter) -> _Met:
         """A miss starts here, and nowhere else: what is said at once, or the flight that is waited for, and whether it
         is a new one."""
         self._cache.misses += 1
-        if self._is_own(question.name):
+        routes, flights = self._routes, self._flights
+        if routes.is_own(question.name):
             return Failure(wire.REFUSED, (EDE_OTHER, "names of our own zones are never forwarded")), None, False
-        servers = self._ask_of(question.name)
+        servers = routes.of(question.name)
         if not servers:
             why = "no upstream server is known for this name"
             return self._give_up(question, EDE_NO_REACHABLE_AUTHORITY, why), None, False
-        flight = self._flights.find(self._generation, question)
-        if not self._flights.has_room(self._limits.outstanding, flight):
+        flight = flights.find(self._generation, question)
+        if not flights.has_room(self._limits.outstanding, flight):
             return self._give_up(question, EDE_OTHER, "too many questions are under way"), None, False
         new = flight is None
         if flight is None:
-            trusted = closest(question.name, self._trusted) is not None
-            flight = Flight(question, in_turn(servers), self._generation, trusted)
-            self._flights.add(flight)
-        self._flights.join(flight, waiter)
-        return None, flight, new
+            flight = Flight(question, in_turn(servers), self._generation, routes.trusts(question.name))
+            flights.add(flight)
+        flights.join(flight, waiter)
+        return _NOT_YET, flight, new
 
     def _give_up(self, question: Question, code: int, why: str) -> Forwarded | Failure:
         return self._cache.stale(question, self._now(), why) or Failure(wire.SERVFAIL, (code, why))
-
-    def _ask_of(self, name: bytes) -> tuple[Server, ...]:
-        route = self.route(name)
-        return tuple(self._servers[one] for one in (self._default if route is None else route))
 
     # -- flights: in any thread -------------------------------------------------------------------------------
 
     def _ask_first(self, flight: Flight, tries: FirstTries) -> None:
         try:
-            tries.ask(flight, patience(self._limits), self._limits.query_timeout)
+            tries.ask(flight, self._patience, self._limits.query_timeout)
         except Exception:
             _log.exception("asking for %s failed", to_text(flight.question.name))
             self.go_on(flight, None)
 
     def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
         """The answer that a message is, where that is seen quickly."""
-        return quick_judge(message, sent, self._limits, flight.trusted, self._is_own)
+        return quick_judge(message, sent, self._limits, flight.trusted, self._routes.is_own)
 
     def answered(self, attempt: Attempt, found: Forwarded) -> None:
         """The first server answered a flight."""
@@ -277,7 +244,7 @@ class Forwarder:
         limits = self._limits
 
         def judged(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
-            return judge(message, sent, limits, trusted=flight.trusted, own=self._is_own, stream=stream)
+            return judge(message, sent, limits, trusted=flight.trusted, own=self._routes.is_own, stream=stream)
 
         def ask(server: Server) -> Awaitable[Forwarded]:
             return server.ask(flight.question, judged)
@@ -322,18 +289,14 @@ class Forwarder:
     def woke(self) -> None:
         """After a sleep, servers that were silent and names that failed get another try at once."""
         self._cache.forget_failures()
-        for one in self._servers.values():
+        for one in self._routes.servers.values():
             one.forget_silence()
 
     def status(self) -> dict[str, Any]:
         """How forwarding fares, as JSON values: each upstream with the domains it is asked for, the cache, the load."""
-        asked_for: dict[Upstream, list[str]] = {one: ["."] for one in self._default}
-        for key, servers in self._domains.items():
-            for one in servers:
-                asked_for.setdefault(one, []).append(to_text(key))
         cache = self._cache
         return {
-            "upstreams": [{**self._servers[one].status(), "domains": names} for one, names in asked_for.items()],
+            "upstreams": [{**server.status(), "domains": names} for server, names in self._routes.asked_for()],
             "cache": {"entries": len(cache), "bytes": cache.size, "hits": cache.hits, "misses": cache.misses},
             "outstanding": len(self._flights),
             "waiting": self._flights.waiting,

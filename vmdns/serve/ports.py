@@ -63,6 +63,7 @@ class Ports:
         self._noise = noise
         self._resting: dict[Upstream, list[Port]] = {}
         self.resting = 0
+        sockets.pools.append(self)
 
     def take(self, upstream: Upstream, now: float) -> Port:
         """One that no other question uses. Raises OSError, ValueError."""
@@ -73,7 +74,6 @@ class Ports:
             among[at], port = among[-1], among[at]
             among.pop()
             self.resting -= 1
-            self._sockets.rest(-1)
         else:
             port = self._open(upstream, now)
         port.uses += 1
@@ -85,7 +85,6 @@ class Ports:
             return False
         self._resting.setdefault(port.upstream, []).append(port)
         self.resting += 1
-        self._sockets.rest(1)
         return True
 
     def drop(self, port: Port) -> None:
@@ -101,6 +100,11 @@ class Ports:
         """Those that rested too long, and rest no more."""
         return self._wake(lambda port: now - port.opened >= MOST_SECONDS)
 
+    def end(self) -> list[Port]:
+        """All that rest, and rest no more; nothing is taken from now on."""
+        self._sockets.pools.remove(self)
+        return self._wake(lambda port: True)
+
     def _wake(self, which: Callable[[Port], bool]) -> list[Port]:
         found = []
         for upstream, among in list(self._resting.items()):
@@ -109,7 +113,6 @@ class Ports:
             if not kept:
                 del self._resting[upstream]
         self.resting -= len(found)
-        self._sockets.rest(-len(found))
         return found
 
     def _most(self) -> int:

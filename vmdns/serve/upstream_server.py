@@ -60,8 +60,8 @@ class Quirk:
         self._strikes = 0
         self._until = 0.0
 
-    def known(self, now: float) -> bool:
-        return now < self._until
+    def known(self, now: Callable[[], float]) -> bool:
+        return self._until > 0 and now() < self._until
 
     def strike(self, now: float) -> None:
         self._strikes += 1
@@ -99,7 +99,7 @@ class Server:
 
         first: a query that is under way, to go on from.
         """
-        edns = not self._no_edns.known(self._now()) if first is None else first.sent.edns is not None
+        edns = not self._no_edns.known(self._now) if first is None else first.sent.edns is not None
         stream = other_case = flat = False
         why = ""
         self.asked += first is None
@@ -153,20 +153,22 @@ class Server:
             if not stream and getattr(error, "errno", None) != errno.EMFILE:
                 self._avoid()
             raise self._fail(f"cannot be reached: {error}", final=stream) from error
-        self._alive()
+        now = self._now()
+        self._alive(now)
         if not stream:
-            self._spoke(sent, begun, understood=not isinstance(verdict, Rejected))
+            self._spoke(sent, now - begun, understood=not isinstance(verdict, Rejected))
         return verdict
 
     def begin(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
         """The query to put to it first, which whoever calls this sends. draw gives random bytes."""
         self.asked += 1
-        return self._query(question, not self._no_edns.known(self._now()), draw)
+        return self._query(question, not self._no_edns.known(self._now), draw)
 
     def answered_first(self, sent: wire.Query, begun: float) -> None:
         """Tells that such a query was answered."""
-        self._alive()
-        self._spoke(sent, begun, understood=True)
+        now = self._now()
+        self._alive(now)
+        self._spoke(sent, now - begun, understood=True)
         self._answers(sent.edns is not None)
 
     def _answers(self, edns: bool) -> None:
@@ -174,10 +176,9 @@ class Server:
         if edns:
             self._no_edns.acquit()
 
-    def _spoke(self, sent: wire.Query, begun: float, *, understood: bool) -> None:
+    def _spoke(self, sent: wire.Query, took: float, *, understood: bool) -> None:
         if understood and sent.name != sent.key:
             self._flat_case.acquit()
-        took = self._now() - begun
         self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
 
     def _query(
@@ -185,12 +186,13 @@ class Server:
     ) -> tuple[bytes, wire.Query]:
         """Its bytes and what they mean. AD asks for the AD bit of the answer without DNSSEC records (RFC 6840 section
         5.7)."""
-        flags = _RD | _AD | (_CD if question.checking_disabled else 0)
-        key, kind = question.name, question.type
-        name = key if flat or self._flat_case.known(self._now()) else _mixed(key, draw(len(key)))
-        ident = int.from_bytes(draw(2), "big")
-        packet = wire.make_query(ident, name, kind, flags=flags, dnssec_ok=question.dnssec_ok, edns=edns)
-        opt = (_SIGNED if question.dnssec_ok else _PLAIN) if edns else None
+        key, kind, signed, unchecked = question
+        flags = _RD | _AD | (_CD if unchecked else 0)
+        noise = draw(2 + len(key))
+        ident = int.from_bytes(noise[:2], "big")
+        name = key if flat or self._flat_case.known(self._now) else _mixed(key, noise[2:])
+        packet = wire.make_query(ident, name, kind, flags=flags, dnssec_ok=signed, edns=edns)
+        opt = (_SIGNED if signed else _PLAIN) if edns else None
         return packet, wire.Query(ident, flags, name, key, kind, wire.IN, packet[12 : 16 + len(name)], opt)
 
     def _fail(self, why: str, *, final: bool) -> Unanswered:
@@ -203,8 +205,8 @@ class Server:
         self.silent = False
         self._avoid_until = 0.0
 
-    def _alive(self) -> None:
-        self._last_sign = self._now()
+    def _alive(self, now: float) -> None:
+        self._last_sign = now
         self._avoid_until = 0.0
         if self.silent:
             self.silent = False
@@ -258,5 +260,7 @@ def _mixed(name: bytes, noise: bytes) -> bytes:
 
 def in_turn(servers: tuple[Server, ...]) -> list[Server]:
     """The servers in the order to ask them: as configured, those that fell silent last."""
+    if not any(server.silent for server in servers):
+        return list(servers)
     turns = {server: server.turn() for server in servers}
     return sorted(servers, key=lambda server: turns[server])

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from vmdns.core.forwarded import Forwarded
 from vmdns.core.judge import Rejected, Verdict
@@ -53,19 +54,25 @@ def budget() -> int:
     return 4000 if soft == resource.RLIM_INFINITY else max(16, min(soft // 2, 4000))
 
 
+class Pool(Protocol):
+    """Sockets that a thread keeps; so many of them are open without a question."""
+
+    resting: int
+
+
 class Sockets:
     """Opens sockets to upstreams, never more than `most` at once; also counts those that threads open (`ports`)."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.open = 0
-        self._resting = 0
+        self.pools: list[Pool] = []
         self._lock = threading.Lock()
 
     @property
     def spare(self) -> bool:
         """Whether there is enough left for asking again what was asked already."""
-        return self.open - self._resting < self.most // 2
+        return self.open - sum(pool.resting for pool in self.pools) < self.most // 2
 
     @property
     def full(self) -> bool:
@@ -83,11 +90,6 @@ class Sockets:
         """One was closed."""
         with self._lock:
             self.open -= 1
-
-    def rest(self, count: int) -> None:
-        """So many more are open without a question."""
-        with self._lock:
-            self._resting += count
 
     async def ask_udp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
         """Sends a query and waits, without end, for a datagram that is its reply. Raises OSError, ValueError.
