@@ -18,6 +18,7 @@ import dns.rdatatype
 import dns.rrset
 
 from vmdns.core import rebinding, wire
+from vmdns.core.burden import MOST_THINGS, is_heavy
 from vmdns.core.forwarded import EDE_BLOCKED, Forwarded
 from vmdns.core.limits import Limits
 from vmdns.core.name import from_labels
@@ -75,6 +76,8 @@ def judge_fully(
     rejected = _is_reply(message, sent, stream)
     if rejected is not None:
         return rejected
+    if is_heavy(message):
+        return Rejected(Verdict.FAILED, f"over {MOST_THINGS} things in its records")
     try:
         # ValueError and its like: dnspython promises DNSException only, but its input is a stranger's.
         parsed = dns.message.from_wire(message, ignore_trailing=True)
