@@ -18,7 +18,7 @@ from vmdns.admission import Admission
 from vmdns.announcing import Announcing
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
-from vmdns.core.builder import build
+from vmdns.core.builder import Moved, build
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, from_json
 from vmdns.core.policy import Policy
@@ -42,7 +42,7 @@ from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
 from vmdns.sources.supervise import look_once as look_by_worker
-from vmdns.table import Change, News, Table
+from vmdns.table import News, Table, change
 from vmdns.waking import Waking, clock
 
 Say = Callable[[str], None]
@@ -364,7 +364,7 @@ class App:
         self._keep_wired()
         self._admission.changed()
         self._announce(news.moved if news.names is not None else None)
-        self._telling.add(news.changes)
+        self._telling.add(news.moved.values())
         self._garbage.grown(len(news.moved))
         now = time.time()
         problems = self.table.snapshot.problems
@@ -374,8 +374,10 @@ class App:
                 if text not in known:
                     self._say_sparingly(text.partition(": ")[0], f"! {text}", now)
 
-    def _tell_one(self, one: Change) -> None:
-        now = time.time()
+    def _tell_one(self, moved: Moved) -> None:
+        one, now = change(*moved), time.time()
+        if one is None:
+            return
         value = report.change(one, self.config.zones, now)
         self._say_sparingly(f"VM {value['vm']!r}", report.change_line(value), now)
         self._requests.tell(value)

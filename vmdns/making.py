@@ -22,6 +22,7 @@ from vmdns.core.snapshot import Guest, Snapshot
 PORTION = 64
 _PASSES = 4  # at most, until what came meanwhile is little
 _FEW = 500  # facts that are made anew in a moment
+_MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
 _COMPARED = 2000  # nodes up to which two sets are compared where they may be equal
 
 Changes = dict[object, Fact | None]
@@ -192,8 +193,7 @@ class Maker:
             for key in list(behind):
                 builder.put(key, behind.pop(key))
                 yield None
-            for _ in builder.steps(self._wall()):
-                yield None
+            yield from builder.steps(self._wall())
             if self._alone:
                 break
             self._alone = len(behind) < PORTION or rest == 1
@@ -207,7 +207,8 @@ class Maker:
                     moved[uuid] = was, now
                     names.update(builder.otherwise(was, now))
                 yield None
-        return Built(after, frozenset(names) if _alike(before, after) else None, moved)
+        few = len(names) <= _MANY and _alike(before, after)
+        return Built(after, frozenset(names) if few else None, moved)
 
 
 def _rank(fact: Fact | None) -> int:

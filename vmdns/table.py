@@ -35,12 +35,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a new snapshot changed: VMs that are online before or after, the names (wire) that are answered otherwise,
-    None where it may be any, and all VMs that are not as they were, before and after, by UUID."""
+    """What a new snapshot changed: the names (wire) that are answered otherwise, None where it may be any, and the VMs
+    that are not as they were, before and after, by UUID."""
 
-    changes: list[Change]
     names: frozenset[bytes] | None
     moved: Mapping[str, Moved]
+
+    @property
+    def changes(self) -> list[Change]:
+        """The VMs that are online before or after, and answer differently, in the order of their UUIDs."""
+        found = (change(*pair) for _, pair in sorted(self.moved.items()))
+        return [one for one in found if one is not None]
 
 
 class Table:
@@ -223,7 +228,7 @@ class Table:
         if built.names is None or built.names:
             self._count_up()
         self.snapshot = made.numbered(self._serial)
-        self._tell(News(sorted(_changes(built.moved.values()), key=_uuid), built.names, built.moved))
+        self._tell(News(built.names, built.moved))
 
     def _tell(self, news: News) -> None:
         for listener in self._listeners:
@@ -245,7 +250,7 @@ class Table:
         self._numbering = None
         self._count_up()
         self.snapshot = self.snapshot.numbered(self._serial)
-        self._tell(News([], frozenset(), {}))
+        self._tell(News(frozenset(), {}))
 
     def _watch_expiry(self) -> None:
         end = self._valid_until
@@ -272,18 +277,13 @@ class Table:
             self._task.cancel()
 
 
-def _changes(pairs: Iterable[Moved]) -> Iterator[Change]:
-    """The VMs that are online before or after, and answer differently."""
-    for before, after in pairs:
-        was = before if before is not None and before.machine.online else None
-        now = after if after is not None and after.machine.online else None
-        if (was or now) and (was is None or now is None or was.answers != now.answers):
-            yield Change(was, now)
-
-
-def _uuid(change: Change) -> str:
-    guest = change.after or change.before
-    return guest.machine.uuid if guest is not None else ""
+def change(before: Guest | None, after: Guest | None) -> Change | None:
+    """What is to be told of a VM that is another one now; None where it answers as before."""
+    was = before if before is not None and before.machine.online else None
+    now = after if after is not None and after.machine.online else None
+    if (was or now) and (was is None or now is None or was.answers != now.answers):
+        return Change(was, now)
+    return None
 
 
 def _rest(snapshot: Snapshot) -> object:

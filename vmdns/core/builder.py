@@ -29,6 +29,7 @@ from vmdns.core.zones import reverse_name
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
 _REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800
 _CLAIMED = (ADDITIONS, NEIGHBOUR)
+_MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
 
 Moved = tuple[Guest | None, Guest | None]
 
@@ -235,8 +236,11 @@ class Builder:
             self._ways = ways(self._networks.facts, sorted(self._bridged, key=repr), self._policy.resolvers)
             self._seen_anew = False
             whole = whole or self._ways != seen_before
+        while self._ends and not self._is_end(*self._ends[0]):
+            heapq.heappop(self._ends)
+            yield
         self._moved = moved
-        self._changed = None if whole else frozenset(changed)
+        self._changed = None if whole or len(changed) > _MANY else frozenset(changed)
         self._whole = False
 
     def built(self, serial: int) -> Built:
@@ -440,17 +444,12 @@ class Builder:
             lan=policy.lan,
             problems=(*self._naming.problems, *self._refusals),
             looked=policy.looked,
-            valid_until=self._until(),
+            valid_until=self._ends[0][0] if self._ends else 0.0,
         )
 
-    def _until(self) -> float:
-        while self._ends:
-            until, uuid = self._ends[0]
-            held = self._attached.get(uuid)
-            if held is not None and held.until == until:
-                return until
-            heapq.heappop(self._ends)
-        return 0.0
+    def _is_end(self, until: float, uuid: str) -> bool:
+        held = self._attached.get(uuid)
+        return held is not None and held.until == until
 
 
 @dataclass(frozen=True, slots=True)
