@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from vmdns import service
 from vmdns.arguments import run_parser
 from vmdns.host import launchagent, task, unit, unit_text
 from vmdns.host.journal import Journal
@@ -283,6 +284,30 @@ def test_installed_and_taken_away(played: Path) -> None:
     assert told(played) == ["disable --now vmdns-alice.service", "daemon-reload"]
     assert not unit_file.exists()
     assert journal.entries() == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd")
+def test_what_is_installed_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs beside the server is there before it is enabled, and goes after it is stopped."""
+    monkeypatch.setattr(service, "_SYSTEMD", tmp_path)
+    monkeypatch.setattr(service, "_owner", lambda: Owner("alice", 1000, tmp_path))
+    monkeypatch.setattr(service, "check", lambda program: None)
+    one = service.Service()
+    names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in one.wanted(["--wire"])]
+    assert names == [
+        ("service-unit", "vmdns-beside-alice@.service"),
+        ("service-unit", "vmdns-beside-alice.socket"),
+        ("service-unit", "vmdns-alice.service"),
+        ("service-enabled", "vmdns-alice.service"),
+    ]
+    for setting, _ in one.wanted([]):
+        assert type(one.make(setting.kind, setting.name)) is type(setting)
+    template, socket, server = (unit.unit_file(f"/x/{name}").after for _, name in names[:3])
+    assert template == (("systemctl", "daemon-reload"),)
+    assert [after[1] for after in (socket, server)] == [
+        ("systemctl", "try-restart", "vmdns-beside-alice.socket"),
+        ("systemctl", "try-restart", "vmdns-alice.service"),
+    ]
 
 
 @POSIX

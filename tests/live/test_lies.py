@@ -81,6 +81,19 @@ def test_forged_addresses(lab: Lab, two: tuple[str, str]) -> None:
         server.is_at("evil.local", "10.0.2.66")
 
 
+def test_a_lease_that_another_guest_got_under_a_vms_mac(lab: Lab, two: tuple[str, str]) -> None:
+    evil, db = two
+    with serving(lab) as server:
+        server.is_at("db.local", "10.0.2.5")
+        lab.report(db, "10.0.2.5")
+        lab.lease("lab", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"), (lab.mac(db), "10.0.2.66"))
+        server.saw("! VM 'db': somebody with its MAC was given 10.0.2.66, which is not believed")
+        assert server.addresses("db.local") == ["10.0.2.5"]
+        # The guest itself did: its Guest Additions say so within ten seconds.
+        lab.report(db, "10.0.2.66")
+        server.is_at("db.local", "10.0.2.66")
+
+
 def test_a_guest_that_changes_its_mind_all_the_time_does_not_fill_the_log(lab: Lab, two: tuple[str, str]) -> None:
     evil, _ = two
     with serving(lab) as server:
