@@ -344,3 +344,12 @@ def test_doors() -> None:
     told = build(WORLD[:-3], Policy(resolvers=("192.168.1.5", "192.168.1.1", "127.0.0.53")), NOW, 7)
     assert "192.168.1.5" in told.ways.doors(lan=False)
     assert not {"192.168.1.1", "127.0.0.53"} & set(told.ways.doors(lan=False))
+
+
+def test_an_address_that_only_virtualbox_names_is_none_of_the_host() -> None:
+    """VirtualBox goes on naming the address of an interface that was changed or taken away."""
+    interface = HostInterface("vboxnet0", "192.168.56.1/24")
+    loopback, changed = HostAddress("lo", "127.0.0.1/8"), HostAddress("vboxnet0", "192.168.56.9/24")
+    assert ways([interface], []).doors(lan=True) == ("192.168.56.1",)  # the system was not asked yet
+    assert ways([interface, loopback], []).doors(lan=True) == ()
+    assert ways([interface, loopback, changed], []).doors(lan=True) == ("192.168.56.9",)

@@ -72,6 +72,7 @@ WORLD: dict[str, Fact] = {
     "dhcp:lab": DhcpServer("lab", "10.0.2.3", "255.255.255.0"),
     "dhcp:other": DhcpServer("other", "10.0.2.3", "255.255.255.0"),
     "interface:vboxnet0": HostInterface("vboxnet0", "192.168.56.1/24"),
+    "vboxnet0 192.168.56.1/24": HostAddress("vboxnet0", "192.168.56.1/24"),
     "address:eth0": HostAddress("eth0", "192.168.1.5/24"),
 }
 

@@ -194,6 +194,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
                     gateways[fact.name] = str(at.network.network_address + 1)
             case _:
                 pass
+    known = bool(places)
     for one in interfaces:
         place = _place(one.name, one.prefix)
         if place is None:
@@ -201,7 +202,9 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
         # The system may call it otherwise (Windows): then the address tells which one is meant.
         named = next((other.interface for other in places if other.at == place.at), place.interface)
         networks[named] = Network("hostonly", one.name)
-        places.setdefault(Place(named, place.at), None)
+        # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
+        if not known:
+            places[Place(named, place.at)] = None
     names = {place.interface: place.interface for place in places}
     for network in bridged:
         name = aliases.get(network.name) or names.get(system_name(network.name))
