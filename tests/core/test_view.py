@@ -13,7 +13,7 @@ from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, HostInterfa
 from vmdns.core.name import to_text, to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Right, Snapshot
-from vmdns.core.view import HOST, View
+from vmdns.core.view import HOST, View, ways
 from vmdns.core.wire import AAAA, PTR, SRV, A
 
 LAN2 = replace(BRIDGED, name="wlan0")
