@@ -300,6 +300,14 @@ async def test_another_policy_is_built_at_once(bench: Bench) -> None:
 
 
 @on_a_clock
+async def test_how_long_the_loop_was_busy_is_known(bench: Bench) -> None:
+    bench.put("virtualbox", vm(1))
+    bench.loop.call_later(0.001, lambda: setattr(bench.loop._impatient, "now", bench.loop.time() + 2.0))  # type: ignore[attr-defined]
+    await settled()
+    assert 1.9 < bench.table.late < 2.0
+
+
+@on_a_clock
 async def test_a_closed_table_builds_no_more(bench: Bench) -> None:
     bench.put("virtualbox", vm(1))
     bench.table.close()

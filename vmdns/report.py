@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vmdns.core.address import Address
@@ -20,13 +20,20 @@ def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any
 
     now in Unix seconds.
     """
-    online = [guest for guest in snapshot.guests if guest.machine.online]
-    return {
-        "zones": list(zones),
-        "serial": snapshot.serial,
-        "names": [_guest(snapshot, guest, zones, now) for guest in sorted(online, key=lambda one: one.named.label)],
-        "problems": list(snapshot.problems),
-    }
+    found: dict[str, Any] = {}
+    for _ in names_in_steps(found, snapshot, zones, now):
+        pass
+    return found
+
+
+def names_in_steps(found: dict[str, Any], snapshot: Snapshot, zones: Sequence[str], now: float) -> Iterator[None]:
+    """The same into `found`, a VM a step."""
+    online = [guest for guest in snapshot.by_uuid.values() if guest.machine.online]
+    online.sort(key=lambda one: (one.named.label, one.machine.uuid))
+    found.update(zones=list(zones), serial=snapshot.serial, names=[], problems=list(snapshot.problems))
+    for guest in online:
+        found["names"].append(_guest(snapshot, guest, zones, now))
+        yield
 
 
 def _guest(snapshot: Snapshot, guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
@@ -128,9 +135,10 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
     """Why a name is answered to this view as it is: one sentence each."""
     text = to_text(key)
     lines = []
-    for guest in snapshot.guests:
-        wanted = [".".join((*relative, to_text(zone))) for relative in guest.named.names for zone in snapshot.own]
-        if text not in wanted:
+    zones = (f".{to_text(zone)}" for zone in snapshot.own)
+    wanted = {tuple(text.removesuffix(zone).split(".")) for zone in zones if text.endswith(zone)}
+    for guest in snapshot.by_uuid.values():
+        if wanted.isdisjoint(guest.named.names):
             continue
         machine = guest.machine
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")

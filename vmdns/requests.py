@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vmdns import __version__, report
 from vmdns.asking import ask
 from vmdns.core.model import to_json
+from vmdns.slices import sliced
 
 if TYPE_CHECKING:
     from vmdns.app import App
@@ -37,21 +38,31 @@ class Requests:
             case "watch":
                 return self._watch()
             case "names":
-                return _soon(report.names(self._app.table.snapshot, self._app.config.zones, time.time()))
+                return self._names()
             case "status":
                 return _soon(self.status())
             case "facts":
-                return _soon({"facts": [to_json(fact) for fact in self._app.table.facts]})
+                return self._facts()
             case "ask":
                 return ask(self._app.server.handle, self._app.table.snapshot, message)
             case other:
                 return _soon({"error": f"this vmdns does not know {other!r}; it is version {__version__}"})
 
+    async def _names(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        snapshot, zones = self._app.table.snapshot, self._app.config.zones
+        async for _ in sliced(report.names_in_steps(found, snapshot, zones, time.time())):
+            pass
+        return found
+
+    async def _facts(self) -> dict[str, Any]:
+        return {"facts": [fact async for fact in sliced(map(to_json, self._app.table.facts))]}
+
     async def _watch(self) -> AsyncIterator[dict[str, Any]]:
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._watchers.add(queue)
         try:
-            yield report.names(self._app.table.snapshot, self._app.config.zones, time.time())
+            yield await self._names()
             while True:
                 yield await queue.get()
         finally:
@@ -91,6 +102,7 @@ class Requests:
             ],
             "upstreams": forwarder.pop("upstreams", []),
             "datagrams": self._app.server.path,
+            "late": self._app.table.late,
             "askers": self._askers(),
             "counts": {**self._app.server.counts.as_dict(), "tcp_open": self._app.server.connections},
             "forwarding": forwarder,

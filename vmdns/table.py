@@ -73,6 +73,7 @@ class Table:
         self._numbering: asyncio.TimerHandle | None = None
         self.snapshot: Snapshot = self._maker.snapshot.numbered(self._serial)
         self._valid_until = 0.0
+        self.late = 0.0  # the longest that a change had to wait for the event loop since the start, in seconds
 
     def subscribe(self, listener: Callable[[News], None]) -> None:
         """`listener` receives what changed after each new snapshot is in force."""
@@ -192,6 +193,8 @@ class Table:
         self._timer = loop.call_at(min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE), self._begin)
 
     def _begin(self) -> None:
+        if self._timer is not None:
+            self.late = max(self.late, asyncio.get_running_loop().time() - self._timer.when())
         self._stop_timers()
         self._maker.look()
         if self._task is None:

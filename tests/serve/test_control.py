@@ -614,3 +614,20 @@ def test_which_server_is_asked(
                     assert await ask(folder, {}) == {"i am": "default"}
 
     run(scenario())
+
+
+@pytest.mark.parametrize("number", [0, 1, control.MOST_AT_ONCE, 2 * control.MOST_AT_ONCE, 1234])
+def test_long_answers_are_made_in_parts_and_are_the_same(folder: Path, number: int) -> None:
+    answer = {"names": [{"name": f"vm{n}", "ü": [n, None]} for n in range(number)], "zones": ["local"], "serial": 7}
+    others: list[int] = []
+
+    async def handler(message: dict[str, Any]) -> dict[str, Any]:
+        asyncio.get_running_loop().call_soon(others.append, 1)
+        return answer
+
+    async def scenario() -> None:
+        async with serving(folder, handler):
+            assert await ask(folder, {}) == answer
+
+    run(scenario())
+    assert asyncio.run(control._encoded(answer)) == json.dumps(answer, separators=(",", ":"))

@@ -29,6 +29,7 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]] | AsyncIterator[d
 
 MAX_REQUEST = 1024 * 1024  # bytes
 MAX_CLIENTS = 16
+MOST_AT_ONCE = 100  # items of a list that are made JSON without others in between
 READ_SECONDS = 5.0  # for a client to say what it wants
 ANSWER_SECONDS = 60.0  # for the handler to answer; a question to upstreams takes 30 at most
 WRITE_SECONDS = 10.0  # for a client to take a line
@@ -241,8 +242,25 @@ async def _next(lines: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
         return None
 
 
+async def _encoded(message: dict[str, Any]) -> str:
+    """As JSON, long lists item by item: the names of 10,000 VMs take 50 ms at once."""
+    parts = []
+    for key, value in message.items():
+        if isinstance(value, list) and len(value) > MOST_AT_ONCE:
+            items = []
+            for at in range(0, len(value), MOST_AT_ONCE):
+                some = json.dumps(value[at : at + MOST_AT_ONCE], separators=(",", ":"))
+                items.append(some[1:-1])
+                await asyncio.sleep(0)
+            text = f"[{','.join(items)}]"
+        else:
+            text = json.dumps(value, separators=(",", ":"))
+        parts.append(f"{json.dumps(key)}:{text}")
+    return f"{{{','.join(parts)}}}"
+
+
 async def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    text = json.dumps(message, separators=(",", ":"))
+    text = await _encoded(message)
     try:
         writer.write(text.encode("ascii") + b"\n")
         async with asyncio.timeout(WRITE_SECONDS):
