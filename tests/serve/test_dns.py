@@ -344,6 +344,7 @@ async def test_counts(bench: Bench) -> None:
         await bench.ask_tcp(name)
     await bench.udp(b"\0" * 12)
     assert bench.server.counts.as_dict() == {
-        "queries": 5, "answered": 3, "forwarded": 1, "refused": 0, "malformed": 1, "failed": 0, "tcp_connections": 3,
+        "queries": 5, "answered": 3, "forwarded": 1, "refused": 0, "malformed": 1, "failed": 0, "silenced": 0,
+        "tcp_connections": 3,
     }  # fmt: skip
     bench.server.limits = replace(Limits(), tcp_idle=3.0)

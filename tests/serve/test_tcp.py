@@ -179,9 +179,14 @@ async def test_who_makes_room_has_no_claim_to_answers(bench: Bench) -> None:
     (first,) = await idle(bench, 1)
     first.send(question("slow.test"), LAST)
     await first.receive()
-    streams = await idle(bench, 2)
+    (second,) = await idle(bench, 1)
+    second.send(question("slow.test"), LAST)
+    await second.receive()
+    (third,) = await idle(bench, 1)
     assert await first.ended()
-    for stream in (first, *streams):
+    (fourth,) = await idle(bench, 1)
+    assert await third.ended()  # idle, while the second waits
+    for stream in (first, second, third, fourth):
         stream.writer.close()
 
 

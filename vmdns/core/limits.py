@@ -26,6 +26,9 @@ LIMITS: dict[str, Limit] = {
     "outstanding": Limit(1_000, 10, 20_000, "queries", "questions under way to upstreams at once"),
     "tcp_idle": Limit(10, 1, 300, "s", "time after which an idle TCP connection is closed"),
     "tcp_connections": Limit(250, 4, 10_000, "connections", "TCP connections at once; the oldest idle one goes first"),
+    "asker_rate": Limit(
+        5_000, 100, 10_000_000, "questions/s", "questions a second of one guest; what is more gets no answer"
+    ),
     "source_stale": Limit(600, 10, 86_400, "s", "how long the last report of a silent source is believed"),
     "look_interval": Limit(30, 5, 3600, "s", "time between full looks at VirtualBox"),
 }
@@ -44,5 +47,6 @@ class Limits:
     outstanding: int = 1_000
     tcp_idle: float = 10.0
     tcp_connections: int = 250
+    asker_rate: int = 5_000
     source_stale: float = 600.0
     look_interval: float = 30.0

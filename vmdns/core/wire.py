@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from vmdns.core.cookie import COOKIE, legal
 from vmdns.core.plain import safe
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
@@ -30,12 +31,14 @@ _QTAIL = struct.Struct("!HH")
 
 
 class Edns(NamedTuple):
-    """The OPT record of a query: payload size in bytes, the DO bit, the codes of its options."""
+    """The OPT record of a query: payload size in bytes, the DO bit, the codes of its options, the data of the first
+    COOKIE option."""
 
     size: int
     version: int
     dnssec_ok: bool
     options: frozenset[int]
+    cookie: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,19 +149,24 @@ def _read_edns(packet: bytes, at: int, count: int) -> Edns | None:
             continue
         if owner or edns is not None:
             raise ValueError("OPT owner or a second OPT")
-        edns = Edns(size, (ttl >> 16) & 0xFF, bool(ttl & 0x8000), _read_options(packet, end + 10, at))
+        edns = Edns(size, (ttl >> 16) & 0xFF, bool(ttl & 0x8000), *_read_options(packet, end + 10, at))
     return edns
 
 
-def _read_options(packet: bytes, at: int, end: int) -> frozenset[int]:
+def _read_options(packet: bytes, at: int, end: int) -> tuple[frozenset[int], bytes]:
     codes = set()
+    cookie = b""
     while at < end:
         code, length = _QTAIL.unpack_from(packet, at)
         at += 4 + length
         if at > end:
             raise ValueError("option runs past OPT")
+        if code == COOKIE and code not in codes:
+            if not legal(length):
+                raise ValueError("length of a cookie")
+            cookie = packet[at - length : at]
         codes.add(code)
-    return frozenset(codes)
+    return frozenset(codes), cookie
 
 
 def udp_limit(query: Query) -> int:
@@ -263,6 +271,11 @@ def with_keepalive(query: Query, seconds: float) -> Query:
         return query
     option = struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(seconds * 10), 0xFFFF))
     return replace(query, told=query.told + option)
+
+
+def option(code: int, data: bytes) -> bytes:
+    """One option of an OPT record."""
+    return _QTAIL.pack(code, len(data)) + data
 
 
 def opt_record(ttl: int, options: bytes = b"") -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(slots=True)
 class Counts:
-    """In questions; tcp_connections in connections."""
+    """In questions (silenced: those that were too many, by UDP); tcp_connections in connections."""
 
     queries: int = 0
     answered: int = 0
@@ -15,6 +15,7 @@ class Counts:
     refused: int = 0
     malformed: int = 0
     failed: int = 0
+    silenced: int = 0
     tcp_connections: int = 0
 
     def __add__(self, other: Counts) -> Counts:

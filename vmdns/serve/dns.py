@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from vmdns.core.answer import Reply, answer
-from vmdns.core.forwarded import Failure, Forwarded, Question, refusal, render
+from vmdns.core.cut import put_on, take_off, udp_room
+from vmdns.core.forwarded import EDE_OTHER, Failure, Forwarded, Question, refusal, render
 from vmdns.core.limits import Limits
 from vmdns.core.mdns_links import may_ask
 from vmdns.core.node import address_record
@@ -42,11 +43,13 @@ from vmdns.core.wire import (
     with_keepalive,
 )
 from vmdns.serve.asked import Asked, Make, response
+from vmdns.serve.cookies import Cookies
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.flights import Waiter
+from vmdns.serve.gate import Asker, Gate
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo
+from vmdns.serve.memo import Memo, find
 from vmdns.serve.tcp import Connections
 from vmdns.serve.udp import Receiver
 
@@ -104,7 +107,10 @@ class DnsServer:
         self._pending: deque[tuple[Query, bytes, Peer, Listener]] = deque()
         self._woken = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cookies = Cookies()
+        self._gate = Gate(current, lambda: self.limits)
         self._connections = Connections(self.handle, self._spawn, lambda: self.limits, self._counts)
+        self._connections.met, self._connections.key = self._gate.prove, self._gate.key
         # Who asked lately: (peer, the host's address that it asked at) -> when, in seconds of time.monotonic.
         self.askers: dict[tuple[str, str], float] = {}
 
@@ -126,8 +132,8 @@ class DnsServer:
 
     @property
     def path(self) -> str:
-        """How datagrams are taken: in batches, or one by one."""
-        return ", ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
+        """How datagrams are taken: in batches, one by one, or both."""
+        return " and ".join(sorted({receiver.path for receiver, _ in self._listeners.values()}))
 
     def open(self, listener: Listener, *, batches: bool = True) -> None:
         """Answers on it from now on. batches: whether datagrams are taken by the dozen where the system can."""
@@ -137,7 +143,7 @@ class DnsServer:
         tries = self.tries(listener.udp.fileno()) if self.tries is not None else None
         if tries is not None:
             self._tries[listener] = tries
-        receiver = Receiver(listener, self._memo, self._ready, self._quick, tries, batches=batches)
+        receiver = Receiver(listener, self._memo, self._ready, self._ask, tries, batches=batches)
         self._listeners[listener] = receiver, self._loop.create_task(self._connections.accept(listener))
 
     def close(self, listener: Listener) -> None:
@@ -173,6 +179,7 @@ class DnsServer:
     def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
         """This snapshot is in force, in which these names (wire, lower case) are answered otherwise; None for all."""
         self._memo.publish(snapshot, changed)
+        self._gate.forget_askers()
         for receiver, _ in self._listeners.values():
             receiver.forget_askers()
 
@@ -186,6 +193,7 @@ class DnsServer:
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply
+        query, _ = self._cookies.told(query, peer)
         if tcp:
             query = with_keepalive(query, self.limits.tcp_idle)
         limit = TCP_LIMIT if tcp else udp_limit(query)
@@ -220,12 +228,33 @@ class DnsServer:
         """What takes others: an upstream, or to find out who asks."""
         if self._current().right(local, peer) is not Right.ALL:
             return self._surely(query, limit, self._later(query, peer, local, limit))
+        asker = self._gate.asker(local, peer)
         if reply is not None and reply.chase is None:
-            return self._surely(query, limit, self._relayed(query, reply, limit))
+            if not self._gate.may_miss(asker):
+                return self._render(query, reply, limit, recursion_available=True)
+            return self._surely(query, limit, self._others(asker, self._relayed(query, reply, limit)))
         self._counts.forwarded += 1
+        if reply is None:
+            cached = self._cached(query, limit)
+            if cached is not None:
+                return cached
+        if not self._gate.may_miss(asker):
+            return self._too_many(query, limit)
         if reply is not None and reply.chase is not None:
-            return self._surely(query, limit, self._chase(query, reply, reply.chase, limit))
-        return self._cached(query, limit) or self._surely(query, limit, self._forward(query, limit))
+            return self._surely(query, limit, self._others(asker, self._chase(query, reply, reply.chase, limit)))
+        return self._surely(query, limit, self._others(asker, self._forward(query, limit)))
+
+    async def _others(self, asker: Asker | None, response: Awaitable[bytes]) -> bytes:
+        """What others say, counted for the asker."""
+        self._gate.missed(asker)
+        try:
+            return await response
+        finally:
+            self._gate.met(asker)
+
+    def _too_many(self, query: Query, limit: int) -> bytes:
+        self._counts.failed += 1
+        return respond(query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many questions for others"))
 
     async def _later(self, query: Query, peer: str, local: str, limit: int) -> bytes:
         """A neighbour on a LAN that nothing is known of: its question itself may tell which VM it is."""
@@ -291,7 +320,61 @@ class DnsServer:
         right = snapshot.right(listener.address, peer)
         if right in (Right.UNKNOWN, Right.NOTHING):
             return None
+        asker = self._gate.asker(listener.address, peer)
+        if asker is not None and not asker.own:
+            return None
         return self._memo.of((snapshot.view(listener.address, peer), right))
+
+    def _ask(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
+        """The response without its id; None for silence, or for later. For who is counted, and for what does not stand
+        ready as it was written."""
+        asker = self._gate.asker(listener.address, peer[0])
+        if asker is not None and not self._gate.admit(asker, peer[1]):
+            self._counts.silenced += 1
+            return None
+        made = self._stored(packet, peer, listener, asker)
+        if made is None:
+            if asker is not None:
+                asker.charge()
+            made = self._quick(packet, peer, listener)
+        if made is None or asker is None or asker.own:
+            return made
+        passed = self._gate.passes(asker, packet[:2] + made, len(packet))
+        return passed[2:] if passed is not None else None
+
+    def _stored(self, packet: bytes, peer: Peer, listener: Listener, asker: Asker | None) -> bytes | None:
+        """What stands ready for who is counted, and for what has a cookie, which is different each time."""
+        plain, cookie = take_off(packet)
+        if asker is None and not cookie:
+            return None
+        snapshot = self._current()
+        sort = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+        if sort[1] not in (Right.ALL, Right.NAMES):
+            return None
+        found = find(self._memo.of(sort), plain)
+        if found is None and cookie:
+            found = self._made(plain, snapshot, sort)
+        if found is not None and cookie:
+            told, proves = self._cookies.meet(cookie, peer[0])
+            if proves:
+                self._gate.prove(peer[0])
+            found = put_on(found, told, udp_room(plain))
+        if found is not None:
+            self._counts.queries += 1
+            self._counts.answered += 1
+        return found
+
+    def _made(self, packet: bytes, snapshot: Snapshot, sort: tuple[View, Right]) -> bytes | None:
+        """The response without its id that the quick path makes, kept for others."""
+        if len(packet) <= 12 or sort[1] not in (Right.ALL, Right.NAMES):
+            return None
+        found = quick(packet, snapshot, sort[0], sort[1] is Right.ALL)
+        if found is None:
+            return None
+        response, name, about = found
+        end = 12 + len(name)
+        self._memo.keep(sort, snapshot, packet[2:12] + name + packet[end:], response, about)
+        return response[:10] + packet[12:end] + response[end - 2 :]
 
     def _quick(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
         """The response without its id, where our own zones make it at once; None for silence or for later."""
@@ -299,22 +382,18 @@ class DnsServer:
         try:
             snapshot = self._current()
             asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-            found = None
-            if len(packet) > 12 and asker[1] in (Right.ALL, Right.NAMES):
-                found = quick(packet, snapshot, asker[0], asker[1] is Right.ALL)
-            if found is None:
-                if asker[1] is Right.ALL and (asked := foreign(packet, snapshot)) is not None:
+            made = self._made(packet, snapshot, asker)
+            if made is None:
+                asked = foreign(packet, snapshot) if asker[1] is Right.ALL else None
+                if asked is not None and self._gate.may_miss(self._gate.asker(listener.address, peer[0])):
                     return self._abroad(asked, peer, listener, asker)
                 return self._slow(packet, peer, listener, snapshot, asker)
         except Exception:
             log.exception("a question could not be answered")
             self._counts.failed += 1
             return bare_reply(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
-        response, name, about = found
         self._counts.answered += 1
-        end = 12 + len(name)
-        self._memo.keep(asker, snapshot, packet[2:12] + name + packet[end:], response, about)
-        return response[:10] + packet[12:end] + response[end - 2 :]
+        return made
 
     def _slow(
         self, packet: bytes, peer: Peer, listener: Listener, snapshot: Snapshot, asker: tuple[View, Right]
@@ -325,10 +404,15 @@ class DnsServer:
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
+        query, proves = self._cookies.told(query, peer[0])
+        if proves:
+            self._gate.prove(peer[0])
         limit = udp_limit(query)
         response, reply = self._decide(query, peer[0], listener.address, limit)
         if response is None:
             if reply is None and asker[1] is Right.ALL and refusal(query) is None:
+                if not self._gate.may_miss(self._gate.asker(listener.address, peer[0])):
+                    return (self._cached(query, limit) or self._too_many(query, limit))[2:]
                 made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener)
                 if not isinstance(made, bool):
                     self._keep_passing(query, packet, made, peer, listener)
@@ -360,8 +444,12 @@ class DnsServer:
         tries = self._tries.get(listener)
         if self.begin is None or tries is None:
             return False
-        found = self.begin(question, Asked(make, listener, peer, self._post), tries)
+        asker = self._gate.asker(listener.address, peer[0])
+        post = self._post if asker is None else partial(self._post_counted, asker)
+        found = self.begin(question, Asked(make, listener, peer, post), tries)
         self._counts.forwarded += found is not False
+        if found is True:
+            self._gate.missed(asker)
         return found if isinstance(found, bool) else make(found)
 
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
@@ -417,10 +505,22 @@ class DnsServer:
             self._memo.keep_passing(asker, _key(query, packet), _lowered(query, response))
 
     def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
+        passed = self._gate.passes(self._gate.asker(listener.address, peer[0]), reply)
+        if passed is None:
+            self._counts.silenced += 1
+            return
         try:
-            listener.udp.sendto(reply, _NEVER_WAIT, peer)
+            listener.udp.sendto(passed, _NEVER_WAIT, peer)
         except OSError:
             self._counts.failed += 1  # a full buffer or a peer that went away: it asks again
+
+    def _post_counted(self, asker: Asker, listener: Listener, peer: Peer, reply: bytes) -> None:
+        """The same for who is counted."""
+        self._gate.met(asker)
+        if asker.own:
+            self._post(listener, peer, reply)
+        else:
+            self._send(listener, reply, peer)
 
     def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
         """Sends it, together with others where a thread that receives says it."""

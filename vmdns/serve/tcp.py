@@ -7,6 +7,7 @@ make room for another one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -16,8 +17,14 @@ from vmdns.core.limits import Limits
 from vmdns.serve.counts import Counts
 from vmdns.serve.listeners import Listener
 
+log = logging.getLogger(__name__)
+
 PIPELINE = 100  # questions under way on one connection
 SEND_SECONDS = 5.0  # how long a peer that does not read is waited for
+FIRST_SECONDS = 3.0  # until the first question of a connection is whole
+WHOLE_SECONDS = 5.0  # from the first byte of a question to its last
+PAUSE_SECONDS = 0.1  # where no connection can be taken: file descriptors are out
+MOST_OF_ONE = 20  # connections of one guest, or of all strangers of one network
 
 Handle = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
 Spawn = Callable[[Awaitable[None]], asyncio.Task[None]]
@@ -35,6 +42,12 @@ class Connections:
         self._limits = limits
         self._counts = counts
         self._open: dict[asyncio.Task[None], str] = {}
+        self._busy: set[asyncio.Task[None]] = set()  # those whose peers wait for an answer
+        self._full = False
+        # Told of each peer that sent a question: it is where it says. And what a peer is counted by, asking at an
+        # address of the host; '' for the host itself.
+        self.met: Callable[[str], None] = lambda peer: None
+        self.key: Callable[[str, str], str] = lambda local, peer: ""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -45,36 +58,50 @@ class Connections:
         while True:
             try:
                 connection, peer = await loop.sock_accept(listener.tcp)
-            except OSError:
-                await asyncio.sleep(0.1)  # out of file descriptors: UDP goes on
+            except OSError as error:
+                if not self._full:
+                    self._full = True
+                    log.warning("TCP connections cannot be taken (%s); UDP goes on", error.strerror)
+                await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            self._make_room(peer[0])
+            self._full = False
+            key = self.key(listener.address, peer[0])
+            self._make_room(key or peer[0], MOST_OF_ONE if key else None)
             self._counts.tcp_connections += 1
             task = loop.create_task(self._serve(connection, peer[0], listener.address))
-            self._open[task] = peer[0]
+            self._open[task] = key or peer[0]
             task.add_done_callback(partial(self._gone, connection))
 
-    def _make_room(self, peer: str) -> None:
-        """Ends the connection that was idle for longest where there are too many; of a peer with many, its own."""
+    def _make_room(self, key: str, limit: int | None) -> None:
+        """Ends the connection that was idle for longest where there are too many; of a peer with many, its own.
+
+        Only where nobody is idle, one that waits for an answer has to go.
+        """
         most = self._limits().tcp_connections
-        of_peer = [task for task, address in self._open.items() if address == peer]
-        if len(of_peer) >= max(2, most // 2):
-            idle = of_peer[0]
-        elif len(self._open) >= most:
-            idle = next(iter(self._open))
-        else:
-            return
+        share = max(2, min(limit or most, most // 2))
+        among = [task for task, other in self._open.items() if other == key]
+        if len(among) < share:
+            if len(self._open) < most:
+                return
+            among = list(self._open)
+        idle = next((task for task in among if task not in self._busy), among[0])
         del self._open[idle]
         idle.cancel()
 
     def _gone(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._open.pop(task, None)
+        self._busy.discard(task)
         connection.close()  # also where the task was ended before it began
 
     def _used(self) -> None:
         task = asyncio.current_task()
         if task in self._open:
             self._open[task] = self._open.pop(task)
+
+    def _answered(self, task: asyncio.Task[None], pending: set[asyncio.Task[None]], one: asyncio.Task[None]) -> None:
+        pending.discard(one)
+        if not pending:
+            self._busy.discard(task)
 
     async def close(self, seconds: float) -> None:
         """Ends all connections, and waits at most this long for it."""
@@ -90,13 +117,17 @@ class Connections:
             reader, writer = await asyncio.open_connection(sock=connection)
         except OSError:
             return
+        own = asyncio.current_task()
+        assert own is not None
         pending: set[asyncio.Task[None]] = set()
         answers = _Answers(writer)
         try:
+            first = True
             while True:
-                async with asyncio.timeout(self._limits().tcp_idle):
-                    (length,) = struct.unpack("!H", await reader.readexactly(2))
-                    packet = await reader.readexactly(length)
+                packet = await _read(reader, self._limits().tcp_idle, first)
+                if first:
+                    first = False
+                    self.met(peer)
                 self._used()
                 reply = self._handle(packet, peer, local, True)
                 if reply is None:
@@ -106,7 +137,8 @@ class Connections:
                     continue
                 task = self._spawn(answers.send_later(reply))
                 pending.add(task)
-                task.add_done_callback(pending.discard)
+                self._busy.add(own)
+                task.add_done_callback(partial(self._answered, own, pending))
                 if len(pending) >= PIPELINE:
                     await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         except (asyncio.IncompleteReadError, OSError):
@@ -119,6 +151,16 @@ class Connections:
             if pending:
                 await asyncio.wait(pending, timeout=self._limits().query_timeout + 1)
             await answers.close()
+
+
+async def _read(reader: asyncio.StreamReader, idle: float, first: bool) -> bytes:
+    """The next question. Raises TimeoutError where none begins within `idle` seconds, or none gets whole."""
+    async with asyncio.timeout(min(idle, FIRST_SECONDS) if first else idle) as waiting:
+        start = await reader.readexactly(1)
+        if not first:
+            waiting.reschedule(asyncio.get_running_loop().time() + WHOLE_SECONDS)
+        length = start[0] << 8 | (await reader.readexactly(1))[0]
+        return await reader.readexactly(length)
 
 
 class _Answers:

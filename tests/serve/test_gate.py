@@ -1,0 +1,195 @@
+"""Who may cost how much (T8, T9, T13), by a clock that is set."""
+
+from __future__ import annotations
+
+import dns.flags
+import dns.message
+import pytest
+
+from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
+from vmdns.core.builder import build
+from vmdns.core.limits import Limits
+from vmdns.core.model import HostAddress
+from vmdns.core.name import to_wire
+from vmdns.core.policy import Policy
+from vmdns.core.wire import Record, make_query, parse_query, respond
+from vmdns.serve import gate
+from vmdns.serve.gate import MOST_ACCOUNTS, Gate
+from vmdns.serve.proven import MOST_PROVEN, PROVEN_SECONDS, Proven
+
+DOOR, LAN_DOOR = "192.168.56.1", "192.168.1.5"
+GUEST, OTHER, UNKNOWN, STRANGER = "192.168.56.101", "192.168.56.102", "192.168.56.9", "192.168.1.77"
+NAME = to_wire("web.local")
+QUERY = make_query(1, NAME, 1)
+
+
+class World:
+    """Two guests of a host-only network, a LAN, and a clock."""
+
+    def __init__(self, **limits: float) -> None:
+        facts = [*NETWORKS, HostAddress("vboxnet0", "192.168.56.1/24"), vm(1, "web", HOSTONLY), vm(2, "db", HOSTONLY)]
+        facts += [lease(1, GUEST, HOSTONLY), lease(2, OTHER, HOSTONLY)]
+        self.snapshot = build(facts, Policy(), NOW, 1)
+        self.now = 1000.0
+        self.gate = Gate(lambda: self.snapshot, lambda: Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
+
+    def admitted(self, local: str, peer: str, count: int) -> int:
+        asker = self.gate.asker(local, peer)
+        assert asker is not None
+        return sum(self.gate.admit(asker, 5000) for _ in range(count))
+
+
+def response(records: int) -> bytes:
+    return respond(
+        parse_query(QUERY), limit=1232, answer=[Record(NAME, 1, 5, bytes((1, 2, 3, n))) for n in range(records)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("local", "peer", "key"),
+    [
+        ("127.0.0.1", "127.0.0.1", ""),
+        ("::1", "::1", ""),
+        (DOOR, "127.0.0.1", ""),
+        (DOOR, DOOR, DOOR),  # the host itself, or guests of NAT behind it
+        (DOOR, GUEST, GUEST),
+        (DOOR, OTHER, OTHER),
+        (DOOR, UNKNOWN, "192.168.56.0/24"),
+        (LAN_DOOR, STRANGER, "192.168.1.0/24"),
+        (LAN_DOOR, "2001:db8:1:2::3", "2001:db8:1::/56"),
+        (LAN_DOOR, "fe80::1%eth0", "fe80::/56"),
+    ],
+)
+def test_what_an_asker_is_counted_by(local: str, peer: str, key: str) -> None:
+    assert World().gate.key(local, peer) == key
+
+
+@pytest.mark.parametrize(
+    ("local", "peer", "own", "stranger"),
+    [
+        (DOOR, DOOR, True, False),
+        (DOOR, GUEST, False, False),
+        (LAN_DOOR, GUEST, False, False),
+        (DOOR, UNKNOWN, False, False),
+        (LAN_DOOR, STRANGER, False, True),
+        (LAN_DOOR, "203.0.113.9", False, True),
+    ],
+)
+def test_who_is_a_stranger(local: str, peer: str, own: bool, stranger: bool) -> None:
+    asker = World().gate.asker(local, peer)
+    assert asker is not None
+    assert (asker.own, asker.stranger) == (own, stranger)
+
+
+def test_loopback_is_not_counted() -> None:
+    assert World().gate.asker("127.0.0.1", "127.0.0.1") is None
+
+
+def test_one_guest_takes_nothing_from_another() -> None:
+    world = World(asker_rate=100)
+    assert world.admitted(DOOR, GUEST, 1000) == 200
+    assert world.admitted(DOOR, OTHER, 100) == 100
+    # Whoever makes addresses up has those of one guest.
+    made_up = sum(world.admitted(DOOR, f"192.168.56.{number}", 10) for number in range(110, 200))
+    assert made_up == 200
+    world.now += 0.5
+    assert world.admitted(DOOR, GUEST, 1000) == 50
+
+
+def test_a_change_of_the_table_forgives_nothing() -> None:
+    world = World(asker_rate=100)
+    assert world.admitted(DOOR, GUEST, 1000) == 200
+    world.gate.forget_askers()
+    assert world.admitted(DOOR, GUEST, 1000) == 0
+
+
+def test_t13_where_no_answer_may_go() -> None:
+    world = World()
+    for peer in ("192.168.56.255", "255.255.255.255", "224.0.0.251", "0.0.0.0", "::", "ff02::fb"):
+        assert world.admitted(DOOR, peer, 1) == 0, peer
+    asker = world.gate.asker(DOOR, GUEST)
+    assert asker is not None
+    assert not world.gate.admit(asker, 0)
+
+
+def test_t8_a_stranger_gets_three_bytes_for_one() -> None:
+    world = World()
+    asker = world.gate.asker(LAN_DOOR, STRANGER)
+    for records in range(20):
+        made = response(records)
+        passed = world.gate.passes(asker, made, len(QUERY))
+        assert passed is not None
+        assert len(passed) <= 3 * len(QUERY)
+        assert (passed == made) is (len(made) <= 3 * len(QUERY))
+        assert bool(dns.message.from_wire(passed).flags & dns.flags.TC) is (passed != made)
+
+
+def test_t8_a_guest_has_an_allowance_and_all_once_it_is_proven() -> None:
+    world = World()
+    asker, made = world.gate.asker(DOOR, GUEST), response(20)
+    passed = [world.gate.passes(asker, made, len(QUERY)) for _ in range(2000)]
+    sent = sum(len(one) for one in passed if one is not None)
+    assert sent <= 3 * len(QUERY) * 2000 + 65_536
+    assert None in passed
+    world.gate.prove(GUEST)
+    assert {world.gate.passes(asker, made, len(QUERY)) for _ in range(100)} == {made}
+    world.now += PROVEN_SECONDS
+    assert any(world.gate.passes(asker, made, len(QUERY)) != made for _ in range(2000))
+
+
+def test_t8_what_comes_later_is_measured_by_what_its_query_must_have_had() -> None:
+    asker = World().gate.asker(LAN_DOOR, STRANGER)
+    passed = World().gate.passes(asker, response(20))
+    assert passed is not None
+    assert len(passed) <= 3 * len(QUERY)
+
+
+def test_the_host_itself_gets_all() -> None:
+    world, made = World(), response(20)
+    assert {world.gate.passes(world.gate.asker(DOOR, DOOR), made, 40) for _ in range(2000)} == {made}
+
+
+def test_t9_questions_for_others() -> None:
+    world = World(asker_rate=5000, outstanding=10_000)
+    asker, other = world.gate.asker(DOOR, GUEST), world.gate.asker(DOOR, OTHER)
+    count = 0
+    while world.gate.may_miss(asker) and count < 10_000:
+        world.gate.missed(asker)
+        count += 1
+    assert count == 400
+    assert world.gate.may_miss(other)
+    world.now += 1
+    count = 0
+    while world.gate.may_miss(asker) and count < 10_000:
+        world.gate.missed(asker)
+        count += 1
+    assert count == 200
+
+
+def test_t9_half_of_what_is_under_way_is_left_to_others() -> None:
+    world = World(asker_rate=1_000_000, outstanding=100, query_timeout=5)
+    asker = world.gate.asker(DOOR, GUEST)
+    for _ in range(50):
+        assert world.gate.may_miss(asker)
+        world.gate.missed(asker)
+    assert not world.gate.may_miss(asker)
+    assert world.gate.may_miss(world.gate.asker(DOOR, OTHER))
+    world.gate.met(asker)
+    assert world.gate.may_miss(asker)
+    world.gate.missed(asker)
+    world.now += 7  # an answer that never came
+    assert world.gate.may_miss(asker)
+
+
+def test_t11_no_more_is_remembered_than_the_bounds() -> None:
+    world = World()
+    for number in range(MOST_ACCOUNTS + 50):
+        world.gate.asker(LAN_DOOR, f"10.{number >> 8}.{number & 255}.1")
+    assert len(world.gate._counted) <= MOST_ACCOUNTS
+    assert len(world.gate._askers) <= gate.MOST_ASKERS
+    proven = Proven()
+    for number in range(MOST_PROVEN + 50):
+        proven.add(str(number), 0.0)
+    assert len(proven) == MOST_PROVEN
+    assert not proven.has("0", 1.0)
+    assert proven.has(str(MOST_PROVEN), 1.0)

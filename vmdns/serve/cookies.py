@@ -1,0 +1,64 @@
+"""Our side of DNS cookies: the secret, which is rolled each day, and what was met lately."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from vmdns.core.cookie import CLIENT, COOKIE, RENEW_SECONDS, VALID_SECONDS, age, make
+from vmdns.core.wire import Query, option
+
+SECRET_BYTES = 16
+ROLL_SECONDS = 86_400  # RFC 9018 section 5: cookies of the secret before are good for their hour
+MOST_MET = 4096  # some 300 bytes each: 1.2 MB
+
+
+class Cookies:
+    """Makes and checks cookies. now is Unix time in seconds, random gives secrets. Of any thread.
+
+    What was met is remembered until it is to be renewed, as the hash takes some 20 microseconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._now = now
+        self._random = random
+        self._secrets: tuple[bytes, ...] = (random(SECRET_BYTES),)
+        self._rolled = now()
+        self._met: dict[tuple[str, bytes], tuple[bytes, bool, float, float]] = {}
+
+    def meet(self, received: bytes, address: str) -> tuple[bytes, bool]:
+        """What to send back to a client with this cookie, and whether the cookie proves its address."""
+        now = self._now()
+        data, proves, since, until = self._met.get((address, received), (b"", False, 0.0, 0.0))
+        if since <= now < until:
+            return data, proves
+        self._roll(now)
+        return self._look(received, address, now)
+
+    def told(self, query: Query, address: str) -> tuple[Query, bool]:
+        """The query with the cookie that its response carries, and whether its own proves the client's address."""
+        if query.edns is None or not query.edns.cookie:
+            return query, False
+        data, proves = self.meet(query.edns.cookie, address)
+        return replace(query, told=query.told + option(COOKIE, data)), proves
+
+    def _look(self, received: bytes, address: str, now: float) -> tuple[bytes, bool]:
+        secrets = self._secrets if now < self._rolled + VALID_SECONDS else self._secrets[:1]
+        ages = [age(received, address, int(now), secret) for secret in secrets]
+        old = next((one for one in ages if one is not None), None)
+        if ages[0] is not None and 0 <= ages[0] < RENEW_SECONDS:
+            data, left = received, RENEW_SECONDS - ages[0]
+        else:
+            data, left = make(received[:CLIENT], address, int(now), self._secrets[0]), RENEW_SECONDS
+        if len(self._met) >= MOST_MET:
+            self._met.clear()
+        self._met[address, received] = data, old is not None, now, now + min(left, VALID_SECONDS - max(old or 0, 0))
+        return data, old is not None
+
+    def _roll(self, now: float) -> None:
+        if not 0 <= now - self._rolled < ROLL_SECONDS:
+            self._secrets = (self._random(SECRET_BYTES), self._secrets[0])
+            self._rolled = now
+            self._met.clear()

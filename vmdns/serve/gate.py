@@ -1,0 +1,172 @@
+"""Who may cost how much: questions from one address, bytes to addresses that nobody has proven, questions for others.
+
+Loopback is free of all of it. The host's other addresses, behind which are the guests of NAT, are counted by what takes
+making. A VM is counted for itself, by an address that it is known to have; all others of a network together, since
+whoever is on a link can have any address there. Who is no guest of ours gets three bytes for one at most.
+
+Counters are changed by several threads without a lock: at worst a question goes uncounted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+
+from vmdns.core.account import MAKING, Account, Bucket, Verdict, to_stranger
+from vmdns.core.cut import cut, least_query
+from vmdns.core.limits import Limits
+from vmdns.core.snapshot import Snapshot
+from vmdns.serve.proven import Proven
+
+MOST_ACCOUNTS = 4096  # some 600 bytes each: 2.5 MB
+MOST_ASKERS = 4096
+STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers are counted together
+MISSES = 25  # of so many questions one may be for others and not known: 200 of 5,000 a second
+
+
+class Counted:
+    """What one asker, or all of a network, costs."""
+
+    __slots__ = ("account", "misses", "under_way")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.account = Account(rate, now)
+        self.misses = Bucket(rate / MISSES, 2 * rate / MISSES, now)
+        self.under_way: deque[float] = deque()  # when those end at the latest that others were asked
+
+
+class Asker:
+    """Somebody at one address, asking at one of the host's. own: the host, or guests of NAT behind it; stranger: no
+    guest of this host; silent: what no answer may be sent to."""
+
+    __slots__ = ("counted", "own", "peer", "silent", "stranger")
+
+    def __init__(self, counted: Counted, peer: str, *, own: bool, stranger: bool, silent: bool) -> None:
+        self.counted = counted
+        self.peer = peer
+        self.own = own
+        self.stranger = stranger
+        self.silent = silent
+
+    def charge(self) -> None:
+        """Its question did not stand ready."""
+        self.counted.account.work.charge(MAKING)
+
+
+class Gate:
+    """current gives the snapshot in force, limits the limits; now is a monotonic clock in seconds."""
+
+    def __init__(
+        self, current: Callable[[], Snapshot], limits: Callable[[], Limits], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._current = current
+        self._limits = limits
+        self._now = now
+        self._proven = Proven()
+        self._askers: dict[tuple[str, str], Asker | None] = {}
+        self._counted: dict[str, Counted] = {}
+
+    def forget_askers(self) -> None:
+        """Who is a guest may be otherwise from now on; what was used up stays used up."""
+        self._askers = {}
+
+    def asker(self, local: str, peer: str) -> Asker | None:
+        """Who asks from `peer` at the host's address `local`; None for who is not counted."""
+        try:
+            return self._askers[local, peer]
+        except KeyError:
+            if len(self._askers) >= MOST_ASKERS:
+                self._askers = {}
+            found = self._askers[local, peer] = self._find(local, peer)
+            return found
+
+    def key(self, local: str, peer: str) -> str:
+        """What somebody is counted by: an address or a network; '' for who is not counted."""
+        address = ip_address(peer.partition("%")[0])
+        if address.is_loopback:
+            return ""
+        snapshot = self._current()
+        if snapshot.ways.owns(peer) or snapshot.is_guest(peer):
+            return peer
+        bits = STRANGERS_IPV4 if address.version == 4 else STRANGERS_IPV6
+        return str(ip_network(f"{address}/{bits}", strict=False))
+
+    def _find(self, local: str, peer: str) -> Asker | None:
+        try:
+            key = self.key(local, peer)
+        except ValueError:
+            return None
+        if not key:
+            return None
+        snapshot = self._current()
+        own = snapshot.ways.owns(peer)
+        stranger = not own and not snapshot.is_guest(peer) and snapshot.ways.trusted(local, peer) is not True
+        address = ip_address(peer.partition("%")[0])
+        place = snapshot.ways.place_of(peer, local)
+        # One answer to it would be many, or would be for nobody (T13).
+        silent = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
+        if place is not None and address.version == 4 and place.at.network.prefixlen < 31:
+            silent = silent or address == place.at.network.broadcast_address
+        return Asker(self._count(key), peer, own=own, stranger=stranger, silent=silent)
+
+    def _count(self, key: str) -> Counted:
+        rate = float(self._limits().asker_rate)
+        found = self._counted.pop(key, None)
+        if found is None or found.account.work.rate != rate:
+            while len(self._counted) >= MOST_ACCOUNTS:
+                self._counted.pop(next(iter(self._counted), ""), None)
+            found = Counted(rate, self._now())
+        self._counted[key] = found
+        return found
+
+    # -- one question -----------------------------------------------------------------------------------------
+
+    def admit(self, asker: Asker, port: int) -> bool:
+        """Whether a datagram of this asker is looked at. port is the one that it came from: 0 takes no answer."""
+        return port != 0 and not asker.silent and asker.counted.account.admit(self._now())
+
+    def prove(self, peer: str) -> None:
+        """This address is its owner's."""
+        self._proven.add(peer, self._now())
+
+    def passes(self, asker: Asker | None, response: bytes, received: int = 0) -> bytes | None:
+        """What is sent of a response, by UDP: it, a cut one, or nothing. received: the bytes of its query, 0 where
+        that is not at hand any more; then as few as it must have had."""
+        if asker is None or asker.own:
+            return response
+        now = self._now()
+        if self._proven.has(asker.peer, now):
+            return response
+        received = received or least_query(response)
+        if asker.stranger:
+            verdict = to_stranger(received, len(response))
+        else:
+            verdict = asker.counted.account.release(now, received, len(response))
+        if verdict is Verdict.SEND:
+            return response
+        return cut(response) if verdict is Verdict.CUT else None
+
+    # -- questions for others ---------------------------------------------------------------------------------
+
+    def may_miss(self, asker: Asker | None) -> bool:
+        """Whether others may be asked for this asker: not too often, and not half of all that is under way."""
+        if asker is None:
+            return True
+        counted, now = asker.counted, self._now()
+        while counted.under_way and counted.under_way[0] < now:
+            counted.under_way.popleft()
+        few = len(counted.under_way) < max(1, self._limits().outstanding // 2)
+        return few and counted.misses.level(now) >= 1
+
+    def missed(self, asker: Asker | None) -> None:
+        """Others were asked for this asker."""
+        if asker is not None:
+            asker.counted.misses.charge(1)
+            asker.counted.under_way.append(self._now() + self._limits().query_timeout + 1)
+
+    def met(self, asker: Asker | None) -> None:
+        """One of those questions has its answer."""
+        if asker is not None and asker.counted.under_way:
+            asker.counted.under_way.popleft()
