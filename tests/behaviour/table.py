@@ -1,6 +1,7 @@
 """The cases of the list of correct answers, by their ids: what is asked, and what must come back.
 
-A case is a coroutine with an Asker. It is asked by UDP and by TCP, unless it says that only one makes sense.
+A case is a coroutine with an Asker. It is asked by UDP and by TCP, unless it says that only one makes sense; and by UDP
+over IPv6 as well, whose datagrams are taken one by one, those of IPv4 by the dozen.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def case(ident: str, over: tuple[str, ...] = BOTH, *, slow: bool = False) -> Cal
 
     def add(scenario: Scenario) -> Scenario:
         assert ident not in {row.id for row in ROWS}, f"{ident} is there already"
-        ROWS.extend(Row(ident, one, scenario, slow) for one in over)
+        also = ("udp6",) if "udp" in over and not slow else ()
+        ROWS.extend(Row(ident, one, scenario, slow) for one in (*over, *also))
         return scenario
 
     return add

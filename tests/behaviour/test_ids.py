@@ -16,7 +16,6 @@ DOCS = [TESTS.parent / "README.md", *sorted((TESTS.parent / "docs").glob("*.md")
 
 # Cases whose ids are not in the names of the tests that hold them.
 ELSEWHERE = {
-    "X03": ("serve/test_forward.py", "test_no_file_of_serving_reads_the_wall_clock"),
     "X04": ("core/test_builder.py", "test_all_addresses_of_a_vm_are_at_its_name_once_with_one_ttl"),
     "X05": ("core/test_builder.py", "test_a_vm_named_like_an_alias"),
     "X06": ("core/test_builder.py", "test_a_vm_renamed_in_letters_alone_is_the_same_owner"),
