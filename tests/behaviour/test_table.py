@@ -105,14 +105,8 @@ async def _gathered(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-# Cookies are still to come.
-NOT_YET = {"E14", "E15"}
-
-
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.id}-{row.over}" for row in ROWS])
-def test_case(table: Table, row: Row, request: pytest.FixtureRequest) -> None:
-    if row.id in NOT_YET:
-        request.applymarker(pytest.mark.xfail(reason="no cookies yet", strict=True))
+def test_case(table: Table, row: Row) -> None:
     table.hold(row)
 
 
