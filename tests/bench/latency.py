@@ -14,7 +14,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import confs, surroundings, world
 from tests.bench.generator import SERVER_CORE, Generator, judging, pinned
-from tests.bench.peers import Peers, Server, cpu, workers
+from tests.bench.peers import Peers, Server
 from tests.bench.rounds import Report, Sample, Samples, interleaved, middle, options, parsed, ratio
 
 ALL = ("echo", "dnsmasq", "unbound", "Knot", "vmdns")
@@ -33,7 +32,6 @@ EACH_SECONDS = 0.1  # ten times a second
 STRANGERS = 5000  # leases of nobody's: with those of the VMs 1 MB
 MEGABYTE = 1_000_000
 DISTURBED_RATE = 1000
-MOST_SETTLING = 100  # looks, five a second
 _BURN = "while True: pass"
 
 
@@ -89,16 +87,6 @@ def leases(server: Server) -> Callable[[], None]:
         assert length > MEGABYTE, length
 
     return replace
-
-
-def settle(server: Server) -> None:
-    """Waits until what was ordered has come to its end: until neither the server nor its worker does anything."""
-    pids = [server.pid, *workers(server.pid)]
-    for _ in range(MOST_SETTLING):
-        before = cpu(pids)
-        time.sleep(0.2)
-        if cpu(pids) - before < 0.004:
-            return
 
 
 def timed(generator: Generator, server: Server, questions: Path, seconds: float, rate: int, *more: str) -> Sample:
@@ -157,7 +145,7 @@ def disturb(
     def measure(way: Callable[[], AbstractContextManager[None]]) -> Sample:
         with way():
             found = timed(generator, server, quiet, seconds, DISTURBED_RATE)
-        settle(server)
+        server.settle()
         return found
 
     samples = interleaved(rounds, {what: partial(measure, way) for what, way in ways.items()})

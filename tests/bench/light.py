@@ -26,7 +26,6 @@ from tests.bench.peers import Peers, Server, cpu, free_port, workers
 from tests.bench.rounds import Report, Samples, interleaved, middle, options, parsed
 
 SIZES = {100: 45.0, 10_000: 120.0}  # VMs, and the most MiB
-SETTLE_SECONDS = 3.0
 READY_SECONDS = 30.0
 MEBIBYTE = 1024
 
@@ -124,7 +123,7 @@ def show_sizes(report: Report, arguments: argparse.Namespace, folder: Path, gene
             for name, server in peers.running.items():
                 fresh = resident([server.pid])
                 generator.warm(questions, server.targets, count)
-                time.sleep(SETTLE_SECONDS / arguments.share)
+                server.settle()
                 theirs = workers(server.pid)
                 one = {"fresh": fresh, "memory": resident([server.pid]), "worker": resident(theirs)}
                 found[name] = one = {**one, **idle(server, arguments.seconds)}

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmdns-bench"
 PROGRAMS = {"dnsmasq": "dnsmasq", "unbound": "unbound", "Knot": "knotd"}
 PACKAGES = ("dnsmasq-base", "unbound", "knot")
+SETTLE_SECONDS, LOOK_SECONDS = 180.0, 0.2
 PATIENCE = 60.0  # seconds until a server that does not answer is a failure
 
 
@@ -101,6 +102,18 @@ class Server:
                     except OSError:
                         pass
                     time.sleep(0.005)
+
+    def settle(self) -> None:
+        """Waits until what it has to do for itself has come to its end: until neither it nor its worker does anything.
+
+        vmdns tells its names to the links by multicast for a while after it began, a few at a time.
+        """
+        pids = [self.pid, *workers(self.pid)]
+        for _ in range(int(SETTLE_SECONDS / LOOK_SECONDS)):
+            before = cpu(pids)
+            time.sleep(LOOK_SECONDS)
+            if cpu(pids) - before < 0.02 * LOOK_SECONDS:
+                return
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -197,6 +210,8 @@ class Peers:
         server = Server(place, targets, command, env)
         try:
             self._wait(server, base, count, upstream)
+            if base == "vmdns" and not more.get("beat"):  # which keeps it awake
+                server.settle()
         except BaseException:
             server.stop()
             raise
