@@ -33,6 +33,8 @@ def quick(packet: bytes, snapshot: Snapshot, view: View, recursion: bool) -> tup
     if kind not in (A, AAAA, PTR) or packet[end + 2 : end + 4] != b"\0\1":
         return None
     key = packet[12:end].lower()
+    if key not in (snapshot.pointers if kind == PTR else snapshot.owned):
+        return None
     flags = 0x8400 | (int.from_bytes(packet[2:4], "big") & _RD_CD) | (0x0080 if recursion else 0)
     opt, limit = b"", 512
     tail = packet[end + 4 :]
@@ -44,11 +46,6 @@ def quick(packet: bytes, snapshot: Snapshot, view: View, recursion: bool) -> tup
     elif tail:
         return None
     if key in snapshot.nodes or not _is_name(packet, end):
-        return None
-    if kind == PTR:
-        if key not in snapshot.pointers:
-            return None
-    elif key not in snapshot.owned:
         return None
     node = snapshot.find(key, view)
     if not node:

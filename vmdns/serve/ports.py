@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 
 from vmdns.core.upstream import Upstream
 from vmdns.serve.upstream_socket import Sockets, bind_anywhere, endpoint
+
+_fixed = lru_cache(maxsize=64)(endpoint)  # of addresses without an interface, which may be gone
 
 MOST_USES = 32
 MOST_SECONDS = 3.0
@@ -119,7 +122,7 @@ class Ports:
         return min(MOST_RESTING, self._sockets.most // 4)
 
     def _open(self, upstream: Upstream, now: float) -> Port:
-        family, address = endpoint(upstream)
+        family, address = _fixed(upstream) if "%" not in upstream.address else endpoint(upstream)
         self._sockets.opened()
         try:
             sock = socket.socket(family, socket.SOCK_DGRAM)
