@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from vmdns.garbage import Garbage
 from vmdns.host.ambient import keep_to_ourselves
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
+from vmdns.lasting import Faults, lasting
 from vmdns.listening import Listening
 from vmdns.requests import Requests
 from vmdns.saying import take_over
@@ -61,6 +63,7 @@ class App:
         self._looked = False
         self._ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.faults = Faults(_log_fault)
         self.config_error = ""
         self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
@@ -108,6 +111,7 @@ class App:
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until `stop` is set. Returns the exit status: 1 where nothing could be listened on."""
         self._say(f"vmdns {__version__}")
+        self.faults.watch(asyncio.get_running_loop())
         self._garbage.start()
         self._meet_manager()
         self._listen()
@@ -119,7 +123,7 @@ class App:
         self.table.rebuild()
         tasks = [asyncio.create_task(self._say_ready())]
         if POLL_SECONDS:
-            tasks.append(asyncio.create_task(self._poll_upstreams()))
+            tasks.append(asyncio.create_task(lasting("reading upstreams", self._poll_upstreams)))
         if sys.platform == "win32":
             self._spawn(self._clean())
         await self._open_control()
@@ -299,6 +303,7 @@ class App:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self.faults.ended)
 
     # -- configuration ----------------------------------------------------------------------------------------
 
@@ -360,6 +365,13 @@ class App:
 
     def _tell(self, news: News) -> None:
         self.server.publish(self.table.snapshot, news.names)
+        try:
+            self._follow(news)
+        except Exception as error:  # questions are answered by what is new already
+            asyncio.get_running_loop().call_exception_handler({"message": "a change was not told", "exception": error})
+
+    def _follow(self, news: News) -> None:
+        """All that follows a change, but for the answers."""
         self._listen()
         self._keep_wired()
         self._admission.changed()
@@ -394,6 +406,10 @@ class App:
             self._say(f"another vmdns of yours runs already (pid {busy.pid}): commands talk to that one")
         except OSError as error:
             self._say(f"commands cannot reach this vmdns: {error}")
+
+
+def _log_fault(what: str, error: BaseException | None) -> None:
+    logging.getLogger("vmdns").error(what, exc_info=error)
 
 
 def _records(config: Config) -> tuple[Record, ...]:

@@ -75,6 +75,7 @@ class Requests:
         problems = [
             *snapshot.problems,
             *self._app.left_out,
+            *self._app.faults.problems,
             *([self._app.config_error] if self._app.config_error else []),
         ]
         source = self._app.sources["virtualbox"]
