@@ -58,6 +58,8 @@ class Upstream:
                 try:
                     head = one.recv(2, socket.MSG_WAITALL)
                     packet = one.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
+                    if len(packet) < 12:
+                        continue  # who asked has its answer from a try before, and left
                     self.asked += 1
                     reply = self._reply(packet, tcp=True)
                     one.sendall(struct.pack("!H", len(reply)) + reply)
