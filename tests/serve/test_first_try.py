@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import select
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import dns.message
 import pytest
@@ -200,3 +202,68 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
 
 def _query(name: str) -> Query:
     return parse_query(dns.message.make_query(name, "A").to_wire())
+
+
+def test_where_there_is_poll_and_no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "threaded", True)
+    monkeypatch.delattr(select, "epoll", raising=False)
+
+    async def scenario() -> None:
+        async with lab(2, limits=QUICK) as net:
+            first, second = net.servers
+            assert told(await net.ask("www.1.fz.test")) == [GOOD]
+            first.dead = True
+            assert told(await net.ask("www.2.fz.test")) == [GOOD]
+            assert (first.count(), second.count()) == (2, 1)
+
+    run(scenario)
+
+
+def test_what_comes_to_a_port_that_rests_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "threaded", True)
+
+    async def scenario() -> None:
+        async with lab() as net:
+            await net.ask("www.1.fz.test")
+            assert net.forwarder.status()["sockets"] == 1
+            net.up.udp.sendto(b"what nobody asked for", ("127.0.0.1", net.up.seen[0].port))
+            await until(lambda: net.forwarder.status()["sockets"] == 0)
+
+    run(scenario)
+
+
+def test_t3_what_is_not_the_reply_is_passed_over_in_the_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right id with another question, and the right question with another id, both before the reply."""
+    monkeypatch.setattr(Lab, "threaded", True)
+
+    async def scenario() -> None:
+        async with lab() as net:
+            for name in ("wrongid.1.fz.test", "wrongq.1.fz.test"):
+                assert told(await net.ask(name)) == [GOOD]
+            # Only a wrong id is sure not to be the reply; what else is odd is judged in the event loop.
+            assert net.forwarder.status()["upstreams"][0]["failed"] == 0
+            assert net.up.count() == 2
+
+    run(scenario)
+
+
+def test_equal_questions_of_a_thread_and_the_loop_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "threaded", True)
+
+    async def scenario() -> None:
+        async with lab() as net:
+            for at, name in enumerate(("slow.0.fz.test", "slow.1.fz.test")):
+                asking = []
+                for way in (net.ask, partial(_in_loop, net))[:: 1 - 2 * at]:
+                    asking.append(asyncio.ensure_future(way(name)))
+                    await until(lambda: net.forwarder.status()["waiting"] == len(asking))  # noqa: B023
+                net.up.go.set()
+                assert [told(answer) for answer in await asyncio.gather(*asking)] == [[GOOD]] * 2
+                net.up.go.clear()
+                assert net.up.count(name) == 1
+
+    run(scenario)
+
+
+async def _in_loop(net: Lab, name: str) -> dns.message.Message:
+    return dns.message.from_wire(await net.forwarder.resolve(_query(name), 1232))
