@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.sources import zoo
+from vmdns.core import plainxml
 from vmdns.core.model import Network, PortForward
-from vmdns.sources import settingsfile
 from vmdns.sources.settingsfile import Damaged, machine, registry
 
 UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
@@ -185,18 +185,18 @@ def test_damaged_registry(data) -> None:
 
 
 def test_too_large(monkeypatch) -> None:
-    monkeypatch.setattr(settingsfile, "MAX_BYTES", 100)
+    monkeypatch.setattr(plainxml, "MAX_BYTES", 100)
     with pytest.raises(Damaged, match="100 bytes"):
         machine(vbox())
 
 
-BOMB = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9)) + "]>"
+LAUGHS = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9)) + "]>"
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        (BOMB + "<VirtualBox><Machine uuid='{1}' name='&a9;'/></VirtualBox>").encode(),  # a billion laughs
+        (LAUGHS + "<VirtualBox><Machine uuid='{1}' name='&a9;'/></VirtualBox>").encode(),  # a billion laughs
         b"<a>" * 100_000,
         b"<a>" * 100_000 + b"</a>" * 100_000,
         b"<a>" + b"<b/>" * 600_000 + b"</a>",

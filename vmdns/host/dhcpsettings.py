@@ -13,8 +13,8 @@ from typing import Any
 from xml.etree import ElementTree as xml
 
 from vmdns.core.dhcpoptions import EVERYONE, NAME_SERVERS, Scope, name_servers
+from vmdns.core.plainxml import tree
 
-MAX_BYTES = 16 * 1024 * 1024
 _REGISTRY = "{*}Global/{*}NetserviceRegistry/"
 _MAC_WILDCARD = "1"  # DHCPGroupConditionType_MACWildcard
 
@@ -67,12 +67,7 @@ class Networks:
 
 def parse(data: bytes) -> Networks:
     """Reads VirtualBox.xml. Raises ValueError on anything else."""
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES} bytes")
-    try:
-        root = xml.fromstring(data)
-    except xml.ParseError as error:
-        raise ValueError(str(error)) from None
+    root = tree(data)
     nat = [_nat(one) for one in root.iterfind(_REGISTRY + "{*}NATNetworks/{*}NATNetwork")]
     servers = [_server(one) for one in root.iterfind(_REGISTRY + "{*}DHCPServers/{*}DHCPServer")]
     return Networks(tuple(one for one in nat if one is not None), {one.network: one for one in servers})
@@ -135,11 +130,7 @@ def _group(element: xml.Element) -> dict[str, str]:
 def started_with(data: bytes, group: str) -> dict[str, str] | None:
     """The options of a group in the file that VirtualBox writes for a DHCP server when it starts one; None where there
     is no such group. Raises ValueError on anything else (DHCPServer::i_writeDhcpdConfig)."""
-    try:
-        root = xml.fromstring(data)
-    except xml.ParseError as error:
-        raise ValueError(str(error)) from None
-    for one in root.iterfind("Group"):
+    for one in tree(data).iterfind("Group"):
         if one.get("name") == group:
             return {option.get("name", ""): option.get("value", "") for option in one.iterfind("Option")}
     return None

@@ -182,7 +182,7 @@ def parse_status(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
         state, since, result = int(found["state"]), float(found["since"]), int(found["result"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return {"installed": False, "enabled": False, "running": False, "pid": 0, "since": None, "detail": ""}
     running = state == _RUNNING
     ended = "" if running or not result else f"it ended with status {result & 0xFFFFFFFF:#x}"

@@ -15,11 +15,8 @@ from xml.etree import ElementTree as xml
 
 from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
 from vmdns.core.model import Adapter, Machine, Network, PortForward
+from vmdns.core.plainxml import tree
 from vmdns.core.portforward import order
-
-MAX_BYTES = 16 * 1024 * 1024  # snapshots are kept in the same file
-MAX_DEPTH = 1000  # VirtualBox nests snapshots 250 deep (SETTINGS_SNAPSHOT_DEPTH_MAX), of two elements each
-MAX_ELEMENTS = 500_000
 
 # The element that tells what an adapter is attached to, and the attribute that names it.
 _KINDS = {
@@ -32,26 +29,6 @@ _KINDS = {
 
 class Damaged(ValueError):
     """The file is none of VirtualBox's settings files, or one that only VirtualBox can read (an encrypted VM)."""
-
-
-class _Builder(xml.TreeBuilder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.depth = self.count = 0
-
-    def start(self, tag: str, attrs: dict[str, str], /) -> xml.Element:
-        self.depth += 1
-        self.count += 1
-        if self.depth > MAX_DEPTH or self.count > MAX_ELEMENTS:
-            raise Damaged("nested too deep, or too many elements")
-        return super().start(tag, attrs)
-
-    def end(self, tag: str, /) -> xml.Element:
-        self.depth -= 1
-        return super().end(tag)
-
-    def doctype(self, *_: object) -> None:
-        raise Damaged("it has a document type declaration")
 
 
 def registry(data: bytes, home: Path) -> dict[str, Path]:
@@ -90,14 +67,9 @@ def machine(data: bytes) -> Machine:
 
 
 def _tree(data: bytes) -> xml.Element:
-    if len(data) > MAX_BYTES:
-        raise Damaged(f"larger than {MAX_BYTES} bytes")
-    # VirtualBox writes UTF-8. Any other declared encoding would be looked up among Python's codecs.
-    parser = xml.XMLParser(target=_Builder(), encoding="utf-8")
     try:
-        parser.feed(data)
-        return parser.close()
-    except xml.ParseError as error:
+        return tree(data)
+    except ValueError as error:
         raise Damaged(str(error)) from None
 
 

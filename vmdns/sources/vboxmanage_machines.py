@@ -20,6 +20,7 @@ from pathlib import Path
 from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
 from vmdns.core.guestinfo import PATTERN, reports
 from vmdns.core.model import ONLINE_STATES, Machine, Report
+from vmdns.core.plainxml import MAX_BYTES
 from vmdns.sources import settingsfile, vboxmanage_output
 from vmdns.sources.regularfile import read_regular
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
@@ -84,7 +85,7 @@ class Machines:
         listed = vboxmanage_output.vms(text)
         paths: dict[str, Path] = {}
         with contextlib.suppress(OSError, settingsfile.Damaged):
-            paths = settingsfile.registry(read_regular(self._index, settingsfile.MAX_BYTES), self._index.parent)
+            paths = settingsfile.registry(read_regular(self._index, MAX_BYTES), self._index.parent)
         self._vms = {uuid: self._vms.get(uuid) or _Vm(uuid, name) for uuid, name in listed.items()}
         for uuid, vm in self._vms.items():
             vm.listed, vm.path = listed[uuid], paths.get(uuid, vm.path)
@@ -179,7 +180,7 @@ class Machines:
             return
         vm.stamp, vm.settings, vm.shown = now, None, False
         try:
-            settings = settingsfile.machine(read_regular(vm.path, settingsfile.MAX_BYTES))
+            settings = settingsfile.machine(read_regular(vm.path, MAX_BYTES))
         except (OSError, settingsfile.Damaged):
             self.stale = True  # VirtualBox may call it inaccessible now
             return
