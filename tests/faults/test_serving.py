@@ -285,3 +285,27 @@ def test_22_two_at_once_serve_each_at_its_own_port(started: Any) -> None:
         second.process.kill()
         second.process.wait(PATIENCE)
     assert first.command("status", "--json").returncode == 0
+
+
+def test_15_a_log_on_a_full_disk_stops_nothing(short: Path, config: Path, upstream: Upstream) -> None:
+    """/dev/full takes nothing (full(4))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        port = int(one.getsockname()[1])
+    environ = {**os.environ, "HOME": str(short), "XDG_STATE_HOME": str(short), "XDG_RUNTIME_DIR": ""}
+    command = [sys.executable, "-m", "vmdns", "run", f"--config={config}", f"--listen=127.0.0.1:{port}"]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
+    try:
+        nobody = frozenset({"NXDOMAIN"})  # SERVFAIL until VirtualBox was looked at
+        recovery(
+            "15 log on a full disk, started",
+            lambda: ask("nobody.lab.local", "127.0.0.1", port, seconds=0.5) == nobody,
+            30,
+        )
+        with streaming("15 log on a full disk", "127.0.0.1", port, OURS):
+            config.write_text('records = "www A 192.168.56.200"\nmdns = false\n')  # which is said
+            recovery("15 log on a full disk", lambda: ask("www.local", "127.0.0.1", port) == WWW, 10)
+    finally:
+        process.terminate()
+    assert process.wait(PATIENCE) == 0
