@@ -364,3 +364,16 @@ def test_soa_rdata_is_what_dnspython_reads() -> None:
     out = respond(query(kind=wire.SOA), limit=512, answer=[Record(WEB, wire.SOA, 5, rdata)])
     text = dns.message.from_wire(out).answer[0].to_text()
     assert text == "web.local. 5 IN SOA vmdns.local. hostmaster.local. 7 1 2 3 5"
+
+
+def test_options_without_end_are_not_walked() -> None:
+    """T12: 16,000 empty options in a question over TCP."""
+    asked = wire.make_query(1, b"\1a\0", 1, edns=False)
+    head = asked[:10] + b"\0\1" + asked[12:] + b"\0\0\x29\x04\xd0\0\0\0\0"
+    for count, good in ((wire.MOST_OPTION_BYTES // 4, True), (wire.MOST_OPTION_BYTES // 4 + 1, False)):
+        packet = head + (4 * count).to_bytes(2, "big") + b"\xff\xfe\0\0" * count
+        if good:
+            assert wire.parse_query(packet).edns is not None
+        else:
+            with pytest.raises(wire.Malformed):
+                wire.parse_query(packet)
