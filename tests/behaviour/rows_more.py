@@ -82,6 +82,31 @@ async def _(at: Asker) -> None:
         assert (bare_answer.rcode, bare_answer.soa is not None) == (3, True)
 
 
+@case("RFC9462")
+async def _(at: Asker) -> None:
+    """Who looks for encrypted servers behind ours hears that there are none: theirs could not be ours (section 6.1)."""
+    for name in ("_dns.resolver.arpa", "resolver.arpa"):
+        for kind in ("SVCB", "A"):
+            got = await at.ask(name, kind)
+            assert (got.rcode, got.lines, got.soa is not None) == (0, [], True)
+    assert at.upstream.count("resolver.arpa") == 0
+
+
+@case("RFC7873")
+async def _(at: Asker) -> None:
+    """Every answer to a cookie has one: negative, forwarded, refused, and of a later version of EDNS."""
+    asked = option(10, b"abcdefgh")
+    for name in ("web-01.local", "nope.local", "big.local", at.name("www"), at.name("servfail"), at.name("neg")):
+        for _ in range(2):
+            got = await at.send(packet(1, 0, 0, 1, body=to_wire(name) + b"\0\1\0\1" + opt(asked)))
+            assert (got.option(10) or b"")[:8] == b"abcdefgh", name
+            assert len(got.option(10) or b"") == 24
+    later = await at.send(packet(1, 0, 0, 1, body=ASKED + opt(asked, ttl=1 << 16)))
+    assert (later.rcode, len(later.option(10) or b"")) == (BADVERS, 24)
+    other = await at.send(packet(1, 0, 0, 1, body=to_wire("web-01.local") + b"\0\1\0\3" + opt(asked)))
+    assert (other.rcode, len(other.option(10) or b"")) == (5, 24)
+
+
 @case("RFC6840")
 async def _(at: Asker) -> None:
     """AD for those who asked, by AD or by DO; CD goes upstream and is kept apart from answers without."""

@@ -110,6 +110,8 @@ def test_there(case: str, name: str, kind: str, lines: list[str]) -> None:
         ("", "56.168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
         ("", "waiting.local", "A", "local."),
         ("", "a.wild.local", "A", "local."),  # b.a.wild is there, so a.wild is, and the wildcard does not reach it
+        ("", "_dns.resolver.arpa", "SVCB", "resolver.arpa."),
+        ("", "resolver.arpa", "SVCB", "resolver.arpa."),
         ("", "nas", "AAAA", "nas."),
         ("", "nas.example.org", "HTTPS", "nas.example.org."),
     ],

@@ -31,6 +31,7 @@ from vmdns.core.wire import (
     Query,
     Record,
 )
+from vmdns.core.zones import RESOLVER
 
 MAX_CHAIN = 16
 _MINIMAL_ANY = b"\x07RFC8482\x00"
@@ -163,7 +164,8 @@ def _absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ..
     if not snapshot.looked and zone in snapshot.own:
         return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
     return Reply(
-        NXDOMAIN,
+        # Whoever asks here for encrypted servers (RFC 9462 section 4) is to hear that there are none.
+        NOERROR if zone == RESOLVER else NXDOMAIN,
         answer=chain,
         authority=(_soa(snapshot, zone),),
         extended_error=(EDE_OTHER, why) if why else None,

@@ -17,11 +17,12 @@ REVERSE = (
     "a.e.f.ip6.arpa", "b.e.f.ip6.arpa", "8.b.d.0.1.0.0.2.ip6.arpa",
 )  # fmt: skip
 
-# RFC 6761 (localhost, invalid), RFC 6762 (local), RFC 7686 (onion), RFC 8375 (home.arpa).
-SPECIAL = ("local", "localhost", "invalid", "onion", "home.arpa")
+# RFC 6761 (localhost, invalid), RFC 6762 (local), RFC 7686 (onion), RFC 8375 (home.arpa), RFC 9462 (resolver.arpa).
+SPECIAL = ("local", "localhost", "invalid", "onion", "home.arpa", "resolver.arpa")
 
 BUILT_IN = frozenset(to_wire(name) for name in (*REVERSE, *SPECIAL))
 LOCALHOST = to_wire("localhost")
+RESOLVER = to_wire("resolver.arpa")
 
 
 @lru_cache(maxsize=32_768)
