@@ -1,0 +1,47 @@
+"""Faults of the network that a whole host is needed for, in namespaces of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.stream import note
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare"))),
+    reason="needs root, iproute2 and util-linux, to make namespaces",
+)
+def test_8_and_28_a_vpn_changes_the_name_servers_of_a_host_without_ipv6(short: Path) -> None:
+    """The file of name servers names vmdns itself as well, is replaced, is gone for a while, and comes back."""
+    etc = short / "etc"
+    etc.mkdir()
+    for name in ("passwd", "group", "nsswitch.conf", "ld.so.cache", "hosts", "localtime"):
+        if Path("/etc", name).exists():
+            shutil.copyfile(Path("/etc", name), etc / name)
+    if Path("/etc/alternatives").exists():
+        shutil.copytree("/etc/alternatives", etc / "alternatives", symlinks=True)
+    run = subprocess.run(
+        ["unshare", "--net", "--mount", sys.executable, str(Path(__file__).with_name("vpn.py")), str(short)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    note("8 name servers changed", f"recovered after {found['changed']:.2f} s")
+    note("8 name servers are back", f"recovered after {found['back']:.2f} s")
+    assert (found["wrong"], found["unanswered"]) == ([], 0)
+    assert found["answered"] > 20
+    assert found["kept"] == ["93.184.216.3"]  # not from the cache of before
+    assert found["gone"] == ["93.184.216.3"]  # those that were there last are asked on
+    assert found["status"] == 0
+    said = "\n".join(found["said"])
+    assert "listening on 127.0.0.1 port 53" in said
+    assert "::1" not in said  # a host without IPv6 is no fault
+    assert "vmdns itself listens there" in said
