@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench.world import REVERSE_ZONE, TTL, address, name, reverse
+from tests.bench.world import HOST, REVERSE_ZONE, TTL, address, name, reverse
 
 CACHED_NAMES = 20_000  # that each cache has room for at least
 SERVER = Path(__file__).resolve().parent / "vmdns_server.py"
@@ -76,13 +76,16 @@ COMMANDS: dict[str, Callable[[Path, int, int, int], list[str]]] = {"dnsmasq": dn
 
 
 def vmdns(
-    place: Path, tree: Path, port: int, count: int, upstream: int, *, views: int = 1, beat: bool = False
+    place: Path, tree: Path, port: int, count: int, upstream: int, *, views: int = 1, beat: bool = False, door: bool = False
 ) -> tuple[list[str], list[str], dict[str, str]]:
-    """As many VMs as names, told by a lease file; as many views as addresses. Targets, command and environment."""
+    """As many VMs as names, told by a lease file; as many views as addresses. Targets, command and environment.
+
+    door: whether guests of vboxnet0 are answered too, at the host's address there, which is the last target.
+    """
     (place / "machines").write_text(str(count))
     os.mkfifo(place / "orders")
     write_leases(place, count)
-    targets = [f"127.0.0.{1 + view}:{port}" for view in range(views)]
+    targets = [f"127.0.0.{1 + view}:{port}" for view in range(views)] + [f"{HOST}:{port}"] * door
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("VBOX_")},
         "HOME": str(place), "XDG_CONFIG_HOME": str(place), "XDG_STATE_HOME": str(place), "XDG_RUNTIME_DIR": "",

@@ -39,6 +39,7 @@ static int way_count = 8, slots_each, outstanding = 160, echo, watch_every;
 static unsigned in_case; /* of 1000 */
 static uint64_t miss_names, miss_counter, miss_nonce;
 static double rate;
+static const char *source; /* the address to ask from; NULL: the system's choice */
 static uint64_t prepared, sent, answered, counted, wrong, missing, stray, under_way;
 static uint32_t *times; /* ns of each answer, in the timed part */
 static size_t times_room;
@@ -117,6 +118,12 @@ static void open_ways(char **where, int count)
         struct way *way = &ways[i];
         int room = 4 << 20;
         way->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        if (source) {
+            struct sockaddr_in from = {.sin_family = AF_INET};
+            if (inet_pton(AF_INET, source, &from.sin_addr) != 1 || way->fd < 0
+                || bind(way->fd, (struct sockaddr *)&from, sizeof from) < 0)
+                die(source);
+        }
         if (way->fd < 0 || connect(way->fd, (struct sockaddr *)&to, sizeof to) < 0)
             die(where[i % count]);
         setsockopt(way->fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
@@ -385,7 +392,7 @@ int main(int argc, char **argv)
 {
     const char *file = NULL;
     double seconds = 1, warm = 0.2;
-    for (int option; (option = getopt(argc, argv, "q:t:w:n:s:r:x:m:c:e")) != -1;)
+    for (int option; (option = getopt(argc, argv, "q:t:w:n:s:r:x:m:c:b:e")) != -1;)
         switch (option) {
         case 'q': file = optarg; break;                               /* the questions */
         case 't': seconds = atof(optarg); break;                      /* the timed part */
@@ -396,6 +403,7 @@ int main(int argc, char **argv)
         case 'x': in_case = (unsigned)atoi(optarg); break;            /* of 1000 questions, how many in random case */
         case 'm': miss_names = strtoull(optarg, NULL, 10); break;     /* distinct first labels of 12 hex digits */
         case 'c': watch_every = atoi(optarg); break;                  /* each Nth is the first question, watched */
+        case 'b': source = optarg; break;                             /* the address to ask from */
         case 'e': echo = 1; break;                                    /* an echo is an answer */
         default: return 2;
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections import deque
@@ -50,6 +51,7 @@ from vmdns.serve.flights import Waiter
 from vmdns.serve.gate import Asker, Gate
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, find
+from vmdns.serve.mute import MUTE_SECONDS, Mute
 from vmdns.serve.tcp import Connections
 from vmdns.serve.udp import Receiver
 
@@ -100,6 +102,7 @@ class DnsServer:
         self.tries: Callable[[int], FirstTries | None] | None = None
         self.settle: Callable[[float], Awaitable[None]] | None = None
         self._tries: dict[Listener, FirstTries] = {}
+        self._mutes: dict[Listener, Mute] = {}
         self._counts = Counts()
         self._memo = Memo()
         self._listeners: dict[Listener, tuple[Receiver, asyncio.Task[None]]] = {}
@@ -143,6 +146,7 @@ class DnsServer:
         tries = self.tries(listener.udp.fileno()) if self.tries is not None else None
         if tries is not None:
             self._tries[listener] = tries
+        self._mutes[listener] = Mute(listener.udp)
         receiver = Receiver(listener, self._memo, self._ready, self._ask, tries, batches=batches)
         self._listeners[listener] = receiver, self._loop.create_task(self._connections.accept(listener))
 
@@ -153,12 +157,18 @@ class DnsServer:
 
     def _deafen(self, listener: Listener) -> None:
         receiver, accepting = self._listeners.pop(listener)
+        self._mutes[listener].lift(math.inf)  # also for the datagram that ends the thread
         receiver.stop()
+        del self._mutes[listener]
         self._tries.pop(listener, None)
         self._counts += receiver.counts
         accepting.cancel()
         # Before it is closed: its number may belong to another socket the next moment.
         asyncio.get_running_loop().remove_reader(listener.tcp)
+
+    def _lift(self, listener: Listener) -> None:
+        if listener in self._mutes:
+            self._gate.lift(self._mutes[listener])
 
     async def stop(self, grace: float = 1.0) -> None:
         """Closes everything; questions under way have `grace` seconds to be answered."""
@@ -331,6 +341,8 @@ class DnsServer:
         asker = self._gate.asker(listener.address, peer[0])
         if asker is not None and not self._gate.admit(asker, peer[1]):
             self._counts.silenced += 1
+            if self._gate.floods(asker, self._mutes[listener]) and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._lift, listener)
             return None
         made = self._stored(packet, peer, listener, asker)
         if made is None:

@@ -18,20 +18,24 @@ from vmdns.core.account import MAKING, Account, Bucket, Verdict, to_stranger
 from vmdns.core.cut import cut, least_query
 from vmdns.core.limits import Limits
 from vmdns.core.snapshot import Snapshot
+from vmdns.serve.mute import MUTE_SECONDS, Mute
 from vmdns.serve.proven import Proven
 
 MOST_ACCOUNTS = 4096  # some 600 bytes each: 2.5 MB
 MOST_ASKERS = 4096
 STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers are counted together
+MOST_SILENCED = 64  # questions of one asker that are read in vain, until the kernel is told to drop them
 MISSES = 25  # of so many questions one may be for others and not known: 200 of 5,000 a second
 
 
 class Counted:
     """What one asker, or all of a network, costs."""
 
-    __slots__ = ("account", "misses", "under_way")
+    __slots__ = ("account", "key", "misses", "silenced", "under_way")
 
-    def __init__(self, rate: float, now: float) -> None:
+    def __init__(self, key: str, rate: float, now: float) -> None:
+        self.key = key
+        self.silenced = 0  # questions since it was last muted
         self.account = Account(rate, now)
         self.misses = Bucket(rate / MISSES, 2 * rate / MISSES, now)
         self.under_way: deque[float] = deque()  # when those end at the latest that others were asked
@@ -117,7 +121,7 @@ class Gate:
         if found is None or found.account.work.rate != rate:
             while len(self._counted) >= MOST_ACCOUNTS:
                 self._counted.pop(next(iter(self._counted), ""), None)
-            found = Counted(rate, self._now())
+            found = Counted(key, rate, self._now())
         self._counted[key] = found
         return found
 
@@ -126,6 +130,22 @@ class Gate:
     def admit(self, asker: Asker, port: int) -> bool:
         """Whether a datagram of this asker is looked at. port is the one that it came from: 0 takes no answer."""
         return port != 0 and not asker.silent and asker.counted.account.admit(self._now())
+
+    def floods(self, asker: Asker, mute: Mute) -> bool:
+        """One more of its questions was too much: whether it is muted now, for a moment in which it gains nothing."""
+        counted = asker.counted
+        counted.silenced += 1
+        if counted.silenced < MOST_SILENCED:
+            return False
+        counted.silenced = 0
+        if not mute.add(counted.key, self._now()):
+            return False
+        counted.account.work.charge(counted.account.work.rate * MUTE_SECONDS)
+        return True
+
+    def lift(self, mute: Mute) -> None:
+        """Hears those again whose moment is over."""
+        mute.lift(self._now())
 
     def prove(self, peer: str) -> None:
         """This address is its owner's."""
