@@ -98,6 +98,7 @@ def network_manager(box: Box) -> dict[str, Any]:
     Path("/run/NetworkManager/no-stub-resolv.conf").unlink()
     box.network_manager(OTHER)
     seen["link"] = os.readlink("/etc/resolv.conf")
+    until(lambda: box.look_up("third.example.org") == "192.0.2.201", "vmdns follows NetworkManager that started anew")
     seen["again"] = [box.look_up(name) for name in ("web.local", "third.example.org")]
     box.vmdns("host", "--undo")
     seen["restored"] = resolv_conf.read_text() == before and not resolv_conf.is_symlink()
