@@ -202,7 +202,7 @@ def check(sent: bytes, raw: bytes, tcp: bool) -> Got:
     assert not (tcp and flags & 0x0200), "TC over TCP"
     read = dns.message.from_wire(raw)  # raises on anything behind the last record
     if questions:
-        end = raw.index(b"\0", 12) if b"\0" not in sent[12:16] else 16
+        end = sent.index(b"\0", 12) + 5  # none of the names that come here has a zero byte inside
         assert raw[12:end] == sent[12:end], "the question is echoed byte for byte"
     for section in (read.answer, read.authority, read.additional):
         for rrset in section:

@@ -372,7 +372,7 @@ async def _under_load(at: Asker, *names: str) -> None:
 
 @case("F42")
 async def _(at: Asker) -> None:
-    for label in ("_x._tcp", "12345", "a" * 63, r"a\000b\.c\ d", "-", "xn--a"):
+    for label in ("_x._tcp", "12345", "a" * 63, r"a\001b\.c\ d", "-", "xn--a"):
         assert (await at.ask(f"{label}.{at.unique}.fz.test")).data == [GOOD]
 
 
