@@ -380,9 +380,9 @@ async def _(at: Asker) -> None:
 async def _(at: Asker) -> None:
     for kind in ("DS", "DNSKEY", "RRSIG", "NSEC", "CAA", "HTTPS"):
         got = await at.ask(at.name("www"), kind)
-        assert (got.rcode, got.lines, at.upstream.seen[-1].type != 1) == (NOERROR, [], True)
+        assert (got.rcode, got.lines) == (NOERROR, [])
         assert got.soa is not None
-    assert at.asked("www") == 6
+    assert len({one.type for one in at.upstream.seen if one.name.startswith(at.name("www"))}) == 6
 
 
 @case("F44")
