@@ -267,3 +267,37 @@ def test_equal_questions_of_a_thread_and_the_loop_are_one(monkeypatch: pytest.Mo
 
 async def _in_loop(net: Lab, name: str) -> dns.message.Message:
     return dns.message.from_wire(await net.forwarder.resolve(_query(name), 1232))
+
+
+def test_whatever_happens_at_once_every_question_ends_and_nothing_is_left_behind() -> None:
+    """Two threads and the loop, upstreams of all manners, and settings that change meanwhile."""
+    manners = ("www", "neg", "servfail", "drop", "dropfirst", "tc", "wrongid", "flat", "formerredns", "zero", "trunc")
+
+    async def scenario() -> None:
+        async with lab(2, limits=QUICK) as net:
+            askers = [Asker(net.forwarder) for _ in range(2)]
+            ways = [*(asker.ask for asker in askers), net.forwarder.resolve]
+            asking = []
+            for at in range(600):
+                name = f"{manners[at % len(manners)]}.{at % 97}.fz.test"
+                asking.append(asyncio.ensure_future(ways[at % 3](_query(name), 1232)))
+                if at % 50 == 49:
+                    net.configure(*net.servers[:: 1 - 2 * (at // 50 % 2)], limits=QUICK)
+                    await asyncio.sleep(0.01)
+                if at == 300:
+                    await asyncio.sleep(0)
+                    askers[0].stop()
+                    ways[0] = net.forwarder.resolve
+            answers = [dns.message.from_wire(one) for one in await asyncio.wait_for(asyncio.gather(*asking), 60)]
+            # What a busy machine does not answer in time is a failure too.
+            assert {"NOERROR"} <= {answer.rcode().name for answer in answers} <= {"NOERROR", "NXDOMAIN", "SERVFAIL"}
+            for at, answer in enumerate(answers):
+                assert f".{at % 97}.fz.test." in answer.question[0].to_text()
+                assert set(told(answer)) <= {GOOD} | {f"198.51.100.{n}" for n in range(1, 101)}
+            askers[1].stop()
+            await net.forwarder.settle(5.0)
+            status = net.forwarder.status()
+            assert (status["outstanding"], status["waiting"]) == (0, 0)
+            assert net.forwarder._sockets.pools == []
+
+    run(scenario)

@@ -54,6 +54,8 @@ class Asker:
                     query, limit, tell = self._asked.popleft()
                     self._answer(query, limit, tell)
         self.tries.end()
+        for _, _, tell in self._asked:
+            tell(None)
 
     def _answer(self, query: Query, limit: int, tell: Callable[[bytes | None], None]) -> None:
         refused = refusal(query)
