@@ -177,7 +177,7 @@ class DnsServer:
             self._deafen(listener)
         self._go_on()
         if self.settle is not None:
-            await self.settle(grace)
+            self._spawn(self.settle(grace))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for listener in listeners:
