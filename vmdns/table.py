@@ -19,7 +19,7 @@ from vmdns.core.snapshot import Guest, Snapshot
 from vmdns.making import Maker
 from vmdns.slices import sliced
 
-# Changes that come together are built together: a few milliseconds, and never more than this much later.
+# Changes that come together are built together: a few milliseconds later, in a storm of them once in the longer time.
 DEBOUNCE_SECONDS = 0.003
 LONGEST_DEBOUNCE = 0.02
 SERIAL_SECONDS = 1.0  # between two serials: else they overtake the clock that a restart begins with
@@ -67,6 +67,7 @@ class Table:
         self._task: asyncio.Task[None] | None = None
         self._after: list[Callable[[], None]] = []
         self._first = 0.0
+        self._begun = float("-inf")
         # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
         self._serial = int(wall()) & 0xFFFFFFFF
         self._numbered = float("-inf")
@@ -190,11 +191,13 @@ class Table:
             self._first = now
         else:
             self._timer.cancel()
-        self._timer = loop.call_at(min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE), self._begin)
+        soon = min(now + DEBOUNCE_SECONDS, self._first + LONGEST_DEBOUNCE)
+        self._timer = loop.call_at(max(soon, self._begun + LONGEST_DEBOUNCE), self._begin)
 
     def _begin(self) -> None:
         if self._timer is not None:
-            self.late = max(self.late, asyncio.get_running_loop().time() - self._timer.when())
+            self._begun = asyncio.get_running_loop().time()
+            self.late = max(self.late, self._begun - self._timer.when())
         self._stop_timers()
         self._maker.look()
         if self._task is None:
