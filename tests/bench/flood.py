@@ -141,6 +141,8 @@ def main(folder: Path) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
             sink.bind((world.HOST, 0))
             for name, server in running.items():
+                server.answers(world.packet(world.name(NAMES - 1), world.A), lambda answer: answer[7] == 1)
+                server.settle()
                 measured(report, name, server, load, asked, nobodys, others, sink.getsockname()[1], arguments)
                 amplified(report, name, server, inside)
     return report.end()

@@ -29,6 +29,7 @@ def test_who_is_muted_and_for_how_long() -> None:
         mute = Mute(server)
         assert mute.add("127.0.0.9", 10.0)
         assert mute.add("127.8.7.0/24", 11.0)
+        assert not mute.add("127.8.7.0/24", 11.1)  # it is muted: what comes now was waiting
         assert [heard(server, one) for one in ("127.0.0.9", "127.8.7.1", "127.8.7.255")] == [False] * 3
         assert [heard(server, one) for one in ("127.0.0.8", "127.0.0.1", "127.8.6.1")] == [True] * 3
         mute.lift(10.0 + MUTE_SECONDS)

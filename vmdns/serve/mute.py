@@ -32,12 +32,15 @@ class Mute:
         self.possible = sys.platform == "linux" and udp.family == socket.AF_INET
 
     def add(self, key: str, now: float) -> bool:
-        """Mutes an address or a network for a moment; False where that cannot be. `lift` is due after MUTE_SECONDS."""
+        """Mutes an address or a network for a moment; False where that cannot be, or is so already.
+
+        `lift` is due after MUTE_SECONDS.
+        """
         network = ip_network(key)
         if not self.possible or not isinstance(network, IPv4Network):
             return False
         with self._lock:
-            if len(self._until) >= MOST_MUTED:
+            if len(self._until) >= MOST_MUTED or self._until.get(network, now) > now:
                 return False
             self._until[network] = now + MUTE_SECONDS
             return self._attach()
