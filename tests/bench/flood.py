@@ -34,7 +34,7 @@ SOCKETS = 16  # of the flood: so many ports
 LEASES = 10_000
 ASKER, FLOODER, UNPROVEN = world.address(1), world.address(2), world.address(3)
 REPLAYS = 20_000
-LEAD_SECONDS = 0.5  # of a flood, before it is measured what it does
+LEAD_SECONDS = 1.5  # of a flood, before it is measured what it does: the first second is what each may ask at once
 _REPLAY = """
 import socket, sys
 door, port, source = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -70,7 +70,7 @@ def test_no_more_questions_than_the_rate(steps: list[tuple[float, bool]]) -> Non
                 account.work.charge(MAKING)
                 cost += MAKING
         # The last one may go below zero.
-        assert cost <= 200.0 + 100.0 * now + MAKING + 1e-6
+        assert cost <= 100.0 + 100.0 * now + MAKING + 1e-6
 
 
 def test_a_crawler_is_not_noticed() -> None:

@@ -87,18 +87,18 @@ def test_loopback_is_not_counted() -> None:
 
 def test_one_guest_takes_nothing_from_another() -> None:
     world = World(asker_rate=100)
-    assert world.admitted(DOOR, GUEST, 1000) == 200
+    assert world.admitted(DOOR, GUEST, 1000) == 100
     assert world.admitted(DOOR, OTHER, 100) == 100
     # Whoever makes addresses up has those of one guest.
     made_up = sum(world.admitted(DOOR, f"192.168.56.{number}", 10) for number in range(110, 200))
-    assert made_up == 200
+    assert made_up == 100
     world.now += 0.5
     assert world.admitted(DOOR, GUEST, 1000) == 50
 
 
 def test_a_change_of_the_table_forgives_nothing() -> None:
     world = World(asker_rate=100)
-    assert world.admitted(DOOR, GUEST, 1000) == 200
+    assert world.admitted(DOOR, GUEST, 1000) == 100
     world.gate.forget_askers()
     assert world.admitted(DOOR, GUEST, 1000) == 0
 

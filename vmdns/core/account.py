@@ -9,7 +9,7 @@ from enum import Enum
 
 # A question that stands ready costs 1, one that must be made costs MAKING more: it takes five to twenty times as long.
 READY, MAKING = 1.0, 4.0
-BURST_SECONDS = 2.0  # of a rate that may be used up at once: a page of a browser, a crawler's start
+BURST_SECONDS = 1.0  # of a rate that may be used up at once: a page of a browser, the start of a crawler
 
 # To an address that is not proven, beside three bytes for each that came (issue of amplification: an attacker gains
 # nothing by 3 x). Old musl knows no TCP, so a guest that never proves itself gets some four long answers a second.
