@@ -152,11 +152,11 @@ def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes
 
 
 @contextlib.asynccontextmanager
-async def serving(limits: Limits | None = None, address: str = HOST) -> AsyncIterator[Bench]:
+async def serving(limits: Limits | None = None, address: str = HOST, *, batches: bool = True) -> AsyncIterator[Bench]:
     script = Script()
     server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, limits or Limits())
     listener = bind(address, 0)
-    server.open(listener)
+    server.open(listener, batches=batches)
     try:
         yield Bench(server, listener, script)
     finally:
@@ -180,15 +180,16 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 def served(
     limits: Limits | None = None,
 ) -> Callable[[Callable[[Bench], Coroutine[Any, Any, None]]], Callable[[], None]]:
-    """A test that is given a running server."""
+    """A test that is given a running server: one that takes datagrams in batches, then one that does not."""
 
     def wrap(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> Callable[[], None]:
         def test() -> None:
-            async def main() -> None:
-                async with serving(limits) as bench:
+            async def main(batches: bool) -> None:
+                async with serving(limits, batches=batches) as bench:
                     await scenario(bench)
 
-            run(main())
+            for batches in (True, False):
+                run(main(batches))
 
         test.__name__ = scenario.__name__
         return test
