@@ -9,6 +9,7 @@ from enum import Enum
 
 # A question that stands ready costs 1, one that must be made costs MAKING more: it takes five to twenty times as long.
 READY, MAKING = 1.0, 4.0
+IN_VAIN = 20.0  # besides, for one that would have to be asked of others and is not: SERVFAIL with its reason is dear
 BURST_SECONDS = 1.0  # of a rate that may be used up at once: a page of a browser, the start of a crawler
 
 # To an address that is not proven, beside three bytes for each that came (issue of amplification: an attacker gains

@@ -249,7 +249,7 @@ class DnsServer:
             if cached is not None:
                 return cached
         if not self._gate.may_miss(asker):
-            return self._too_many(query, limit)
+            return self._too_many(query, limit, asker)
         if reply is not None and reply.chase is not None:
             return self._surely(query, limit, self._others(asker, self._chase(query, reply, reply.chase, limit)))
         return self._surely(query, limit, self._others(asker, self._forward(query, limit)))
@@ -262,7 +262,9 @@ class DnsServer:
         finally:
             self._gate.met(asker)
 
-    def _too_many(self, query: Query, limit: int) -> bytes:
+    def _too_many(self, query: Query, limit: int, asker: Asker | None) -> bytes:
+        if asker is not None:
+            asker.charge_in_vain()
         self._counts.failed += 1
         return respond(query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many questions for others"))
 
@@ -423,8 +425,9 @@ class DnsServer:
         response, reply = self._decide(query, peer[0], listener.address, limit)
         if response is None:
             if reply is None and asker[1] is Right.ALL and refusal(query) is None:
-                if not self._gate.may_miss(self._gate.asker(listener.address, peer[0])):
-                    return (self._cached(query, limit) or self._too_many(query, limit))[2:]
+                counted = self._gate.asker(listener.address, peer[0])
+                if not self._gate.may_miss(counted):
+                    return (self._cached(query, limit) or self._too_many(query, limit, counted))[2:]
                 made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener)
                 if not isinstance(made, bool):
                     self._keep_passing(query, packet, made, peer, listener)

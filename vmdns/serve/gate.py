@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from vmdns.core.account import MAKING, Account, Bucket, Verdict, to_stranger
+from vmdns.core.account import IN_VAIN, MAKING, Account, Bucket, Verdict, to_stranger
 from vmdns.core.cut import cut, least_query
 from vmdns.core.limits import Limits
 from vmdns.core.snapshot import Snapshot
@@ -57,6 +57,10 @@ class Asker:
     def charge(self) -> None:
         """Its question did not stand ready."""
         self.counted.account.work.charge(MAKING)
+
+    def charge_in_vain(self) -> None:
+        """It asked for others once too often: a flood of that is to end in silence soon."""
+        self.counted.account.work.charge(IN_VAIN)
 
 
 class Gate:
