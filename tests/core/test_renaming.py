@@ -98,3 +98,20 @@ def test_thousands_of_one_name_are_numbered_in_a_time_that_grows_with_them() -> 
     changed(names, {uuid(n): vm(n, "clone") for n in range(1, 2001)})
     assert names.by_uuid[uuid(2000)].label == "clone-2000"
     assert asked["first"] < 20 * 2000
+
+
+def test_no_step_settles_more_than_one_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(WHY, ZONES)
+    settled: list[str] = []
+    settle = Names._settle
+
+    def counted(self: Names, label: str, *more: object) -> object:
+        settled.append(label)
+        return settle(self, label, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Names, "_settle", counted)
+    before = 0
+    for _ in names.change({uuid(n): vm(n, f"vm{n}") for n in range(1, 200)}):
+        assert len(settled) - before <= 1
+        before = len(settled)
+    assert before >= 398

@@ -110,6 +110,7 @@ class Names:
             yield set()
         for label in labels:
             yield from self._settle(label, dirty, longer)
+            yield set()
         for relative in longer:
             dirty.update(self._grouped.get(relative, ()), self._extra.get(relative, ()))
             yield set()
