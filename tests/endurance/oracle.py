@@ -48,12 +48,11 @@ class Oracle:
     def lateness(self, question: tuple[str, str], answer: Truth, sent: float) -> float | None:
         """How many seconds before the question was sent the answer was true last; 0 where it is not late.
 
-        None where it was not true within `GRACE`: the answer is wrong.
+        None where it was never true: the answer is wrong, as one is that is later than `GRACE`.
         """
         # The past before the present: a change meanwhile must not hide what was true a moment ago.
         past = list(self._past.get(question, ()))
         if answer == self._now.get(question, ABSENT) or any(e >= sent and t == answer for e, t in past):
             return 0.0
         ends = [end for end, truth in past + list(self._past.get(question, ())) if truth == answer]
-        late = sent - max(ends, default=float("-inf"))
-        return max(0.0, late) if late <= GRACE else None
+        return max(0.0, sent - max(ends)) if ends else None
