@@ -76,7 +76,15 @@ COMMANDS: dict[str, Callable[[Path, int, int, int], list[str]]] = {"dnsmasq": dn
 
 
 def vmdns(
-    place: Path, tree: Path, port: int, count: int, upstream: int, *, views: int = 1, beat: bool = False, door: bool = False
+    place: Path,
+    tree: Path,
+    port: int,
+    count: int,
+    upstream: int,
+    *,
+    views: int = 1,
+    beat: bool = False,
+    door: bool = False,
 ) -> tuple[list[str], list[str], dict[str, str]]:
     """As many VMs as names, told by a lease file; as many views as addresses. Targets, command and environment.
 
