@@ -40,6 +40,7 @@ from vmdns.serve.control import ControlBusy, ControlServer, instance_key
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.multicast import Multicast
+from vmdns.serve.others import Others
 from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
@@ -74,14 +75,17 @@ class App:
         )
         self.server = DnsServer(
             lambda: self.table.snapshot,
-            self.forwarder.cached,
-            self.forwarder.resolve,
-            partial(chase, self.forwarder.find),
-            self._admission.admit,
+            Others(
+                self.forwarder.resolve,
+                self.forwarder.cached,
+                partial(chase, self.forwarder.find),
+                self._admission.admit,
+                begin=self.forwarder.begin,
+                tries=self.forwarder.tries,
+                settle=self.forwarder.settle,
+            ),
             config.limits,
         )
-        self.server.begin, self.server.tries = self.forwarder.begin, self.forwarder.tries
-        self.server.settle = self.forwarder.settle
         self.multicast = Multicast(say)
         self._announcing = Announcing(self.multicast, lambda: self.table.snapshot)
         self.listening = Listening(self.server, say, self._configure_forwarder)
@@ -216,8 +220,8 @@ class App:
         relay = self.config.mdns_relay
         self._announcing.configure(self.config.mdns, relay)
         self._announcing.changed(moved)
-        self.server.relay = self._relay if relay else None
-        self.server.worth = self.multicast.worth
+        self.server.others.relay = self._relay if relay else None
+        self.server.others.worth = self.multicast.worth
 
     async def _relay(self, name: bytes, kind: int) -> tuple[str, ...] | None:
         """Who has one type of address is known: of the other there is nothing."""

@@ -102,7 +102,7 @@ class Requests:
                 for name, one in self._app.sources.items()
             ],
             "upstreams": forwarder.pop("upstreams", []),
-            "datagrams": self._app.server.path,
+            "datagrams": self._app.server.datagrams.path,
             "late": self._app.table.late,
             "askers": self._askers(),
             "counts": {**self._app.server.counts.as_dict(), "tcp_open": self._app.server.connections},
@@ -114,7 +114,7 @@ class Requests:
         now, wall = time.monotonic(), time.time()
         return [
             {"address": peer, "at": local, "time": wall - (now - moment)}
-            for (peer, local), moment in self._app.server.askers.copy().items()
+            for (peer, local), moment in self._app.server.datagrams.askers.copy().items()
         ]
 
 

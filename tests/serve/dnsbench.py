@@ -19,6 +19,7 @@ from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import Query, Record, make_query, respond
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind
+from vmdns.serve.others import Others
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0  # seconds until an answer that does not come is a failure
@@ -58,6 +59,10 @@ class Script:
     async def chase(self, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
         self.forwarded.append(target)
         return respond(query, limit=limit, answer=[*reply.answer, Record(target, wire.A, 9, b"\xc6\x33\x64\x01")])
+
+    def others(self) -> Others:
+        """What the server asks for what is not its own."""
+        return Others(self.forward, self.cached, self.chase, self.admit)
 
     def _made(self, query: Query, limit: int) -> bytes:
         return respond(query, limit=limit, answer=[Record(query.name, wire.A, 9, b"\xc6\x33\x64\x01")])
@@ -154,7 +159,7 @@ def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes
 @contextlib.asynccontextmanager
 async def serving(limits: Limits | None = None, address: str = HOST, *, batches: bool = True) -> AsyncIterator[Bench]:
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, limits or Limits())
+    server = DnsServer(script.current, script.others(), limits or Limits())
     listener = bind(address, 0)
     server.open(listener, batches=batches)
     try:

@@ -97,7 +97,7 @@ def test_e20_what_fails_is_servfail_and_is_logged(caplog: pytest.LogCaptureFixtu
 
 def handle(name: str, peer: str, local: str = "192.168.56.1", **how: object) -> bytes | Awaitable[bytes] | None:
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+    server = DnsServer(script.current, script.others(), Limits())
     return server.handle(question(name, **how), peer, local, False)  # type: ignore[arg-type]
 
 
@@ -137,7 +137,7 @@ RIGHTS = (
 def test_t8_who_may_ask_what(lan: str, local: str, peer: str, rcode: int, recursion: bool) -> None:
     script = Script()
     script.snapshot = build(RIGHTS, Policy(lan=lan), NOW, 7)
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+    server = DnsServer(script.current, script.others(), Limits())
 
     def asked(name: str) -> dns.message.Message:
         reply = server.handle(question(name), peer, local, False)
@@ -176,7 +176,7 @@ def test_t8_no_answer_over_udp_is_a_weapon() -> None:
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=60).map(lambda body: packet(1, 0, 0, 1, body=body))))
 def test_t23_no_packet_raises(data: bytes) -> None:
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+    server = DnsServer(script.current, script.others(), Limits())
     for tcp in (False, True):
         reply = server.handle(data, "203.0.113.9", "192.168.56.1", tcp)
         assert reply is None or isinstance(reply, bytes)
@@ -231,10 +231,10 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
     script = Script()
 
     async def main() -> None:
-        server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+        server = DnsServer(script.current, script.others(), Limits())
         receiver = Receiver(
             Listener(HOST, 53, datagrams, None),  # type: ignore[arg-type]
-            server._memo, server._ready, server._quick, batches=False,
+            server.datagrams.memo, server.datagrams.ready, server.datagrams.answer, batches=False,
         )  # fmt: skip
         assert datagrams.over.wait(10)
         assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
@@ -254,7 +254,7 @@ async def test_a_burst_of_datagrams_is_answered_whole(bench: Bench) -> None:
 def test_questions_under_way_are_answered_before_the_end() -> None:
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+        server = DnsServer(script.current, script.others(), Limits())
         listener = bind(HOST, 0)
         server.open(listener)
         bench = Bench(server, listener, script)

@@ -24,6 +24,7 @@ from vmdns.serve.dns import DnsServer
 from vmdns.serve.first_try import POSSIBLE
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.listeners import bind
+from vmdns.serve.others import Others
 from vmdns.serve.ports import MOST_SECONDS, MOST_USES, Noise, Ports
 from vmdns.serve.upstream_socket import Sockets
 
@@ -174,8 +175,9 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
         async def nobody(*_: object) -> bytes:
             raise AssertionError
 
-        server = DnsServer(lambda: SNAPSHOT, forwarder.cached, forwarder.resolve, nobody, nobody, LIMITS)  # type: ignore[arg-type]
-        server.begin, server.tries, server.settle = forwarder.begin, forwarder.tries, forwarder.settle
+        others = Others(forwarder.resolve, forwarder.cached, nobody, nobody)  # type: ignore[arg-type]
+        others.begin, others.tries, others.settle = forwarder.begin, forwarder.tries, forwarder.settle
+        server = DnsServer(lambda: SNAPSHOT, others, LIMITS)
         listener = bind("127.0.0.1", 0)
         server.open(listener)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

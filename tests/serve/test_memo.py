@@ -39,7 +39,7 @@ KINDS = ("A", "AAAA", "PTR", "SOA", "TXT", "HTTPS", "ANY", "SRV", "TYPE65280")
 def served() -> tuple[DnsServer, Listener]:
     """A server that nobody listens to, with the test zone."""
     script = Script()
-    server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+    server = DnsServer(script.current, script.others(), Limits())
     server.publish(SNAPSHOT, None)
     return server, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
 
@@ -68,11 +68,11 @@ def test_fast_and_slow_give_the_same_bytes(asked: list[tuple[str, str, int, int]
             asyncio.run(slow)  # it is forwarded
         if not isinstance(slow, bytes):
             continue
-        ready = server._ready(listener, HOST)
+        ready = server.datagrams.ready(listener, HOST)
         assert ready is not None
         fast = find(ready, packet)
         if fast is None:
-            fast = server._quick(packet, (HOST, 1234), listener)
+            fast = server.datagrams.answer(packet, (HOST, 1234), listener)
         if fast is not None:  # what is forwarded comes from the loop
             assert packet[:2] + fast == slow
 
@@ -81,10 +81,10 @@ def test_what_was_said_once_stands_ready() -> None:
     server, listener = served()
     for name, kind in (("db.local", "A"), ("db.local", "AAAA"), ("nope.local", "A"), ("x.db.local", "A")):
         packet = question(name, kind)
-        ready = server._ready(listener, HOST)
+        ready = server.datagrams.ready(listener, HOST)
         assert ready is not None
         assert find(ready, packet) is None
-        said = server._quick(packet, (HOST, 1234), listener)
+        said = server.datagrams.answer(packet, (HOST, 1234), listener)
         assert find(ready, packet) == said
         assert find(ready, cased(packet, 1)) not in (None, said)
 
@@ -93,8 +93,8 @@ def test_what_was_said_once_stands_ready() -> None:
 def test_no_packet_is_taken_for_another(tail: bytes) -> None:
     server, listener = served()
     packet = question("db.local", "HTTPS")
-    server._quick(packet, (HOST, 1234), listener)
-    ready = server._ready(listener, HOST)
+    server.datagrams.answer(packet, (HOST, 1234), listener)
+    ready = server.datagrams.ready(listener, HOST)
     assert ready
     for other in (packet[:12] + tail, tail, packet + tail, packet[:-4] + tail, packet[: len(tail)]):
         found = find(ready, other)
@@ -180,7 +180,7 @@ def test_both_paths_answer_alike(batches: bool) -> None:
 
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+        server = DnsServer(script.current, script.others(), Limits())
         listener = bind(HOST, 0)
         server.open(listener, batches=batches)
         bench = Bench(server, listener, script)
@@ -190,7 +190,7 @@ def test_both_paths_answer_alike(batches: bool) -> None:
             for reply in await bench.udp(*packets[at : at + 50]):
                 assert reply == slow.pop(reply[:2])
         assert slow == {}
-        assert server.path == ("in batches" if batches and CALLS else "one by one")
+        assert server.datagrams.path == ("in batches" if batches and CALLS else "one by one")
         await server.stop()
 
     run(main())
@@ -203,7 +203,7 @@ def test_a_change_is_answered_at_once(batches: bool) -> None:
 
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.cached, script.forward, script.chase, script.admit, Limits())
+        server = DnsServer(script.current, script.others(), Limits())
         listener = bind(HOST, 0)
         script.snapshot = world("192.168.56.101")  # type: ignore[assignment]
         server.open(listener, batches=batches)

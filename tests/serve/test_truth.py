@@ -118,7 +118,7 @@ class World:
         self._serial = 0
         self.script = Script()
         one = self.script
-        self.server = DnsServer(one.current, one.cached, one.forward, one.chase, one.admit, Limits())
+        self.server = DnsServer(one.current, one.others(), Limits())
         self.change((*HOST, *FACTS, *BEGINNING))
 
     @property
@@ -140,10 +140,10 @@ class World:
         listener = Listener(local, 53, None, None)  # type: ignore[arg-type]
         found = []
         for _ in range(2):
-            ready = self.server._ready(listener, peer)
+            ready = self.server.datagrams.ready(listener, peer)
             response = find(ready, packet) if ready is not None else None
             if response is None:
-                response = self.server._quick(packet, (peer, 1234), listener)
+                response = self.server.datagrams.answer(packet, (peer, 1234), listener)
             found += [packet[:2] + response] if response is not None else []
         right = self.snapshot.right(local, peer)
         if right in (Right.ALL, Right.NAMES):

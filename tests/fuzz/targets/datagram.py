@@ -18,6 +18,7 @@ from vmdns.core.wire import Malformed, Query, parse_query, respond, udp_limit
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import find
+from vmdns.serve.others import Others
 
 # (the asker, the host's address that it asks at): the host itself, a guest, somebody on the LAN, a stranger
 ASKERS = (
@@ -41,7 +42,7 @@ async def _admit(peer: str) -> None:
 
 
 def _served() -> DnsServer:
-    return DnsServer(lambda: SNAPSHOT, lambda query, limit: None, _forward, _chase, _admit, Limits())
+    return DnsServer(lambda: SNAPSHOT, Others(_forward, lambda query, limit: None, _chase, _admit), Limits())
 
 
 SERVER = _served()
@@ -85,14 +86,14 @@ def _same_by_threads(packet: bytes, peer: str, local: str, wanted: bytes | None)
     listener = LISTENERS[local]
     SERVER.publish(SNAPSHOT, None)
     # Whoever is not of this host is counted, and gets silence for asking as fast as this.
-    ask = SERVER._ask if peer == "127.0.0.1" else SERVER._quick
+    ask = SERVER.datagrams.ask if peer == "127.0.0.1" else SERVER.datagrams.answer
     first = ask(packet, (peer, 40000), listener)
     assert SERVER.counts.failed == (wanted is None and first is None and _handed_over(packet)), "an exception"
-    SERVER._counts.failed = 0
+    SERVER._decisions.counts.failed = 0
     assert (None if wanted is None else wanted[2:]) == first, "the thread's path and the loop's differ"
     if first is not None:
         assert ask(packet, (peer, 40000), listener) == first, "another answer at the second time"
-    ready = SERVER._ready(listener, peer)
+    ready = SERVER.datagrams.ready(listener, peer)
     if ready is None:
         return
     again = find(ready, packet)

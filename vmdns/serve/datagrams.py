@@ -1,0 +1,358 @@
+"""Questions by UDP: answered in the threads that receive them, but for what waits for somebody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+
+from vmdns.core.answer import Reply
+from vmdns.core.cut import put_on, take_off, udp_room
+from vmdns.core.forwarded import Question, refusal, render
+from vmdns.core.quick import quick
+from vmdns.core.quick_foreign import Foreign, foreign
+from vmdns.core.snapshot import Right, Snapshot
+from vmdns.core.view import View
+from vmdns.core.wire import NOERROR, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
+from vmdns.serve.asked import Asked, Make, Peer, response
+from vmdns.serve.cookies import Cookies
+from vmdns.serve.counts import Counts
+from vmdns.serve.decisions import Decisions
+from vmdns.serve.first_try import FirstTries
+from vmdns.serve.gate import Asker, Gate
+from vmdns.serve.listeners import Listener
+from vmdns.serve.memo import Memo, find
+from vmdns.serve.mute import MUTE_SECONDS, Mute
+from vmdns.serve.others import Others
+from vmdns.serve.udp import Receiver
+
+log = logging.getLogger(__name__)
+
+MOST_ASKERS = 4096
+MOST_PENDING = 10_000  # datagrams that wait for the event loop; more are not answered, and asked again
+
+_NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
+
+class Datagrams:
+    """spawn runs in the event loop what takes others."""
+
+    def __init__(
+        self,
+        current: Callable[[], Snapshot],
+        decisions: Decisions,
+        others: Others,
+        gate: Gate,
+        cookies: Cookies,
+        spawn: Callable[[Awaitable[None]], object],
+    ) -> None:
+        self._current = current
+        self._decisions = decisions
+        self._others = others
+        self._gate = gate
+        self._cookies = cookies
+        self._spawn = spawn
+        self._counts = decisions.counts
+        self._closed = Counts()
+        self.memo = Memo()
+        self._receivers: dict[Listener, Receiver] = {}
+        self._tries: dict[Listener, FirstTries] = {}
+        self._mutes: dict[Listener, Mute] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending: deque[tuple[Query, bytes, Peer, Listener]] = deque()
+        self._woken = False
+        # Who asked lately: (peer, the host's address that it asked at) -> when, in seconds of time.monotonic.
+        self.askers: dict[tuple[str, str], float] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """What the threads did by themselves; the rest is among the counts of the decisions."""
+        return sum((receiver.counts for receiver in self._receivers.values()), self._closed)
+
+    @property
+    def path(self) -> str:
+        """How datagrams are taken: in batches, one by one, or both."""
+        return " and ".join(sorted({receiver.path for receiver in self._receivers.values()}))
+
+    def open(self, listener: Listener, *, batches: bool) -> None:
+        """Answers on it from now on."""
+        self._loop = asyncio.get_running_loop()
+        if not self._receivers:
+            self.memo.publish(self._current(), None)
+        tries = self._others.tries(listener.udp.fileno()) if self._others.tries is not None else None
+        if tries is not None:
+            self._tries[listener] = tries
+        self._mutes[listener] = Mute(listener.udp)
+        self._receivers[listener] = Receiver(listener, self.memo, self.ready, self.ask, tries, batches=batches)
+
+    def close(self, listener: Listener) -> None:
+        """Answers on it no more."""
+        receiver = self._receivers.pop(listener)
+        self._mutes[listener].lift(math.inf)  # also for the datagram that ends the thread
+        receiver.stop()
+        del self._mutes[listener]
+        self._tries.pop(listener, None)
+        self._closed += receiver.counts
+
+    def _lift(self, listener: Listener) -> None:
+        if listener in self._mutes:
+            self._gate.lift(self._mutes[listener])
+
+    def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
+        """This snapshot is in force, in which these names (wire, lower case) are answered otherwise; None for all."""
+        self.memo.publish(snapshot, changed)
+        for receiver in self._receivers.values():
+            receiver.forget_askers()
+
+    # -- in the threads of the listeners -----------------------------------------------------------------------
+
+    def ready(self, listener: Listener, peer: str) -> dict[bytes, bytes] | None:
+        """The responses that stand ready for this peer; None where every question must be looked at."""
+        if len(self.askers) >= MOST_ASKERS:
+            self.askers.clear()
+        self.askers[peer, listener.address] = time.monotonic()
+        snapshot = self._current()
+        right = snapshot.right(listener.address, peer)
+        if right in (Right.UNKNOWN, Right.NOTHING):
+            return None
+        asker = self._gate.asker(listener.address, peer)
+        if asker is not None and not asker.own:
+            return None
+        return self.memo.of((snapshot.view(listener.address, peer), right))
+
+    def ask(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
+        """The response without its id; None for silence, or for later. For who is counted, and for what does not stand
+        ready as it was written."""
+        asker = self._gate.asker(listener.address, peer[0])
+        if asker is not None and not self._gate.admit(asker, peer[1]):
+            self._counts.silenced += 1
+            if self._gate.floods(asker, self._mutes[listener]) and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._lift, listener)
+            return None
+        made = self._stored(packet, peer, listener, asker)
+        if made is None:
+            if asker is not None:
+                asker.charge()
+            made = self.answer(packet, peer, listener)
+        if made is None or asker is None or asker.own:
+            return made
+        passed = self._gate.passes(asker, packet[:2] + made, len(packet))
+        return passed[2:] if passed is not None else None
+
+    def _stored(self, packet: bytes, peer: Peer, listener: Listener, asker: Asker | None) -> bytes | None:
+        """What stands ready for who is counted, and for what has a cookie, which is different each time."""
+        plain, cookie = take_off(packet)
+        if asker is None and not cookie:
+            return None
+        snapshot = self._current()
+        sort = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+        if sort[1] not in (Right.ALL, Right.NAMES):
+            return None
+        found = find(self.memo.of(sort), plain)
+        if found is None and cookie:
+            found = self._made(plain, snapshot, sort)
+        if found is not None and cookie:
+            told, proves = self._cookies.meet(cookie, peer[0])
+            if proves:
+                self._gate.prove(peer[0])
+            found = put_on(found, told, udp_room(plain))
+        if found is not None:
+            self._counts.queries += 1
+            self._counts.answered += 1
+        return found
+
+    def _made(self, packet: bytes, snapshot: Snapshot, sort: tuple[View, Right]) -> bytes | None:
+        """The response without its id that the quick path makes, kept for others."""
+        if len(packet) <= 12 or sort[1] not in (Right.ALL, Right.NAMES):
+            return None
+        found = quick(packet, snapshot, sort[0], sort[1] is Right.ALL)
+        if found is None:
+            return None
+        response, name, about = found
+        end = 12 + len(name)
+        self.memo.keep(sort, snapshot, packet[2:12] + name + packet[end:], response, about)
+        return response[:10] + packet[12:end] + response[end - 2 :]
+
+    def answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
+        """The response without its id, where our own zones make it at once; None for silence or for later."""
+        self._counts.queries += 1
+        try:
+            snapshot = self._current()
+            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            made = self._made(packet, snapshot, asker)
+            if made is None:
+                asked = foreign(packet, snapshot) if asker[1] is Right.ALL else None
+                if asked is not None and self._gate.may_miss(self._gate.asker(listener.address, peer[0])):
+                    return self._abroad(asked, peer, listener, asker)
+                return self._slow(packet, peer, listener, snapshot, asker)
+        except Exception:
+            log.exception("a question could not be answered")
+            self._counts.failed += 1
+            return bare_reply(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
+        self._counts.answered += 1
+        return made
+
+    def _slow(
+        self, packet: bytes, peer: Peer, listener: Listener, snapshot: Snapshot, asker: tuple[View, Right]
+    ) -> bytes | None:
+        """The same for any packet."""
+        try:
+            query = parse_query(packet)
+        except Malformed as malformed:
+            self._counts.malformed += 1
+            return malformed.reply[2:] if malformed.reply is not None else None
+        query, proves = self._cookies.told(query, peer[0])
+        if proves:
+            self._gate.prove(peer[0])
+        limit = udp_limit(query)
+        response, reply = self._decisions.decide(query, peer[0], listener.address, limit)
+        if response is None:
+            if reply is None and asker[1] is Right.ALL and refusal(query) is None:
+                counted = self._gate.asker(listener.address, peer[0])
+                if not self._gate.may_miss(counted):
+                    return (self._others.cached(query, limit) or self._decisions.too_many(query, limit, counted))[2:]
+                made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener)
+                if not isinstance(made, bool):
+                    self._keep_passing(query, packet, made, peer, listener)
+                    return made[2:]
+                if made:
+                    return None
+            self._hand_over(query, packet, peer, listener)
+            return None
+        if reply is not None and self._decisions.may_be_elsewhere(query, reply, snapshot):
+            self._keep_passing(query, packet, response, peer, listener)
+        elif reply is not None and _is_plain(query, packet):
+            about = _about(query, reply, snapshot)
+            self.memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
+        return response[2:]
+
+    def _abroad(self, asked: Foreign, peer: Peer, listener: Listener, asker: tuple[View, Right]) -> bytes | None:
+        """The response without its id to a common question for others, where one is known."""
+        packet, end, key = asked.packet, asked.end, asked.question.name
+        made = self._miss(asked.question, partial(response, asked), peer, listener)
+        if made is False:
+            self._hand_over(parse_query(packet), packet, peer, listener)
+        if isinstance(made, bool):
+            return None
+        self.memo.keep_passing(asker, packet[2:12] + key + packet[end:], made[2:12] + key + made[end:])
+        return made[2:]
+
+    def _miss(self, question: Question, make: Make, peer: Peer, listener: Listener) -> bytes | bool:
+        """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
+        tries = self._tries.get(listener)
+        if self._others.begin is None or tries is None:
+            return False
+        asker = self._gate.asker(listener.address, peer[0])
+        post = self._post if asker is None else partial(self._post_counted, asker)
+        found = self._others.begin(question, Asked(make, listener, peer, post), tries)
+        self._counts.forwarded += found is not False
+        if found is True:
+            self._gate.missed(asker)
+        return found if isinstance(found, bool) else make(found)
+
+    def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
+        """Has the event loop answer it."""
+        if len(self._pending) >= MOST_PENDING or self._loop is None:
+            self._counts.failed += 1
+            return
+        self._pending.append((query, packet, peer, listener))
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self.go_on)
+            except RuntimeError:  # the loop is closed: this is the end
+                self._pending.clear()
+
+    # -- in the event loop --------------------------------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """Goes on with the questions that the threads handed over."""
+        self._woken = False  # first: what is put in from now on wakes the loop again
+        for _ in range(len(self._pending)):
+            try:
+                self._take(*self._pending.popleft())
+            except Exception:
+                log.exception("a question could not be answered")
+                self._counts.failed += 1
+
+    def _take(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
+        limit = udp_limit(query)
+        response, reply = self._decisions.decide(query, peer[0], listener.address, limit)
+        onward = response or self._decisions.onward(query, reply, peer[0], listener.address, limit)
+        if not isinstance(onward, bytes):
+            # What others on the links say of a name stays known for a moment, above all that nobody has it.
+            relayed = reply is not None and reply.chase is None
+            self._spawn(self._finish_udp(listener, onward, query, packet, peer, keep=relayed))
+            return
+        self._send(listener, onward, peer)
+        if response is None and reply is None:
+            self._keep_passing(query, packet, onward, peer, listener)
+
+    async def _finish_udp(
+        self, listener: Listener, coming: Awaitable[bytes], query: Query, packet: bytes, peer: Peer, *, keep: bool
+    ) -> None:
+        response = await coming
+        self._send(listener, response, peer)
+        if keep:
+            self._keep_passing(query, packet, response, peer, listener)
+
+    def _keep_passing(self, query: Query, packet: bytes, response: bytes, peer: Peer, listener: Listener) -> None:
+        if _is_plain(query, packet):
+            snapshot = self._current()
+            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            self.memo.keep_passing(asker, _key(query, packet), _lowered(query, response))
+
+    def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
+        passed = self._gate.passes(self._gate.asker(listener.address, peer[0]), reply)
+        if passed is None:
+            self._counts.silenced += 1
+            return
+        try:
+            listener.udp.sendto(passed, _NEVER_WAIT, peer)
+        except OSError:
+            self._counts.failed += 1  # a full buffer or a peer that went away: it asks again
+
+    def _post_counted(self, asker: Asker, listener: Listener, peer: Peer, reply: bytes) -> None:
+        """The same for who is counted."""
+        self._gate.met(asker)
+        if asker.own:
+            self._post(listener, peer, reply)
+        else:
+            self._send(listener, reply, peer)
+
+    def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
+        """Sends it, together with others where a thread that receives says it."""
+        found = self._receivers.get(listener)
+        if found is None or not found.outbox.put(reply, peer):
+            self._send(listener, reply, peer)
+
+
+def _is_plain(query: Query, packet: bytes) -> bool:
+    """Whether the packet is a question and at most an OPT record without options: of those there are few kinds."""
+    length = 12 + len(query.question)
+    if query.edns is None:
+        return len(packet) == length
+    return len(packet) == length + 11 and not query.edns.options and packet[length] == 0
+
+
+def _key(query: Query, packet: bytes) -> bytes:
+    return packet[2:12] + query.key + packet[12 + len(query.key) :]
+
+
+def _lowered(query: Query, response: bytes) -> bytes:
+    """The response without its id, as it is to the name in lower case: names after it point to it."""
+    return response[2:12] + query.key + response[12 + len(query.key) :]
+
+
+def _about(query: Query, reply: Reply, snapshot: Snapshot) -> bytes | None:
+    """The one name that an answer is about; None for one that anything may change."""
+    key = query.key
+    alone = reply.rcode == NOERROR and not reply.authority and all(one.owner == query.name for one in reply.answer)
+    if not alone or key in snapshot.zones:
+        return None
+    return key if key in snapshot.owned or key in snapshot.pointers or key in snapshot.nodes else None

@@ -1,0 +1,42 @@
+"""Whom a question goes to that our own zones do not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from vmdns.core.answer import Reply
+from vmdns.core.forwarded import Failure, Forwarded, Question
+from vmdns.core.wire import Query
+from vmdns.serve.first_try import FirstTries
+from vmdns.serve.flights import Waiter
+
+# The response in so many bytes at most, once an upstream gave it.
+Forward = Callable[[Query, int], Awaitable[bytes]]
+# The same where it is known already.
+Cached = Callable[[Query, int], bytes | None]
+# The response where a reply of ours ends in an alias for a name of others.
+Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
+# Waits until the peer with this address is known to be a guest, or for long enough.
+Admit = Callable[[str], Awaitable[None]]
+# The addresses that others on the host's links have for a name, None where nobody has the name.
+Relay = Callable[[bytes, int], Awaitable[tuple[str, ...] | None]]
+# What is known; else whether it was asked by the tries of the calling thread, and the waiter will be told.
+Begin = Callable[[Question, Waiter, FirstTries], Forwarded | Failure | bool]
+
+
+@dataclass(slots=True)
+class Others:
+    """relay asks others on the links for X.local, and worth tells whether that makes sense for a name; nobody is asked
+    where relay is None. begin, tries (for the socket with this number) and settle ask upstreams in the threads that
+    receive datagrams; without them the event loop does it all."""
+
+    forward: Forward
+    cached: Cached
+    chase: Chase
+    admit: Admit
+    relay: Relay | None = None
+    worth: Callable[[bytes], bool] = lambda name: True
+    begin: Begin | None = None
+    tries: Callable[[int], FirstTries | None] | None = None
+    settle: Callable[[float], Awaitable[None]] | None = None
