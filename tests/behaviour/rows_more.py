@@ -56,8 +56,10 @@ async def _(at: Asker) -> None:
         data, signature = signed(f"{name}.", kind)
         assert got.rcode == 0
         assert [set(rrset) for rrset in got.read.answer] == [set(data), set(signature)], kind
-        if kind not in ("MX", "NS"):  # those point into the question, whose letters upstreams get in random case
-            assert [one.to_wire() for one in got.read.answer[0]] == [one.to_wire() for one in data]
+        whole = [one.to_wire() for one in data]
+        if kind in ("MX", "NS"):  # the upstream had these point into the question, of whose letters nothing is kept
+            whole = [rdata.replace(b"Fz\x04TEST", b"fz\x04test") for rdata in whole]
+        assert [one.to_wire() for one in got.read.answer[0]] == whole
         assert [one.to_wire() for one in got.read.answer[1]] == [one.to_wire() for one in signature]
         bare_answer = await at.ask(name, kind)
         assert [set(rrset) for rrset in bare_answer.read.answer] == [set(data)]

@@ -367,3 +367,11 @@ def test_no_flipped_byte_gives_another_name_s_address(at: int, byte: int) -> Non
 def test_addresses_are_judged_alike_packed() -> None:
     assert rebinding.inner(bytes((192, 168, 0, 1)))
     assert not rebinding.inner(bytes((8, 8, 8, 8)))
+
+
+@pytest.mark.parametrize("kind", ["A", "MX", "NS"])
+def test_names_that_point_into_the_question_have_not_its_random_case(kind: str) -> None:
+    sent = query("wWw.fZ.TeSt", kind)
+    data = {"A": "300 CNAME fZ.TeSt.", "MX": "300 MX 5 mail.fZ.TeSt.", "NS": "300 NS ns.fZ.TeSt."}[kind]
+    found = accepted(sent, [data])
+    assert found.answer[0].rdata.endswith(to_wire("fz.test")), found.answer[0].rdata

@@ -22,7 +22,7 @@ from vmdns.core.burden import MOST_THINGS, is_heavy
 from vmdns.core.forwarded import EDE_BLOCKED, Forwarded
 from vmdns.core.limits import Limits
 from vmdns.core.name import from_labels
-from vmdns.core.quick_judge import quick_judge
+from vmdns.core.quick_judge import in_lower_case, quick_judge
 from vmdns.core.upstream import closest
 
 MOST_ALIASES = 16
@@ -80,7 +80,7 @@ def judge_fully(
         return Rejected(Verdict.FAILED, f"over {MOST_THINGS} things in its records")
     try:
         # ValueError and its like: dnspython promises DNSException only, but its input is a stranger's.
-        parsed = dns.message.from_wire(message, ignore_trailing=True)
+        parsed = dns.message.from_wire(in_lower_case(message, sent), ignore_trailing=True)
         rcode = int(parsed.rcode())
         if rcode == 16 and sent.edns is not None:
             return Rejected(Verdict.NO_EDNS, "BADVERS")

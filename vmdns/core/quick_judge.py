@@ -81,7 +81,7 @@ def _plain(message: bytes, sent: Query, limits: Limits, trusted: bool) -> Forwar
         rdatas.append(message[at + 12 : at + 12 + size])
     if (not trusted and any(map(rebinding.inner, rdatas))) or (len(rdatas) > 1 and len(set(rdatas)) < len(rdatas)):
         return None
-    records = tuple([Record(sent.name, kind, ttl, rdata) for rdata in rdatas])
+    records = tuple([Record(sent.key, kind, ttl, rdata) for rdata in rdatas])
     return Forwarded(NOERROR, records, (), ttl, flags & 0x0020 != 0)
 
 
@@ -94,6 +94,7 @@ def _walked(
         return None
     if sent.dnssec_ok or sent.type == ANY or answers + authorities + additionals > _MOST_RECORDS:
         return None
+    message = in_lower_case(message, sent)
     found: dict[tuple[bytes, int], _Set] = {}
     for _ in range(answers):
         at = _answer(message, at, sent, found)
@@ -135,12 +136,17 @@ def _walked(
     return Forwarded(flags & 0xF, tuple(records), (), 0, authentic)
 
 
+def in_lower_case(message: bytes, sent: Query) -> bytes:
+    """The message with its question so: other names point into it, and would have the random case of our query."""
+    return message[:12] + sent.key + message[12 + len(sent.key) :]
+
+
 def _answer(message: bytes, at: int, sent: Query, found: dict[tuple[bytes, int], _Set]) -> int:
     """Reads a record of the answer section into `found`. Returns where the next one begins."""
     pointer, kind, cls, ttl, length = _FIXED_AT_QUESTION.unpack_from(message, at)
     if pointer == _TO_QUESTION:
         at += 12
-        owner, key = sent.name, sent.key
+        owner = key = sent.key
     else:
         owner, at = _name(message, at)
         key = owner.lower()
