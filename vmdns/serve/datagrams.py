@@ -26,7 +26,7 @@ from vmdns.serve.decisions import Decisions
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.gate import Asker, Gate
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, find
+from vmdns.serve.memo import Memo, Ready, find
 from vmdns.serve.mute import MUTE_SECONDS, Mute
 from vmdns.serve.others import Others
 from vmdns.serve.udp import Receiver
@@ -111,7 +111,7 @@ class Datagrams:
 
     # -- in the threads of the listeners -----------------------------------------------------------------------
 
-    def ready(self, listener: Listener, peer: str) -> dict[bytes, bytes] | None:
+    def ready(self, listener: Listener, peer: str) -> Ready | None:
         """The responses that stand ready for this peer; None where every question must be looked at."""
         if len(self.askers) >= MOST_ASKERS:
             self.askers.clear()

@@ -12,7 +12,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any
 
@@ -21,7 +21,7 @@ from vmdns.serve.batch import BODIES, ROOM, STARTS, Batch
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, find, find_respelled, now
+from vmdns.serve.memo import Memo, Ready, find, now
 from vmdns.serve.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,15 @@ log = logging.getLogger(__name__)
 # The response to a packet (without its id), asked for by an address; None for silence, or where it is sent later.
 Ask = Callable[[bytes, tuple[Any, ...], Listener], bytes | None]
 # The responses that stand ready for whoever asks from this address at a listener; None: each is asked for.
-Ready = Callable[[Listener, str], dict[bytes, bytes] | None]
+Readies = Callable[[Listener, str], Ready | None]
+
+Find = Callable[[bytes], bytes | None]
 
 CALLS = batch.load()
 
 MOST_ASKERS = 4096
 MANY = 4  # datagrams that came together: more are sure to follow
-_NOTHING: dict[bytes, bytes] = {}
+_NOTHING = Ready()
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -46,7 +48,7 @@ class Receiver:
         self,
         listener: Listener,
         memo: Memo,
-        ready: Ready,
+        ready: Readies,
         ask: Ask,
         tries: FirstTries | None = None,
         *,
@@ -66,7 +68,7 @@ class Receiver:
         self.outbox = Outbox(listener.udp, calls)
         self.path = "in batches" if self._batch else "one by one"
         # By the address: as text, or as `Batch` has it.
-        self._askers: dict[str | int, dict[bytes, bytes] | None] = {}
+        self._askers: dict[str | int, Ready | None] = {}
         self._thread = threading.Thread(target=self._run, name=f"udp-{listener.address}", daemon=True)
         listener.udp.setblocking(True)
         self._thread.start()
@@ -132,13 +134,13 @@ class Receiver:
             return response
         return self._ask(packet, peer, self._listener)
 
-    def _of(self, asker: str | int) -> dict[bytes, bytes] | None:
+    def _of(self, asker: str | int) -> Ready | None:
         try:
             return self._askers[asker]
         except KeyError:
             return self._learn(asker)
 
-    def _learn(self, asker: str | int) -> dict[bytes, bytes] | None:
+    def _learn(self, asker: str | int) -> Ready | None:
         askers = self._askers
         if len(askers) >= MOST_ASKERS:
             askers.clear()
@@ -166,16 +168,24 @@ class Receiver:
         if moment >= self._memo.next_second:
             self._memo.age(moment)
         askers = batch.askers(found)
-        known = {asker: (self._of(asker) or _NOTHING).get for asker in set(askers)}
-        finds = map(known.__getitem__, askers) if len(known) > 1 else repeat(known[askers[0]])
+        known = {asker: self._of(asker) or _NOTHING for asker in set(askers)}
+        finds: Iterable[Find]
+        besides: Iterable[Find]
+        if len(known) == 1:
+            ready = known[askers[0]]
+            finds, besides = repeat(ready.names.get), repeat(ready.beside)
+        else:
+            finds = [known[asker].names.get for asker in askers]
+            besides = [known[asker].beside for asker in askers]
         region = batch.region
         sizes: list[int] = []
         others = 0
-        for start, body, length, find_ready in zip(STARTS, BODIES, batch.lengths(found), finds, strict=False):
+        lengths = batch.lengths(found)
+        for start, body, length, find_ready, find_beside in zip(STARTS, BODIES, lengths, finds, besides, strict=False):
             key = region[body : start + length]
             response = find_ready(key)
             if response is None:
-                response = find_respelled(find_ready, key)
+                response = find_beside(key)
                 if response is None:
                     others += 1
                     response = self._rest(region[start : start + length], batch.peer(len(sizes)))
