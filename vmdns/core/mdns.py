@@ -31,7 +31,7 @@ from vmdns.core.zones import reverse_name
 
 PORT = 5353
 LEGACY_TTL = 10  # section 6.7
-STARTS, START_GAP = 64, 0.1  # so many names are begun to be probed for at once, and seconds until the next
+STARTS, START_GAP = 32, 0.1  # so many names are begun to be probed for at once, and seconds until the next
 RECENT = TTL / 4  # a question that takes a unicast answer gets one, if all others heard it by now (section 5.4)
 
 
