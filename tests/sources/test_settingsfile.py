@@ -47,6 +47,7 @@ def test_registry_paths() -> None:
         b'<MachineEntry uuid="{AAAAAAAA-0000-0000-0000-000000000001}" src="/vms/a b/a.vbox"/>'
         b'<MachineEntry uuid="{aaaaaaaa-0000-0000-0000-000000000002}" src="Machines/b/b.xml"/>'
         b'<MachineEntry uuid="{aaaaaaaa-0000-0000-0000-000000000003}"/>'
+        b'<MachineEntry uuid="{}" src="c.vbox"/><MachineEntry src="d.vbox"/>'
         b"</MachineRegistry></Global></VirtualBox>"
     )
     assert registry(data, Path("/home")) == {
@@ -168,6 +169,7 @@ BOMB = (
         b'<VirtualBox xmlns="http://www.virtualbox.org/"/>',
         b'<VirtualBox xmlns="http://virtualbox.org/"><MachineEncrypted uuid="{u}">a</MachineEncrypted></VirtualBox>',
         b'<VirtualBox xmlns="http://www.virtualbox.org/"><Machine name="n"/></VirtualBox>',
+        b'<VirtualBox xmlns="http://www.virtualbox.org/"><Machine uuid="{}" name="n"/></VirtualBox>',
         vbox(network('<Adapter enabled="true" MACAddress="080027000001"/>')),
         vbox(network('<Adapter slot="x" enabled="true" MACAddress="080027000001"/>')),
     ],

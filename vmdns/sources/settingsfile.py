@@ -35,8 +35,9 @@ def registry(data: bytes, home: Path) -> dict[str, Path]:
     """VirtualBox.xml: UUID -> settings file of each registered VM. Raises `Damaged`."""
     found = {}
     for entry in _tree(data).iterfind("{*}Global/{*}MachineRegistry/{*}MachineEntry"):
-        if source := entry.get("src"):
-            found[_uuid(entry.get("uuid", ""))] = home / source
+        source, uuid = entry.get("src"), _uuid(entry)
+        if source and uuid:
+            found[uuid] = home / source
     return found
 
 
@@ -44,8 +45,8 @@ def machine(data: bytes) -> Machine:
     """A .vbox file: the VM as its settings have it, in a state of a VM that does not run. Raises `Damaged`."""
     root = _tree(data)
     element = root.find("{*}Machine")
-    if element is None or not element.get("uuid"):
-        raise Damaged("no Machine element")
+    if element is None or not (uuid := _uuid(element)):
+        raise Damaged("no Machine element with a UUID")
     extra = {item.get("name", ""): item.get("value", "") for item in element.iterfind("{*}ExtraData/{*}ExtraDataItem")}
     groups = tuple(group.get("name", "") for group in element.iterfind("{*}Groups/{*}Group"))
     version = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", root.get("version", ""))
@@ -56,7 +57,7 @@ def machine(data: bytes) -> Machine:
     except ValueError as error:
         raise Damaged(str(error)) from None
     return Machine(
-        uuid=_uuid(element.get("uuid", "")),
+        uuid=uuid,
         name=element.get("name", ""),
         state=_state(element),
         groups=groups or ("/",),
@@ -73,8 +74,8 @@ def _tree(data: bytes) -> xml.Element:
         raise Damaged(str(error)) from None
 
 
-def _uuid(text: str) -> str:
-    return text.strip("{}").lower()
+def _uuid(element: xml.Element) -> str:
+    return element.get("uuid", "").strip("{}").lower()
 
 
 def _true(text: str) -> bool:

@@ -17,7 +17,7 @@ def check(data: bytes) -> None:
             found = machine(data[1:])
         else:
             for uuid, path in registry(data[1:], Path("/home")).items():
-                assert uuid == uuid.strip("{}").lower()
+                assert uuid and uuid == uuid.strip("{}").lower()
                 assert isinstance(path, Path)
             return
     except Damaged:
