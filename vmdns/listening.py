@@ -66,7 +66,7 @@ class Listening:
         for old in kept.values():
             if old.listener is not None:
                 self._server.close(old.listener)
-                self._say(f"no longer listening on {old.listen}")
+                self._say(f"no longer listening on {old.listener.address} port {old.listener.port}")
         self._schedule()
         if self.own != before:
             self._changed()
