@@ -8,10 +8,10 @@ lets the same name have another answer for another asker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from types import UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 # States in which a VM has its addresses: FirstOnline..LastOnline of MachineState
 # (VirtualBox SDK reference; a paused guest keeps its lease, a saved one does not answer).
@@ -186,6 +186,9 @@ Fact = Machine | NatNetwork | DhcpServer | HostInterface | HostAddress | Neighbo
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}
 
 
+_PLAIN = (str, float, int)
+
+
 def to_json(fact: Fact) -> dict[str, Any]:
     """The fact as JSON values, with its kind under `is`."""
     return {"is": type(fact).__name__, **_plain(fact)}
@@ -193,39 +196,58 @@ def to_json(fact: Fact) -> dict[str, Any]:
 
 def from_json(value: dict[str, Any]) -> Fact:
     """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
-    kind = _KINDS[value["is"]]
-    return cast(Fact, _build(kind, {name: item for name, item in value.items() if name != "is"}))
+    held = value.copy()
+    kind: Any = _KINDS[held.pop("is")]
+    return cast(Fact, _builder(kind)(held))
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, _PLAIN):
+        return value
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value
+    kind: Any = type(value)
+    return {name: _plain(getattr(value, name)) for name in _names(kind)}
 
 
 @cache
-def _hints(name: str) -> dict[str, Any]:
-    return get_type_hints(globals()[name])
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
-def _build(kind: Any, value: Any) -> Any:
-    origin = get_origin(kind)
-    if origin is tuple:
+@cache
+def _builder(kind: Any) -> Callable[[Any], Any]:
+    """What makes a value of this type from JSON; found out once for each type, as there are many facts."""
+    if get_origin(kind) is tuple:
+        return _tuple_builder(*get_args(kind))
+    if is_dataclass(kind):
+        builders = {name: _builder(hint) for name, hint in get_type_hints(kind).items()}
+
+        def build(value: Any) -> Any:
+            if not isinstance(value, dict):
+                raise TypeError(f"an object is expected, not {value!r}")
+            return cast(Any, kind)(**{name: builders[name](item) for name, item in value.items()})
+
+        return build
+
+    def check(value: Any) -> Any:
+        if kind is float and type(value) is int:
+            return float(value)
+        if not isinstance(value, kind):
+            raise TypeError(f"{kind.__name__} is expected, not {value!r}")
+        return value
+
+    return check
+
+
+def _tuple_builder(*inner: Any) -> Callable[[Any], Any]:
+    builders = [_builder(one) for one in inner if one is not Ellipsis]
+
+    def build(value: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError(f"a list is expected, not {value!r}")
-        inner = get_args(kind)
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return tuple(_build(inner[0], item) for item in value)
-        return tuple(_build(one, item) for one, item in zip(inner, value, strict=True))
-    if origin in (Union, UnionType):
-        raise TypeError("a fact has no optional fields")
-    if is_dataclass(kind):
-        hints = _hints(str(kind.__name__))  # type: ignore[union-attr]
-        return cast(Any, kind)(**{name: _build(hints[name], item) for name, item in value.items()})
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind):
-        raise TypeError(f"{kind.__name__} is expected, not {value!r}")
-    return value
+        if Ellipsis in inner:
+            return tuple([builders[0](item) for item in value])
+        return tuple([one(item) for one, item in zip(builders, value, strict=True)])
+
+    return build
