@@ -254,10 +254,10 @@ def test_what_could_not_be_read_is_read_once_it_can(watched: Watched, monkeypatc
     allowed = threading.Event()
     real = leases.read_leases
 
-    def read(path: Path) -> tuple[Any, ...]:
+    def read(path: Path, *known: Any) -> tuple[Any, ...]:
         if not allowed.is_set():
             raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path)
+        return real(path, *known)
 
     monkeypatch.setattr(leases, "RETRIES", (0.0, 0.02))
     monkeypatch.setattr(leases, "read_leases", read)

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,18 +18,31 @@ worker.find = lambda environ: None
 worker.ABSENT_SECONDS = 0.05
 worker.main()
 """
+LEASES_ALONE = """
+import time
+from vmdns.sources import worker
+worker.find = lambda environ: True
+worker.open_reader = lambda *_: time.sleep(60)
+worker.main()
+"""
 OPTIONS = {"reader": "auto", "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
 
 
-@pytest.fixture
-def worker() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    say(process, OPTIONS)
+@contextmanager
+def started(program: str, options: dict[str, Any] = OPTIONS) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    say(process, options)
     try:
         yield process
     finally:
         process.kill()
         process.wait(10)
+
+
+@pytest.fixture
+def worker() -> Iterator[subprocess.Popen[bytes]]:
+    with started(PROGRAM) as process:
+        yield process
 
 
 def say(process: subprocess.Popen[bytes], value: object) -> None:
@@ -69,3 +84,25 @@ def test_it_ends_with_its_input(worker: subprocess.Popen[bytes]) -> None:
     assert worker.stdin is not None
     worker.stdin.close()
     assert worker.wait(10) == 0
+
+
+def test_of_a_lease_file_only_what_changed_is_told_again(tmp_path: Path) -> None:
+    def write(*issued: int) -> None:
+        entries = (
+            f'<Lease mac="08:00:27:00:00:0{n}" state="acked">'
+            f'<Address value="10.0.2.{4 + n}"/><Time issued="{at}" expiration="600"/></Lease>'
+            for n, at in enumerate(issued)
+        )
+        fresh = tmp_path / "lab-Dhcpd.leases-tmp"
+        fresh.write_text(f'<?xml version="1.0"?>\n<Leases version="1.0">{"".join(entries)}</Leases>\n', "utf-8")
+        fresh.replace(tmp_path / "lab-Dhcpd.leases")
+
+    write(100, 200, 300)
+    with started(LEASES_ALONE, {**OPTIONS, "home": str(tmp_path)}) as worker:
+        assert len(until(worker, "put", "leases")[-1]["facts"]) == 3
+        write(100, 201)
+        *_, told = until(worker, "patch", "leases")
+    assert {key: fact and fact["issued"] for key, fact in told["facts"].items()} == {
+        "lease:lab 080027000001 10.0.2.5": 201.0,
+        "lease:lab 080027000002 10.0.2.6": None,
+    }

@@ -18,7 +18,7 @@ from watchdog.observers.polling import PollingObserver
 
 from vmdns.core.model import Lease
 from vmdns.sources.files import CHANGES
-from vmdns.sources.leasefile import SUFFIX, Damaged, read_leases
+from vmdns.sources.leasefile import SUFFIX, Damaged, Entries, read_leases
 
 # A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
 RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
@@ -50,6 +50,7 @@ class LeaseWatcher:
         self._trouble = trouble
         self._settings = settings
         self._files: dict[str, tuple[Lease, ...]] = {}
+        self._entries: dict[str, Entries] = {}
         self._bad: dict[str, str] = {}
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -144,7 +145,7 @@ class LeaseWatcher:
         """Reads one file: whether that is settled, and whether its leases changed."""
         before = self._files.get(name, ())
         try:
-            self._files[name] = read_leases(self.folder / name)
+            self._files[name] = read_leases(self.folder / name, self._entries.setdefault(name, {}))
             self._note(name, "")
             return True, self._files[name] != before
         except FileNotFoundError:
@@ -153,6 +154,7 @@ class LeaseWatcher:
                 return False, False
             if last:
                 self._files.pop(name, None)
+                self._entries.pop(name, None)
                 self._note(name, "")
             return last, last and bool(before)
         except (OSError, Damaged) as error:

@@ -27,7 +27,7 @@ Message = dict[str, Any]
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0  # less than what counts as silence
-MOST_WAITING = 64  # messages that the event loop has not taken yet
+MOST_WAITING = 8  # messages that the event loop has not taken yet: what comes behind them waits for all of them
 HELD_UP_SECONDS = 2.0  # to take what was said while vmdns itself was held up, as in a sleep of this computer
 SILENT_SECONDS = 30.0  # six beats
 

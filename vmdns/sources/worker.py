@@ -37,6 +37,7 @@ from vmdns.core.model import Fact, to_json
 from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.leases import LeaseWatcher
 from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
+from vmdns.sources.told import Told
 
 if TYPE_CHECKING:
     from vmdns.sources.hostpoll import PollWatcher
@@ -48,6 +49,7 @@ UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade need
 BEAT_SECONDS = 5.0
 PORTION = 64  # facts in a line
 STUCK_SECONDS = 15.0
+SWITCH_SECONDS = 0.0005  # a lease file with thousands of leases keeps no other thread waiting
 
 
 class Output:
@@ -55,16 +57,20 @@ class Output:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._lock = threading.Lock()
+        # Two, so that who waits comes next: a thread with much to tell would take a single one again at once.
+        self._next, self._lock = threading.Lock(), threading.Lock()
 
     def send(self, message: Mapping[str, Any]) -> None:
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-        with self._lock:
-            try:
-                self._file.write(line)
-                self._file.flush()
-            except OSError:
-                os._exit(0)  # the server is gone
+        with self._next:
+            self._lock.acquire()
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError:
+            os._exit(0)  # the server is gone
+        finally:
+            self._lock.release()
 
     def facts(self, verb: str, source: str, facts: Mapping[str, Fact | None]) -> None:
         """In portions: the server reads a line at once, and answers nobody meanwhile."""
@@ -156,7 +162,7 @@ class Work:
             self._watcher.stop()
         self._watcher = LeaseWatcher(
             home,
-            lambda facts: self._output.facts("put", "leases", facts),
+            Told("leases", self._output.facts).tell,
             lambda text: self._output.send({"trouble": "leases", "text": text}),
             self._nudge,
         )
@@ -222,6 +228,7 @@ def streams() -> tuple[IO[bytes], Output]:
 
 def run(given: IO[bytes], output: Output, options: Mapping[str, Any]) -> None:
     """Works until the server is gone, or VirtualBox: does not return."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     if options.get("home"):
         os.environ["VBOX_USER_HOME"] = options["home"]
     output.send({"pid": os.getpid()})
