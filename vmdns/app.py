@@ -379,9 +379,10 @@ class App:
         self._listen()
         self._keep_wired()
         self._admission.changed()
-        self._announce(news.moved if news.names is not None else None)
+        if news.names is None or news.moved:
+            self._announce(news.moved if news.names is not None else None)
         self._telling.add(news.moved.values())
-        self._garbage.grown(len(news.moved))
+        self._garbage.grown(news.others)
         now = time.time()
         problems = self.table.snapshot.problems
         if problems != self._problems:

@@ -200,15 +200,18 @@ class Maker:
         before, after = self.snapshot, builder.built(0).snapshot
         moved: dict[str, Moved] = {}
         names: set[bytes] = set()
+        others = 0
         for among in (after.by_uuid, before.by_uuid):
             for uuid in among:
                 was, now = before.by_uuid.get(uuid), after.by_uuid.get(uuid)
                 if (among is after.by_uuid or now is None) and not _same(was, now):
-                    moved[uuid] = was, now
-                    names.update(builder.otherwise(was, now))
+                    others += 1
+                    if was is None or now is None or was.answers != now.answers:
+                        moved[uuid] = was, now
+                        names.update(builder.names_of(was), builder.names_of(now))
                 yield None
         few = len(names) <= _MANY and _alike(before, after)
-        return Built(after, frozenset(names) if few else None, moved)
+        return Built(after, frozenset(names) if few else None, moved, others)
 
 
 def _rank(fact: Fact | None) -> int:

@@ -35,11 +35,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a new snapshot changed: the names (wire) that are answered otherwise, None where it may be any, and the VMs
-    that are not as they were, before and after, by UUID."""
+    """What a new snapshot changed: the names (wire) that are answered otherwise, None where it may be any; the VMs that
+    answer otherwise, before and after, by UUID; how many VMs are other ones in whatever way."""
 
     names: frozenset[bytes] | None
     moved: Mapping[str, Moved]
+    others: int = 0
 
     @property
     def changes(self) -> list[Change]:
@@ -229,12 +230,12 @@ class Table:
     def _publish(self, built: Built) -> None:
         before, made = self.snapshot, built.snapshot
         self._valid_until = made.valid_until
-        if built.names is not None and not built.moved and _rest(made) == _rest(before):
+        if built.names is not None and not built.others and _rest(made) == _rest(before):
             return
         if built.names is None or built.names:
             self._count_up()
         self.snapshot = made.numbered(self._serial)
-        self._tell(News(built.names, built.moved))
+        self._tell(News(built.names, built.moved, built.others))
 
     def _tell(self, news: News) -> None:
         for listener in self._listeners:

@@ -37,7 +37,7 @@ def guest(number: int, names: tuple[tuple[str, ...], ...], *addresses: tuple[str
 
 def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapshot:
     bridged = {one.network for guest in guests for one in guest.machine.adapters if one.network.kind == "bridged"}
-    owned = {to_wire(".".join((*name, zone))): one for one in guests for name in one.named.names}
+    owned = {to_wire(".".join((*name, zone))): one.machine.uuid for one in guests for name in one.named.names}
     by_uuid = {one.machine.uuid: one for one in guests}
     return Snapshot(by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=ways(FACTS, bridged), lan=lan)
 

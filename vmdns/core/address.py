@@ -133,6 +133,7 @@ def index(facts: Iterable[Fact], now: float) -> Networks:
     return found
 
 
+@lru_cache(maxsize=16_384)
 def _ipv4(text: str) -> IPv4Address | None:
     try:
         return IPv4Address(text)
@@ -157,7 +158,7 @@ def given(adapter: Adapter, networks: Networks) -> Address | None:
     if not key[0]:
         return None
     valid = [lease for lease in networks.leases.get(key, ()) if lease.until > networks.now]
-    newest = max(valid, key=_freshness, default=None)
+    newest = max(valid, key=_freshness) if len(valid) > 1 else valid[0] if valid else None
     network = adapter.network
     if key in networks.fixed:
         since = newest.issued if newest else 0.0
@@ -165,8 +166,8 @@ def given(adapter: Adapter, networks: Networks) -> Address | None:
         return Address(networks.fixed[key], network, adapter.mac, FIXED, why, since)
     if newest is None:
         return None
-    others = sorted({lease.address for lease in valid} - {newest.address})
     why = f"DHCP lease of {network.name}"
+    others = sorted({lease.address for lease in valid} - {newest.address}) if len(valid) > 1 else ()
     if others:
         why += f"; newer than {' and '.join(others)}, given to another client with this MAC"
     return _leased(newest, adapter, why)
@@ -186,7 +187,7 @@ def _confirmed(by_dhcp: Address, adapter: Adapter, networks: Networks, claims: l
     Whoever is on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
     its guest properties: what both say is better proof than either. None where there is no such lease.
     """
-    if by_dhcp.source != LEASE or any(claim.address == by_dhcp.address for claim in claims):
+    if not claims or by_dhcp.source != LEASE or any(claim.address == by_dhcp.address for claim in claims):
         return None
     claimed = {claim.address for claim in claims if claim.since >= by_dhcp.since - ALIVE_SECONDS}
     key = (file_key(adapter.network.dhcp_name), adapter.mac)
@@ -201,14 +202,16 @@ def addresses(machine: Machine, networks: Networks) -> Found:
         return Found((), ())
     chosen: list[Address] = []
     refused: list[str] = []
+    own = frozenset(one.mac for one in machine.adapters)
     for adapter in machine.adapters:
         if not adapter.cable:
             refused.append(f"adapter {adapter.slot + 1}: its cable is not connected")
             continue
-        own = frozenset(one.mac for one in machine.adapters)
         by_dhcp = given(adapter, networks)
         if by_dhcp is not None and by_dhcp.source == LEASE:
-            objection = _misplaced(IPv4Address(by_dhcp.address), adapter, networks)
+            leased = _ipv4(by_dhcp.address)
+            assert leased is not None
+            objection = _misplaced(leased, adapter, networks)
             if objection:
                 refused.append(f"DHCP gave it {by_dhcp.address}, {objection}")
                 by_dhcp = None
@@ -315,14 +318,7 @@ def _misplaced(address: IPv4Address, adapter: Adapter, networks: Networks) -> st
     """Why nobody can have this address on the network of this adapter; '' if somebody can."""
     text = str(address)
     kind, name = adapter.network.kind, adapter.network.dhcp_name
-    # RFC 6890 section 2.2.2, and what a packet cannot come from (RFC 1122 section 3.2.1.3).
-    if (
-        address.is_loopback
-        or address.is_link_local
-        or address.is_multicast
-        or address.is_reserved
-        or int(address) >> 24 == 0
-    ):
+    if not _is_of_a_machine(address):
         return "which is no address of a machine"
     if text in networks.hosts_own.get(name, ()):
         return "which is the address of the network's own server"
@@ -337,6 +333,13 @@ def _misplaced(address: IPv4Address, adapter: Adapter, networks: Networks) -> st
     if prefixes:
         return "" if any(_holds(prefix, address) for prefix in prefixes) else f"which is not on {adapter.network.name}"
     return "which is a public address" if address.is_global else ""
+
+
+@lru_cache(maxsize=16_384)
+def _is_of_a_machine(address: IPv4Address) -> bool:
+    """RFC 6890 section 2.2.2, and what a packet cannot come from (RFC 1122 section 3.2.1.3)."""
+    special = address.is_loopback or address.is_link_local or address.is_multicast or address.is_reserved
+    return not special and int(address) >> 24 != 0
 
 
 def _elsewhere(address: IPv4Address, adapter: Adapter, networks: Networks) -> str:

@@ -120,7 +120,7 @@ def _wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node |
     above, below = key, b""
     while above != zone:
         above, below = above[1 + above[0] :], above
-        if (guest := snapshot.owned.get(above)) is not None:
+        if (guest := snapshot.owner(above)) is not None:
             covered = snapshot.wildcards and below[1:2] != b"_"
             return snapshot.nodes.get(b"\x01*" + above) or (snapshot.below(guest, view) if covered else None)
         if snapshot.find(above, view) is not None:
@@ -151,7 +151,7 @@ def _at(
 def _why_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | None:
     """Why a VM has no address for this view; None where the name is no VM's."""
     while key[0]:
-        guest = snapshot.owned.get(key)
+        guest = snapshot.owner(key)
         if guest is not None:
             why = snapshot.seen(guest, view).why
             return (EDE_NOT_READY if guest.waiting else EDE_OTHER, why) if why else None

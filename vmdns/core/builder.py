@@ -37,11 +37,12 @@ Moved = tuple[Guest | None, Guest | None]
 @dataclass(frozen=True)
 class Built:
     """A snapshot, and what is different in it: the names (wire) that are answered otherwise, None where it may be any;
-    the VMs before and after, by UUID."""
+    the VMs that answer otherwise, before and after, by UUID; how many VMs are other ones in whatever way."""
 
     snapshot: Snapshot
     names: frozenset[bytes] | None
     moved: Mapping[str, Moved] = field(default_factory=dict)
+    others: int = 0
 
 
 class Builder:
@@ -74,6 +75,7 @@ class Builder:
         self._seen_anew = True  # whether the ways are to be made anew
         self._changed: frozenset[bytes] | None = None
         self._moved: dict[str, Moved] = {}
+        self._others = 0
         self._bridged: Counter[Network] = Counter()
         self._forwards: dict[str, tuple[PortForward, ...]] = {}
         self._naming = Names(self._common.reserved, self._policy.zones)
@@ -86,8 +88,8 @@ class Builder:
         self._refused: dict[str, tuple[str, ...]] = {}
         self._refusals: tuple[str, ...] | None = ()
         self._doubles: dict[bytes, str] = {}
-        self._owned: Layers[bytes, Guest] = Layers()
-        self._pointers: Layers[bytes, tuple[tuple[str, Guest], ...]] = Layers()
+        self._owned: Layers[bytes, str] = Layers()
+        self._pointers: Layers[bytes, tuple[tuple[str, str], ...]] = Layers()
         self._above: Layers[bytes, int] = Layers()
         self._absent: Layers[bytes, str] = Layers()
 
@@ -197,7 +199,8 @@ class Builder:
         if whole:
             yield from self._start_anew(now)
         self._networks.now = now
-        touched, self._touched = self._touched, set()
+        machines, self._touched = self._touched, set()
+        touched = machines.copy()
         for mac in self._macs:
             touched |= self._by_mac.get(mac, set())
         self._macs = set()
@@ -211,23 +214,31 @@ class Builder:
         for uuid in touched:
             self._attach(uuid, dirty)
             yield
-        for names in self._naming.change({uuid: self._machines.get(uuid) for uuid in touched}):
+        for names in self._naming.change({uuid: self._machines.get(uuid) for uuid in machines}):
             dirty |= names
             yield
-        moved: dict[str, Moved] = {}
+        others: dict[str, Moved] = {}
         for uuid in dirty:
             before, after = self._guests.get(uuid), self._make(uuid)
             if before != after:
-                moved[uuid] = before, after
+                others[uuid] = before, after
             yield
         # First all that goes: what one VM leaves another may take.
         changed: set[bytes] = set()
-        for uuid, (before, after) in moved.items():
+        moved: dict[str, Moved] = {}
+        going: dict[str, Guest | None] = {}
+        for uuid, (before, after) in others.items():
+            if after is not None and _place(before) == _place(after):
+                self._set(uuid, after)
+                continue
+            going[uuid] = after
             if before is not None:
                 self._remove(uuid, before)
-            changed.update(self.otherwise(before, after))
+            if _answers(before) != _answers(after):
+                moved[uuid] = before, after
+                changed.update(self.names_of(before), self.names_of(after))
             yield
-        for uuid, (_, after) in moved.items():
+        for uuid, after in going.items():
             if after is not None:
                 self._add(uuid, after)
             yield
@@ -239,13 +250,13 @@ class Builder:
         while self._ends and not self._is_end(*self._ends[0]):
             heapq.heappop(self._ends)
             yield
-        self._moved = moved
+        self._moved, self._others = moved, len(others)
         self._changed = None if whole or len(changed) > _MANY else frozenset(changed)
         self._whole = False
 
     def built(self, serial: int) -> Built:
         """What the steps made, after the last of them."""
-        return Built(self._snapshot(serial), self._changed, self._moved)
+        return Built(self._snapshot(serial), self._changed, self._moved, self._others)
 
     def _start_anew(self, now: float) -> Iterator[None]:
         """Networks, records, the hosts file or the policy changed: that may matter to every VM."""
@@ -340,6 +351,14 @@ class Builder:
         forwards = rules(machine, found.addresses, self._forwards) if machine.online else ()
         return Guest(machine, named, found.addresses, found.refused, forwards)
 
+    def _set(self, uuid: str, guest: Guest) -> None:
+        self._guests.put(uuid, guest)
+        if self._refused.get(uuid, ()) != guest.refused:
+            self._refused.pop(uuid, None)
+            self._refusals = None
+            if guest.refused:
+                self._refused[uuid] = guest.refused
+
     def _remove(self, uuid: str, guest: Guest) -> None:
         self._guests.drop(uuid)
         if self._refused.pop(uuid, None):
@@ -347,12 +366,12 @@ class Builder:
         for owner in self._owners(guest):
             if not guest.machine.online:
                 self._absent.drop(owner)
-            elif self._owned.get(owner) is guest:
+            elif self._owned.get(owner) == uuid:
                 self._owned.drop(owner)
                 self._count_above(owner, -1)
         for pointer in {reverse_name(one.address) for one in guest.addresses}:
             held = self._pointers.get(pointer) or ()
-            left = tuple(pair for pair in held if pair[1] is not guest)
+            left = tuple(pair for pair in held if pair[1] != uuid)
             if len(held) > 1:
                 self._double(pointer, left)
             if left:
@@ -362,10 +381,7 @@ class Builder:
                 self._count_above(pointer, -1)
 
     def _add(self, uuid: str, guest: Guest) -> None:
-        self._guests.put(uuid, guest)
-        if guest.refused:
-            self._refused[uuid] = guest.refused
-            self._refusals = None
+        self._set(uuid, guest)
         machine = guest.machine
         for owner in self._owners(guest):
             if not machine.online:
@@ -373,7 +389,7 @@ class Builder:
                 continue
             node = self._common.nodes.get(owner, {})
             if not (CNAME in node or A in node or AAAA in node):
-                self._owned.put(owner, guest)
+                self._owned.put(owner, uuid)
                 self._count_above(owner, 1)
         for address in {one.address: None for one in guest.addresses if one.network.kind != "nat"}:
             pointer = reverse_name(address)
@@ -382,14 +398,23 @@ class Builder:
             held = self._pointers.get(pointer) or ()
             if not held:
                 self._count_above(pointer, 1)
-            now = tuple(sorted((*held, (address, guest)), key=_precedence))
+            now = tuple(sorted((*held, (address, uuid)), key=self._precedence))
             self._pointers.put(pointer, now)
             if held:
                 self._double(pointer, now)
 
-    def _double(self, pointer: bytes, held: tuple[tuple[str, Guest], ...]) -> None:
+    def _precedence(self, pair: tuple[str, str]) -> tuple[bool, str, str]:
+        """What VirtualBox's DHCP gave comes before what guests claim, whoever claims it."""
+        address, uuid = pair
+        guest = self._guests.get(uuid)
+        assert guest is not None
+        claimed = all(one.source in _CLAIMED for one in guest.addresses if one.address == address)
+        return claimed, address, uuid
+
+    def _double(self, pointer: bytes, held: tuple[tuple[str, str], ...]) -> None:
         """Notes whether those at this address are on one network."""
-        text = double(held) if len(held) > 1 else ""
+        guests = [guest for _, uuid in held if (guest := self._guests.get(uuid)) is not None]
+        text = double(held[0][0], guests) if len(guests) > 1 else ""
         if text != self._doubles.get(pointer, ""):
             self._refusals = None
             if text:
@@ -402,13 +427,11 @@ class Builder:
         below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in guest.named.names]
         return [relative + zone for relative in below for zone in self._policy.own]
 
-    def otherwise(self, *guests: Guest | None) -> Iterator[bytes]:
-        """The names (wire) that are answered otherwise where a VM that was the first is now the second."""
-        before, after = guests
-        for guest in guests if _answers(before) != _answers(after) else ():
-            if guest is not None:
-                yield from self._owners(guest)
-                yield from (reverse_name(one.address) for one in guest.addresses)
+    def names_of(self, guest: Guest | None) -> Iterator[bytes]:
+        """The names (wire) at which a VM is answered."""
+        if guest is not None:
+            yield from self._owners(guest)
+            yield from (reverse_name(one.address) for one in guest.addresses)
 
     def _count_above(self, owner: bytes, number: int) -> None:
         for above in names_above(owner, self._policy.apexes):
@@ -471,6 +494,15 @@ def _answers(guest: Guest | None) -> object:
     return None if guest is None else guest.answers
 
 
+def _place(guest: Guest | None) -> object:
+    """Where a VM stands among the others, by which names and addresses, and what is said of it there."""
+    if guest is None:
+        return None
+    machine = guest.machine
+    sources = [one.source for one in guest.addresses]
+    return guest.answers, guest.named, sources, machine.name, "" if machine.online else machine.state
+
+
 def _move(among: dict[str, set[str]], uuid: str, before: frozenset[str], after: frozenset[str]) -> None:
     """In an index of VMs by something they have: takes one out, and puts it in where it is now."""
     for key in before - after:
@@ -479,13 +511,6 @@ def _move(among: dict[str, set[str]], uuid: str, before: frozenset[str], after: 
             del among[key]
     for key in after - before:
         among.setdefault(key, set()).add(uuid)
-
-
-def _precedence(pair: tuple[str, Guest]) -> tuple[bool, str, str]:
-    """What VirtualBox's DHCP gave comes before what guests claim, whoever claims it."""
-    address, guest = pair
-    claimed = all(one.source in _CLAIMED for one in guest.addresses if one.address == address)
-    return claimed, address, guest.machine.uuid
 
 
 def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, hosts: Hosts | None = None) -> Snapshot:

@@ -6,19 +6,21 @@ does not come here. What comes here are claims of equal worth, and copies of a V
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vmdns.core.model import Network
 from vmdns.core.snapshot import Guest
 
 MOST_NAMED = 3
 
 
-def double(held: tuple[tuple[str, Guest], ...]) -> str:
-    """One sentence on those that have the same address on the same network; '' where there are none.
+def double(address: str, guests: Iterable[Guest]) -> str:
+    """One sentence on those that have this address on the same network; '' where there are none.
 
-    held: an address with each of the VMs that have it, on whatever network.
+    guests: those that have it, on whatever network.
     """
     on: dict[Network, list[Guest]] = {}
-    for address, guest in held:
+    for guest in guests:
         for network in dict.fromkeys(one.network for one in guest.addresses if one.address == address):
             on.setdefault(network, []).append(guest)
     for network in sorted(on, key=repr):
@@ -27,7 +29,5 @@ def double(held: tuple[tuple[str, Guest], ...]) -> str:
             names = [f"VM {one.machine.name!r}" for one in among[:MOST_NAMED]]
             more = f" and {len(among) - MOST_NAMED} more" if len(among) > MOST_NAMED else ""
             where = network.name or network.kind
-            return (
-                f"{', '.join(names)}{more}: all of them are at {held[0][0]} on {where}, and nothing tells whose it is"
-            )
+            return f"{', '.join(names)}{more}: all of them are at {address} on {where}, and nothing tells whose it is"
     return ""

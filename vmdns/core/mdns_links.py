@@ -196,7 +196,7 @@ def _local_names(guest: Guest, snapshot: Snapshot) -> list[bytes]:
     found = []
     for relative in guest.named.names:
         name = to_wire(".".join((*relative, "local")))
-        if len(relative) == 1 and snapshot.owned.get(name) is guest:
+        if len(relative) == 1 and snapshot.owned.get(name) == guest.machine.uuid:
             found.append(name)
             if relative[0].startswith("xn--"):
                 found.append(to_wire(f"{idna.ulabel(relative[0])}.local"))  # RFC 6762 section 16: UTF-8 as it is

@@ -68,10 +68,10 @@ class Snapshot:
     nodes maps wire names to what is there for everybody and goes before VMs (without the SOA of an apex), late what
     comes after them; a name without records of its own that has names below it is there with none (an empty
     non-terminal), above counts those that VMs make. owned are the names of VMs that run, pointers the names of their
-    reverse records with the VMs that have the address. outside has those names of the hosts file that are in no zone
-    of ours. zones are the apexes (wire) of the zones that are answered here and never forwarded, own those of them
-    that hold VMs. absent says of names that are not there why (wire name -> text). valid_until is the Unix time at
-    which the facts alone make another snapshot, 0 for never.
+    reverse records, with the address and each VM that has it; both tell VMs by their UUIDs. outside has those names of
+    the hosts file that are in no zone of ours. zones are the apexes (wire) of the zones that are answered here and
+    never forwarded, own those of them that hold VMs. absent says of names that are not there why (wire name -> text).
+    valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
     """
 
     serial: int = 0
@@ -82,8 +82,8 @@ class Snapshot:
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
     late: Mapping[bytes, Node] = field(default_factory=dict)
     above: Mapping[bytes, int] = field(default_factory=dict)
-    owned: Mapping[bytes, Guest] = field(default_factory=dict)
-    pointers: Mapping[bytes, tuple[tuple[str, Guest], ...]] = field(default_factory=dict)
+    owned: Mapping[bytes, str] = field(default_factory=dict)
+    pointers: Mapping[bytes, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     outside: Mapping[bytes, Node] = field(default_factory=dict)
     soa: bytes = b""
     absent: Mapping[bytes, str] = field(default_factory=dict)
@@ -182,13 +182,19 @@ class Snapshot:
             found = self._led[key] = leads(network, six, view, self.ways)
         return found
 
+    def owner(self, key: bytes) -> Guest | None:
+        """The VM that runs and has this wire name (lower case)."""
+        uuid = self.owned.get(key)
+        return None if uuid is None else self.by_uuid[uuid]
+
     def find(self, key: bytes, view: View) -> Node | None:
         """What is at a wire name (lower case) for a view; None where there is no such name."""
-        guest = self.owned.get(key)
+        guest = self.owner(key)
         if guest is not None:
             return {**self._addresses(guest, view), **self.nodes.get(key, {})}
         if key in self.pointers:
-            for address, one in self.pointers[key]:
+            for address, uuid in self.pointers[key]:
+                one = self.by_uuid[uuid]
                 if address in self.seen(one, view).addresses and not self.seen(one, view).forwarded:
                     pointed = from_labels([one.named.label.encode("ascii")])[:-1] + self.own[0]
                     return {PTR: RRset(self.ttl, (pointed,))}
@@ -220,12 +226,12 @@ class Snapshot:
     def _services(self, key: bytes, view: View) -> Node | None:
         """`_ssh._tcp.web.local`, or the empty non-terminal `_tcp.web.local` above it (RFC 2782)."""
         first, rest = key[1 : 1 + key[0]].decode("ascii", "replace"), key[1 + key[0] :]
-        guest = self.owned.get(rest)
+        guest = self.owner(rest)
         if guest is not None:
             services = self.seen(guest, view).services
             return {} if any(f"_{one.protocol}" == first for one in services) else None
         second, owner = rest[1 : 1 + rest[0]].decode("ascii", "replace"), rest[1 + rest[0] :]
-        guest = self.owned.get(owner) if owner else None
+        guest = self.owner(owner) if owner else None
         if guest is None:
             return None
         services = self.seen(guest, view).services
