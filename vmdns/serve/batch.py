@@ -13,7 +13,7 @@ import socket
 import sys
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 SIZE = 64  # datagrams at once
 ROOM, ROOM_OUT, ROOM_NAME = 4096, 2048, 32
@@ -48,18 +48,34 @@ class Header(ctypes.Structure):
     _fields_ = (("message", Message), ("length", ctypes.c_uint32))
 
 
-def load() -> tuple[Any, Any] | None:
-    """recvmmsg and sendmmsg of the C library; None where there are none."""
+class Calls(NamedTuple):
+    """recvmmsg and sendmmsg of the C library: those that may wait let go of the interpreter's lock meanwhile, and those
+    at once, which never wait, keep it. To get it back from an event loop at work takes longer than a batch does."""
+
+    receive: Any
+    send: Any
+    receive_at_once: Any
+    send_at_once: Any
+
+
+def load() -> Calls | None:
+    """The calls; None where there are none."""
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     try:
-        library = ctypes.CDLL(None, use_errno=True)
-        receive, send = library.recvmmsg, library.sendmmsg
+        found = [
+            getattr(library, name)
+            for library in (ctypes.CDLL(None, use_errno=True), ctypes.PyDLL(None, use_errno=True))
+            for name in ("recvmmsg", "sendmmsg")
+        ]
     except (OSError, AttributeError):
         return None
-    receive.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
-    send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
-    return receive, send
+    calls = Calls(*found)
+    for receive in (calls.receive, calls.receive_at_once):
+        receive.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+    for send in (calls.send, calls.send_at_once):
+        send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+    return calls
 
 
 class Batch:
@@ -69,8 +85,8 @@ class Batch:
     region[BODIES[i] :]; `send` sends them.
     """
 
-    def __init__(self, calls: tuple[Any, Any]) -> None:
-        self._receive, self._send = calls
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
         self.region = mmap.mmap(-1, SIZE * ROOM)
         self._names = mmap.mmap(-1, SIZE * ROOM_NAME)
         self._kept: list[Any] = []
@@ -99,7 +115,9 @@ class Batch:
 
         wait: whether to wait for the first of them.
         """
-        found: int = self._receive(number, self._incoming, SIZE, _WAITFORONE if wait else _DONTWAIT, None)
+        found: int = self._calls.receive_at_once(number, self._incoming, SIZE, _DONTWAIT, None)
+        if found <= 0 and wait:
+            found = self._calls.receive(number, self._incoming, SIZE, _WAITFORONE, None)
         return found
 
     def lengths(self, found: int) -> list[int]:
@@ -125,15 +143,16 @@ class Batch:
                 if size:
                     headers[count] = self._outgoing[at]
                     count += 1
-        return send_all(self._send, number, headers, count)
+        return send_all(self._calls, number, headers, count)
 
 
-def send_all(send: Any, number: int, headers: Any, count: int) -> int:
-    """Sends the first `count` of these messages by sendmmsg (`send`). Returns how many could not be sent."""
-    failed = done = 0
+def send_all(calls: Calls, number: int, headers: Any, count: int) -> int:
+    """Sends the first `count` of these messages by sendmmsg. Returns how many could not be sent."""
+    failed = 0
+    done = max(0, calls.send_at_once(number, headers, count, _DONTWAIT))
     while done < count:
         address = ctypes.addressof(headers) + done * ctypes.sizeof(Header)
-        sent = send(number, address, count - done, 0)
+        sent = calls.send(number, address, count - done, 0)
         if sent > 0:
             done += sent
         elif ctypes.get_errno() != errno.EINTR:

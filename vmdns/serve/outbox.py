@@ -11,7 +11,7 @@ import struct
 import threading
 from typing import Any
 
-from vmdns.serve.batch import SIZE, Header, Iovec, Message, send_all
+from vmdns.serve.batch import SIZE, Calls, Header, Iovec, Message, send_all
 
 ROOM_OUT = 2048  # more than a datagram of ours has
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -26,7 +26,7 @@ class Outbox:
     calls are those of `batch.load`, None where there are none.
     """
 
-    def __init__(self, sock: socket.socket, calls: tuple[Any, Any] | None) -> None:
+    def __init__(self, sock: socket.socket, calls: Calls | None) -> None:
         self._socket = sock
         self._waiting: list[tuple[bytes, Peer]] = []
         self._letters = _Letters(calls) if calls is not None else None
@@ -64,8 +64,8 @@ class Outbox:
 class _Letters:
     """Memory for SIZE datagrams to IPv4 addresses, laid out once."""
 
-    def __init__(self, calls: tuple[Any, Any]) -> None:
-        self._send = calls[1]
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
         self._room = mmap.mmap(-1, SIZE * (ROOM_OUT + _NAME.size))
         held = (ctypes.c_char * len(self._room)).from_buffer(self._room)
         self._kept = held
@@ -89,4 +89,4 @@ class _Letters:
             lengths[at] = length
             _NAME.pack_into(room, at_name, socket.AF_INET, socket.htons(port), socket.inet_aton(address))
             at_name += _NAME.size
-        return send_all(self._send, number, self._headers, len(letters))
+        return send_all(self._calls, number, self._headers, len(letters))
