@@ -189,6 +189,15 @@ async def test_a_report_in_parts_counts_when_it_is_whole(bench: Bench) -> None:
 
 
 @on_a_clock
+async def test_vms_do_not_wait_for_the_rest_of_the_leases(bench: Bench) -> None:
+    bench.table.put("leases", {"x": lease(1, "10.0.2.5")}, ends=False)
+    bench.patch(vm(1, "web"))
+    bench.table.put("networks", {str(n): one for n, one in enumerate(NETWORKS)})
+    await asyncio.sleep(1)
+    assert bench.addresses("web.local") == ["10.0.2.5"]
+
+
+@on_a_clock
 async def test_half_a_report_of_a_reader_that_went_away_holds_up_nothing(bench: Bench) -> None:
     bench.table.put("virtualbox", {"a": vm(1, "web")}, ends=False)
     await asyncio.sleep(1)

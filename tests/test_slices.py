@@ -30,6 +30,21 @@ def test_others_get_their_turn_between_two_steps() -> None:
     assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
+def test_the_loop_rests_between_two_slices() -> None:
+    times: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        slices.REST_SECONDS = 0.5  # put back by the clock
+        async for _ in sliced(range(3)):
+            times.append(loop.time())
+        Slices(lambda _: times.append(loop.time())).add(range(3))
+        await asyncio.sleep(10)
+
+    clock.run(main())
+    assert times == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+
+
 def test_one_thing_after_the_other_and_one_that_fails_holds_up_none() -> None:
     done: list[int] = []
     between: list[int] = []

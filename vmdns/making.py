@@ -19,7 +19,7 @@ from vmdns.core.snapshot import Guest, Snapshot
 
 # Leases and neighbours that are made at once: a VM that changes meanwhile waits no longer than they take. VMs are
 # taken all together, as names are decided among them.
-PORTION = 64
+PORTION = 32
 _PASSES = 4  # at most, until what came meanwhile is little
 _FEW = 500  # facts that are made anew in a moment
 _MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those

@@ -107,14 +107,17 @@ class Table:
 
     def patch(self, source: str, changes: Mapping[str, Fact | None], *, ends: bool = True) -> None:
         """Takes single facts of a source; None where one is gone. ends: whether nothing follows that belongs to it."""
-        self._maker.hold(source, not ends)
         held = self._facts.setdefault(source, {})
         changed = ends and source in self._unbuilt
+        if ends:
+            self._maker.hold(source, False)
         for key, fact in changes.items():
             before = held.get(key)
             if before == fact:
                 continue
             changed = True
+            if not ends and not isinstance(fact or before, Lease | Neighbour):  # those mean the same without the rest
+                self._maker.hold(source, True)
             self._maker.put((source, key), before, fact)
             if fact is None:
                 del held[key]

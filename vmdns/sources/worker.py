@@ -48,6 +48,7 @@ ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
 UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade needs that it does
 BEAT_SECONDS = 5.0
 PORTION = 64  # facts in a line
+PAUSE_SECONDS = 0.02
 STUCK_SECONDS = 15.0
 SWITCH_SECONDS = 0.0005  # a lease file with thousands of leases keeps no other thread waiting
 
@@ -73,13 +74,14 @@ class Output:
             self._lock.release()
 
     def facts(self, verb: str, source: str, facts: Mapping[str, Fact | None]) -> None:
-        """In portions: the server reads a line at once, and answers nobody meanwhile."""
+        """In portions, with pauses: else whoever has something else to tell comes after all that fits into the pipe."""
         keys = list(facts)
         for part, at in enumerate(range(0, max(len(keys), 1), PORTION)):
             told = {key: one and to_json(one) for key in keys[at : at + PORTION] for one in (facts[key],)}
             message: dict[str, Any] = {verb: source, "facts": told}
             if part:
                 message["part"] = part
+                time.sleep(PAUSE_SECONDS)
             if at + PORTION < len(keys):
                 message["more"] = True
             self.send(message)
