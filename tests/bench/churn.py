@@ -42,6 +42,7 @@ def changed(
     """One run with changes. leases: so many VMs are in the lease file that is replaced once; 0 for none."""
     done = server.folder / "done"
     before = done.stat().st_size if done.exists() else 0
+    renewed = confs.lease_file(leases, issued=time.time()) if leases else b""
     pause = server.folder / "pause"
     process = generator.start(questions, server.targets, seconds, "-r", f"{rate}", "-c", f"{EVERY}", "-w", f"{WARM}")
     time.sleep(WARM)
@@ -50,7 +51,7 @@ def changed(
         turn = next(turns)
         order(server, f"address 0 {new_address(turn)}")
         if leases and count == 0:
-            confs.write_leases(server.folder, leases, issued=time.time())
+            confs.write_leases(server.folder, renewed)
         time.sleep(1 / CHANGES)
     found, lines = finished(process)
     with done.open() as file:

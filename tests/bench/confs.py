@@ -92,7 +92,7 @@ def vmdns(
     """
     (place / "machines").write_text(str(count))
     os.mkfifo(place / "orders")
-    write_leases(place, count)
+    write_leases(place, lease_file(count))
     targets = [f"127.0.0.{1 + view}:{port}" for view in range(views)] + [f"{HOST}:{port}"] * door
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("VBOX_")},
@@ -105,10 +105,10 @@ def vmdns(
     return targets, [sys.executable, str(SERVER), str(tree), str(place), *options], env
 
 
-def write_leases(home: Path, count: int, more: int = 0, *, issued: float = BEGINNING) -> int:
-    """The lease file of vboxnet0, as VBoxNetDHCP writes and renames it; VM 0 has none.
+def lease_file(count: int, more: int = 0, *, issued: float = BEGINNING) -> bytes:
+    """A lease file of vboxnet0, as VBoxNetDHCP writes it; VM 0 has none.
 
-    more: so many VMs beside them that nobody knows. issued in Unix seconds. Returns its length in bytes.
+    more: so many VMs beside them that nobody knows. issued in Unix seconds.
     """
     entries = []
     for n in [*range(1, count), *range(100_000, 100_000 + more)]:
@@ -118,9 +118,12 @@ def write_leases(home: Path, count: int, more: int = 0, *, issued: float = BEGIN
             f'  <Lease mac="{octets}" id="01{octets.replace(":", "")}" network="0.0.0.0" state="acked">\n'
             f'    <Address value="{where}"/>\n    <Time issued="{int(issued)}" expiration="86400"/>\n  </Lease>\n'
         )
+    return f'<?xml version="1.0"?>\n<Leases version="1.0">\n{"".join(entries)}</Leases>\n'.encode()
+
+
+def write_leases(home: Path, content: bytes) -> None:
+    """Replaces the lease file, as VBoxNetDHCP does."""
     file = home / "HostInterfaceNetworking-vboxnet0-Dhcpd.leases"
     fresh = file.with_name(file.name + "-tmp")
-    text = f'<?xml version="1.0"?>\n<Leases version="1.0">\n{"".join(entries)}</Leases>\n'
-    fresh.write_text(text)
+    fresh.write_bytes(content)
     fresh.replace(file)
-    return len(text)
