@@ -113,8 +113,9 @@ class Supervisor:
             stderr=subprocess.PIPE,
             env=self.environ(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            # Ctrl-C in the terminal is for the server, which ends the worker in its own order.
-            start_new_session=os.name == "posix",
+            # Ctrl-C in the terminal is for the server, which ends the worker in its own order. Not another session:
+            # Linux may give each of them as much of a core, and then the worker takes it from those that answer.
+            process_group=0 if os.name == "posix" else None,
         )
 
     def environ(self) -> dict[str, str]:
