@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 
 import pytest
 
 from tests import clock
-from vmdns.admission import MOST_WAITING, STRANGER_SECONDS, WAIT_SECONDS, Admission
+from vmdns.admission import MOST_WAITING, SETTLE_SECONDS, STRANGER_SECONDS, WAIT_SECONDS, Admission, solicit
 
 PEER = "192.168.1.77"
 
@@ -19,7 +20,8 @@ class Door:
     def __init__(self) -> None:
         self.guests: set[str] = set()
         self.looks = 0
-        self.admission = Admission(self.guests.__contains__, self.look)
+        self.solicited: list[str] = []
+        self.admission = Admission(self.guests.__contains__, self.look, self.solicited.append)
 
     def look(self) -> None:
         self.looks += 1
@@ -57,9 +59,9 @@ async def test_a_guest_is_let_in_as_soon_as_it_is_known(door: Door) -> None:
 @on_a_clock
 async def test_a_stranger_waits_for_the_look_and_not_again(door: Door) -> None:
     asyncio.get_running_loop().call_later(0.01, door.admission.looked)
-    assert await door.waited() == pytest.approx(0.06, abs=0.005)
+    assert await door.waited() == pytest.approx(0.01 + SETTLE_SECONDS, abs=0.005)
     assert await door.waited() == 0.0
-    assert door.looks == 1
+    assert (door.looks, door.solicited) == (1, [PEER])
     await asyncio.sleep(STRANGER_SECONDS)
     assert await door.waited() == pytest.approx(WAIT_SECONDS, abs=0.01)  # nobody looked
     assert door.looks == 2
@@ -88,3 +90,17 @@ async def test_not_everybody_may_wait(door: Door) -> None:
     assert await door.waited("192.168.3.1") == 0.0
     assert all(await asyncio.gather(*crowd))
     assert door.looks == MOST_WAITING
+
+
+def test_the_host_is_made_to_look_for_a_neighbour() -> None:
+    """One empty datagram to the discard port, and no trouble with what is no address or has no way to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        try:
+            peer.bind(("127.0.0.53", 9))
+        except OSError:
+            pytest.skip("port 9 cannot be bound here")
+        peer.settimeout(5)
+        solicit("127.0.0.53")
+        assert peer.recv(100) == b""
+    for nobody in ("", "web", "fe80::1%nowhere0", "::1", "255.255.255.255"):
+        solicit(nobody)

@@ -28,8 +28,7 @@ BOOT = """
     mount --rbind /dev "$1/dev"
     hostname "$2"
     ip link set lo up
-    echo up
-    exec chroot "$1" busybox sleep infinity
+    exec chroot "$1" busybox sh -c "echo up; exec busybox sleep infinity"
 """
 
 
@@ -143,11 +142,13 @@ class Guest:
         script = (
             '#!/bin/sh -e\n[ "$1" = bound ] || exit 0\n'
             "ip addr add $ip/$mask dev $interface\n"
-            '[ -z "$router" ] || ip route add default via $router\n' + tell
+            '[ -z "$router" ] || ip route add default via $router\n' + tell + "echo >/run/told\n"
         )
         self.write("/etc/udhcpc", script, 0o755)
-        options = ("-O", "search", "-x", f"hostname:{self.name}", "-s", "/etc/udhcpc")
-        self.run("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", *options)
+        options = f"-i eth0 -f -q -n -t 20 -T 1 -O search -x hostname:{self.name} -s /etc/udhcpc"
+        said = self.run("busybox", "sh", "-c", f"rm -f /run/told; exec udhcpc {options} 2>&1")
+        if not self.has("/run/told"):
+            raise AssertionError(f"{self.name}: its DHCP client did not end what it does with a lease: {said}")
 
     @property
     def address(self) -> str:

@@ -81,8 +81,10 @@ def _probe(program: str) -> Callable[[Guest, str], tuple[tuple[str, ...], float]
 def _dig(guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
     start = time.perf_counter()
     words = ["-x", what] if re.fullmatch(r"[\d.]+", what) else [what]
-    said = guest.run("dig", "+search", "+short", *words, check=False).split()
-    return tuple(sorted(word.rstrip(".") for word in said)), (time.perf_counter() - start) * 1000
+    said = guest.run("dig", "+search", "+noall", "+comments", "+answer", *words, check=False)
+    took = (time.perf_counter() - start) * 1000
+    found = sorted({line.split()[-1].rstrip(".") for line in said.splitlines() if line and line[0] != ";"})
+    return tuple(found or [f"({said.strip()})"]), took
 
 
 MDNS = "files mdns4_minimal [NOTFOUND=return] dns"
