@@ -12,6 +12,7 @@ from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
+from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import Record, make_query, parse_query, respond
 from vmdns.serve import gate
 from vmdns.serve.gate import MOST_ACCOUNTS, Gate
@@ -101,6 +102,26 @@ def test_a_change_of_the_table_forgives_nothing() -> None:
     assert world.admitted(DOOR, GUEST, 1000) == 100
     world.gate.forget_askers()
     assert world.admitted(DOOR, GUEST, 1000) == 0
+
+
+def test_who_becomes_a_guest_while_it_is_looked_up() -> None:
+    """What was found by the snapshot before is forgotten with it, though it was only then written down."""
+    world = World()
+    empty = build([*NETWORKS, HostAddress("vboxnet0", "192.168.56.1/24")], Policy(), NOW, 1)
+
+    def looked_up_too_late() -> Snapshot:
+        guests._current = lambda: world.snapshot
+        guests.forget_askers()
+        return empty
+
+    guests = Gate(looked_up_too_late, Limits, lambda: world.now)
+    early = guests.asker(DOOR, GUEST)
+    assert early is not None
+    assert early.counted.key == "192.168.56.0/24"
+    late = guests.asker(DOOR, GUEST)
+    assert late is not None
+    assert late.counted.key == GUEST
+    assert not late.stranger
 
 
 def test_t13_where_no_answer_may_go() -> None:

@@ -82,12 +82,14 @@ class Gate:
 
     def asker(self, local: str, peer: str) -> Asker | None:
         """Who asks from `peer` at the host's address `local`; None for who is not counted."""
+        askers = self._askers
         try:
-            return self._askers[local, peer]
+            return askers[local, peer]
         except KeyError:
-            if len(self._askers) >= MOST_ASKERS:
-                self._askers = {}
-            found = self._askers[local, peer] = self._find(local, peer)
+            if len(askers) >= MOST_ASKERS:
+                askers.clear()
+            # Into what was there before it was looked up: if that is forgotten meanwhile, so is this.
+            found = askers[local, peer] = self._find(local, peer)
             return found
 
     def key(self, local: str, peer: str) -> str:
