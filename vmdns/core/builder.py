@@ -32,6 +32,7 @@ _CLAIMED = (ADDITIONS, NEIGHBOUR)
 _MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
 
 Moved = tuple[Guest | None, Guest | None]
+Place = tuple[str, str]  # a network's name for DHCP, and an address
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class Builder:
         self._forwards: dict[str, tuple[PortForward, ...]] = {}
         self._naming = Names(self._common.reserved, self._policy.zones)
         self._attached: dict[str, _Attached] = {}
-        self._by_mac: dict[str, set[str]] = {}
-        self._givers: dict[tuple[str, str], dict[str, str]] = {}
-        self._claimants: dict[str, set[str]] = {}
+        self._by_mac: dict[str, tuple[str, ...]] = {}
+        self._givers: dict[Place, tuple[tuple[str, str], ...]] = {}  # by UUIDs, with their MACs
+        self._claimants: dict[str, tuple[str, ...]] = {}
         self._ends: list[tuple[float, str]] = []
         self._guests: Layers[str, Guest] = Layers()
         self._refused: dict[str, tuple[str, ...]] = {}
@@ -202,10 +203,10 @@ class Builder:
         machines, self._touched = self._touched, set()
         touched = machines.copy()
         for mac in self._macs:
-            touched |= self._by_mac.get(mac, set())
+            touched.update(self._by_mac.get(mac, ()))
         self._macs = set()
         for address in self._claimed:
-            touched |= self._claimants.get(address, set())
+            touched.update(self._claimants.get(address, ()))
         self._claimed = set()
         while self._ends and self._ends[0][0] <= now:
             touched.add(heapq.heappop(self._ends)[1])
@@ -302,20 +303,19 @@ class Builder:
             self._bridged.subtract(before.bridged)
             self._bridged.update(after.bridged)
             self._bridged = +self._bridged
-        for place in before.given.keys() | after.given.keys():
-            givers = self._givers.setdefault(place, {})
-            givers.pop(uuid, None)
-            if place in after.given:
-                givers[uuid] = after.given[place]
-            owner = givers[min(givers)] if givers else ""
+        macs = dict(after.given)
+        for place in dict(before.given) | macs:
+            others = (pair for pair in self._givers.pop(place, ()) if pair[0] != uuid)
+            givers = (*others, (uuid, macs[place])) if place in macs else tuple(others)
+            if givers:
+                self._givers[place] = givers
+            owner = min(givers)[1] if givers else ""
             if owner != self._networks.owners.get(place, ""):
-                dirty |= self._claimants.get(place[1], set())
+                dirty.update(self._claimants.get(place[1], ()))
                 if owner:
                     self._networks.owners[place] = owner
                 else:
                     del self._networks.owners[place]
-            if not givers:
-                del self._givers[place]
         if after.until:
             heapq.heappush(self._ends, (after.until, uuid))
 
@@ -323,7 +323,7 @@ class Builder:
         if not machine.online:
             return _NOT_ATTACHED
         networks = self._networks
-        found: dict[tuple[str, str], str] = {}
+        found: dict[Place, str] = {}
         claims = {report.address for report in machine.reports}
         until = 0.0
         for adapter in machine.adapters:
@@ -335,9 +335,9 @@ class Builder:
                 if lease.until > networks.now:
                     until = min(until or lease.until, lease.until)
         return _Attached(
-            frozenset(adapter.mac for adapter in machine.adapters),
-            frozenset(claims),
-            found,
+            tuple({adapter.mac: None for adapter in machine.adapters}),
+            tuple(claims),
+            tuple(found.items()),
             tuple({one.network: None for one in machine.adapters if one.network.kind == "bridged"}),
             until,
         )
@@ -477,12 +477,13 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
-    """What a VM that is online has to do with others: its MACs, the addresses it claims, those that DHCP gave it (by
-    network and address, with the MAC), the interfaces it is bridged to, and when its first lease ends."""
+    """What a VM that is online has to do with others: its MACs, the addresses it claims, those that DHCP gave it (each
+    with the MAC), the interfaces it is bridged to, and when its first lease ends. In tuples, as 10,000 sets for one
+    thing each take megabytes."""
 
-    macs: frozenset[str] = frozenset()
-    claims: frozenset[str] = frozenset()
-    given: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    macs: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    given: tuple[tuple[Place, str], ...] = ()
     bridged: tuple[Network, ...] = ()
     until: float = 0.0
 
@@ -503,14 +504,16 @@ def _place(guest: Guest | None) -> object:
     return guest.answers, guest.named, sources, machine.name, "" if machine.online else machine.state
 
 
-def _move(among: dict[str, set[str]], uuid: str, before: frozenset[str], after: frozenset[str]) -> None:
+def _move(among: dict[str, tuple[str, ...]], uuid: str, before: tuple[str, ...], after: tuple[str, ...]) -> None:
     """In an index of VMs by something they have: takes one out, and puts it in where it is now."""
-    for key in before - after:
-        among[key].discard(uuid)
-        if not among[key]:
-            del among[key]
-    for key in after - before:
-        among.setdefault(key, set()).add(uuid)
+    if before == after:
+        return
+    for key in before:
+        others = tuple(other for other in among.pop(key) if other != uuid)
+        if others:
+            among[key] = others
+    for key in after:
+        among[key] = (*among.get(key, ()), uuid)
 
 
 def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, hosts: Hosts | None = None) -> Snapshot:
