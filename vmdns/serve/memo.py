@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
 
-MOST_ANSWERS = 200_000  # some 250 bytes each: 50 MB, for 10,000 names that are asked from ten networks
-MOST_LOOSE = 100_000  # of them
+MOST_ANSWERS = 300_000  # some 250 bytes each: 75 MB, for 10,000 names that six networks ask in 25 ways in all
+MOST_LOOSE = 150_000  # of them
 MOST_PASSING = 8_192
 MOST_ENVELOPES = 64
 PASSING_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
 # Entries of what was left that are freed when an answer is kept, and each second; all at once would hold all threads.
+# As more are freed than kept, both together are never many more than MOST_ANSWERS.
 FREED_AT_ONCE, FREED_EACH_SECOND = 4, 2_000
 
 Asker = tuple[View, Right]
