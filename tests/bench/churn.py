@@ -5,7 +5,9 @@
 The time runs from the moment at which the played VirtualBox's reader learns of a change (played_worker.py) to the first
 new answer at the load generator, which asks for that VM every millisecond. No answer to any question may be wrong or
 missing. Pauses of the event loop are taken by a task in it that wakes up every half millisecond, while one VM changes,
-and while the leases of all 10,000 are renewed. Needs what authoritative.py needs.
+and while the leases of all 10,000 are renewed. What the machine itself makes of it is told first: the pauses of a loop
+that does nothing, in a process beside the C echo that answers as many questions on the same core. Needs what
+authoritative.py needs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.bench import confs, surroundings, world
 from tests.bench.generator import Generator, finished
 from tests.bench.latency import order
-from tests.bench.peers import Peers, Server
+from tests.bench.peers import Peers, Server, environ
 from tests.bench.rounds import Report, Samples, interleaved, middle, options, parsed
 
 RATE = 50_000
@@ -69,6 +71,26 @@ def changed(
     }  # fmt: skip
 
 
+def bare(generator: Generator, peers: Peers, questions: Path, arguments: Any) -> list[float]:
+    """The longest pause in ms of a loop that does nothing, in each round."""
+    echo = peers.start(["echo"], 1).popitem()[1]
+    place = peers.place("beat")
+    peers.held += [
+        echo,
+        Server(place, [], [sys.executable, str(Path(__file__).with_name("beat.py")), str(place)], environ()),
+    ]
+    pauses = []
+    for _ in range(arguments.rounds):
+        process = generator.start(
+            questions, echo.targets, arguments.seconds, "-e", "-r", f"{arguments.rate}", "-w", f"{WARM}"
+        )
+        time.sleep(WARM)
+        (place / "pause").unlink(missing_ok=True)
+        finished(process)
+        pauses.append(float((place / "pause").read_text()))
+    return sorted(pauses)
+
+
 def show(report: Report, title: str, samples: Samples) -> None:
     rows = []
     for name, found in samples.items():
@@ -99,6 +121,10 @@ def main(folder: Path) -> int:
     arguments = parsed(parser)
     report, generator = Report(arguments.json), Generator(folder)
     turns = itertools.count()
+    with Peers(folder, report.say) as peers:
+        pauses = bare(generator, peers, world.write(folder / "questions", world.addresses_only(1000)), arguments)
+        longest = f"{pauses[len(pauses) // 2]:.1f} ms, {pauses[-1]:.1f} at most"
+        report.say(f"a loop that does nothing, beside the echo at {arguments.rate:,} questions/s, stood {longest}")
     for count, leases, what in ((1000, 0, "one VM changes"), (10_000, 0, "one VM changes"),
                                 (10_000, 10_000, "one VM changes, and all leases are renewed")):  # fmt: skip
         count, leases = count // arguments.share, leases // arguments.share

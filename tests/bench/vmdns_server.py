@@ -12,14 +12,12 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 TREE, FOLDER, *OPTIONS = sys.argv[1:]
 sys.path.insert(0, TREE)
 WORKER = Path(__file__).resolve().parent / "played_worker.py"
-BEAT_SECONDS = 0.0005
 
 
 class Played(subprocess.Popen):  # type: ignore[type-arg]
@@ -31,25 +29,6 @@ class Played(subprocess.Popen):  # type: ignore[type-arg]
         super().__init__(command, *more, **how)
 
 
-class Beat:
-    """Notes how long the loop did not come round; begins anew when whoever measures has taken the file."""
-
-    def __init__(self, pause: Path) -> None:
-        self._pause = pause
-        self._longest = 0.0
-        self._last = time.perf_counter()
-        asyncio.get_running_loop().call_soon(self._come)
-
-    def _come(self) -> None:
-        stood = time.perf_counter() - self._last - BEAT_SECONDS
-        taken = not self._pause.exists()
-        if stood > self._longest or taken:
-            self._longest = 0.0 if taken else stood
-            self._pause.write_text(f"{self._longest * 1000:.3f}")
-        self._last = time.perf_counter()
-        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._come)
-
-
 def main() -> int:
     from vmdns import cli
     from vmdns.sources import supervise
@@ -57,6 +36,8 @@ def main() -> int:
     subprocess.Popen = Played  # type: ignore[misc]
     supervise.find = lambda *_: Path(FOLDER)  # type: ignore[assignment]
     if os.environ.get("VMDNS_BENCH_BEAT"):
+        from beat import Beat
+
         from vmdns.app import App
 
         serve = App.run
