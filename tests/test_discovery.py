@@ -118,7 +118,16 @@ async def test_trouble_with_a_lease_file_is_said_and_ends(bench: Bench) -> None:
     bench.hear(trouble="leases", text="N-Dhcpd.leases cannot be read (damaged)")
     assert bench.discovery.sources["leases"].state == "failing"
     assert bench.said == ["N-Dhcpd.leases cannot be read (damaged)"]
+    bench.hear(patch="leases", facts={"another": to_json(lease(1, "10.0.2.4"))})  # of a file that is well
+    assert bench.discovery.sources["leases"].state == "failing"
     bench.hear(trouble="leases", text="")
+    assert bench.discovery.sources["leases"].state == "ok"
+
+
+@on_a_clock
+async def test_trouble_ends_with_the_worker_that_told_it(bench: Bench) -> None:
+    bench.hear(trouble="leases", text="N-Dhcpd.leases cannot be read (damaged)")
+    bench.put("leases", lease(1, "10.0.2.4"))  # all that another worker found at its start
     assert bench.discovery.sources["leases"].state == "ok"
 
 

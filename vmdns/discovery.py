@@ -101,7 +101,8 @@ class Discovery:
             if source == "virtualbox":
                 self._back()
                 self._table.after(self._looked)
-            else:
+            elif "put" in message or self.sources[source].state != "failing":
+                # A change does not end the trouble that a part of the source may have; a new worker's report does.
                 self.sources[source].become("ok")
         elif source:
             self.sources[source].become("failing" if message["text"] else "ok", message["text"])

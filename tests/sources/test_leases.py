@@ -134,6 +134,15 @@ def test_a_damaged_file_keeps_its_last_good_content_and_is_told_once(watched: Wa
     assert watched.troubles.empty()
 
 
+def test_trouble_at_the_start_is_told_after_the_first_report(watched: Watched) -> None:
+    watched.write(DAMAGED)
+    watched.watcher = LeaseWatcher(
+        watched.folder, watched.reports.put, lambda _: watched.troubles.put(str(watched.reports.qsize())), lambda: None
+    )
+    watched.start()
+    assert watched.troubles.get(timeout=PATIENCE) == "1"
+
+
 def test_a_file_that_was_half_written_is_read_when_it_is_whole(watched: Watched) -> None:
     watched.start()
     whole, path = content(ONE, TWO), watched.folder / f"lab{SUFFIX}"

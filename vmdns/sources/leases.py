@@ -52,6 +52,7 @@ class LeaseWatcher:
         self._files: dict[str, tuple[Lease, ...]] = {}
         self._entries: dict[str, Entries] = {}
         self._bad: dict[str, str] = {}
+        self._said = ""
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._observer: BaseObserver | None = None
@@ -126,6 +127,10 @@ class LeaseWatcher:
             if changed or first:
                 first = False
                 self._report(self._facts())
+            # After the first report, which says that all is well.
+            if (text := "; ".join(self._bad.values())) != self._said:
+                self._said = text
+                self._trouble(text)
 
     def _next(self, due: Mapping[str, tuple[float, int]]) -> set[str] | None:
         """The names that changed, gathered until the queue is empty; empty when a new look is due; None to end."""
@@ -168,7 +173,6 @@ class LeaseWatcher:
         self._bad.pop(name, None)
         if text:
             self._bad[name] = text
-        self._trouble("; ".join(self._bad.values()))
 
     def _facts(self) -> dict[str, Lease]:
         found = (lease for file in self._files.values() for lease in file)
