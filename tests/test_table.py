@@ -15,6 +15,7 @@ from vmdns.core.model import Fact, Machine
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.wire import A
+from vmdns.sources.told import Told
 from vmdns.table import DEBOUNCE_SECONDS, LONGEST_DEBOUNCE, Change, Table
 
 
@@ -135,6 +136,23 @@ async def test_single_facts_come_and_go(bench: Bench) -> None:
     await settled()
     assert bench.addresses("db.local") is None
     assert bench.table.count("virtualbox") == 0
+
+
+@on_a_clock
+async def test_no_vm_is_without_an_address_while_all_leases_give_way_to_others(bench: Bench) -> None:
+    """Many changes are put in force bit by bit, and each of them may be seen."""
+    numbers = range(1, 101)
+    told = Told("leases", lambda verb, source, facts: getattr(bench.table, verb)(source, facts))
+    bench.put("virtualbox", *NETWORKS, *(vm(n, f"vm{n}") for n in numbers))
+    told.tell({f"{n} old": lease(n, f"10.0.2.{10 + n}") for n in numbers})
+    await settled()
+    seen: list[set[str]] = []
+    bench.table.subscribe(lambda _: seen.append({str(bench.addresses(f"vm{n}.local")) for n in numbers}))
+    told.tell({f"{n} new": lease(n, f"10.0.2.{120 + n}", issued=NOW) for n in numbers})
+    await settled()
+    assert len(seen) > 1
+    assert all("[]" not in one for one in seen)
+    assert seen[-1] == {f"['10.0.2.{120 + n}']" for n in numbers}
 
 
 @on_a_clock

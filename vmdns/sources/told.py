@@ -23,10 +23,12 @@ class Told:
         if before is None:
             self._tell("put", self._source, facts)
             return
-        changes: dict[str, Fact | None] = {key: None for key in before if key not in facts}
         # Thousands of leases stand there as before, and are the very same.
-        changes.update(
-            (key, fact) for key, fact in facts.items() if (held := before.get(key)) is not fact and held != fact
-        )
+        changes: dict[str, Fact | None] = {
+            key: fact for key, fact in facts.items() if (held := before.get(key)) is not fact and held != fact
+        }
+        # What is gone comes last: much is put in force bit by bit, and a VM whose lease gave way to another one would
+        # be without an address meanwhile.
+        changes.update((key, None) for key in before if key not in facts)
         if changes:
             self._tell("patch", self._source, changes)
