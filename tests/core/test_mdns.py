@@ -100,6 +100,8 @@ class Link:
         start, until, mark = self.now, self.now + seconds, len(self.log)
         for _ in range(1000):
             due = self.responder.timeout()
+            steps = [one.due for one in self.responder._owners.values() if one.due is not None]
+            assert not steps or (due is not None and due <= min(steps))
             if due is None or due > until:
                 self.now = until
                 return [(at - start, one) for at, one in self.log[mark:]]
@@ -421,6 +423,17 @@ def test_a_vm_that_goes_on_keeps_its_name_for_one_probe_each_two_minutes(link: L
     sent = [out for _, out in link.wait(1200)]
     assert records(sent) == []
     assert 9 <= len(sent) <= 10
+
+
+def test_who_speaks_without_end_is_not_remembered_without_end(link: Link) -> None:
+    """Each word of the VM's own puts off when its name is probed for."""
+    itself = told(record("web.local", "A", WEB))
+    for _ in range(1000):
+        link.hear(itself, source=WEB)
+        link.wait(0.01)
+    assert len(link.responder._steps) < 100
+    assert link.wait(119) == []
+    assert link.wait(3) != []
 
 
 def test_a_vm_that_takes_leave_is_spoken_for_soon(link: Link) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from vmdns.core.zones import reverse_name
 PORT = 5353
 LEGACY_TTL = 10  # section 6.7
 STARTS, START_GAP = 32, 0.1  # so many names are begun to be probed for at once, and seconds until the next
+MOST_IN_VAIN = 64
 RECENT = TTL / 4  # a question that takes a unicast answer gets one, if all others heard it by now (section 5.4)
 
 
@@ -49,6 +51,16 @@ class Conflict(NamedTuple):
     address: str
 
 
+_Step = tuple[float, int, Owner]
+
+
+def _forget(step: _Step) -> None:
+    """It stands among the steps no more."""
+    due, _, owner = step
+    if owner.planned == due:
+        owner.planned = None
+
+
 class Responder:
     """The five verbs. lots(a, b) draws a number between the two."""
 
@@ -59,7 +71,10 @@ class Responder:
         self._owners: dict[bytes, Owner] = {}
         self._fresh: deque[Owner] = deque()  # not probed for yet: a few begin at a time
         self._start: float | None = None  # when the next of them begin
-        self._busy: dict[bytes, Owner] = {}  # those that have a next step
+        # When names have their next step, and which (a heap; a number parts equal times). What stands there in vain
+        # stays until its time, or until there is too much of it: somebody else may speak of a name without end.
+        self._steps: list[_Step] = []
+        self._planned = 0
         self._answers: dict[tuple[bytes, int], float] = {}  # what is to be multicast, and when
         self._asking = Asking(lots)
         self._out: list[Outgoing] = []
@@ -113,7 +128,7 @@ class Responder:
                 gone += [record for record in owner.everything(ttl=0) if record.type not in fresh]
             if fresh:
                 owner.become(fresh, now)
-                self._busy[name] = owner
+                self._plan(owner)
             else:
                 del self._owners[name]
         if self._fresh and self._start is None:
@@ -157,7 +172,7 @@ class Responder:
             owner = self._owners[name]
             itself = owner.host and address_record(source) in owner.facts
             instead = owner.heard(heard, itself, now, self._lots)
-            self._busy[name] = owner
+            self._plan(owner)
             if instead is not None:
                 self._conflicts.append(Conflict(name, str(ip_address(instead))))
 
@@ -191,7 +206,7 @@ class Responder:
         if owner.probed(proposed, now):
             for kind in owner.records:
                 self._due(owner, kind, now, DEFENCE_GAP)
-        self._busy[name] = owner
+        self._plan(owner)
 
     def _answer_legacy(self, message: Message, peer: Peer) -> None:
         records: dict[Record, None] = {}
@@ -213,11 +228,10 @@ class Responder:
 
     def timeout(self) -> float | None:
         """When `wake` is due, None for never."""
-        for name, owner in list(self._busy.items()):
-            if owner.due is None or self._owners.get(name) is not owner:
-                del self._busy[name]
-        steps = [owner.due for owner in self._busy.values()]
-        steps += [*self._answers.values(), self._asking.due(), self._start]
+        while self._steps and not self._is_planned(*self._steps[0]):
+            self._next()
+        steps = [*self._answers.values(), self._asking.due(), self._start]
+        steps += [due for due, _, _ in self._steps[:1]]
         return min((due for due in steps if due is not None), default=None)
 
     def wake(self, now: float) -> None:
@@ -225,9 +239,14 @@ class Responder:
         for asked in self._asking.ripe(now):
             self._answer(asked, now)
         self._begin(now)
-        there = (one for name, one in self._busy.items() if self._owners.get(name) is one)
-        ripe = [one for one in there if one.due is not None and one.due <= now]
-        probing = [(owner.name, owner.everything()) for owner in ripe if self._step(owner, now)]
+        ripe: dict[bytes, Owner] = {}
+        while self._steps and self._steps[0][0] <= now:
+            owner = self._next()
+            if owner is not None:
+                ripe[owner.name] = owner
+        probing = [(owner.name, owner.everything()) for owner in ripe.values() if self._step(owner, now)]
+        for owner in ripe.values():
+            self._plan(owner)
         self._out += [Outgoing(packet, None) for packet in probes(probing)]
         self._flush(now)
 
@@ -240,9 +259,31 @@ class Responder:
             owner = self._fresh.popleft()
             if self._owners.get(owner.name) is owner and owner.due is None and owner.state is State.PROBING:
                 owner.probe(now)
-                self._busy[owner.name] = owner
+                self._plan(owner)
                 left -= 1
         self._start = now + START_GAP if self._fresh else None
+
+    def _plan(self, owner: Owner) -> None:
+        """Notes when the next step of a name is."""
+        if owner.due is None or owner.due == owner.planned:
+            return
+        owner.planned = owner.due
+        if len(self._steps) > 2 * len(self._owners) + MOST_IN_VAIN:
+            steps, self._steps = self._steps, []
+            for step in steps:
+                (self._steps.append if self._is_planned(*step) else _forget)(step)
+            heapify(self._steps)
+        self._planned += 1
+        heappush(self._steps, (owner.due, self._planned, owner))
+
+    def _next(self) -> Owner | None:
+        """Takes the first of the steps; None for one that stands there in vain."""
+        step = heappop(self._steps)
+        _forget(step)
+        return step[2] if self._is_planned(*step) else None
+
+    def _is_planned(self, due: float, _: int, owner: Owner) -> bool:
+        return owner.due == due and self._owners.get(owner.name) is owner
 
     def _step(self, owner: Owner, now: float) -> bool:
         """The next step in the life of one name; whether that is a probe."""

@@ -51,15 +51,16 @@ class State(Enum):
 class Owner:
     """A name and its records by type. host: whether it is a VM's name, else that of an address.
 
-    due is when its next step is, None for never; left how many probes or announcements are still to come. last says
-    of each type when it was multicast. spoken: whether others may remember its records from us;
-    doubted: whether somebody said something else before; told: whether the user knows of it.
+    due is when its next step is, None for never; planned for when that was noted; left how many probes or announcements
+    are still to come. last says of each type when it was multicast. spoken: whether others may remember its records
+    from us; doubted: whether somebody said something else before; told: whether the user knows of it.
     """
 
     name: bytes
     host: bool
     records: Records
     due: float | None
+    planned: float | None = None
     state: State = State.PROBING
     left: int = PROBES
     spoken: bool = False
