@@ -21,7 +21,7 @@ class RRset(NamedTuple):
 Node = Mapping[int, RRset]
 
 
-@lru_cache(maxsize=32_768)
+@lru_cache(maxsize=4096)  # some 350 bytes each: of addresses that come and go few are worth it
 def address_record(text: str) -> tuple[int, bytes]:
     """The type (A or AAAA) and rdata of an address; a zone id is left out. Raises ValueError."""
     with suppress(ValueError):  # no address of IPv4, or not as it is written

@@ -25,7 +25,7 @@ LOCALHOST = to_wire("localhost")
 RESOLVER = to_wire("resolver.arpa")
 
 
-@lru_cache(maxsize=32_768)
+@lru_cache(maxsize=4096)  # some 350 bytes each: of addresses that come and go few are worth it
 def reverse_name(address: str) -> bytes:
     """The wire name under which an address has its PTR record (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
     pointer = ip_address(address.partition("%")[0]).reverse_pointer
