@@ -58,7 +58,7 @@ class Guest:
         client_id is in hexadecimal; without one it is the usual one, made of the MAC.
         """
         identity = ("-C", "-x", f"0x3d:{client_id}") if client_id else ()
-        options = ("-f", "-q", "-n", "-t", "1", "-T", "1", "-O", "search", *identity)
+        options = ("-f", "-q", "-n", "-t", "2", "-T", "2", "-O", "search", *identity)
 
         def take() -> dict[str, str]:
             natlab.plug(self.bridge)
