@@ -149,6 +149,8 @@ def test_addresses_come_in_the_order_of_the_adapters() -> None:
         (-60, [("10.0.2.9", -5)], [("10.0.2.9", ADDITIONS)]),
         (-5, [("10.0.2.9", -60)], [("10.0.2.4", LEASE)]),
         (-5, [("10.0.2.9", -5)], [("10.0.2.4", LEASE)]),
+        (-5, [("10.0.2.9", -4.01)], [("10.0.2.4", LEASE)]),  # VBoxNetDHCP writes whole seconds
+        (-5, [("10.0.2.9", -4)], [("10.0.2.9", ADDITIONS)]),
         (-30, [("10.0.2.8", -60), ("10.0.2.9", -5)], [("10.0.2.8", ADDITIONS), ("10.0.2.9", ADDITIONS)]),
         # One of them alone.
         (None, [("10.0.2.9", -9999)], [("10.0.2.9", ADDITIONS)]),

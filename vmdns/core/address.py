@@ -238,7 +238,10 @@ def addresses(machine: Machine, networks: Networks) -> Found:
 
 
 def _join(given: Address | None, claims: list[Address]) -> list[Address]:
-    """The fresher wins where they disagree, the better (what DHCP gave) where they are equally fresh."""
+    """The fresher wins where they disagree, the better (what DHCP gave) where they are equally fresh.
+
+    VBoxNetDHCP writes whole seconds: a report within that second may be older.
+    """
     if given is None:
         return claims
     if not claims:
@@ -247,7 +250,7 @@ def _join(given: Address | None, claims: list[Address]) -> list[Address]:
     if len(others) < len(claims):
         return [given, *others]
     newest = max(claim.since for claim in claims)
-    if newest > given.since:
+    if newest >= given.since + 1:
         note = f"; newer than the {given.source} {given.address}"
         return [claim._replace(why=claim.why + note) for claim in claims]
     note = f"; newer than {claims[0].address} of Guest Additions"
