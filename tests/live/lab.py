@@ -56,6 +56,7 @@ class Lab:
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self.word = "vmdns-" + uuids.uuid4().hex[:8]
+        self._last_lease = 0  # Unix second
         self.vboxmanage = str(installation.vboxmanage)
         self.environ = {
             **os.environ,
@@ -68,11 +69,15 @@ class Lab:
         }
 
     def vbm(self, *arguments: str, check: bool = True) -> str:
-        """Runs VBoxManage; its output."""
-        run = subprocess.run(
-            [self.vboxmanage, "-q", *arguments],
-            env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
-        )  # fmt: skip
+        """Runs VBoxManage; its output. Tried again where it meets a VBoxSVC that is just going."""
+        for left in (3, 2, 1, 0):
+            run = subprocess.run(
+                [self.vboxmanage, "-q", *arguments],
+                env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+            )  # fmt: skip
+            if not check or not left or b"Failed to create the VirtualBox object" not in run.stderr:
+                break
+            time.sleep(1)
         if check and run.returncode:
             raise AssertionError(f"VBoxManage {' '.join(arguments)}: {run.stderr.decode(errors='replace')}")
         return run.stdout.decode(errors="replace")
@@ -116,13 +121,18 @@ class Lab:
         return re.search(rf'macaddress{nic}="(\w+)"', self.vbm("showvminfo", uuid, "--machinereadable"))[1]  # type: ignore[index]
 
     def report(self, uuid: str, address: str, nic: int = 1, entry: int = 0, count: int = 1) -> None:
-        """Sets the properties that Guest Additions would, the address last; flags as VBoxService's are stored."""
+        """Sets the properties that Guest Additions would, the address last; flags as VBoxService's are stored.
+
+        In a later second than the last lease, so that it is fresher.
+        """
+        time.sleep(max(0.0, self._last_lease + 1 - time.time()))
         values = {"Count": str(count), f"{entry}/Status": "Up", f"{entry}/MAC": self.mac(uuid, nic)}
         for name, value in {**values, f"{entry}/V4/IP": address}.items():
             self.vbm("guestproperty", "set", uuid, f"{NET}/{name}", value, "--flags", "TRANSRESET")
 
     def lease(self, network: str, *leases: tuple[str, str], seconds: int = 600, state: str = "acked") -> None:
         """Writes the lease file of a network the way VBoxNetDHCP does: (mac, address) pairs, renamed into place."""
+        self._last_lease = int(time.time())
         write_leases(self.home, network, *leases, seconds=seconds, state=state)
 
     def processes(self, name: str) -> list[int]:
