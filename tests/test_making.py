@@ -6,9 +6,12 @@ What takes long is counted in steps, never in time: between two steps the event 
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +28,7 @@ from vmdns.core.mdns_message import parse
 from vmdns.core.model import Fact, HostAddress, HostName, Machine
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
+from vmdns.core.snapshot import Guest
 from vmdns.core.wire import A
 from vmdns.making import PORTION, Maker
 from vmdns.table import LONGEST_DEBOUNCE, News, Table
@@ -119,6 +123,28 @@ def test_the_loop_has_its_turn_between_two_vms(what: str) -> None:
         assert len(bench.table.snapshot.by_uuid) == number
 
     scenario()
+
+
+def test_what_was_before_goes_bit_by_bit() -> None:
+    """To let go of ten thousand VMs at once takes as long as to make them in ten slices."""
+    maker = Maker(POLICY, lambda: NOW)
+    for number in range(100):
+        maker.put(number, None, vm(number, f"vm{number}"))
+    deque(maker.turns(), maxlen=0)
+    gc.collect()
+    maker.put("new", None, HostAddress("eth9", "172.30.0.1/24"))
+    turns = maker.turns()
+    assert any(built is not None for built in turns)
+    alive = [_guests()]
+    for _ in turns:
+        alive.append(_guests())
+    assert alive[0] >= 200
+    assert alive[-1] <= alive[0] - 100
+    assert max(before - after for before, after in pairwise(alive)) <= 1
+
+
+def _guests() -> int:
+    return sum(isinstance(one, Guest) for one in gc.get_objects())
 
 
 @pytest.mark.usefixtures("step_by_step")

@@ -81,32 +81,39 @@ class Maker:
         """All the work that there is, in small steps. Yields what is to be put in force, whose serial is 0."""
         going: Iterator[None] | None = None
         anew: Iterator[Built | None] | None = None
+        leaving: Iterator[None] | None = None
         try:
             while True:
                 if anew is None and going is None and self._must_be_anew():
+                    before = self._builder
                     anew = self._begin_anew()
                 if going is None and not self._alone and self._has_changed():
                     going = self._changes()
                 if going is None and anew is None:
-                    return
+                    if leaving is None or next(leaving, self) is self:
+                        return
+                    yield None
                 if going is not None and not self._alone:
                     if next(going, self) is self:
                         going = None
-                        yield self._made(self._builder.built(0))
+                        yield from self._made(self._builder.built(0))
                     else:
                         yield None
                 if anew is not None:
                     step = next(anew)
                     if step is not None:
                         going = anew = None
-                        self._made(step)
-                    yield step
+                        leaving = before.let_go()
+                        yield from self._made(step)
+                        step = None  # it holds VMs as they were
+                    yield None
         finally:
             self._behind, self._alone = None, False
 
-    def _made(self, built: Built) -> Built:
+    def _made(self, built: Built) -> Iterator[Built | None]:
         self.snapshot = built.snapshot
-        return built
+        yield None  # to put it in force takes as long as the step before
+        yield built
 
     # -- changes of VMs ---------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from vmdns.core.zones import reverse_name
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
 _REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800
 _CLAIMED = (ADDITIONS, NEIGHBOUR)
+_SINGLE = (Machine, HostName, Lease, Neighbour)  # facts of which there are many
 _MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
 
 Moved = tuple[Guest | None, Guest | None]
@@ -251,6 +252,9 @@ class Builder:
         while self._ends and not self._is_end(*self._ends[0]):
             heapq.heappop(self._ends)
             yield
+        for layers in (self._above, self._owned, self._pointers, self._absent, self._guests):
+            layers.merge()  # before `built` would, as that is one step
+            yield
         self._moved, self._others = moved, len(others)
         self._changed = None if whole or len(changed) > _MANY else frozenset(changed)
         self._whole = False
@@ -258,6 +262,18 @@ class Builder:
     def built(self, serial: int) -> Built:
         """What the steps made, after the last of them."""
         return Built(self._snapshot(serial), self._changed, self._moved, self._others)
+
+    def let_go(self) -> Iterator[None]:
+        """Lets go of all that it holds, a bit a step: at once that takes longer than anything else here. It is of no
+        use afterwards, but what was built is."""
+        for holder in (self._naming, self):
+            for name in list(vars(holder)):
+                value = vars(holder).pop(name)
+                pieces = list(value.values()) if isinstance(value, dict | Layers) else []
+                del value
+                while pieces:
+                    pieces.pop()
+                    yield
 
     def _start_anew(self, now: float) -> Iterator[None]:
         """Networks, records, the hosts file or the policy changed: that may matter to every VM."""
@@ -271,8 +287,9 @@ class Builder:
             self._common = yield from common(self._policy, hosts)
         yield
         kept = self._networks
-        facts = [fact for fact in self._facts.values() if not isinstance(fact, Machine | HostName | Lease | Neighbour)]
+        facts = [fact for fact in self._facts.values() if not isinstance(fact, _SINGLE)]
         facts.sort(key=repr)
+        yield
         self._networks = index(facts, now)
         self._networks.leases, self._networks.neighbours, self._networks.holders = (
             kept.leases, kept.neighbours, kept.holders,

@@ -87,16 +87,25 @@ class Layers(Generic[K, V]):
         else:
             self._over.pop(key, None)
 
+    def values(self) -> list[V | None]:
+        """All that is held in whatever layer."""
+        return [*self._first.values(), *(self._under or {}).values(), *self._over.values()]
+
+    def merge(self) -> None:
+        """Makes the two one, where that is worth it."""
+        if self._under is None or len(self._over) <= max(_LEAST, len(self._under) // _SHARE):
+            return
+        whole = self._under.copy()
+        for key, value in self._over.items():
+            if value is None:
+                whole.pop(key, None)
+            else:
+                whole[key] = value
+        self._under, self._over = whole, {}
+
     def given(self) -> Mapping[K, V]:
         """What it is now; further changes do not show there."""
+        self.merge()
         if self._under is None:
             self._under, self._first = self._first, {}
-        elif len(self._over) > max(_LEAST, len(self._under) // _SHARE):
-            whole = self._under.copy()
-            for key, value in self._over.items():
-                if value is None:
-                    whole.pop(key, None)
-                else:
-                    whole[key] = value
-            self._under, self._over = whole, {}
         return Layered(self._under, self._over.copy()) if self._over else self._under

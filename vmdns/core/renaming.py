@@ -93,7 +93,7 @@ class Names:
         for label in labels:
             if len(label) > _SHORT:
                 (self._crowded.add if self._losers(label) else self._crowded.discard)(label)
-                yield set()
+            yield set()
         if self._crowded:
             self._whole = True
             yield self._anew()
@@ -103,6 +103,7 @@ class Names:
             labels = {*self._wanting, *self._by_own, *self._numbers}
             dirty |= self._wishes.keys()
             self._whole, self._told = False, None
+        yield set()
         for label in list(labels):
             match = _NUMBER.match(label)
             if match and match[1] in self._wanting:
