@@ -2,7 +2,7 @@
 
 The server runs as another user with the one capability, and none of the system calls, sockets and folders that its
 unit takes away; beside it, outside of that, `systemd-socket-activate` starts its worker, as systemd does by the socket
-unit. No systemd runs here.
+unit. No systemd runs here; test_systemd.py has one.
 """
 
 from __future__ import annotations
