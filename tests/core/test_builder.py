@@ -397,3 +397,15 @@ def test_a_snapshot_holds_until_the_time_it_says(world: list[Fact], later: float
     end = snapshot.valid_until or NOW + 10_000
     then = made(*world, policy=OWN, now=min(NOW + later, end - 0.001))
     assert then == snapshot
+
+
+def test_leases_that_are_renewed_without_end_leave_nothing_behind() -> None:
+    builder = Builder(Policy())
+    builder.put("network", NETWORKS[0])
+    builder.put("vm", vm(1, "web"))
+    builder.put("other vm", vm(2, "db"))
+    builder.put("other lease", lease(2, "10.0.2.5", issued=NOW, seconds=3000))  # the first that ends, as it turns out
+    for number in range(1000):
+        builder.put("lease", lease(1, "10.0.2.4", issued=NOW + number, seconds=6000))
+        assert builder.build(NOW + number, number).snapshot.valid_until == NOW + 3000
+    assert len(builder._ends) < 100

@@ -30,6 +30,7 @@ from vmdns.core.zones import reverse_name
 _REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800
 _CLAIMED = (ADDITIONS, NEIGHBOUR)
 _SINGLE = (Machine, HostName, Lease, Neighbour)  # facts of which there are many
+_ENDED = 64  # so many ends of leases may be of no use, or as many as there are VMs
 _MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
 
 Moved = tuple[Guest | None, Guest | None]
@@ -335,6 +336,10 @@ class Builder:
                     del self._networks.owners[place]
         if after.until:
             heapq.heappush(self._ends, (after.until, uuid))
+            # Leases that were renewed stand there until the day on which they would have ended.
+            if len(self._ends) > 2 * len(self._attached) + _ENDED:
+                self._ends = [(one.until, of) for of, one in self._attached.items() if one.until]
+                heapq.heapify(self._ends)
 
     def _look(self, machine: Machine) -> _Attached:
         if not machine.online:
