@@ -16,9 +16,11 @@ class Thing:
     other: object = None
 
 
-def cycle() -> weakref.ref[Thing]:
+def cycle(*, old: bool = False) -> weakref.ref[Thing]:
     one, two = Thing(), Thing()
     one.other, two.other = two, one
+    if old:
+        gc.collect(1)
     return weakref.ref(one)
 
 
@@ -39,7 +41,9 @@ def test_garbage_goes_by_the_clock_and_what_lives_long_is_looked_at_no_more() ->
             lasting = [Thing() for _ in range(5000)]
             garbage.grown(MANY - 1)
             assert gc.get_freeze_count() < frozen + 5000
+            lost = cycle(old=True)
             garbage.grown(1)
+            assert lost() is None, "what is put out of sight as garbage would stay for ever"
             assert gc.get_freeze_count() >= frozen + 5000
             await asyncio.sleep(COLLECT_SECONDS + 1)
             assert len(lasting) == 5000

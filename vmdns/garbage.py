@@ -34,7 +34,7 @@ class Garbage:
         self._new += number
         if self._new >= MANY:
             self._new = 0
-            gc.collect(0)  # what is garbage by now would stay for ever
+            gc.collect()  # what is garbage by now would stay for ever; there is little since the last time
             gc.freeze()
 
     def stop(self) -> None:
