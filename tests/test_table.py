@@ -139,6 +139,24 @@ async def test_single_facts_come_and_go(bench: Bench) -> None:
 
 
 @on_a_clock
+async def test_no_vm_is_without_an_address_while_its_lease_gives_way_twice(bench: Bench) -> None:
+    """The second change comes before the first is in force: then the lease that came is gone as well."""
+    numbers = range(1, 101)
+    told = Told("leases", lambda verb, source, facts: getattr(bench.table, verb)(source, facts))
+    bench.put("virtualbox", *NETWORKS, *(vm(n, f"vm{n}") for n in numbers))
+    told.tell({f"{n} first": lease(n, f"10.0.2.{n}") for n in numbers})
+    await settled()
+    seen: list[set[str]] = []
+    bench.table.subscribe(lambda _: seen.append({str(bench.addresses(f"vm{n}.local")) for n in numbers}))
+    told.tell({f"{n} second": lease(n, f"10.0.3.{n}", issued=NOW) for n in numbers})
+    told.tell({f"{n} third": lease(n, f"10.0.2.{100 + n}", issued=NOW) for n in numbers})
+    await settled()
+    assert len(seen) > 1
+    assert all("[]" not in one for one in seen)
+    assert seen[-1] == {f"['10.0.2.{100 + n}']" for n in numbers}
+
+
+@on_a_clock
 async def test_no_vm_is_without_an_address_while_all_leases_give_way_to_others(bench: Bench) -> None:
     """Many changes are put in force bit by bit, and each of them may be seen."""
     numbers = range(1, 101)

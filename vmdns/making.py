@@ -31,6 +31,7 @@ Changes = dict[object, Fact | None]
 class _Waiting(NamedTuple):
     """What was reported and is not made yet, the last report of each key."""
 
+    gone: Changes  # leases and neighbours that are no more
     loose: Changes
     machines: Changes
     others: Changes
@@ -43,7 +44,7 @@ class Maker:
         self._wall = wall
         self._policy = policy
         self._hosts: Hosts | None = None
-        self._waiting = _Waiting({}, {}, {})
+        self._waiting = _Waiting({}, {}, {}, {})
         self._holding: set[object] = set()
         self._again = False
         self._builder = Builder(policy)
@@ -59,7 +60,7 @@ class Maker:
             if key in waiting:
                 at = max(at, rank)
                 del waiting[key]
-        self._waiting[at][key] = fact
+        self._waiting[0 if fact is None and at == 1 else at][key] = fact
 
     def hold(self, source: object, until_then: bool) -> None:
         """Whether VMs and networks wait until this source has told the rest of them: they mean something together."""
@@ -119,7 +120,7 @@ class Maker:
 
     def _has_changed(self) -> bool:
         one = self._builder
-        changed = self._waiting.loose or (self._waiting.machines and not self._holding)
+        changed = self._waiting.gone or self._waiting.loose or (self._waiting.machines and not self._holding)
         light = self._again or (self._policy != one.policy and one.fits(self._policy))
         return bool(changed or light) and not one.is_whole(self._wall())
 
@@ -146,8 +147,13 @@ class Maker:
         if not self._holding:
             taken |= self._waiting.machines
             self._waiting.machines.clear()
-        for key in list(islice(self._waiting.loose, most)):
-            taken[key] = self._waiting.loose.pop(key)
+        # What came before what went, whatever was reported first: a VM whose lease gives way to others one after the
+        # other would be without an address meanwhile.
+        for waiting in (self._waiting.loose, self._waiting.gone):
+            for key in list(islice(waiting, most)):
+                taken[key] = waiting.pop(key)
+            if waiting:
+                break
         return taken
 
     def _give_back(self, taken: Changes) -> None:
@@ -170,7 +176,7 @@ class Maker:
         others: Changes = {} if self._holding else waiting.others.copy()
         taken: Changes = {}
         # The one in force goes on meanwhile, where it can (the clock went on, and nothing failed) and that is worth it.
-        many = len(held) > max(_FEW, len(waiting.machines) + len(waiting.loose))
+        many = len(held) > max(_FEW, len(waiting.machines) + len(waiting.loose) + len(waiting.gone))
         if not many or self._builder.is_whole(self._wall()):
             taken = self._take(None)
         self._behind = {}
@@ -222,8 +228,10 @@ class Maker:
 
 
 def _rank(fact: Fact | None) -> int:
-    """Where it waits: with what is taken by portions, with what is taken together, or for all to be made anew."""
-    return 0 if fact is None or isinstance(fact, Lease | Neighbour) else 1 if isinstance(fact, Machine) else 2
+    """Where in `_Waiting`: with what is taken by portions, with what is taken together, or for all to be made anew."""
+    if fact is None:
+        return 0
+    return 1 if isinstance(fact, Lease | Neighbour) else 2 if isinstance(fact, Machine) else 3
 
 
 def _same(one: Guest | None, other: Guest | None) -> bool:
