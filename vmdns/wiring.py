@@ -26,6 +26,8 @@ from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 
 SCOPE = "wire"
 _MAC = sys.platform == "darwin"
+# VirtualBox applies one change after the other: `dhcpserver modify` was seen to take 10 s where many VMs start.
+_LIMITS_SECONDS = (10.0, 60.0)
 _E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
 _OUTSIDE = ("198.51.100.1", 53)  # no packet goes there: it only has the system choose an address
 
@@ -70,7 +72,7 @@ class Wire:
         installation = find(environ)
         if installation is None:
             raise OSError("VirtualBox is not installed here; if it is, put the folder of VBoxManage into PATH")
-        self._vboxmanage = VBoxManage(installation.vboxmanage, environ)
+        self._vboxmanage = VBoxManage(installation.vboxmanage, environ, _LIMITS_SECONDS)
         self._zones = tuple(zones)
         self._may = may
         self.box = VirtualBox(user_home(environ), str(installation.vboxmanage), self._call)

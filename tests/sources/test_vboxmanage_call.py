@@ -52,23 +52,21 @@ def test_failure_without_words(fake) -> None:
     assert failure.value.code == 0
 
 
-def test_hanging_is_a_failure_and_leaves_no_process(fake, monkeypatch) -> None:
+def test_hanging_is_a_failure_and_leaves_no_process(fake) -> None:
     # Long enough for the script to start, so that it is the hanging that is cut off.
-    monkeypatch.setattr(vboxmanage_call, "LIMITS_SECONDS", (0.9, 1.1))
     fake.plays("list vms", "beginning", hangs=True)
     with pytest.raises(Failed, match=r"list vms: no answer in 1\.1 s"):
-        VBoxManage(fake.path, os.environ)("list", "vms")
+        VBoxManage(fake.path, os.environ, (0.9, 1.1))("list", "vms")
     assert len(fake.log()) == 2
     for asked in fake.log():
         with pytest.raises(ProcessLookupError):
             os.kill(asked.pid, 0)
 
 
-def test_hanging_once_is_got_over(fake, monkeypatch) -> None:
-    monkeypatch.setattr(vboxmanage_call, "LIMITS_SECONDS", (0.9, 60.0))
+def test_hanging_once_is_got_over(fake) -> None:
     fake.plays("list vms", "all")
     fake.hangs_once("list vms")
-    assert VBoxManage(fake.path, os.environ)("list", "vms") == "all"
+    assert VBoxManage(fake.path, os.environ, (0.9, 60.0))("list", "vms") == "all"
 
 
 def test_too_much_output(fake, monkeypatch) -> None:

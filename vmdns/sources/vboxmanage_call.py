@@ -33,11 +33,13 @@ class _Hung(Failed):
 class VBoxManage:
     """Runs `program` with arguments, one process at a time.
 
-    moved: monotonic time at which the last one ended; spent: seconds of a processor that all of them took.
+    limits: seconds that the first and the second try of a call may take. moved: monotonic time at which the last one
+    ended; spent: seconds of a processor that all of them took.
     """
 
-    def __init__(self, program: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, program: Path, environ: Mapping[str, str], limits: tuple[float, float] = LIMITS_SECONDS) -> None:
         self._program = program
+        self._limits = limits
         self.moved = time.monotonic()
         self.spent = 0.0
         self._environ = dict(environ)
@@ -47,7 +49,7 @@ class VBoxManage:
 
     def __call__(self, *arguments: str) -> str:
         """Its standard output. Raises `Failed` when it fails, hangs twice, or prints too much."""
-        first, second = LIMITS_SECONDS
+        first, second = self._limits
         try:
             return self._try(arguments, first)
         except _Hung:
@@ -102,7 +104,7 @@ class VBoxManage:
 
     def _locales(self) -> list[str]:
         try:
-            return self._run(["locale", "-a"], LIMITS_SECONDS[0]).decode("ascii", "replace").split()
+            return self._run(["locale", "-a"], self._limits[0]).decode("ascii", "replace").split()
         except Failed:
             return []
 
