@@ -462,7 +462,7 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
     take_over(say)
     _allow_sockets()
     keep_to_ourselves()
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(main())

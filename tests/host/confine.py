@@ -29,12 +29,13 @@ class _Compare(ctypes.Structure):
 
 
 def directives(text: str) -> dict[str, list[str]]:
-    """The words of each directive of the [Service] section, of all its lines together."""
+    """The words of each directive of the [Service] section, of all its lines together; ~ before each that it is for."""
     found: dict[str, list[str]] = {}
     for line in text.partition("[Service]\n")[2].partition("\n[")[0].splitlines():
         key, _, value = line.partition("=")
         if value and not line.startswith("#"):
-            found.setdefault(key, []).extend(value.split())
+            sign = "~" if value.startswith("~") else ""
+            found.setdefault(key, []).extend(sign + word for word in value.lstrip("~").split())
     return found
 
 
@@ -53,11 +54,8 @@ def calls(names: Iterable[str]) -> set[str]:
 def allowed(unit: dict[str, list[str]]) -> set[str]:
     """The system calls that a unit leaves."""
     found: set[str] = set()
-    taken = False
     for word in unit["SystemCallFilter"]:
-        if word.startswith("~"):
-            taken = True
-        found = found - calls([word.lstrip("~")]) if taken else found | calls([word])
+        found = found - calls([word[1:]]) if word.startswith("~") else found | calls([word])
     return found
 
 

@@ -53,6 +53,7 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallFilter=sched_setattr
 SystemCallErrorNumber=EPERM
 KeyringMode=private
 UMask=0077

@@ -23,6 +23,7 @@ from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, Ready, find, now
 from vmdns.serve.outbox import Outbox
+from vmdns.serve.turn import short_turns
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Receiver:
         self._socket.setblocking(False)
 
     def _run(self) -> None:
+        short_turns()
         try:
             self._serve()
         finally:
