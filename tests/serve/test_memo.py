@@ -109,7 +109,8 @@ HEAD = b"\1\0\0\1\0\0\0\0\0\0"
 
 
 def held(ready: Ready) -> set[bytes]:
-    return {*ready.names, *ready.loose}
+    """The queries without their ids."""
+    return {key[: int.from_bytes(key[58:], "little") - 2] for key in (*ready.names, *ready.loose)}
 
 
 def kept() -> tuple[Memo, Ready]:

@@ -1,7 +1,8 @@
 """Datagrams by the dozen: recvmmsg(2) and sendmmsg(2) through ctypes, where the system has them (Linux).
 
-All arrays are made once. A response is written over its query, behind the id, and sent from there: so neither
-addresses nor ids are moved, and what is told of 64 datagrams at once takes a few steps and not 64 times a few.
+All arrays are made once. A datagram comes into a slot of the length of a common one, and what is longer goes on
+elsewhere; responses go out from where they are laid in the form of `packed`. So what is done for 64 datagrams takes a
+few steps and not 64 times a few.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import ctypes
 import errno
 import mmap
 import socket
+import struct
 import sys
-from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vmdns.serve.packed import KEY, NOTHING, QUERY, SENT, unpacked
+
 SIZE = 64  # datagrams at once
-# What Ethernet carries in one piece: more than the 1232 bytes that queries may have (RFC 6891 section 6.2.3), and no
-# multiple of a page, which would have all datagrams compete for a few lines of the processor's cache.
+# What Ethernet carries in one piece: more than the 1232 bytes that queries may have (RFC 6891 section 6.2.3).
 ROOM = 1472
-ROOM_OUT, ROOM_NAME = 2048, 32
-STARTS = tuple(range(0, SIZE * ROOM, ROOM))  # where each datagram begins
-BODIES = tuple(start + 2 for start in STARTS)  # what follows its id
+_SLOT = QUERY + 4  # the datagram, and its length
+_REST = ROOM - QUERY
+_NAME = 16  # struct sockaddr_in
+_EMPTY = bytes(SIZE * _SLOT)
+# The keys of so many datagrams.
+_KEYS = [struct.Struct(f"2x{KEY}s" * count).unpack_from for count in range(SIZE + 1)]
 _DONTWAIT, _WAITFORONE = 0x40, 0x10000
 
 
@@ -63,7 +68,7 @@ class Calls(NamedTuple):
 
 def load() -> Calls | None:
     """The calls; None where there are none."""
-    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
+    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8 or sys.byteorder != "little":
         return None
     try:
         found = [
@@ -82,31 +87,37 @@ def load() -> Calls | None:
 
 
 class Batch:
-    """Room for SIZE datagrams of IPv4, each of which may become the response to itself.
-
-    After `receive`, datagram i is region[STARTS[i] : STARTS[i] + lengths[i]]. A response without its id is written to
-    region[BODIES[i] :]; `send` sends them.
-    """
+    """Room for SIZE datagrams of IPv4 and for the responses to them."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self.region = mmap.mmap(-1, SIZE * ROOM)
-        self._names = mmap.mmap(-1, SIZE * ROOM_NAME)
+        self._slots, self._rests = mmap.mmap(-1, SIZE * _SLOT), mmap.mmap(-1, SIZE * _REST)
+        self._names, self._sent = mmap.mmap(-1, SIZE * _NAME), mmap.mmap(-1, SIZE * SENT)
         self._kept: list[Any] = []
-        region, names = (self._address(one) for one in (self.region, self._names))
-        self._vectors_in, self._vectors_out = (Iovec * SIZE)(), (Iovec * SIZE)()
-        self._incoming, self._outgoing, self._some = (Header * SIZE)(), (Header * SIZE)(), (Header * SIZE)()
-        for at, start in enumerate(STARTS):
-            name = names + at * ROOM_NAME
-            self._vectors_in[at] = Iovec(region + start, ROOM)
-            self._vectors_out[at] = Iovec(region + start, 0)
-            self._incoming[at] = Header(Message(name, ROOM_NAME, ctypes.addressof(self._vectors_in[at]), 1))
-            self._outgoing[at] = Header(Message(name, 16, ctypes.addressof(self._vectors_out[at]), 1))
-        # As plain integers, one for each datagram: its length, who it is from, the length of its response.
+        slots, rests, names, sent = map(self._address, (self._slots, self._rests, self._names, self._sent))
+        self._vectors_in, self._vectors_out = (Iovec * (2 * SIZE))(), (Iovec * SIZE)()
+        incoming, outgoing, some = (Header * SIZE)(), (Header * SIZE)(), (Header * SIZE)()
+        for at in range(SIZE):
+            self._vectors_in[2 * at] = Iovec(slots + at * _SLOT, QUERY)
+            self._vectors_in[2 * at + 1] = Iovec(rests + at * _REST, _REST)
+            self._vectors_out[at] = Iovec(sent + at * SENT + 8, 0)
+            name = names + at * _NAME
+            incoming[at] = Header(Message(name, _NAME, ctypes.addressof(self._vectors_in[2 * at]), 2))
+            outgoing[at] = Header(Message(name, _NAME, ctypes.addressof(self._vectors_out[at]), 1))
+        self._outgoing, self._some = outgoing, some
+        # Addresses as plain numbers are handed over faster than arrays.
+        self._kept.append(incoming)
+        self._at_incoming, self._at_outgoing, self._at_some = map(ctypes.addressof, (incoming, outgoing, some))
+        # As plain integers, one for each datagram: its length, twice; its address; the length of its response, twice;
+        # its id, twice.
         step = ctypes.sizeof(Header) // 4
-        self._lengths = memoryview(self._incoming).cast("B").cast("I")[Header.length.offset // 4 :: step]
-        self._askers = memoryview(self._names).cast("I")[1 :: ROOM_NAME // 4]
+        self._lengths = memoryview(incoming).cast("B").cast("I")[Header.length.offset // 4 :: step]
+        self._lengths_of_keys = memoryview(self._slots).cast("I")[QUERY // 4 :: _SLOT // 4]
+        self._askers = memoryview(self._names).cast("I")[1 :: _NAME // 4]
         self._sizes = memoryview(self._vectors_out).cast("B").cast("Q")[1::2]
+        self._sizes_sent = memoryview(self._sent).cast("Q")[:: SENT // 8]
+        self._ids = memoryview(self._slots).cast("H")[:: _SLOT // 2]
+        self._ids_sent = memoryview(self._sent).cast("H")[4 :: SENT // 2]
 
     def _address(self, region: mmap.mmap) -> int:
         held = (ctypes.c_char * len(region)).from_buffer(region)
@@ -118,44 +129,85 @@ class Batch:
 
         wait: whether to wait for the first of them.
         """
-        found: int = self._calls.receive_at_once(number, self._incoming, SIZE, _DONTWAIT, None)
+        found: int = self._calls.receive_at_once(number, self._at_incoming, SIZE, _DONTWAIT, None)
         if found <= 0 and wait:
-            found = self._calls.receive(number, self._incoming, SIZE, _WAITFORONE, None)
+            found = self._calls.receive(number, self._at_incoming, SIZE, _WAITFORONE, None)
         return found
 
-    def lengths(self, found: int) -> list[int]:
-        """The lengths of what was received."""
-        return self._lengths[:found].tolist()
+    def keys(self, found: int) -> tuple[bytes, ...]:
+        """The keys of what was received, as `packed.key_of` makes them, but for datagrams longer than QUERY."""
+        self._lengths_of_keys[:found] = self._lengths[:found]
+        return _KEYS[found](self._slots)
 
-    def askers(self, found: int) -> list[int]:
-        """The addresses that it is from: their four bytes, read as this machine's integers."""
-        return self._askers[:found].tolist()
+    def asker(self, found: int) -> bytes | None:
+        """The address that all of it is from, of four bytes; None where it is from several."""
+        askers = self._askers[:found].tobytes()
+        first = askers[:4]
+        return first if askers == first * found else None
+
+    def askers(self, found: int) -> list[bytes]:
+        """The addresses that it is from."""
+        askers = self._askers[:found].tobytes()
+        return [askers[at : at + 4] for at in range(0, 4 * found, 4)]
+
+    def length(self, at: int) -> int:
+        """The length of datagram `at`."""
+        return self._lengths[at]
 
     def peer(self, at: int) -> tuple[str, int]:
         """The address and the port that datagram `at` is from."""
-        name = self._names[at * ROOM_NAME : at * ROOM_NAME + 8]
+        name = self._names[at * _NAME : at * _NAME + 8]
         return socket.inet_ntoa(name[4:8]), int.from_bytes(name[2:4], "big")
 
-    def send(self, number: int, sizes: Sequence[int]) -> int:
-        """Sends the responses, of these sizes with their ids, 0 for none. Returns how many could not be sent."""
-        self._sizes[: len(sizes)] = memoryview(array("Q", sizes))
-        headers, count = self._outgoing, len(sizes)
-        if not all(sizes):
-            headers, count = self._some, 0
+    def packet(self, at: int) -> bytes:
+        """Datagram `at`."""
+        length, slot, rest = self.length(at), at * _SLOT, at * _REST
+        if length <= QUERY:
+            return self._slots[slot : slot + length]
+        return self._slots[slot : slot + QUERY] + self._rests[rest : rest + length - QUERY]
+
+    def send(self, sock: socket.socket, held: Sequence[bytes], *, silent: bool = False) -> int:
+        """Sends the responses, as `packed` holds them; each datagram has one. Returns how many could not be sent.
+
+        silent: whether some are NOTHING, which is not sent.
+        """
+        count, failed = len(held), 0
+        together = b"".join(held)
+        if len(together) != count * SENT:
+            failed = self._send_large(sock, held)
+            together = b"".join(one if len(one) == SENT else NOTHING for one in held)
+            silent = True
+        self._sent[: len(together)] = together
+        self._ids_sent[:count] = self._ids[:count]
+        self._sizes[:count] = self._sizes_sent[:count]
+        self._slots[: count * _SLOT] = _EMPTY[: count * _SLOT]  # keys are filled up with zero bytes
+        headers = self._at_outgoing
+        if silent:
+            headers, sizes = self._at_some, self._sizes[:count].tolist()
+            count = 0
             for at, size in enumerate(sizes):
                 if size:
-                    headers[count] = self._outgoing[at]
+                    self._some[count] = self._outgoing[at]
                     count += 1
-        return send_all(self._calls, number, headers, count)
+        return failed + send_all(self._calls, sock.fileno(), headers, count)
+
+    def _send_large(self, sock: socket.socket, held: Sequence[bytes]) -> int:
+        failed = 0
+        for at, one in enumerate(held):
+            if len(one) != SENT:
+                try:
+                    sock.sendto(self._slots[at * _SLOT : at * _SLOT + 2] + unpacked(one), self.peer(at))
+                except OSError:
+                    failed += 1
+        return failed
 
 
-def send_all(calls: Calls, number: int, headers: Any, count: int) -> int:
-    """Sends the first `count` of these messages by sendmmsg. Returns how many could not be sent."""
+def send_all(calls: Calls, number: int, headers: int, count: int) -> int:
+    """Sends the first `count` of the messages at this address by sendmmsg. Returns how many could not be sent."""
     failed = 0
-    done = max(0, calls.send_at_once(number, headers, count, _DONTWAIT))
+    done = max(0, calls.send_at_once(number, headers, count, _DONTWAIT)) if count else 0
     while done < count:
-        address = ctypes.addressof(headers) + done * ctypes.sizeof(Header)
-        sent = calls.send(number, address, count - done, 0)
+        sent = calls.send(number, headers + done * ctypes.sizeof(Header), count - done, 0)
         if sent > 0:
             done += sent
         elif ctypes.get_errno() != errno.EINTR:

@@ -1,7 +1,7 @@
 """Responses that stand ready as bytes: what was rendered once is sent again until the names in it change.
 
-A key is a query without its id, its name in lower case; the value is the response without its id. What is put in
-comes from the slow path, so both give the same bytes.
+Both are in the forms of `packed`; the name in a key is in lower case. What is put in comes from the slow path, so both
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
+from vmdns.serve.packed import BODY, key_of, packed, unpacked
 
-MOST_ANSWERS = 300_000  # some 250 bytes each: 75 MB, for 10,000 names that six networks ask in 25 ways in all
+MOST_ANSWERS = 300_000  # some 320 bytes each: 96 MB, for 10,000 names that six networks ask in 25 ways in all
 MOST_LOOSE = 150_000  # of them
 MOST_PASSING = 8_192
 MOST_ENVELOPES = 64
@@ -26,7 +27,7 @@ Asker = tuple[View, Right]
 
 
 class Ready:
-    """The responses that stand ready for one sort of askers, by query: about one name each, and loose ones."""
+    """The responses that stand ready for one sort of askers, by key: about one name each, and loose ones."""
 
     __slots__ = ("loose", "names")
 
@@ -35,7 +36,7 @@ class Ready:
         self.loose: dict[bytes, bytes] = {}
 
     def beside(self, key: bytes) -> bytes | None:
-        """What is not among `names` as the query is written. The question is echoed as it was asked.
+        """What is not among `names` by the key as it is. The question is echoed as it was asked.
 
         Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name
         too early, which makes no other valid query's key: length bytes are no letters.
@@ -50,7 +51,7 @@ class Ready:
             return None
         lowered = key[:10] + lower + key[end:]
         response = self.names.get(lowered) or self.loose.get(lowered)
-        return None if response is None else response[:10] + name + response[end:]
+        return None if response is None else response[: BODY + 10] + name + response[BODY + end :]
 
 
 class Memo:
@@ -82,9 +83,10 @@ class Memo:
                 found = self._answers.setdefault(asker, Ready())
         return found
 
-    def keep(self, asker: Asker, snapshot: Snapshot, key: bytes, response: bytes, name: bytes | None) -> None:
-        """Remembers an answer of this snapshot, about one name (wire, lower case) or a loose one."""
-        ready = self.of(asker)
+    def keep(self, asker: Asker, snapshot: Snapshot, query: bytes, response: bytes, name: bytes | None) -> None:
+        """Remembers an answer of this snapshot, about one name (wire, lower case) or a loose one. Both without ids, the
+        name in the query in lower case."""
+        ready, key, held = self.of(asker), key_of(query), packed(response)
         with self._lock:
             if snapshot is not self._snapshot:
                 return
@@ -96,24 +98,24 @@ class Memo:
                 if self._loose >= MOST_LOOSE:
                     self._leave_loose()
                 if key not in ready.loose:
-                    ready.loose[key] = response
+                    ready.loose[key] = held
                     self._loose += 1
                 return
-            envelope = key[:10], key[10 + len(name) :]
+            envelope = query[:10], query[10 + len(name) :]
             if envelope not in self._envelopes:
                 if len(self._envelopes) >= MOST_ENVELOPES:
                     return
                 self._envelopes.add(envelope)
             if key not in ready.names:
-                ready.names[key] = response
+                ready.names[key] = held
                 self._names += 1
 
-    def keep_passing(self, asker: Asker, key: bytes, response: bytes) -> None:
+    def keep_passing(self, asker: Asker, query: bytes, response: bytes) -> None:
         """Remembers a forwarded answer until the second is over."""
-        ready = self.of(asker)
+        ready, key, held = self.of(asker), key_of(query), packed(response)
         with self._lock:
             if len(self._passing) < MOST_PASSING:
-                ready.names[key] = response
+                ready.names[key] = held
                 self._passing.append((ready.names, key))
 
     def age(self, now: float) -> None:
@@ -135,7 +137,7 @@ class Memo:
                 return
             for name in changed:
                 for before, after in self._envelopes:
-                    key = before + name + after
+                    key = key_of(before + name + after)
                     for ready in self._answers.values():
                         self._names -= ready.names.pop(key, None) is not None
             self._leave_loose()
@@ -169,8 +171,9 @@ class Memo:
 
 def find(ready: Ready, packet: bytes) -> bytes | None:
     """The response (without its id) that stands ready for a packet, however its name is written."""
-    key = packet[2:]
-    return ready.names.get(key) or ready.beside(key)
+    key = key_of(packet[2:])
+    held = ready.names.get(key) or ready.beside(key)
+    return None if held is None else unpacked(held)
 
 
 def now() -> float:

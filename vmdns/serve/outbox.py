@@ -89,4 +89,4 @@ class _Letters:
             lengths[at] = length
             _NAME.pack_into(room, at_name, socket.AF_INET, socket.htons(port), socket.inet_aton(address))
             at_name += _NAME.size
-        return send_all(self._calls, number, self._headers, len(letters))
+        return send_all(self._calls, number, ctypes.addressof(self._headers), len(letters))

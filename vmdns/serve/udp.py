@@ -10,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterable
-from itertools import repeat
+from collections.abc import Callable
 from typing import Any
 
 from vmdns.serve import batch
-from vmdns.serve.batch import BODIES, ROOM, STARTS, Batch
+from vmdns.serve.batch import ROOM, Batch
 from vmdns.serve.counts import Counts
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, Ready, find, now
 from vmdns.serve.outbox import Outbox
+from vmdns.serve.packed import NOTHING, QUERY, key_of, packed
 from vmdns.serve.turn import short_turns
 
 log = logging.getLogger(__name__)
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 Ask = Callable[[bytes, tuple[Any, ...], Listener], bytes | None]
 # The responses that stand ready for whoever asks from this address at a listener; None: each is asked for.
 Readies = Callable[[Listener, str], Ready | None]
-
-Find = Callable[[bytes], bytes | None]
 
 CALLS = batch.load()
 
@@ -69,7 +66,7 @@ class Receiver:
         self.outbox = Outbox(listener.udp, calls)
         self.path = "in batches" if self._batch else "one by one"
         # By the address: as text, or as `Batch` has it.
-        self._askers: dict[str | int, Ready | None] = {}
+        self._askers: dict[str | bytes, Ready | None] = {}
         self._thread = threading.Thread(target=self._run, name=f"udp-{listener.address}", daemon=True)
         listener.udp.setblocking(True)
         self._thread.start()
@@ -136,17 +133,17 @@ class Receiver:
             return response
         return self._ask(packet, peer, self._listener)
 
-    def _of(self, asker: str | int) -> Ready | None:
+    def _of(self, asker: str | bytes) -> Ready | None:
         try:
             return self._askers[asker]
         except KeyError:
             return self._learn(asker)
 
-    def _learn(self, asker: str | int) -> Ready | None:
+    def _learn(self, asker: str | bytes) -> Ready | None:
         askers = self._askers
         if len(askers) >= MOST_ASKERS:
             askers.clear()
-        address = asker if isinstance(asker, str) else socket.inet_ntoa(asker.to_bytes(4, sys.byteorder))
+        address = asker if isinstance(asker, str) else socket.inet_ntoa(asker)
         try:
             askers[asker] = found = self._ready(self._listener, address)
         except Exception:
@@ -158,55 +155,52 @@ class Receiver:
         number = self._socket.fileno()
         found = batch.receive(number)
         while found > 0:
-            self._answer(batch, number, found)
+            self._answer(batch, found)
             if self._stopping:
                 return
             busy = self._tries is not None and self._tries.busy
             found = batch.receive(number, wait=found >= MANY and not busy)
 
-    def _answer(self, batch: Batch, number: int, found: int) -> None:
+    def _answer(self, batch: Batch, found: int) -> None:
         """Answers what was received. Few steps for each datagram, as it is here that a busy server spends its time."""
         moment = now()
         if moment >= self._memo.next_second:
             self._memo.age(moment)
-        askers = batch.askers(found)
-        known = {asker: self._of(asker) or _NOTHING for asker in set(askers)}
-        finds: Iterable[Find]
-        besides: Iterable[Find]
-        if len(known) == 1:
-            ready = known[askers[0]]
-            finds, besides = repeat(ready.names.get), repeat(ready.beside)
+        keys, asker = batch.keys(found), batch.asker(found)
+        if asker is not None:
+            readies = [self._of(asker) or _NOTHING] * found
+            held: list[Any] = list(map(readies[0].names.get, keys))
         else:
-            finds = [known[asker].names.get for asker in askers]
-            besides = [known[asker].beside for asker in askers]
-        region = batch.region
-        sizes: list[int] = []
-        others = 0
-        lengths = batch.lengths(found)
-        for start, body, length, find_ready, find_beside in zip(STARTS, BODIES, lengths, finds, besides, strict=False):
-            key = region[body : start + length]
-            response = find_ready(key)
-            if response is None:
-                response = find_beside(key)
-                if response is None:
-                    others += 1
-                    response = self._rest(region[start : start + length], batch.peer(len(sizes)))
-                    if response is None:
-                        sizes.append(0)
-                        continue
-            size = len(response)
-            region[body : body + size] = response
-            sizes.append(size + 2)
+            readies = [self._of(one) or _NOTHING for one in batch.askers(found)]
+            held = [ready.names.get(key) for ready, key in zip(readies, keys, strict=True)]
+        others = silent = 0
+        if None in held:
+            for at, one in enumerate(held):
+                if one is None:
+                    held[at] = readies[at].beside(keys[at]) or _long(batch, at, readies[at])
+            rest = [at for at, one in enumerate(held) if one is None]
+            for at in rest:
+                held[at] = self._rest(batch.packet(at), batch.peer(at))
+            others, silent = len(rest), held.count(NOTHING)
         self.counts.queries += found - others
         self.counts.answered += found - others
-        if others < found or any(sizes):
-            self.counts.failed += batch.send(number, sizes)
+        if silent < found:
+            self.counts.failed += batch.send(self._socket, held, silent=silent > 0)
 
-    def _rest(self, packet: bytes, peer: tuple[str, int]) -> bytes | None:
+    def _rest(self, packet: bytes, peer: tuple[str, int]) -> bytes:
         """The response to a packet for which none stands ready."""
         try:
-            return self._ask(packet, peer, self._listener)
+            response = self._ask(packet, peer, self._listener)
         except Exception:
             self.counts.failed += 1
             log.exception("a datagram could not be answered")
-            return None
+            response = None
+        return NOTHING if response is None else packed(response)
+
+
+def _long(batch: Batch, at: int, ready: Ready) -> bytes | None:
+    """What stands ready for a datagram that is too long for a common key."""
+    if batch.length(at) <= QUERY:
+        return None
+    key = key_of(batch.packet(at)[2:])
+    return ready.names.get(key) or ready.beside(key)
