@@ -31,7 +31,7 @@ from vmdns.core.policy import Policy
 from vmdns.core.wire import make_query
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind
-from vmdns.serve.udp import Receiver
+from vmdns.serve.udp import Alone
 
 WEB = to_wire("web-01.local")
 TAIL = WEB + b"\0\1\0\1"
@@ -203,7 +203,7 @@ class Datagrams:
             self.over.set()
         return 3 if self.given else -1
 
-    def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
+    def recvfrom(self, _: int, flags: int) -> tuple[bytes, tuple[str, int]]:
         if not self.given:
             raise OSError("closed")
         item = self.given.pop(0)
@@ -232,9 +232,9 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
 
     async def main() -> None:
         server = DnsServer(script.current, script.others(), Limits())
-        receiver = Receiver(
+        receiver = Alone(
             Listener(HOST, 53, datagrams, None),  # type: ignore[arg-type]
-            server.datagrams.memo, server.datagrams.ready, server.datagrams.answer, batches=False,
+            server.datagrams.memo, server.datagrams.ready, server.datagrams.answer, lambda waiting: None,
         )  # fmt: skip
         assert datagrams.over.wait(10)
         assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]

@@ -21,12 +21,12 @@ from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.core.wire import Query, parse_query
 from vmdns.serve import ports
 from vmdns.serve.dns import DnsServer
-from vmdns.serve.first_try import POSSIBLE
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.listeners import bind
 from vmdns.serve.others import Others
 from vmdns.serve.ports import MOST_SECONDS, MOST_USES, Noise, Ports
 from vmdns.serve.upstream_socket import Sockets
+from vmdns.serve.waiting import POSSIBLE
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this system has no way to wait for many sockets in a thread")
 

@@ -26,8 +26,8 @@ from vmdns.core.limits import Limits
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.serve import forward, upstream_socket
-from vmdns.serve.first_try import POSSIBLE
 from vmdns.serve.forward import Forwarder
+from vmdns.serve.waiting import POSSIBLE
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
 LIMITS = Limits(upstream_timeout=10, query_timeout=20)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from vmdns.core.forwarded import Failure, Forwarded, Question, refusal, render
 from vmdns.core.wire import Query
 from vmdns.serve.forward import Forwarder
+from vmdns.serve.waiting import Waiting
 
 
 class Asker:
@@ -21,9 +22,9 @@ class Asker:
         self._ours, self._bell = socket.socketpair()
         self._asked: deque[tuple[Query, int, Callable[[bytes | None], None]]] = deque()
         self._stopping = False
-        tries = forwarder.tries(self._ours.fileno())
-        assert tries is not None
-        self.tries = tries
+        self._waiting = Waiting()
+        self._waiting.add(self._ours.fileno())
+        self.tries = forwarder.tries(self._waiting)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -54,6 +55,7 @@ class Asker:
                     query, limit, tell = self._asked.popleft()
                     self._answer(query, limit, tell)
         self.tries.end()
+        self._waiting.close()
         for _, _, tell in self._asked:
             tell(None)
 

@@ -27,7 +27,7 @@ _NAME = 16  # struct sockaddr_in
 _EMPTY = bytes(SIZE * _SLOT)
 # The keys of so many datagrams.
 _KEYS = [struct.Struct(f"2x{KEY}s" * count).unpack_from for count in range(SIZE + 1)]
-_DONTWAIT, _WAITFORONE = 0x40, 0x10000
+_DONTWAIT = 0x40
 
 
 class Iovec(ctypes.Structure):
@@ -57,10 +57,9 @@ class Header(ctypes.Structure):
 
 
 class Calls(NamedTuple):
-    """recvmmsg and sendmmsg of the C library: those that may wait let go of the interpreter's lock meanwhile, and those
-    at once, which never wait, keep it. To get it back from an event loop at work takes longer than a batch does."""
+    """recvmmsg and sendmmsg of the C library. Those at once, which never wait, keep the interpreter's lock: to get it
+    back from an event loop at work takes longer than a batch does. The one that may wait lets go of it."""
 
-    receive: Any
     send: Any
     receive_at_once: Any
     send_at_once: Any
@@ -71,16 +70,11 @@ def load() -> Calls | None:
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8 or sys.byteorder != "little":
         return None
     try:
-        found = [
-            getattr(library, name)
-            for library in (ctypes.CDLL(None, use_errno=True), ctypes.PyDLL(None, use_errno=True))
-            for name in ("recvmmsg", "sendmmsg")
-        ]
+        at_once = ctypes.PyDLL(None)
+        calls = Calls(ctypes.CDLL(None, use_errno=True).sendmmsg, at_once.recvmmsg, at_once.sendmmsg)
     except (OSError, AttributeError):
         return None
-    calls = Calls(*found)
-    for receive in (calls.receive, calls.receive_at_once):
-        receive.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+    calls.receive_at_once.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
     for send in (calls.send, calls.send_at_once):
         send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
     return calls
@@ -124,14 +118,9 @@ class Batch:
         self._kept.append(held)
         return ctypes.addressof(held)
 
-    def receive(self, number: int, *, wait: bool = False) -> int:
-        """Takes what waits on a socket (its file number), at most SIZE datagrams. Returns how many, 0 or less for none.
-
-        wait: whether to wait for the first of them.
-        """
+    def receive(self, number: int) -> int:
+        """Takes what waits on a socket (its file number), SIZE datagrams at most. Returns how many; 0 or less: none."""
         found: int = self._calls.receive_at_once(number, self._at_incoming, SIZE, _DONTWAIT, None)
-        if found <= 0 and wait:
-            found = self._calls.receive(number, self._at_incoming, SIZE, _WAITFORONE, None)
         return found
 
     def keys(self, found: int) -> tuple[bytes, ...]:
@@ -180,7 +169,7 @@ class Batch:
         self._sent[: len(together)] = together
         self._ids_sent[:count] = self._ids[:count]
         self._sizes[:count] = self._sizes_sent[:count]
-        self._slots[: count * _SLOT] = _EMPTY[: count * _SLOT]  # keys are filled up with zero bytes
+        self.clear()
         headers = self._at_outgoing
         if silent:
             headers, sizes = self._at_some, self._sizes[:count].tolist()
@@ -190,6 +179,10 @@ class Batch:
                     self._some[count] = self._outgoing[at]
                     count += 1
         return failed + send_all(self._calls, sock.fileno(), headers, count)
+
+    def clear(self) -> None:
+        """Makes room for the next: keys are filled up with zero bytes."""
+        self._slots[:] = _EMPTY
 
     def _send_large(self, sock: socket.socket, held: Sequence[bytes]) -> int:
         failed = 0

@@ -23,13 +23,15 @@ from vmdns.serve.asked import Asked, Make, Peer, response
 from vmdns.serve.cookies import Cookies
 from vmdns.serve.counts import Counts
 from vmdns.serve.decisions import Decisions
+from vmdns.serve.door import Door
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.gate import Asker, Gate
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, Ready, find
 from vmdns.serve.mute import MUTE_SECONDS, Mute
 from vmdns.serve.others import Others
-from vmdns.serve.udp import Receiver
+from vmdns.serve.udp import CALLS, Alone, Together
+from vmdns.serve.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +62,8 @@ class Datagrams:
         self._counts = decisions.counts
         self._closed = Counts()
         self.memo = Memo()
-        self._receivers: dict[Listener, Receiver] = {}
-        self._tries: dict[Listener, FirstTries] = {}
+        self._together: Together | None = None  # while it has a door
+        self._doors: dict[Listener, tuple[Door, Together | Alone]] = {}
         self._mutes: dict[Listener, Mute] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: deque[tuple[Query, bytes, Peer, Listener]] = deque()
@@ -72,32 +74,39 @@ class Datagrams:
     @property
     def counts(self) -> Counts:
         """What the threads did by themselves; the rest is among the counts of the decisions."""
-        return sum((receiver.counts for receiver in self._receivers.values()), self._closed)
+        return sum((thread.counts for thread in {thread for _, thread in self._doors.values()}), self._closed)
 
     @property
     def path(self) -> str:
         """How datagrams are taken: in batches, one by one, or both."""
-        return " and ".join(sorted({receiver.path for receiver in self._receivers.values()}))
+        return " and ".join(sorted({door.path for door, _ in self._doors.values()}))
 
     def open(self, listener: Listener, *, batches: bool) -> None:
         """Answers on it from now on."""
         self._loop = asyncio.get_running_loop()
-        if not self._receivers:
+        if not self._doors:
             self.memo.publish(self._current(), None)
-        tries = self._others.tries(listener.udp.fileno()) if self._others.tries is not None else None
-        if tries is not None:
-            self._tries[listener] = tries
         self._mutes[listener] = Mute(listener.udp)
-        self._receivers[listener] = Receiver(listener, self.memo, self.ready, self.ask, tries, batches=batches)
+        how = self.memo, self.ready, self.ask, self._tries
+        if batches and CALLS is not None:
+            if self._together is None:
+                self._together = Together(*how, CALLS)
+            self._doors[listener] = self._together.open(listener), self._together
+        else:
+            alone = Alone(listener, *how)
+            self._doors[listener] = alone.door, alone
 
     def close(self, listener: Listener) -> None:
         """Answers on it no more."""
-        receiver = self._receivers.pop(listener)
-        self._mutes[listener].lift(math.inf)  # also for the datagram that ends the thread
-        receiver.stop()
-        del self._mutes[listener]
-        self._tries.pop(listener, None)
-        self._closed += receiver.counts
+        door, thread = self._doors.pop(listener)
+        self._mutes.pop(listener).lift(math.inf)  # also for the datagram that ends the thread
+        if thread.close(door):
+            self._closed += thread.counts
+            if thread is self._together:
+                self._together = None
+
+    def _tries(self, waiting: Waiting) -> FirstTries | None:
+        return self._others.tries(waiting) if self._others.tries is not None else None
 
     def _lift(self, listener: Listener) -> None:
         if listener in self._mutes:
@@ -106,8 +115,8 @@ class Datagrams:
     def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
         """This snapshot is in force, in which these names (wire, lower case) are answered otherwise; None for all."""
         self.memo.publish(snapshot, changed)
-        for receiver in self._receivers.values():
-            receiver.forget_askers()
+        for door, _ in self._doors.values():
+            door.forget_askers()
 
     # -- in the threads of the listeners -----------------------------------------------------------------------
 
@@ -244,7 +253,8 @@ class Datagrams:
 
     def _miss(self, question: Question, make: Make, peer: Peer, listener: Listener) -> bytes | bool:
         """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
-        tries = self._tries.get(listener)
+        found_door = self._doors.get(listener)
+        tries = found_door[1].tries if found_door is not None else None
         if self._others.begin is None or tries is None:
             return False
         asker = self._gate.asker(listener.address, peer[0])
@@ -327,8 +337,8 @@ class Datagrams:
 
     def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
         """Sends it, together with others where a thread that receives says it."""
-        found = self._receivers.get(listener)
-        if found is None or not found.outbox.put(reply, peer):
+        found = self._doors.get(listener)
+        if found is None or not found[0].outbox.put(reply, peer):
             self._send(listener, reply, peer)
 
 

@@ -1,6 +1,6 @@
 """The DNS server: UDP and TCP on every listener (RFC 1035 section 4.2, RFC 7766).
 
-Datagrams are taken by a thread for each listener (`datagrams`), TCP by the event loop (`tcp`); both ask `decisions`. A
+Datagrams are taken by threads of their own (`datagrams`), TCP by the event loop (`tcp`); both ask `decisions`. A
 packet can never raise past these files: what cannot be read gets FORMERR or silence, what fails gets SERVFAIL.
 """
 

@@ -1,4 +1,4 @@
-"""The first try of a question, in the thread that received it: sent from a port of its own, awaited by one epoll with
+"""The first try of a question, in the thread that received it: sent from a port of its own, awaited with
 everything else that the thread waits for, and judged there if it is an answer like most.
 
 So a forwarded question takes no task and no hand-over between threads. Whatever else comes of it (silence, a strange
@@ -8,12 +8,10 @@ reply, a fault of the network) goes on in the event loop, which is told what com
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import select
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from vmdns.core import wire
 from vmdns.core.forwarded import Forwarded
@@ -22,16 +20,12 @@ from vmdns.serve.flights import Flight
 from vmdns.serve.ports import Noise, Port, Ports
 from vmdns.serve.upstream_server import Judge
 from vmdns.serve.upstream_socket import MOST_DATAGRAM, MOST_STRAYS, Sockets
+from vmdns.serve.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
 _MOST_UNSENT = 64
 _LOOK_SECONDS = 1.0  # between looks at what nobody waits for
-_READABLE = 1  # EPOLLIN and POLLIN alike
-
-# Windows has neither; there the event loop does it all.
-POSSIBLE = hasattr(select, "epoll") or hasattr(select, "poll")
-
 _GUESSED = Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
 
 Came = bytes | Rejected | OSError
@@ -104,18 +98,15 @@ class Owner(Protocol):
 class FirstTries:
     """The attempts of one thread, which waits in `wait` for as long as it is `busy`. Used in that thread alone.
 
-    now is the clock of the servers; listener the file number of the socket that the thread serves.
+    now is the clock of the servers; waiting has the sockets that the thread serves as well.
     """
 
-    def __init__(self, owner: Owner, sockets: Sockets, now: Callable[[], float], listener: int) -> None:
+    def __init__(self, owner: Owner, sockets: Sockets, now: Callable[[], float], waiting: Waiting) -> None:
         self._owner = owner
         self._now = now
         self._noise = Noise()
         self._ports = Ports(sockets, self._noise)
-        self._poll: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
-        self._unit = 1 if hasattr(select, "epoll") else 1000  # poll() counts in milliseconds
-        self._listener = listener
-        self._poll.register(listener, _READABLE)
+        self._waiting = waiting
         # By file number, in the order of their beginning; and those with which the event loop goes on.
         self._alone: dict[int, Attempt] = {}
         self._late: dict[int, Attempt] = {}
@@ -124,7 +115,7 @@ class FirstTries:
 
     @property
     def busy(self) -> bool:
-        """Whether anything but the listener is waited for."""
+        """Whether anything of theirs is waited for."""
         return bool(self._alone or self._late or self._ports.resting)
 
     def ask(self, flight: Flight, patience: float, most: float) -> None:
@@ -155,26 +146,26 @@ class FirstTries:
             port = attempt.port
             try:
                 if port.uses == 1:
-                    self._poll.register(port.number, _READABLE)
+                    self._waiting.add(port.number)
                 port.socket.send(packet)
             except OSError as error:
                 self._pass_on(attempt)
                 self._fail(attempt, error)
 
-    def wait(self) -> bool:
-        """Waits for what comes next, and sees to it. Returns whether the listener has something."""
+    def wait(self) -> list[int]:
+        """Waits for what comes next, and sees to what is theirs. Returns which other sockets have something."""
         if self._unsent:
             self._send()
+        if not self.busy:
+            return self._waiting.wait()
         until = self._look_at
         for first in self._alone.values():
             until = min(until, first.next_at)
             break
-        events = self._poll.poll(max(until - time.monotonic(), 0) * self._unit)
-        now, found = time.monotonic(), False
-        for number, _ in events:
-            if number == self._listener:
-                found = True
-            elif (attempt := self._alone.get(number)) is not None:
+        numbers = self._waiting.wait(until - time.monotonic())
+        now, others = time.monotonic(), []
+        for number in numbers:
+            if (attempt := self._alone.get(number)) is not None:
                 try:
                     self._hear(attempt, now)
                 except Exception:
@@ -186,9 +177,11 @@ class FirstTries:
                     self._break_off(attempt)
             elif (port := self._ports.stray(number)) is not None:
                 self._drop(port)
+            else:
+                others.append(number)
         if now >= until:
             self._look(now)
-        return found
+        return others
 
     def end(self) -> None:
         """The thread ends: the event loop asks anew what is under way."""
@@ -201,8 +194,6 @@ class FirstTries:
         self._late.clear()
         for port in self._ports.end():
             self._drop(port)
-        if hasattr(self._poll, "close"):
-            self._poll.close()
 
     def _break_off(self, attempt: Attempt) -> None:
         """A fault of ours: the event loop asks anew."""
@@ -289,6 +280,5 @@ class FirstTries:
         self._drop(attempt.port)
 
     def _drop(self, port: Port) -> None:
-        with contextlib.suppress(OSError, KeyError):
-            self._poll.unregister(port.number)
+        self._waiting.remove(port.number)
         self._ports.drop(port)

@@ -35,11 +35,12 @@ from vmdns.core.name import to_text
 from vmdns.core.quick_judge import quick_judge
 from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.serve.failover import AllFailed, Round, patience
-from vmdns.serve.first_try import POSSIBLE, Attempt, Came, FirstTries
+from vmdns.serve.first_try import Attempt, Came, FirstTries
 from vmdns.serve.flights import Flight, Flights, Waiter, tell
 from vmdns.serve.routes import Known, Routes, known
 from vmdns.serve.upstream_server import Server, in_turn
 from vmdns.serve.upstream_socket import Sockets, budget
+from vmdns.serve.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -125,10 +126,10 @@ class Forwarder:
             self._ask_first(flight, tries)
         return True
 
-    def tries(self, listener: int) -> FirstTries | None:
-        """For a thread that serves the socket with this number; None where the system has no way to wait for many."""
+    def tries(self, waiting: Waiting) -> FirstTries:
+        """For a thread that waits for others in this way."""
         self._loop = asyncio.get_running_loop()
-        return FirstTries(self, self._sockets, self._now, listener) if POSSIBLE else None
+        return FirstTries(self, self._sockets, self._now, waiting)
 
     async def resolve(self, query: wire.Query, limit: int) -> bytes:
         """The response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL that says why."""

@@ -10,6 +10,7 @@ from vmdns.core.forwarded import Failure, Forwarded, Question
 from vmdns.core.wire import Query
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.flights import Waiter
+from vmdns.serve.waiting import Waiting
 
 # The response in so many bytes at most, once an upstream gave it.
 Forward = Callable[[Query, int], Awaitable[bytes]]
@@ -28,7 +29,7 @@ Begin = Callable[[Question, Waiter, FirstTries], Forwarded | Failure | bool]
 @dataclass(slots=True)
 class Others:
     """relay asks others on the links for X.local, and worth tells whether that makes sense for a name; nobody is asked
-    where relay is None. begin, tries (for the socket with this number) and settle ask upstreams in the threads that
+    where relay is None. begin, tries (of a thread that waits in this way) and settle ask upstreams in the threads that
     receive datagrams; without them the event loop does it all."""
 
     forward: Forward
@@ -38,5 +39,5 @@ class Others:
     relay: Relay | None = None
     worth: Callable[[bytes], bool] = lambda name: True
     begin: Begin | None = None
-    tries: Callable[[int], FirstTries | None] | None = None
+    tries: Callable[[Waiting], FirstTries] | None = None
     settle: Callable[[float], Awaitable[None]] | None = None

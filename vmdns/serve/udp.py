@@ -1,206 +1,186 @@
-"""A thread for each UDP listener: it answers what stands ready, and asks the server for the rest.
+"""The threads that answer datagrams: so nothing that happens in the event loop makes a question wait.
 
-It waits in a plain recvfrom, which is the fastest way to one datagram, and takes what comes with it at once where the
-system can (`batch`); while much comes, it waits for the next dozen. A thread of its own, so that nothing in the event
-loop makes a question wait.
+Where the system takes datagrams by the dozen (`batch`) and waits for many sockets at once (Linux), one thread serves
+all listeners: several would take the processor and the interpreter's lock from each other. Elsewhere each listener has
+a thread, which waits in a plain recvfrom.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from vmdns.serve import batch
-from vmdns.serve.batch import ROOM, Batch
+from vmdns.serve.batch import Batch
 from vmdns.serve.counts import Counts
+from vmdns.serve.door import Ask, Door, Readies
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, Ready, find, now
-from vmdns.serve.outbox import Outbox
-from vmdns.serve.packed import NOTHING, QUERY, key_of, packed
+from vmdns.serve.memo import Memo
 from vmdns.serve.turn import short_turns
+from vmdns.serve.waiting import POSSIBLE, Waiting
 
 log = logging.getLogger(__name__)
 
-# The response to a packet (without its id), asked for by an address; None for silence, or where it is sent later.
-Ask = Callable[[bytes, tuple[Any, ...], Listener], bytes | None]
-# The responses that stand ready for whoever asks from this address at a listener; None: each is asked for.
-Readies = Callable[[Listener, str], Ready | None]
+# The tries of a thread that waits in this way; None where nobody else is asked.
+Tries = Callable[[Waiting], FirstTries | None]
 
-CALLS = batch.load()
+CALLS = batch.load() if hasattr(select, "epoll") else None
 
-MOST_ASKERS = 4096
 MANY = 4  # datagrams that came together: more are sure to follow
-_NOTHING = Ready()
+_ROUNDS = 4  # of what came meanwhile, before other listeners have their turn
+_PATIENCE = 1.0  # seconds until a thread has done what it is told
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
-class Receiver:
-    """Serves one listener until it is stopped. counts are of this thread alone; path says how datagrams are taken."""
+class Together:
+    """One thread for all listeners. counts are of it alone; calls are those of `batch.load`."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        memo: Memo,
-        ready: Readies,
-        ask: Ask,
-        tries: FirstTries | None = None,
-        *,
-        batches: bool = True,
-    ) -> None:
-        self._listener = listener
-        self._socket = listener.udp
-        self._memo = memo
-        self._ready = ready
-        self._ask = ask
-        self._tries = tries  # questions that this thread has put to upstreams itself
-        self._stopping = False
+    def __init__(self, memo: Memo, ready: Readies, ask: Ask, tries: Tries, calls: batch.Calls) -> None:
+        self._how = memo, ready, ask
+        self._calls = calls
+        self._batch = Batch(calls)
         self.counts = Counts()
-        batches = batches and CALLS is not None and listener.udp.family == socket.AF_INET
-        calls = CALLS if batches else None
-        self._batch = Batch(calls) if calls is not None else None
-        self.outbox = Outbox(listener.udp, calls)
-        self.path = "in batches" if self._batch else "one by one"
-        # By the address: as text, or as `Batch` has it.
-        self._askers: dict[str | bytes, Ready | None] = {}
-        self._thread = threading.Thread(target=self._run, name=f"udp-{listener.address}", daemon=True)
-        listener.udp.setblocking(True)
-        self._thread.start()
+        self._waiting = Waiting()
+        self.tries = tries(self._waiting)
+        self._doors: dict[int, Door] = {}  # by file number
+        # What is to be opened (True) or closed, and who waits for it.
+        self._changes: deque[tuple[Door, bool, threading.Event]] = deque()
+        self._bell, self._button = socket.socketpair()
+        self._waiting.add(self._bell.fileno())
+        self._thread = threading.Thread(target=self._run, name="udp", daemon=True)
 
-    def forget_askers(self) -> None:
-        """What is known of who asks may be wrong from now on."""
-        self._askers = {}
+    def open(self, listener: Listener) -> Door:
+        """Answers on it from now on."""
+        calls = self._calls if listener.udp.family == socket.AF_INET else None
+        door = Door(listener, *self._how, self.counts, calls)
+        listener.udp.setblocking(True)  # for who sends: a full buffer is waited for
+        self._change(door, True)
+        return door
 
-    def stop(self) -> None:
-        """Ends the thread, which may wait for a datagram: it gets one from itself."""
-        self._stopping = True
-        family = self._socket.family
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"", (self._listener.address, self._listener.port))
-        self._thread.join(1.0)
-        self._socket.setblocking(False)
+    def close(self, door: Door) -> bool:
+        """Answers there no more. Whether it was the last one, and the thread has ended."""
+        self._change(door, False)
+        door.socket.setblocking(False)
+        if self._doors:
+            return False
+        self._thread.join(_PATIENCE)
+        return True
+
+    def _change(self, door: Door, opened: bool) -> None:
+        done = threading.Event()
+        self._changes.append((door, opened, done))
+        self._button.send(b".")
+        if not self._thread.ident:
+            self._thread.start()
+        done.wait(_PATIENCE)
 
     def _run(self) -> None:
         short_turns()
         try:
-            self._serve()
+            while self._changed():
+                self._turn()
         finally:
-            if self._tries is not None:
-                self._tries.end()
+            if self.tries is not None:
+                self.tries.end()
+            self._waiting.close()
+            self._bell.close()
+            self._button.close()
 
-    def _serve(self) -> None:
-        receive, send, tries = self._socket.recvfrom, self._socket.sendto, self._tries
-        self.outbox.adopt()
-        while not self._stopping:
-            try:
-                self.counts.failed += self.outbox.flush()
-                if tries is None or not tries.busy:
-                    packet, peer = receive(ROOM)
-                elif tries.wait():
-                    packet, peer = receive(ROOM, _NEVER_WAIT)
+    def _changed(self) -> bool:
+        """Opens and closes what is to be. Whether anything is open."""
+        while self._changes:
+            door, opened, done = self._changes.popleft()
+            self._bell.recv(1)
+            number = door.socket.fileno()
+            if opened:
+                door.outbox.adopt()
+                self._doors[number] = door
+                self._waiting.add(number)
+            else:
+                del self._doors[number]
+                self._waiting.remove(number)
+            done.set()
+        return bool(self._doors)
+
+    def _turn(self) -> None:
+        try:
+            for door in self._doors.values():
+                door.flush()
+            for number in self._waiting.wait() if self.tries is None else self.tries.wait():
+                if number in self._doors:
+                    self._take(self._doors[number])
+        except OSError:
+            log.exception("datagrams could not be waited for")
+
+    def _take(self, door: Door) -> None:
+        """Takes what a listener has, but not for ever."""
+        try:
+            if not door.many:
+                door.take(_NEVER_WAIT)
+            for _ in range(_ROUNDS):
+                if door.batched:
+                    door.many = door.take_many(self._batch) >= MANY
+                    if not door.many:
+                        break
                 else:
-                    continue
-            except OSError:
-                # An ICMP error of an earlier response (Windows: WSAECONNRESET); the socket is fine.
-                if self._socket.fileno() < 0:
+                    door.take(_NEVER_WAIT)
+        except OSError:
+            door.many = False  # nothing more, or an ICMP error of an earlier response; the socket is fine
+
+
+class Alone:
+    """A thread for one listener until it is closed. counts are of it alone."""
+
+    def __init__(self, listener: Listener, memo: Memo, ready: Readies, ask: Ask, tries: Tries) -> None:
+        self.counts = Counts()
+        self.door = Door(listener, memo, ready, ask, self.counts, None)
+        self._waiting = Waiting() if POSSIBLE else None
+        self.tries = tries(self._waiting) if self._waiting is not None else None
+        if self._waiting is not None and self.tries is not None:
+            self._waiting.add(listener.udp.fileno())
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"udp-{listener.address}", daemon=True)
+        listener.udp.setblocking(True)
+        self._thread.start()
+
+    def close(self, door: Door) -> bool:
+        """Ends the thread, which may wait for a datagram: it gets one from itself. Returns True."""
+        self._stopping = True
+        sock, listener = door.socket, door.listener
+        with contextlib.suppress(OSError), socket.socket(sock.family, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"", (listener.address, listener.port))
+        self._thread.join(_PATIENCE)
+        sock.setblocking(False)
+        return True
+
+    def _run(self) -> None:
+        short_turns()
+        self.door.outbox.adopt()
+        try:
+            while not self._stopping:
+                if not self._turn():
                     return
-                continue
-            try:
-                response = self._one(packet, peer)
-                if response is not None:
-                    send(packet[:2] + response, peer)
-                if self._batch is not None:
-                    self._burst(self._batch)
-            except OSError:
-                self.counts.failed += 1  # a full buffer or a peer that went away: it asks again
-            except Exception:
-                self.counts.failed += 1
-                log.exception("a datagram could not be answered")
+        finally:
+            if self.tries is not None:
+                self.tries.end()
+            if self._waiting is not None:
+                self._waiting.close()
 
-    def _one(self, packet: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        moment = now()
-        if moment >= self._memo.next_second:
-            self._memo.age(moment)
-        ready = self._of(peer[0])
-        response = find(ready, packet) if ready is not None else None
-        if response is not None:
-            self.counts.queries += 1
-            self.counts.answered += 1
-            return response
-        return self._ask(packet, peer, self._listener)
-
-    def _of(self, asker: str | bytes) -> Ready | None:
+    def _turn(self) -> bool:
+        door, tries = self.door, self.tries
         try:
-            return self._askers[asker]
-        except KeyError:
-            return self._learn(asker)
-
-    def _learn(self, asker: str | bytes) -> Ready | None:
-        askers = self._askers
-        if len(askers) >= MOST_ASKERS:
-            askers.clear()
-        address = asker if isinstance(asker, str) else socket.inet_ntoa(asker)
-        try:
-            askers[asker] = found = self._ready(self._listener, address)
-        except Exception:
-            return None  # then the question itself meets the same fault, and is answered by SERVFAIL
-        return found
-
-    def _burst(self, batch: Batch) -> None:
-        """Takes everything that waits, and answers it; goes on for as long as much comes."""
-        number = self._socket.fileno()
-        found = batch.receive(number)
-        while found > 0:
-            self._answer(batch, found)
-            if self._stopping:
-                return
-            busy = self._tries is not None and self._tries.busy
-            found = batch.receive(number, wait=found >= MANY and not busy)
-
-    def _answer(self, batch: Batch, found: int) -> None:
-        """Answers what was received. Few steps for each datagram, as it is here that a busy server spends its time."""
-        moment = now()
-        if moment >= self._memo.next_second:
-            self._memo.age(moment)
-        keys, asker = batch.keys(found), batch.asker(found)
-        if asker is not None:
-            readies = [self._of(asker) or _NOTHING] * found
-            held: list[Any] = list(map(readies[0].names.get, keys))
-        else:
-            readies = [self._of(one) or _NOTHING for one in batch.askers(found)]
-            held = [ready.names.get(key) for ready, key in zip(readies, keys, strict=True)]
-        others = silent = 0
-        if None in held:
-            for at, one in enumerate(held):
-                if one is None:
-                    held[at] = readies[at].beside(keys[at]) or _long(batch, at, readies[at])
-            rest = [at for at, one in enumerate(held) if one is None]
-            for at in rest:
-                held[at] = self._rest(batch.packet(at), batch.peer(at))
-            others, silent = len(rest), held.count(NOTHING)
-        self.counts.queries += found - others
-        self.counts.answered += found - others
-        if silent < found:
-            self.counts.failed += batch.send(self._socket, held, silent=silent > 0)
-
-    def _rest(self, packet: bytes, peer: tuple[str, int]) -> bytes:
-        """The response to a packet for which none stands ready."""
-        try:
-            response = self._ask(packet, peer, self._listener)
-        except Exception:
-            self.counts.failed += 1
-            log.exception("a datagram could not be answered")
-            response = None
-        return NOTHING if response is None else packed(response)
-
-
-def _long(batch: Batch, at: int, ready: Ready) -> bytes | None:
-    """What stands ready for a datagram that is too long for a common key."""
-    if batch.length(at) <= QUERY:
-        return None
-    key = key_of(batch.packet(at)[2:])
-    return ready.names.get(key) or ready.beside(key)
+            door.flush()
+            if tries is None or not tries.busy:
+                door.take()
+            elif tries.wait():
+                door.take(_NEVER_WAIT)
+        except OSError:
+            # An ICMP error of an earlier response (Windows: WSAECONNRESET); the socket is fine.
+            return door.socket.fileno() >= 0
+        return True

@@ -1,0 +1,91 @@
+"""The threads that answer datagrams, with listeners that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import dns.message
+import pytest
+from dnsbench import HOST, Bench, Script, question, run
+
+from vmdns.core.limits import Limits
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.listeners import Listener, bind
+from vmdns.serve.udp import CALLS
+
+
+def threads() -> list[str]:
+    return sorted(one.name for one in threading.enumerate() if one.name.startswith("udp"))
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
+    together = batches and CALLS is not None
+
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches: list[Bench] = []
+        for host in ("127.0.0.1", "127.0.0.2", "::1"):
+            try:
+                listener = bind(host, 0)
+            except OSError:
+                continue  # no IPv6
+            server.open(listener, batches=batches)
+            benches.append(Bench(server, listener, script))
+            for bench in benches:
+                assert (await bench.ask("db.local")).answer
+        assert threads() == (["udp"] if together else sorted(f"udp-{one.listener.address}" for one in benches))
+        while benches:
+            gone = benches.pop(0)
+            server.close(gone.listener)
+            for bench in benches:
+                assert (await bench.ask("db.local")).answer
+        assert threads() == []
+        answered = server.counts.answered
+        listener = bind(HOST, 0)
+        server.open(listener, batches=batches)
+        assert (await Bench(server, listener, script).ask("db.local")).answer
+        assert server.counts.answered == answered + 1, "nothing that was counted is forgotten"
+        await server.stop()
+
+    run(main())
+
+
+@pytest.mark.skipif(CALLS is None, reason="only where one thread serves all listeners")
+def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches = []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            listener: Listener = bind(host, 0)
+            server.open(listener)
+            benches.append(Bench(server, listener, script))
+        flooded, other = benches
+        over = threading.Event()
+
+        def flood() -> None:
+            import socket
+
+            packets = [question("db.local", ident=at) for at in range(200)]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect((flooded.listener.address, flooded.listener.port))
+                while not over.is_set():
+                    for packet in packets:
+                        client.send(packet)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for _ in range(50):
+                reply = await asyncio.wait_for(other.ask("db.local"), 10)
+                assert isinstance(reply, dns.message.Message)
+                assert reply.answer
+        finally:
+            over.set()
+            thread.join()
+        await server.stop()
+
+    run(main())

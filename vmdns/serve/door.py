@@ -1,0 +1,156 @@
+"""One listener's datagrams: answered with what stands ready; the server is asked for the rest. For one thread."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from vmdns.serve.batch import ROOM, Batch, Calls
+from vmdns.serve.counts import Counts
+from vmdns.serve.listeners import Listener
+from vmdns.serve.memo import Memo, Ready, find, now
+from vmdns.serve.outbox import Outbox
+from vmdns.serve.packed import NOTHING, QUERY, key_of, packed
+
+log = logging.getLogger(__name__)
+
+# The response to a packet (without its id), asked for by an address; None for silence, or where it is sent later.
+Ask = Callable[[bytes, tuple[Any, ...], Listener], bytes | None]
+# The responses that stand ready for whoever asks from this address at a listener; None: each is asked for.
+Readies = Callable[[Listener, str], Ready | None]
+
+MOST_ASKERS = 4096
+_NOBODY = Ready()
+
+
+class Door:
+    """Where the datagrams of a listener come in. counts are of the thread; calls are those of `batch.load`, None where
+    datagrams are taken one by one."""
+
+    def __init__(
+        self, listener: Listener, memo: Memo, ready: Readies, ask: Ask, counts: Counts, calls: Calls | None
+    ) -> None:
+        self.listener = listener
+        self.socket = listener.udp
+        self.batched = calls is not None
+        self.many = False  # whether much came the last time
+        self._memo = memo
+        self._ready = ready
+        self._ask = ask
+        self._counts = counts
+        self.outbox = Outbox(listener.udp, calls)
+        # By the address: as text, or as `Batch` has it.
+        self._askers: dict[str | bytes, Ready | None] = {}
+
+    @property
+    def path(self) -> str:
+        """How datagrams are taken."""
+        return "in batches" if self.batched else "one by one"
+
+    def forget_askers(self) -> None:
+        """What is known of who asks may be wrong from now on. Of any thread."""
+        self._askers = {}
+
+    def flush(self) -> None:
+        """Sends what was left to be sent together."""
+        self._counts.failed += self.outbox.flush()
+
+    def take(self, flags: int = 0) -> None:
+        """Receives one datagram and answers it. Raises OSError where none can be received."""
+        packet, peer = self.socket.recvfrom(ROOM, flags)
+        try:
+            response = self._one(packet, peer)
+            if response is not None:
+                self.socket.sendto(packet[:2] + response, peer)
+        except OSError:
+            self._counts.failed += 1  # a full buffer or a peer that went away: it asks again
+        except Exception:
+            self._counts.failed += 1
+            log.exception("a datagram could not be answered")
+
+    def take_many(self, batch: Batch) -> int:
+        """Takes what waits, at most as much as a batch has room for, and answers it. Returns how many there were."""
+        found = batch.receive(self.socket.fileno())
+        if found > 0:
+            try:
+                self._answer(batch, found)
+            except Exception:
+                self._counts.failed += 1
+                log.exception("datagrams could not be answered")
+                batch.clear()
+        return found
+
+    def _one(self, packet: bytes, peer: tuple[Any, ...]) -> bytes | None:
+        self._age()
+        ready = self._of(peer[0])
+        response = find(ready, packet) if ready is not None else None
+        if response is not None:
+            self._counts.queries += 1
+            self._counts.answered += 1
+            return response
+        return self._ask(packet, peer, self.listener)
+
+    def _age(self) -> None:
+        moment = now()
+        if moment >= self._memo.next_second:
+            self._memo.age(moment)
+
+    def _of(self, asker: str | bytes) -> Ready | None:
+        try:
+            return self._askers[asker]
+        except KeyError:
+            return self._learn(asker)
+
+    def _learn(self, asker: str | bytes) -> Ready | None:
+        askers = self._askers
+        if len(askers) >= MOST_ASKERS:
+            askers.clear()
+        address = asker if isinstance(asker, str) else socket.inet_ntoa(asker)
+        try:
+            askers[asker] = found = self._ready(self.listener, address)
+        except Exception:
+            return None  # then the question itself meets the same fault, and is answered by SERVFAIL
+        return found
+
+    def _answer(self, batch: Batch, found: int) -> None:
+        """Answers what was received. Few steps for each datagram, as it is here that a busy server spends its time."""
+        self._age()
+        keys, asker = batch.keys(found), batch.asker(found)
+        if asker is not None:
+            readies = [self._of(asker) or _NOBODY] * found
+            held: list[Any] = list(map(readies[0].names.get, keys))
+        else:
+            readies = [self._of(one) or _NOBODY for one in batch.askers(found)]
+            held = [ready.names.get(key) for ready, key in zip(readies, keys, strict=True)]
+        others = silent = 0
+        if None in held:
+            for at, one in enumerate(held):
+                if one is None:
+                    held[at] = readies[at].beside(keys[at]) or _long(batch, at, readies[at])
+            rest = [at for at, one in enumerate(held) if one is None]
+            for at in rest:
+                held[at] = self._rest(batch.packet(at), batch.peer(at))
+            others, silent = len(rest), held.count(NOTHING)
+        self._counts.queries += found - others
+        self._counts.answered += found - others
+        self._counts.failed += batch.send(self.socket, held, silent=silent > 0)
+
+    def _rest(self, packet: bytes, peer: tuple[str, int]) -> bytes:
+        """The response to a packet for which none stands ready."""
+        try:
+            response = self._ask(packet, peer, self.listener)
+        except Exception:
+            self._counts.failed += 1
+            log.exception("a datagram could not be answered")
+            response = None
+        return NOTHING if response is None else packed(response)
+
+
+def _long(batch: Batch, at: int, ready: Ready) -> bytes | None:
+    """What stands ready for a datagram that is too long for a common key."""
+    if batch.length(at) <= QUERY:
+        return None
+    key = key_of(batch.packet(at)[2:])
+    return ready.names.get(key) or ready.beside(key)
