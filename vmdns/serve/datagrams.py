@@ -253,13 +253,12 @@ class Datagrams:
 
     def _miss(self, question: Question, make: Make, peer: Peer, listener: Listener) -> bytes | bool:
         """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
-        found_door = self._doors.get(listener)
-        tries = found_door[1].tries if found_door is not None else None
-        if self._others.begin is None or tries is None:
+        _, thread = self._doors.get(listener, (None, None))
+        if self._others.begin is None or thread is None or thread.tries is None:
             return False
         asker = self._gate.asker(listener.address, peer[0])
         post = self._post if asker is None else partial(self._post_counted, asker)
-        found = self._others.begin(question, Asked(make, listener, peer, post), tries)
+        found = self._others.begin(question, Asked(make, listener, peer, post), thread.tries)
         self._counts.forwarded += found is not False
         if found is True:
             self._gate.missed(asker)
@@ -337,8 +336,8 @@ class Datagrams:
 
     def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
         """Sends it, together with others where a thread that receives says it."""
-        found = self._doors.get(listener)
-        if found is None or not found[0].outbox.put(reply, peer):
+        door, _ = self._doors.get(listener, (None, None))
+        if door is None or not door.outbox.put(reply, peer):
             self._send(listener, reply, peer)
 
 

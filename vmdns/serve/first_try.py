@@ -107,6 +107,7 @@ class FirstTries:
         self._noise = Noise()
         self._ports = Ports(sockets, self._noise)
         self._waiting = waiting
+        self._numbers: set[int] = set()  # of sockets of theirs
         # By file number, in the order of their beginning; and those with which the event loop goes on.
         self._alone: dict[int, Attempt] = {}
         self._late: dict[int, Attempt] = {}
@@ -147,6 +148,7 @@ class FirstTries:
             try:
                 if port.uses == 1:
                     self._waiting.add(port.number)
+                    self._numbers.add(port.number)
                 port.socket.send(packet)
             except OSError as error:
                 self._pass_on(attempt)
@@ -175,10 +177,10 @@ class FirstTries:
                     self._hear_late(attempt)
                 except Exception:
                     self._break_off(attempt)
+            elif number not in self._numbers:
+                others.append(number)
             elif (port := self._ports.stray(number)) is not None:
                 self._drop(port)
-            else:
-                others.append(number)
         if now >= until:
             self._look(now)
         return others
@@ -281,4 +283,5 @@ class FirstTries:
 
     def _drop(self, port: Port) -> None:
         self._waiting.remove(port.number)
+        self._numbers.discard(port.number)
         self._ports.drop(port)

@@ -115,7 +115,8 @@ class Together:
             for number in self._waiting.wait() if self.tries is None else self.tries.wait():
                 if number in self._doors:
                     self._take(self._doors[number])
-        except OSError:
+        except Exception:
+            self.counts.failed += 1
             log.exception("datagrams could not be waited for")
 
     def _take(self, door: Door) -> None:
