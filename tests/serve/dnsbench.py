@@ -147,6 +147,13 @@ class Stream:
             return True
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Lets the loop run until something is true."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
 LAST = make_query(0xFFFE, b"\2db\5local\0", wire.A)
 
 

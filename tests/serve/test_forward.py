@@ -18,6 +18,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import pytest
+from dnsbench import until
 from fakeupstream import EVIL, GOOD, FakeUpstream
 from threaded import Asker
 
@@ -116,13 +117,6 @@ def has_ipv6() -> bool:
             return True
     except OSError:
         return False
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Lets the loop run until something is true."""
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 def told(answer: dns.message.Message) -> list[str]:
