@@ -187,7 +187,12 @@ class DhcpServer:
         return server_value(server.address, server.mask, server.lower, server.upper, [*more, *server.others])
 
     def write(self, value: Mapping[str, Any] | None) -> None:
-        self.box.call(*self._arguments(value))
+        try:
+            self.box.call(*self._arguments(value))
+        except OSError:
+            # A call that took too long is tried again, though it may have done it: then the second one fails.
+            if self.read() != value:
+                raise
 
     def describe(self, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
         if after is None:
