@@ -18,7 +18,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -64,6 +66,13 @@ static void die(const char *what)
 {
     fprintf(stderr, "load: %s: %s\n", what, errno ? strerror(errno) : "");
     exit(2);
+}
+
+static void short_turns(void) /* Linux 6.12: what the benchmark does beside it on this core must not count */
+{
+    struct { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t runtime, deadline, period; }
+        wanted = {.size = 48, .nice = getpriority(PRIO_PROCESS, 0), .runtime = 100000};
+    syscall(SYS_sched_setattr, 0, &wanted, 0);
 }
 
 static void read_questions(const char *path)
@@ -418,6 +427,7 @@ int main(int argc, char **argv)
     open_ways(argv + optind, argc - optind);
     next_question = draw() % question_count;
     prctl(PR_SET_TIMERSLACK, 1);
+    short_turns();
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (rate > 0) {
         times_room = (size_t)(rate * (seconds + 1)) + 16;
