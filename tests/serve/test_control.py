@@ -389,7 +389,7 @@ def test_a_silent_client_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("loopback", KINDS)
 def test_a_client_that_takes_nothing_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch, loopback: bool) -> None:
-    monkeypatch.setattr(control, "WRITE_SECONDS", 0.01)
+    monkeypatch.setattr(control, "WRITE_SECONDS", 0.5)
 
     async def scenario() -> None:
         ended = asyncio.Event()
