@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 
 import dns.message
@@ -67,8 +68,6 @@ def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
         over = threading.Event()
 
         def flood() -> None:
-            import socket
-
             packets = [question("db.local", ident=at) for at in range(200)]
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 client.connect((flooded.listener.address, flooded.listener.port))

@@ -24,6 +24,7 @@ WATCHDOG_SECONDS = 60
 # one.
 _OPEN_FILES = 8192
 
+# sched_setattr is for serve/turn.py alone.
 _CONFINED = """\
 AmbientCapabilities=CAP_NET_BIND_SERVICE
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vmdns.serve.packed import KEY, NOTHING, QUERY, SENT, unpacked
+from vmdns.serve.packed import ID, KEY, NOTHING, QUERY, SENT, unpacked
 
 SIZE = 64  # datagrams at once
 # What Ethernet carries in one piece: more than the 1232 bytes that queries may have (RFC 6891 section 6.2.3).
@@ -94,7 +94,7 @@ class Batch:
         for at in range(SIZE):
             self._vectors_in[2 * at] = Iovec(slots + at * _SLOT, QUERY)
             self._vectors_in[2 * at + 1] = Iovec(rests + at * _REST, _REST)
-            self._vectors_out[at] = Iovec(sent + at * SENT + 8, 0)
+            self._vectors_out[at] = Iovec(sent + at * SENT + ID, 0)
             name = names + at * _NAME
             incoming[at] = Header(Message(name, _NAME, ctypes.addressof(self._vectors_in[2 * at]), 2))
             outgoing[at] = Header(Message(name, _NAME, ctypes.addressof(self._vectors_out[at]), 1))
@@ -111,7 +111,7 @@ class Batch:
         self._sizes = memoryview(self._vectors_out).cast("B").cast("Q")[1::2]
         self._sizes_sent = memoryview(self._sent).cast("Q")[:: SENT // 8]
         self._ids = memoryview(self._slots).cast("H")[:: _SLOT // 2]
-        self._ids_sent = memoryview(self._sent).cast("H")[4 :: SENT // 2]
+        self._ids_sent = memoryview(self._sent).cast("H")[ID // 2 :: SENT // 2]
 
     def _address(self, region: mmap.mmap) -> int:
         held = (ctypes.c_char * len(region)).from_buffer(region)

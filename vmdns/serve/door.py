@@ -12,7 +12,7 @@ from vmdns.serve.counts import Counts
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo, Ready, find, now
 from vmdns.serve.outbox import Outbox
-from vmdns.serve.packed import NOTHING, QUERY, key_of, packed
+from vmdns.serve.packed import NOTHING, QUERY, packed
 
 log = logging.getLogger(__name__)
 
@@ -152,5 +152,4 @@ def _long(batch: Batch, at: int, ready: Ready) -> bytes | None:
     """What stands ready for a datagram that is too long for a common key."""
     if batch.length(at) <= QUERY:
         return None
-    key = key_of(batch.packet(at)[2:])
-    return ready.names.get(key) or ready.beside(key)
+    return ready.held(batch.packet(at)[2:])

@@ -53,6 +53,11 @@ class Ready:
         response = self.names.get(lowered) or self.loose.get(lowered)
         return None if response is None else response[: BODY + 10] + name + response[BODY + end :]
 
+    def held(self, query: bytes) -> bytes | None:
+        """The response to a query without its id, as it is held, however the name is written."""
+        key = key_of(query)
+        return self.names.get(key) or self.beside(key)
+
 
 class Memo:
     """Responses for all sorts of askers. Read by the threads that serve without a lock, changed under one.
@@ -171,8 +176,7 @@ class Memo:
 
 def find(ready: Ready, packet: bytes) -> bytes | None:
     """The response (without its id) that stands ready for a packet, however its name is written."""
-    key = key_of(packet[2:])
-    held = ready.names.get(key) or ready.beside(key)
+    held = ready.held(packet[2:])
     return None if held is None else unpacked(held)
 
 

@@ -13,7 +13,8 @@ import struct
 QUERY = 60  # bytes of a datagram that is told by a key of the one length; 58 of them follow the id
 KEY = QUERY - 2 + 4
 SENT = 128  # bytes of a held response of the one length, its head with them
-BODY = 10  # where what follows the id begins in it
+ID = 8  # where the id is in it
+BODY = ID + 2
 
 _LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<Q2x")
@@ -40,4 +41,4 @@ def packed(response: bytes) -> bytes:
 
 def unpacked(held: bytes) -> bytes:
     """The response without its id."""
-    return held[BODY : 8 + int.from_bytes(held[:8], "little")]
+    return held[BODY : ID + int.from_bytes(held[:ID], "little")]
