@@ -21,6 +21,7 @@ from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.quick import quick
 from vmdns.core.snapshot import Right
+from vmdns.core.view import View
 from vmdns.serve import memo as memos
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind
@@ -149,6 +150,47 @@ def test_what_passes_is_forgotten_after_a_second() -> None:
     assert memo.next_second == 101.0
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from((b"a", b"b", b"a6", b"b6")), st.booleans(), st.sampled_from((b"x", b"y"))
+        )
+        | st.sets(st.sampled_from((b"a", b"b"))),
+        max_size=40,
+    )
+)
+def test_each_sort_of_askers_holds_what_it_would_hold_alone(
+    steps: list[tuple[int, bytes, bool, bytes] | set[bytes]],
+) -> None:
+    askers = [(View((), f"10.0.0.{number}"), Right.ALL) for number in range(3)]
+    together, alone = Memo(), {asker: Memo() for asker in askers}
+    for memo in (together, *alone.values()):
+        memo.publish(SNAPSHOT, None)
+    for step in steps:
+        if isinstance(step, set):  # what changed
+            for memo in (together, *alone.values()):
+                memo.publish(SNAPSHOT, step)
+        else:
+            number, query, loose, response = step
+            asker = askers[number]
+            for memo in (together, alone[asker]):
+                memo.keep(asker, SNAPSHOT, HEAD + query, response, None if loose else query[:1])
+        for asker in askers:
+            mine, single = together.of(asker), alone[asker].of(asker)
+            assert (mine.names, mine.loose) == (single.names, single.loose)
+
+
+def test_what_is_held_alike_is_in_memory_once() -> None:
+    memo, _ = kept()
+    held: list[Ready] = []
+    for local in ("10.0.0.1", "10.0.0.2"):
+        held.append(memo.of((View((), local), Right.ALL)))
+        memo.keep((View((), local), Right.ALL), SNAPSHOT, HEAD + b"c", b"".join((b"sa", b"id")), b"c")
+    (one,), (other,) = (ready.names.items() for ready in held)
+    assert one[0] is other[0]
+    assert one[1] is other[1]
+
+
 def test_it_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memos, "MOST_ANSWERS", 100)
     monkeypatch.setattr(memos, "MOST_LOOSE", 50)
@@ -164,6 +206,7 @@ def test_it_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for second in range(20):
         memo.age(100.0 + second)
     assert memo._left == []
+    assert memo._common == memo._common_loose == {}
 
 
 def test_queries_of_too_many_kinds_are_not_kept() -> None:

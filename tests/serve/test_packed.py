@@ -59,17 +59,17 @@ def test_what_comes_is_told_as_it_came_and_nothing_of_what_came_before(
         sent = [bytes([1 + at % 255]) * length for at, length in enumerate(lengths)]
         for one in sent:
             client.send(one)
-        assert batch.receive(server.fileno()) == len(sent)
+        assert batch.receive(server.fileno(), 0, SIZE) == len(sent)
         keys = batch.keys(len(sent))
         for at, one in enumerate(sent):
             assert batch.length(at) == len(one)
             assert batch.packet(at) == one
             assert batch.peer(at) == client.getsockname()
             assert (keys[at] == key_of(one[2:])) == (1 < len(one) <= QUERY)
-        assert batch.asker(len(sent)) == socket.inet_aton(HOST)
-        assert batch.askers(len(sent)) == [socket.inet_aton(HOST)] * len(sent)
+        assert batch.asker(0, len(sent)) == socket.inet_aton(HOST)
+        assert batch.askers(0, len(sent)) == [socket.inet_aton(HOST)] * len(sent)
         batch.clear()
-    assert batch.receive(server.fileno()) <= 0
+    assert batch.receive(server.fileno(), 0, SIZE) <= 0
 
 
 @pytest.mark.skipif(CALLS is None, reason="this system takes no datagrams by the dozen")
@@ -78,19 +78,31 @@ def test_what_comes_is_told_as_it_came_and_nothing_of_what_came_before(
 def test_each_gets_its_own_response_and_some_none(
     ends: tuple[socket.socket, socket.socket], silent: set[int], large: set[int]
 ) -> None:
+    """Five come by one socket and four by another one."""
     assert CALLS is not None
-    server, client = ends
+    one, _ = ends
     batch = Batch(CALLS)
     responses = [b"%d" % at * (300 if at in large else at) for at in range(9)]
-    for at in range(9):
-        client.send(b"%02d what is asked" % at)
-    assert batch.receive(server.fileno()) == 9
-    held = [NOTHING if at in silent else packed(one) for at, one in enumerate(responses)]
-    assert batch.send(server, held, silent=bool(silent)) == 0
-    client.send(b"99")  # the last one: what did not come before its response does not come
-    assert batch.receive(server.fileno()) == 1
-    assert batch.send(server, [packed(b"over")]) == 0
-    found = []
-    while (got := client.recv(4096)) != b"99over":
-        found.append(got)
-    assert sorted(found) == sorted(b"%02d" % at + one for at, one in enumerate(responses) if at not in silent)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        other.bind((HOST, 0))
+        client.settimeout(10)
+        parts = [(one, 0, 5), (other, 5, 9)]
+        for server, start, end in parts:
+            for at in range(start, end):
+                client.sendto(b"%02d what is asked" % at, server.getsockname())
+            assert batch.receive(server.fileno(), start, SIZE - start) == end - start
+            assert batch.asker(start, end) == socket.inet_aton(HOST)
+        held = [NOTHING if at in silent else packed(response) for at, response in enumerate(responses)]
+        assert batch.send(parts, held, silent=bool(silent)) == 0
+        client.sendto(b"99", one.getsockname())  # the last one: what did not come before its response does not come
+        assert batch.receive(one.fileno(), 0, SIZE) == 1
+        assert batch.send([(one, 0, 1)], [packed(b"over")]) == 0
+        found = []
+        while (got := client.recvfrom(4096))[0] != b"99over":
+            found.append(got)
+        names = {at: server.getsockname() for server, start, end in parts for at in range(start, end)}
+    wanted = [(b"%02d" % at + responses[at], name) for at, name in names.items() if at not in silent]
+    assert sorted(found) == wanted

@@ -54,6 +54,27 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("batches", [True, False])
+def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(batches: bool) -> None:
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches = []
+        for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"):
+            listener = bind(host, 0)
+            server.open(listener, batches=batches)
+            benches.append(Bench(server, listener, script))
+        names = ("db.local", "DB.local", "nope.local", "x.db.local", "localhost", "big.local")
+        for start in range(0, 300, 100):
+            packets = [question(names[at % len(names)], ident=at) for at in range(start, start + 100)]
+            slow = sorted(bytes(server.handle(packet, HOST, HOST, False) or b"") for packet in packets)  # type: ignore[arg-type]
+            for replies in await asyncio.gather(*(bench.udp(*packets) for bench in benches)):
+                assert sorted(replies) == slow
+        await server.stop()
+
+    run(main())
+
+
 @pytest.mark.skipif(CALLS is None, reason="only where one thread serves all listeners")
 def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
     async def main() -> None:

@@ -13,7 +13,7 @@ import mmap
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vmdns.serve.packed import ID, KEY, NOTHING, QUERY, SENT, unpacked
@@ -56,6 +56,12 @@ class Header(ctypes.Structure):
     _fields_ = (("message", Message), ("length", ctypes.c_uint32))
 
 
+_HEADER = ctypes.sizeof(Header)
+
+# The datagrams from `start` to before `end` came by this socket: (socket, start, end).
+Part = tuple[socket.socket, int, int]
+
+
 class Calls(NamedTuple):
     """recvmmsg and sendmmsg of the C library. Those at once, which never wait, keep the interpreter's lock: to get it
     back from an event loop at work takes longer than a batch does. The one that may wait lets go of it."""
@@ -81,7 +87,7 @@ def load() -> Calls | None:
 
 
 class Batch:
-    """Room for SIZE datagrams of IPv4 and for the responses to them."""
+    """Room for SIZE datagrams of IPv4, which may have come by several sockets, and for the responses to them."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -104,7 +110,7 @@ class Batch:
         self._at_incoming, self._at_outgoing, self._at_some = map(ctypes.addressof, (incoming, outgoing, some))
         # As plain integers, one for each datagram: its length, twice; its address; the length of its response, twice;
         # its id, twice.
-        step = ctypes.sizeof(Header) // 4
+        step = _HEADER // 4
         self._lengths = memoryview(incoming).cast("B").cast("I")[Header.length.offset // 4 :: step]
         self._lengths_of_keys = memoryview(self._slots).cast("I")[QUERY // 4 :: _SLOT // 4]
         self._askers = memoryview(self._names).cast("I")[1 :: _NAME // 4]
@@ -118,9 +124,11 @@ class Batch:
         self._kept.append(held)
         return ctypes.addressof(held)
 
-    def receive(self, number: int) -> int:
-        """Takes what waits on a socket (its file number), SIZE datagrams at most. Returns how many; 0 or less: none."""
-        found: int = self._calls.receive_at_once(number, self._at_incoming, SIZE, _DONTWAIT, None)
+    def receive(self, number: int, start: int, most: int) -> int:
+        """Takes what waits on a socket (its file number), at most so many datagrams, as datagram `start` and those that
+        follow it. Returns how many; 0 or less: none."""
+        headers = self._at_incoming + start * _HEADER
+        found: int = self._calls.receive_at_once(number, headers, most, _DONTWAIT, None)
         return found
 
     def keys(self, found: int) -> tuple[bytes, ...]:
@@ -128,16 +136,16 @@ class Batch:
         self._lengths_of_keys[:found] = self._lengths[:found]
         return _KEYS[found](self._slots)
 
-    def asker(self, found: int) -> bytes | None:
-        """The address that all of it is from, of four bytes; None where it is from several."""
-        askers = self._askers[:found].tobytes()
+    def asker(self, start: int, end: int) -> bytes | None:
+        """The address that these datagrams are from, of four bytes; None where they are from several."""
+        askers = self._askers[start:end].tobytes()
         first = askers[:4]
-        return first if askers == first * found else None
+        return first if askers == first * (end - start) else None
 
-    def askers(self, found: int) -> list[bytes]:
-        """The addresses that it is from."""
-        askers = self._askers[:found].tobytes()
-        return [askers[at : at + 4] for at in range(0, 4 * found, 4)]
+    def askers(self, start: int, end: int) -> list[bytes]:
+        """The addresses that these are from."""
+        askers = self._askers[start:end].tobytes()
+        return [askers[at : at + 4] for at in range(0, len(askers), 4)]
 
     def length(self, at: int) -> int:
         """The length of datagram `at`."""
@@ -155,7 +163,7 @@ class Batch:
             return self._slots[slot : slot + length]
         return self._slots[slot : slot + QUERY] + self._rests[rest : rest + length - QUERY]
 
-    def send(self, sock: socket.socket, held: Sequence[bytes], *, silent: bool = False) -> int:
+    def send(self, parts: Iterable[Part], held: Sequence[bytes], *, silent: bool = False) -> int:
         """Sends the responses, as `packed` holds them; each datagram has one. Returns how many could not be sent.
 
         silent: whether some are NOTHING, which is not sent.
@@ -163,30 +171,36 @@ class Batch:
         count, failed = len(held), 0
         together = b"".join(held)
         if len(together) != count * SENT:
-            failed = self._send_large(sock, held)
+            failed = sum(self._send_large(sock, start, held[start:end]) for sock, start, end in parts)
             together = b"".join(one if len(one) == SENT else NOTHING for one in held)
             silent = True
         self._sent[: len(together)] = together
         self._ids_sent[:count] = self._ids[:count]
         self._sizes[:count] = self._sizes_sent[:count]
         self.clear()
-        headers = self._at_outgoing
-        if silent:
-            headers, sizes = self._at_some, self._sizes[:count].tolist()
-            count = 0
-            for at, size in enumerate(sizes):
-                if size:
-                    self._some[count] = self._outgoing[at]
-                    count += 1
-        return failed + send_all(self._calls, sock.fileno(), headers, count)
+        for sock, start, end in parts:
+            headers, count = self._at_outgoing + start * _HEADER, end - start
+            if silent:
+                headers, count = self._at_some, self._choose(start, end)
+            failed += send_all(self._calls, sock.fileno(), headers, count)
+        return failed
+
+    def _choose(self, start: int, end: int) -> int:
+        """Has `_some` hold those of them that are sent. Returns how many."""
+        count = 0
+        for at, size in enumerate(self._sizes[start:end].tolist(), start):
+            if size:
+                self._some[count] = self._outgoing[at]
+                count += 1
+        return count
 
     def clear(self) -> None:
         """Makes room for the next: keys are filled up with zero bytes."""
         self._slots[:] = _EMPTY
 
-    def _send_large(self, sock: socket.socket, held: Sequence[bytes]) -> int:
+    def _send_large(self, sock: socket.socket, start: int, held: Sequence[bytes]) -> int:
         failed = 0
-        for at, one in enumerate(held):
+        for at, one in enumerate(held, start):
             if len(one) != SENT:
                 try:
                     sock.sendto(self._slots[at * _SLOT : at * _SLOT + 2] + unpacked(one), self.peer(at))
@@ -200,7 +214,7 @@ def send_all(calls: Calls, number: int, headers: int, count: int) -> int:
     failed = 0
     done = max(0, calls.send_at_once(number, headers, count, _DONTWAIT)) if count else 0
     while done < count:
-        sent = calls.send(number, headers + done * ctypes.sizeof(Header), count - done, 0)
+        sent = calls.send(number, headers + done * _HEADER, count - done, 0)
         if sent > 0:
             done += sent
         elif ctypes.get_errno() != errno.EINTR:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmdns.serve.batch import ROOM, Batch, Calls
 from vmdns.serve.counts import Counts
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, Ready, find, now
+from vmdns.serve.memo import Memo, Ready, find
 from vmdns.serve.outbox import Outbox
 from vmdns.serve.packed import NOTHING, QUERY, packed
 
@@ -70,20 +70,8 @@ class Door:
             self._counts.failed += 1
             log.exception("a datagram could not be answered")
 
-    def take_many(self, batch: Batch) -> int:
-        """Takes what waits, at most as much as a batch has room for, and answers it. Returns how many there were."""
-        found = batch.receive(self.socket.fileno())
-        if found > 0:
-            try:
-                self._answer(batch, found)
-            except Exception:
-                self._counts.failed += 1
-                log.exception("datagrams could not be answered")
-                batch.clear()
-        return found
-
     def _one(self, packet: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        self._age()
+        self._memo.tick()
         ready = self._of(peer[0])
         response = find(ready, packet) if ready is not None else None
         if response is not None:
@@ -91,11 +79,6 @@ class Door:
             self._counts.answered += 1
             return response
         return self._ask(packet, peer, self.listener)
-
-    def _age(self) -> None:
-        moment = now()
-        if moment >= self._memo.next_second:
-            self._memo.age(moment)
 
     def _of(self, asker: str | bytes) -> Ready | None:
         try:
@@ -114,28 +97,28 @@ class Door:
             return None  # then the question itself meets the same fault, and is answered by SERVFAIL
         return found
 
-    def _answer(self, batch: Batch, found: int) -> None:
-        """Answers what was received. Few steps for each datagram, as it is here that a busy server spends its time."""
-        self._age()
-        keys, asker = batch.keys(found), batch.asker(found)
+    def held(self, batch: Batch, keys: Sequence[bytes], start: int, end: int) -> tuple[list[bytes], int]:
+        """The responses to these datagrams of a batch, as `packed` holds them, and for how many none stood ready. keys:
+        theirs. Few steps for each datagram, as it is here that a busy server spends its time."""
+        asker = batch.asker(start, end)
         if asker is not None:
-            readies = [self._of(asker) or _NOBODY] * found
+            readies = [self._of(asker) or _NOBODY] * (end - start)
             held: list[Any] = list(map(readies[0].names.get, keys))
         else:
-            readies = [self._of(one) or _NOBODY for one in batch.askers(found)]
+            readies = [self._of(one) or _NOBODY for one in batch.askers(start, end)]
             held = [ready.names.get(key) for ready, key in zip(readies, keys, strict=True)]
-        others = silent = 0
+        others = 0
         if None in held:
             for at, one in enumerate(held):
                 if one is None:
-                    held[at] = readies[at].beside(keys[at]) or _long(batch, at, readies[at])
-            rest = [at for at, one in enumerate(held) if one is None]
-            for at in rest:
-                held[at] = self._rest(batch.packet(at), batch.peer(at))
-            others, silent = len(rest), held.count(NOTHING)
-        self._counts.queries += found - others
-        self._counts.answered += found - others
-        self._counts.failed += batch.send(self.socket, held, silent=silent > 0)
+                    held[at] = readies[at].beside(keys[at]) or _long(batch, start + at, readies[at])
+            for at, one in enumerate(held):
+                if one is None:
+                    held[at] = self._rest(batch.packet(start + at), batch.peer(start + at))
+                    others += 1
+        self._counts.queries += end - start - others
+        self._counts.answered += end - start - others
+        return held, others
 
     def _rest(self, packet: bytes, peer: tuple[str, int]) -> bytes:
         """The response to a packet for which none stands ready."""

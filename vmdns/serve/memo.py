@@ -9,12 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
 from vmdns.serve.packed import BODY, key_of, packed, unpacked
 
-MOST_ANSWERS = 300_000  # some 330 bytes each: 100 MB, for 10,000 names that six networks ask in 25 ways in all
+# Some 330 bytes each: 100 MB, for 10,000 names that six networks ask in 25 ways in all; less where they are answered
+# alike, and at most 90 more each where they are not.
+MOST_ANSWERS = 300_000
 MOST_LOOSE = 150_000  # of them
 MOST_PASSING = 8_192
 MOST_ENVELOPES = 64
@@ -24,6 +27,7 @@ PASSING_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
 FREED_AT_ONCE, FREED_EACH_SECOND = 4, 2_000
 
 Asker = tuple[View, Right]
+_Common = dict[bytes, tuple[bytes, bytes]]  # keys and responses, by the keys
 
 
 class Ready:
@@ -41,14 +45,11 @@ class Ready:
         Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name
         too early, which makes no other valid query's key: length bytes are no letters.
         """
-        response = self.loose.get(key)
-        if response is not None:
-            return response
         end = key.find(0, 10)
         name = key[10:end]
         lower = name.lower()
         if lower == name:
-            return None
+            return self.loose.get(key)
         lowered = key[:10] + lower + key[end:]
         response = self.names.get(lowered) or self.loose.get(lowered)
         return None if response is None else response[: BODY + 10] + name + response[BODY + end :]
@@ -69,10 +70,13 @@ class Memo:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: dict[Asker, Ready] = {}
+        # What sorts of askers hold alike is in memory once: what is touched for an answer is nearer to the processor.
+        self._common: _Common = {}
+        self._common_loose: _Common = {}
         # What stands around the name in the keys: there are few kinds of queries, so that a name's keys are known.
         self._envelopes: set[tuple[bytes, bytes]] = set()
         self._passing: list[tuple[dict[bytes, bytes], bytes]] = []
-        self._left: list[dict[bytes, bytes]] = []
+        self._left: list[dict[bytes, Any]] = []
         self._names = self._loose = 0
         self._snapshot: Snapshot | None = None
         self.next_second = 0.0
@@ -103,6 +107,7 @@ class Memo:
                 if self._loose >= MOST_LOOSE:
                     self._leave_loose()
                 if key not in ready.loose:
+                    key, held = self._alike(self._common_loose, key, held)
                     ready.loose[key] = held
                     self._loose += 1
                 return
@@ -112,8 +117,16 @@ class Memo:
                     return
                 self._envelopes.add(envelope)
             if key not in ready.names:
+                key, held = self._alike(self._common, key, held)
                 ready.names[key] = held
                 self._names += 1
+
+    def _alike(self, common: _Common, key: bytes, held: bytes) -> tuple[bytes, bytes]:
+        """The key and the response that another sort of askers has, where they are the same."""
+        if len(self._answers) == 1:
+            return key, held
+        alike = common.setdefault(key, (key, held))
+        return alike if alike[1] == held else (alike[0], held)
 
     def keep_passing(self, asker: Asker, query: bytes, response: bytes) -> None:
         """Remembers a forwarded answer until the second is over."""
@@ -122,6 +135,12 @@ class Memo:
             if len(self._passing) < MOST_PASSING:
                 ready.names[key] = held
                 self._passing.append((ready.names, key))
+
+    def tick(self) -> None:
+        """To be called before what stands ready is used: it may have aged."""
+        moment = now()
+        if moment >= self.next_second:
+            self.age(moment)
 
     def age(self, now: float) -> None:
         """Forgets the forwarded answers of the second before. now is of time.monotonic."""
@@ -143,6 +162,7 @@ class Memo:
             for name in changed:
                 for before, after in self._envelopes:
                     key = key_of(before + name + after)
+                    self._common.pop(key, None)
                     for ready in self._answers.values():
                         self._names -= ready.names.pop(key, None) is not None
             self._leave_loose()
@@ -152,6 +172,8 @@ class Memo:
             for ready in self._answers.values():
                 self._left.append(ready.loose)
                 ready.loose = {}
+            self._left.append(self._common_loose)
+            self._common_loose = {}
             self._loose = 0
 
     def _clear(self) -> None:
@@ -159,6 +181,8 @@ class Memo:
         for ready in self._answers.values():
             self._left.append(ready.names)
             ready.names = {}
+        self._left.append(self._common)
+        self._common = {}
         self._envelopes.clear()
         self._passing.clear()
         self._names = 0

@@ -16,12 +16,13 @@ from collections import deque
 from collections.abc import Callable
 
 from vmdns.serve import batch
-from vmdns.serve.batch import Batch
+from vmdns.serve.batch import SIZE, Batch
 from vmdns.serve.counts import Counts
 from vmdns.serve.door import Ask, Door, Readies
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
 from vmdns.serve.memo import Memo
+from vmdns.serve.packed import NOTHING
 from vmdns.serve.turn import short_turns
 from vmdns.serve.waiting import POSSIBLE, Waiting
 
@@ -43,6 +44,7 @@ class Together:
 
     def __init__(self, memo: Memo, ready: Readies, ask: Ask, tries: Tries, calls: batch.Calls) -> None:
         self._how = memo, ready, ask
+        self._memo = memo
         self._calls = calls
         self._batch = Batch(calls)
         self.counts = Counts()
@@ -112,27 +114,52 @@ class Together:
         try:
             for door in self._doors.values():
                 door.flush()
-            for number in self._waiting.wait() if self.tries is None else self.tries.wait():
-                if number in self._doors:
-                    self._take(self._doors[number])
+            numbers = self._waiting.wait() if self.tries is None else self.tries.wait()
+            doors = [self._doors[number] for number in numbers if number in self._doors]
+            doors = [door for door in doors if self._take(door)]
+            for _ in range(_ROUNDS + len(doors)):
+                if doors:
+                    doors = self._take_many(doors)
         except Exception:
             self.counts.failed += 1
-            log.exception("datagrams could not be waited for")
+            log.exception("datagrams could not be answered")
+            self._batch.clear()
 
-    def _take(self, door: Door) -> None:
-        """Takes what a listener has, but not for ever."""
+    def _take(self, door: Door) -> bool:
+        """Takes a datagram where not many are to be expected. Whether they can be taken by the dozen."""
         try:
             if not door.many:
                 door.take(_NEVER_WAIT)
-            for _ in range(_ROUNDS):
-                if door.batched:
-                    door.many = door.take_many(self._batch) >= MANY
-                    if not door.many:
-                        break
-                else:
+            if not door.batched:
+                for _ in range(_ROUNDS):
                     door.take(_NEVER_WAIT)
         except OSError:
-            door.many = False  # nothing more, or an ICMP error of an earlier response; the socket is fine
+            pass  # nothing more, or an ICMP error of an earlier response; the socket is fine
+        return door.batched
+
+    def _take_many(self, doors: list[Door]) -> list[Door]:
+        """Takes what listeners have, at most as much as the batch has room for, each its share, and answers it. Returns
+        those where more is sure to follow."""
+        batch, parts, found, at = self._batch, [], 0, 0
+        while at < len(doors) and found < SIZE:
+            door = doors[at]
+            at += 1
+            got = batch.receive(door.socket.fileno(), found, SIZE - found)
+            door.many = got >= MANY
+            if got > 0:
+                parts.append((door, found, found + got))
+                found += got
+        if not found:
+            return []
+        self._memo.tick()
+        keys, held, others = batch.keys(found), [], 0
+        for door, start, end in parts:
+            some, asked = door.held(batch, keys[start:end], start, end)
+            held += some
+            others += asked
+        silent = others > 0 and NOTHING in held
+        self.counts.failed += batch.send([(door.socket, start, end) for door, start, end in parts], held, silent=silent)
+        return doors[at:] + [door for door, _, _ in parts if door.many]
 
 
 class Alone:
