@@ -54,7 +54,7 @@ import subprocess, sys
 from vmdns.sources import supervise
 played = [sys.executable, "-c", {worker!r}, {told!r}]
 real = subprocess.Popen
-swap = lambda command: played if "vmdns.sources.worker" in command else command
+swap = lambda command: played if "vmdns.worker" in command else command
 supervise.subprocess.Popen = lambda command, **more: real(swap(command), **more)
 from vmdns.cli import main
 sys.exit(main(sys.argv[1:]))

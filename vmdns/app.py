@@ -41,6 +41,7 @@ from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.multicast import Multicast
 from vmdns.serve.others import Others
+from vmdns.serve.turn import long_turns
 from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
@@ -462,6 +463,7 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
     take_over(say)
     _allow_sockets()
     keep_to_ourselves()
+    long_turns()
     sys.setswitchinterval(0.0001)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

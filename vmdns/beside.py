@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from vmdns.serve.turn import long_turns
 from vmdns.sources import worker
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     given, output = worker.streams()
     wanted = json.loads(given.readline())
     if "wire" not in wanted:
-        worker.run(given, output, wanted)
+        worker.run(given, output, wanted, long_turns)
         return
     from vmdns.host.elevate import is_elevated
     from vmdns.wired import look

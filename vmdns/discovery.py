@@ -12,6 +12,7 @@ from typing import Any
 from vmdns.config import Config
 from vmdns.core.model import Fact, Neighbour, from_json
 from vmdns.lasting import lasting
+from vmdns.serve.turn import long_turns
 from vmdns.sources.supervise import Supervisor
 from vmdns.table import Table
 
@@ -58,7 +59,7 @@ class Discovery:
             self._task.cancel()
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
-        self._supervisor = Supervisor(config.reader, home, config.limits.look_interval, self._hear)
+        self._supervisor = Supervisor(config.reader, home, config.limits.look_interval, self._hear, long_turns)
         self._task = asyncio.create_task(lasting("reading VirtualBox", self._supervisor.run))
 
     def nudge(self, source: str) -> None:

@@ -12,6 +12,7 @@ machine itself does then. Needs what authoritative.py needs.
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import confs, surroundings, world
-from tests.bench.generator import SERVER_CORE, Generator, judging, pinned
+from tests.bench.generator import LOAD_CORE, SERVER_CORE, Generator, judging, pinned
 from tests.bench.peers import Peers, Server
 from tests.bench.rounds import Report, Sample, Samples, interleaved, middle, options, parsed, ratio
 
@@ -48,6 +49,7 @@ def repeated(act: Callable[[], object]) -> Iterator[None]:
     over = threading.Event()
 
     def work() -> None:
+        os.sched_setaffinity(0, {LOAD_CORE})  # this thread: the server's core is the server's
         while not over.wait(EACH_SECONDS):
             act()
 

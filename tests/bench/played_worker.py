@@ -28,6 +28,7 @@ sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world`
 from world import DHCP, LINK, PREFIX, address
 
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, Network, Report
+from vmdns.serve import turn
 from vmdns.sources import worker
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import Found, key
@@ -120,4 +121,4 @@ worker.find = lambda *_: Installation(Path(FOLDER), Path(FOLDER) / "VBoxManage")
 worker.open_reader = lambda *_: (PlayedReader(), "")  # type: ignore[assignment]
 
 if __name__ == "__main__":
-    raise SystemExit(worker.main())
+    worker.main(*([turn.long_turns] if hasattr(turn, "long_turns") else []))

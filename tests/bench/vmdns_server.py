@@ -24,7 +24,7 @@ class Played(subprocess.Popen):  # type: ignore[type-arg]
     """Any process; the worker is the played one."""
 
     def __init__(self, command: Any, *more: Any, **how: Any) -> None:
-        if "vmdns.sources.worker" in command:
+        if {"vmdns.worker", "vmdns.sources.worker"} & set(command):  # the second one: before
             command = [sys.executable, str(WORKER), TREE, FOLDER]
         super().__init__(command, *more, **how)
 

@@ -28,6 +28,8 @@ SETTINGS = "VirtualBox.xml"
 # How long after the new file was written its rename is over; watchdog may hold the rename back for half a second.
 RENAME_SECONDS = 0.03
 _FRESH = SUFFIX + "-tmp"
+# What a thread does first that does much at once.
+Begin = Callable[[], object]
 _FOLDER = ""  # stands for the folder among the files in trouble
 
 
@@ -35,7 +37,8 @@ class LeaseWatcher:
     """Watches one folder from threads of its own.
 
     report receives the leases of all files, by a key of their own, whenever they changed; trouble one sentence
-    for a file that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced.
+    for a file that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced, begin by the
+    thread that reads the files before it does anything.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class LeaseWatcher:
         report: Callable[[Mapping[str, Lease]], None],
         trouble: Callable[[str], None],
         settings: Callable[[], None],
+        begin: Begin = lambda: None,
     ) -> None:
         self.folder = folder
         self._report = report
         self._trouble = trouble
         self._settings = settings
+        self._begin = begin
         self._files: dict[str, tuple[Lease, ...]] = {}
         self._entries: dict[str, Entries] = {}
         self._bad: dict[str, str] = {}
@@ -99,6 +104,7 @@ class LeaseWatcher:
         self._queue.put(None)
 
     def _run(self) -> None:
+        self._begin()
         due: dict[str, tuple[float, int]] = {}
         first = True
         followed = time.monotonic()

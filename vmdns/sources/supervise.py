@@ -33,12 +33,21 @@ SILENT_SECONDS = 30.0  # six beats
 
 
 class Supervisor:
-    """Runs workers one after the other. `message` is called in the event loop's thread."""
+    """Runs workers one after the other. `message` is called in the event loop's thread; `begin` by the thread that
+    reads what a worker says, before it does."""
 
-    def __init__(self, reader: str, home: str | None, interval: float, message: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        reader: str,
+        home: str | None,
+        interval: float,
+        message: Callable[[Message], None],
+        begin: Callable[[], object] = lambda: None,
+    ) -> None:
         self._options = {"reader": reader, "home": home, "interval": interval}
         self._home = home
         self._message = message
+        self._begin = begin
         self._process: Worker | None = None
         self._failures = 0
         self._looking: dict[str, bool] = {}  # sources that a look was asked for; whether again since
@@ -107,7 +116,7 @@ class Supervisor:
     def _child(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             # -P: never import from the folder that vmdns happens to be started in.
-            [sys.executable, "-P", "-m", "vmdns.sources.worker"],
+            [sys.executable, "-P", "-m", "vmdns.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -137,7 +146,8 @@ class Supervisor:
         last_words: deque[str] = deque(maxlen=5)
         # A worker that tells more than can be taken has to wait, which makes one message of many changes.
         room = threading.Semaphore(MOST_WAITING)
-        threading.Thread(target=_read_messages, args=(process.stdout, loop, messages, room), daemon=True).start()
+        reading = process.stdout, loop, messages, room, self._begin
+        threading.Thread(target=_read_messages, args=reading, daemon=True).start()
         threading.Thread(target=_read_errors, args=(process.stderr, last_words), daemon=True).start()
         worked = told = False
         while True:
@@ -180,7 +190,11 @@ async def _next(messages: asyncio.Queue[Message | None]) -> Message | None:
 
 
 def _read_messages(
-    pipe: IO[bytes], loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[Message | None], room: threading.Semaphore
+    pipe: IO[bytes],
+    loop: asyncio.AbstractEventLoop,
+    messages: asyncio.Queue[Message | None],
+    room: threading.Semaphore,
+    begin: Callable[[], object],
 ) -> None:
     def put(message: Message | None) -> None:
         try:
@@ -188,6 +202,7 @@ def _read_messages(
         except RuntimeError:
             return  # the loop is closed: nobody listens any more
 
+    begin()
     # A socket whose other end closed before it read everything ends by an error (worker beside us, beside.py).
     with contextlib.suppress(OSError), pipe:
         for line in pipe:

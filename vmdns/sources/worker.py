@@ -35,7 +35,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vmdns.core.model import Fact, to_json
 from vmdns.sources.installation import Installation, find, user_home
-from vmdns.sources.leases import LeaseWatcher
+from vmdns.sources.leases import Begin, LeaseWatcher
 from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
 from vmdns.sources.told import Told
 
@@ -114,9 +114,10 @@ def open_reader(
 class Work:
     """What the worker does until VirtualBox is lost. options: reader, home (or null), interval, failures."""
 
-    def __init__(self, options: Mapping[str, Any], output: Output) -> None:
+    def __init__(self, options: Mapping[str, Any], output: Output, begin: Begin) -> None:
         self._options = options
         self._output = output
+        self._begin = begin
         self._reader: Reader | None = None
         self._watcher: LeaseWatcher | None = None
 
@@ -167,6 +168,7 @@ class Work:
             Told("leases", self._output.facts).tell,
             lambda text: self._output.send({"trouble": "leases", "text": text}),
             self._nudge,
+            self._begin,
         )
         try:
             self._watcher.start()
@@ -228,14 +230,14 @@ def streams() -> tuple[IO[bytes], Output]:
     return given, output
 
 
-def run(given: IO[bytes], output: Output, options: Mapping[str, Any]) -> None:
-    """Works until the server is gone, or VirtualBox: does not return."""
+def run(given: IO[bytes], output: Output, options: Mapping[str, Any], begin: Begin = lambda: None) -> None:
+    """Works until the server is gone, or VirtualBox: does not return. begin: see `LeaseWatcher`."""
     sys.setswitchinterval(SWITCH_SECONDS)
     if options.get("home"):
         os.environ["VBOX_USER_HOME"] = options["home"]
     output.send({"pid": os.getpid()})
     watcher = _watch_host(output)
-    work = Work(options, output)
+    work = Work(options, output, begin)
 
     def look(source: str) -> None:
         work.wake() if source == "virtualbox" else watcher.look(source)
@@ -254,11 +256,7 @@ def run(given: IO[bytes], output: Output, options: Mapping[str, Any]) -> None:
     os._exit(0)
 
 
-def main() -> None:
-    """Runs the worker with its standard input and output."""
+def main(begin: Begin = lambda: None) -> None:
+    """Runs the worker with its standard input and output. begin: see `LeaseWatcher`."""
     given, output = streams()
-    run(given, output, json.loads(given.readline()))
-
-
-if __name__ == "__main__":
-    main()
+    run(given, output, json.loads(given.readline()), begin)
