@@ -1,6 +1,6 @@
 """Whether a guest that floods slows the answers to another one, and how many bytes an address gets that is not proven.
 
-    python tests/bench/flood.py [--rounds 3] [--seconds 3] [--against FOLDER] [--nice -15] [--json]
+    python tests/bench/flood.py [--rounds 5] [--seconds 6] [--against FOLDER] [--nice -15] [--json]
 
 Two guests in a network namespace of their own, on the host-only network of the bench. One asks about VMs, 100 times a
 second; the other one asks 50,000 questions a second, or changes its properties 100 times a second, or has a lease file
@@ -13,7 +13,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import confs, surroundings, world
 from tests.bench.generator import LOAD_CORE, Generator, finished, pinned
-from tests.bench.latency import order
+from tests.bench.latency import order, repeated
 from tests.bench.peers import Peers, Server
 from tests.bench.rounds import Report, Sample, interleaved, middle, options, parsed, ratio
 
@@ -109,28 +108,8 @@ class Load:
             process.wait()
 
 
-@contextmanager
-def again(act: Callable[[int], object], pause: float) -> Iterator[None]:
-    """`act` again and again, with its turn."""
-    over = threading.Event()
-
-    def work() -> None:
-        turn = 0
-        while not over.wait(pause):
-            turn += 1
-            act(turn)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
 def main(folder: Path) -> int:
-    arguments = parsed(options(__doc__, rounds=3, seconds=3.0))
+    arguments = parsed(options(__doc__, rounds=5, seconds=6.0))
     report, generator = Report(arguments.json), Generator(folder)
     asked = world.write(folder / "asked", [world.ask_a(number) for number in range(100, NAMES)])
     nobodys = world.write(folder / "nobodys", [(world.packet("0" * 12 + ".local", world.A), world.NXDOMAIN, 0)])
@@ -169,8 +148,10 @@ def measured(
         "a flood that nobody reads": lambda: load.flood(nobodys, f"{world.HOST}:{sink}", longer),
         "names that nobody has": lambda: load.flood(nobodys, door, longer),
         "names of others": lambda: load.flood(others, door, longer),
-        "property changes": lambda: again(lambda turn: order(server, f"address 0 10.77.1.{200 + turn % 50}"), 0.01),
-        "10,000 leases rewritten": lambda: again(lambda turn: confs.write_leases(server.folder, files[turn % 2]), 1.0),
+        "property changes": lambda: repeated(lambda turn: order(server, f"address 0 10.77.1.{200 + turn % 50}"), 0.01),
+        "10,000 leases rewritten": lambda: repeated(
+            lambda turn: confs.write_leases(server.folder, files[turn % 2]), 1.0
+        ),
     }
 
     def measure(way: Callable[[], AbstractContextManager[object]]) -> Sample:

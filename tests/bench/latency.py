@@ -44,14 +44,16 @@ def order(server: Server, text: str) -> None:
 
 
 @contextmanager
-def repeated(act: Callable[[], object]) -> Iterator[None]:
-    """`act` ten times a second meanwhile."""
+def repeated(act: Callable[[int], object], pause: float = EACH_SECONDS) -> Iterator[None]:
+    """`act` again and again meanwhile, with its turn."""
     over = threading.Event()
 
     def work() -> None:
         os.sched_setaffinity(0, {LOAD_CORE})  # this thread: the server's core is the server's
-        while not over.wait(EACH_SECONDS):
-            act()
+        for turn in itertools.count(1):
+            if over.wait(pause):
+                return
+            act(turn)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -79,13 +81,13 @@ def scanned(server: Server, seconds: float) -> Iterator[None]:
     yield
 
 
-def leases(server: Server) -> Callable[[], None]:
+def leases(server: Server) -> Callable[[int], None]:
     """Replaces the lease file by another one of 1 MB, in which one lease comes or goes each time."""
     # Made before: what a benchmark is at work itself must not count.
-    files = itertools.cycle([confs.lease_file(NAMES, STRANGERS + more) for more in (0, 1)])
+    files = [confs.lease_file(NAMES, STRANGERS + more) for more in (0, 1)]
 
-    def replace() -> None:
-        file = next(files)
+    def replace(turn: int) -> None:
+        file = files[turn % 2]
         assert len(file) > MEGABYTE, len(file)
         confs.write_leases(server.folder, file)
 
@@ -139,10 +141,10 @@ def disturb(
     quiet = world.write(questions.with_name("quiet"), [world.ask_a(number) for number in range(100, NAMES)])
     rewrite = leases(server)
     ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
-        "in peace": lambda: repeated(lambda: None),
+        "in peace": lambda: repeated(lambda _: None),
         "the core shared with a busy program": burning,
         "VirtualBox scanned": lambda: scanned(server, seconds + 0.3),
-        "50 VMs change state": lambda: repeated(lambda: order(server, "states 1 51")),
+        "50 VMs change state": lambda: repeated(lambda _: order(server, "states 1 51")),
         "1 MB of leases rewritten": lambda: repeated(rewrite),
     }
 
