@@ -33,7 +33,7 @@ SOCKETS = 16  # of the flood: so many ports
 LEASES = 10_000
 ASKER, FLOODER, UNPROVEN = world.address(1), world.address(2), world.address(3)
 REPLAYS = 20_000
-LEAD_SECONDS = 1.5  # of a flood, before it is measured what it does: the first second is what each may ask at once
+LEAD_SECONDS = 1.5  # of a flood, before it is measured what it does: the first second is what each may do at once
 _REPLAY = """
 import socket, sys
 door, port, source = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -143,15 +143,20 @@ def measured(
     door = server.targets[-1]
     longer = seconds + 2 * LEAD_SECONDS + 1
     files = [confs.lease_file(NAMES, LEASES - NAMES + more) for more in (0, 1)]
+
+    def change(turn: int) -> None:
+        order(server, f"address 0 10.77.1.{200 + turn % 50}")
+
+    def rewrite(turn: int) -> None:
+        confs.write_leases(server.folder, files[turn % 2])
+
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "in peace": nullcontext,
         "a flood that nobody reads": lambda: load.flood(nobodys, f"{world.HOST}:{sink}", longer),
         "names that nobody has": lambda: load.flood(nobodys, door, longer),
         "names of others": lambda: load.flood(others, door, longer),
-        "property changes": lambda: repeated(lambda turn: order(server, f"address 0 10.77.1.{200 + turn % 50}"), 0.01),
-        "10,000 leases rewritten": lambda: repeated(
-            lambda turn: confs.write_leases(server.folder, files[turn % 2]), 1.0
-        ),
+        "property changes": lambda: repeated(change, 0.01, LEAD_SECONDS),
+        "10,000 leases rewritten": lambda: repeated(rewrite, 1.0, LEAD_SECONDS),
     }
 
     def measure(way: Callable[[], AbstractContextManager[object]]) -> Sample:

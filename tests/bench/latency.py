@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -44,8 +45,8 @@ def order(server: Server, text: str) -> None:
 
 
 @contextmanager
-def repeated(act: Callable[[int], object], pause: float = EACH_SECONDS) -> Iterator[None]:
-    """`act` again and again meanwhile, with its turn."""
+def repeated(act: Callable[[int], object], pause: float = EACH_SECONDS, lead: float = 0.0) -> Iterator[None]:
+    """`act` again and again meanwhile, with its turn, and for `lead` seconds before."""
     over = threading.Event()
 
     def work() -> None:
@@ -58,6 +59,7 @@ def repeated(act: Callable[[int], object], pause: float = EACH_SECONDS) -> Itera
     thread = threading.Thread(target=work)
     thread.start()
     try:
+        time.sleep(lead)
         yield
     finally:
         over.set()
