@@ -62,6 +62,11 @@ def until(process: subprocess.Popen[bytes], key: str, value: object) -> list[dic
     raise AssertionError(f"it ended, and said {messages}")
 
 
+def test_it_begins_as_the_supervisor_starts_it() -> None:
+    with started("import runpy; runpy.run_module('vmdns.worker', run_name='__main__')") as process:
+        assert until(process, "pid", process.pid) == [{"pid": process.pid}]
+
+
 def test_without_virtualbox(worker: subprocess.Popen[bytes]) -> None:
     messages = until(worker, "beat", 3)
     assert [one for one in messages if "absent" in one] == [{"absent": True}]
