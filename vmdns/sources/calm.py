@@ -9,7 +9,7 @@ from vmdns.core.model import Fact
 
 CHANGES = 20  # of one fact that are told at once
 A_SECOND = 10  # more of them, each second
-HELD_SECONDS = 1.0  # until the newest of those beyond is told
+HELD_SECONDS = 2.0  # until the newest of those beyond is told
 
 Changes = Mapping[str, Fact | None]
 
