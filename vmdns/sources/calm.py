@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from vmdns.core.account import Bucket
 from vmdns.core.model import Fact
 
 CHANGES = 20  # of one fact that are told at once
@@ -22,31 +23,35 @@ class Calm:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._left: dict[str, tuple[float, float]] = {}  # how many changes may be told at once, and when that was so
-        self._held: dict[str, Fact | None] = {}
-        self._due: dict[str, float] = {}  # those that are held, as they came
+        self._buckets: dict[str, Bucket] = {}  # of changes that may be told at once
+        self._held: dict[str, tuple[float, Fact | None]] = {}  # and when each is due, as they came
 
     def wait(self, seconds: float) -> float:
         """How long to wait for changes, where it would be so many seconds else."""
-        return min(seconds, max(0.0, next(iter(self._due.values())) - self._clock())) if self._due else seconds
+        for due, _ in self._held.values():
+            return min(seconds, max(0.0, due - self._clock()))
+        return seconds
 
     def take(self, changes: Changes) -> dict[str, Fact | None]:
         """Takes changes. Returns what is to be told now: of these, and of those before."""
         now, told = self._clock(), {}
         for key, fact in changes.items():
-            left, then = self._left.get(key, (CHANGES, now))
+            bucket = self._buckets.get(key)
+            if bucket is None:
+                bucket = self._buckets[key] = Bucket(A_SECOND, CHANGES, now)
+            level = bucket.level(now)
             # Those that are held count as well, so that a flood does not end while it goes on.
-            left = max(min(left + (now - then) * A_SECOND, CHANGES) - 1, -CHANGES)
-            self._left[key] = left, now
-            if left < 0 or key in self._due:
-                self._held[key] = fact
-                self._due.setdefault(key, now + HELD_SECONDS)
+            bucket.charge(min(1.0, level + CHANGES))
+            if level < 1 or key in self._held:
+                due, _ = self._held.get(key, (now + HELD_SECONDS, None))
+                self._held[key] = due, fact
             else:
                 told[key] = fact
-        for key in [key for key, due in self._due.items() if due <= now]:
-            del self._due[key]
-            told[key] = self._held.pop(key)
+        for key, (due, fact) in list(self._held.items()):
+            if due <= now:
+                del self._held[key]
+                told[key] = fact
         for key, fact in told.items():
-            if fact is None and key not in self._due:
-                self._left.pop(key, None)
+            if fact is None:
+                self._buckets.pop(key, None)
         return told

@@ -28,9 +28,10 @@ SETTINGS = "VirtualBox.xml"
 # How long after the new file was written its rename is over; watchdog may hold the rename back for half a second.
 RENAME_SECONDS = 0.03
 _FRESH = SUFFIX + "-tmp"
+_FOLDER = ""  # stands for the folder among the files in trouble
+
 # What a thread does first that does much at once.
 Begin = Callable[[], object]
-_FOLDER = ""  # stands for the folder among the files in trouble
 
 
 class LeaseWatcher:
