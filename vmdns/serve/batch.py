@@ -124,11 +124,11 @@ class Batch:
         self._kept.append(held)
         return ctypes.addressof(held)
 
-    def receive(self, number: int, start: int, most: int) -> int:
-        """Takes what waits on a socket (its file number), at most so many datagrams, as datagram `start` and those that
+    def receive(self, number: int, start: int) -> int:
+        """Takes what waits on a socket (its file number), as far as there is room, as datagram `start` and those that
         follow it. Returns how many; 0 or less: none."""
         headers = self._at_incoming + start * _HEADER
-        found: int = self._calls.receive_at_once(number, headers, most, _DONTWAIT, None)
+        found: int = self._calls.receive_at_once(number, headers, SIZE - start, _DONTWAIT, None)
         return found
 
     def keys(self, found: int) -> tuple[bytes, ...]:

@@ -120,8 +120,9 @@ class Together:
                 self._take(door)
             doors = [door for door in doors if door.batched]
             for _ in range(_ROUNDS + len(doors)):
-                if doors:
-                    doors = self._take_many(doors)
+                if not doors:
+                    break
+                doors = self._take_many(doors)
         except Exception:
             self.counts.failed += 1
             log.exception("datagrams could not be answered")
@@ -144,7 +145,7 @@ class Together:
         while at < len(doors) and found < SIZE:
             door = doors[at]
             at += 1
-            got = batch.receive(door.socket.fileno(), found, SIZE - found)
+            got = batch.receive(door.socket.fileno(), found)
             door.many = got >= MANY
             if got > 0:
                 parts.append((door, found, found + got))
