@@ -109,13 +109,13 @@ class Door:
             held = [ready.names.get(key) for ready, key in zip(readies, keys, strict=True)]
         others = 0
         if None in held:
-            for at, one in enumerate(held):
+            for at in [at for at, one in enumerate(held) if one is None]:
+                key, ready = keys[at], readies[at]
+                one = ready.loose.get(key) or ready.cased(key) or _long(batch, start + at, ready)
                 if one is None:
-                    held[at] = readies[at].beside(keys[at]) or _long(batch, start + at, readies[at])
-            for at, one in enumerate(held):
-                if one is None:
-                    held[at] = self._rest(batch.packet(start + at), batch.peer(start + at))
+                    one = self._rest(batch.packet(start + at), batch.peer(start + at))
                     others += 1
+                held[at] = one
         self._counts.queries += end - start - others
         self._counts.answered += end - start - others
         return held, others

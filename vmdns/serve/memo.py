@@ -39,8 +39,8 @@ class Ready:
         self.names: dict[bytes, bytes] = {}
         self.loose: dict[bytes, bytes] = {}
 
-    def beside(self, key: bytes) -> bytes | None:
-        """What is not among `names` by the key as it is. The question is echoed as it was asked.
+    def cased(self, key: bytes) -> bytes | None:
+        """What stands ready under the key in lower case, where that is another one. The question is echoed as asked.
 
         Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name
         too early, which makes no other valid query's key: length bytes are no letters.
@@ -49,7 +49,7 @@ class Ready:
         name = key[10:end]
         lower = name.lower()
         if lower == name:
-            return self.loose.get(key)
+            return None
         lowered = key[:10] + lower + key[end:]
         response = self.names.get(lowered) or self.loose.get(lowered)
         return None if response is None else response[: BODY + 10] + name + response[BODY + end :]
@@ -57,7 +57,7 @@ class Ready:
     def held(self, query: bytes) -> bytes | None:
         """The response to a query without its id, as it is held, however the name is written."""
         key = key_of(query)
-        return self.names.get(key) or self.beside(key)
+        return self.names.get(key) or self.loose.get(key) or self.cased(key)
 
 
 class Memo:
