@@ -339,6 +339,31 @@ async def test_a_thousand_vms_that_start_and_stop_are_no_storm_on_the_link(bench
     assert link.responder.timeout() is None
 
 
+@on_a_clock
+async def test_vms_are_told_at_once_and_what_changes_on_and_on_once_a_second(bench: Bench) -> None:
+    link = Link_()
+    announcing = Announcing(link, lambda: bench.table.snapshot)  # type: ignore[arg-type]
+    announcing.configure(names=True, relay=False)
+    bench.table.subscribe(lambda news: announcing.changed(news.moved if news.names is not None else None))
+    bench.table.put("networks", {str(n): one for n, one in enumerate((*NETWORKS, HERE))})
+    bench.table.put("leases", {str(n): lease(n, f"192.168.56.{2 + n}", HOSTONLY) for n in range(50)})
+    running = [vm(n, f"vm{n}", HOSTONLY) for n in range(50)]
+    await asyncio.sleep(5)
+    assert link.changes == 0
+    bench.patch(running[0])
+    await asyncio.sleep(0.15)
+    assert link.responder.holds(to_wire("vm0.local")), "the first change is told at once"
+    told = link.changes
+    for turn in range(100):
+        bench.patch(*[replace(one, state="Running" if turn % 2 == 0 else "Saved") for one in running])
+        await asyncio.sleep(0.11)
+    bench.patch(*running)
+    await asyncio.sleep(1.1)
+    assert 0 < link.changes - told <= 12 * 2 * 50, "a VM has two names"
+    assert all(link.responder.holds(to_wire(f"vm{n}.local")) for n in range(50)), "the last change is told"
+    announcing.close()
+
+
 def _asked(packet: bytes) -> Iterator[bytes]:
     message = parse(packet)
     if message is not None and not message.response:

@@ -12,6 +12,9 @@ from vmdns.serve.multicast import Multicast
 from vmdns.slices import sliced
 
 SOON_SECONDS = 0.05  # changes that come together are told together
+# Between one telling and the next: no record is multicast twice within a second anyway (RFC 6762 section 6), and a VM
+# that comes and goes meanwhile is nothing that others on the link need to hear of.
+APART_SECONDS = 1.0
 PORTION = 16  # names in a step
 
 
@@ -26,6 +29,7 @@ class Announcing:
         self._moved: set[str] | None = None  # VMs that are other ones since; None for possibly all
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._begun = float("-inf")
 
     def configure(self, names: bool, relay: bool) -> None:
         """names: whether VMs are told. relay: whether others are asked, also where no VM is."""
@@ -40,7 +44,8 @@ class Announcing:
         else:
             self._moved.update(moved)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SOON_SECONDS, self._begin)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + SOON_SECONDS, self._begun + APART_SECONDS), self._begin)
 
     def close(self) -> None:
         """Tells no more."""
@@ -51,7 +56,9 @@ class Announcing:
     def _begin(self) -> None:
         self._timer = None
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work())
+            loop = asyncio.get_running_loop()
+            self._begun = loop.time()
+            self._task = loop.create_task(self._work())
 
     async def _work(self) -> None:
         moved, self._moved = self._moved, set()
