@@ -10,6 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from vmdns.core.address import ADDITIONS, NEIGHBOUR, Networks, addresses, file_key, given, index
 from vmdns.core.common import Common, common, names_above
@@ -18,6 +19,7 @@ from vmdns.core.hosts import Hosts, digest
 from vmdns.core.layers import Layers
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour, Network, PortForward
 from vmdns.core.name import from_labels
+from vmdns.core.naming import Relative
 from vmdns.core.policy import Policy
 from vmdns.core.reach import rules
 from vmdns.core.renaming import Names
@@ -32,6 +34,7 @@ _CLAIMED = (ADDITIONS, NEIGHBOUR)
 _SINGLE = (Machine, HostName, Lease, Neighbour)  # facts of which there are many
 _ENDED = 64  # so many ends of leases may be of no use, or as many as there are VMs
 _MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
+_AT_HAND = 1024  # VMs whose names are kept in wire form: a change needs them four times
 
 Moved = tuple[Guest | None, Guest | None]
 Place = tuple[str, str]  # a network's name for DHCP, and an address
@@ -444,10 +447,9 @@ class Builder:
             else:
                 del self._doubles[pointer]
 
-    def _owners(self, guest: Guest) -> list[bytes]:
+    def _owners(self, guest: Guest) -> tuple[bytes, ...]:
         """The wire names of a VM in all zones."""
-        below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in guest.named.names]
-        return [relative + zone for relative in below for zone in self._policy.own]
+        return _owners(guest.named.names, self._policy.own)
 
     def names_of(self, guest: Guest | None) -> Iterator[bytes]:
         """The names (wire) at which a VM is answered."""
@@ -511,6 +513,12 @@ class _Attached:
 
 
 _NOT_ATTACHED = _Attached()
+
+
+@lru_cache(maxsize=_AT_HAND)
+def _owners(names: tuple[Relative, ...], zones: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in names]
+    return tuple(relative + zone for relative in below for zone in zones)
 
 
 def _answers(guest: Guest | None) -> object:
