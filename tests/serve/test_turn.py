@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vmdns.serve.turn import LONG_SECONDS, SHORT_SECONDS, long_turns, short_turns
+from vmdns.serve.turn import LONG_SECONDS, NICER, SHORT_SECONDS, long_turns, short_turns
 
 GETATTR = {"x86_64": 315, "aarch64": 275}
 GET_TIMERSLACK = 30
@@ -31,12 +31,28 @@ def attributes() -> tuple[int, ...]:
     return policy, nice, turn, system.prctl(GET_TIMERSLACK, 0, 0, 0, 0)
 
 
+def may_be_less_nice() -> bool:
+    """Whether this user may lower the nice value of a thread, tried in one."""
+    found: list[bool] = []
+
+    def work() -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - 1)
+        except PermissionError:
+            found.append(False)
+        else:
+            found.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 @pytest.mark.parametrize(
     ("ask", "seconds", "slack"), [(short_turns, SHORT_SECONDS, 1), (long_turns, LONG_SECONDS, None)]
 )
-def test_one_thread_gets_them_and_nothing_else_of_it_changes(
-    ask: Callable[[], bool], seconds: float, slack: int | None
-) -> None:
+def test_one_thread_gets_them_and_no_other(ask: Callable[[], bool], seconds: float, slack: int | None) -> None:
     found: list[object] = []
 
     def work() -> None:
@@ -50,7 +66,8 @@ def test_one_thread_gets_them_and_nothing_else_of_it_changes(
     (policy, nice, _, timers), took, after = found  # type: ignore[misc]
     if not took:
         pytest.skip("this system has no sched_setattr, or forbids it")
-    assert after[:2] == (policy, nice) == (os.SCHED_OTHER, 3)
+    assert (policy, nice) == (os.SCHED_OTHER, 3)
+    assert after[:2] == (policy, nice - NICER if ask is short_turns and may_be_less_nice() else nice)
     assert after[2] in (0, round(seconds * 1e9))  # 0 before Linux 6.12
     assert after[3] == (timers if slack is None else slack)
     assert attributes() == before
