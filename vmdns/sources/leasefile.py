@@ -8,7 +8,7 @@ just as VBoxNetDHCP writes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 from itertools import islice
@@ -28,6 +28,7 @@ _KEYS = ("mac", "state", "address", "issued", "expiration")
 
 # Each entry's text, up to its end tag, and the lease that it is.
 Entries = dict[bytes, Lease | None]
+Rest = Callable[[], object]
 # What VBoxNetDHCP writes. An entry is whole elements, and nothing in it means anything else to a parser of XML.
 _VALUE, _SPACE = rb'"([ !#-%\'-;=-~]*)"', rb"[ \t\r\n]*"
 _HEAD = re.compile(rb'<\?xml version="1\.0"\?>' + _SPACE + rb'<Leases version="1\.0">')
@@ -43,20 +44,23 @@ class Damaged(ValueError):
     """The file is no lease file; what it said before stays in force."""
 
 
-def parse_leases(data: bytes, network: str, known: Entries | None = None) -> tuple[Lease, ...]:
+def parse_leases(
+    data: bytes, network: str, known: Entries | None = None, rest: Rest = lambda: None
+) -> tuple[Lease, ...]:
     """The acknowledged leases in a lease file, in the file's order; one MAC may have several. Raises `Damaged`.
 
     `expiration` is a lifetime in seconds from `issued` (Unix seconds). An entry without a state, from old
     versions of VirtualBox, counts as expired, as VirtualBox itself takes it.
-    known: the entries that this file had before, which becomes those that it has now.
+    known: the entries that this file had before, which becomes those that it has now. rest: called after each entry
+    that was not among them, for who lets others go between.
     """
     if len(data) > MAX_BYTES:
         raise Damaged(f"larger than {MAX_BYTES} bytes")
-    found = _quickly(data, network, {} if known is None else known)
+    found = _quickly(data, network, {} if known is None else known, rest)
     return _thoroughly(data, network) if found is None else found
 
 
-def _quickly(data: bytes, network: str, known: Entries) -> tuple[Lease, ...] | None:
+def _quickly(data: bytes, network: str, known: Entries, rest: Rest) -> tuple[Lease, ...] | None:
     """The same; None where the file is not just as VBoxNetDHCP writes it."""
     head = _HEAD.match(data)
     if head is None:
@@ -74,6 +78,7 @@ def _quickly(data: bytes, network: str, known: Entries) -> tuple[Lease, ...] | N
             return None
         mac, _, _, *others = (one.decode("ascii") for one in entry.groups(b""))
         entries[text] = _lease(network, mac, *others)
+        rest()
     known.clear()
     known.update(entries)
     return _bounded(entries[text] for text in texts)
@@ -160,9 +165,10 @@ def _is_usable(address: str) -> bool:
     return not (there.is_unspecified or there.is_loopback or there.is_multicast)
 
 
-def read_leases(path: Path, known: Entries | None = None) -> tuple[Lease, ...]:
-    """Reads one lease file. known: see `parse_leases`. Raises `FileNotFoundError`, another `OSError`, or `Damaged`.
+def read_leases(path: Path, known: Entries | None = None, rest: Rest = lambda: None) -> tuple[Lease, ...]:
+    """Reads one lease file. known, rest: see `parse_leases`.
 
-    Only a regular file is read, and never more than its bound: the folder is the user's, its content is not.
+    Only a regular file is read, and never more than its bound: the folder is the user's, its content is not. Raises
+    `FileNotFoundError`, another `OSError`, or `Damaged`.
     """
-    return parse_leases(read_regular(path, MAX_BYTES), path.name.removesuffix(SUFFIX), known)
+    return parse_leases(read_regular(path, MAX_BYTES), path.name.removesuffix(SUFFIX), known, rest)

@@ -19,6 +19,7 @@ from watchdog.observers.polling import PollingObserver
 from vmdns.core.model import Lease
 from vmdns.sources.files import CHANGES
 from vmdns.sources.leasefile import SUFFIX, Damaged, Entries, read_leases
+from vmdns.sources.rests import Rests
 
 # A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
 RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
@@ -157,7 +158,7 @@ class LeaseWatcher:
         """Reads one file: whether that is settled, and whether its leases changed."""
         before = self._files.get(name, ())
         try:
-            self._files[name] = read_leases(self.folder / name, self._entries.setdefault(name, {}))
+            self._files[name] = read_leases(self.folder / name, self._entries.setdefault(name, {}), Rests())
             self._note(name, "")
             return True, self._files[name] != before
         except FileNotFoundError:
