@@ -342,7 +342,8 @@ async def test_a_thousand_vms_that_start_and_stop_are_no_storm_on_the_link(bench
 @on_a_clock
 async def test_vms_are_told_at_once_and_what_changes_on_and_on_once_a_second(bench: Bench) -> None:
     link = Link_()
-    announcing = Announcing(link, lambda: bench.table.snapshot)  # type: ignore[arg-type]
+    kept: list[int] = []
+    announcing = Announcing(link, lambda: bench.table.snapshot, kept.append)  # type: ignore[arg-type]
     announcing.configure(names=True, relay=False)
     bench.table.subscribe(lambda news: announcing.changed(news.moved if news.names is not None else None))
     bench.table.put("networks", {str(n): one for n, one in enumerate((*NETWORKS, HERE))})
@@ -361,6 +362,7 @@ async def test_vms_are_told_at_once_and_what_changes_on_and_on_once_a_second(ben
     await asyncio.sleep(1.1)
     assert 0 < link.changes - told <= 12 * 2 * 50, "a VM has two names"
     assert all(link.responder.holds(to_wire(f"vm{n}.local")) for n in range(50)), "the last change is told"
+    assert sum(kept) > 0, "the collector of garbage has to know"
     announcing.close()
 
 
