@@ -24,7 +24,7 @@ WATCHDOG_SECONDS = 60
 # one.
 _OPEN_FILES = 8192
 
-# sched_setattr is for serve/turn.py alone.
+# sched_setattr and LimitNICE are for serve/turn.py alone.
 _CONFINED = """\
 AmbientCapabilities=CAP_NET_BIND_SERVICE
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
@@ -59,6 +59,7 @@ SystemCallErrorNumber=EPERM
 KeyringMode=private
 UMask=0077
 LimitNOFILE={files}
+LimitNICE=-5
 TasksMax=256
 """
 
