@@ -12,13 +12,16 @@ WORK_SECONDS, REST_SECONDS = 0.001, 0.001
 
 
 class Rests:
-    """Rests for a millisecond after each one of a piece of work that begins now. Used by one thread."""
+    """Rests for a millisecond after each one of a piece of work, from the first call on. Used by one thread."""
 
     def __init__(self) -> None:
-        self._end = time.perf_counter() + WORK_SECONDS
+        self._end: float | None = None
 
     def __call__(self) -> None:
         """To be called often: rests where it is time to."""
-        if time.perf_counter() > self._end:
+        now = time.perf_counter()
+        if self._end is None:
+            self._end = now + WORK_SECONDS
+        elif now > self._end:
             time.sleep(REST_SECONDS)
             self._end = time.perf_counter() + WORK_SECONDS
