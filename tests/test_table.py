@@ -26,7 +26,8 @@ class Bench:
         self.loop = asyncio.get_running_loop()
         self.ahead = 0.0
         self.told: list[tuple[float, list[Change]]] = []
-        self.table = Table(Policy(), self.wall)
+        self.kept: list[int] = []
+        self.table = Table(Policy(), self.wall, self.kept.append)
         self.table.subscribe(lambda news: self.told.append((round(self.loop.time(), 6), news.changes)))
 
     def wall(self) -> float:
@@ -382,3 +383,16 @@ def test_what_fails_leaves_the_clock_of_the_leases_running(what: str) -> None:
         bench.table.close()
 
     clock.run(main())
+
+
+@on_a_clock
+async def test_what_is_kept_is_told_bit_by_bit(bench: Bench) -> None:
+    """So that nobody has to look at all of 10,000 VMs at once (garbage.py)."""
+    bench.put("networks", *NETWORKS)
+    bench.put("virtualbox", *[vm(n, f"vm{n}") for n in range(100)])
+    await bench.table.settled()
+    assert sum(bench.kept) > 100 * 10
+    assert max(bench.kept) <= 50
+    bench.kept.clear()
+    bench.put("virtualbox", *[vm(n, f"vm{n}") for n in range(100)])
+    assert bench.kept == [], "it is as it was"

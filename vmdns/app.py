@@ -28,7 +28,7 @@ from vmdns.core.sparing import Sparing
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import AAAA, A, Record
 from vmdns.discovery import Discovery, Source
-from vmdns.garbage import OF_VM, Garbage
+from vmdns.garbage import Garbage
 from vmdns.host.ambient import keep_to_ourselves
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
@@ -94,7 +94,7 @@ class App:
         self._listens: object = None
         self._hosts = Hosts()
         self._records = _records(config)
-        self.table = Table(self._policy())
+        self.table = Table(self._policy(), grown=self._garbage.grown)
         self._telling = Slices(self._tell_one)
         self.table.subscribe(self._tell)
         self.discovery = Discovery(self.table, say, self._first_look_is_over, lambda source: self._admission.looked())
@@ -383,7 +383,6 @@ class App:
         if news.names is None or news.moved:
             self._announce(news.moved if news.names is not None else None)
         self._telling.add(news.moved.values())
-        self._garbage.grown(OF_VM * news.others)
         now = time.time()
         problems = self.table.snapshot.problems
         if problems != self._problems:

@@ -11,7 +11,6 @@ import gc
 
 COLLECT_SECONDS = 60.0
 MANY = 2_000  # objects that were made and stay: to look at them takes a millisecond
-OF_VM = 20  # objects that a VM is made of
 _NEVER = 1_000_000
 
 

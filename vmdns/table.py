@@ -22,6 +22,7 @@ from vmdns.slices import sliced
 # Changes that come together are built together: a few milliseconds later, in a storm of them once in the longer time.
 DEBOUNCE_SECONDS = 0.003
 LONGEST_DEBOUNCE = 0.02
+OF_FACT, OF_STEP = 10, 4  # objects that are kept of a fact, and of a step of a build: VMs, mostly
 SERIAL_SECONDS = 1.0  # between two serials: else they overtake the clock that a restart begins with
 
 
@@ -36,11 +37,10 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class News:
     """What a new snapshot changed: the names (wire) that are answered otherwise, None where it may be any; the VMs that
-    answer otherwise, before and after, by UUID; how many VMs are other ones in whatever way."""
+    answer otherwise, before and after, by UUID."""
 
     names: frozenset[bytes] | None
     moved: Mapping[str, Moved]
-    others: int = 0
 
     @property
     def changes(self) -> list[Change]:
@@ -50,11 +50,17 @@ class News:
 
 
 class Table:
-    """Holds facts by source, builds when they changed, and tells listeners what changed. Used by one thread."""
+    """Holds facts by source, builds when they changed, and tells listeners what changed. Used by one thread.
 
-    def __init__(self, policy: Policy, wall: Callable[[], float] = time.time) -> None:
+    grown hears how many objects are kept of it.
+    """
+
+    def __init__(
+        self, policy: Policy, wall: Callable[[], float] = time.time, grown: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._policy = policy
         self._wall = wall
+        self._grown = grown
         self._facts: dict[str, dict[str, Fact]] = {}
         self._others: dict[tuple[str, str], Fact] = {}
         self._parts: dict[str, set[str]] = {}  # what a source has told so far, of a report in parts
@@ -116,6 +122,7 @@ class Table:
             if before == fact:
                 continue
             changed = True
+            self._grown(OF_FACT)
             if not ends and not isinstance(fact or before, Lease | Neighbour):  # those mean the same without the rest
                 self._maker.hold(source, True)
             self._maker.put((source, key), before, fact)
@@ -212,6 +219,7 @@ class Table:
         try:
             self._turns = self._maker.turns()
             async for built in sliced(self._turns):
+                self._grown(OF_STEP)
                 if built is not None:
                     self._publish(built)
         except Exception as error:
@@ -238,7 +246,7 @@ class Table:
         if built.names is None or built.names:
             self._count_up()
         self.snapshot = made.numbered(self._serial)
-        self._tell(News(built.names, built.moved, built.others))
+        self._tell(News(built.names, built.moved))
 
     def _tell(self, news: News) -> None:
         for listener in self._listeners:
