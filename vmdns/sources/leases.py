@@ -184,9 +184,11 @@ class LeaseWatcher:
 
     def _facts(self) -> dict[str, Lease]:
         found = (lease for file in self._files.values() for lease in file)
-        return {
-            f"lease:{one.network} {one.mac} {one.address}": one for one in sorted(found, key=lambda one: one.issued)
-        }
+        facts, rest = dict[str, Lease](), Rests()
+        for one in sorted(found, key=lambda one: one.issued):
+            facts[f"lease:{one.network} {one.mac} {one.address}"] = one
+            rest()
+        return facts
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
