@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 # So long the loop is held at once, and two or three times as long where threads want the interpreter's lock.
-SLICE_SECONDS = 0.001
+SLICE_SECONDS = 0.0005
 # Windows would sleep for 15 ms.
 REST_SECONDS = 0.001 if sys.platform != "win32" else 0.0
 
