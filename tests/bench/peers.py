@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmdns-bench"
 PROGRAMS = {"dnsmasq": "dnsmasq", "unbound": "unbound", "Knot": "knotd"}
 PACKAGES = ("dnsmasq-base", "unbound", "knot")
-SETTLE_SECONDS, LOOK_SECONDS = 180.0, 0.2
+SETTLE_SECONDS, LOOK_SECONDS = 180.0, 0.5
 PATIENCE = 60.0  # seconds until a server that does not answer is a failure
 
 
@@ -112,7 +112,7 @@ class Server:
         for _ in range(int(SETTLE_SECONDS / LOOK_SECONDS)):
             before = cpu(pids)
             time.sleep(LOOK_SECONDS)
-            if cpu(pids) - before < 0.02 * LOOK_SECONDS:
+            if cpu(pids) - before < 0.01 * LOOK_SECONDS:
                 return
 
     def stop(self) -> None:
