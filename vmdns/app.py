@@ -463,7 +463,7 @@ def run(config: Config, config_path: Path | None, options: Options, say: Say) ->
     _allow_sockets()
     keep_to_ourselves()
     long_turns()
-    sys.setswitchinterval(0.0001)
+    sys.setswitchinterval(0.0001)  # where one thread serves all listeners, it has its own times (serve/udp.py)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(main())

@@ -1,7 +1,8 @@
 """Which threads the system lets go first, where several want the same core (Linux).
 
-A thread that asks for short turns goes before those with longer ones as soon as it wakes, and gets no more of the
-processor for it (EEVDF, since Linux 6.12): sched_setattr(2), which takes no right. An earlier Linux ignores it.
+A thread that asks for short turns goes before those with longer ones as soon as it wakes (EEVDF, since Linux 6.12):
+sched_setattr(2), which takes no right. An earlier Linux ignores it. More of the processor takes a right, and is asked
+for beside it.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def parse_leases(
     `expiration` is a lifetime in seconds from `issued` (Unix seconds). An entry without a state, from old
     versions of VirtualBox, counts as expired, as VirtualBox itself takes it.
     known: the entries that this file had before, which becomes those that it has now. rest: called after each entry
-    that was not among them, for who lets others go between.
+    that was not among them, where the file is just as VBoxNetDHCP writes it, for who lets others go between.
     """
     if len(data) > MAX_BYTES:
         raise Damaged(f"larger than {MAX_BYTES} bytes")
