@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shutil
@@ -155,6 +156,28 @@ def test_ctrl_c_stops_it_too(runs: Any) -> None:
     run = runs()
     run.saw("ready:")
     assert run.stop(signal.SIGINT) == 0
+
+
+def test_config_shows_the_options_of_the_running_server(runs: Any, short: Path) -> None:
+    config = _config(short, "hosts = false\n")
+    run = runs("--config", str(config), "--upstream", "127.0.0.1:9")
+    port = run.port
+    shown = run.command("config")
+    assert shown.returncode == 0, shown.stderr
+    assert '# Set by --upstream\nupstreams = ["127.0.0.1:9"]\n' in shown.stdout
+    assert '# Set by --listen\nlisten = ["127.0.0.1:0"]\n' in shown.stdout
+    assert f"# Set by {config}, line 1\nhosts = false\n" in shown.stdout
+    before = len(run.lines)
+    config.write_text("hosts = 1\n")
+    run.saw("stays in force", before)
+    wrong = run.command("config")
+    assert (wrong.returncode, "hosts = false" in wrong.stdout) == (1, True)
+    assert f"{config}, line 1: hosts: true or false is expected" in wrong.stderr
+    assert run.stop() == 0
+    alone = run.command("config", "--json")
+    assert json.loads(alone.stdout)["running"] is False
+    assert "no vmdns runs; these are the defaults" in alone.stderr
+    assert port
 
 
 def test_a_config_is_followed_and_a_broken_one_changes_nothing(runs: Any, short: Path) -> None:

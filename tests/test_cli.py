@@ -21,7 +21,7 @@ import vmdns
 from vmdns import arguments as arguments_module
 from vmdns import cli, client
 from vmdns.arguments import build_parser
-from vmdns.config import Config, Options, parse
+from vmdns.config import Config, Options, parse, values_in_force
 from vmdns.config_values import Listen
 from vmdns.core.records import check_records
 from vmdns.core.upstream import Upstream
@@ -108,7 +108,7 @@ def test_help(command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsy
     shown = capsys.readouterr().out
     assert "examples:" in shown or not command or command == "status"
     if command != "completion":
-        assert re.search(r"exit status:\n +0", shown) or command == "config"
+        assert re.search(r"exit status:\n +0", shown)
     if columns == "80":
         assert max(map(len, shown.splitlines())) <= 80
 
@@ -396,7 +396,7 @@ def test_names_of_strangers_do_not_steer_the_terminal(run: Run) -> None:
 
 def test_config(run: Run, tmp_path: Path) -> None:
     status, out, err = run("config")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "vmdns: no vmdns runs; these are the defaults: there is no vmdns.toml\n")
     assert parse(out, "", check_records) == Config()
     file = tmp_path / "vmdns.toml"
     file.write_text("[limits]\nttl = 9")
@@ -407,6 +407,32 @@ def test_config(run: Run, tmp_path: Path) -> None:
     status, out, err = run("config", "--config", str(file))
     assert (status, out) == (1, "")
     assert err == f"vmdns: {file}, line 2: limits.ttl: -1 is out of bounds; write a number from 0 to 3600 s\n"
+
+
+def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
+    config = parse("wildcards = false\n[limits]\nttl = 9", "/etc/x.toml", check_records)
+    config = config.with_options(Options(upstreams=("192.0.2.9",)))
+    values = values_in_force(config)
+    values["listen"]["now"] = "127.0.0.1 port 53"
+    response = {"running": True, "file": "/etc/x.toml", "fault": "", "values": values}
+    with serving(Fake({"config": response})):
+        status, out, err = run("config")
+        assert (status, err) == (0, "")
+        assert parse(out, "", check_records) == config
+        assert '# Set by --upstream\nupstreams = ["192.0.2.9:53"]\n' in out
+        assert "# Set by /etc/x.toml, line 1\nwildcards = false\n" in out
+        assert "# Set by /etc/x.toml, line 3\nttl = 9\n" in out
+        assert "# In force now: 127.0.0.1 port 53\nlisten = []\n" in out
+        status, out, err = run("config", "--json")
+        assert (status, json.loads(out)["values"]["upstreams"]["from"]) == (0, "--upstream")
+        # A file that is named is shown, whatever runs.
+        (tmp_path / "own.toml").write_text("hosts = false")
+        status, out, err = run("config", "--config", str(tmp_path / "own.toml"))
+        assert (status, err, parse(out, "", check_records)) == (0, "", Config(hosts=False))
+    with serving(Fake({"config": {**response, "fault": "/etc/x.toml, line 4: no"}})):
+        status, out, err = run("config")
+        assert (status, parse(out, "", check_records)) == (1, config)
+        assert err == "vmdns: /etc/x.toml, line 4: no; the values before stay in force\n"
 
 
 def test_completion(run: Run) -> None:

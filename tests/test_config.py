@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 import tempfile
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, Options, load, parse, render
+from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, Options, load, parse, render, values_in_force
 from vmdns.config_values import Listen, address_and_port
 from vmdns.core.limits import LIMITS, Limits
 from vmdns.core.records import check_records
@@ -320,19 +321,33 @@ CONFIGS = st.builds(
 
 @given(CONFIGS)
 def test_what_is_rendered_is_read_back(config: Config) -> None:
-    assert read(render(config)) == config
+    assert read(render(values_in_force(config))) == config
 
 
 def test_rendered_comments_tell_default_unit_and_range() -> None:
-    shown = render(read("[limits]\nttl = 7"))
-    assert "# Default: 5 s, from 0 to 3600\nttl = 7\n" in shown
+    shown = render(values_in_force(read("[limits]\nttl = 7")))
+    assert "# Default: 5 s, from 0 to 3600\n# Set by vmdns.toml, line 2\nttl = 7\n" in shown
     assert "# Default: 10000 entries, from 0 to 1000000\n" in shown
     for key, about in KEYS.items():
         assert about.about[1:] in shown, key
 
 
+def test_each_value_says_where_it_was_set() -> None:
+    text = 'zones = ["lab"]\nlimits = {ttl = 9}\n[forward]\n"corp.example" = ["192.0.2.1"]'
+    config = read(text).with_options(Options(reader="api"))
+    values = values_in_force(config)
+    assert {key: one["from"] for key, one in values.items() if one["from"] != "default"} == {
+        "zones": "vmdns.toml, line 1",
+        "limits.ttl": "vmdns.toml, line 2",
+        "forward": "vmdns.toml, line 3",
+        "reader": "--reader",
+    }
+    assert read(render(values)) == config
+    assert json.loads(json.dumps(values)) == values
+
+
 def test_keys_limits_and_defaults_are_one() -> None:
-    assert list(KEYS) == [field.name for field in fields(Config)]
+    assert list(KEYS) == [field.name for field in fields(Config) if field.compare]
     assert list(LIMITS) == [field.name for field in fields(Limits)]
     for key, bounds in LIMITS.items():
         assert getattr(Limits(), key) == bounds.default
@@ -352,7 +367,7 @@ def table_rows() -> dict[str, list[str]]:
 def test_docs_name_every_key_with_its_default() -> None:
     rows = table_rows()
     assert set(rows) == set(KEYS) - {"limits"} | set(LIMITS)
-    default = tomllib.loads(render(Config()))
+    default = tomllib.loads(render(values_in_force(Config())))
     for key in set(KEYS) - {"limits", "forward"}:
         assert tomllib.loads(f"x = {rows[key][0].strip('`')}")["x"] == default[key], key
     for key, bounds in LIMITS.items():

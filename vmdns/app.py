@@ -58,7 +58,7 @@ class App:
 
     def __init__(self, config: Config, config_path: Path | None, options: Options, say: Say) -> None:
         self.config = config
-        self._path = config_path
+        self.config_path = config_path
         self._options = options
         self._say = say
         self.started = time.time()
@@ -328,8 +328,8 @@ class App:
     def _watch_files(self) -> None:
         troubles = self._files.add([hostsfile.path()], lambda: self._spawn(self._read_hosts()))
         troubles += self._files.add(watched(), lambda: self._spawn(self._read_upstreams()))
-        if self._path is not None:
-            troubles += self._files.add([self._path], self._reload)
+        if self.config_path is not None:
+            troubles += self._files.add([self.config_path], self._reload)
         try:
             self._files.start()
         except OSError as error:
@@ -339,9 +339,9 @@ class App:
 
     def _reload(self) -> None:
         """The configuration file changed: what is right is applied at once, what is wrong changes nothing."""
-        assert self._path is not None
+        assert self.config_path is not None
         try:
-            fresh = load(self._path, check_records).with_options(self._options)
+            fresh = load(self.config_path, check_records).with_options(self._options)
         except ConfigMissing:
             fresh = Config().with_options(self._options)
         except ConfigError as error:
@@ -364,7 +364,7 @@ class App:
         source = ("reader", "vbox_home")
         if any(getattr(fresh, key) != getattr(before, key) for key in source):
             self.discovery.start(fresh)
-        self._say(f"the configuration was read again: {self._path}")
+        self._say(f"the configuration was read again: {self.config_path}")
 
     # -- what is told -----------------------------------------------------------------------------------------
 

@@ -168,15 +168,24 @@ exit status:
 """
 
 _CONFIG = """\
-Shows the configuration in force, defaults included, as a vmdns.toml that you
-can copy from. A wrong file is an error that says the file, the line, the key
-and what would be right.
+Shows the configuration in force in the running vmdns, its command-line options
+included, as a vmdns.toml that you can copy from: each value with its default,
+where it was set, and what vmdns chose where the value leaves that open.
+
+When no vmdns runs, and with --config, it shows the values of the file. A wrong
+file is an error that says the file, the line, the key and what would be right.
 """
 
 _CONFIG_EXAMPLES = """\
 examples:
   vmdns config
   vmdns config --config new.toml && cp new.toml ~/.config/vmdns/vmdns.toml
+  vmdns config --json | jq -r .values.zones.from
+
+exit status:
+  0  done
+  1  the file is wrong; the reason is on standard error
+  2  the command line is wrong
 """
 
 _COMPLETION = """\
@@ -288,6 +297,8 @@ def build_parser() -> argparse.ArgumentParser:
     _reader(doctor)
 
     config = command("config", "show the configuration in force", _CONFIG, _CONFIG_EXAMPLES)
+    _json(config)
+    _home(config)
     _file(config)
 
     completion = command("completion", "print a script that completes commands", _COMPLETION, _COMPLETION_EXAMPLES)

@@ -232,11 +232,16 @@ def _wire(arguments: Namespace) -> int:
 
 
 def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
+    return _request_if_any(arguments, {"do": "status"})
+
+
+def _request_if_any(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any] | None:
+    """The response of the running vmdns, None where none runs."""
     from vmdns import client
     from vmdns.serve.control_client import ControlError, NotRunning
 
     try:
-        return _sound(client.request(arguments.vbox_home, {"do": "status"}))
+        return _sound(client.request(arguments.vbox_home, message))
     except NotRunning:
         return None
     except ControlError as error:
@@ -353,10 +358,22 @@ def _agreed(arguments: Namespace) -> bool:
 
 
 def _config(arguments: Namespace) -> int:
-    from vmdns.config import render
+    from vmdns.config import render, values_in_force
 
-    config, _ = _configuration(arguments.config)
-    print(render(config), end="")
+    response = None if arguments.config else _request_if_any(arguments, {"do": "config"})
+    if response is None:
+        config, path = _configuration(arguments.config)
+        file = str(path) if path is not None and path.exists() else ""
+        response = {"running": False, "file": file, "fault": "", "values": values_in_force(config)}
+        if not arguments.config:
+            what = f"the values of {file}" if file else "the defaults: there is no vmdns.toml"
+            print(f"vmdns: no vmdns runs; these are {safe(what)}", file=sys.stderr)
+    if arguments.json:
+        _show(arguments, response, lambda look: [])
+    else:
+        print(render(response["values"]), end="")
+    if response["fault"]:
+        raise _Fail(f"{response['fault']}; the values before stay in force")
     return DONE
 
 

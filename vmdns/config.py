@@ -18,6 +18,7 @@ from vmdns import config_values as values
 from vmdns.config_values import Listen
 from vmdns.core import name
 from vmdns.core.limits import LIMITS, Limits
+from vmdns.core.plain import safe
 from vmdns.core.upstream import Upstream
 from vmdns.toml_text import key_lines, quoted, quoted_lines
 
@@ -66,6 +67,8 @@ class Config:
     records: str = ""
     forward: tuple[tuple[str, tuple[Upstream, ...]], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    # Where each value that is not the default comes from: "FILE, line 3" or the option. Not part of the value.
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def zone_names(self) -> tuple[bytes, ...]:
@@ -80,6 +83,7 @@ class Config:
     def with_options(self, options: Options) -> Config:
         """This with the options of the command line laid over it. Raises `ConfigError` that names the option."""
         changed: dict[str, Any] = {}
+        origins = dict(self.origins)
         for key, option in _OPTIONS.items():
             given = getattr(options, key)
             if given:
@@ -87,7 +91,8 @@ class Config:
                     changed[key] = KEYS[key].read(list(given) if isinstance(given, tuple) else given)
                 except ValueError as error:
                     raise ConfigError(f"{option}: {error}") from None
-        return replace(self, **changed)
+                origins[key] = option
+        return replace(self, **changed, origins=origins)
 
 
 _OPTIONS = {
@@ -173,7 +178,9 @@ def parse(text: str, file: str, check_records: CheckRecords) -> Config:
             raise wrong(f"{key}.{error.key}", str(error) or _unknown(error.key, LIMITS)) from None
         except ValueError as error:
             raise wrong(key, str(error)) from None
-    config = Config(**read)
+    given = [key for key in tree if key != "limits"] + [f"limits.{key}" for key in tree.get("limits", ())]
+    line_of = {key: lines.get(key) or lines.get(key.split(".")[0], 1) for key in given}
+    config = Config(**read, origins={key: f"{file}, line {line}" for key, line in line_of.items()})
     for domain, _ in config.forward:
         if domain in config.zones:
             what = "this is a zone of vmdns, whose names are never forwarded; take it out here or out of zones"
@@ -222,24 +229,43 @@ def _line_of_record(text: str, lines: Mapping[str, int], message: str) -> int:
     return start + int(found[1]) - (1 if opening[2] else 0)
 
 
-def render(config: Config) -> str:
-    """The whole configuration as TOML, each value with its meaning, default and range; `parse` gives it back."""
-    default = Config()
-    out = ["# The configuration in force. Docs: docs/configuration.md", ""]
-    for key, about in KEYS.items():
-        if key in ("forward", "limits"):
-            continue
-        out += [f"# {_sentence(about.about)} Default: {_toml(getattr(default, key))}"]
-        out += [f"{key} = {_toml(getattr(config, key))}", ""]
-    out += [f"# {_sentence(KEYS['forward'].about)} Default: none", "[forward]"]
-    out += [f"{quoted(domain)} = {_toml(upstreams)}" for domain, upstreams in config.forward]
+def values_in_force(config: Config) -> dict[str, dict[str, Any]]:
+    """Each value by its key (`zones`, `limits.ttl`) as JSON, and under `from` where it comes from."""
+    found: dict[str, Any] = {key: _json(getattr(config, key)) for key in KEYS if key not in ("forward", "limits")}
+    found["forward"] = {domain: _json(upstreams) for domain, upstreams in config.forward}
+    found.update({f"limits.{one.name}": getattr(config.limits, one.name) for one in fields(Limits)})
+    return {key: {"value": value, "from": config.origins.get(key, "default")} for key, value in found.items()}
+
+
+def _json(value: object) -> object:
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return value if isinstance(value, bool | str) else "" if value is None else str(value)
+
+
+def render(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `values_in_force` returns as TOML, each value with its meaning, default, range and origin, and under `now`
+    what is chosen where the value leaves that open. `parse` reads it."""
+    default = values_in_force(Config())
+    out = []
+    for key in KEYS:
+        if key not in ("forward", "limits"):
+            out += [f"# {_sentence(KEYS[key].about)} Default: {_toml(default[key]['value'])}", *_origin(values[key])]
+            out += [f"{key} = {_toml(values[key]['value'])}", ""]
+    out += [f"# {_sentence(KEYS['forward'].about)} Default: none", *_origin(values["forward"]), "[forward]"]
+    out += [f"{quoted(domain)} = {_toml(upstreams)}" for domain, upstreams in values["forward"]["value"].items()]
     out += ["", f"# {_sentence(KEYS['limits'].about)}", "[limits]"]
     for one in fields(Limits):
-        limit = LIMITS[one.name]
+        limit, value = LIMITS[one.name], values[f"limits.{one.name}"]
         out.append(f"# {_sentence(limit.about)}")
         out.append(f"# Default: {limit.default:.10g} {limit.unit}, from {limit.least:.10g} to {limit.most:.10g}")
-        out.append(f"{one.name} = {_toml(getattr(config.limits, one.name))}")
+        out += [*_origin(value), f"{one.name} = {_toml(value['value'])}"]
     return "\n".join(out) + "\n"
+
+
+def _origin(value: Mapping[str, Any]) -> list[str]:
+    lines = [] if value["from"] == "default" else [f"# Set by {safe(value['from'])}"]
+    return lines + ([f"# In force now: {safe(value['now'])}"] if value.get("now") else [])
 
 
 def _sentence(text: str) -> str:
@@ -254,11 +280,7 @@ def _toml(value: object) -> str:
             return str(int(value))
         case int() | float():
             return repr(value)
-        case Upstream() | Listen():
-            return quoted(str(value))
-        case tuple():
+        case list():
             return "[" + ", ".join(_toml(item) for item in value) + "]"
-        case None:
-            return '""'
         case _:
             return quoted_lines(str(value))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmdns import __version__, report
 from vmdns.asking import ask
+from vmdns.config import values_in_force
 from vmdns.core.model import to_json
 from vmdns.slices import sliced
 
@@ -41,6 +42,8 @@ class Requests:
                 return self._names()
             case "status":
                 return _soon(self.status())
+            case "config":
+                return _soon(self._config())
             case "facts":
                 return self._facts()
             case "ask":
@@ -109,6 +112,21 @@ class Requests:
             "forwarding": forwarder,
             "problems": problems,
         }
+
+    def _config(self) -> dict[str, Any]:
+        """The configuration in force, with what was chosen for values that leave it open."""
+        app, values = self._app, values_in_force(self._app.config)
+        now = {
+            "listen": [f"{one['address']} port {one['port']}" for one in app.listening.status()],
+            "upstreams": [one["address"] for one in app.forwarder.status().get("upstreams", [])],
+            "reader": [app.discovery.virtualbox["reader"]],
+            "vbox_home": [app.discovery.virtualbox["home"]],
+        }
+        for key, chosen in now.items():
+            if values[key]["from"] == "default":
+                values[key]["now"] = ", ".join(filter(None, chosen))
+        file = str(app.config_path) if app.config_path is not None and app.config_path.exists() else ""
+        return {"running": True, "file": file, "fault": app.config_error, "values": values}
 
     def _askers(self) -> list[dict[str, Any]]:
         now, wall = time.monotonic(), time.time()
