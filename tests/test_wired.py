@@ -207,5 +207,5 @@ def test_a_look_on_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     run(work())
     assert "wiring: have the DHCP of lab hand out 192.0.2.20, and search local and vm.internal" in said
-    assert any("NAT Network lab: shares 192.0.2.20 with others" in line for line in said)
+    assert any("NAT Network lab: shares 192.0.2.20 with other networks" in line for line in said)
     assert '<Option name="6" value="192.168.56.1" />' in box.file.read_text()

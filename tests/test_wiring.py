@@ -243,7 +243,7 @@ def test_without_the_right_networks_share_an_address(box: FakeBox, host: Host, e
     assert str(error) in lines[1]
     assert {one["wanted"] for one in done["networks"]} == {"192.0.2.20", "192.168.56.1", ""}
     assert wire().box.networks().servers["a \"b'/c"].name_servers == ("192.0.2.20",)
-    assert any("shares 192.0.2.20 with others" in note for note in done["notes"])
+    assert any("shares 192.0.2.20 with other networks" in note for note in done["notes"])
     assert told("apply", may=False)[1] == []
     told("undo")
     assert box.file.read_bytes() == before

@@ -149,9 +149,9 @@ exit status of status: 0 it runs, 3 it does not
 """
 
 _DOCTOR = """\
-Looks for what may keep somebody from an answer: on this computer, on each of
-VirtualBox's networks, and for each VM that runs. Each finding is a line; below
-it stands the command that mends it. It changes nothing.
+Looks for what stops names from resolving: on this computer, on each of
+VirtualBox's networks, and for each running VM. Each finding is a line, followed
+by the command that fixes it. Nothing is changed.
 
 To find out whether a DNS server answers names in local itself, it asks each
 upstream for one that nobody has.
@@ -291,7 +291,7 @@ def build_parser() -> argparse.ArgumentParser:
     _json(service)
     service.rest = "options"
 
-    doctor = command("doctor", "find what keeps somebody from an answer", _DOCTOR, _DOCTOR_EXAMPLES)
+    doctor = command("doctor", "find what stops names from resolving, and how to fix it", _DOCTOR, _DOCTOR_EXAMPLES)
     _json(doctor)
     _home(doctor)
     _reader(doctor)

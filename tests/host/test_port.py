@@ -174,8 +174,8 @@ def test_a_table_that_is_not_there_hides_no_other(monkeypatch: pytest.MonkeyPatc
     ("system", "error", "holder", "expected"),
     [
         ("linux", PermissionError(errno.EACCES, "x"), "",
-         "127.0.0.1 port 53 may not be bound: ports below 1024 need a right that this user lacks; "
-         "`sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53` gives it until the next boot"),
+         "127.0.0.1 port 53 may not be bound: you are not allowed to use ports below 1024; "
+         "`sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53` allows it until the next reboot"),
         ("darwin", PermissionError(errno.EACCES, "x"), "", "need root on this address; start vmdns with sudo -E"),
         ("win32", PermissionError(errno.EACCES, "x"), "", "netsh int ipv4 show excludedportrange protocol=udp"),
         ("linux", OSError(errno.EADDRINUSE, "x"), "systemd-resolve (pid 9)",

@@ -99,7 +99,7 @@ SHARED = Want("dhcp-group", "lab", options("192.0.2.20"))
         ([network("lab"), server("lab")], {"resolvers": ("127.0.0.53", "192.0.2.1")}, [GIVEN, WIRED], ""),
         ([network("lab"), server("lab")], {"resolvers": ("198.18.53.53",)}, [GIVEN, WIRED], ""),
         # Without the right to add an address: one that is there, and the one that is handed out stays.
-        ([network("lab"), server("lab")], UNABLE, [SHARED], "shares 192.0.2.20 with others"),
+        ([network("lab"), server("lab")], UNABLE, [SHARED], "shares 192.0.2.20 with other networks"),
         (
             [network("lab"), server("lab", inside=group("192.168.56.1"))], UNABLE,
             [Want("dhcp-group", "lab", options("192.168.56.1"))], "shares 192.168.56.1",

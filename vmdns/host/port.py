@@ -31,8 +31,8 @@ def why_not(error: OSError, address: str, port: int) -> str:
 def _missing_right(port: int, platform: str) -> str:
     if platform == "linux":
         return (
-            f"ports below 1024 need a right that this user lacks; "
-            f"`sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}` gives it until the next boot"
+            f"you are not allowed to use ports below 1024; "
+            f"`sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}` allows it until the next reboot"
         )
     if platform == "darwin":
         return "ports below 1024 need root on this address; start vmdns with sudo -E, or listen elsewhere with --listen"

@@ -151,8 +151,8 @@ def _nat(row: Row, net: NatNet, look: Look, own: str) -> None:
     elif look.hosts:
         row.server = next((one for one in row.now if one in look.hosts), look.hosts[0])
         row.notes.append(
-            f"shares {row.server} with others, so vmdns cannot tell whose question it is and answers what suits all; "
-            "the right to add an address (`vmdns wire --apply` in a terminal) gives it one of its own"
+            f"shares {row.server} with other networks, so vmdns cannot tell them apart and gives only addresses that "
+            "work for all; `vmdns wire --apply` in a terminal, which asks for your password, gives it its own address"
         )
     else:
         row.notes.append("this computer has no address that its guests could reach")
