@@ -20,12 +20,16 @@ RETRY_SECONDS = 5.0
 
 @dataclass(slots=True, eq=False)
 class Wanted:
-    """One address that was asked for: where it is listened on, and why not where it was asked."""
+    """One address that was asked for: where it is listened on, and why not where it was asked.
+
+    trouble says why it could not be bound, with the remedy; as long as it is set, binding is tried again. error is the
+    errno that it explains.
+    """
 
     listen: Listen
     listener: Listener | None = None
     trouble: str = ""
-    again: bool = False  # it may be free, or be there, later
+    error: int = 0
     followed: bool = False  # wanted because a network has it, not because it was asked for
 
 
@@ -82,12 +86,9 @@ class Listening:
         except OSError as error:
             if optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 return  # a host without IPv6
-            one.again = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
-            told, one.trouble = one.trouble, why_not(error, address, port)
+            self._explain(one, error)
             # Guests ask port 53 and no other.
             elsewhere = port == 53 and error.errno != errno.EADDRNOTAVAIL and not one.followed
-        if one.trouble != told:
-            self._say(one.trouble)
         for other in FALLBACK_PORTS if elsewhere else ():
             try:
                 self._take(one, bind(address, other))
@@ -96,6 +97,14 @@ class Listening:
                 continue
         if elsewhere:
             self._say(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {address} either")
+
+    def _explain(self, one: Wanted, error: OSError) -> None:
+        """Reports why the address cannot be bound, once for each kind of error."""
+        if one.trouble and one.error == error.errno:
+            return
+        one.error = error.errno or 0
+        one.trouble = why_not(error, *one.listen)
+        self._say(one.trouble)
 
     def _take(self, one: Wanted, listener: Listener) -> None:
         if one.listener is not None:
@@ -106,22 +115,23 @@ class Listening:
         self._say(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
 
     def _schedule(self) -> None:
-        """Looks every five seconds whether a port is free that another program held, or an address is there."""
+        """Tries every five seconds to bind what could not be bound: the user may have freed the port, allowed it, or
+        added the address."""
         if self._retry is not None:
             self._retry.cancel()
-        waiting = any(one.again for one in self._wanted)
-        self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again) if waiting else None
+        waiting = any(one.trouble for one in self._wanted)
+        self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again) if waiting else None
 
-    def _again(self) -> None:
+    def _try_again(self) -> None:
         before = self.own
         for one in self._wanted:
-            if not one.again:
+            if not one.trouble:
                 continue
             try:
                 listener = bind(*one.listen)
-            except OSError:
+            except OSError as error:
+                self._explain(one, error)
                 continue
-            one.again = False
             one.trouble = ""
             self._take(one, listener)
         self._schedule()
@@ -130,7 +140,7 @@ class Listening:
 
     def woke(self) -> None:
         """After a sleep, what could not be listened on is tried at once."""
-        self._again()
+        self._try_again()
 
     def status(self) -> list[dict[str, Any]]:
         """Each wanted address as JSON values."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmdns.host import port
-from vmdns.host.port import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, why_not
+from vmdns.host.port import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, systemd_unit, why_not
 
 LSOF = """p412
 cmDNSResponder
@@ -124,7 +124,7 @@ TCP6 = """  sl  local_address                         remote_address            
     ],
 )
 def test_proc_net(text: str, number: int, address: str, listening: bool, inodes: list[str]) -> None:
-    assert parse_proc_net(text, number, address, listening=listening) == inodes
+    assert list(parse_proc_net(text, number, address, listening=listening)) == inodes
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
@@ -170,30 +170,87 @@ def test_a_table_that_is_not_there_hides_no_other(monkeypatch: pytest.MonkeyPatc
         assert holder_of("127.0.0.1", one.getsockname()[1]).endswith(f"(pid {os.getpid()})")
 
 
+DNSMASQ = "0::/system.slice/dnsmasq.service\n"
+LIBVIRT = "0::/system.slice/libvirtd.service\n"
+OWN = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/coredns.service\n"
+SHELL = "0::/user.slice/user-1000.slice/session-2.scope\n"
+IN_USE, REFUSED = errno.EADDRINUSE, errno.EACCES
+
+
 @pytest.mark.parametrize(
-    ("system", "error", "holder", "expected"),
+    ("cgroup", "unit", "user"),
     [
-        ("linux", PermissionError(errno.EACCES, "x"), "",
+        (DNSMASQ, "dnsmasq.service", False),
+        ("0::/system.slice/system-kresd.slice/kresd@1.service\n", "kresd@1.service", False),
+        ("0::/system.slice/docker.service/inner\n", "docker.service", False),
+        (OWN, "coredns.service", True),
+        (SHELL, "", False),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/vte-spawn-7.scope\n", "", False),
+        ("0::/system.slice/docker-0a1b.scope\n", "", False),
+        ("4:memory:/x\n0::/\n", "", False),
+        ("", "", False),
+    ],
+)
+def test_the_service_of_a_process(cgroup: str, unit: str, user: bool) -> None:
+    assert systemd_unit(cgroup) == (unit, user)
+
+
+@pytest.mark.parametrize(
+    ("system", "error", "holder", "cgroup", "expected"),
+    [
+        ("linux", REFUSED, "", "",
          "127.0.0.1 port 53 may not be bound: you are not allowed to use ports below 1024; "
          "`sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53` allows it until the next reboot"),
-        ("darwin", PermissionError(errno.EACCES, "x"), "", "need root on this address; start vmdns with sudo -E"),
-        ("win32", PermissionError(errno.EACCES, "x"), "", "netsh int ipv4 show excludedportrange protocol=udp"),
-        ("linux", OSError(errno.EADDRINUSE, "x"), "systemd-resolve (pid 9)",
-         "127.0.0.1 port 53 is held by systemd-resolve (pid 9): choose another address with --listen, or set "
-         "DNSStubListener=no in /etc/systemd/resolved.conf"),
-        ("linux", OSError(errno.EADDRINUSE, "x"), "dnsmasq (pid 9)", "`sudo systemctl stop dnsmasq`, or choose"),
-        ("linux", OSError(errno.EADDRINUSE, "x"), "python3 (pid 9)", ": stop it, or choose another address"),
-        ("linux", OSError(errno.EADDRINUSE, "x"), "", "is held by another program: stop it"),
-        ("win32", OSError(errno.EADDRINUSE, "x"), "svchost.exe (pid 4)", "`Stop-Service SharedAccess`"),
-        ("darwin", OSError(errno.EADDRINUSE, "x"), "dnsmasq (pid 4)", ": stop it, or choose another address"),
-        ("linux", OSError(errno.EADDRNOTAVAIL, "x"), "", "53 cannot be bound: this host has no address 127.0.0.1"),
-        ("linux", OSError(errno.ENOBUFS, "No buffer space"), "", "127.0.0.1 port 53 cannot be bound: No buffer space"),
+        ("darwin", REFUSED, "", "", "macOS lets only root use a port below 1024 at a single address"),
+        ("win32", REFUSED, "", "", "netsh int ipv4 show excludedportrange protocol=udp"),
+        ("win32", REFUSED, "dns.exe (pid 4)", "", "127.0.0.1 port 53 is held by dns.exe (pid 4): stop it, or choose"),
+        ("linux", IN_USE, "systemd-resolve (pid 9)", "0::/system.slice/systemd-resolved.service\n",
+         "127.0.0.1 port 53 is held by systemd-resolve (pid 9): it belongs to systemd-resolved.service; choose another "
+         "address with --listen"),
+        ("linux", IN_USE, "dnsmasq (pid 9)", DNSMASQ, "`sudo systemctl stop dnsmasq.service`, or choose another"),
+        ("linux", IN_USE, "named (pid 9)", "0::/system.slice/named.service\n", "`sudo systemctl stop named.service`"),
+        ("linux", IN_USE, "dnsmasq (pid 9)", LIBVIRT, ": it belongs to libvirtd.service; choose another address"),
+        ("linux", IN_USE, "coredns (pid 9)", OWN, "`systemctl --user stop coredns.service`"),
+        ("linux", IN_USE, "dnsmasq (pid 9)", SHELL, ": stop it, or choose another address"),
+        ("linux", IN_USE, "", "", "is held by another program: stop it"),
+        ("win32", IN_USE, "svchost.exe (pid 4)", "", "`Stop-Service SharedAccess`"),
+        ("darwin", IN_USE, "dnsmasq (pid 4)", "", ": stop it, or choose another address"),
+        ("linux", errno.EADDRNOTAVAIL, "", "", "53 cannot be bound: this host has no address 127.0.0.1"),
+        ("linux", errno.ENOBUFS, "", "", "127.0.0.1 port 53 cannot be bound: No buffer space"),
     ],
 )  # fmt: skip
-def test_the_remedy(monkeypatch: pytest.MonkeyPatch, system: str, error: OSError, holder: str, expected: str) -> None:
+def test_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, system: str, error: int, holder: str, cgroup: str, expected: str
+) -> None:
     monkeypatch.setattr(port.sys, "platform", system)
     monkeypatch.setattr(port, "holder_of", lambda *_: holder)
-    assert expected in why_not(error, "127.0.0.1", 53)
+    monkeypatch.setattr(port, "_cgroup", lambda pid: cgroup)
+    monkeypatch.setattr(port, "_first_unprivileged_port", lambda: 1024)
+    assert expected in why_not(OSError(error, os.strerror(error)), "127.0.0.1", 53)
+
+
+def test_the_command_that_changes_nothing_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where every user may use the port already, something else forbids it."""
+    monkeypatch.setattr(port.sys, "platform", "linux")
+    monkeypatch.setattr(port, "_FIRST_PORT", tmp_path / "first")
+    for first, named in (("53\n", False), ("54\n", True), ("", True)):
+        (tmp_path / "first").write_text(first)
+        said = why_not(OSError(errno.EACCES, "x"), "127.0.0.1", 53)
+        assert ("sysctl" in said) is named
+        assert ("security policy" in said) is not named
+
+
+@linux
+def test_a_program_of_another_user_is_named_by_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port.Path, "iterdir", lambda self: iter(()))  # as where no other user's process can be seen
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        number = one.getsockname()[1]
+        import pwd
+
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        expected = f"a program of user {user} (`sudo ss -lntup 'sport = :{number}'` names it)"
+        assert holder_of("127.0.0.1", number) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,22 @@ import sys
 from ipaddress import ip_address
 from pathlib import Path
 
+# DNS servers that run as a systemd service of their own: stopping that service frees the port and harms nothing else.
+_DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd", "coredns", "adguardhome", "pihole-ftl")
+_FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
 
 def why_not(error: OSError, address: str, port: int) -> str:
-    """Why an address and port could not be bound, and the exact remedy."""
+    """Why an address and port could not be bound, and the exact remedy. vmdns binds again by itself (listening.py)."""
     what = f"{address} port {port}"
-    if error.errno in (errno.EACCES, errno.EPERM) or getattr(error, "winerror", 0) == 10013:
-        return f"{what} may not be bound: {_missing_right(port, sys.platform)}"
-    if error.errno == errno.EADDRINUSE or getattr(error, "winerror", 0) == 10048:
-        holder = holder_of(address, port)
+    refused = error.errno in (errno.EACCES, errno.EPERM) or getattr(error, "winerror", 0) == 10013
+    in_use = error.errno == errno.EADDRINUSE or getattr(error, "winerror", 0) == 10048
+    # Windows reports WSAEACCES (10013) too where another program has the port exclusively (SO_EXCLUSIVEADDRUSE).
+    holder = holder_of(address, port) if in_use or (refused and sys.platform == "win32") else ""
+    if holder or in_use:
         return f"{what} is held by {holder or 'another program'}: {_release(holder, sys.platform)}"
+    if refused:
+        return f"{what} may not be bound: {_missing_right(port, sys.platform)}"
     if error.errno == errno.EADDRNOTAVAIL or getattr(error, "winerror", 0) == 10049:
         return f"{what} cannot be bound: this host has no address {address}"
     return f"{what} cannot be bound: {error.strerror or error}"
@@ -30,24 +37,68 @@ def why_not(error: OSError, address: str, port: int) -> str:
 
 def _missing_right(port: int, platform: str) -> str:
     if platform == "linux":
+        if port >= _first_unprivileged_port():
+            return "a security policy forbids it (SELinux, AppArmor, or a setting of the service that started vmdns)"
         return (
-            f"you are not allowed to use ports below 1024; "
+            f"you are not allowed to use ports below {_first_unprivileged_port()}; "
             f"`sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}` allows it until the next reboot"
         )
     if platform == "darwin":
-        return "ports below 1024 need root on this address; start vmdns with sudo -E, or listen elsewhere with --listen"
-    return "Windows keeps this port back; see `netsh int ipv4 show excludedportrange protocol=udp`"
+        return (
+            "macOS lets only root use a port below 1024 at a single address; "
+            "this computer can use another port (`vmdns host`), guests cannot"
+        )
+    return "Windows reserves it: `netsh int ipv4 show excludedportrange protocol=udp` lists the reserved ports"
+
+
+def _first_unprivileged_port() -> int:
+    """The first port that needs no right (ip-sysctl: ip_unprivileged_port_start); 1024 where that cannot be read."""
+    try:
+        return int(_FIRST_PORT.read_text())
+    except (OSError, ValueError):
+        return 1024
 
 
 def _release(holder: str, platform: str) -> str:
-    name = holder.partition(" ")[0]
-    if name == "systemd-resolved" or name == "systemd-resolve":
-        return "choose another address with --listen, or set DNSStubListener=no in /etc/systemd/resolved.conf"
-    if platform == "linux" and name in ("dnsmasq", "named", "unbound", "pdns_recursor", "knot-resolver", "kresd"):
-        return f"`sudo systemctl stop {name}`, or choose another address with --listen"
-    if platform == "win32" and name.lower().startswith("svchost"):
-        return "Internet Connection Sharing often holds it: `Stop-Service SharedAccess`, or use --listen"
-    return "stop it, or choose another address with --listen"
+    """What frees the port that `holder` (as of `holder_of`) has: only what harms nothing else."""
+    name = holder.partition(" ")[0].lower()
+    elsewhere = "choose another address with --listen"
+    if platform == "linux":
+        found = re.search(r"\(pid (\d+)\)$", holder)
+        unit, user = systemd_unit(_cgroup(int(found[1]))) if found else ("", False)
+        if unit and user:
+            return f"`systemctl --user stop {unit}`, or {elsewhere}"
+        if unit.lower().replace("_", "-").startswith(_DNS_SERVERS):
+            return f"`sudo systemctl stop {unit}`, or {elsewhere}"
+        if unit:  # systemd-resolved, libvirt, NetworkManager, Docker: the computer needs it
+            return f"it belongs to {unit}; {elsewhere}, or stop that service if nothing needs it"
+    if platform == "win32" and name.startswith("svchost"):
+        return (
+            "usually Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use; "
+            f"end those and, as administrator, `Stop-Service SharedAccess`, or {elsewhere}"
+        )
+    return f"stop it, or {elsewhere}"
+
+
+def systemd_unit(cgroup: str) -> tuple[str, bool]:
+    """The systemd service that a process belongs to, from its /proc/PID/cgroup (cgroups(7)), and whether the user's own
+    systemd runs it; '' for a process of a log-in session or a container."""
+    for line in cgroup.splitlines():
+        parts = line.partition("::")[2].split("/")
+        # Below a service there may be cgroups that the service made itself.
+        for at in range(len(parts) - 1, 0, -1):
+            if parts[at].endswith(".scope"):
+                return "", False
+            if parts[at].endswith(".service") and not parts[at].startswith("user@"):
+                return parts[at], any(part.startswith("user@") for part in parts[:at])
+    return "", False
+
+
+def _cgroup(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
 
 
 def holder_of(address: str, port: int) -> str:
@@ -98,14 +149,14 @@ def parse_tasklist(text: str) -> str:
 
 
 def _linux(address: str, port: int) -> str:
-    inodes = set()
+    inodes: dict[str, int] = {}
     for name in ("udp", "udp6", "tcp", "tcp6"):
         try:
             table = Path("/proc/self/net", name).read_text()  # /proc/net is not there for a service that is confined
         except FileNotFoundError:  # a kernel without IPv6
             continue
-        for inode in parse_proc_net(table, port, address, listening=name.startswith("tcp")):
-            inodes.add(f"socket:[{inode}]")
+        for inode, uid in parse_proc_net(table, port, address, listening=name.startswith("tcp")).items():
+            inodes[f"socket:[{inode}]"] = uid
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -115,15 +166,27 @@ def _linux(address: str, port: int) -> str:
                     return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:  # another user's, or it just ended
             continue
-    return f"a program of another user (`sudo ss -lnup 'sport = :{port}'` names it)" if inodes else ""
+    for uid in inodes.values():
+        return f"a program of {_user(uid)} (`sudo ss -lntup 'sport = :{port}'` names it)"
+    return ""
 
 
-def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) -> list[str]:
-    """The inodes of sockets with this local port in a table of /proc/net (proc(5)); of TCP only those that listen.
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return "another user"
+
+
+def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) -> dict[str, int]:
+    """The inodes, with the owner's user id, of sockets with this local port in a table of /proc/net (proc(5)); of TCP
+    only those that listen.
 
     With an address, only sockets that are in its way count: on it, or on every address.
     """
-    found = []
+    found = {}
     for line in text.splitlines()[1:]:
         words = line.split()
         if len(words) <= 9:
@@ -131,7 +194,7 @@ def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) 
         local, _, number = words[1].rpartition(":")
         hinders = not address or local in (_proc_address(address), "0" * 8, "0" * 32)
         if int(number, 16) == port and hinders and (not listening or words[3] == "0A"):
-            found.append(words[9])
+            found[words[9]] = int(words[7])
     return found
 
 

@@ -1,0 +1,73 @@
+"""What is listened on, with binding that fails as the kernel would."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import clock
+from vmdns import listening
+from vmdns.config_values import Listen
+from vmdns.listening import Listening
+
+
+class Ports:
+    """Stands for the kernel: `errors` says with which errno a port cannot be bound."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **errors: int) -> None:
+        self.errors: dict[int, int] = {int(port.removeprefix("p")): error for port, error in errors.items()}
+        self.said: list[str] = []
+        self.open: list[Any] = []
+        server: Any = SimpleNamespace(open=self.open.append, close=self.open.remove, listeners=self.open)
+        monkeypatch.setattr(listening, "bind", self._bind)
+        monkeypatch.setattr(listening, "why_not", lambda error, address, port: f"{port}: {os.strerror(error.errno)}")
+        self.listening = Listening(server, self.said.append, lambda: None)
+
+    def _bind(self, address: str, port: int) -> Any:
+        if error := self.errors.get(port):
+            raise OSError(error, os.strerror(error))
+        return SimpleNamespace(address=address, port=port)
+
+    @property
+    def ports(self) -> list[int]:
+        return [one.port for one in self.open]
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
+def test_whatever_kept_a_port_it_is_taken_once_that_is_mended(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    ports = Ports(monkeypatch, p53=error)
+
+    async def scenario() -> None:
+        ports.listening.want([Listen("127.0.0.1", 53)])
+        assert ports.ports == ([] if error == errno.EADDRNOTAVAIL else [5300])
+        await asyncio.sleep(60)
+        assert [one["detail"] for one in ports.listening.status()] == [f"53: {os.strerror(error)}"]
+        assert len([line for line in ports.said if line.startswith("53:")]) == 1  # told once
+        del ports.errors[53]
+        await asyncio.sleep(listening.RETRY_SECONDS + 0.1)
+        assert ports.ports == [53]
+        assert ports.listening.status()[0]["detail"] == ""
+        ports.listening.close()
+
+    clock.run(scenario())
+
+
+def test_where_another_thing_is_in_the_way_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right was given, and now it shows that another program has the port."""
+    ports = Ports(monkeypatch, p53=errno.EACCES)
+
+    async def scenario() -> None:
+        ports.listening.want([Listen("127.0.0.1", 53)])
+        ports.errors[53] = errno.EADDRINUSE
+        await asyncio.sleep(60)
+        in_use = f"53: {os.strerror(errno.EADDRINUSE)}"
+        assert ports.said.count(in_use) == 1
+        assert ports.listening.status()[0]["detail"] == in_use
+        ports.listening.close()
+
+    clock.run(scenario())
