@@ -31,7 +31,7 @@ def test_recorded(path) -> None:
     expected = zoo.MACHINES[path.stem]
     found = machine(path.read_bytes())
     if expected.online:  # the file cannot tell
-        expected = replace(expected, state=found.state, reports=())
+        expected = replace(expected, state=found.state, state_changed=found.state_changed, reports=())
     assert found == expected
 
 
@@ -134,6 +134,14 @@ def test_rules() -> None:
         PortForward("b", "tcp", "", 80, "", 8080),
         PortForward("a", "udp", "127.0.0.1", 53, "10.0.2.15", 53),
     )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [('lastStateChange="2026-11-22T22:13:02Z"', 1795385582.0), ('lastStateChange="once"', 0.0), ("", 0.0)],
+)
+def test_time_of_the_last_state_change(attributes, expected) -> None:
+    assert machine(vbox(attributes=attributes)).state_changed == expected
 
 
 def test_only_the_current_state_counts_and_no_snapshot() -> None:

@@ -31,6 +31,10 @@ BUSY = "VBoxManage: error: The object is not ready\nVBoxManage: error: Details: 
 LONG = (zoo.FOLDER / "long.txt").read_text("utf-8")
 
 
+SAVED_AT = 1795385583.0  # lastStateChange in the settings file of RUN2
+LISTED_AT = 1795385582.0  # the time that `World.long` prints
+
+
 class World:
     """The recorded zoo, and its changes. A look or a wait sees it as it is at that moment."""
 
@@ -191,7 +195,7 @@ def test_power_off_and_on(world, reader) -> None:
     others = [uuid for uuid, machine in zoo.MACHINES.items() if machine.online and uuid != RUN2]
     world.running(*others)
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff")
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)
     assert reader.wait(0) == {}
     world.running(*others, RUN2)
     assert reader.wait(0) == vm(RUN2)
@@ -236,16 +240,16 @@ def test_states_are_looked_at_now_and_then(world, reader, monkeypatch, least, ea
 def test_a_snapshot_that_is_deleted_does_not_end_the_vm(world, reader) -> None:
     world.running(*[uuid for uuid, machine in zoo.MACHINES.items() if machine.online and uuid != RUN2])
     world.long(RUN2, "deleting snapshot live")
-    assert reader.wait(0) == vm(RUN2, state="DeletingSnapshotOnline")
+    assert reader.wait(0) == vm(RUN2, state="DeletingSnapshotOnline", state_changed=LISTED_AT)
     assert reader.wait(0) == {}
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff")
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)
 
 
 def test_many_vms_are_not_listed_at_length(world, reader, monkeypatch) -> None:
     monkeypatch.setattr(vboxmanage_machines, "MAX_LONG", 5)
     world.running()
-    assert reader.wait(0)[f"machine:{RUN2}"] == vm(RUN2, state="PoweredOff")[f"machine:{RUN2}"]
+    assert reader.wait(0)[f"machine:{RUN2}"] == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)[f"machine:{RUN2}"]
     assert "list vms --long" not in world.fake.asked()
 
 
@@ -281,7 +285,8 @@ def test_properties_that_are_refused_stay_as_they_were(world, reader) -> None:
 
 def test_a_vm_that_refuses_from_the_first_is_known_by_its_settings(world) -> None:
     world.fake.plays(f"showvminfo {RUN2} --machinereadable", status=1, err=BUSY)
-    assert world.reader().look()[f"machine:{RUN2}"] == replace(zoo.MACHINES[RUN2], state="Running", reports=())
+    expected = replace(zoo.MACHINES[RUN2], state="Running", reports=(), state_changed=0.0)
+    assert world.reader().look()[f"machine:{RUN2}"] == expected
 
 
 def test_renamed_regrouped_and_given_names(world, reader) -> None:
@@ -375,10 +380,10 @@ def test_without_credit_no_vm_is_looked_at(world, reader, monkeypatch) -> None:
     online = [uuid for uuid, machine in zoo.MACHINES.items() if machine.online]
     world.running(*[uuid for uuid in online if uuid != RUN2])
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff")
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)
     world.running(*online)
     before = len(world.fake.asked())
-    assert reader.wait(0) == vm(RUN2, state="Running", reports=()), "as its settings have it"
+    assert reader.wait(0) == vm(RUN2, state="Running", reports=(), state_changed=0.0), "as its settings have it"
     assert world.fake.asked()[before:] == ["list runningvms"]
 
 
@@ -446,7 +451,7 @@ def test_a_gone_vm_is_gone(world, reader) -> None:
 def test_settings_of_another_vm_are_not_believed(world, reader) -> None:
     shutil.copy(world.home / "machines" / f"{MULTI}.vbox", world.home / "machines" / f"{BARE}.vbox")
     world.fake.plays(f"showvminfo {BARE} --machinereadable", status=1, err=BUSY)
-    assert reader.wait(0) == {}, "its name is in the list, and it never had an adapter"
+    assert reader.wait(0) == vm(BARE, state_changed=0.0), "its name is in the list, and it never had an adapter"
 
 
 # -- the end -----------------------------------------------------------------------------------------------------

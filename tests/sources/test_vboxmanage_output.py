@@ -67,8 +67,8 @@ def test_recorded_rule_that_vboxmanage_takes_for_a_format() -> None:
 def test_recorded_states() -> None:
     text = (zoo.FOLDER / "long.txt").read_text("utf-8")
     found = output.states(text)
-    assert found == {uuid: zoo.MACHINES[uuid].state for uuid in found}
-    assert set(found.values()) == {"Running", "Paused", "Saved", "PoweredOff"}
+    assert found == {uuid: (zoo.MACHINES[uuid].state, zoo.MACHINES[uuid].state_changed) for uuid in found}
+    assert {state for state, _ in found.values()} == {"Running", "Paused", "Saved", "PoweredOff"}
 
 
 def test_recorded_properties() -> None:
@@ -246,9 +246,13 @@ def test_machine_of_6_1_has_no_encryption_and_no_architecture() -> None:
         ("", {}),
         (
             f"UUID:     {U1}\nState:      deleting snapshot live (since 2026-11-22T22:13:02.687000000)\n",
-            "DeletingSnapshotOnline",
+            ("DeletingSnapshotOnline", 1795385582.0),
         ),
-        (f"UUID:     {U1}\nState:      teleporting (incoming) (since 2026-11-22T22:13:02)\n", "TeleportingIn"),
+        (
+            f"UUID:     {U1}\nState:      teleporting (incoming) (since 2026-11-22T22:13:02)\n",
+            ("TeleportingIn", 1795385582.0),
+        ),
+        (f"UUID:     {U1}\nState:      running (since today)\n", ("Running", 0.0)),
         (f"UUID:     {U1}\nState:      работает (since 2026-11-22T22:13:02)\n", None),
         (f"UUID:     {U1}\n\nUUID:    {U2}\nState:      saved (since 2026-11-22T22:13:02)\n", None),
         (f"Hardware UUID:     {U1}\nState:      saved (since 2026-11-22T22:13:02)\n", None),

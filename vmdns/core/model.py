@@ -85,6 +85,7 @@ class Report:
 class Machine:
     """One registered VM. state is the name of VirtualBox's MachineState; '' for an inaccessible VM.
 
+    state_changed: when the VM last changed its state, in whole Unix seconds (IMachine.lastStateChange); 0.0 if unknown.
     adapters and reports are those of an online VM; of one that is off they say nothing that matters.
     """
 
@@ -97,6 +98,7 @@ class Machine:
     names: tuple[str, ...] = ()
     ignored: bool = False
     accessible: bool = True
+    state_changed: float = 0.0
 
     @property
     def online(self) -> bool:

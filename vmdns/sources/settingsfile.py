@@ -17,6 +17,7 @@ from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
 from vmdns.core.model import Adapter, Machine, Network, PortForward
 from vmdns.core.plainxml import tree
 from vmdns.core.portforward import order
+from vmdns.core.timestamp import parse_timestamp
 
 # The element that tells what an adapter is attached to, and the attribute that names it.
 _KINDS = {
@@ -64,6 +65,7 @@ def machine(data: bytes) -> Machine:
         adapters=tuple(adapters),
         names=extra_names(extra.get(NAMES, "")),
         ignored=truthy(extra.get(IGNORE, "")),
+        state_changed=parse_timestamp(element.get("lastStateChange", "")),
     )
 
 

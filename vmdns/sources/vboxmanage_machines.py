@@ -72,7 +72,7 @@ class Machines:
         # 7.0 brought another format, which cuts times to milliseconds, and this option.
         self._format = ("--old-format",) if major >= 7 else ()
         self._vms: dict[str, _Vm] = {}
-        self._states: dict[str, str] | None = None
+        self._states: dict[str, tuple[str, float]] | None = None
         self._stated = time.monotonic()
         self.stale = True
 
@@ -119,9 +119,9 @@ class Machines:
             return Machine(vm.uuid, "", accessible=False)
         if vm.fact is not None and vm.fact.online:
             saved = vm.settings is not None and "Saved" in vm.settings.state
-            state = "" if saved else self._state(vm.uuid)
+            state, since = ("", 0.0) if saved else self._state(vm.uuid)
             if state in ONLINE_STATES:
-                return replace(vm.fact, state=state)
+                return replace(vm.fact, state=state, state_changed=since)
         elif vm.settings is None and vm.asked == vm.listed:
             return vm.fact
         if vm.settings is not None:
@@ -134,19 +134,19 @@ class Machines:
 
     def _look_at_states(self, waiting: list[_Vm]) -> None:
         self._stated = time.monotonic()
-        states: dict[str, str] = {}
+        states: dict[str, tuple[str, float]] = {}
         with contextlib.suppress(Failed):
             states = vboxmanage_output.states(self._call("list", "runningvms", "--long"))
         for vm in waiting:
-            state = states.get(vm.uuid, "")
+            state, since = states.get(vm.uuid, ("", 0.0))
             if vm.fact is not None and vm.fact.online and state in ONLINE_STATES:
-                vm.fact = replace(vm.fact, state=state)
+                vm.fact = replace(vm.fact, state=state, state_changed=since)
 
     def _running(self, vm: _Vm, may_look: bool) -> Machine | None:
         """A VM that `list runningvms` names; as it was where it is not its turn or cannot be asked just now."""
         before = vm.fact
         if before is None or not before.online:
-            before = replace(vm.settings or Machine(vm.uuid, vm.listed), state="Running")
+            before = replace(vm.settings or Machine(vm.uuid, vm.listed), state="Running", state_changed=0.0)
         if not may_look:
             return before
         vm.looked = time.monotonic()
@@ -188,14 +188,14 @@ class Machines:
             self.stale = True  # and now no longer
         vm.settings = settings if settings.uuid == vm.uuid else None
 
-    def _state(self, uuid: str) -> str:
-        """The state of a VM that left `list runningvms`; '' where only its settings tell."""
+    def _state(self, uuid: str) -> tuple[str, float]:
+        """The state of a VM that left `list runningvms`, and since when; '' where only its settings tell."""
         if self._states is None:
             self._states = {}
             if len(self._vms) <= MAX_LONG:
                 with contextlib.suppress(Failed):
                     self._states = vboxmanage_output.states(self._call("list", "vms", "--long"))
-        return self._states.get(uuid, "")
+        return self._states.get(uuid, ("", 0.0))
 
 
 def _is_gone(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from itertools import zip_longest
 
 from vmdns.core.model import Adapter, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.core.portforward import nat_rule, network_rule, order
+from vmdns.core.timestamp import parse_timestamp
 
 INACCESSIBLE = "<inaccessible>"
 
@@ -97,6 +98,7 @@ def machine(text: str) -> Machine:
     uuid = re.search(rf'^UUID="({_UUID})"$', text, re.MULTILINE)
     groups = re.search(r'^groups="(.*)"$', text, re.MULTILINE)
     state = re.search(r'^VMState="([^"\n]*)"$', text, re.MULTILINE)
+    changed = re.search(r'^VMStateChangeTime="([^"\n]*)"$', text, re.MULTILINE)
     if name is None or uuid is None or state is None:
         raise ValueError(f"not a VM in machine readable form: {text[:100]!r}")
     return Machine(
@@ -105,6 +107,7 @@ def machine(text: str) -> Machine:
         state=_STATES.get(state[1], ""),
         groups=tuple(groups[1].split(",")) if groups else ("/",),
         adapters=tuple(sorted(_adapters(text), key=lambda adapter: adapter.slot)),
+        state_changed=parse_timestamp(changed[1]) if changed else 0.0,
     )
 
 
@@ -134,16 +137,19 @@ def _rules(texts: list[str]) -> list[PortForward]:
     return sorted(rules, key=order)
 
 
-def states(text: str) -> dict[str, str]:
-    """`list vms --long`: UUID -> state, of those VMs whose state is a word that is known."""
-    found: dict[str, str] = {}
+def states(text: str) -> dict[str, tuple[str, float]]:
+    """`list vms --long`: UUID -> state and when it began, of those VMs whose state is a word that is known.
+
+    The time is in whole Unix seconds.
+    """
+    found: dict[str, tuple[str, float]] = {}
     uuid = ""
     for line in text.split("\n"):
         if match := re.fullmatch(rf"UUID: +({_UUID})", line):
             uuid = match[1]
-        elif uuid and (match := re.fullmatch(r"State: +(.+) \(since [^()]*\)", line)):
+        elif uuid and (match := re.fullmatch(r"State: +(.+) \(since ([^()]*)\)", line)):
             if match[1] in _STATES:
-                found[uuid] = _STATES[match[1]]
+                found[uuid] = _STATES[match[1]], parse_timestamp(match[2])
             uuid = ""
     return found
 

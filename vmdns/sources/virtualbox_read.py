@@ -53,7 +53,8 @@ def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | Non
 
 def current(api: Api, raw: Any, found: Machine) -> Machine:
     """The VM with what changes most: its state, and what Guest Additions report while it is online."""
-    found = replace(found, state=api.states.get(raw.state, ""), reports=())
+    changed = float(int(raw.lastStateChange) // 1000)  # VirtualBox gives milliseconds
+    found = replace(found, state=api.states.get(raw.state, ""), state_changed=changed, reports=())
     if not found.online:
         return replace(found, adapters=())
     names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
