@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Programs that the tests start run as a user's do: PYTHONUNBUFFERED hides what fails at the last flush.
+for variable in [one for one in os.environ if one.startswith("PYTHON") and one not in ("PYTHONHOME", "PYTHONPATH")]:
+    del os.environ[variable]
 
 # One profile for all properties: the same examples on every run, and no clock that could fail them.
 settings.register_profile("vmdns", deadline=None, derandomize=True, database=None, max_examples=150)

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vmdns import show
+from vmdns import show, standard_streams
 from vmdns.arguments import build_parser, run_parser
 from vmdns.core.plain import safe
 
@@ -33,31 +33,57 @@ class _Fail(Exception):
         self.status = status
 
 
+class _OutputFailed(Exception):
+    """Standard output could not be written. `reason` is the OSError."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a letter shows its code; a name must never end the program.
-        with contextlib.suppress(AttributeError, OSError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    """Runs one command and returns its exit status: FAILED where its output could not be written.
+
+    A reader of the output that goes away, as `head` does, is no failure. Raises SystemExit as argparse does.
+    """
+    standard_streams.prepare()
     sys.excepthook = _uncaught
+    status, exited, failure = DONE, None, None
+    try:
+        status = _command(argv)
+    except SystemExit as exit_of_argparse:
+        exited = exit_of_argparse
+    except _OutputFailed as failed:
+        failure = failed.reason
+    failure = standard_streams.flush() or failure
+    if failure is not None and not isinstance(failure, BrokenPipeError):
+        _complain(f"vmdns: cannot write the output: {failure.strerror}")
+        standard_streams.flush()
+        return status or FAILED
+    if exited is not None:
+        raise exited
+    return status
+
+
+def _command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return USAGE
-    status = DONE
     try:
-        status = _COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
+        return _COMMANDS[arguments.command](arguments)
     except _Fail as fail:
-        print(f"vmdns: {safe(fail)}", file=sys.stderr)
+        _complain(f"vmdns: {safe(fail)}")
         return fail.status
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read standard output has gone, as `head` does; Python would complain when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status
+
+
+def _complain(line: str) -> None:
+    """Prints to standard error, if that can be written."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -66,7 +92,8 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
     for part in traceback.format_exception(kind, error, trace):
         for line in part.rstrip("\n").split("\n"):
-            print(safe(line), file=sys.stderr)
+            _complain(safe(line))
+    standard_streams.flush()
 
 
 def _run(arguments: Namespace) -> int:
@@ -74,7 +101,9 @@ def _run(arguments: Namespace) -> int:
 
     options = _options(arguments)
     config, path = _configuration(arguments.config, options)
-    return app.run(config, path, options, _say)
+    status = app.run(config, path, options, _say)
+    standard_streams.flush()  # a log that cannot be written is no failure of the server
+    return status
 
 
 def _say(line: str) -> None:
@@ -121,7 +150,7 @@ def _names(arguments: Namespace) -> int:
     try:
         found = client.request(arguments.vbox_home, {"do": "names"})
     except NotRunning as error:
-        print(f"vmdns: {error}; this is one look at VirtualBox", file=sys.stderr)
+        _complain(f"vmdns: {error}; this is one look at VirtualBox")
         found = _look_once(arguments)
     except ControlError as error:
         raise _Fail(str(error)) from None
@@ -147,12 +176,11 @@ def _watch(arguments: Namespace) -> int:
     try:
         for line in client.stream(arguments.vbox_home, {"do": "watch"}):
             if arguments.json:
-                print(json.dumps(_sound(line)))
+                _print([json.dumps(_sound(line))], flush=True)
             elif "change" in line:
-                print(show.change(line, look))
+                _print([show.change(line, look)], flush=True)
             else:
-                _print(show.names(_sound(line), time.time(), look))
-            sys.stdout.flush()
+                _print(show.names(_sound(line), time.time(), look), flush=True)
     except NotRunning as error:
         raise _Fail(f"{error}, so there is nothing to watch; start one with: vmdns run", NOT_RUNNING) from None
     except ControlError as error:
@@ -303,7 +331,7 @@ def _doctor(arguments: Namespace) -> int:
     config, _ = _configuration(None, _options(arguments))
     try:
         if status is None:
-            print("vmdns: this is one look at VirtualBox", file=sys.stderr)
+            _complain("vmdns: this is one look at VirtualBox")
             facts = app.facts_once(config)
         else:
             facts = [from_json(one) for one in _request(arguments, {"do": "facts"})["facts"]]
@@ -339,7 +367,7 @@ def _service(arguments: Namespace) -> int:
                 one.undo(say)
             response["done"] = True
         elif steps and not arguments.json:
-            print(f"Do it with: vmdns service {action} --yes")
+            _print([f"Do it with: vmdns service {action} --yes"])
         if arguments.json:
             _show(arguments, response, lambda look: [])
         return DONE
@@ -367,11 +395,11 @@ def _config(arguments: Namespace) -> int:
         response = {"running": False, "file": file, "fault": "", "values": values_in_force(config)}
         if not arguments.config:
             what = f"the values of {file}" if file else "the defaults: there is no vmdns.toml"
-            print(f"vmdns: no vmdns runs; these are {safe(what)}", file=sys.stderr)
+            _complain(f"vmdns: no vmdns runs; these are {safe(what)}")
     if arguments.json:
         _show(arguments, response, lambda look: [])
     else:
-        print(render(response["values"]), end="")
+        _print(render(response["values"]).splitlines())
     if response["fault"]:
         raise _Fail(f"{response['fault']}; the values before stay in force")
     return DONE
@@ -380,7 +408,7 @@ def _config(arguments: Namespace) -> int:
 def _completion(arguments: Namespace) -> int:
     from vmdns.completion import script
 
-    print(script(build_parser(), arguments.shell), end="")
+    _print(script(build_parser(), arguments.shell).splitlines())
     return DONE
 
 
@@ -405,7 +433,7 @@ def _sound(response: dict[str, Any]) -> dict[str, Any]:
 def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[show.Look], Sequence[str]]) -> int:
     if arguments.json:
         # In ASCII, so that what steers a terminal stays escaped.
-        print(json.dumps(response, indent=2))
+        _print([json.dumps(response, indent=2)])
     else:
         _print(lines(_look()))
     return DONE
@@ -415,9 +443,15 @@ def _look() -> show.Look:
     return show.look_of(sys.stdout.isatty(), os.environ, sys.platform)
 
 
-def _print(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(line)
+def _print(lines: Sequence[str], *, flush: bool = False) -> None:
+    """Prints what a command found. Raises `_OutputFailed`, which no command takes for a failure of its own."""
+    try:
+        for line in lines:
+            print(line)
+        if flush:
+            sys.stdout.flush()
+    except OSError as error:
+        raise _OutputFailed(error) from None
 
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
