@@ -1,4 +1,4 @@
-"""`vmdns ask --as`: the question is put as the VM, or the machine with the address, would put it."""
+"""`vmdns ask`: the query is sent as the client that is named would send it, and the result is told in words."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 
 from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, vm
 from vmdns.asking import ask
+from vmdns.core.answer import answer
 from vmdns.core.builder import build
 from vmdns.core.model import DhcpServer, HostAddress, HostInterface, NatNetwork
 from vmdns.core.policy import Policy
+from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import parse_query, respond
 
 SNAPSHOT = build(
@@ -28,7 +30,7 @@ SNAPSHOT = build(
 )  # fmt: skip
 
 
-def asked(asker: str | None) -> tuple[dict[str, Any], tuple[str, str] | None]:
+def asked(asker: str | None, name: str = "db.local") -> tuple[dict[str, Any], tuple[str, str] | None]:
     """The response, and from where to where the question was put."""
     put: list[tuple[str, str]] = []
 
@@ -36,7 +38,7 @@ def asked(asker: str | None) -> tuple[dict[str, Any], tuple[str, str] | None]:
         put.append((peer, local))
         return respond(parse_query(packet), limit=65_535)
 
-    response = asyncio.run(ask(handle, SNAPSHOT, {"name": "db.local", "type": "A", "as": asker}))
+    response = asyncio.run(ask(handle, SNAPSHOT, {"name": name, "type": "A", "as": asker}))
     return response, put[0] if put else None
 
 
@@ -75,3 +77,65 @@ def test_who_cannot_ask(asker: str, error: str) -> None:
     response, found = asked(asker)
     assert response["error"].startswith(error)
     assert found is None
+
+
+def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, rcode: int = 0) -> dict[str, Any]:
+    """What `vmdns ask NAME` gets where names outside are answered with rcode."""
+
+    def handle(packet: bytes, peer: str, local: str, tcp: bool) -> bytes:
+        query = parse_query(packet)
+        reply = answer(query, snapshot, snapshot.view(local, peer))
+        if reply is None:
+            return respond(query, rcode, limit=65_535)
+        more = {"answer": reply.answer, "authority": reply.authority, "extended_error": reply.extended_error}
+        return respond(query, reply.rcode, limit=65_535, **more)  # type: ignore[arg-type]
+
+    return asyncio.run(ask(handle, snapshot, {"do": "ask", "name": name, "type": kind, "as": None}))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rcode", "summary"),
+    [
+        ("dbb", None, 0, "No VM is called dbb. Did you mean db? (NXDOMAIN)"),
+        ("dbb.local", None, 0, "No VM is called dbb. Did you mean db? (NXDOMAIN)"),
+        ("shop.wbe-1.local", None, 0, "No VM is called shop.wbe-1. Did you mean web-1? (NXDOMAIN)"),
+        ("something", None, 0, "No VM is called something. (NXDOMAIN)"),
+        ("db", "MX", 0, "db.local has no MX record (NODATA)"),
+        ("db", "aaaa", 0, "db.local has no AAAA record (NODATA)"),
+        ("off", None, 0, "off.local is not answered (NXDOMAIN): VM 'off' is not running (Saved)"),
+        ("behind", None, 0, "behind.local has no A record (NODATA): behind is on NAT alone, where nobody can reach"),
+        ("_http._tcp.db", None, 0, "No VM is called _http._tcp.db. Did you mean db? (NXDOMAIN)"),
+        ("192.168.56.77", None, 3, "No name is known for this address (NXDOMAIN): 77.56.168.192.in-addr.arpa"),
+        ("www.example.org", None, 3, "There is no name www.example.org (NXDOMAIN)"),
+        ("www.example.org", None, 5, "vmdns refuses to answer (REFUSED)"),
+        ("www.example.org", None, 2, "vmdns has no answer for www.example.org (SERVFAIL); vmdns status shows how"),
+    ],
+)
+def test_why_there_is_no_answer(name: str, kind: str | None, rcode: int, summary: str) -> None:
+    response = answered(name, kind, rcode=rcode)
+    assert not response["found"]
+    assert response["summary"].startswith(summary)
+
+
+def test_an_answer_is_told_with_what_was_asked_instead() -> None:
+    response = answered("DB")
+    assert (response["found"], response["summary"], response["note"]) == (True, "", "")
+    assert response["answer"] == ["db.local. 5 IN A 192.168.56.102"]
+    response = answered("Web 1", "txt")
+    assert response["note"] == "'Web 1' is asked for as web-1.local"
+    response = answered("shop.db")
+    assert response["answer"] == ["shop.db.local. 5 IN A 192.168.56.102"]
+    assert response["note"].startswith("shop.db is taken for shop.db.local")
+    assert "db.local is VM" in response["why"][0] or "shop.db.local is VM" in response["why"][0]
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"name": "db", "type": "A9"}, "'A9' is no record type; use one like A, AAAA, PTR, SRV or TXT"),
+        ({"name": "a..b"}, "not a domain name: 'a..b'"),
+        ({"name": "x" * 64 + ".com"}, "not a domain name: '" + "x" * 64 + ".com'"),
+    ],
+)
+def test_what_cannot_be_asked(message: dict[str, Any], error: str) -> None:
+    assert asyncio.run(ask(lambda *_: None, SNAPSHOT, message)) == {"error": error}

@@ -82,6 +82,9 @@ STATUS: dict[str, Any] = {
 ANSWER: dict[str, Any] = {
     "question": "web.local. A",
     "rcode": "NOERROR",
+    "found": True,
+    "summary": "",
+    "note": "'WEB' is asked for as web.local",
     "answer": ["web.local. 5 IN A 10.0.2.4"],
     "authority": ["local. 5 IN SOA ns.local. hostmaster.local. 42 3600 1200 604800 3600", "local. 5 IN NS ns.local."],
     "why": ["DHCP lease of NatNetwork"],
@@ -122,7 +125,9 @@ def replaced(value: Any, text: str) -> Any:
 @pytest.mark.parametrize("look", [PLAIN, Look(80, True), Look(40)])
 def test_no_text_of_a_response_reaches_the_terminal_raw(look: Look) -> None:
     lines = show.names(replaced(NAMES, EVIL), NOW, look) + show.status(replaced(STATUS, EVIL), NOW, look)
-    lines += show.answer(replaced(ANSWER, EVIL), EVIL, look)
+    for shown in (show.answer, show.dig):
+        lines += shown(replaced(ANSWER, EVIL), EVIL, look)
+        lines += shown({**replaced(ANSWER, EVIL), "answer": []}, EVIL, look)
     lines.append(show.change(replaced(CHANGE, EVIL), look))
     assert len(lines) > 25
     for line in lines:
@@ -193,6 +198,17 @@ def test_status() -> None:
 
 def test_answer() -> None:
     assert show.answer(ANSWER, "10.0.2.9", PLAIN) == [
+        "NAME       TYPE  ANSWER    TTL",
+        "web.local  A     10.0.2.4  5 s",
+        "stale",
+        "",
+        "- 'WEB' is asked for as web.local",
+        "- asked as 10.0.2.9",
+        "- DHCP lease of NatNetwork",
+    ]
+    nothing = {**ANSWER, "answer": [], "summary": "No VM is called wbe.", "note": "", "why": []}
+    assert show.answer(nothing, None, PLAIN) == ["No VM is called wbe."]
+    assert show.dig(ANSWER, "10.0.2.9", PLAIN) == [
         ";; web.local. A: NOERROR, asked as 10.0.2.9",
         "web.local. 5 IN A 10.0.2.4",
         ";; authority: local. SOA serial 42, absence is remembered for 5 s",

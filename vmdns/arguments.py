@@ -68,17 +68,27 @@ examples:
 """
 
 _ASK = """\
-Shows what the running vmdns answers, record by record, and why. A name without
-a dot is taken for a VM's, an address for the question of its name (PTR).
+Shows what the running vmdns answers, and why: where each address comes from,
+and why there is no answer. NAME is the name of a VM as VirtualBox shows it, a
+name below a VM or of a group, a full name, or an address, which asks for its
+name (PTR). Names of VMs come first; end a name outside with a dot.
 """
 
 _ASK_EXAMPLES = """\
 examples:
   vmdns ask web                              the same as: vmdns ask web.local A
   vmdns ask web.local AAAA
+  vmdns ask _ssh._tcp.web                    a service of the VM web (SRV)
   vmdns ask 10.0.2.4                         which name has this address?
   vmdns ask db --as web                      what the VM web is answered
   vmdns ask db --as 192.168.56.101           what this machine is answered
+  vmdns ask www.example.com. MX --dig        in the form of dig
+
+exit status:
+  0  there is an answer
+  1  there is none, or asking failed; the reason is printed
+  2  the command line is wrong
+  3  no vmdns runs
 """
 
 _STATUS_ABOUT = """\
@@ -258,10 +268,11 @@ def build_parser() -> argparse.ArgumentParser:
     _home(names)
     _reader(names)
 
-    ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES + "\n" + _STATUS)
+    ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES)
     ask.add_argument("name", metavar="NAME", help="a name, a VM's name without zone, or an address")
-    ask.add_argument("type", metavar="TYPE", nargs="?", help="the record type, like AAAA or SRV (default: A)")
+    ask.add_argument("type", metavar="TYPE", nargs="?", help="the record type, like AAAA or TXT (default: A)")
     ask.add_argument("--as", dest="asker", metavar="ASKER", help="ask as this VM, or the machine with this address")
+    ask.add_argument("--dig", action="store_true", help="show the answer in the form of dig")
     _json(ask)
     _home(ask)
 

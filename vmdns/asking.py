@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
@@ -15,8 +16,9 @@ import dns.rdatatype
 
 from vmdns.core.answer import Reply
 from vmdns.core.forwarded import Failure, Forwarded, Question
-from vmdns.core.name import to_wire, unicode_name
+from vmdns.core.name import to_text
 from vmdns.core.snapshot import Snapshot
+from vmdns.core.typed_name import relative_text, similar_name, typed_name
 from vmdns.core.wire import Query, make_query, respond
 from vmdns.report import explain
 
@@ -33,35 +35,64 @@ async def chase(find: Find, query: Query, reply: Reply, target: bytes, limit: in
 
 
 async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> dict[str, Any]:
-    """What the server answers to `name` and `type`, to the asker `as` (default: this host), and why."""
+    """What the server answers to `name` and `type`, to the asker `as` (default: this host), and why.
+
+    `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
+    """
     try:
-        kind = dns.rdatatype.from_text(str(message.get("type") or "A"))
-        key = to_wire(str(message["name"]))
-    except (dns.exception.DNSException, ValueError, KeyError) as error:
-        return {"error": str(error) or "no such record type"}
+        key, kind_name, note = typed_name(str(message["name"]), snapshot)
+        kind = dns.rdatatype.from_text(str(message.get("type") or kind_name).upper())
+    except dns.exception.DNSException:
+        return {"error": f"{message['type']!r} is no record type; use one like A, AAAA, PTR, SRV or TXT"}
+    except (ValueError, KeyError) as error:
+        return {"error": str(error)}
     peer, local = _asker(snapshot, str(message.get("as") or ""))
     if not peer:
         return {"error": f"--as {message['as']}: neither an address nor a VM that runs"}
     if not local:
         return {"error": f"{peer} has no way to ask: no address of this host is on its network or handed out there"}
-    packet = make_query(1, key, int(kind))
-    reply = handle(packet, peer, local, True)
+    reply = handle(make_query(1, key, int(kind)), peer, local, True)
     if reply is not None and not isinstance(reply, bytes):
         reply = await reply
     if reply is None:
         return {"error": "the server stays silent"}
     found = dns.message.from_wire(reply)
     errors = [option for option in found.options if isinstance(option, dns.edns.EDEOption)]
-    key = unicode_name(key) or key
+    reason = "; ".join(option.text or str(int(option.code)) for option in errors)
+    rcode = found.rcode().name
+    similar = await asyncio.to_thread(similar_name, key, snapshot) if rcode == "NXDOMAIN" and not reason else ""
     return {
         "question": f"{found.question[0].name} {dns.rdatatype.to_text(kind)}",
-        "rcode": found.rcode().name,
+        "found": bool(found.answer),
+        "summary": "" if found.answer else _summary(key, dns.rdatatype.to_text(kind), rcode, reason, similar, snapshot),
+        "note": note,
+        "rcode": rcode,
         "flags": dns.flags.to_text(found.flags).split(),
         "answer": [line for rrset in found.answer for line in rrset.to_text().splitlines()],
         "authority": [line for rrset in found.authority for line in rrset.to_text().splitlines()],
-        "extended_error": "; ".join(option.text or str(int(option.code)) for option in errors),
+        "extended_error": reason,
         "why": explain(snapshot, key, time.time(), snapshot.view(local, peer)),
     }
+
+
+def _summary(key: bytes, kind: str, rcode: str, reason: str, similar: str, snapshot: Snapshot) -> str:
+    """Why there is no answer, in words."""
+    name = to_text(key)
+    if rcode == "NXDOMAIN":
+        if reason:
+            return f"{name} is not answered (NXDOMAIN): {reason}"
+        if key.endswith((b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")):
+            return f"No name is known for this address (NXDOMAIN): {name}"
+        if not any(key.endswith(zone) for zone in snapshot.own):
+            return f"There is no name {name} (NXDOMAIN)"
+        hint = f" Did you mean {similar}?" if similar else ""
+        return f"No VM is called {relative_text(key, snapshot)}.{hint} (NXDOMAIN)"
+    because = f": {reason}" if reason else ""
+    if rcode == "NOERROR":
+        return f"{name} has no {kind} record (NODATA){because}"
+    if rcode == "REFUSED":
+        return f"vmdns refuses to answer (REFUSED){because}"
+    return f"vmdns has no answer for {name} ({rcode}){because or '; vmdns status shows how the upstreams fare'}"
 
 
 def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:

@@ -189,28 +189,10 @@ def _watch(arguments: Namespace) -> int:
 
 
 def _ask(arguments: Namespace) -> int:
-    import ipaddress
-
-    name, kind = arguments.name, (arguments.type or "").upper()
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        if "." not in name or " " in name:
-            name = _name_of_vm(arguments, name)
-    else:
-        # Made anew without the zone id of a link-local address, which DNS does not know.
-        name = type(address)(int(address)).reverse_pointer
-        kind = kind or "PTR"
-    response = _request(arguments, {"do": "ask", "name": name, "type": kind or "A", "as": arguments.asker})
-    return _show(arguments, response, lambda look: show.answer(response, arguments.asker, look))
-
-
-def _name_of_vm(arguments: Namespace, name: str) -> str:
-    """The full name of a VM, in the main zone of the server that runs."""
-    from vmdns.core.name import label
-
-    zone = _request(arguments, {"do": "status"})["zones"][0]
-    return f"{label(name) or name}.{zone}"
+    response = _request(arguments, {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.asker})
+    shown = show.dig if arguments.dig else show.answer
+    _show(arguments, response, lambda look: shown(response, arguments.asker, look))
+    return DONE if response["found"] else FAILED
 
 
 def _status(arguments: Namespace) -> int:

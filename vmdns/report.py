@@ -135,11 +135,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
     """Why a name is answered to this view as it is: one sentence each."""
     text = to_text(key)
     lines = []
-    zones = (f".{to_text(zone)}" for zone in snapshot.own)
-    wanted = {tuple(text.removesuffix(zone).split(".")) for zone in zones if text.endswith(zone)}
-    for guest in snapshot.by_uuid.values():
-        if wanted.isdisjoint(guest.named.names):
-            continue
+    for guest in _guests_of(snapshot, text):
         machine = guest.machine
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         lines += [f"{one.address} on {_place(_network(one))}: {why(one, now)}" for one in guest.addresses]
@@ -148,6 +144,16 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
         if machine.online:
             lines += _seen(snapshot.seen(guest, view))
     return lines
+
+
+def _guests_of(snapshot: Snapshot, text: str) -> list[Guest]:
+    """The VMs that have this name, or the closest name above it."""
+    zone = next((zone for zone in map(to_text, snapshot.own) if text.endswith(f".{zone}")), None)
+    parts = tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()
+    for at in range(len(parts)):
+        if found := [one for one in snapshot.by_uuid.values() if parts[at:] in one.named.names]:
+            return found
+    return []
 
 
 def _seen(found: Seen) -> list[str]:

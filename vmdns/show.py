@@ -151,7 +151,22 @@ def change(line: Mapping[str, Any], look: Look) -> str:
 
 
 def answer(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
-    """The answer of `vmdns ask`, in dig's way."""
+    """The answer of `vmdns ask` as a table, or why there is none in words; then the reasons."""
+    records = [(record.split(maxsplit=4) + [""] * 5)[:5] for record in response["answer"]]
+    rows = [(name.removesuffix("."), kind, value, f"{ttl} s") for name, ttl, _, kind, value in records]
+    if rows:
+        lines = table(("NAME", "TYPE", "ANSWER", "TTL"), rows, look)
+        if response["extended_error"]:
+            lines.append(safe(response["extended_error"]))
+    else:
+        lines = [paint(safe(response["summary"]), 1, look)]
+    notes = [response["note"], f"asked as {asker}" if asker else "", *response["why"]]
+    notes = [one for one in notes if one]
+    return [*lines, *([""] if notes else []), *(safe(f"- {one}") for one in notes)]
+
+
+def dig(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
+    """The answer of `vmdns ask --dig`, in dig's way."""
     asked = f", asked as {asker}" if asker else ""
     lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, look)]
     lines += [safe(record) for record in response["answer"]]
