@@ -19,10 +19,9 @@ from vmdns.core.hosts import Hosts, digest
 from vmdns.core.layers import Layers
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour, Network, PortForward
 from vmdns.core.name import from_labels
-from vmdns.core.naming import Relative
+from vmdns.core.naming import Naming, Relative, assign
 from vmdns.core.policy import Policy
 from vmdns.core.reach import rules
-from vmdns.core.renaming import Names
 from vmdns.core.snapshot import Guest, Snapshot, numbered
 from vmdns.core.view import Ways, ways
 from vmdns.core.wire import AAAA, CNAME, PTR, A, soa_rdata
@@ -84,7 +83,8 @@ class Builder:
         self._others = 0
         self._bridged: Counter[Network] = Counter()
         self._forwards: dict[str, tuple[PortForward, ...]] = {}
-        self._naming = Names(self._common.reserved, self._policy.zones)
+        self._naming = Naming({}, ())
+        self._named: dict[str, object] = {}  # by UUID: what of a VM decides names
         self._attached: dict[str, _Attached] = {}
         self._by_mac: dict[str, tuple[str, ...]] = {}
         self._givers: dict[Place, tuple[tuple[str, str], ...]] = {}  # by UUIDs, with their MACs
@@ -220,9 +220,8 @@ class Builder:
         for uuid in touched:
             self._attach(uuid, dirty)
             yield
-        for names in self._naming.change({uuid: self._machines.get(uuid) for uuid in machines}):
-            dirty |= names
-            yield
+        dirty |= self._assign_names(machines)
+        yield
         others: dict[str, Moved] = {}
         for uuid in dirty:
             before, after = self._guests.get(uuid), self._make(uuid)
@@ -270,14 +269,13 @@ class Builder:
     def let_go(self) -> Iterator[None]:
         """Lets go of all that it holds, a bit a step: at once that takes longer than anything else here. It is of no
         use afterwards, but what was built is."""
-        for holder in (self._naming, self):
-            for name in list(vars(holder)):
-                value = vars(holder).pop(name)
-                pieces = list(value.values()) if isinstance(value, dict | Layers) else []
-                del value
-                while pieces:
-                    pieces.pop()
-                    yield
+        for name in list(vars(self)):
+            value = vars(self).pop(name)
+            pieces = list(value.values()) if isinstance(value, dict | Layers) else []
+            del value
+            while pieces:
+                pieces.pop()
+                yield
 
     def _start_anew(self, now: float) -> Iterator[None]:
         """Networks, records, the hosts file or the policy changed: that may matter to every VM."""
@@ -343,6 +341,26 @@ class Builder:
             if len(self._ends) > 2 * len(self._attached) + _ENDED:
                 self._ends = [(one.until, of) for of, one in self._attached.items() if one.until]
                 heapq.heapify(self._ends)
+
+    def _assign_names(self, changed: Iterable[str]) -> set[str]:
+        """Assigns the names of all VMs again if one of these changed in what names depend on.
+
+        Returns the UUIDs of the VMs whose names or notes changed.
+        """
+        again = False
+        for uuid in changed:
+            machine = self._machines.get(uuid)
+            named = None if machine is None else _decides_names(machine)
+            if self._named.get(uuid) != named:
+                again = True
+                self._named.pop(uuid, None)
+                if named is not None:
+                    self._named[uuid] = named
+        if not again:
+            return set()
+        before, self._naming = self._naming, assign(self._machines.values(), self._common.reserved, self._policy.zones)
+        old, new = before.by_uuid, self._naming.by_uuid
+        return {uuid for uuid in old.keys() | new.keys() if old.get(uuid) != new.get(uuid)}
 
     def _look(self, machine: Machine) -> _Attached:
         if not machine.online:
@@ -519,6 +537,10 @@ _NOT_ATTACHED = _Attached()
 def _owners(names: tuple[Relative, ...], zones: tuple[bytes, ...]) -> tuple[bytes, ...]:
     below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in names]
     return tuple(relative + zone for relative in below for zone in zones)
+
+
+def _decides_names(machine: Machine) -> object:
+    return machine.name, machine.groups, machine.names, machine.ignored, machine.accessible
 
 
 def _answers(guest: Guest | None) -> object:
