@@ -199,6 +199,18 @@ def test_a_config_is_followed_and_a_broken_one_changes_nothing(runs: Any, short:
     assert run.ask("local", "SOA").answer
 
 
+def test_a_configuration_folder_that_is_made_later(runs: Any, short: Path) -> None:
+    run = runs(environ={"XDG_CONFIG_HOME": str(short / "new"), "APPDATA": str(short / "new")})
+    run.saw("ready")
+    folder = short / "Library/Application Support" if sys.platform == "darwin" else short / "new"
+    for address in ("192.168.56.200", "192.168.56.201"):
+        (folder / "vmdns").mkdir(parents=True)
+        (folder / "vmdns" / "vmdns.toml").write_text(f'records = "www A {address}"\n')
+        run.until("www.local", address)
+        shutil.rmtree(folder)
+        run.until("www.local")
+
+
 def test_an_address_that_is_taken_is_named_and_the_others_serve(runs: Any) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind(("127.0.0.1", 0))

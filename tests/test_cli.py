@@ -195,10 +195,12 @@ def test_run_hands_on_configuration_file_and_options(
 
 
 def test_run_needs_no_configuration(app: types.ModuleType, run: Run) -> None:
+    from vmdns.host.folders import config_file
+
     given: list[Any] = []
     app.run = lambda *arguments: given.extend(arguments) or 0  # type: ignore[attr-defined]
     assert run("run") == (0, "", "")
-    assert given[:3] == [Config(), None, Options()]
+    assert given[:3] == [Config(), config_file(), Options()]
 
 
 def test_run_watches_the_usual_file(app: types.ModuleType, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

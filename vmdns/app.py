@@ -56,7 +56,7 @@ FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not t
 class App:
     """One running vmdns."""
 
-    def __init__(self, config: Config, config_path: Path | None, options: Options, say: Say) -> None:
+    def __init__(self, config: Config, config_path: Path, options: Options, say: Say) -> None:
         self.config = config
         self.config_path = config_path
         self._options = options
@@ -326,10 +326,9 @@ class App:
         )
 
     def _watch_files(self) -> None:
-        troubles = self._files.add([hostsfile.path()], lambda: self._spawn(self._read_hosts()))
-        troubles += self._files.add(watched(), lambda: self._spawn(self._read_upstreams()))
-        if self.config_path is not None:
-            troubles += self._files.add([self.config_path], self._reload)
+        troubles = self._files.add(lambda: [hostsfile.path()], lambda: self._spawn(self._read_hosts()))
+        troubles += self._files.add(watched, lambda: self._spawn(self._read_upstreams()))
+        troubles += self._files.add(lambda: [self.config_path], self._reload)
         try:
             self._files.start()
         except OSError as error:
@@ -339,7 +338,6 @@ class App:
 
     def _reload(self) -> None:
         """The configuration file changed: what is right is applied at once, what is wrong changes nothing."""
-        assert self.config_path is not None
         try:
             fresh = load(self.config_path, check_records).with_options(self._options)
         except ConfigMissing:
@@ -447,7 +445,7 @@ def _allow_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def run(config: Config, config_path: Path | None, options: Options, say: Say) -> int:
+def run(config: Config, config_path: Path, options: Options, say: Say) -> int:
     """Runs vmdns until SIGINT or SIGTERM. Returns the exit status."""
 
     async def main() -> int:

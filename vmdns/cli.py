@@ -120,8 +120,8 @@ def _options(arguments: Namespace) -> Options:
     return Options(tuple(listen), tuple(upstreams), home, arguments.reader, getattr(arguments, "wire", False))
 
 
-def _configuration(file: str | None, options: Options | None = None) -> tuple[Config, Path | None]:
-    """The configuration in force, and the file to watch: the one named, or the usual one where its folder is."""
+def _configuration(file: str | None, options: Options | None = None) -> tuple[Config, Path]:
+    """The configuration in force, and its file: the one named, or the usual one, which need not exist."""
     from pathlib import Path
 
     from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
@@ -136,7 +136,7 @@ def _configuration(file: str | None, options: Options | None = None) -> tuple[Co
             if file is not None:
                 raise
             config = Config()
-        return config.with_options(options or Options()), path if path.parent.is_dir() else None
+        return config.with_options(options or Options()), path
     except (ConfigError, RuntimeError) as error:
         raise _Fail(str(error)) from None
 
@@ -373,7 +373,7 @@ def _config(arguments: Namespace) -> int:
     response = None if arguments.config else _request_if_any(arguments, {"do": "config"})
     if response is None:
         config, path = _configuration(arguments.config)
-        file = str(path) if path is not None and path.exists() else ""
+        file = str(path) if os.path.exists(path) else ""
         response = {"running": False, "file": file, "fault": "", "values": values_in_force(config)}
         if not arguments.config:
             what = f"the values of {file}" if file else "the defaults: there is no vmdns.toml"

@@ -125,7 +125,7 @@ class Requests:
         for key, chosen in now.items():
             if values[key]["from"] == "default":
                 values[key]["now"] = ", ".join(filter(None, chosen))
-        file = str(app.config_path) if app.config_path is not None and app.config_path.exists() else ""
+        file = str(app.config_path) if os.path.exists(app.config_path) else ""
         return {"running": True, "file": file, "fault": app.config_error, "values": values}
 
     def _askers(self) -> list[dict[str, Any]]:

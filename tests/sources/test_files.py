@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import shutil
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -12,7 +14,14 @@ from typing import Any
 import pytest
 
 from tests import clock
+from vmdns.sources import files
 from vmdns.sources.files import FolderWatch
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FOLDER_SECONDS", 0.05)
+
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links need a right on Windows")
 
@@ -44,8 +53,7 @@ class Looks:
 @contextlib.asynccontextmanager
 async def watching(*paths: Path) -> AsyncIterator[Looks]:
     watch, looks = FolderWatch(), Looks()
-    assert watch.add(paths, looks) == []
-    watch.start()
+    assert watch.add(lambda: paths, looks) == []
     try:
         yield looks
     finally:
@@ -158,12 +166,96 @@ def test_one_look_after_the_last_of_several_events(events: list[float], looks: l
     assert clock.run(scenario()) == looks
 
 
-def test_a_missing_folder_is_told_and_hinders_no_other(tmp_path: Path) -> None:
+def test_a_folder_that_is_made_later_is_watched(tmp_path: Path) -> None:
+    folder = tmp_path / "config" / "vmdns"
+
+    async def scenario() -> None:
+        async with watching(folder / "vmdns.toml", tmp_path / "other") as looks:
+            (tmp_path / "other").write_text("x")  # a missing folder hinders no other
+            await looks.next()
+            folder.mkdir(parents=True)
+            (folder / "vmdns.toml").write_text("x")
+            await looks.next()
+            (folder / "vmdns.toml").write_text("y")
+            await looks.next()
+
+    run(scenario())
+
+
+def test_a_folder_that_is_removed_and_made_again(tmp_path: Path) -> None:
+    """It may have the inode of the one that was removed."""
+    folder = tmp_path / "vmdns"
+    folder.mkdir()
+
+    async def scenario() -> None:
+        watch, read = FolderWatch(), asyncio.Queue[str]()
+
+        def look() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                read.put_nowait((folder / "file").read_text())
+
+        assert watch.add(lambda: [folder / "file"], look) == []
+        try:
+            for text in ("one", "two", "three"):
+                (folder / "file").write_text(text)
+                while await read.get() != text:
+                    pass
+                shutil.rmtree(folder)
+                folder.mkdir()
+        finally:
+            watch.stop()
+
+    run(scenario())
+
+
+@links
+def test_a_folder_that_is_replaced_and_a_link_that_leads_elsewhere(tmp_path: Path) -> None:
+    folder, link = tmp_path / "vmdns", tmp_path / "link"
+    for name in ("vmdns", "one", "two"):
+        (tmp_path / name).mkdir()
+    link.symlink_to(tmp_path / "one")
+
+    async def scenario() -> None:
+        async with watching(folder / "file", link / "file") as looks:
+            folder.rename(tmp_path / "away")
+            await looks.next()
+            folder.mkdir()
+            await looks.next()
+            (folder / "file").write_text("x")
+            await looks.next()
+            link.unlink()
+            link.symlink_to(tmp_path / "two")
+            await looks.next()
+            (tmp_path / "two" / "file").write_text("x")
+            await looks.next()
+
+    run(scenario())
+
+
+@links
+def test_a_link_in_a_circle_hinders_no_other(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+
+    async def scenario() -> None:
+        async with watching(tmp_path / "link" / "file", tmp_path / "file") as looks:
+            (tmp_path / "file").write_text("x")
+            await looks.next()
+
+    run(scenario())
+
+
+def test_a_folder_without_events_is_polled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the user has no inotify watches left."""
+
     async def scenario() -> None:
         watch, looks = FolderWatch(), Looks()
-        (trouble,) = watch.add([tmp_path / "none" / "file", tmp_path / "file"], looks)
-        assert trouble.startswith(f"{tmp_path / 'none'} cannot be watched (")
-        watch.start()
+
+        def no_watches(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+        monkeypatch.setattr(watch._observer, "schedule", no_watches)
+        (trouble,) = watch.add(lambda: [tmp_path / "file"], looks)
+        assert trouble.startswith(f"{tmp_path} cannot be watched (inotify watch limit reached)")
         try:
             (tmp_path / "file").write_text("x")
             await looks.next()

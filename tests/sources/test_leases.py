@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import queue
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -256,6 +257,19 @@ def test_a_folder_that_is_replaced_is_read_anew(watched: Watched, monkeypatch: p
     watched.write(content(ONE, TWO))  # the new folder is watched, not only read
     watched.until({"10.0.2.4", "10.0.2.5"})
     assert watched.troubles.get(timeout=PATIENCE) == ""
+
+
+def test_a_folder_that_is_removed_and_made_again_is_watched(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks, so that it may have the same inode."""
+    monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.3)
+    watched.write(content(ONE))
+    watched.start()
+    shutil.rmtree(watched.folder)
+    watched.folder.mkdir()
+    watched.write(content(ONE, TWO))
+    watched.until({"10.0.2.4", "10.0.2.5"})
+    watched.write(content(TWO))
+    watched.until({"10.0.2.5"})
 
 
 def test_a_folder_that_went_away_takes_no_leases_along(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

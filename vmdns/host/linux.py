@@ -93,7 +93,8 @@ def _text(path: Path) -> str:
 
 
 def watched(root: Path = Path("/")) -> list[Path]:
-    """The folders in which a change may mean other servers: also that of the file which /etc/resolv.conf links to."""
+    """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to; some
+    may not exist."""
     file = root / _RESOLV_CONF
     folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
     try:
@@ -102,4 +103,4 @@ def watched(root: Path = Path("/")) -> list[Path]:
         earlier = None
     if earlier is not None:
         folders += [(root / path.lstrip("/")).parent for path in earlier.follow]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    return list(dict.fromkeys(folders))

@@ -72,5 +72,6 @@ def read() -> Upstreams:
 
 
 def watched() -> list[Path]:
-    """The folders of resolver(5) files, and of the resolv.conf that macOS writes when its network changes."""
-    return [Path(folder) for folder in _FOLDERS if Path(folder).is_dir()]
+    """The folders of resolver(5) files, and of the resolv.conf that macOS writes when its network changes; some
+    may not exist."""
+    return [Path(folder) for folder in _FOLDERS]

@@ -42,7 +42,7 @@ def _before_us(found: Upstreams) -> Upstreams:
 
 
 def watched() -> list[Path]:
-    """Folders (not their subfolders) in which a change means: look again."""
+    """Folders (not their subfolders) in which a change means: look again. Some may not exist yet."""
     if sys.platform == "win32":
         return []
     return system.watched()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +25,15 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
 
 # Editors and network managers write a file in several steps; one look after the last of them is enough, and one
 # that comes this much after the first where there is no last.
 SETTLE_SECONDS = 0.1
 LONGEST_SECONDS = 1.0
+# How often it is looked for folders that were made, replaced or mounted, and for links that lead elsewhere: the system
+# sends no event for those.
+FOLDER_SECONDS = 2.0
 
 # What may mean other content. A file that is only read must not wake anybody: every program reads files of /etc. Linux
 # tells when a file that was written is closed, others only that it was written.
@@ -41,43 +48,91 @@ CHANGES: list[type[FileSystemEvent]] = [
 ]
 
 
+Find = Callable[[], Iterable[Path]]
+
+
 class FolderWatch:
-    """Watches files and folders, and calls back in the event loop's thread."""
+    """Watches files and folders, which need not exist yet, and calls back in the event loop's thread."""
 
     def __init__(self) -> None:
         self._observer: BaseObserver = Observer()
-        self._observer.daemon = True
+        self._poller: BaseObserver | None = None
         self._running = False
         self._timers: dict[Callable[[], None], tuple[float, asyncio.TimerHandle]] = {}
+        self._lock = threading.Lock()  # for the two below
+        self._wanted: list[tuple[Find, Callable[[], None]]] = []
+        self._seen: dict[Path, tuple[int, int] | None] = {}
+        self._end = threading.Event()
 
-    def add(self, paths: Iterable[Path], changed: Callable[[], None]) -> list[str]:
-        """Calls `changed` after any of these files was written, replaced, made or removed, or anything in any of
-        these folders (not in their subfolders); symbolic links count where they are and where they lead. Returns a
-        sentence for each folder that cannot be watched. Raises OSError where no thread can be started."""
-        loop = asyncio.get_running_loop()
+    def add(self, find: Find, changed: Callable[[], None]) -> list[str]:
+        """Calls `changed` after any of the files that `find` names was written, replaced, made or removed, or anything
+        in any of these folders (not in their subfolders); symbolic links count where they are and where they lead.
+
+        `find` is called again every FOLDER_SECONDS, in a thread. Returns a sentence for each folder whose events cannot
+        be had: it is polled. Raises OSError where no thread can be started.
+        """
+        wanted = find, partial(self._from_thread, asyncio.get_running_loop(), changed)
         self.start()
-        troubles = []
-        wanted: dict[Path, set[str] | None] = {}
-        for path in paths:
-            for one in {path, path.resolve()}:
-                if one.is_dir():
-                    wanted[one] = None
-                elif (names := wanted.setdefault(one.parent, set())) is not None:
-                    names.add(one.name)
-        for folder, names in wanted.items():
-            handler = _Handler(names, partial(self._from_thread, loop, changed))
-            try:
-                self._observer.schedule(handler, str(folder), recursive=False, event_filter=CHANGES)
-            except OSError as error:
-                troubles.append(f"{folder} cannot be watched ({error.strerror or error})")
-        return troubles
+        with self._lock:
+            self._wanted.append(wanted)
+            self._seen = self._folders()
+            return self._schedule(*wanted)
 
     def start(self) -> None:
         """Begins to watch, as `add` does too. Raises OSError where the system cannot."""
         # First of all: an observer that is not running yet notices a missing folder only when it starts, and gives up.
         if not self._running:
-            self._observer.start()
+            _start(self._observer)
             self._running = True
+            threading.Thread(target=self._follow, name="folders", daemon=True).start()
+
+    def _schedule(self, find: Find, changed: Callable[[], None]) -> list[str]:
+        troubles = []
+        for folder, names in _by_folder(find()).items():
+            handler = _Handler(names, changed)
+            try:
+                self._observer.schedule(handler, str(folder), recursive=False, event_filter=CHANGES)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # `_follow` notices once it is there
+            except OSError as error:  # such as no inotify watches left
+                troubles.append(f"{folder} cannot be watched ({error.strerror or error}); it is looked at every second")
+                if self._poller is None:
+                    self._poller = PollingObserver()
+                    _start(self._poller)
+                with suppress(OSError):
+                    self._poller.schedule(handler, str(folder), recursive=False)
+        return troubles
+
+    def _folders(self) -> dict[Path, tuple[int, int] | None]:
+        """Which folders are to be watched now; None for one that is not there."""
+        found: dict[Path, tuple[int, int] | None] = {}
+        for find, _ in self._wanted:
+            for folder in _by_folder(find()):
+                try:
+                    status = folder.stat()
+                except OSError:
+                    found[folder] = None
+                else:
+                    found[folder] = status.st_dev, status.st_ino
+        return found
+
+    def _follow(self) -> None:
+        """Watches what is there now, whenever that is something else than before."""
+        while not self._end.wait(FOLDER_SECONDS):
+            with self._lock:
+                found = self._folders()
+                observers = [one for one in (self._observer, self._poller) if one is not None]
+                if found == self._seen and all(map(watches, observers)):
+                    continue
+                self._seen = found
+                for observer in observers:
+                    observer.unschedule_all()
+                for wanted in self._wanted:
+                    self._schedule(*wanted)
+                changed = [call for _, call in self._wanted]
+            for call in changed:  # whatever happened before or between the two watches
+                with suppress(RuntimeError):  # the loop is closed
+                    call()
 
     def _from_thread(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(self._soon, loop, changed)
@@ -102,9 +157,35 @@ class FolderWatch:
         for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        if self._running:
-            self._running = False
-            self._observer.stop()
+        self._end.set()
+        for observer in (self._observer, self._poller):
+            if observer is not None and self._running:
+                observer.stop()
+        self._running = False
+
+
+def _start(observer: BaseObserver) -> None:
+    observer.daemon = True
+    observer.start()
+
+
+def watches(observer: BaseObserver) -> bool:
+    """Whether it still watches all its folders: one that was removed ends its emitter, and a new folder in its place
+    may well have the same inode."""
+    return all(emitter.is_alive() for emitter in observer.emitters)
+
+
+def _by_folder(paths: Iterable[Path]) -> dict[Path, set[str] | None]:
+    """The folders to watch, each with the names in it that matter; None for all."""
+    wanted: dict[Path, set[str] | None] = {}
+    for path in paths:
+        # os.path, as pathlib raises for a folder that may not be searched and for links in a circle.
+        for one in {path, Path(os.path.realpath(path))}:
+            if os.path.isdir(one):
+                wanted[one] = None
+            elif (names := wanted.setdefault(one.parent, set())) is not None:
+                names.add(one.name)
+    return wanted
 
 
 class _Handler(FileSystemEventHandler):

@@ -17,7 +17,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from vmdns.core.model import Lease
-from vmdns.sources.files import CHANGES
+from vmdns.sources.files import CHANGES, watches
 from vmdns.sources.leasefile import SUFFIX, Damaged, Entries, read_leases
 from vmdns.sources.rests import Rests
 
@@ -87,7 +87,7 @@ class LeaseWatcher:
     def _follow(self) -> None:
         """Watches the folder that is there now, where another took the place of the one that was watched."""
         found = _identity(self.folder)
-        if found == self._seen:
+        if found == self._seen and (self._observer is None or watches(self._observer)):
             return
         self._note(_FOLDER, "" if found else f"{self.folder} is gone; the last leases stay in force")
         if found is None:
