@@ -26,6 +26,7 @@ from vmdns.core.builder import Builder
 from vmdns.core.doctor import Finding, Host, Patient, examine, is_well
 from vmdns.core.model import Fact, Machine
 from vmdns.core.policy import Policy
+from vmdns.core.program_output import decode_console
 from vmdns.sources.installation import find
 
 RESOLVER_SECONDS = 3.0
@@ -181,4 +182,4 @@ def _output(*command: str) -> str:
         run = subprocess.run(command, capture_output=True, timeout=5, stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return run.stdout.decode(errors="replace")
+    return decode_console(run.stdout, sys.platform)

@@ -145,6 +145,17 @@ def test_windows() -> None:
     assert aliases(["INFO: no adapters", ""]) == {}
 
 
+@pytest.mark.parametrize(
+    "heading", ["Interface 12 : {}", "Interface\u00a012\u00a0: {}", "Interface 12\u202f:{}", "接口 12:{}"]
+)
+def test_windows_in_french_and_with_other_headings(heading: str) -> None:
+    text = sample("windows-ipv4-fr").replace("Interface 12 : Ethernet", heading.format("Ethernet"))
+    assert kept(list(commands.netsh(text))) == [
+        ("Ethernet", "020000000001", "192.168.1.1"),
+        ("Ethernet", "080027aabbcc", "192.168.1.50"),
+    ]
+
+
 @pytest.mark.parametrize("parse", [commands.arp, commands.ndp, commands.netsh])
 @given(text=some.text(alphabet="(:.)-%0aF \n\tonat1f[]", max_size=300))
 def test_no_output_breaks_them(parse, text: str) -> None:

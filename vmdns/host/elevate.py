@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from vmdns.core.program_output import decode_console
+
 PATIENCE_SECONDS = 120.0  # someone may have to type a password
 
 
@@ -57,11 +59,12 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     except subprocess.TimeoutExpired:
         raise OSError(f"{shown(command, elevated=elevated)} did not end within {PATIENCE_SECONDS:.0f} s") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+        texts = (decode_console(raw, sys.platform).strip() for raw in (done.stderr, done.stdout))
+        said = next(filter(None, texts), "")
         raise OSError(
             f"{shown(command, elevated=elevated)} failed: {said.splitlines()[-1] if said else done.returncode}"
         )
-    return done.stdout.decode(errors="replace")
+    return decode_console(done.stdout, sys.platform)
 
 
 def can_ask() -> bool:

@@ -14,6 +14,8 @@ import sys
 from ipaddress import ip_address
 from pathlib import Path
 
+from vmdns.core.program_output import decode_console
+
 # DNS servers that run as a systemd service of their own: stopping that service frees the port and harms nothing else.
 _DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd", "coredns", "adguardhome", "pihole-ftl")
 _FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -116,7 +118,7 @@ def holder_of(address: str, port: int) -> str:
 
 def _output(*command: str) -> str:
     run = subprocess.run(command, capture_output=True, timeout=5, stdin=subprocess.DEVNULL, check=False)
-    return run.stdout.decode(errors="replace")
+    return decode_console(run.stdout, sys.platform)
 
 
 def parse_lsof(text: str) -> str:

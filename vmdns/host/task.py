@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
+from vmdns.core.program_output import decode_console
 from vmdns.host import elevate
 from vmdns.host.nrpt import powershell, quoted
 from vmdns.host.program import Program
@@ -202,5 +204,7 @@ def _output(*command: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     raw = done.stdout
-    # schtasks writes XML in UTF-16 to a pipe on some versions of Windows, in the console's own code on others.
-    return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
+    # schtasks writes XML in UTF-16 to a pipe on some versions of Windows, in the console's code page on others.
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", "replace")
+    return decode_console(raw, sys.platform)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from vmdns.core.program_output import decode_console
 from vmdns.sources import addresses, neighbourcommands, neighbours
 from vmdns.sources.told import Tell, Told
 
@@ -100,7 +101,7 @@ def _getmac() -> Iterable[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    return done.stdout.decode("oem", "replace").splitlines()
+    return decode_console(done.stdout, sys.platform).splitlines()
 
 
 def aliases(lines: Iterable[str]) -> dict[str, str]:

@@ -11,13 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from vmdns.core.program_output import decode_console
 from vmdns.sources.neighbours import Entry
 
 TIMEOUT_SECONDS = 5.0
 
 _ARP = re.compile(r"\S+ \(([0-9.]+)\) at ([0-9A-Fa-f:]+) on (\S+)")
 _NDP = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+([0-9A-Fa-f:]+)\s+(\S+)\s")
-_NETSH_INTERFACE = re.compile(r"\S.*? [0-9]+: (.+)")
+# French puts a space before the colon, which may be one that does not break (U+00A0, U+202F).
+_NETSH_INTERFACE = re.compile(r"\S.*?\s[0-9]+\s*:\s*(.+)")
 _NETSH = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+((?:[0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2})\s+\S")
 
 
@@ -38,7 +40,7 @@ def _run(*command: str) -> str:
         check=True,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
-    return done.stdout.decode("oem" if sys.platform == "win32" else "utf-8", "replace")
+    return decode_console(done.stdout, sys.platform)
 
 
 def arp(text: str) -> Iterator[Entry]:

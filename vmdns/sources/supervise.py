@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vmdns.core.model import from_json
+from vmdns.core.program_output import decode_text
 from vmdns.sources.installation import find
 from vmdns.sources.reader import Unavailable
 
@@ -223,7 +224,7 @@ def _read_messages(
 def _read_errors(pipe: IO[bytes], last_words: deque[str]) -> None:
     with pipe:
         for line in pipe:
-            text = line.decode(errors="replace").strip()
+            text = decode_text(line, sys.platform).strip()
             if text:
                 last_words.append(text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import locale
 import re
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
+
+from vmdns.core.program_output import decode_text
 
 # VBoxManage 7.2 hangs for ever in one of some hundred calls, and does well in the next.
 LIMITS_SECONDS = (4.0, 10.0)
@@ -143,11 +144,6 @@ def _failure(command: list[str], errors: bytes, status: int) -> Failed:
 
 
 def _decode(data: bytes) -> str:
-    if sys.platform != "win32":
-        return data.decode("utf-8", "replace")
-    # There VBoxManage writes text lines, in the code page of the system.
-    data = data.replace(b"\r\n", b"\n")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode(locale.getpreferredencoding(False), "replace")
+    if sys.platform == "win32":
+        data = data.replace(b"\r\n", b"\n")
+    return decode_text(data, sys.platform)
