@@ -290,7 +290,9 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
         *"list vms"*|*"list runningvms"*) echo '"Web" {{{uuid}}}' ;;
         *showvminfo*) printf '%s\\n' 'name="Web"' 'groups="/"' 'UUID="{uuid}"' 'VMState="running"' \\
             'hostonlyadapter1="vboxnet0"' 'macaddress1="080027AABB01"' 'cableconnected1="on"' 'nic1="hostonly"' ;;
-        *guestproperty*) for told in MAC=080027AABB01 V4/IP=192.168.56.4 Status=Up; do
+        *guestproperty*)
+            echo "Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: 1795376490, flags: TRANSIENT"
+            for told in MAC=080027AABB01 V4/IP=192.168.56.4 Status=Up; do
             echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496, flags: "
             done ;;
         esac

@@ -374,7 +374,8 @@ def test_a_claim_that_is_no_ipv4_address(address: str) -> None:
 def test_a_property_that_can_be_no_guests_address_gives_no_address(network: Network, address: str) -> None:
     prefix = "/VirtualBox/GuestInfo/Net/"
     written = {"Count": "1", "0/MAC": mac(1).upper(), "0/V4/IP": address, "0/Status": "Up"}
-    claims = reports({prefix + key: (value, NOW) for key, value in written.items()})
+    properties = {prefix + key: (value, NOW) for key, value in written.items()}
+    claims = reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
     assert found(vm(1, "web", network, reports=claims)).addresses == ()
 
 

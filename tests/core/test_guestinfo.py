@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from vmdns.core.guestinfo import MAX_REPORTS, reports
+from vmdns.core import guestinfo
+from vmdns.core.guestinfo import MAX_REPORTS
 from vmdns.core.model import Report
+from vmdns.sources.vboxmanage_output import properties as parse_properties
 
 NET = "/VirtualBox/GuestInfo/Net/"
 
@@ -18,6 +22,10 @@ def entry(n: object, mac: str = "080027AABBCC", ip: str = "10.0.2.4", status: st
         f"{NET}{n}/V4/Broadcast": ("10.0.2.255", at),
         f"{NET}{n}/Status": (status, at),
     }
+
+
+def reports(properties, started: float = 1.0, state: str = "Running"):
+    return guestinfo.reports({"/VirtualBox/HostInfo/VBoxVer": ("7.2.22", started), **properties}, state)
 
 
 def count(value: str, at: float = 100.0):
@@ -126,3 +134,51 @@ def test_bounded() -> None:
     assert len(found) == MAX_REPORTS
     assert {report.address for report in found} == {f"10.0.0.{n + 1}" for n in range(MAX_REPORTS)}
     assert found == tuple(sorted(found, key=lambda report: (report.mac, report.address)))
+
+
+# -- reports of an earlier run ---------------------------------------------------------------------------------
+
+# Net/* of a run in May 2026 with Guest Additions of 7.0, which VirtualBox kept in the VM's settings file.
+OLD = {**count("1", 1778102912.120548), **entry(0, "0800274F0077", "192.0.2.77", at=1778102912.120548)}
+OLDBOX = Report("0800274f0077", "192.0.2.77", 1778102912.120548)
+
+
+def test_a_report_of_an_earlier_run_is_not_used() -> None:
+    assert reports(OLD, started=1796045341.7595) == ()
+    assert guestinfo.reports(OLD, "Running") == ()  # the VM process has written nothing yet
+
+
+@pytest.mark.parametrize("state", ["Running", "Paused", "LiveSnapshotting", "OnlineSnapshotting", "Saving", "Stuck"])
+def test_pausing_and_snapshots_end_no_run(state: str) -> None:
+    assert reports(OLD, started=1778102900.0, state=state) == (OLDBOX,)
+
+
+@pytest.mark.parametrize("state", ["Starting", "Restoring", "TeleportingIn"])
+def test_before_the_guest_runs_all_properties_are_of_an_earlier_run(state: str) -> None:
+    assert reports(OLD, started=1778102900.0, state=state) == ()
+
+
+def test_a_sign_of_life_in_this_run_makes_the_report_one_of_this_run() -> None:
+    # VBoxService, restored with the VM, rewrites only Net/Count where nothing else changed.
+    assert reports({**OLD, **count("1", 1796045360.0)}, started=1796045341.7595) == (
+        replace(OLDBOX, since=1796045360.0),
+    )
+
+
+def test_two_runs_as_vboxmanage_7_2_printed_them() -> None:
+    """Recorded: a report of before the start, then Paused, Running and a live snapshot, then restored from Saved."""
+    text = (
+        "Name: /VirtualBox/GuestInfo/Net/0/MAC, value: 080027112233, timestamp: {at}, flags: \n"
+        "Name: /VirtualBox/GuestInfo/Net/0/V4/IP, value: 192.0.2.77, timestamp: {at}, flags: \n"
+        "Name: /VirtualBox/GuestInfo/Net/Count, value: 1, timestamp: {at}, flags: \n"
+        "Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: {started}, flags: TRANSIENT, RDONLYGUEST\n"
+    )
+    before, first, written, restored = (
+        1796045341172778000,
+        1796045341759500000,
+        1796045343000000000,
+        1796045349326477000,
+    )
+    for at, started, used in ((before, first, 0), (written, first, 1), (written, restored, 0)):
+        found = guestinfo.reports(parse_properties(text.format(at=at, started=started)), "Running")
+        assert len(found) == used

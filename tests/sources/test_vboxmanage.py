@@ -13,6 +13,7 @@ import pytest
 
 from tests.sources import zoo
 from tests.sources.fakevboxmanage import FakeVBoxManage
+from vmdns.core.guestinfo import PATTERN
 from vmdns.core.model import Fact, Machine, Network, PortForward, Report
 from vmdns.sources import vboxmanage, vboxmanage_machines
 from vmdns.sources.installation import Installation
@@ -164,11 +165,12 @@ def test_versions(world) -> None:
 
 
 def test_6_1_knows_no_format(world) -> None:
-    words = f"guestproperty enumerate {RUN2} --patterns /VirtualBox/GuestInfo/Net/*"
+    words = f"guestproperty enumerate {RUN2} --patterns {PATTERN}"
     world.fake.plays("--version", "6.1.50r161033\n")
     world.fake.plays(
         words,
         "Name: /VirtualBox/GuestInfo/Net/0/MAC, value: 080027112233, timestamp: 1000000000, flags: \n"
+        "Name: /VirtualBox/HostInfo/VBoxVer, value: 6.1.50, timestamp: 900000000, flags: TRANSIENT, RDONLYGUEST\n"
         "Name: /VirtualBox/GuestInfo/Net/0/V4/IP, value: 10.0.2.9, timestamp: 2000000000, flags: TRANSIENT\n",
     )
     found = world.reader().look()
@@ -254,7 +256,7 @@ def test_many_vms_are_not_listed_at_length(world, reader, monkeypatch) -> None:
 
 
 def test_new_address(world, reader) -> None:
-    words = f"guestproperty enumerate {RUN2} --old-format --patterns /VirtualBox/GuestInfo/Net/*"
+    words = f"guestproperty enumerate {RUN2} --old-format --patterns {PATTERN}"
     world.out(words, "value: 10.0.2.4", "value: 10.0.2.5")
     (report,) = zoo.MACHINES[RUN2].reports
     assert reader.wait(0) == vm(RUN2, reports=(replace(report, address="10.0.2.5"),))
@@ -277,7 +279,7 @@ def test_a_vm_that_refuses_stays_as_it_was(world, reader, answer) -> None:
 
 
 def test_properties_that_are_refused_stay_as_they_were(world, reader) -> None:
-    words = f"guestproperty enumerate {RUN2} --old-format --patterns /VirtualBox/GuestInfo/Net/*"
+    words = f"guestproperty enumerate {RUN2} --old-format --patterns {PATTERN}"
     world.fake.plays(words, status=1, err=BUSY)
     world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/names" value="a,b"/>')
     assert reader.wait(0) == vm(RUN2, names=("a", "b"))

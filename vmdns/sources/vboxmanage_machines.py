@@ -157,14 +157,14 @@ class Machines:
             except (Failed, ValueError) as error:
                 return None if _is_gone(error) else before
             vm.shown = True
-        return replace(machine, reports=self._reports(vm.uuid, before.reports)) if machine.online else machine
+        return replace(machine, reports=self._reports(machine, before.reports)) if machine.online else machine
 
-    def _reports(self, uuid: str, before: tuple[Report, ...]) -> tuple[Report, ...]:
+    def _reports(self, machine: Machine, before: tuple[Report, ...]) -> tuple[Report, ...]:
         try:
-            told = self._call("guestproperty", "enumerate", uuid, *self._format, "--patterns", PATTERN)
+            told = self._call("guestproperty", "enumerate", machine.uuid, *self._format, "--patterns", PATTERN)
         except Failed:
             return before
-        return reports(vboxmanage_output.properties(told))
+        return reports(vboxmanage_output.properties(told), machine.state)
 
     def _show(self, vm: _Vm) -> Machine:
         """The VM as VirtualBox has it. Raises `Failed` or ValueError."""

@@ -189,11 +189,13 @@ class ApiReader:
             return False
         if name != _NET + "Count":
             return True
-        # Guest Additions rewrite the count every ten seconds as a sign of life; only another number is news.
+        # Guest Additions rewrite the count every ten seconds as a sign of life. It is news where the number is another
+        # one, or where the reports of an earlier run, or of before the state was saved, are not used until then.
         uuid, value = str(change.machineId), str(change.value)
         fresh = self._counts.get(uuid) != value
         self._counts[uuid] = value
-        return fresh
+        known = self._facts.get(f"machine:{uuid}")
+        return fresh or (value != "0" and isinstance(known, Machine) and not known.reports)
 
     def _look_again(self, uuid: str, changes: dict[str, Fact | None]) -> None:
         if uuid not in self._proxies:

@@ -59,7 +59,7 @@ def current(api: Api, raw: Any, found: Machine) -> Machine:
         return replace(found, adapters=())
     names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
     told = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
-    return replace(found, reports=reports(told))
+    return replace(found, reports=reports(told, found.state))
 
 
 def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
