@@ -71,20 +71,20 @@ async def _(at: Asker) -> None:
 
 @case("E06")
 async def _(at: Asker) -> None:
-    await bare(at, packet(1, 0, 0, 2, body=ASKED + opt() + opt()), FORMERR)
+    await bare(at, packet(1, 0, 0, 2, body=ASKED + opt() + opt()), FORMERR, ASKED)
 
 
 @case("E07")
 async def _(at: Asker) -> None:
-    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt(owner=b"\1x\0")), FORMERR)
+    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt(owner=b"\1x\0")), FORMERR, ASKED)
 
 
 @case("E08")
 async def _(at: Asker) -> None:
-    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt(b"\0\x0a\0\x09abc")), FORMERR)
-    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt(b"\0\x0a\0")), FORMERR)
-    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt()[:-1]), FORMERR)
-    await bare(at, packet(1, 0, 0, 1, body=ASKED), FORMERR)
+    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt(b"\0\x0a\0\x09abc")), FORMERR, ASKED)
+    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt(b"\0\x0a\0")), FORMERR, ASKED)
+    await bare(at, packet(1, 0, 0, 1, body=ASKED + opt()[:-1]), FORMERR, ASKED)
+    await bare(at, packet(1, 0, 0, 1, body=ASKED), FORMERR, ASKED)
 
 
 @case("E09", UDP)

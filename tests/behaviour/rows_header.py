@@ -14,11 +14,12 @@ WEB = to_wire("web-01.local")
 ASKED = WEB + b"\0\1\0\1"
 
 
-async def bare(at: Asker, sent: bytes, rcode: int) -> None:
-    """The header alone comes back: nothing of a packet is echoed that was not understood. The server goes on."""
+async def bare(at: Asker, sent: bytes, rcode: int, question: bytes = b"") -> None:
+    """The header comes back, with the question section if the fault lies behind it. The server goes on."""
     raw = await at.raw(sent)
-    flags = 0x8000 | (int.from_bytes(sent[2:4], "big") & 0x7900) | rcode
-    assert raw == sent[:2] + struct.pack("!5H", flags, 0, 0, 0, 0)
+    flags = int.from_bytes(sent[2:4], "big")
+    flags = 0x8000 | flags & (0x7800 if flags & 0x7800 else 0x0100) | rcode
+    assert raw == sent[:2] + struct.pack("!5H", flags, len(question) > 0, 0, 0, 0) + question
     assert (await at.ask("web-01.local")).data == ["192.168.56.101"]
 
 
@@ -31,6 +32,7 @@ async def _(at: Asker) -> None:
 async def _(at: Asker) -> None:
     for opcode in (1, 3, 6, 7, 14, 15):  # 6: DNS Stateful Operations (RFC 8490), whose query has no question either
         await bare(at, packet(1, 0, 0, 0, flags=opcode << 11, body=ASKED), NOTIMP)
+        await bare(at, packet(1, 0, 0, 0, flags=opcode << 11 | 0x07FF, body=ASKED), NOTIMP)
     await bare(at, packet(0, 0, 0, 0, flags=6 << 11, body=b"\0\1\0\0"), NOTIMP)
 
 

@@ -6,7 +6,7 @@ from tests.behaviour.asking import Asker, Got, question
 from tests.behaviour.table import case
 
 AA, RA = 0x0400, 0x0080
-NOERROR, NXDOMAIN, REFUSED = 0, 3, 5
+NOERROR, FORMERR, NXDOMAIN, REFUSED = 0, 1, 3, 5
 TTL = 5
 
 
@@ -140,6 +140,12 @@ async def _(at: Asker) -> None:
 async def _(at: Asker) -> None:
     for kind in ("TYPE65280", "TYPE0", "TYPE127", "TYPE65535"):
         negative(await at.ask("web-01.local", kind), NOERROR)
+    # RFC 9824 section 3.5: NXNAME (128) and the other types that no query may ask for are FORMERR, wherever they lie.
+    for number in (41, 128, 129, 248, 249, 250):
+        for name in ("web-01.local", at.name("good"), "host"):
+            got = await at.ask(name, f"TYPE{number}")
+            assert (got.rcode, got.lines, got.soa, got.counts[0]) == (FORMERR, [], None, 1)
+    assert at.upstream.count(at.unique) == 0
 
 
 @case("A20")

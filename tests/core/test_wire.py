@@ -143,6 +143,12 @@ FORMERR, NOTIMP = 1, 4
         (packet(1, 0, 0, 1, body=QUESTION + opt(length=9)), FORMERR),
         (packet(1, 0, 0, 1, body=QUESTION), FORMERR),
         *[(packet(1, 0, 0, 1, body=QUESTION + opt()[:end]), FORMERR) for end in range(len(opt()))],
+        # A record of another class (BIND's formerr suite: keyclass), and two SOA records for an answer (dupans).
+        (packet(1, 0, 0, 1, body=QUESTION + b"\0" + struct.pack("!HHIH", 25, 2, 1, 5) + b"\0\0\0\xf8\0"), FORMERR),
+        (packet(1, 0, 0, 2, body=QUESTION + opt() + b"\0" + struct.pack("!HHIH", 1, 255, 0, 0)), FORMERR),
+        (packet(1, 2, 0, 0, body=QUESTION + (b"\0" + struct.pack("!HHIH", 6, 1, 1, 22) + bytes(22)) * 2), FORMERR),
+        # H02: all flags set, of which an opcode that nobody knows may mean anything by RD.
+        *[(packet(1, 0, 0, 0, flags=opcode << 11 | 0x07FF), NOTIMP) for opcode in (1, 2, 3, 4, 5, 6, 15)],
     ],
 )  # fmt: skip
 def test_malformed(asked: bytes, rcode: int | None) -> None:
@@ -153,8 +159,11 @@ def test_malformed(asked: bytes, rcode: int | None) -> None:
         assert reply is None
     else:
         assert reply is not None
-        flags = 0x8000 | rcode | int.from_bytes(asked[2:4], "big") & 0x7900
-        assert reply == asked[:2] + struct.pack("!5H", flags, 0, 0, 0, 0)
+        # A question section that was read comes back: the fault lies behind it.
+        question = QUESTION if asked[4:6] == b"\0\1" and asked[12:].startswith(QUESTION) and rcode == FORMERR else b""
+        opcode = int.from_bytes(asked[2:4], "big") & 0x7800
+        flags = 0x8000 | rcode | opcode | (0 if opcode else int.from_bytes(asked[2:4], "big") & 0x0100)
+        assert reply == asked[:2] + struct.pack("!5H", flags, len(question) > 0, 0, 0, 0) + question
         assert dns.message.from_wire(reply).rcode() == rcode
 
 
@@ -206,8 +215,9 @@ def reads_or_refuses(data: bytes) -> None:
         assert dns.message.from_wire(reply).id == int.from_bytes(data[:2], "big")
 
 
-def test_bare_reply_keeps_id_opcode_and_rd_alone() -> None:
-    assert bare_reply(packet(9, 9, 9, 9, flags=0x7FFF), 5) == HEADER.pack(9, 0xF905, 0, 0, 0, 0)
+def test_bare_reply_keeps_id_opcode_and_for_queries_rd() -> None:
+    assert bare_reply(packet(9, 9, 9, 9, flags=0x07FF), 5) == HEADER.pack(9, 0x8105, 0, 0, 0, 0)
+    assert bare_reply(packet(9, 9, 9, 9, flags=0x7FFF), 4) == HEADER.pack(9, 0xF804, 0, 0, 0, 0)
 
 
 # -- a response out -------------------------------------------------------------------------------------------

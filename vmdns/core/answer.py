@@ -14,14 +14,16 @@ from vmdns.core.view import View
 from vmdns.core.wire import (
     AAAA,
     ANY,
-    AXFR,
     BADVERS,
     CNAME,
+    EDE_INVALID_QUERY_TYPE,
+    FORMERR,
     HINFO,
     HTTPS,
     IN,
-    IXFR,
     NOERROR,
+    NOT_OFFERED_TYPES,
+    NOT_QUERY_TYPES,
     NXDOMAIN,
     REFUSED,
     SERVFAIL,
@@ -58,7 +60,10 @@ def answer(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
     """The reply for someone of this view, or None where the question is not ours and is to be forwarded."""
     if query.edns is not None and query.edns.version > 0:
         return Reply(BADVERS, authoritative=False)
-    if query.cls != IN or query.type in (AXFR, IXFR, 253, 254):
+    if query.cls == IN and query.type in NOT_QUERY_TYPES:
+        error = (EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for")
+        return Reply(FORMERR, authoritative=False, extended_error=error)
+    if query.cls != IN or query.type in NOT_OFFERED_TYPES:
         return Reply(REFUSED, authoritative=False, extended_error=(EDE_PROHIBITED, "not offered by this server"))
     key = unicode_name(query.key) or query.key
     zone = _zone_of(key, snapshot)

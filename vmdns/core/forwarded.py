@@ -15,8 +15,7 @@ EDE_STALE_NXDOMAIN = 19
 EDE_NOT_AUTHORITATIVE = 20
 EDE_NO_REACHABLE_AUTHORITY = 22
 EDE_NETWORK_ERROR = 23
-# TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and OPT are no data that a server could be asked for (RFC 6895 section 3.1).
-_NO_DATA = frozenset({wire.OPT, 249, 250, wire.IXFR, wire.AXFR, 253, 254})
+_NO_DATA = wire.NOT_QUERY_TYPES | wire.NOT_OFFERED_TYPES
 # RFC 8767 section 4: the TTL of a stale answer, in seconds.
 STALE_TTL = 30
 
@@ -88,6 +87,8 @@ def refusal(query: wire.Query) -> Failure | None:
 
     Without RD nothing is told from the cache either: it would show what others have asked.
     """
+    if query.cls == wire.IN and query.type in wire.NOT_QUERY_TYPES:
+        return Failure(wire.FORMERR, (wire.EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
     if query.cls != wire.IN or query.type in _NO_DATA:
         return Failure(wire.REFUSED, (EDE_OTHER, "this class or type is not forwarded"))
     if not query.recursion_desired:

@@ -18,18 +18,28 @@ BADVERS = 16
 
 A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV, OPT = 1, 2, 5, 6, 12, 13, 15, 16, 28, 33, 41
 SVCB, HTTPS, IXFR, AXFR, ANY = 64, 65, 251, 252, 255
+MAILB, MAILA = 253, 254
 IN = 1
+# Types that no query may ask for: OPT, and the Meta-TYPEs of 128 to 255 that are no QTYPE, NXNAME (128), TKEY and TSIG
+# among them (RFC 6895 section 3.1, RFC 9824 section 3.5).
+NOT_QUERY_TYPES = frozenset({OPT, *range(128, IXFR)})
+# QTYPEs that this server offers nobody and forwards nowhere: zone transfers, and mail types of old.
+NOT_OFFERED_TYPES = frozenset({IXFR, AXFR, MAILB, MAILA})
 
 # RFC 9715 section 3.1: what fits one Ethernet frame, whatever the client offers.
 UDP_SIZE = 1232
 EDNS_KEEPALIVE = 11
 EDNS_EDE = 15
+EDE_INVALID_QUERY_TYPE = 30  # RFC 9824 section 9
 # Of an OPT record: padding takes 468 (RFC 8467), all else less. 16,000 empty ones take 15 ms to walk.
 MOST_OPTION_BYTES = 4096
 
 _HEADER = struct.Struct("!6H")
 _FIXED = struct.Struct("!HHIH")
 _QTAIL = struct.Struct("!HH")
+_ANY_CLASS = 255
+# SIG(0), TKEY and TSIG records have class ANY (RFC 2931 section 3, RFC 2930 section 2, RFC 8945 section 4.2).
+_TRANSACTION_TYPES = frozenset({24, 249, 250})
 
 
 class Edns(NamedTuple):
@@ -91,17 +101,22 @@ class Malformed(ValueError):
         self.reply = reply
 
 
-def bare_reply(packet: bytes, rcode: int) -> bytes:
-    """A response of 12 bytes made of the query's header alone: id, opcode and RD kept, all counts zero."""
-    flags = 0x8000 | (((packet[2] << 8) | packet[3]) & 0x7900) | rcode
-    return packet[:2] + struct.pack("!5H", flags, 0, 0, 0, 0)
+def bare_reply(packet: bytes, rcode: int, question: bytes = b"") -> bytes:
+    """A response made of the query's header, with its question section if that was read.
+
+    Id and opcode are kept, RD too for opcode QUERY: in other opcodes the bit may mean anything (RFC 6895 section 2.1).
+    """
+    flags = (packet[2] << 8) | packet[3]
+    flags = 0x8000 | (flags & (0x7800 if flags & 0x7800 else 0x0100)) | rcode
+    return packet[:2] + struct.pack("!5H", flags, 1 if question else 0, 0, 0, 0) + question
 
 
 def parse_query(packet: bytes) -> Query:
     """Reads a query. Raises `Malformed` with the reply that such a packet gets.
 
     Silence: fewer than 12 bytes, or a response (RFC 1035 section 4.1.1). NOTIMP: another opcode.
-    FORMERR: not exactly one question (RFC 9619 section 4) or anything that does not parse.
+    FORMERR: not exactly one question (RFC 9619 section 4) or anything that does not parse; with the question section
+    if the fault lies behind it.
     """
     if len(packet) < 12:
         raise Malformed(None, "short")
@@ -110,16 +125,20 @@ def parse_query(packet: bytes) -> Query:
         raise Malformed(None, "a response")
     if flags & 0x7800:
         raise Malformed(bare_reply(packet, NOTIMP), "opcode")
-    if questions != 1 or answers or authorities or additionals > 4:
+    if questions != 1:
         raise Malformed(bare_reply(packet, FORMERR), "counts")
+    question = b""
     try:
         end = _skip_name(packet, 12, pointers=False)
         kind, cls = _QTAIL.unpack_from(packet, end)
-        edns = _read_edns(packet, end + 4, additionals) if additionals else None
+        question = packet[12 : end + 4]
+        if answers or authorities or additionals > 4:
+            raise ValueError("counts")
+        edns = _read_edns(packet, end + 4, additionals, cls) if additionals else None
     except (IndexError, struct.error, ValueError) as error:
-        raise Malformed(bare_reply(packet, FORMERR), str(error)) from None
+        raise Malformed(bare_reply(packet, FORMERR, question), str(error)) from None
     name = packet[12:end]
-    return Query(ident, flags, name, name.lower(), kind, cls, packet[12 : end + 4], edns)
+    return Query(ident, flags, name, name.lower(), kind, cls, question, edns)
 
 
 def _skip_name(packet: bytes, at: int, *, pointers: bool) -> int:
@@ -138,7 +157,7 @@ def _skip_name(packet: bytes, at: int, *, pointers: bool) -> int:
         at += 1 + length
 
 
-def _read_edns(packet: bytes, at: int, count: int) -> Edns | None:
+def _read_edns(packet: bytes, at: int, count: int, cls: int) -> Edns | None:
     edns = None
     for _ in range(count):
         owner = packet[at]
@@ -148,6 +167,9 @@ def _read_edns(packet: bytes, at: int, count: int) -> Edns | None:
         if at > len(packet):
             raise ValueError("rdata runs past the packet")
         if kind != OPT:
+            # Here `size` is the record's class: that of the question, as in every message (RFC 1035 section 3.2.4).
+            if size != cls and not (size == _ANY_CLASS and kind in _TRANSACTION_TYPES):
+                raise ValueError("class of a record")
             continue
         if owner or edns is not None:
             raise ValueError("OPT owner or a second OPT")
