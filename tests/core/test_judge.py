@@ -17,7 +17,7 @@ from vmdns.core import rebinding, wire
 from vmdns.core.forwarded import Forwarded
 from vmdns.core.judge import Rejected, Verdict, judge
 from vmdns.core.limits import Limits
-from vmdns.core.name import to_text, to_wire
+from vmdns.core.name import from_labels, to_text, to_wire
 from vmdns.core.upstream import closest
 
 LIMITS = Limits()
@@ -28,6 +28,12 @@ SOA = "fz.test.|300 SOA ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 def query(name: str = "www.fz.test", kind: str = "A", *, do: bool = False, edns: bool = True) -> wire.Query:
     number = int(dns.rdatatype.from_text(kind))
     return wire.parse_query(wire.make_query(0x1234, to_wire(name), number, dnssec_ok=do, edns=edns))
+
+
+def mixed(name: str, kind: str = "A", do: bool = False) -> wire.Query:
+    """The same with the letters as they are written."""
+    key = from_labels([label.encode() for label in name.split(".")])
+    return wire.parse_query(wire.make_query(0x1234, key, dns.rdatatype.from_text(kind), dnssec_ok=do))
 
 
 def message(
@@ -167,7 +173,7 @@ def test_who_asks_for_dnssec_gets_signatures_and_proofs() -> None:
     assert lines(found.authority) == ["a.e.test 40 NSEC", "a.e.test 40 RRSIG"]
     assert found.ttl == 40
     plain = accepted(query("x.d.fz.test"), answer, ["a.e.test.|40 NSEC b.e.test. A"])
-    assert lines(plain.answer) == ["x.d.fz.test 60 CNAME", "x.e.test 60 A"]
+    assert lines(plain.answer) == ["d.fz.test 60 DNAME", "x.d.fz.test 60 CNAME", "x.e.test 60 A"]
     assert plain.authority == ()
 
 
@@ -369,9 +375,47 @@ def test_addresses_are_judged_alike_packed() -> None:
     assert not rebinding.inner(bytes((8, 8, 8, 8)))
 
 
+def test_an_answer_whose_only_fault_is_its_case_comes_with_the_verdict() -> None:
+    flat = query("www.fz.test")
+    flat_reply = message(flat, ["60 A 198.51.100.1"]).to_wire()
+    sent = mixed("wWw.fZ.TeSt")
+    found = judged(flat_reply, sent)
+    assert isinstance(found, Rejected)
+    assert (found.verdict, found.answer) == (Verdict.OTHER_CASE, accepted(sent, ["60 A 198.51.100.1"]))
+    for rcode, verdict in ((1, Verdict.NO_EDNS), (2, Verdict.OTHER_CASE)):
+        found = judged(message(flat, [], rcode=rcode).to_wire(), sent)
+        assert isinstance(found, Rejected)
+        assert (found.verdict, found.answer) == (verdict, None)
+    blocked = judged(message(flat, ["60 A 192.168.56.101"]).to_wire(), sent)
+    assert isinstance(blocked, Rejected)
+    assert blocked.answer is not None
+    assert blocked.answer.error is not None
+    assert blocked.answer.answer == ()
+
+
+@pytest.mark.parametrize("do", [False, True])
+@pytest.mark.parametrize("kind", ["A", "CNAME"])
+def test_a_cname_made_of_a_dname_has_the_case_of_the_owner_and_not_of_our_query(kind: str, do: bool) -> None:
+    """RFC 6672: the DNAME stands before it, whether or not DNSSEC records are asked for."""
+    sent = mixed("aB.wWw.D.fZ.TeSt", kind, do=do)
+    answer = [
+        "d.fz.test.|60 DNAME Elsewhere.Test.",
+        "60 CNAME aB.wWw.Elsewhere.Test.",
+        "aB.wWw.Elsewhere.Test.|60 CNAME Web.Other.Example.",
+        "Web.Other.Example.|60 A 198.51.100.1",
+    ]
+    found = accepted(sent, answer)
+    kinds = [dns.rdatatype.to_text(one.type) for one in found.answer]
+    assert kinds == ["DNAME", "CNAME", "CNAME", "A"][: 2 if kind == "CNAME" else 4]
+    assert found.answer[0].rdata == from_labels([b"Elsewhere", b"Test"])
+    assert found.answer[1].rdata == from_labels([b"ab", b"www", b"Elsewhere", b"Test"])
+    if kind == "A":
+        assert found.answer[2].rdata == from_labels([b"Web", b"Other", b"Example"])
+
+
 @pytest.mark.parametrize("kind", ["A", "MX", "NS"])
 def test_names_that_point_into_the_question_have_not_its_random_case(kind: str) -> None:
-    sent = query("wWw.fZ.TeSt", kind)
+    sent = mixed("wWw.fZ.TeSt", kind)
     data = {"A": "300 CNAME fZ.TeSt.", "MX": "300 MX 5 mail.fZ.TeSt.", "NS": "300 NS ns.fZ.TeSt."}[kind]
     found = accepted(sent, [data])
     assert found.answer[0].rdata.endswith(to_wire("fz.test")), found.answer[0].rdata

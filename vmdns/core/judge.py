@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import dns.exception
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rdata
 import dns.rdatatype
@@ -42,10 +43,11 @@ class Verdict(enum.Enum):
 
 
 class Rejected(NamedTuple):
-    """A message that gives no answer, and why."""
+    """A message that gives no answer, and why. answer: for OTHER_CASE, the answer if the case is its only fault."""
 
     verdict: Verdict
     why: str
+    answer: Forwarded | None = None
 
 
 class _Blocked(Exception):
@@ -74,6 +76,12 @@ def judge_fully(
 ) -> Forwarded | Rejected:
     """The same by the general path."""
     rejected = _is_reply(message, sent, stream)
+    if rejected is not None and rejected.verdict is Verdict.OTHER_CASE:
+        restored = message[:12] + sent.question + message[12 + len(sent.question) :]
+        found = judge_fully(restored, sent, limits, trusted, own, stream)
+        if isinstance(found, Forwarded):
+            return rejected._replace(answer=found)
+        return found if found.verdict in (Verdict.NO_EDNS, Verdict.IGNORE) else rejected
     if rejected is not None:
         return rejected
     if is_heavy(message):
@@ -127,14 +135,14 @@ def _rebuild(
     for _ in range(MOST_ALIASES + 1):
         sets = found.of(name, sent.type, signed)
         if sets:
-            kept += sets
+            kept += found.alias(name, sent.key, signed) if sent.type == wire.CNAME else sets
             complete = True
             break
-        alias = found.of(name, wire.CNAME, signed)
+        alias = found.alias(name, sent.key, signed)
         if not alias:
             break
-        kept += (found.dnames(name) if signed else []) + alias
-        name = rebinding.target(alias[0][0]) or name
+        kept += alias
+        name = rebinding.target(found.of(name, wire.CNAME, False)[0][0]) or name
     else:
         return Rejected(Verdict.FAILED, "the aliases (CNAME) of this name do not end")
 
@@ -184,13 +192,25 @@ class _Answers:
             kept += [one for one in sets if one.rdtype == dns.rdatatype.RRSIG and one.covers == kind]
         return kept
 
-    def dnames(self, owner: bytes) -> list[dns.rrset.RRset]:
-        """The DNAME above this owner: one who validates needs it to believe the CNAME (RFC 6672 section 5.3)."""
-        while owner[0]:
-            owner = owner[1 + owner[0] :]
-            if kept := self.of(owner, dns.rdatatype.DNAME, True):
-                return kept
-        return []
+    def alias(self, owner: bytes, asked: bytes, signed: bool) -> list[dns.rrset.RRset]:
+        """The CNAME of this owner, behind the DNAME that it was made of (RFC 6672 sections 3.1 and 5.3.1).
+
+        A CNAME made of a DNAME begins as the name does that was asked for, so in the random case of our query: it is
+        made anew in lower case, and what the owner of the DNAME wrote is kept.
+        """
+        kept = self.of(owner, wire.CNAME, signed)
+        above = owner
+        while kept and above[0]:
+            above = above[1 + above[0] :]
+            if not (dnames := self.of(above, dns.rdatatype.DNAME, signed)):
+                continue
+            begin = dns.name.from_wire(asked, 0)[0] if owner == asked else kept[0].name
+            begin = begin.relativize(dnames[0].name)
+            made = dns.name.Name(begin.labels + dnames[0][0].target.labels)
+            if made == kept[0][0].target:
+                kept[0] = dns.rrset.from_rdata(kept[0].name, kept[0].ttl, kept[0][0].replace(target=made))
+                return dnames + kept
+        return kept
 
 
 def _check(kept: list[dns.rrset.RRset], trusted: bool, own: Callable[[bytes], bool]) -> None:
