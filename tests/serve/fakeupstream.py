@@ -1,6 +1,7 @@
 """A scripted upstream on loopback that behaves as the first label of the name says: well, badly or hostile.
 
-`servfail.7.fz.test` asks for SERVFAIL; the other labels only make the name new. What came is kept in `seen`.
+`servfail.7.fz.test` asks for SERVFAIL; the other labels only make the name new. What came is kept in `seen`; probes of
+vmdns's own (localhost) in `probes`.
 """
 
 from __future__ import annotations
@@ -37,13 +38,17 @@ class Seen(NamedTuple):
 
 
 class FakeUpstream:
-    """UDP and TCP on one port. dead: it says nothing; go: slow names wait for it; good: what it answers."""
+    """UDP and TCP on one port. dead: it says nothing; go: slow names wait for it; good: what it answers.
+
+    no_edns: it rejects every OPT record with FORMERR; flat: every question comes back in lower case over UDP.
+    """
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.address = address
         self.port = 0
         self.seen: list[Seen] = []
-        self.dead = False
+        self.probes: list[Seen] = []
+        self.dead = self.no_edns = self.flat = self.silent_tcp = False
         self.go = asyncio.Event()
         self.good = GOOD
         self.relay: Callable[[bytes], asyncio.Future[bytes]] | None = None
@@ -102,8 +107,15 @@ class FakeUpstream:
         question = query.question[0]
         raw = question.name.to_text()
         one = Seen(tcp, raw.lower(), raw, question.rdtype, query.id, port, query)
-        self.seen.append(one)
-        if self.dead:
+        (self.probes if one.name == "localhost." else self.seen).append(one)
+        if self.dead or (tcp and self.silent_tcp):
+            await asyncio.sleep(60 if tcp else 0)
+            return
+        if self.no_edns and query.edns >= 0:
+            send(self.reply(query, rcode=1).to_wire())
+            return
+        if self.flat and not tcp:
+            await self._do_flat(one, send)
             return
         if self.relay is not None:
             send(await self.relay(packet))
@@ -249,6 +261,9 @@ class FakeUpstream:
     async def _do_formerredns(self, one: Seen, send: Send) -> None:
         edns = one.message.edns >= 0
         send(self.reply(one.message, *([] if edns else [f"60 A {GOOD}"]), rcode=1 if edns else 0).to_wire())
+
+    async def _do_formerr(self, one: Seen, send: Send) -> None:
+        send(self.reply(one.message, rcode=1).to_wire())
 
     async def _do_baredns(self, one: Seen, send: Send) -> None:
         """A server so old that it sends back its header alone."""

@@ -26,7 +26,7 @@ from vmdns.core import wire
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.serve import forward, upstream_socket
+from vmdns.serve import forward, upstream_server, upstream_socket
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.waiting import POSSIBLE
 
@@ -487,6 +487,7 @@ def test_a_recovered_upstream_is_asked_at_once_again() -> None:
         async with lab(limits=QUICK) as net:
             net.up.dead = True
             assert (await net.ask("a.1.fz.test")).rcode() == 2
+            await until(lambda: is_silent(net, 0))
             net.up.dead = False
             assert told(await net.ask("b.1.fz.test")) == [GOOD]
             assert told(await net.ask("a.1.fz.test")) == [GOOD]
@@ -552,7 +553,7 @@ def test_our_own_names_never_leave() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [("A", {"flags": 0}), ("AXFR", {}), ("IXFR", {}), ("TKEY", {}), ("A", {"rdclass": 3}), ("A", {"rdclass": 254})],
+    [("A", {"flags": 0}), ("AXFR", {}), ("IXFR", {}), ("MAILB", {}), ("A", {"rdclass": 3}), ("A", {"rdclass": 254})],
 )
 def test_a22_a23_what_is_never_forwarded(kind: str, how: dict[str, Any]) -> None:
     async def scenario() -> None:
@@ -564,6 +565,21 @@ def test_a22_a23_what_is_never_forwarded(kind: str, how: dict[str, Any]) -> None
     run(scenario)
 
 
+@pytest.mark.parametrize("kind", [41, 128, 129, 200, 248, 249, 250])
+def test_types_that_no_query_may_have_are_rejected_here(kind: int) -> None:
+    """RFC 9824 section 3.5 for NXNAME (128), RFC 6895 section 3.1 for the rest of the range."""
+
+    async def scenario() -> None:
+        async with lab() as net:
+            for at in range(4):
+                answer = await net.ask(f"www.{at}.fz.test", f"TYPE{kind}")
+                assert (answer.rcode(), ede(answer)[0]) == (1, 30)
+                assert answer.question[0].rdtype == kind
+            assert net.up.count() == 0
+
+    run(scenario)
+
+
 def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_then_on() -> None:
     async def scenario() -> None:
         async with lab(2, Limits(upstream_timeout=1, query_timeout=4)) as net:
@@ -571,6 +587,7 @@ def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_t
             dead.dead = True
             assert told(await net.ask("a.fz.test")) == [GOOD]
             assert (dead.count(), live.count()) == (1, 1)
+            await until(lambda: is_silent(net, 0))
             assert told(await net.ask("b.fz.test")) == [GOOD]
             assert (dead.count(), live.count()) == (1, 2)
             net.clock.ahead += 16  # now one question probes it, the others that come meanwhile do not
@@ -605,8 +622,8 @@ def test_a_server_where_nobody_listens_is_followed_by_the_next_at_once() -> None
             await gone.stop()
             answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
             assert told(answer) == [GOOD]
-            first = net.forwarder.status()["upstreams"][0]
-            assert (first["silent"], live.count()) == (True, 1)
+            await until(lambda: is_silent(net, 0))
+            assert live.count() == 1
             await gone.start()
 
     run(scenario)
@@ -624,28 +641,69 @@ def test_two_dead_servers_end_in_time_and_both_are_named() -> None:
     run(scenario)
 
 
+def is_silent(net: Lab, at: int) -> bool:
+    return bool(net.forwarder.status()["upstreams"][at]["silent"])
+
+
 def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with_it() -> None:
     async def scenario() -> None:
         async with lab() as net:
-            for at in range(4):
-                assert told(await net.ask(f"formerredns.{at}.fz.test")) == [GOOD]
-            assert net.up.count() == 2 * 3 + 1
-            net.clock.ahead += 901
-            await net.ask("www.1.fz.test")
-            assert net.up.seen[-1].message.edns == 0
+            net.up.no_edns = True
+            assert told(await net.ask("www.0.fz.test")) == [GOOD]
+            await until(lambda: len(net.up.probes) == 6 and not net.forwarder._probes)
             net.up.seen.clear()
-            for at in range(4):
-                assert told(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
-            assert (net.up.count(tcp=True), net.up.count(tcp=False)) == (3, 4)
+            assert told(await net.ask("www.1.fz.test", want_dnssec=True)) == [GOOD]
+            assert [one.message.edns for one in net.up.seen] == [-1]
+            net.up.no_edns = False
+            net.clock.ahead += 901
+            net.up.seen.clear()
+            await net.ask("www.2.fz.test")
+            assert [one.message.edns for one in net.up.seen] == [0]
+
+            net.up.flat = True
+            net.up.seen.clear()
+            net.up.probes.clear()
+            assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
+            assert [one.tcp for one in net.up.seen] == [False, True]
+            await until(lambda: len(net.up.probes) == 3 and not net.forwarder._probes)
+            assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
+            assert [one.tcp for one in net.up.seen] == [False, True, False]
+            assert net.up.seen[-1].raw_name == "www.mixed-case-name-1.fz.test."
 
     run(scenario)
 
 
-def test_one_good_answer_acquits_a_server_of_what_it_seemed_not_to_understand() -> None:
+@pytest.mark.parametrize("manner", ["formerredns", "baredns", "flat", "drop"])
+def test_no_name_that_one_client_asks_for_changes_how_other_queries_are_sent(manner: str) -> None:
+    """Whoever owns a domain decides how it responds: that says nothing of the server that was asked."""
+
+    async def scenario() -> None:
+        async with lab(2, QUICK) as net:
+            first, second = net.servers
+            setattr(second, f"_do_{manner}", second._do_ttl)
+            for at in range(5):
+                assert told(await net.ask(f"{manner}.mixed-case-name-{at}.fz.test")) == [GOOD]
+                await until(lambda: not net.forwarder._probes)
+            assert first.probes
+            assert not is_silent(net, 0)
+            asked = f"www.{'abcdefgh.' * 5}fz.test"
+            second.seen.clear()
+            assert told(await net.ask(asked, want_dnssec=True)) == [GOOD]
+            last = first.seen[-1]
+            assert (last.name, last.raw_name == last.name, last.tcp) == (f"{asked}.", False, False)
+            assert (last.message.edns, last.message.ednsflags & dns.flags.DO) == (0, dns.flags.DO)
+            assert second.seen == []
+
+    run(scenario)
+
+
+def test_a_server_that_rejects_a_query_with_and_without_edns_is_not_probed() -> None:
     async def scenario() -> None:
         async with lab() as net:
-            for name in ("formerredns.1", "formerredns.2", "www.3", "formerredns.4", "formerredns.5", "www.6"):
-                await net.ask(f"{name}.fz.test")
+            for at in range(4):
+                assert (await net.ask(f"formerr.{at}.fz.test")).rcode() == 2
+            assert (net.up.count(), net.up.probes) == (8, [])
+            await net.ask("www.1.fz.test")
             assert net.up.seen[-1].message.edns == 0
 
     run(scenario)
@@ -663,13 +721,20 @@ def test_a_server_without_tcp_is_not_taken_for_silent() -> None:
     run(scenario)
 
 
-def test_x08_a_server_that_keeps_no_case_and_takes_no_tcp_is_asked_without() -> None:
+@pytest.mark.parametrize("tcp", ["closed", "silent"])
+def test_x08_an_answer_whose_only_fault_is_its_case_is_used_where_tcp_fails(
+    tcp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_server, "_CASE_SECONDS", 0.05)
+
     async def scenario() -> None:
         async with lab() as net:
-            net.up.tcp.close()
+            if tcp == "closed":
+                net.up.tcp.close()
+            net.up.silent_tcp = tcp == "silent"
             for at in range(5):
                 assert told(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
-            assert net.up.count() == 2 * 3 + 2
+            assert net.up.count(tcp=False) == 5
 
     run(scenario)
 

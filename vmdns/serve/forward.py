@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,7 @@ class Forwarder:
         self._generation = 0
         self._known = Known()
         self._flights = Flights()
+        self._probes: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()  # for the cache, the flights and the configuration
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -97,7 +98,13 @@ class Forwarder:
     def _server(self, one: Upstream) -> Server:
         """The same as before, if there was one: what was learned of it stays true."""
         before = self._routes.servers.get(one)
-        return before or Server(one, self._sockets, self._now, self._cache.forget_failures)
+        return before or Server(one, self._sockets, self._now, self._cache.forget_failures, self._spawn_probe)
+
+    def _spawn_probe(self, probe: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(probe)
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+        return task
 
     def cached(self, query: wire.Query, limit: int) -> bytes | None:
         """The response from the cache, in at most `limit` bytes; None where it has to be asked for. In any thread."""
@@ -217,7 +224,7 @@ class Forwarder:
         """The first server answered a flight."""
         flight = attempt.flight
         with self._lock:
-            attempt.server.answered_first(attempt.sent, attempt.begun)
+            attempt.server.answered_first(attempt.begun)
             self._keep(flight, found)
             waiters = self._flights.land(flight)
         tell(waiters, found)
@@ -320,7 +327,7 @@ class Forwarder:
         """Ends every question under way; those who wait get SERVFAIL. Threads have ended before."""
         with self._lock:
             flights = self._flights.all
-        tasks = [flight.task for flight in flights if flight.task is not None]
+        tasks = [*self._probes, *(flight.task for flight in flights if flight.task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

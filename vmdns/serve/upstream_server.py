@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from vmdns.core import wire
 from vmdns.core.forwarded import Forwarded, Question
 from vmdns.core.judge import Rejected, Verdict
 from vmdns.core.upstream import Upstream
+from vmdns.serve.upstream_probe import Abilities, check_response, find_abilities
+from vmdns.serve.upstream_query import encode_query
 from vmdns.serve.upstream_socket import Sockets
 
 # A server that fell silent is asked last for so many seconds; then one question tries it again.
 PROBE_SECONDS = 15.0
-# A server that three times running did not understand a thing is not troubled with it for so many seconds.
-_QUIRK_STRIKES = 3
-_QUIRK_SECONDS = 900.0
+# What a server was found unable to do is remembered for so long, and looked at again after a minute at the earliest.
+_ABILITIES_SECONDS = 900.0
+_CHECK_SECONDS = 60.0
+# How long TCP is waited for, in seconds, where UDP gave an answer whose only fault is the case of its question.
+_CASE_SECONDS = 1.0
 # As it is; without EDNS; over TCP; over TCP without EDNS.
 _MOST_ROUNDS = 4
-
-_RD, _AD, _CD = 0x0100, 0x0020, 0x0010
-_PLAIN, _SIGNED = (wire.Edns(wire.UDP_SIZE, 0, signed, frozenset()) for signed in (False, True))
-_LETTERS = bytes(0x20 if 0x61 <= byte <= 0x7A else 0 for byte in range(256))  # the bit of its case
 
 
 class Judge(Protocol):
@@ -53,30 +54,24 @@ class Unanswered(Exception):
         self.final = final
 
 
-class Quirk:
-    """Something that a server may not understand: learned from failures in a row, forgotten after a while."""
-
-    def __init__(self) -> None:
-        self._strikes = 0
-        self._until = 0.0
-
-    def known(self, now: Callable[[], float]) -> bool:
-        return self._until > 0 and now() < self._until
-
-    def strike(self, now: float) -> None:
-        self._strikes += 1
-        if self._strikes >= _QUIRK_STRIKES:
-            self._strikes, self._until = 0, now + _QUIRK_SECONDS
-
-    def acquit(self) -> None:
-        self._strikes = 0
+# Runs a coroutine as a task in the event loop.
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Server:
-    """One upstream. now is a monotonic clock in seconds; recovered is called when it answers after a silence."""
+    """One upstream. now is a monotonic clock in seconds; recovered is called when it answers after a silence.
+
+    What a client's query meets never changes how others' queries are sent: it starts a probe (`upstream_probe`), and
+    only that one's response does.
+    """
 
     def __init__(
-        self, upstream: Upstream, sockets: Sockets, now: Callable[[], float], recovered: Callable[[], None]
+        self,
+        upstream: Upstream,
+        sockets: Sockets,
+        now: Callable[[], float],
+        recovered: Callable[[], None],
+        spawn: Spawn,
     ) -> None:
         self.upstream = upstream
         self.asked = self.answered = self.failed = 0
@@ -88,8 +83,11 @@ class Server:
         self._recovered = recovered
         self._last_sign = float("-inf")
         self._avoid_until = 0.0
-        self._no_edns = Quirk()
-        self._flat_case = Quirk()
+        self._spawn = spawn
+        self._check: asyncio.Task[None] | None = None
+        self._abilities = Abilities()
+        self._abilities_until = 0.0
+        self._check_after = float("-inf")
 
     def __str__(self) -> str:
         return str(self.upstream)
@@ -99,44 +97,44 @@ class Server:
 
         first: a query that is under way, to go on from.
         """
-        edns = not self._no_edns.known(self._now) if first is None else first.sent.edns is not None
-        stream = other_case = flat = False
+        edns = self._can().edns if first is None else first.sent.edns is not None
+        stream = other_case = False
+        only_case: Forwarded | None = None  # an answer whose only fault is the case of its question
+        with_edns = edns
         why = ""
         self.asked += first is None
         for _ in range(_MOST_ROUNDS):
             try:
                 if first is None:
-                    verdict = await self._round(question, judge, edns, stream, flat)
+                    async with asyncio.timeout(None if only_case is None else _CASE_SECONDS):
+                        verdict = await self._round(question, judge, edns, stream)
                 else:
                     verdict = await self._listen(first.outcome(), first.sent, first.begun, stream=False)
                     first = None
-            except Unanswered:
-                # It keeps no case, and takes no TCP: then it is asked as one that keeps none.
-                if flat or not (stream and other_case):
+            except (Unanswered, TimeoutError):
+                if only_case is None:
                     raise
-                stream, flat = False, True
-                continue
+                verdict = only_case
             if isinstance(verdict, Forwarded):
-                self._answers(edns)
+                self.answered += 1
+                if other_case or edns != with_edns:
+                    self._check_abilities()
                 return verdict
             why = verdict.why
             match verdict.verdict:
                 case Verdict.NO_EDNS:
-                    self._no_edns.strike(self._now())
                     edns = False
                 case Verdict.TRUNCATED:
                     stream = True
                 case Verdict.OTHER_CASE:
-                    self._flat_case.strike(self._now())
                     stream = other_case = True
+                    only_case = verdict.answer
                 case _:
                     break
         raise self._fail(why, final=True)
 
-    async def _round(
-        self, question: Question, judge: Judge, edns: bool, stream: bool, flat: bool
-    ) -> Forwarded | Rejected:
-        packet, sent = self._query(question, edns, secrets.token_bytes, flat)
+    async def _round(self, question: Question, judge: Judge, edns: bool, stream: bool) -> Forwarded | Rejected:
+        packet, sent = encode_query(question, secrets.token_bytes, edns=edns, mix_case=self._can().case)
         if stream:
             coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
         else:
@@ -149,51 +147,72 @@ class Server:
         try:
             verdict = await coming
         except (OSError, ValueError) as error:
-            # A lack of sockets is our own, and one who spoke over UDP a moment ago is not silent.
-            if not stream and getattr(error, "errno", None) != errno.EMFILE:
-                self._avoid()
+            # One who spoke over UDP a moment ago is not silent.
+            if not stream:
+                self._check_silence()
             raise self._fail(f"cannot be reached: {error}", final=stream) from error
         now = self._now()
         self._alive(now)
         if not stream:
-            self._spoke(sent, now - begun, understood=not isinstance(verdict, Rejected))
+            self._measure(now - begun)
         return verdict
 
     def begin(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
         """The query to put to it first, which whoever calls this sends. draw gives random bytes."""
         self.asked += 1
-        return self._query(question, not self._no_edns.known(self._now), draw)
+        can = self._can()
+        return encode_query(question, draw, edns=can.edns, mix_case=can.case)
 
-    def answered_first(self, sent: wire.Query, begun: float) -> None:
+    def answered_first(self, begun: float) -> None:
         """Tells that such a query was answered."""
         now = self._now()
         self._alive(now)
-        self._spoke(sent, now - begun, understood=True)
-        self._answers(sent.edns is not None)
-
-    def _answers(self, edns: bool) -> None:
+        self._measure(now - begun)
         self.answered += 1
-        if edns:
-            self._no_edns.acquit()
 
-    def _spoke(self, sent: wire.Query, took: float, *, understood: bool) -> None:
-        if understood and sent.name != sent.key:
-            self._flat_case.acquit()
+    def _measure(self, took: float) -> None:
         self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
 
-    def _query(
-        self, question: Question, edns: bool, draw: Callable[[int], bytes], flat: bool = False
-    ) -> tuple[bytes, wire.Query]:
-        """Its bytes and what they mean. AD asks for the AD bit of the answer without DNSSEC records (RFC 6840 section
-        5.7)."""
-        key, kind, signed, unchecked = question
-        flags = _RD | _AD | (_CD if unchecked else 0)
-        noise = draw(2 + len(key))
-        ident = int.from_bytes(noise[:2], "big")
-        name = key if flat or self._flat_case.known(self._now) else _mixed(key, noise[2:])
-        packet = wire.make_query(ident, name, kind, flags=flags, dnssec_ok=signed, edns=edns)
-        opt = (_SIGNED if signed else _PLAIN) if edns else None
-        return packet, wire.Query(ident, flags, name, key, kind, wire.IN, packet[12 : 16 + len(name)], opt)
+    # -- probes: in the event loop ------------------------------------------------------------------------------
+
+    def _can(self) -> Abilities:
+        """What it is able to do, as far as is known. In any thread."""
+        return self._abilities if self._now() < self._abilities_until else Abilities()
+
+    def _check_abilities(self) -> None:
+        """Probes what it can do, since a query fared better with less."""
+        if self._now() >= self._check_after and not self._checking:
+            self._check_after = self._now() + _CHECK_SECONDS
+            self._check = self._spawn(self._learn_abilities())
+
+    def _check_silence(self) -> None:
+        """Probes whether it responds at all, since a query got no response."""
+        if not self.silent and not self._checking:
+            self._check = self._spawn(self._learn_silence())
+
+    @property
+    def _checking(self) -> bool:
+        return self._check is not None and not self._check.done()
+
+    async def _learn_abilities(self) -> None:
+        try:
+            self._abilities = await find_abilities(self._sockets, self.upstream)
+        except (OSError, ValueError):
+            return
+        now = self._now()
+        self._alive(now)
+        self._abilities_until = now + _ABILITIES_SECONDS
+
+    async def _learn_silence(self) -> None:
+        try:
+            await check_response(self._sockets, self.upstream)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) != errno.EMFILE:  # a lack of sockets is our own
+                self._avoid()
+                self.failed += 1
+                self.error = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
+        else:
+            self._alive(self._now())
 
     def _fail(self, why: str, *, final: bool) -> Unanswered:
         self.failed += 1
@@ -217,14 +236,9 @@ class Server:
         self._avoid_until = self._now() + PROBE_SECONDS
 
     def no_reply_since(self, begun: float) -> None:
-        """Tells that a question of that time still waits: a server that answered nothing since then is avoided.
-
-        One slow name is no fault of the server's while it answers others.
-        """
-        if self._last_sign < begun and not self.silent:
-            self._avoid()
-            self.failed += 1
-            self.error = "does not answer"
+        """Tells that a question of that time still waits: a server that sent nothing since then is probed."""
+        if self._last_sign < begun:
+            self._check_silence()
 
     def turn(self) -> float:
         """0 where it may be asked in its turn; else when it was last found silent, and it is asked after others.
@@ -250,12 +264,6 @@ class Server:
             "error": self.error,
             "round_trip_ms": None if self.round_trip is None else round(self.round_trip * 1000, 1),
         }
-
-
-def _mixed(name: bytes, noise: bytes) -> bytes:
-    """The name with each letter in a random case, which the reply has to repeat (draft-vixie-dnsext-dns0x20)."""
-    bits = int.from_bytes(noise, "big") & int.from_bytes(name.translate(_LETTERS), "big")
-    return (int.from_bytes(name, "big") ^ bits).to_bytes(len(name), "big")
 
 
 def in_turn(servers: tuple[Server, ...]) -> list[Server]:
