@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, report, vm
+from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, mac, report, vm
 from vmdns.core.builder import build
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Neighbour, PortForward
 from vmdns.core.name import to_text, to_wire
@@ -257,6 +257,72 @@ def test_why_there_is_nothing_is_said() -> None:
         "db's forwarded ports are at addresses of the host that an asker on the LAN of eth0 cannot reach"
     )
     assert why("lab", 4) == "VM 'slow' runs, but no address of it is known yet"
+
+
+@pytest.mark.parametrize(
+    ("asker", "expected"),
+    [
+        ("host", [
+            "192.168.56.9 is chosen: it is on the host-only network vboxnet0, which this computer can reach",
+            "192.168.1.9 is chosen: it is on the LAN of eth0, which this computer can reach",
+            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
+            "10.0.2.4 is left out: it is on NAT Network lab, which this computer cannot reach",
+        ]),
+        ("lab", [
+            "10.0.2.4 is chosen: it is on NAT Network lab, the client's own network",
+            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
+            "192.168.56.9 is left out: it is on the host-only network vboxnet0, and the client has a nearer one on its "
+            "own network",
+            "192.168.1.9 is left out: it is on the LAN of eth0, and the client has a nearer one on its own network",
+        ]),
+        ("other", [
+            "192.168.56.9 is chosen: it is on the host-only network vboxnet0, which guests on NAT Network other can "
+            "reach",
+            "192.168.1.9 is chosen: it is on the LAN of eth0, which guests on NAT Network other can reach",
+            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
+            "10.0.2.4 is left out: it is on NAT Network lab, which guests on NAT Network other cannot reach",
+        ]),
+        ("hostonly1", [
+            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
+            "192.168.56.9 is left out: it is on the host-only network vboxnet0, which guests on the host-only network "
+            "vboxnet1 cannot reach",
+            "192.168.1.9 is left out: it is on the LAN of eth0, which guests on the host-only network vboxnet1 cannot "
+            "reach",
+            "10.0.2.4 is left out: it is on NAT Network lab, which guests on the host-only network vboxnet1 cannot "
+            "reach",
+        ]),
+    ],
+)  # fmt: skip
+def test_why_this_address(asker: str, expected: list[str]) -> None:
+    one = vm(1, "web", NAT, HOSTONLY, BRIDGED, LAB, reports=(report(1, "10.0.2.15"), report(513, "192.168.1.9")))
+    snapshot = made(one, lease(257, "192.168.56.9", HOSTONLY), lease(769, "10.0.2.4"))
+    found = snapshot.choices(snapshot.by_uuid[one.uuid], snapshot.view(*ASKERS[asker]))
+    assert [str(each) for each in found] == expected
+    assert [each.address for each in found if each.chosen] == seen(snapshot, asker)
+
+
+def test_why_an_address_that_only_some_clients_reach() -> None:
+    # Where this computer's own resolver is at a loopback address, its queries and those of guests on NAT look alike.
+    one = vm(1, "web", HOSTONLY)
+    snapshot = made(one, lease(1, "192.168.56.9", HOSTONLY), Neighbour("vboxnet0", mac(1), "2001:db8:56::9", NOW))
+    view = View((HOST, NAT))
+    assert [str(each) for each in snapshot.choices(snapshot.by_uuid[one.uuid], view)] == [
+        "192.168.56.9 is chosen: it is on the host-only network vboxnet0, which this computer and guests on NAT can "
+        "reach",
+        "2001:db8:56::9 is chosen: it is on the host-only network vboxnet0, which this computer can reach",
+    ]
+
+
+def test_why_an_address_of_this_computer() -> None:
+    one = replace(
+        vm(1, "web"), adapters=(Adapter(0, mac(1), NAT, forwards=(SSH, INWARD)),), reports=(report(1, "10.0.2.15"),)
+    )
+    snapshot = made(one)
+    assert [str(each) for each in snapshot.choices(snapshot.by_uuid[one.uuid], snapshot.view(*ASKERS["host"]))] == [
+        "127.0.0.1 is chosen: it is this computer's, and port-forward rules lead to the VM (2222 to its 22, 33060 to "
+        "its 3306)",
+        "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
+    ]
 
 
 def test_an_internal_network_has_no_way_to_ask() -> None:

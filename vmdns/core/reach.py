@@ -36,6 +36,17 @@ class Seen(NamedTuple):
     why: str = ""
 
 
+class Choice(NamedTuple):
+    """Whether one address is in the answer to a client, and why. reason goes on after "ADDRESS is"."""
+
+    address: str
+    chosen: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.address} is {'chosen' if self.chosen else 'left out'}: it is {self.reason}"
+
+
 def rules(
     machine: Machine, addresses: Sequence[Address], by_network: Mapping[str, Sequence[PortForward]]
 ) -> tuple[PortForward, ...]:
@@ -90,6 +101,40 @@ def _direct(addresses: Sequence[Address], view: View, ways: Ways) -> tuple[str, 
 def leads(network: Network, six: bool, view: View, ways: Ways) -> bool:
     """Whether this view can use an address on this network, of IPv6 or IPv4, where it is the only one of its VM."""
     return any(ways.same_link(member, network) or _routed(network, six, member) for member in view.members)
+
+
+def choices(addresses: Sequence[Address], found: Seen, view: View, ways: Ways) -> tuple[Choice, ...]:
+    """Why this view gets the addresses in `found` (what `seen` gave for it) and not the others of the VM."""
+    own = () if found.forwarded else found.addresses
+    made = [Choice(one.address, one.address in own, _reason(one, own, view, ways)) for one in addresses]
+    for address in found.addresses if found.forwarded else ():
+        ports = ", ".join(f"{one.rule.host_port} to its {one.rule.guest_port}" for one in found.services)
+        where = "the gateway of the NAT Network" if address in ways.gateways.values() else "this computer's"
+        made.append(Choice(address, True, f"{where}, and port-forward rules lead to the VM ({ports})"))
+    return tuple(sorted(dict.fromkeys(made), key=lambda one: not one.chosen))
+
+
+def _reason(one: Address, own: Sequence[str], view: View, ways: Ways) -> str:
+    network, six = one.network, ":" in one.address
+    on = f"on {_called(network)}"
+    if network.kind == "nat":
+        return "inside of the VM's own NAT, which nobody else reaches"
+    linked = [member for member in view.members if ways.same_link(member, network)]
+    users = linked or [member for member in view.members if _routed(network, six, member)]
+    if one.address not in own:
+        if not users:
+            by = " by IPv6" if six and network.kind in _ROUTED else ""
+            return f"{on}, which {_clients(view.members)} cannot reach{by}"
+        if len(view.members) == 1:
+            return f"{on}, and the client has a nearer one on its own network"
+        return f"{on}, which only {_clients(users)} can reach"
+    if linked and len(view.members) == 1:
+        return f"{on}, the client's own network"
+    return f"{on}, which {_clients(users)} can reach"
+
+
+def _clients(members: Sequence[Network]) -> str:
+    return _listed("this computer" if one == HOST else f"guests on {_called(one)}" for one in members)
 
 
 def _routed(network: Network, six: bool, asker: Network) -> bool:

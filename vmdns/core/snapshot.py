@@ -16,7 +16,7 @@ from vmdns.core.model import Machine, Network, PortForward
 from vmdns.core.name import from_labels
 from vmdns.core.naming import Named
 from vmdns.core.node import Node, RRset, address_record
-from vmdns.core.reach import Seen, leads, seen
+from vmdns.core.reach import Choice, Seen, choices, leads, seen
 from vmdns.core.view import View, Ways
 from vmdns.core.wire import PTR, SOA, SRV, srv_rdata
 from vmdns.core.zones import reverse_name
@@ -162,6 +162,10 @@ class Snapshot:
                 guest.machine.name, guest.addresses, guest.forwards, attached, view, self.ways
             )
         return found
+
+    def choices(self, guest: Guest, view: View) -> tuple[Choice, ...]:
+        """Why this view gets some addresses of a VM and not its others, the chosen ones first."""
+        return choices(guest.addresses, self.seen(guest, view), view, self.ways)
 
     def is_foreign(self, key: bytes) -> bool:
         """Whether a wire name (lower case) surely is not ours, in no view. Of names with a `_` it is not sure."""
