@@ -50,14 +50,11 @@ sys.stdout.flush()
 sys.stdin.read()
 """
 SERVER = """
-import subprocess, sys
-from vmdns.sources import supervise
-played = [sys.executable, "-c", {worker!r}, {told!r}]
-real = subprocess.Popen
-swap = lambda command: played if "vmdns.worker" in command else command
-supervise.subprocess.Popen = lambda command, **more: real(swap(command), **more)
-from vmdns.cli import main
-sys.exit(main(sys.argv[1:]))
+import sys
+from functools import partial
+from vmdns import app, cli
+app.run = partial(app.run, worker=[sys.executable, "-c", {worker!r}, {told!r}])
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 

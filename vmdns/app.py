@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from vmdns.serve.turn import long_turns
 from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
+from vmdns.sources.supervise import WORKER
 from vmdns.sources.supervise import look_once as look_by_worker
 from vmdns.table import News, Table, change
 from vmdns.waking import Waking, clock
@@ -56,7 +57,14 @@ FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not t
 class App:
     """One running vmdns."""
 
-    def __init__(self, config: Config, config_path: Path, options: Options, say: Say) -> None:
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path,
+        options: Options,
+        say: Say,
+        worker: Sequence[str] = WORKER,
+    ) -> None:
         self.config = config
         self.config_path = config_path
         self._options = options
@@ -97,7 +105,9 @@ class App:
         self.table = Table(self._policy(), grown=self._garbage.grown)
         self._telling = Slices(self._tell_one)
         self.table.subscribe(self._tell)
-        self.discovery = Discovery(self.table, say, self._first_look_is_over, lambda source: self._admission.looked())
+        self.discovery = Discovery(
+            self.table, say, self._first_look_is_over, lambda source: self._admission.looked(), worker
+        )
         self.sources = {
             **self.discovery.sources,
             "hosts": Source(since=self.started),
@@ -445,8 +455,11 @@ def _allow_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def run(config: Config, config_path: Path, options: Options, say: Say) -> int:
-    """Runs vmdns until SIGINT or SIGTERM. Returns the exit status."""
+def run(config: Config, config_path: Path, options: Options, say: Say, worker: Sequence[str] = WORKER) -> int:
+    """Runs vmdns until SIGINT or SIGTERM. worker: the command line of the process that reads VirtualBox.
+
+    Returns the exit status.
+    """
 
     async def main() -> int:
         stop = asyncio.Event()
@@ -455,7 +468,7 @@ def run(config: Config, config_path: Path, options: Options, say: Say) -> int:
             number = getattr(signal, name, None)
             if number is not None:
                 _on_signal(loop, number, stop.set)
-        return await App(config, config_path, options, say).run(stop)
+        return await App(config, config_path, options, say, worker).run(stop)
 
     take_over(say)
     _allow_sockets()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from vmdns.config import Config
 from vmdns.core.model import Fact, Neighbour, from_json
 from vmdns.lasting import lasting
 from vmdns.serve.turn import long_turns
-from vmdns.sources.supervise import Supervisor
+from vmdns.sources.supervise import WORKER, Supervisor
 from vmdns.table import Table
 
 
@@ -40,7 +40,9 @@ class Discovery:
         say: Callable[[str], None],
         looked: Callable[[], None],
         looked_at: Callable[[str], None] = lambda source: None,
+        worker: Sequence[str] = WORKER,
     ) -> None:
+        self._worker = worker
         self._table = table
         self._say = say
         self._looked = looked
@@ -59,7 +61,8 @@ class Discovery:
             self._task.cancel()
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
-        self._supervisor = Supervisor(config.reader, home, config.limits.look_interval, self._hear, long_turns)
+        interval = config.limits.look_interval
+        self._supervisor = Supervisor(config.reader, home, interval, self._hear, long_turns, self._worker)
         self._task = asyncio.create_task(lasting("reading VirtualBox", self._supervisor.run))
 
     def nudge(self, source: str) -> None:

@@ -2,7 +2,7 @@
 
     python tests/bench/light.py [--rounds 3] [--seconds 20] [--against FOLDER] [--json]
 
-The server is the process that answers; its worker, which reads VirtualBox (played_worker.py), is told beside it. Memory
+The server is the process that answers; its worker, which reads VirtualBox (fleet.py), is told beside it. Memory
 is taken after every name was asked for. Needs what authoritative.py needs.
 """
 

@@ -1,8 +1,8 @@
-"""`vmdns run` with a played VirtualBox: all of vmdns is in force, but its worker reads VMs from a script.
+"""`vmdns run` with simulated VMs: all of vmdns is in force, but its worker reads VMs from a script (fleet.py).
 
     python vmdns_server.py TREE FOLDER [options of run]
 
-TREE is the checkout whose vmdns runs. FOLDER stands for VirtualBox's and for the user's, and holds what `played_worker`
+TREE is the checkout whose vmdns runs. FOLDER stands for VirtualBox's and for the user's, and holds what `fleet`
 reads. With VMDNS_BENCH_BEAT set, the longest time that the event loop stood still is kept in FOLDER/pause, in ms.
 """
 
@@ -10,43 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 TREE, FOLDER, *OPTIONS = sys.argv[1:]
 sys.path.insert(0, TREE)
-WORKER = Path(__file__).resolve().parent / "played_worker.py"
-
-
-class Played(subprocess.Popen):  # type: ignore[type-arg]
-    """Any process; the worker is the played one."""
-
-    def __init__(self, command: Any, *more: Any, **how: Any) -> None:
-        if {"vmdns.worker", "vmdns.sources.worker"} & set(command):  # the second one: before
-            command = [sys.executable, str(WORKER), TREE, FOLDER]
-        super().__init__(command, *more, **how)
+WORKER = sys.executable, str(Path(__file__).resolve().parent / "fleet.py"), TREE, FOLDER
 
 
 def main() -> int:
-    from vmdns import cli
-    from vmdns.sources import supervise
+    from vmdns import app, cli
 
-    subprocess.Popen = Played  # type: ignore[misc]
-    supervise.find = lambda *_: Path(FOLDER)  # type: ignore[assignment]
+    app.run = partial(app.run, worker=WORKER)
     if os.environ.get("VMDNS_BENCH_BEAT"):
         from beat import Beat
 
-        from vmdns.app import App
+        serve = app.App.run
 
-        serve = App.run
-
-        async def run(app: Any, stop: asyncio.Event) -> int:
+        async def run(one: Any, stop: asyncio.Event) -> int:
             Beat(Path(FOLDER) / "pause")
-            return await serve(app, stop)
+            return await serve(one, stop)
 
-        App.run = run  # type: ignore[method-assign]
+        app.App.run = run  # type: ignore[method-assign]
     return cli.main(["run", *OPTIONS])
 
 

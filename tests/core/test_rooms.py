@@ -22,6 +22,7 @@ IMPURE = frozenset(
 )  # fmt: skip
 KEPT = frozenset({"dns", "idna"})  # the libraries that core may use
 PRINT = frozenset({"cli.py", "show.py"})
+MORE = {"demo": "vmdns.sources."}  # a simulated VirtualBox stands where sources read the real one
 
 
 def room(file: Path) -> str:
@@ -49,7 +50,8 @@ def broken(file: Path, source: str) -> list[str]:
         pure = top in KEPT or (top in sys.stdlib_module_names and top not in IMPURE)
         if where == "core" and top != "vmdns" and not pure:
             found.append(f"core imports {name}")
-        if where and top == "vmdns" and not name.startswith(("vmdns.core.", f"vmdns.{where}.")):
+        allowed = ("vmdns.core.", f"vmdns.{where}.", MORE.get(where, "vmdns.core."))
+        if where and top == "vmdns" and not name.startswith(allowed):
             found.append(f"{where} imports {name}")
     if file.relative_to(ROOT).as_posix() not in PRINT:
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -74,6 +76,8 @@ def test_the_rules_are_kept(file: Path) -> None:
         ("core/x.py", "from vmdns import table", "core imports vmdns.table"),
         ("serve/x.py", "from vmdns.sources import files", "serve imports vmdns.sources.files"),
         ("sources/x.py", "import vmdns.app", "sources imports vmdns.app"),
+        ("demo/x.py", "from vmdns.serve.dns import DnsServer", "demo imports vmdns.serve.dns.DnsServer"),
+        ("sources/x.py", "from vmdns.demo import reader", "sources imports vmdns.demo.reader"),
         ("host/x.py", "print('x')", "it calls print"),
         ("table.py", "import sys\nsys.stdout.write('x')", "it calls sys.stdout.write"),
     ],
@@ -88,6 +92,7 @@ def test_a_broken_rule_is_found(file: str, source: str, what: str) -> None:
         ("core/x.py", "import re\nimport dns.name\nimport idna\nfrom vmdns.core.name import label"),
         ("serve/x.py", "import asyncio\nfrom vmdns.core import wire\nfrom vmdns.serve.listeners import bind"),
         ("app.py", "from vmdns.serve.dns import DnsServer\nfrom vmdns.sources import hostsfile"),
+        ("demo/x.py", "from vmdns.core.model import Fact\nfrom vmdns.sources.reader import key"),
         ("cli.py", "print('x')"),
     ],
 )
@@ -96,4 +101,4 @@ def test_what_is_allowed(file: str, source: str) -> None:
 
 
 def test_all_rooms_were_looked_at() -> None:
-    assert {room(file) for file in FILES} >= {"", "core", "sources", "serve", "host"}
+    assert {room(file) for file in FILES} >= {"", "core", "sources", "serve", "host", "demo"}

@@ -14,16 +14,13 @@ import pytest
 
 PROGRAM = """
 from vmdns.sources import worker
-worker.find = lambda environ: None
 worker.ABSENT_SECONDS = 0.05
-worker.main()
+worker.main(box=worker.Box(installation=lambda environ: None))
 """
 LEASES_ALONE = """
 import time
 from vmdns.sources import worker
-worker.find = lambda environ: True
-worker.open_reader = lambda *_: time.sleep(60)
-worker.main()
+worker.main(box=worker.Box(installation=lambda environ: True, reader=lambda *_: time.sleep(60)))
 """
 OPTIONS = {"reader": "auto", "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
 

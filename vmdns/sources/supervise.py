@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Worker = subprocess.Popen[bytes] | Beside
 
 Message = dict[str, Any]
+
+# -P: never import from the folder that vmdns happens to be started in.
+WORKER = (sys.executable, "-P", "-m", "vmdns.worker")
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0  # less than what counts as silence
@@ -44,11 +47,14 @@ class Supervisor:
         interval: float,
         message: Callable[[Message], None],
         begin: Callable[[], object] = lambda: None,
+        worker: Sequence[str] = WORKER,
     ) -> None:
+        """worker: the command line of the process that reads VirtualBox."""
         self._options = {"reader": reader, "home": home, "interval": interval}
         self._home = home
         self._message = message
         self._begin = begin
+        self._worker = worker
         self._process: Worker | None = None
         self._failures = 0
         self._looking: dict[str, bool] = {}  # sources that a look was asked for; whether again since
@@ -108,7 +114,7 @@ class Supervisor:
 
     def _beside(self) -> Beside | None:
         """Where vmdns is confined, a worker that is not."""
-        if "VMDNS_BESIDE" not in os.environ:
+        if "VMDNS_BESIDE" not in os.environ or self._worker != WORKER:
             return None
         from vmdns.sources.beside import VARIABLE, Beside
 
@@ -116,8 +122,7 @@ class Supervisor:
 
     def _child(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            # -P: never import from the folder that vmdns happens to be started in.
-            [sys.executable, "-P", "-m", "vmdns.worker"],
+            self._worker,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

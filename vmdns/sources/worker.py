@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, NamedTuple, Protocol
 
 from vmdns.core.model import Fact, to_json
 from vmdns.sources.calm import Calm
@@ -39,10 +39,6 @@ from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.leases import Begin, LeaseWatcher
 from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
 from vmdns.sources.told import Told
-
-if TYPE_CHECKING:
-    from vmdns.sources.hostpoll import PollWatcher
-    from vmdns.sources.netlink import NetlinkWatcher
 
 PATIENT_FAILURES = 4  # with growing pauses some ten seconds
 ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
@@ -112,10 +108,54 @@ def open_reader(
     return VBoxManageReader(installation, os.environ, home), why
 
 
+class HostWatcher(Protocol):
+    """Reports the host's addresses and neighbours from threads of its own."""
+
+    def start(self) -> None:
+        """Reports everything, then each change."""
+
+    def look(self, source: str) -> None:
+        """Looks at this source at once, and reports `looked` afterwards."""
+
+
+def watch_host(output: Output) -> HostWatcher:
+    """The watcher of the host's addresses and neighbours that this system can have."""
+
+    def trouble(source: str, text: str) -> None:
+        output.send({"trouble": source, "text": text})
+
+    def looked(source: str) -> None:
+        output.send({"looked": source})
+
+    if sys.platform == "linux":
+        from vmdns.sources.netlink import NetlinkWatcher
+
+        return NetlinkWatcher(output.facts, trouble, looked)
+    from vmdns.sources.hostpoll import PollWatcher
+
+    return PollWatcher(output.facts, trouble, looked)
+
+
+class Box(NamedTuple):
+    """What a worker reads: the VirtualBox and the network of this computer, or simulated ones (vmdns/demo).
+
+    Where lease_files is false, the watcher of the host reports leases as well.
+    """
+
+    installation: Callable[[Mapping[str, str]], Installation | None] = find
+    reader: Callable[[Installation, str, str | None, float, int], tuple[Reader, str]] = open_reader
+    host: Callable[[Output], HostWatcher] = watch_host
+    lease_files: bool = True
+
+
+THIS_COMPUTER = Box()
+
+
 class Work:
     """What the worker does until VirtualBox is lost. options: reader, home (or null), interval, failures."""
 
-    def __init__(self, options: Mapping[str, Any], output: Output, begin: Begin) -> None:
+    def __init__(self, options: Mapping[str, Any], output: Output, begin: Begin, box: Box = THIS_COMPUTER) -> None:
+        self._box = box
         self._options = options
         self._output = output
         self._begin = begin
@@ -126,7 +166,7 @@ class Work:
         """Reads for ever. Raises `Lost` or `Unavailable`."""
         installation = self._find()
         self._watch_leases(user_home(os.environ), at_last=False)  # which change without VBoxSVC as well
-        self._reader, detail = open_reader(
+        self._reader, detail = self._box.reader(
             installation, *(self._options[name] for name in ("reader", "home", "interval", "failures"))
         )
         self._output.send({"found": self._reader.found._asdict(), "detail": detail})
@@ -153,7 +193,7 @@ class Work:
     def _find(self) -> Installation:
         """The installation, once there is one."""
         count = 0
-        while (found := find(os.environ)) is None:
+        while (found := self._box.installation(os.environ)) is None:
             self._output.send({"beat": count} if count else {"absent": True})
             count += 1
             time.sleep(ABSENT_SECONDS)
@@ -161,6 +201,8 @@ class Work:
 
     def _watch_leases(self, home: Path, *, at_last: bool) -> None:
         """Watches the lease files in that folder, unless it does already."""
+        if not self._box.lease_files:
+            return
         if self._watcher is not None:
             if self._watcher.folder == home:
                 return
@@ -195,24 +237,6 @@ def _beat(output: Output, reader: Reader) -> None:
             output.send({"beat": count})
 
 
-def _watch_host(output: Output) -> NetlinkWatcher | PollWatcher:
-    """The watcher of the host's addresses and neighbours that this system can have."""
-
-    def trouble(source: str, text: str) -> None:
-        output.send({"trouble": source, "text": text})
-
-    def looked(source: str) -> None:
-        output.send({"looked": source})
-
-    if sys.platform == "linux":
-        from vmdns.sources.netlink import NetlinkWatcher
-
-        return NetlinkWatcher(output.facts, trouble, looked)
-    from vmdns.sources.hostpoll import PollWatcher
-
-    return PollWatcher(output.facts, trouble, looked)
-
-
 def _follow_parent(given: IO[bytes], look: Callable[[str], None]) -> None:
     """Hears wishes, and ends this process when its input ends: the server is gone, however it went."""
     for line in given:
@@ -232,14 +256,20 @@ def streams() -> tuple[IO[bytes], Output]:
     return given, output
 
 
-def run(given: IO[bytes], output: Output, options: Mapping[str, Any], begin: Begin = lambda: None) -> None:
+def run(
+    given: IO[bytes],
+    output: Output,
+    options: Mapping[str, Any],
+    begin: Begin = lambda: None,
+    box: Box = THIS_COMPUTER,
+) -> None:
     """Works until the server is gone, or VirtualBox: does not return. begin: see `LeaseWatcher`."""
     sys.setswitchinterval(SWITCH_SECONDS)
     if options.get("home"):
         os.environ["VBOX_USER_HOME"] = options["home"]
     output.send({"pid": os.getpid()})
-    watcher = _watch_host(output)
-    work = Work(options, output, begin)
+    watcher = box.host(output)
+    work = Work(options, output, begin, box)
 
     def look(source: str) -> None:
         work.wake() if source == "virtualbox" else watcher.look(source)
@@ -258,7 +288,7 @@ def run(given: IO[bytes], output: Output, options: Mapping[str, Any], begin: Beg
     os._exit(0)
 
 
-def main(begin: Begin = lambda: None) -> None:
+def main(begin: Begin = lambda: None, box: Box = THIS_COMPUTER) -> None:
     """Runs the worker with its standard input and output. begin: see `LeaseWatcher`."""
     given, output = streams()
-    run(given, output, json.loads(given.readline()), begin)
+    run(given, output, json.loads(given.readline()), begin, box)

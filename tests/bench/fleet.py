@@ -1,6 +1,6 @@
-"""vmdns's worker process with a played VirtualBox: the reader is a script, all else of the worker is the real one.
+"""vmdns's worker process with any number of simulated VMs (vmdns/demo) that take orders; all else of it is real.
 
-    python played_worker.py TREE FOLDER        standard input and output: as vmdns/sources/worker.py
+    python fleet.py TREE FOLDER        standard input and output: as vmdns/sources/worker.py
 
 FOLDER/machines holds how many VMs there are; their leases are in a lease file there, as VirtualBox's. Orders come
 through the named pipe FOLDER/orders, a line each; when each was seen is noted in FOLDER/done, in ns of CLOCK_MONOTONIC:
@@ -18,7 +18,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +27,11 @@ sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world`
 
 from world import DHCP, LINK, PREFIX, address
 
-from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, Network, Report
-from vmdns.serve import turn
+from vmdns.core.model import Adapter, DhcpServer, HostInterface, Machine, Network, Report
+from vmdns.demo.reader import SimulatedReader, simulated
+from vmdns.serve.turn import long_turns
 from vmdns.sources import worker
-from vmdns.sources.installation import Installation
-from vmdns.sources.reader import Found, key
+from vmdns.sources.reader import Found
 
 # CPU time that the reader of VirtualBox's API takes for a VM that runs (docs/testing.md has how that was measured).
 SCAN_SECONDS = 0.004
@@ -49,36 +49,28 @@ def machine(number: int) -> Machine:
     return Machine(uuid, f"vm{number:05d}", "Running", adapters=(Adapter(0, mac(number), NETWORK),), reports=reports)
 
 
-class PlayedReader:
-    """Stands for the reader of VirtualBox's API (vmdns/sources/reader.py)."""
+class Fleet:
+    """The VMs, and the orders that change them."""
 
     def __init__(self) -> None:
-        self.found = Found("7.2.0", "api", FOLDER)
-        self.moved = time.monotonic()
         self._machines = [machine(number) for number in range(int((Path(FOLDER) / "machines").read_text()))]
         # Open for writing as well: a pipe whose last writer has gone is always readable.
         self._orders = os.open(Path(FOLDER) / "orders", os.O_RDWR | os.O_NONBLOCK)
         self._done = (Path(FOLDER) / "done").open("a", buffering=1)
         self._rest = b""
+        network = HostInterface(LINK, PREFIX), DhcpServer(NETWORK.dhcp_name, DHCP, "255.255.0.0")
+        self.reader = SimulatedReader(Found("7.2.0", "api", FOLDER), (*self._machines, *network), self._changes)
 
-    def look(self) -> Mapping[str, Fact]:
-        facts: list[Fact] = [*self._machines, HostInterface(LINK, PREFIX)]
-        facts.append(DhcpServer(NETWORK.dhcp_name, DHCP, "255.255.0.0"))
-        return {key(fact): fact for fact in facts}
-
-    def wait(self, seconds: float) -> Mapping[str, Fact | None]:
-        self.moved = time.monotonic()
+    def _changes(self, seconds: float) -> Iterator[Machine]:
         if not select.select([self._orders], [], [], seconds)[0]:
-            return {}
+            return
         *lines, self._rest = (self._rest + os.read(self._orders, 65536)).split(b"\n")
-        changed: dict[str, Fact | None] = {}
         for line in lines:
             now = time.monotonic_ns()
             for one in self._obey(line.decode().split()):
                 self._machines[int(one.uuid[-12:], 16)] = one
-                changed[key(one)] = one
+                yield one
             self._done.write(f"{now} {line.decode()}\n")
-        return changed
 
     def _obey(self, words: list[str]) -> list[Machine]:
         match words:
@@ -105,20 +97,8 @@ class PlayedReader:
                 while time.thread_time() < busy:
                     if time.monotonic() > end:
                         return
-                self.moved = time.monotonic()
+                self.reader.moved = time.monotonic()
 
-    def nudge(self) -> None:
-        """Nothing but orders changes anything."""
-
-    def wake(self) -> None:
-        """The same."""
-
-    def close(self) -> None:
-        os.close(self._orders)
-
-
-worker.find = lambda *_: Installation(Path(FOLDER), Path(FOLDER) / "VBoxManage")  # type: ignore[assignment]
-worker.open_reader = lambda *_: (PlayedReader(), "")  # type: ignore[assignment]
 
 if __name__ == "__main__":
-    worker.main(*([turn.long_turns] if hasattr(turn, "long_turns") else []))
+    worker.main(long_turns, simulated(Fleet().reader))
