@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +17,36 @@ from hypothesis import settings
 for variable in [one for one in os.environ if one.startswith("PYTHON") and one not in ("PYTHONHOME", "PYTHONPATH")]:
     del os.environ[variable]
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # One profile for all properties: the same examples on every run, and no clock that could fail them.
 settings.register_profile("vmdns", deadline=None, derandomize=True, database=None, max_examples=150)
 settings.load_profile("vmdns")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests of faults have measured."""
+    """What tests of faults have measured, and each reason for which tests were skipped."""
     from tests.faults.stream import NOTES
 
     if NOTES:
         terminalreporter.section("faults and recoveries")
         for line in NOTES:
             terminalreporter.write_line(line)
+    skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
+    if skipped:
+        terminalreporter.section("skipped")
+        for reason, count in sorted(skipped.items()):
+            terminalreporter.write_line(f"{count:4} {reason}")
+    if "not slow" in terminalreporter.config.option.markexpr:
+        terminalreporter.write_line("The slow tests were left out; run them with: ./tools/test -m slow")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why a test was skipped."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,8 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 import pytest
+
+from tests.needs import needs_network_namespace
 
 PATIENCE = 30.0
 
@@ -312,15 +313,10 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
     assert run.addresses("web.local") == ["192.168.56.4"]
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter", "setpriv"))),
-    reason="needs root, iproute2 and util-linux, to make a network namespace",
-)
+@needs_network_namespace
 def test_port_53_that_may_not_be_had_and_an_address_that_comes_later(short: Path) -> None:
     """Without the right to low ports, in a namespace of its own: 5300 serves; an address is taken once it is made, and
     port 53 once the command that the message names was run."""
-    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no network namespace can be made here")
     script = f"""
         ip link set lo up
         exec setpriv --bounding-set -net_bind_service \\

@@ -14,6 +14,7 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.host.test_wireplan import HEAD, OPTION6, network, server
+from tests.needs import no_network_namespace
 from vmdns import cli, wire_command, wiring
 from vmdns.host import elevate, loopback
 from vmdns.host.elevate import Denied
@@ -335,8 +336,8 @@ assert not is_assigned("198.18.53.1") and not is_assigned("198.18.53.2")
 )
 def test_killed_between_two_steps_and_undone(box: FakeBox, after: int, rights: str) -> None:
     """Each run in a network namespace of its own, in which it gives and takes addresses."""
-    if rights == "may" and (sys.platform != "linux" or os.geteuid() != 0):
-        pytest.skip("a network namespace needs Linux and root")
+    if rights == "may" and no_network_namespace():
+        pytest.skip(no_network_namespace())
     before = normal(box)
     for name, text in (("dies", _DIES), ("undoes", _UNDOES)):
         (box.home / f"{name}.py").write_text(text)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.needs import needs_network_namespace
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))),
-    reason="needs root, iproute2 and util-linux, to make network namespaces",
-)
+
+@pytest.mark.slow
+@needs_network_namespace
 def test_nothing_is_wrong_nothing_is_lost_nothing_grows() -> None:
     seconds = float(os.environ.get("VMDNS_ENDURANCE_SECONDS", "20"))
     program = Path(__file__).with_name("run.py")

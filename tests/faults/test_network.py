@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.stream import note
+from tests.needs import needs_mount_namespace
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare"))),
-    reason="needs root, iproute2 and util-linux, to make namespaces",
-)
+@pytest.mark.slow
+@needs_mount_namespace
 def test_8_and_28_a_vpn_changes_the_name_servers_of_a_host_without_ipv6(short: Path) -> None:
     """The file of name servers names vmdns itself as well, is replaced, is gone for a while, and comes back."""
     etc = short / "etc"

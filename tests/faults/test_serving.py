@@ -23,7 +23,10 @@ import pytest
 from tests.faults.stream import ASK_SECONDS, ask, note, recovery, streaming
 from tests.test_app import PATIENCE, Run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits as Linux has them")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="signals and limits as Linux has them"),
+]
 
 WWW = frozenset({"192.168.56.200"})
 OURS = {"www.local": frozenset({WWW}), "nobody.lab.local": frozenset({frozenset({"NXDOMAIN"})})}

@@ -14,6 +14,7 @@ import pytest
 from tests.faults.stream import ask, note, streaming
 from tests.test_app import PATIENCE, Run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"www.local": frozenset({frozenset({"192.168.56.200"})})}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.needs import needs_mount_namespace
 from vmdns.host import hostsfile
 from vmdns.host.journal import Entry, Journal
 
@@ -137,9 +137,7 @@ print(json.dumps({"failed": failed, "same": same, "written": written, "entries":
 """
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root, to mount a tmpfs"
-)
+@needs_mount_namespace
 def test_on_a_full_disk_nothing_is_changed_and_nothing_lost(tmp_path: Path) -> None:
     found = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", _FULL, str(tmp_path)],

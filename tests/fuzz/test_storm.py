@@ -10,9 +10,12 @@ import pytest
 
 from tests.fuzz.storm import storm
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not all(map(shutil.which, ("gcc", "taskset"))), reason="needs Linux, gcc and taskset"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux" or not all(map(shutil.which, ("gcc", "taskset"))), reason="needs Linux, gcc and taskset"
+    ),
+]
 
 
 def test_every_packet_of_a_storm_is_answered(tmp_path: Path) -> None:

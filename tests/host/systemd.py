@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.needs import no_mount_namespace
 
 INIT = "/lib/systemd/systemd"
 NEEDED = ("unshare", "nsenter", "pivot_root", "mount", "ip", "systemctl")
@@ -49,8 +50,8 @@ _NAMESPACES = ("--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--ne
 
 def missing() -> str:
     """Why no systemd can be started here; '' where one can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "needs root on Linux"
+    if no_mount_namespace():
+        return no_mount_namespace()
     lacking = [one for one in NEEDED if shutil.which(one) is None]
     if lacking or not Path(INIT).exists():
         return f"no {lacking[0] if lacking else INIT}"

@@ -5,16 +5,16 @@ Each test is a computer of its own in namespaces (box.py); this machine's files 
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.host.box import inside, roots
+from tests.needs import needs_mount_namespace
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="namespaces need Linux and root"),
+    pytest.mark.slow,
+    needs_mount_namespace,
     pytest.mark.skipif(not roots(), reason="no resolvers here: tests/host/prepare gets them"),
 ]
 ROOTS = pytest.mark.parametrize("root", roots())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.needs import needs_network_namespace
 from vmdns.host.loopback import WHOLE, LoopbackAddress, commands
 
 
@@ -39,7 +39,7 @@ def test_what_is_assigned_is_told() -> None:
     assert LoopbackAddress("192.0.2.77").read() is None
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a network namespace needs Linux and root")
+@needs_network_namespace
 def test_given_and_taken_away_in_a_namespace() -> None:
     program = f"""
 import subprocess

@@ -14,6 +14,7 @@ from tests.host import systemd
 from tests.host.test_confined import units
 from vmdns.host.program import Owner, Program
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 UID = 54321
 PYTHON = "/usr/bin/python3"  # another user may run it, wherever that of the tests is

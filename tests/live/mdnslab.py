@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.needs import no_named_namespace
+
 HOST, VM, OTHER = "192.168.56.1", "192.168.56.11", "192.168.56.50"
 WEB = {"web.local": [VM], "db.local": ["192.168.56.12", "fd00:56::12"]}
 PROJECT = Path(__file__).parents[2]
@@ -33,14 +35,7 @@ def no_avahi() -> str:
 
 def unavailable() -> str:
     """Why there can be no such network here; '' if there can."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        return "network namespaces need Linux and root"
-    trial = f"vmdns-mdns-{os.getpid()}"
-    done = subprocess.run(["ip", "netns", "add", trial], capture_output=True, check=False)
-    if done.returncode:
-        return f"no network namespaces: {done.stderr.decode().strip()}"
-    ip("netns", "del", trial)
-    return ""
+    return no_named_namespace()
 
 
 def ip(*words: str) -> None:

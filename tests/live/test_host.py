@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
-import pytest
-
 from tests.live.lab import Lab
+from tests.needs import needs_mount_namespace
 
 # In a mount namespace of its own, where /etc is a copy.
 PROGRAM = """
@@ -50,7 +48,7 @@ print(json.dumps([*seen, open("/etc/resolv.conf").read()]))
 ETC = 'cp -a /etc "$1/etc" && rm -f "$1/etc/resolv.conf" && mount --bind "$1/etc" /etc && shift && exec "$@"'
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a mount namespace needs Linux and root")
+@needs_mount_namespace
 def test_virtualbox_passes_us_on_and_then_what_was_before(lab: Lab) -> None:
     command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", ETC, "sh", str(lab.folder)]
     done = subprocess.run(

@@ -10,6 +10,7 @@ import pytest
 from tests.live.mdnslab import HOST, OTHER, VM, WEB, Network, links, network, no_avahi, unavailable
 
 pytest.importorskip("zeroconf")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

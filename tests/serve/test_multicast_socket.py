@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.needs import needs_network_namespace
 
 # Two cables, all four ends here. Packets from many ports: how the system may mistake the socket depends on them.
 PLAY = """
@@ -48,13 +47,7 @@ print("each its own")
 """
 
 
-def _unavailable() -> bool:
-    if not (sys.platform == "linux" and shutil.which("unshare") and shutil.which("ip")):
-        return True
-    return bool(subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode)
-
-
-@pytest.mark.skipif(_unavailable(), reason="network namespaces need Linux and root")
+@needs_network_namespace
 def test_each_link_has_its_own_packets() -> None:
     """Linux from 6.6 on gives a packet to any socket of those that share address and port by SO_REUSEPORT."""
     done = subprocess.run(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from tests.needs import no_named_namespace
 
 GUEST_MAC = "080027000001"
 
 
 def missing() -> str:
     """Why there can be no namespaces here; '' if there can."""
-    if not hasattr(os, "geteuid") or os.geteuid() or shutil.which("ip") is None:
-        return "network namespaces need Linux, root and ip"
-    made = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
-    return "" if made.returncode == 0 else "network namespaces cannot be made here"
+    return no_named_namespace()
 
 
 class TwoHosts:
