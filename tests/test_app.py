@@ -182,6 +182,24 @@ def test_config_shows_the_options_of_the_running_server(runs: Any, short: Path) 
     assert port
 
 
+def test_doctor_and_status_agree_on_what_is_wrong(runs: Any, short: Path) -> None:
+    config = _config(short, "hosts = false\n")
+    run = runs("--config", str(config), "--upstream", "127.0.0.1:9")
+    run.saw("ready:")
+    before = len(run.lines)
+    config.write_text("hosts = 1\n")
+    run.saw("stays in force", before)
+    done = run.command("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["well"]) == (1, False)
+    texts = [one["text"] for one in found["findings"] if one["level"] == "problem"]
+    assert any("hosts: true or false is expected" in text for text in texts)
+    # That vmdns is asked at a port of its own is another.
+    assert any("guests ask port 53 only" in text for text in texts)
+    assert json.loads(run.command("status", "--json").stdout)["verdict"].startswith(f"{len(texts)} problem")
+    assert found["verdict"] == run.command("doctor").stdout.splitlines()[-1].rstrip(".")
+
+
 def test_a_config_is_followed_and_a_broken_one_changes_nothing(runs: Any, short: Path) -> None:
     config = _config(short, 'records = "www A 192.168.56.200"\n')
     run = runs("--config", str(config))

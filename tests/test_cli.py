@@ -340,7 +340,7 @@ def test_ask_fails_where_there_is_no_answer(run: Run) -> None:
 def test_status(run: Run) -> None:
     with serving(Fake(ANSWERS)):
         status, out, _ = run("status")
-        assert (status, out.splitlines()[0][:17]) == (0, "vmdns 0.1.0, proc")
+        assert (status, out.splitlines()[0]) == (0, "2 problems: run vmdns doctor")
         status, out, _ = run("status", "--json")
         assert (status, json.loads(out)) == (0, STATUS)
         status, out, _ = run("ask", "web.local", "--json")

@@ -10,7 +10,8 @@ import dns.message
 import dns.rrset
 import pytest
 
-from vmdns import doctor
+from vmdns import doctor, parallel
+from vmdns.core.findings import Finding
 from vmdns.core.policy import Policy
 
 UFW = """\
@@ -34,21 +35,34 @@ Ok.
 """
 
 
+ALLOW = "sudo ufw allow to 192.168.56.1 port 53"
+
+
 @pytest.mark.parametrize(
     ("ufw", "firewalld", "command"),
     [
         ("", "", None),
         ("Status: inactive\n", "", None),
-        (UFW.format(""), "", "sudo ufw allow 53"),
+        (UFW.format(""), "", f"{ALLOW} && sudo ufw allow to fd00::1 port 53"),
         (UFW.format("53                         ALLOW       Anywhere\n"), "", None),
         (UFW.format("53/udp                     ALLOW       192.168.56.0/24\n"), "", None),
+        (UFW.format("fd00::1 53                 ALLOW       Anywhere (v6)\n"), "", ALLOW),
+        (UFW.format("fd00::1 53  ALLOW  Anywhere (v6)\n192.168.56.1 53  ALLOW  Anywhere\n"), "", None),
         ("", "dhcpv6-client ssh\n", "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload"),
         ("", "dns ssh\n", None),
     ],
 )
 def test_firewalls_of_linux(ufw: str, firewalld: str, command: str | None) -> None:
-    found = doctor.linux_firewall(ufw, firewalld)
+    found = doctor.linux_firewall(ufw, firewalld, ["192.168.56.1", "fd00::1"])
     assert (found and found[1]) == command
+    assert doctor.linux_firewall(ufw, firewalld, []) is None
+
+
+def test_a_firewall_matters_where_guests_ask_from_outside() -> None:
+    addresses = ["127.0.0.1", "::1", "198.18.53.1", "192.168.56.1"]
+    status = {"listeners": [{"address": one, "port": 53, "state": "listening"} for one in addresses]}
+    assert doctor.doors(status) == ["192.168.56.1"]
+    assert doctor.doors(None) == []
 
 
 def test_firewalls_of_windows_and_macos() -> None:
@@ -89,13 +103,48 @@ def test_names_that_this_host_resolves() -> None:
 
 
 def test_with_nobody_running_it_says_so() -> None:
-    findings = doctor.examined(None, [], Policy())
-    assert findings[0].command == "vmdns run"
-    value = doctor.answer(findings)
-    assert value["well"] is False
-    assert value["findings"][0] == {
-        "subject": "vmdns", "level": "problem", "text": "no vmdns runs: nobody answers", "command": "vmdns run"
-    }  # fmt: skip
+    value = doctor.answer(doctor.examined([], Policy()))
+    assert (value["well"], value["verdict"]) == (False, "1 problem")
+    assert value["findings"] == [
+        {
+            "subject": "vmdns", "level": "problem", "text": "no vmdns runs, so no names are answered",
+            "command": "vmdns run",
+        }
+    ]  # fmt: skip
+
+
+def test_problems_are_last_and_each_finding_is_there_once() -> None:
+    findings = [Finding("a", "problem", "x"), Finding("b", "ok", "y"), Finding("c", "warning", "z")]
+    value = doctor.answer([*findings, *findings])
+    assert [one["subject"] for one in value["findings"]] == ["b", "c", "a"]
+    assert value["verdict"] == "1 problem, 1 warning"
+    assert doctor.answer(findings[1:2])["verdict"] == "All well"
+
+
+def test_a_check_that_takes_long_is_told_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolver and upstreams that never answer: the rest is found out, and each second has its line."""
+    release = threading.Event()
+    monkeypatch.setattr(doctor, "resolves", lambda name: release.wait(60))
+    monkeypatch.setattr(doctor, "answers_local", lambda server: release.wait(60))
+    monkeypatch.setattr(doctor, "firewall", lambda addresses: ("ufw", ALLOW))
+    monkeypatch.setattr(doctor, "CHECKS_SECONDS", 0.5)
+    monkeypatch.setattr(parallel, "REPORT_SECONDS", 0.01)
+    status = {"zones": ["local"], "upstreams": [{"address": "192.0.2.1:53"}], "listeners": []}
+    said: list[str] = []
+    host = doctor.gather(status, said.append)
+    release.set()
+    assert (host.firewall, host.zones_answered, host.answers_local) == (("ufw", ALLOW), {"local": False}, ())
+    assert said
+    assert all(line.startswith("still waiting for ") for line in said)
+    assert "this computer's resolver (local), the upstream 192.0.2.1:53" in said[-1]
+
+
+def test_what_a_check_raises_is_raised() -> None:
+    def fail() -> None:
+        raise OSError("no such thing")
+
+    with pytest.raises(OSError, match="no such thing"):
+        parallel.run_parallel({"it": fail}, 10.0, lambda line: None)
 
 
 @pytest.mark.parametrize(

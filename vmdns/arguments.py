@@ -92,8 +92,8 @@ exit status:
 """
 
 _STATUS_ABOUT = """\
-Shows where the running vmdns listens, and how VirtualBox, the sources of names
-and the upstreams fare.
+Says whether all is well, then where the running vmdns listens, and the state of
+VirtualBox, of the sources of names and of the upstreams.
 """
 
 _WIRE = """\
@@ -159,9 +159,10 @@ exit status of status: 0 it runs, 3 it does not
 """
 
 _DOCTOR = """\
-Looks for what stops names from resolving: on this computer, on each of
-VirtualBox's networks, and for each running VM. Each finding is a line, followed
-by the command that fixes it. Nothing is changed.
+Looks for what keeps names from being answered: in the running vmdns, on each of
+VirtualBox's networks, for each VM that runs, and on this computer. Each finding
+is a line; below it stands the command that mends it, the least drastic one that
+does. The last line is the verdict. It changes nothing.
 
 To find out whether a DNS server answers names in local itself, it asks each
 upstream for one that nobody has.
@@ -174,7 +175,8 @@ examples:
 
 exit status:
   0  all is well, or there are only warnings (?)
-  1  there are problems (!)
+  1  there are problems (!), or it failed; no vmdns runs is a problem
+  2  the command line is wrong
 """
 
 _CONFIG = """\

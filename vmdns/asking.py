@@ -18,7 +18,6 @@ from vmdns.core.answer import Reply
 from vmdns.core.forwarded import Failure, Forwarded, Question
 from vmdns.core.name import to_text
 from vmdns.core.snapshot import Snapshot
-from vmdns.core.typed_name import relative_text, similar_name, typed_name
 from vmdns.core.wire import Query, make_query, respond
 from vmdns.report import explain
 
@@ -39,6 +38,8 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
     """
+    from vmdns.core.typed_name import relative_text, similar_name, typed_name
+
     try:
         key, kind_name, note = typed_name(str(message["name"]), snapshot)
         kind = dns.rdatatype.from_text(str(message.get("type") or kind_name).upper())
@@ -60,11 +61,13 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
     errors = [option for option in found.options if isinstance(option, dns.edns.EDEOption)]
     reason = "; ".join(option.text or str(int(option.code)) for option in errors)
     rcode = found.rcode().name
-    similar = await asyncio.to_thread(similar_name, key, snapshot) if rcode == "NXDOMAIN" and not reason else ""
+    missing = relative_text(key, snapshot)
+    if rcode == "NXDOMAIN" and not reason and (similar := await asyncio.to_thread(similar_name, key, snapshot)):
+        missing += f". Did you mean {similar}?"
     return {
         "question": f"{found.question[0].name} {dns.rdatatype.to_text(kind)}",
         "found": bool(found.answer),
-        "summary": "" if found.answer else _summary(key, dns.rdatatype.to_text(kind), rcode, reason, similar, snapshot),
+        "summary": "" if found.answer else _summary(key, dns.rdatatype.to_text(kind), rcode, reason, missing, snapshot),
         "note": note,
         "rcode": rcode,
         "flags": dns.flags.to_text(found.flags).split(),
@@ -75,8 +78,8 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
     }
 
 
-def _summary(key: bytes, kind: str, rcode: str, reason: str, similar: str, snapshot: Snapshot) -> str:
-    """Why there is no answer, in words."""
+def _summary(key: bytes, kind: str, rcode: str, reason: str, missing: str, snapshot: Snapshot) -> str:
+    """Why there is no answer, in words. missing: the name below its zone, and a similar one that there is."""
     name = to_text(key)
     if rcode == "NXDOMAIN":
         if reason:
@@ -85,8 +88,7 @@ def _summary(key: bytes, kind: str, rcode: str, reason: str, similar: str, snaps
             return f"No name is known for this address (NXDOMAIN): {name}"
         if not any(key.endswith(zone) for zone in snapshot.own):
             return f"There is no name {name} (NXDOMAIN)"
-        hint = f" Did you mean {similar}?" if similar else ""
-        return f"No VM is called {relative_text(key, snapshot)}.{hint} (NXDOMAIN)"
+        return f"No VM is called {missing if missing.endswith('?') else missing + '.'} (NXDOMAIN)"
     because = f": {reason}" if reason else ""
     if rcode == "NOERROR":
         return f"{name} has no {kind} record (NODATA){because}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vmdns.config import Config, Options
 
 DONE, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
+DOCTOR_SECONDS = 60  # for an answer of the running vmdns, or a look at VirtualBox
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 
@@ -306,20 +307,32 @@ def _keep(arguments: Namespace) -> int:
 
 def _doctor(arguments: Namespace) -> int:
     from vmdns import app, doctor
-    from vmdns.core.model import from_json
+    from vmdns.core.findings import Finding, host_findings
+    from vmdns.parallel import run_parallel
     from vmdns.sources.reader import Unavailable
 
-    status = _status_if_any(arguments)
-    config, _ = _configuration(None, _options(arguments))
+    def report(line: str) -> None:
+        print(f"vmdns: {safe(line)}", file=sys.stderr, flush=True)
+
+    def look() -> list[Finding]:
+        config, _ = _configuration(None, _options(arguments))
+        return doctor.examined(app.facts_once(config), app.policy_of(config))
+
+    def from_server() -> list[Finding]:
+        return [Finding(**one) for one in _request(arguments, {"do": "doctor"})["findings"]]
+
     try:
+        (status,) = run_parallel({"vmdns": lambda: _status_if_any(arguments)}, DOCTOR_SECONDS, report).values()
         if status is None:
-            _complain("vmdns: this is one look at VirtualBox")
-            facts = app.facts_once(config)
-        else:
-            facts = [from_json(one) for one in _request(arguments, {"do": "facts"})["facts"]]
+            report("no vmdns runs; this is one look at VirtualBox")
+        what, task = ("VirtualBox", look) if status is None else ("vmdns", from_server)
+        (findings,) = run_parallel({what: task}, DOCTOR_SECONDS, report).values()
+    except ValueError:
+        raise _Fail(f"no answer within {DOCTOR_SECONDS} s") from None
     except (Unavailable, OSError) as error:
         raise _Fail(str(error)) from None
-    response = doctor.answer(doctor.examined(status, facts, app.policy_of(config)))
+    host = doctor.gather(status, report)
+    response = doctor.answer([*findings, *host_findings(host)])
     _show(arguments, response, lambda look: show.doctor(response, look))
     return DONE if response["well"] else FAILED
 

@@ -9,9 +9,10 @@ import secrets
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +24,65 @@ import dns.rcode
 
 from vmdns import hosting
 from vmdns.core.builder import Builder
-from vmdns.core.doctor import Finding, Host, Patient, examine, is_well
-from vmdns.core.model import Fact, Machine
+from vmdns.core.doctor import Patient, examine
+from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, Host, is_well, verdict
+from vmdns.core.model import Fact
 from vmdns.core.policy import Policy
 from vmdns.core.program_output import decode_console
-from vmdns.sources.installation import find
+from vmdns.core.view import GIVEN
+from vmdns.parallel import run_parallel
 
-RESOLVER_SECONDS = 3.0
+UPSTREAM_SECONDS = 3.0
+CHECKS_SECONDS = 5.0  # for all checks of this computer together
+
+Report = Callable[[str], None]
 
 
-def examined(status: Mapping[str, Any] | None, facts: Iterable[Fact], policy: Policy) -> list[Finding]:
-    """All findings. status: that of the running vmdns, None where none runs; facts: what it, or a look of one's own,
-    sees."""
+def examined(facts: Iterable[Fact], policy: Policy) -> list[Finding]:
+    """The findings where no vmdns runs. facts: what one look at VirtualBox found."""
     found = tuple(facts)
     builder = Builder(policy)
     for key, fact in enumerate(found):
         builder.put(key, fact)
     snapshot = builder.build(time.time(), 0).snapshot
-    host = gather(status, policy.zones)
-    online = [fact.uuid for fact in found if isinstance(fact, Machine) and fact.online]
-    return examine(Patient(status, found, snapshot.guests, snapshot.ways, host, time.time(), products(online)))
+    return examine(Patient(None, found, snapshot.guests, snapshot.ways, time.time()))
 
 
-def products(uuids: Iterable[str]) -> dict[str, str]:
-    """The operating systems that Guest Additions report for these VMs (`/VirtualBox/GuestInfo/OS/Product`)."""
-    installation = find(os.environ)
-    if installation is None:
-        return {}
-    name = "/VirtualBox/GuestInfo/OS/Product"
-    told = {uuid: _output(str(installation.vboxmanage), "-q", "guestproperty", "get", uuid, name) for uuid in uuids}
-    return {uuid: text.partition(": ")[2].strip() for uuid, text in told.items() if text.startswith("Value: ")}
+def answer(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The findings as JSON values, problems last; well says whether none of them is a problem."""
+    ordered = sorted(dict.fromkeys(findings), key=lambda one: (OK, WARNING, PROBLEM).index(one.level))
+    return {"well": is_well(ordered), "verdict": verdict(ordered), "findings": [one._asdict() for one in ordered]}
 
 
-def answer(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings as JSON values; well says whether none of them is a problem."""
-    return {"well": is_well(findings), "findings": [one._asdict() for one in findings]}
-
-
-def gather(status: Mapping[str, Any] | None, zones: Sequence[str]) -> Host:
-    """What this host does: whom its resolver asks, its firewall, its upstreams."""
-    answered = {zone: resolves(f"vmdns.{zone}") for zone in zones} if status is not None else {}
+def gather(status: Mapping[str, Any] | None, report: Report) -> Host:
+    """Checks this computer: whom its resolver asks, its firewall, the upstreams of the running vmdns. All checks run at
+    the same time, and those that take longer than CHECKS_SECONDS are left out."""
+    zones = status["zones"] if status is not None else []
     servers = [str(one["address"]) for one in status["upstreams"]] if status is not None else []
+    checks: dict[str, Callable[[], Any]] = {
+        "the firewall": partial(firewall, doors(status)),
+        "the browsers": lambda: tuple(encrypted(Path.home(), os.environ)),
+        "the system's DNS settings": lambda: asking(status, zones),
+    }
+    checks.update({f"this computer's resolver ({zone})": partial(resolves, f"vmdns.{zone}") for zone in zones})
+    checks.update({f"the upstream {one}": partial(answers_local, one) for one in servers})
+    found = run_parallel(checks, CHECKS_SECONDS, report)
     return Host(
-        zones_answered=answered,
-        firewall=firewall(),
-        answers_local=tuple(one for one in servers if answers_local(one)),
-        encrypted=tuple(encrypted(Path.home(), os.environ)),
+        zones_answered={zone: found.get(f"this computer's resolver ({zone})", False) for zone in zones},
+        firewall=found.get("the firewall"),
+        answers_local=tuple(one for one in servers if found.get(f"the upstream {one}")),
+        encrypted=found.get("the browsers", ()),
         system=sys.platform,
-        asking=asking(status, zones),
+        asking=found.get("the system's DNS settings", Host.asking),
     )
+
+
+def doors(status: Mapping[str, Any] | None) -> list[str]:
+    """The addresses at which the running vmdns is asked from outside of this computer. Guests of a NAT Network ask from
+    this computer itself, which firewalls let pass."""
+    listeners = status["listeners"] if status is not None else []
+    found = [one["address"] for one in listeners if one["state"] == "listening" and one["port"] == 53]
+    return [one for one in found if not ip_address(one).is_loopback and ip_address(one) not in GIVEN]
 
 
 def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
@@ -84,19 +95,11 @@ def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
 
 
 def resolves(name: str) -> bool:
-    """Whether this host's own resolver knows the name. One that is stuck is given up."""
-    found: list[object] = []
-
-    def ask() -> None:
-        try:
-            found.extend(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError):
-            return
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(RESOLVER_SECONDS)
-    return bool(found)
+    """Whether this computer's own resolver knows the name."""
+    try:
+        return bool(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError):
+        return False
 
 
 def answers_local(server: str) -> bool:
@@ -104,7 +107,7 @@ def answers_local(server: str) -> bool:
     address, _, port = server.rpartition(":")
     question = dns.message.make_query(f"vmdns-{secrets.token_hex(6)}.local", "A")
     try:
-        reply = dns.query.udp(question, address.strip("[]"), port=int(port), timeout=RESOLVER_SECONDS)
+        reply = dns.query.udp(question, address.strip("[]"), port=int(port), timeout=UPSTREAM_SECONDS)
     except (OSError, ValueError, dns.exception.DNSException):
         return False
     return reply.rcode() == dns.rcode.NOERROR and bool(reply.answer)
@@ -139,10 +142,11 @@ def _texts(folder: Path, pattern: str) -> Iterator[str]:
             yield file.read_text(encoding="utf-8", errors="replace")
 
 
-def firewall() -> tuple[str, str] | None:
-    """The firewall that is on and lets no question in, and what would let it; None where that cannot be told."""
+def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
+    """The firewall that is on and lets no query in to these addresses of this computer, and the command that lets it;
+    None where that cannot be told."""
     if sys.platform == "linux":
-        return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-services"))
+        return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-services"), addresses)
     if sys.platform == "win32":
         return windows_firewall(_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"))
     if sys.platform == "darwin":
@@ -150,14 +154,15 @@ def firewall() -> tuple[str, str] | None:
     return None
 
 
-def linux_firewall(ufw: str, firewalld: str) -> tuple[str, str] | None:
-    """From `ufw status` and `firewall-cmd --list-services`; both are empty for who may not ask."""
-    if "Status: active" in ufw and not any(
-        line.split()[:1] in (["53"], ["53/udp"], ["DNS"]) for line in ufw.splitlines()
-    ):
-        return "ufw", "sudo ufw allow 53"
+def linux_firewall(ufw: str, firewalld: str, addresses: Sequence[str]) -> tuple[str, str] | None:
+    """From `ufw status` and `firewall-cmd --list-services`; both are empty for a user who may not ask."""
+    rules = [line.split() for line in ufw.splitlines()]
+    open_to_all = any(words[:1] in (["53"], ["53/udp"], ["DNS"]) for words in rules)
+    closed = [one for one in addresses if not any(words[:2] in ([one, "53"], [one, "53/udp"]) for words in rules)]
+    if "Status: active" in ufw and not open_to_all and closed:
+        return "ufw", " && ".join(f"sudo ufw allow to {one} port 53" for one in closed)
     services = firewalld.split()
-    if services and "dns" not in services:
+    if addresses and services and "dns" not in services:
         return "firewalld", "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload"
     return None
 
@@ -179,7 +184,9 @@ def macos_firewall(state: str) -> tuple[str, str] | None:
 
 def _output(*command: str) -> str:
     try:
-        run = subprocess.run(command, capture_output=True, timeout=5, stdin=subprocess.DEVNULL, check=False)
+        run = subprocess.run(
+            command, capture_output=True, timeout=CHECKS_SECONDS, stdin=subprocess.DEVNULL, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return decode_console(run.stdout, sys.platform)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from vmdns import __version__, report
 from vmdns.asking import ask
 from vmdns.config import values_in_force
-from vmdns.core.model import to_json
 from vmdns.slices import sliced
 
 if TYPE_CHECKING:
     from vmdns.app import App
+    from vmdns.core.findings import Finding
 
 MOST_WAITING = 10_000  # changes that a watcher which does not read may leave behind
 
@@ -41,11 +41,11 @@ class Requests:
             case "names":
                 return self._names()
             case "status":
-                return _soon(self.status())
+                return self._status()
             case "config":
                 return _soon(self._config())
-            case "facts":
-                return self._facts()
+            case "doctor":
+                return self._doctor()
             case "ask":
                 return ask(self._app.server.handle, self._app.table.snapshot, message)
             case other:
@@ -58,8 +58,23 @@ class Requests:
             pass
         return found
 
-    async def _facts(self) -> dict[str, Any]:
-        return {"facts": [fact async for fact in sliced(map(to_json, self._app.table.facts))]}
+    async def _status(self) -> dict[str, Any]:
+        from vmdns.core.findings import verdict
+
+        status = self.status()
+        found = [one for one in await self._findings(status) if one.level != "ok"]
+        return {"verdict": f"{verdict(found)}: run vmdns doctor" if found else verdict(found), **status}
+
+    async def _doctor(self) -> dict[str, Any]:
+        return {"findings": [one._asdict() for one in await self._findings(self.status())]}
+
+    async def _findings(self, status: dict[str, Any]) -> list[Finding]:
+        """In a thread: with thousands of VMs it takes long."""
+        from vmdns.core.doctor import Patient, examine
+
+        table = self._app.table
+        patient = Patient(status, tuple(table.facts), table.snapshot.guests, table.snapshot.ways, time.time())
+        return await asyncio.to_thread(examine, patient)
 
     async def _watch(self) -> AsyncIterator[dict[str, Any]]:
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -111,6 +126,9 @@ class Requests:
             "counts": {**self._app.server.counts.as_dict(), "tcp_open": self._app.server.connections},
             "forwarding": forwarder,
             "problems": problems,
+            "left_out": self._app.left_out,
+            "faults": self._app.faults.problems,
+            "config_error": self._app.config_error,
         }
 
     def _config(self) -> dict[str, Any]:

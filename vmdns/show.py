@@ -185,10 +185,11 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     """The pages of `vmdns status`."""
     zones = " and ".join(response["zones"])
     lines = [
+        paint(safe(response["verdict"]), 1, look),
         safe(
             f"vmdns {response['version']}, process {response['pid']}, up {age(now - response['started'])}, "
             f"zones {zones}, serial {response['serial']}"
-        )
+        ),
     ]
     rows: list[tuple[object, ...]]
     rows = [(one["address"], one["port"], one["state"], one["detail"]) for one in response["listeners"]]
@@ -290,7 +291,7 @@ def _milliseconds(upstream: Mapping[str, Any]) -> str:
 
 
 def doctor(response: Mapping[str, Any], look: Look) -> list[str]:
-    """What `vmdns doctor` found: a line each, and below it the command that mends it."""
+    """What `vmdns doctor` found: a line each, and below it the command that mends it; at the end the verdict."""
     marks = {"ok": ("ok", 32), "warning": ("?", 33), "problem": ("!", 31)}
     lines = []
     for one in response["findings"]:
@@ -298,7 +299,4 @@ def doctor(response: Mapping[str, Any], look: Look) -> list[str]:
         lines.append(f"{paint(f'{mark:2}', code, look)} {safe(one['subject'])}: {safe(one['text'])}")
         if one["command"]:
             lines.append("      " + safe(one["command"]))
-    levels = [one["level"] for one in response["findings"]]
-    counts = [(levels.count(level), level) for level in ("problem", "warning")]
-    told = [f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count]
-    return [*lines, "", ", ".join(told) if told else "All is well."]
+    return [*lines, "", f"{safe(response['verdict'])}."]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.facts import HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, vm
+from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, vm
 from vmdns.core.builder import build
-from vmdns.core.doctor import OK, PROBLEM, WARNING, Finding, Host, Patient, examine, is_well
-from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, PortForward
+from vmdns.core.doctor import Patient, examine
+from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, listed
+from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Snapshot
 
@@ -43,12 +44,12 @@ WELL = Host(zones_answered={"local": True, "vm.internal": True})
 
 
 def found(
-    *facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS, host: Host = WELL,
-    products: dict[str, str] | None = None,
-) -> list[Finding]:  # fmt: skip
+    *facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS, host: Host = WELL
+) -> list[Finding]:
     everything = (*world, *facts)
     snapshot: Snapshot = build(everything, Policy(), NOW, 7)
-    return examine(Patient(status, everything, snapshot.guests, snapshot.ways, host, NOW, products or {}))
+    findings = examine(Patient(status, everything, snapshot.guests, snapshot.ways, NOW))
+    return [*findings, *host_findings(host)]
 
 
 def without(*gone: Fact) -> tuple[Fact, ...]:
@@ -67,29 +68,31 @@ def test_a_healthy_host() -> None:
 
 
 WIRE = "vmdns wire --network lab --apply"
+BRIDGED_VM = vm(1, "web", BRIDGED, reports=(report(1, "192.168.1.77"),))
+SILENT = {"address": "192.0.2.54:53", "failed": 3, "answered": 0, "error": "timed out", "silent": True}
 UUID = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.mark.parametrize(
     ("facts", "how", "finding"),
     [
-        ((), {"status": None}, ("vmdns", PROBLEM, "no vmdns runs: nobody answers", "vmdns run")),
+        ((), {"status": None}, ("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run")),
         (
             (),
             {"status": {**STATUS, "listeners": [*STATUS["listeners"], listener(
                 "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): `sudo systemctl stop dnsmasq`, or --listen"
             )]}},
-            ("port 53 of ::1", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7)", "sudo systemctl stop dnsmasq"),
+            ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7)", "sudo systemctl stop dnsmasq"),
         ),
         (
             (),
             {"status": {**STATUS, "virtualbox": {"state": "failing", "detail": "VBoxSVC is gone"}}},
-            ("VirtualBox", PROBLEM, "VBoxSVC is gone", "VBoxManage list vms"),
+            ("VirtualBox", PROBLEM, "VBoxSVC is gone", ""),
         ),
         (
             (),
             {"status": {**STATUS, "upstreams": []}},
-            ("upstreams", PROBLEM, "no server is known that other questions could be forwarded to",
+            ("upstreams", PROBLEM, "none is known, so names outside of the VMs' zones are not answered; name one:",
              "vmdns run --upstream ADDRESS"),
         ),
         (
@@ -100,7 +103,7 @@ UUID = "00000000-0000-4000-8000-000000000001"
         (
             (),
             {"host": replace(WELL, firewall=("ufw", "sudo ufw allow 53"))},
-            ("this computer", PROBLEM, "ufw does not let guests' questions in", "sudo ufw allow 53"),
+            ("this computer", PROBLEM, "ufw does not let queries of guests in", "sudo ufw allow 53"),
         ),
         (
             (vm(1), lease(1, "10.0.2.4")),
@@ -148,8 +151,8 @@ UUID = "00000000-0000-4000-8000-000000000001"
         (
             (ORIGINAL, replace(vm(3, "copy"), adapters=ORIGINAL.adapters, reports=ORIGINAL.reports)),
             {},
-            ("VM 'copy'", PROBLEM, "has the MAC address of 'web' on wire, and so its lease",
-             f"VBoxManage controlvm {UUID[:-1]}3 poweroff && VBoxManage modifyvm {UUID[:-1]}3 --mac-address1=auto"),
+            ("VM 'copy'", PROBLEM, "has the MAC address of 'web' on wire, and so its lease; shut it down, then",
+             f"VBoxManage modifyvm {UUID[:-1]}3 --mac-address1=auto"),
         ),
         (
             (replace(vm(1), adapters=(replace(vm(1).adapters[0], cable=False),)),),
@@ -161,7 +164,7 @@ UUID = "00000000-0000-4000-8000-000000000001"
             (vm(1, "web", NAT),),
             {},
             ("VM 'web'", WARNING, "it is on NAT alone, where nobody can reach it",
-             f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,,20001,,22"),
+             f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,127.0.0.1,20001,,22"),
         ),
         (
             (vm(1),),
@@ -174,15 +177,51 @@ UUID = "00000000-0000-4000-8000-000000000001"
             (DB, DB_LEASE),
             {"status": {**STATUS, "askers": []}},
             ("VM 'db'", WARNING,
-             "192.168.56.102 has not asked vmdns lately; it does once it has renewed its lease, in a Linux guest by",
-             "sudo networkctl renew eth0"),
+             "192.168.56.102 has not asked vmdns lately; it does once it has renewed its lease: restart it, or unplug "
+             "its cable and plug it in",
+             f"VBoxManage controlvm {DB.uuid} setlinkstate1 off && VBoxManage controlvm {DB.uuid} setlinkstate1 on"),
         ),
         (
-            (DB, DB_LEASE),
-            {"status": {**STATUS, "askers": []}, "products": {DB.uuid: "Windows 11"}},
-            ("VM 'db'", WARNING,
-             "192.168.56.102 has not asked vmdns lately; it does once it has renewed its lease, in Windows by",
-             "ipconfig /renew"),
+            (BRIDGED_VM,),
+            {},
+            ("VM 'web'", WARNING,
+             "192.168.1.77 has not asked vmdns lately: its router names its DNS server, so set 192.168.1.5 in the "
+             "guest", ""),
+        ),
+        (
+            (replace(vm(1), adapters=()),),
+            {},
+            ("VM 'web'", PROBLEM, "it has no network adapter; shut it down, then",
+             f"VBoxManage modifyvm {UUID} --nic1=nat"),
+        ),
+        (
+            (),
+            {"status": {**STATUS, "config_error": "vmdns.toml, line 3: ttl: no"}},
+            ("configuration", PROBLEM, "vmdns.toml, line 3: ttl: no; the configuration before it stays in force", ""),
+        ),
+        ((), {"status": {**STATUS, "faults": ["vmdns itself failed"]}}, ("vmdns", PROBLEM, "vmdns itself failed", "")),
+        (
+            (),
+            {"status": {**STATUS, "left_out": ["The upstream 127.0.0.1:53 is left out"]}},
+            ("upstream", WARNING, "The upstream 127.0.0.1:53 is left out", ""),
+        ),
+        (
+            (),
+            {"status": {**STATUS, "upstreams": [*STATUS["upstreams"], SILENT]}},
+            ("upstream", WARNING, "192.0.2.54:53: timed out", ""),
+        ),
+        ((), {"status": {**STATUS, "upstreams": [SILENT]}}, ("upstream", PROBLEM, "192.0.2.54:53: timed out", "")),
+        (
+            (),
+            {"world": without(HOST_ONLY)},
+            ("host-only vboxnet0", WARNING, "has no DHCP server: set 192.168.56.1 as the DNS server in its guests", ""),
+        ),
+        (
+            (),
+            {"status": {**STATUS, "listeners": [listener("127.0.0.1"), listener("198.18.53.1")]}},
+            ("host-only vboxnet0", WARNING,
+             "its guests are given 192.168.56.1, where vmdns is not told to listen: add it to listen (--listen), or "
+             "leave listen out", ""),
         ),
     ],
 )  # fmt: skip
@@ -191,6 +230,36 @@ def test_what_is_found(facts: tuple[Fact, ...], how: dict[str, Any], finding: tu
     assert Finding(*finding) in findings
     assert len(troubles(findings)) == 1
     assert is_well(findings) == (finding[1] != PROBLEM)
+
+
+RIGHT = "port 53 may not be bound: you are not allowed to use ports below 1024; `sudo sysctl x` allows it"
+
+
+def test_one_cause_is_one_finding() -> None:
+    """Three listeners and a network are without port 53 for one reason; two zones, two wrong servers for another."""
+    addresses = ("127.0.0.1", "::1", "198.18.53.1")
+    listeners = [*STATUS["listeners"][1:2], *(listener(one, 5300, detail=f"{one} {RIGHT}") for one in addresses)]
+    assert troubles(found(status={**STATUS, "listeners": listeners})) == [
+        Finding("port 53", PROBLEM, "127.0.0.1, ::1 and 198.18.53.1 port 53 may not be bound", "sudo sysctl x")
+    ]
+    assert troubles(found(host=replace(WELL, zones_answered={"local": False, "vm.internal": False}))) == [
+        Finding("this computer", WARNING, "does not ask vmdns for names in local and vm.internal", "vmdns host --apply")
+    ]
+    world = (*without(WIRED), replace(WIRED, name_servers=("192.0.2.53", "192.0.2.54")))
+    (one,) = troubles(found(world=world))
+    assert one.text.count("which is no address of this computer") == 2
+
+
+def test_a_name_that_the_hosts_file_has() -> None:
+    """The doctor names VMs as the running server does, and says who has the name that a VM should have."""
+    findings = found(vm(1, "web"), lease(1, "10.0.2.4"), HostName("web", "192.0.2.80"))
+    (one,) = troubles(findings)
+    assert (one.subject, one.level) == ("VM 'web'", WARNING)
+    assert one.text == "wanted the name web, which is in the host's hosts file: it is web-2"
+
+
+def test_texts_are_listed() -> None:
+    assert [listed(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
 def test_a_vm_with_a_rule_needs_nothing() -> None:

@@ -56,6 +56,8 @@ class Ward:
     def mended(self, text: str) -> str:
         """The finding with this text is there; its command is run, and then it is there no more. The command."""
         (found, *_) = until(lambda: self.findings(text), f"doctor finds {text!r}")  # type: ignore[misc]
+        if "shut it down" in found["text"]:
+            self.vbm("controlvm", found["command"].split()[2], "poweroff")
         said = self.run(found["command"])
         until(lambda: not self.findings(text), f"{found['command']} mends {text!r}, which said {said}")
         return str(found["command"])
@@ -143,7 +145,7 @@ def _shared(ward: Ward) -> None:
         (_host_only_off, "switched off", "VBoxManage dhcpserver"),
         (_cable, "is not connected", "VBoxManage controlvm"),
         (_nat_alone, "nobody can reach it", "VBoxManage controlvm"),
-        (_twins, "has the MAC address of", "VBoxManage controlvm"),
+        (_twins, "has the MAC address of", "VBoxManage modifyvm"),
     ],
     ids=lambda one: getattr(one, "__name__", None),
 )

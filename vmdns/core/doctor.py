@@ -1,126 +1,103 @@
-"""What may keep an asker from its answer, found in what is known: one line each, with one command that mends it.
+"""What may keep a client from its answer, found in what the running vmdns knows: findings, each with its remedy.
 
-Pure: the facts, what the running vmdns says of itself and what was gathered on this host come in as values.
+Pure: the facts, the snapshot and the status of the running vmdns come in as values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
-from typing import NamedTuple
 
+from vmdns.core.address import Address
+from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, listed
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
 from vmdns.core.snapshot import Guest
 from vmdns.core.view import Ways
-
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 # A guest that keeps its lease renews it after half of it: VirtualBox gives ten minutes.
 ASKED_SECONDS = 900.0
 
 
-class Finding(NamedTuple):
-    """One thing that was looked at: whether it is well, in one sentence, and the command that mends it."""
-
-    subject: str
-    level: str
-    text: str
-    command: str = ""
-
-
-@dataclass(frozen=True)
-class Host:
-    """What was gathered on this host. None or empty where it could not be found out.
-
-    zones_answered: for each zone whether this host's own resolver asks vmdns for it. firewall: the name of one that is
-    on and does not let DNS in, and the command that lets it. answers_local: upstreams that answer names in `local`.
-    encrypted: what sends this host's DNS past its resolver. system: sys.platform. asking: the command that makes this
-    host ask vmdns.
-    """
-
-    zones_answered: Mapping[str, bool] = field(default_factory=dict)
-    firewall: tuple[str, str] | None = None
-    answers_local: tuple[str, ...] = ()
-    encrypted: tuple[str, ...] = ()
-    system: str = "linux"
-    asking: str = "vmdns host --apply"
-
-
 @dataclass(frozen=True)
 class Patient:
-    """Everything that is looked at. status is the running server's (None: none runs), now in Unix seconds, products
-    the operating systems that Guest Additions report, by UUID."""
+    """Everything that is looked at. status is the running server's (None: none runs), now in Unix seconds; guests with
+    the names that the running server gave them."""
 
     status: Mapping[str, object] | None
     facts: tuple[Fact, ...]
     guests: tuple[Guest, ...]
     ways: Ways
-    host: Host
     now: float
-    products: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def listeners(self) -> frozenset[str]:
         """The addresses at which port 53 is answered."""
-        return frozenset(str(one["address"]) for one in self._listed("listeners") if one["port"] == 53 and _open(one))
+        return frozenset(str(one["address"]) for one in self.listed("listeners") if _is_open(one) and one["port"] == 53)
 
-    def _listed(self, key: str) -> Sequence[Mapping[str, object]]:
+    @property
+    def failed_listeners(self) -> frozenset[str]:
+        """The addresses at which port 53 was to be answered, and is not."""
+        return frozenset(str(one["address"]) for one in self.listed("listeners")) - self.listeners
+
+    def listed(self, key: str) -> Sequence[Mapping[str, object]]:
+        """A list of the status."""
         found = (self.status or {}).get(key)
         return found if isinstance(found, list) else []
 
     @property
     def asked(self) -> dict[tuple[str, str], float]:
         """When who asked where, in Unix seconds."""
-        return {(str(one["address"]), str(one["at"])): float(str(one["time"])) for one in self._listed("askers")}
+        return {(str(one["address"]), str(one["at"])): float(str(one["time"])) for one in self.listed("askers")}
 
 
-def _open(listener: Mapping[str, object]) -> bool:
+def _is_open(listener: Mapping[str, object]) -> bool:
     return listener["state"] == "listening"
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """All findings: the host's, each network's, each running guest's."""
-    return [*_host(patient), *_networks(patient), *_guests(patient)]
+    """All findings: the server's, each network's, each running guest's; none twice."""
+    return list(dict.fromkeys([*_server(patient), *_networks(patient), *_guests(patient)]))
 
 
-# -- the host -------------------------------------------------------------------------------------------------
+# -- the server -----------------------------------------------------------------------------------------------
 
 
-def _host(patient: Patient) -> Iterator[Finding]:
+def _server(patient: Patient) -> Iterator[Finding]:
     status = patient.status
     if status is None:
-        yield Finding("vmdns", PROBLEM, "no vmdns runs: nobody answers", "vmdns run")
-    else:
-        yield Finding("vmdns", OK, f"vmdns {status['version']} runs")
-        yield from _listeners(patient)
-        yield from _virtualbox(status)
-        yield from _upstreams(patient)
-    host = patient.host
-    for zone, answered in host.zones_answered.items():
-        if answered:
-            yield Finding("this computer", OK, f"asks vmdns for names in {zone}")
-        elif status is not None:
-            if host.system != "linux" and zone == "local":
-                continue  # there multicast DNS has it
-            yield Finding("this computer", WARNING, f"does not ask vmdns for names in {zone}", host.asking)
-    if host.firewall is not None:
-        name, command = host.firewall
-        yield Finding("this computer", PROBLEM, f"{name} does not let guests' questions in", command)
-    for server in host.answers_local:
-        text = f"the upstream {server} answers names in local itself; vmdns never asks it for them, but others might"
-        yield Finding("upstream", WARNING, text)
-    for what in host.encrypted:
-        yield Finding("this computer", WARNING, f"{what} sends questions past the system's resolver, so past vmdns")
+        yield Finding("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run")
+        return
+    yield Finding("vmdns", OK, f"vmdns {status['version']} runs")
+    if status.get("config_error"):
+        text = f"{status['config_error']}; the configuration before it stays in force"
+        yield Finding("configuration", PROBLEM, text)
+    for fault in _texts(status, "faults"):
+        yield Finding("vmdns", PROBLEM, fault)
+    yield from _listeners(patient)
+    yield from _virtualbox(status)
+    yield from _upstreams(patient)
+
+
+def _texts(status: Mapping[str, object], key: str) -> list[str]:
+    found = status.get(key)
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _listeners(patient: Patient) -> Iterator[Finding]:
-    for one in patient._listed("listeners"):
+    addresses: dict[tuple[str, str], list[str]] = {}
+    for one in patient.listed("listeners"):
         where, detail = str(one["address"]), str(one["detail"])
-        if _open(one) and one["port"] == 53:
+        if _is_open(one) and one["port"] == 53:
             continue
-        text = detail.partition(": ")[0] if detail else f"{where} is answered at port {one['port']}, not 53"
-        yield Finding(f"port 53 of {where}", PROBLEM, text, _quoted(detail))
+        if detail:
+            text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
+            key = text + ("" if "`" in remedy else f": {remedy}"), _quoted(detail)
+        else:
+            key = f"is answered at port {one['port']}, but guests ask port 53 only", ""
+        addresses.setdefault(key, []).append(where)
+    for (text, command), where_all in addresses.items():
+        yield Finding("port 53", PROBLEM, f"{listed(where_all)} {text}", command)
     if patient.listeners:
         yield Finding("port 53", OK, f"answered at {', '.join(sorted(patient.listeners))}")
 
@@ -138,17 +115,21 @@ def _virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
     if box["state"] == "ok":
         yield Finding("VirtualBox", OK, f"{box['version']}, read through {box['reader']}")
     else:
-        yield Finding("VirtualBox", PROBLEM, str(box["detail"]) or "is not read", "VBoxManage list vms")
+        yield Finding("VirtualBox", PROBLEM, str(box["detail"]) or "is not read")
 
 
 def _upstreams(patient: Patient) -> Iterator[Finding]:
-    servers = patient._listed("upstreams")
+    servers = patient.listed("upstreams")
     if not servers:
-        text = "no server is known that other questions could be forwarded to"
+        text = "none is known, so names outside of the VMs' zones are not answered; name one:"
         yield Finding("upstreams", PROBLEM, text, "vmdns run --upstream ADDRESS")
-    for one in servers:
-        if one.get("silent") or (one["failed"] and not one["answered"]):
-            yield Finding("upstream", PROBLEM, f"{one['address']} {one['error'] or 'does not answer'}")
+    silent = [one for one in servers if one.get("silent") or (one["failed"] and not one["answered"])]
+    for one in silent:
+        # Another one answers in its place.
+        level = PROBLEM if len(silent) == len(servers) else WARNING
+        yield Finding("upstream", level, f"{one['address']}: {one['error'] or 'does not answer'}")
+    for sentence in _texts(patient.status or {}, "left_out"):
+        yield Finding("upstream", WARNING, sentence)
 
 
 # -- networks -------------------------------------------------------------------------------------------------
@@ -157,7 +138,8 @@ def _upstreams(patient: Patient) -> Iterator[Finding]:
 def _networks(patient: Patient) -> Iterator[Finding]:
     servers = {fact.network: fact for fact in patient.facts if isinstance(fact, DhcpServer)}
     used = {adapter.network for _, adapter in _online(patient)}
-    for fact in sorted(patient.facts, key=repr):
+    networks = [fact for fact in patient.facts if isinstance(fact, NatNetwork | HostInterface)]
+    for fact in sorted(networks, key=repr):
         if isinstance(fact, NatNetwork) and fact.enabled:
             network = Network("natnetwork", fact.name)
             yield from _handed(patient, f"NAT Network {fact.name}", servers.get(fact.name), network in used, fact.name)
@@ -177,7 +159,8 @@ def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: boo
         if subject.startswith("NAT"):
             yield Finding(subject, WARNING, f"{what}: VirtualBox makes it when the network first starts", wire)
         elif server is None:
-            yield Finding(subject, WARNING, f"{what}: enter the address of vmdns in its guests", "vmdns status")
+            doors = listed(patient.ways.on(Network("hostonly", name))) or "the address of vmdns"
+            yield Finding(subject, WARNING, f"{what}: set {doors} as the DNS server in its guests")
         else:
             command = f"VBoxManage dhcpserver modify --network={_shell(server.network)} --enable"
             yield Finding(subject, WARNING, what, command)
@@ -185,18 +168,20 @@ def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: boo
     if not server.name_servers:
         yield Finding(subject, level, "its DHCP server names no DNS server", wire)
         return
+    wrong: list[str] = []
     for address in server.name_servers:
         trap = _trap(address, server)
         if trap:
-            yield Finding(subject, level, f"its guests are given {address}, {trap}", wire)
+            wrong.append(f"{address}, {trap}")
         elif not patient.ways.owns(address):
-            yield Finding(subject, level, f"its guests are given {address}, which is no address of this computer", wire)
-        elif patient.status is not None and address not in patient.listeners:
-            yield Finding(
-                subject, level, f"its guests are given {address}, where vmdns does not answer", "vmdns status"
-            )
-        else:
+            wrong.append(f"{address}, which is no address of this computer")
+        elif patient.status is None or address in patient.listeners:
             yield Finding(subject, OK, f"its guests are given {address}, which is vmdns")
+        elif address not in patient.failed_listeners:  # else that is a finding of its own
+            text = f"its guests are given {address}, where vmdns is not told to listen: add it to listen (--listen), or"
+            yield Finding(subject, level, f"{text} leave listen out")
+    if wrong:
+        yield Finding(subject, level, f"its guests are given {listed(wrong)}", wire)
 
 
 def _trap(address: str, server: DhcpServer) -> str:
@@ -224,10 +209,11 @@ def _twins(patient: Patient) -> Iterator[Finding]:
     for machine, adapter in _online(patient):
         other = seen.setdefault((adapter.network, adapter.mac), machine)
         if other is not machine and adapter.network.kind != "nat":
-            text = f"has the MAC address of {other.name!r} on {adapter.network.name}, and so its lease"
-            number = adapter.slot + 1
-            command = f"VBoxManage controlvm {machine.uuid} poweroff && VBoxManage modifyvm {machine.uuid}"
-            yield Finding(f"VM {machine.name!r}", PROBLEM, text, f"{command} --mac-address{number}=auto")
+            text = (
+                f"has the MAC address of {other.name!r} on {adapter.network.name}, and so its lease; shut it down, then"
+            )
+            command = f"VBoxManage modifyvm {machine.uuid} --mac-address{adapter.slot + 1}=auto"
+            yield Finding(f"VM {machine.name!r}", PROBLEM, text, command)
 
 
 def _online(patient: Patient) -> Iterator[tuple[Machine, Adapter]]:
@@ -246,10 +232,20 @@ def _guests(patient: Patient) -> Iterator[Finding]:
         if not machine.online:
             continue
         subject = f"VM {machine.name!r}"
-        found = [*_cables(subject, machine), *_reachable(subject, guest), *_asks(subject, guest, patient)]
+        found = [
+            *_name(subject, guest), *_cables(subject, machine), *_reachable(subject, guest),
+            *_asks(subject, guest, patient),
+        ]  # fmt: skip
         yield from found
         if not found:
             yield Finding(subject, OK, f"is {guest.named.label} at {', '.join(one.address for one in guest.addresses)}")
+
+
+def _name(subject: str, guest: Guest) -> Iterator[Finding]:
+    """Whether the VM has the name that it should have."""
+    note = guest.named.note
+    if note:
+        yield Finding(subject, WARNING, note.removeprefix(f"{subject} ({guest.machine.uuid}) "))
 
 
 def _cables(subject: str, machine: Machine) -> Iterator[Finding]:
@@ -265,20 +261,18 @@ def _reachable(subject: str, guest: Guest) -> Iterator[Finding]:
     plugged = [adapter for adapter in machine.adapters if adapter.cable]
     useful = [one for one in guest.addresses if one.network.kind != "nat"]
     if not machine.adapters:
-        command = f"VBoxManage controlvm {machine.uuid} poweroff && VBoxManage modifyvm {machine.uuid} --nic1=nat"
-        yield Finding(subject, PROBLEM, "it has no network adapter", command)
+        command = f"VBoxManage modifyvm {machine.uuid} --nic1=nat"
+        yield Finding(subject, PROBLEM, "it has no network adapter; shut it down, then", command)
     elif useful or guest.forwards or not plugged:
         return
     elif all(adapter.network.kind == "nat" for adapter in plugged):
         number = plugged[0].slot + 1
-        command = f"VBoxManage controlvm {machine.uuid} natpf{number} ssh,tcp,,{_free_port(machine)},,22"
+        command = f"VBoxManage controlvm {machine.uuid} natpf{number} ssh,tcp,127.0.0.1,{_free_port(machine)},,22"
         yield Finding(subject, WARNING, "it is on NAT alone, where nobody can reach it", command)
     else:
         names = " and ".join(dict.fromkeys(_called(adapter.network) for adapter in plugged))
         text = f"no address of it is known on {names}: it has no lease, and no Guest Additions report one"
-        command = f"VBoxManage controlvm {machine.uuid} setlinkstate{plugged[0].slot + 1} off"
-        command += f" && VBoxManage controlvm {machine.uuid} setlinkstate{plugged[0].slot + 1} on"
-        yield Finding(subject, WARNING, text, command)
+        yield Finding(subject, WARNING, text, _replug(machine, plugged[0].slot + 1))
 
 
 def _free_port(machine: Machine) -> int:
@@ -296,20 +290,22 @@ def _asks(subject: str, guest: Guest, patient: Patient) -> Iterator[Finding]:
             continue
         last = max((patient.asked.get((one.address, door), 0.0) for door in doors), default=0.0)
         if patient.now - last > ASKED_SECONDS:
-            row, command = _row(patient.products.get(guest.machine.uuid, ""), one.network, doors[0])
-            yield Finding(subject, WARNING, f"{one.address} has not asked vmdns lately{row}", command)
+            yield _not_asking(subject, one, guest.machine, doors[0])
 
 
-def _row(product: str, network: Network, door: str) -> tuple[str, str]:
-    """What such a guest needs (its row in the table of clients), and the command to give in it."""
-    lower = product.lower()
-    if "windows" in lower:
-        return "; it does once it has renewed its lease, in Windows by", "ipconfig /renew"
-    if network.kind == "bridged":
-        return "; its router names its DNS server, so enter vmdns in the guest", f"resolvectl dns eth0 {door}"
-    if "darwin" in lower or "mac" in lower:
-        return "; it does once it has renewed its lease, in macOS by", "sudo ipconfig set en0 DHCP"
-    return "; it does once it has renewed its lease, in a Linux guest by", "sudo networkctl renew eth0"
+def _not_asking(subject: str, one: Address, machine: Machine, door: str) -> Finding:
+    text = f"{one.address} has not asked vmdns lately"
+    if one.network.kind == "bridged":
+        return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {door} in the guest")
+    number = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0) + 1
+    text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"
+    return Finding(subject, WARNING, text, _replug(machine, number))
+
+
+def _replug(machine: Machine, number: int) -> str:
+    """The command that has a guest renew its lease, whatever system it runs."""
+    link = f"VBoxManage controlvm {machine.uuid} setlinkstate{number}"
+    return f"{link} off && {link} on"
 
 
 def _called(network: Network) -> str:
@@ -321,8 +317,3 @@ def _shell(text: str) -> str:
     """A word of a command line, quoted where it must be; the same in all shells."""
     plain = text and all(char.isalnum() or char in "-_./" for char in text)
     return text if plain else '"' + text.replace('"', '\\"') + '"'
-
-
-def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether nothing is a problem; a warning is none."""
-    return all(one.level != PROBLEM for one in findings)
