@@ -26,7 +26,7 @@ HOME = Path(tempfile.gettempdir()).resolve() / "none"
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 
-def any_records(text: str, zones: Sequence[str]) -> None:
+def any_records(text: str, zones: Sequence[str], ttl: int) -> None:
     """Stands for the check of zone-file text: takes everything."""
 
 
@@ -216,7 +216,7 @@ def test_lines_of_keys() -> None:
 def test_records_are_checked_by_the_function_given(text: str, line: int) -> None:
     asked: list[tuple[str, Sequence[str]]] = []
 
-    def check(records: str, zones: Sequence[str]) -> None:
+    def check(records: str, zones: Sequence[str], ttl: int) -> None:
         asked.append((records, zones))
         raise ValueError("line 2: no record type TWO; write like: web A 192.0.2.1")
 

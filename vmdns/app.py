@@ -101,8 +101,10 @@ class App:
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
         self._hosts = Hosts()
-        self._records = _records(config)
+        self._reading = asyncio.Lock()  # files are read in threads, one at a time, so that the newest content wins
+        self._records: tuple[Record, ...] = ()  # until there is a table, which would be built twice with them
         self.table = Table(self._policy(), grown=self._garbage.grown)
+        self._records = _records(config)
         self._telling = Slices(self._tell_one)
         self.table.subscribe(self._tell)
         self.discovery = Discovery(
@@ -255,8 +257,10 @@ class App:
 
     async def _read_hosts(self) -> None:
         """Reads the hosts file in a thread: a block list of 150,000 names takes a second."""
-        policy = self._policy()
+        async with self._reading:
+            await self._read_hosts_file(self._policy())
 
+    async def _read_hosts_file(self, policy: Policy) -> None:
         def read() -> Hosts:
             lines = hostsfile.read_hosts(hostsfile.path()) if self.config.hosts else {}
             found = digest(lines.values(), policy.apexes, policy.ttl)
@@ -338,7 +342,7 @@ class App:
     def _watch_files(self) -> None:
         troubles = self._files.add(lambda: [hostsfile.path()], lambda: self._spawn(self._read_hosts()))
         troubles += self._files.add(watched, lambda: self._spawn(self._read_upstreams()))
-        troubles += self._files.add(lambda: [self.config_path], self._reload)
+        troubles += self._files.add(lambda: [self.config_path], lambda: self._spawn(self._reload()))
         try:
             self._files.start()
         except OSError as error:
@@ -346,25 +350,35 @@ class App:
         for trouble in troubles:
             self._say(trouble)
 
-    def _reload(self) -> None:
-        """The configuration file changed: what is right is applied at once, what is wrong changes nothing."""
-        try:
-            fresh = load(self.config_path, check_records).with_options(self._options)
-        except ConfigMissing:
-            fresh = Config().with_options(self._options)
-        except ConfigError as error:
-            if str(error) != self.config_error:
-                self._say(f"{error}; the configuration before stays in force")
-            self.config_error = str(error)
-            return
-        self.config_error = ""
+    async def _reload(self) -> None:
+        """Reads the configuration file in a thread: a right one is applied at once, a wrong one changes nothing."""
+
+        def read() -> tuple[Config, tuple[Record, ...]]:
+            try:
+                fresh = load(self.config_path, check_records)
+            except ConfigMissing:
+                fresh = Config()
+            fresh = fresh.with_options(self._options)
+            return fresh, _records(fresh)
+
+        async with self._reading:
+            try:
+                fresh, records = await asyncio.to_thread(read)
+            except ConfigError as error:
+                if str(error) != self.config_error:
+                    self._say(f"{error}; the configuration before stays in force")
+                self.config_error = str(error)
+                return
+            self.config_error = ""
+            if fresh != self.config:
+                self._apply(fresh, records)
+
+    def _apply(self, fresh: Config, records: tuple[Record, ...]) -> None:
         before, self.config = self.config, fresh
-        if fresh == before:
-            return
         self.server.limits = fresh.limits
         self._listen()
         self._announce(None)
-        self._records = _records(fresh)
+        self._records = records
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
         self._configure_forwarder()

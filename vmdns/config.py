@@ -25,8 +25,8 @@ from vmdns.toml_text import key_lines, quoted, quoted_lines
 # Room for some 50,000 own records; more is a mistaken file.
 MAX_BYTES = 4 * 1024 * 1024
 
-# Checks zone-file text against the zones; raises ValueError with "line N: ...".
-CheckRecords = Callable[[str, Sequence[str]], None]
+# Checks zone-file text against the zones, with the TTL where none is given; raises ValueError with "line N: ...".
+CheckRecords = Callable[[str, Sequence[str], int], None]
 
 
 class ConfigError(Exception):
@@ -186,7 +186,7 @@ def parse(text: str, file: str, check_records: CheckRecords) -> Config:
             what = "this is a zone of vmdns, whose names are never forwarded; take it out here or out of zones"
             raise wrong(f"forward.{domain}", what)
     try:
-        check_records(config.records, config.zones)
+        check_records(config.records, config.zones, config.limits.ttl)
     except ValueError as error:
         raise wrong("records", str(error), _line_of_record(text, lines, str(error))) from None
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -78,11 +79,81 @@ def test_names_are_relative_to_each_zone() -> None:
         ("www TXT x\nx A 1.2.3.4\nWWW CNAME a", "line 3: a CNAME record must"),
         ("www CNAME a\n CNAME b", "line 2: a CNAME record must"),
         ("@ CNAME a", "line 1: a CNAME record must"),
+        ("www CNAME a\nwww CNAME a", "line 2: a CNAME record must"),
+        ("x A 1.2.3.4\nt TXT" + " a" * 33_000, "line 2: the record is longer than 65535 bytes"),
+        ('a A 1.2.3.4\n"www" A 1.2.3.4', "line 2: expecting an identifier"),
+        ("www TYPE255 \\# 0", "line 1: ANY is a type for queries alone"),
+        ("www TYPE41 \\# 0", "line 1: OPT is a type for queries alone"),
+        ("$TTL 300\nwww A 1.2.3.4", r"line 1: \$TTL is not possible here"),
+        ("www CH A 1.2.3.4", "line 1: there is no class but IN here, and 'CH' is another"),
+        ("www A 1.2.3.4\nx HINFOO y", "line 2: 'HINFOO' is no record type"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_records(text, ZONES)
+        check_records(text, ZONES, 5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "host{0} A 10.0.{1}.{2}",
+        "host A 10.0.{1}.{2}",
+        "host{0} CNAME other",
+        "host TYPE{3} \\# 0",
+        "{0}.host 5 IN TXT x",
+    ],
+)
+def test_many_records_take_no_more_time_each_than_few(line: str) -> None:
+    """Counted in calls, which have no bad day: twice as many records are read with twice as many calls."""
+
+    def calls(count: int) -> int:
+        numbers = ((n, n >> 8, n & 255, 300 + n) for n in range(count))
+        text = "\n".join(line.format(*given) for given in numbers)
+        made = 0
+
+        def count_call(*_: object) -> None:
+            nonlocal made
+            made += 1
+
+        before = sys.getprofile()
+        sys.setprofile(count_call)
+        try:
+            records = parse_records(text, ZONES, 5)
+        finally:
+            sys.setprofile(before)
+        assert len(records) == 2 * count
+        return made
+
+    few, many = calls(500), calls(2000)
+    assert many < 4.2 * few
+
+
+def test_ten_thousand_records_are_read() -> None:
+    text = "".join(f"host{n} A 10.0.{n >> 8}.{n & 255}\n" for n in range(10_000))
+    assert len(parse_records(text, ZONES, 5)) == 20_000
+    with pytest.raises(ValueError, match="line 10001: "):
+        check_records(text + "host A 999", ZONES, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("m 300 A 1.2.3.4\nm 60 A 1.2.3.5", [60, 60]),
+        ("m IN 60 A 1.2.3.4\nm 1h IN A 1.2.3.5\nm AAAA ::1", [60, 60, 5]),
+        ("m CLASS1 A 1.2.3.4", [5]),
+    ],
+)
+def test_records_of_one_name_and_type_have_one_ttl(text: str, expected: list[int]) -> None:
+    assert [one.ttl for one in parse_records(text, ("local",), 5)] == expected
+
+
+def test_a_name_that_is_too_long_in_a_zone_is_refused() -> None:
+    long = ".".join(["a" * 63] * 3 + ["b" * 55])  # 248 bytes, with room for ".local" but not for ".vm.internal"
+    for text in (f"{long} A 1.2.3.4", f"x MX 1 {long}", f"x CNAME {long}"):
+        assert parse_records(text, ("local",), 5)
+        with pytest.raises(ValueError, match=r"line 1: a name is longer than 255 bytes in vm\.internal"):
+            check_records(text, ZONES, 5)
 
 
 def test_owners() -> None:

@@ -43,7 +43,7 @@ def common(policy: Policy, hosts: Hosts) -> Generator[None, None, Common]:
         first.put(LOCALHOST, *address_record(address))
         first.put(reverse_name(address), PTR, LOCALHOST)
         first.put(b"\x01*" + LOCALHOST, *address_record(address))  # RFC 6761 section 6.3
-    _add_records(first, policy.records, zones)
+    yield from _add_records(first, policy.records, zones)
     late = _Nodes(policy.ttl)
     yield from _add_hosts(late, hosts.inside, zones, apexes, first.nodes)
     early, last = (yield from first.finished(apexes)), (yield from late.finished(apexes))
@@ -101,12 +101,14 @@ def names_above(owner: bytes, apexes: Container[bytes]) -> list[bytes]:
     return found[:-1]
 
 
-def _add_records(first: _Nodes, records: Iterable[Record], zones: tuple[bytes, ...]) -> None:
+def _add_records(first: _Nodes, records: Iterable[Record], zones: tuple[bytes, ...]) -> Iterator[None]:
     servers = {b"\x05vmdns" + zone for zone in zones}
     for record in records:
+        yield
         if record.owner not in servers or record.type not in (A, AAAA, CNAME):
             first.put(record.owner, record.type, record.rdata, record.ttl)
     for record in records:
+        yield
         wildcard = record.owner.startswith(b"\x01*")
         if record.type in (A, AAAA) and record.owner.endswith(zones[0]) and not wildcard:
             first.point(str(ip_address(record.rdata)), record.owner)
@@ -149,6 +151,7 @@ def _reserved(policy: Policy, hosts: Iterable[HostName]) -> Generator[None, None
         if "." not in name:
             reserved.setdefault(name, "in the host's hosts file")
     for owner in owners(policy.records, frozenset({A, AAAA, CNAME})):
+        yield
         parts = labels(owner)
         for zone in policy.zones:
             depth = zone.count(".") + 1

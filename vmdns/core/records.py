@@ -2,120 +2,132 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from functools import lru_cache
+from typing import NamedTuple
 
 import dns.exception
 import dns.name
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
-import dns.rrset
 import dns.tokenizer
-import dns.zonefile
+import dns.ttl
 
-from vmdns.core.name import lower
-from vmdns.core.wire import SOA, Record
+from vmdns.core.name import MAX_NAME, lower
+from vmdns.core.wire import CNAME, SOA, Record
 
 # Records that only the zone itself may have, or that promise what vmdns does not do.
 _REFUSED = {SOA, dns.rdatatype.DNAME, dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3}
-_ALONE = "a CNAME record must be the only one of its name"
 
 
-def parse_records(text: str, zones: Sequence[str], ttl: int) -> tuple[Record, ...]:
+class _Entry(NamedTuple):
+    """One record as written: its first line, and its names relative to whichever zone unless they end with a dot."""
+
+    line: int
+    owner: dns.name.Name
+    ttl: int
+    rdata: dns.rdata.Rdata
+
+
+@lru_cache(maxsize=2)  # a configuration is checked when it is read, and its records are taken when it is applied
+def parse_records(text: str, zones: tuple[str, ...], ttl: int) -> tuple[Record, ...]:
     """The records that the text means in each of the zones; ttl in seconds where a line gives none.
 
-    Raises ValueError that begins with `line N:` where a line is at fault.
+    Takes time in proportion to the text: dnspython's own readers of zone files search all names for each record, or
+    know no line numbers. Raises ValueError that begins with `line N:` where a line is at fault.
     """
-    found: dict[Record, None] = {}
+    entries = list(_entries(text, ttl))
     origins = [dns.name.from_text(zone) for zone in zones]
-    for origin in origins:
-        try:
-            rrsets = _read(text, origin, ttl)
-        except dns.exception.DNSException as error:
-            raise ValueError(f"line {_line_at_fault(text, origin)}: {_what(error)}") from None
-        _check(text, origin, origins, rrsets)
-        for rrset in rrsets:
-            owner = lower(rrset.name.to_wire() or b"")
-            for rdata in rrset:
-                found[Record(owner, int(rrset.rdtype), int(rrset.ttl), rdata.to_wire(origin=origin) or b"")] = None
-    return tuple(found)
+    return tuple(record for origin in origins for record in _in_zone(entries, origin, origins))
 
 
-def check_records(text: str, zones: Sequence[str]) -> None:
+def check_records(text: str, zones: Sequence[str], ttl: int) -> None:
     """Raises ValueError, as `parse_records` does, where the text is at fault."""
-    parse_records(text, zones, 5)
+    parse_records(text, tuple(zones), ttl)
 
 
-def _read(text: str, origin: dns.name.Name, ttl: int) -> list[dns.rrset.RRset]:
-    """Names outside of the origin are passed over; no directive but $TTL is obeyed."""
-    return dns.zonefile.read_rrsets(text, origin=origin, rdclass=None, default_ttl=ttl)
-
-
-def _check(
-    text: str, origin: dns.name.Name, origins: Sequence[dns.name.Name], rrsets: Iterable[dns.rrset.RRset]
-) -> None:
-    """Raises ValueError for what dnspython lets pass: foreign names, a second CNAME, records that are not served."""
-    types: dict[dns.name.Name, set[dns.rdatatype.RdataType]] = {}
-    for rrset in rrsets:
-        types.setdefault(rrset.name, set()).add(rrset.rdtype)
-    seen = {origin}
-    for line, owner in _entries(text, origin):
-        if not any(owner.is_subdomain(one) for one in origins):
-            outside = f"{owner} is outside of {' and '.join(one.to_text(True) for one in origins)}"
-            raise ValueError(f"line {line}: {outside}: write names without a final dot")
-        here = types.get(owner, set())
-        for refused in sorted(here & _REFUSED):
-            raise ValueError(f"line {line}: {dns.rdatatype.to_text(refused)} records are made by vmdns itself")
-        if dns.rdatatype.CNAME in here and owner in seen:
-            raise ValueError(f"line {line}: {_ALONE}")
-        seen.add(owner)
-
-
-def _entries(text: str, origin: dns.name.Name) -> Iterator[tuple[int, dns.name.Name]]:
-    """The first line of each entry and the name it is for, which may be that of the entry before.
-
-    Raises DNSException where the text cannot be split into entries.
-    """
-    tokens = dns.tokenizer.Tokenizer(text, "<input>")
-    owner = origin
-    while not (first := tokens.get(want_leading=True)).is_eof():
-        line = tokens.where()[1]
-        if first.is_whitespace():
-            first = tokens.get()
-        elif first.is_identifier() and not first.value.startswith("$"):
-            owner = tokens.as_name(first, origin)
-        if first.is_eol_or_eof():
+def _in_zone(entries: Iterable[_Entry], origin: dns.name.Name, origins: Sequence[dns.name.Name]) -> Iterator[Record]:
+    """The records of one zone. Those of one name and type have one TTL, the least (RFC 2181 section 5.2)."""
+    types: dict[bytes, set[int]] = {lower(origin.to_wire() or b""): {SOA}}
+    found: dict[tuple[bytes, int], dict[bytes, None]] = {}
+    ttls: dict[tuple[bytes, int], int] = {}
+    for line, name, ttl, rdata in entries:
+        if name.is_absolute() and not name.is_subdomain(origin):
+            if not any(name.is_subdomain(one) for one in origins):
+                outside = " and ".join(one.to_text(True) for one in origins)
+                raise ValueError(f"line {line}: {name} is outside of {outside}: write names without a final dot")
             continue
-        yield line, owner
-        while not tokens.get().is_eol_or_eof():
-            pass
-
-
-def _line_at_fault(text: str, origin: dns.name.Name) -> int:
-    """The first line of the first entry with which the text cannot be read any more."""
-    starts: list[int] = []
-    with suppress(dns.exception.DNSException):
-        for line, _ in _entries(text, origin):
-            starts.append(line)
-    lines = text.split("\n")
-    ends = [*(start - 1 for start in starts[1:]), len(lines)]
-
-    def fails(end: int) -> bool:
+        owner, kind = lower(name.to_wire(origin=origin) or b""), int(rdata.rdtype)
         try:
-            _read("\n".join(lines[:end]), origin, 0)
-        except dns.exception.DNSException:
-            return True
+            if len(owner) > MAX_NAME:
+                raise dns.name.NameTooLong
+            wire = rdata.to_wire(origin=origin) or b""
+        except dns.name.NameTooLong:
+            where = origin.to_text(True)
+            raise ValueError(f"line {line}: a name is longer than {MAX_NAME} bytes in {where}") from None
+        if len(wire) > 65_535:  # RDLENGTH has 16 bits (RFC 1035 section 3.2.1)
+            raise ValueError(f"line {line}: the record is longer than 65535 bytes")
+        here = types.setdefault(owner, set())
+        if CNAME in here or (here and kind == CNAME):  # RFC 1034 section 3.6.2
+            raise ValueError(f"line {line}: a CNAME record must be the only one of its name")
+        here.add(kind)
+        key = owner, kind
+        found.setdefault(key, {})[wire] = None
+        ttls[key] = min(ttl, ttls.get(key, ttl))
+    for key, wires in found.items():
+        yield from (Record(*key, ttls[key], wire) for wire in wires)
+
+
+def _entries(text: str, ttl: int) -> Iterator[_Entry]:
+    """Each record of the text (RFC 1035 section 5.1). No directive is obeyed. Raises ValueError with the line."""
+    tokens = dns.tokenizer.Tokenizer(text, "")
+    owner = dns.name.empty
+    line = 1
+    try:
+        while not (first := tokens.get(want_leading=True)).is_eof():
+            if first.is_whitespace():  # a record of the same name as the one before
+                first = tokens.get()
+                tokens.unget(first)
+            elif not first.is_eol_or_eof():
+                if first.value.startswith("$"):
+                    raise ValueError(f"{first.value} is not possible here")
+                owner = tokens.as_name(first)
+            if not first.is_eol_or_eof():
+                yield _Entry(line, owner, *_rest(tokens, ttl))
+            line = tokens.where()[1]
+    except (dns.exception.DNSException, ValueError) as error:
+        raise ValueError(f"line {line}: {str(error) or type(error).__name__}") from None
+
+
+def _rest(tokens: dns.tokenizer.Tokenizer, ttl: int) -> tuple[int, dns.rdata.Rdata]:
+    """What follows the name: TTL and class in either order or not at all, the type, and its data."""
+    given: set[str] = set()
+    word = tokens.get_identifier()
+    while (what := "TTL" if word[:1].isdigit() else "class" if _is_class(word) else "") and what not in given:
+        given.add(what)
+        if what == "TTL":
+            ttl = dns.ttl.from_text(word)
+        word = tokens.get_identifier()
+    try:
+        kind = dns.rdatatype.from_text(word)
+    except (dns.exception.DNSException, ValueError):
+        raise ValueError(f"{word!r} is no record type") from None
+    if kind in _REFUSED:
+        raise ValueError(f"{dns.rdatatype.to_text(kind)} records are made by vmdns itself")
+    if dns.rdatatype.is_metatype(kind):
+        raise ValueError(f"{dns.rdatatype.to_text(kind)} is a type for queries alone")
+    return ttl, dns.rdata.from_text(dns.rdataclass.IN, kind, tokens)
+
+
+def _is_class(word: str) -> bool:
+    try:
+        found = dns.rdataclass.from_text(word)
+    except (dns.rdataclass.UnknownRdataclass, ValueError):
         return False
-
-    return starts[bisect_left(ends, True, key=fails)] if starts else 1
-
-
-def _what(error: dns.exception.DNSException) -> str:
-    if isinstance(error, dns.zonefile.CNAMEAndOtherData):
-        return _ALONE
-    text = str(error) or type(error).__name__
-    where, _, what = text.partition(": ")
-    return what if where.startswith("<input>") else text
+    if found != dns.rdataclass.IN:
+        raise ValueError(f"there is no class but IN here, and {word!r} is another")
+    return True
 
 
 def owners(records: Iterable[Record], types: frozenset[int]) -> frozenset[bytes]:
