@@ -141,6 +141,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
         lines += [f"{one.address} on {_place(_network(one))}: {why(one, now)}" for one in guest.addresses]
         if guest.note:
             lines.append(guest.note)
+        lines += dict.fromkeys(one.remedy for one in guest.refused if one.remedy)
         if machine.online:
             lines += _seen(snapshot.seen(guest, view))
     return lines

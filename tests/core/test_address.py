@@ -22,10 +22,13 @@ from tests.facts import (
     vm,
 )
 from vmdns.core.address import ADDITIONS, FIXED, LEASE, Found
+from vmdns.core.address_check import SAME_MACHINE_ID
 from vmdns.core.builder import Builder, build
+from vmdns.core.doubles import SAME_MAC
 from vmdns.core.guestinfo import reports
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
 from vmdns.core.policy import Policy
+from vmdns.core.problem import Problem
 
 
 def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now: float = NOW) -> Found:
@@ -34,6 +37,10 @@ def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now:
         builder.put(key, fact)
     guest = builder.build(now, 1).snapshot.by_uuid[machine.uuid]
     return Found(guest.addresses, guest.refused)
+
+
+def refusals(one: Found) -> tuple[str, ...]:
+    return tuple(problem.text for problem in one.refused)
 
 
 def brief(one: Found) -> list[tuple[str, str]]:
@@ -127,7 +134,9 @@ def test_a_paused_vm_keeps_its_address(state: str) -> None:
 
 def test_an_adapter_without_its_cable_has_no_address_and_says_so() -> None:
     machine = Machine(uuid(1), "web", "Running", adapters=(Adapter(2, mac(1), LAB, cable=False),))
-    assert found(machine, lease(1, "10.0.2.4")) == Found((), ("adapter 3: its cable is not connected",))
+    plug_in = f"VBoxManage controlvm {uuid(1)} setlinkstate3 on"
+    unplugged = Problem("the cable of its adapter 3 is not connected", command=plug_in)
+    assert found(machine, lease(1, "10.0.2.4")) == Found((), (unplugged,))
 
 
 def test_addresses_come_in_the_order_of_the_adapters() -> None:
@@ -183,7 +192,7 @@ def test_a_claim_for_a_mac_that_no_adapter_has_is_passed_over() -> None:
 
 SERVER, GIVEN, AWAY, PUBLIC, NOBODY, HOST, ELSEWHERE, SEEN, NATS = (
     "which is the address of the network's own server",
-    "which VirtualBox's DHCP gave to another VM",
+    "which VirtualBox's DHCP gave to another VM (db)",
     "which is not on ",
     "which is a public address",
     "which is no address of a machine",
@@ -241,7 +250,8 @@ def test_a_claim(network: Network, address: str, objection: str | None) -> None:
         assert brief(got) == [(address, ADDITIONS)]
         assert got.refused == ()
     else:
-        assert got == Found((), (f"Guest Additions report {address}, {objection}",))
+        assert (got.addresses, refusals(got)) == ((), (f"Guest Additions report {address}, {objection}",))
+        assert all(problem.remedy for problem in got.refused)
 
 
 FORGED = [
@@ -285,10 +295,10 @@ def test_where_the_host_has_no_address_its_other_networks_say_little() -> None:
     claim = vm(1, "web", second, reports=(report(1, "192.168.1.9"),))
     assert brief(found(claim, LINK)) == [("192.168.1.9", ADDITIONS)]
     claim = vm(1, "web", second, reports=(report(1, "192.168.56.9"),))
-    assert found(claim, LINK).refused == (f"Guest Additions report 192.168.56.9, {ELSEWHERE}",)
+    assert refusals(found(claim, LINK)) == (f"Guest Additions report 192.168.56.9, {ELSEWHERE}",)
     there = HostAddress("eth1", "172.16.0.1/16")
     claim = vm(1, "web", second, reports=(report(1, "192.168.1.9"),))
-    assert found(claim, there).refused == (f"Guest Additions report 192.168.1.9, {ELSEWHERE}",)
+    assert refusals(found(claim, there)) == (f"Guest Additions report 192.168.1.9, {ELSEWHERE}",)
 
 
 def test_what_the_host_sees_follows_what_it_sees() -> None:
@@ -335,7 +345,7 @@ def test_a_lease_that_somebody_else_got_under_this_mac(spoofed: float, reported:
     leases = lease(1, "10.0.2.4", issued=NOW - 100), lease(1, "10.0.2.66", issued=NOW + spoofed)
     got = found(vm(1, reports=(said,)), *leases)
     assert brief(got) == [(expected, LEASE)]
-    told = [one for one in got.refused if one.startswith("somebody with its MAC was given 10.0.2.66")]
+    told = [one for one in refusals(got) if one.startswith("somebody with its MAC was given 10.0.2.66")]
     assert bool(told) == (expected == "10.0.2.4")
     # Without Guest Additions nothing tells them apart, and the reason says that there are two.
     (alone,) = found(vm(1), *leases).addresses
@@ -363,7 +373,7 @@ def test_the_owner_of_an_address_may_claim_it_and_one_that_is_off_owns_none() ->
 def test_a_claim_that_is_no_ipv4_address(address: str) -> None:
     got = found(vm(1, reports=(report(1, address),)), lease(1, "10.0.2.4"))
     assert brief(got) == [("10.0.2.4", LEASE)]
-    assert got.refused == ("Guest Additions report what is no IPv4 address",)
+    assert refusals(got) == ("Guest Additions report what is no IPv4 address",)
 
 
 @pytest.mark.parametrize(
@@ -421,11 +431,12 @@ def problems(*facts: Fact) -> tuple[str, ...]:
 def test_two_that_claim_one_address_are_said_and_both_answered() -> None:
     claims = [vm(number, f"vm{number}", HOSTONLY, reports=(report(number, "192.168.56.9"),)) for number in (1, 2)]
     said = "VM 'vm1', VM 'vm2': all of them are at 192.168.56.9 on vboxnet0, and nothing tells whose it is"
-    assert problems(*claims) == (said,)
+    assert problems(*claims) == (f"{said}; {SAME_MACHINE_ID}",)
     # On two networks there are two such addresses; and better proof resolves it.
     assert problems(vm(1, reports=(report(1, "10.0.2.9"),)), vm(2, "db", OTHER, reports=(report(2, "10.0.2.9"),))) == ()
     (only,) = problems(*claims, lease(1, "192.168.56.9", HOSTONLY))
-    assert only == f"VM 'vm2': Guest Additions report 192.168.56.9, {GIVEN}"
+    given = "which VirtualBox's DHCP gave to another VM (vm1)"
+    assert only == f"VM 'vm2': Guest Additions report 192.168.56.9, {given}; {SAME_MACHINE_ID}"
     many = [vm(number, f"vm{number}", HOSTONLY, reports=(report(number, "192.168.56.9"),)) for number in range(1, 9)]
     assert problems(*many)[0].startswith("VM 'vm1', VM 'vm2', VM 'vm3' and 5 more: all of them")
 
@@ -434,6 +445,25 @@ def test_a_copy_of_a_vm_with_its_mac_is_said() -> None:
     twin = Machine(uuid(2), "twin", "Running", adapters=(Adapter(0, mac(1), LAB),))
     (said,) = problems(vm(1), twin, lease(1, "10.0.2.4"))
     assert said.startswith("VM 'web', VM 'twin': all of them are at 10.0.2.4 on lab")
+    assert said.endswith(SAME_MAC)
+
+
+def test_who_has_the_address_is_told_by_its_name_of_now() -> None:
+    builder = Builder(Policy())
+    clone, owner = vm(1, "clone", reports=(report(1, "10.0.2.5"),)), vm(2, "orig")
+    for key, fact in enumerate((*NETWORKS, lease(2, "10.0.2.5"), clone)):
+        builder.put(key, fact)
+
+    def refused(machine: Machine | None) -> tuple[str, ...]:
+        builder.put("owner", machine)
+        guest = builder.build(NOW, 1).snapshot.by_uuid[clone.uuid]
+        return refusals(Found(guest.addresses, guest.refused))
+
+    assert refused(None) == ()
+    text = "Guest Additions report 10.0.2.5, which VirtualBox's DHCP gave to another VM"
+    assert refused(owner) == (f"{text} (orig)",)
+    assert refused(replace(owner, name="db")) == (f"{text} (db)",)
+    assert refused(replace(owner, state="PoweredOff")) == ()
 
 
 def test_a_conflict_is_over_when_one_of_them_goes() -> None:

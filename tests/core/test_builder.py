@@ -138,7 +138,8 @@ def test_what_is_refused_is_among_the_problems() -> None:
     snapshot = made(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
     assert snapshot.problems == (
         f"VM 'web' ({uuid(2)}) wanted the name web, which VM 'web' ({uuid(1)}) has: it is web-2",
-        "VM 'web': Guest Additions report 8.8.8.8, which is not on lab",
+        "VM 'web': Guest Additions report 8.8.8.8, which is not on lab; have the guest ask by DHCP, or give it an "
+        "address of 10.0.2.0/24",
     )
     assert snapshot.guests[0].note == (
         "Guest Additions report 8.8.8.8, which is not on lab; running, but no address is known yet"

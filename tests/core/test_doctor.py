@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, vm
+from vmdns.core.address_check import SAME_MACHINE_ID
 from vmdns.core.builder import build
 from vmdns.core.doctor import Patient, examine
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, listed
@@ -161,6 +162,35 @@ UUID = "00000000-0000-4000-8000-000000000001"
              f"VBoxManage controlvm {UUID} setlinkstate1 on"),
         ),
         (
+            # A copy with the machine-id of its original, which DHCP gives the original's address.
+            (DB, DB_LEASE, vm(1, "clone", HOSTONLY, reports=(report(1, "192.168.56.102"),))),
+            {},
+            ("VM 'clone'", PROBLEM,
+             "Guest Additions report 192.168.56.102, which VirtualBox's DHCP gave to another VM (db); "
+             f"{SAME_MACHINE_ID}", ""),
+        ),
+        (
+            tuple(vm(one, f"vm{one}", INTNET, reports=(report(one, "172.31.0.4"),)) for one in (1, 3)),
+            {},
+            ("address 172.31.0.4", PROBLEM,
+             "VM 'vm1', VM 'vm3': all of them are at 172.31.0.4 on wire, and nothing tells whose it is; "
+             f"{SAME_MACHINE_ID}", ""),
+        ),
+        (
+            (vm(1, "web", HOSTONLY, reports=(report(1, "10.9.9.9"),)),),
+            {},
+            ("VM 'web'", PROBLEM,
+             "Guest Additions report 10.9.9.9, which is not on vboxnet0; have the guest ask by DHCP, or give it an "
+             "address of 192.168.56.0/24", ""),
+        ),
+        (
+            (vm(1, "web", BRIDGED),),
+            {},
+            ("VM 'web'", WARNING,
+             "no address of it is known on the LAN of eth0: Guest Additions report none, and it has sent this computer "
+             "nothing; ping this computer from it", ""),
+        ),
+        (
             (vm(1, "web", NAT),),
             {},
             ("VM 'web'", WARNING, "it is on NAT alone, where nobody can reach it",
@@ -170,7 +200,8 @@ UUID = "00000000-0000-4000-8000-000000000001"
             (vm(1),),
             {},
             ("VM 'web'", WARNING,
-             "no address of it is known on NAT Network lab: it has no lease, and no Guest Additions report one",
+             "no address of it is known on NAT Network lab: it has no lease of VirtualBox's DHCP, and Guest Additions "
+             "report none; have it ask again",
              f"VBoxManage controlvm {UUID} setlinkstate1 off && VBoxManage controlvm {UUID} setlinkstate1 on"),
         ),
         (

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from vmdns.core.address import ADDITIONS, NEIGHBOUR, Networks, addresses, file_key, given, index
+from vmdns.core.address import ADDITIONS, NEIGHBOUR, addresses, given
 from vmdns.core.common import Common, common, names_above
 from vmdns.core.doubles import double
 from vmdns.core.hosts import Hosts, digest
@@ -20,7 +20,9 @@ from vmdns.core.layers import Layers
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour, Network, PortForward
 from vmdns.core.name import from_labels
 from vmdns.core.naming import Naming, Relative, assign
+from vmdns.core.networks import Networks, Owner, file_key, index
 from vmdns.core.policy import Policy
+from vmdns.core.problem import Problem
 from vmdns.core.reach import rules
 from vmdns.core.snapshot import Guest, Snapshot, numbered
 from vmdns.core.view import Ways, ways
@@ -91,9 +93,9 @@ class Builder:
         self._claimants: dict[str, tuple[str, ...]] = {}
         self._ends: list[tuple[float, str]] = []
         self._guests: Layers[str, Guest] = Layers()
-        self._refused: dict[str, tuple[str, ...]] = {}
+        self._refused: dict[str, tuple[Problem, ...]] = {}
         self._refusals: tuple[str, ...] | None = ()
-        self._doubles: dict[bytes, str] = {}
+        self._doubles: dict[bytes, Problem] = {}
         self._owned: Layers[bytes, str] = Layers()
         self._pointers: Layers[bytes, tuple[tuple[str, str], ...]] = Layers()
         self._above: Layers[bytes, int] = Layers()
@@ -328,10 +330,10 @@ class Builder:
             givers = (*others, (uuid, macs[place])) if place in macs else tuple(others)
             if givers:
                 self._givers[place] = givers
-            owner = min(givers)[1] if givers else ""
-            if owner != self._networks.owners.get(place, ""):
+            owner = self._owner(*min(givers)) if givers else None
+            if owner != self._networks.owners.get(place):
                 dirty.update(self._claimants.get(place[1], ()))
-                if owner:
+                if owner is not None:
                     self._networks.owners[place] = owner
                 else:
                     del self._networks.owners[place]
@@ -341,6 +343,10 @@ class Builder:
             if len(self._ends) > 2 * len(self._attached) + _ENDED:
                 self._ends = [(one.until, of) for of, one in self._attached.items() if one.until]
                 heapq.heapify(self._ends)
+
+    def _owner(self, uuid: str, mac: str) -> Owner:
+        machine = self._machines.get(uuid)
+        return Owner(mac, machine.name if machine is not None else "")
 
     def _assign_names(self, changed: Iterable[str]) -> set[str]:
         """Assigns the names of all VMs again if one of these changed in what names depend on.
@@ -457,11 +463,11 @@ class Builder:
     def _double(self, pointer: bytes, held: tuple[tuple[str, str], ...]) -> None:
         """Notes whether those at this address are on one network."""
         guests = [guest for _, uuid in held if (guest := self._guests.get(uuid)) is not None]
-        text = double(held[0][0], guests) if len(guests) > 1 else ""
-        if text != self._doubles.get(pointer, ""):
+        found = double(held[0][0], guests) if len(guests) > 1 else None
+        if found != self._doubles.get(pointer):
             self._refusals = None
-            if text:
-                self._doubles[pointer] = text
+            if found:
+                self._doubles[pointer] = found
             else:
                 del self._doubles[pointer]
 
@@ -487,7 +493,7 @@ class Builder:
         if self._refusals is None:
             named = ((self._guests.get(uuid), texts) for uuid, texts in sorted(self._refused.items()))
             refused = (f"VM {one.machine.name!r}: {text}" for one, texts in named if one for text in texts)
-            self._refusals = (*refused, *(text for _, text in sorted(self._doubles.items())))
+            self._refusals = (*refused, *(str(one) for _, one in sorted(self._doubles.items())))
         policy = self._policy
         return Snapshot(
             serial=serial,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 
 from vmdns.core.address import Address
+from vmdns.core.doubles import SAME_MAC, double
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, listed
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
 from vmdns.core.snapshot import Guest
@@ -149,6 +150,7 @@ def _networks(patient: Patient) -> Iterator[Finding]:
             yield from _handed(patient, f"host-only {fact.name}", server, network in used, fact.name)
     yield from _shared(patient)
     yield from _twins(patient)
+    yield from _same_address(patient)
 
 
 def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: bool, name: str) -> Iterator[Finding]:
@@ -216,6 +218,18 @@ def _twins(patient: Patient) -> Iterator[Finding]:
             yield Finding(f"VM {machine.name!r}", PROBLEM, text, command)
 
 
+def _same_address(patient: Patient) -> Iterator[Finding]:
+    """VMs that have one address on one network; not those with one MAC, which `_twins` has."""
+    at: dict[str, list[Guest]] = {}
+    for guest in patient.guests:
+        for address in {one.address for one in guest.addresses if one.network.kind != "nat"}:
+            at.setdefault(address, []).append(guest)
+    for address, guests in sorted(at.items()):
+        found = double(address, guests) if len(guests) > 1 else None
+        if found is not None and found.remedy != SAME_MAC:
+            yield Finding(f"address {address}", PROBLEM, f"{found.text}; {found.remedy}")
+
+
 def _online(patient: Patient) -> Iterator[tuple[Machine, Adapter]]:
     machines = sorted((fact for fact in patient.facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
     for machine in machines:
@@ -233,7 +247,7 @@ def _guests(patient: Patient) -> Iterator[Finding]:
             continue
         subject = f"VM {machine.name!r}"
         found = [
-            *_name(subject, guest), *_cables(subject, machine), *_reachable(subject, guest),
+            *_name(subject, guest), *_refused(subject, guest), *_reachable(subject, guest),
             *_asks(subject, guest, patient),
         ]  # fmt: skip
         yield from found
@@ -248,12 +262,10 @@ def _name(subject: str, guest: Guest) -> Iterator[Finding]:
         yield Finding(subject, WARNING, note.removeprefix(f"{subject} ({guest.machine.uuid}) "))
 
 
-def _cables(subject: str, machine: Machine) -> Iterator[Finding]:
-    for adapter in machine.adapters:
-        if not adapter.cable:
-            number = adapter.slot + 1
-            command = f"VBoxManage controlvm {machine.uuid} setlinkstate{number} on"
-            yield Finding(subject, PROBLEM, f"the cable of its adapter {number} is not connected", command)
+def _refused(subject: str, guest: Guest) -> Iterator[Finding]:
+    """What is reported of it and not used, and its unplugged cables (address.py)."""
+    for one in guest.refused:
+        yield Finding(subject, PROBLEM, "; ".join(filter(None, (one.text, one.remedy))), one.command)
 
 
 def _reachable(subject: str, guest: Guest) -> Iterator[Finding]:
@@ -263,16 +275,24 @@ def _reachable(subject: str, guest: Guest) -> Iterator[Finding]:
     if not machine.adapters:
         command = f"VBoxManage modifyvm {machine.uuid} --nic1=nat"
         yield Finding(subject, PROBLEM, "it has no network adapter; shut it down, then", command)
-    elif useful or guest.forwards or not plugged:
+    elif useful or guest.forwards or len(guest.refused) > len(machine.adapters) - len(plugged):
+        return  # else what is refused, besides unplugged cables, is the reason
+    elif not plugged:
         return
     elif all(adapter.network.kind == "nat" for adapter in plugged):
         number = plugged[0].slot + 1
         command = f"VBoxManage controlvm {machine.uuid} natpf{number} ssh,tcp,127.0.0.1,{_free_port(machine)},,22"
         yield Finding(subject, WARNING, "it is on NAT alone, where nobody can reach it", command)
     else:
-        names = " and ".join(dict.fromkeys(_called(adapter.network) for adapter in plugged))
-        text = f"no address of it is known on {names}: it has no lease, and no Guest Additions report one"
-        yield Finding(subject, WARNING, text, _replug(machine, plugged[0].slot + 1))
+        names = listed(list(dict.fromkeys(_called(adapter.network) for adapter in plugged)))
+        text = f"no address of it is known on {names}: "
+        leased = [adapter for adapter in plugged if adapter.network.kind in ("natnetwork", "hostonly", "intnet")]
+        if leased:
+            text += "it has no lease of VirtualBox's DHCP, and Guest Additions report none; have it ask again"
+            yield Finding(subject, WARNING, text, _replug(machine, leased[0].slot + 1))
+        else:
+            text += "Guest Additions report none, and it has sent this computer nothing; ping this computer from it"
+            yield Finding(subject, WARNING, text)
 
 
 def _free_port(machine: Machine) -> int:

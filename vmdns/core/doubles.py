@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vmdns.core.address_check import SAME_MACHINE_ID
 from vmdns.core.model import Network
+from vmdns.core.problem import Problem
 from vmdns.core.snapshot import Guest
 
 MOST_NAMED = 3
+SAME_MAC = "they have one MAC address; `vmdns doctor` has the command that gives one of them another"
 
 
-def double(address: str, guests: Iterable[Guest]) -> str:
-    """One sentence on those that have this address on the same network; '' where there are none.
+def double(address: str, guests: Iterable[Guest]) -> Problem | None:
+    """Those that have this address on the same network; None where there are none.
 
     guests: those that have it, on whatever network.
     """
@@ -29,5 +32,7 @@ def double(address: str, guests: Iterable[Guest]) -> str:
             names = [f"VM {one.machine.name!r}" for one in among[:MOST_NAMED]]
             more = f" and {len(among) - MOST_NAMED} more" if len(among) > MOST_NAMED else ""
             where = network.name or network.kind
-            return f"{', '.join(names)}{more}: all of them are at {address} on {where}, and nothing tells whose it is"
-    return ""
+            text = f"{', '.join(names)}{more}: all of them are at {address} on {where}, and nothing tells whose it is"
+            macs = {one.mac for guest in among for one in guest.addresses if one.address == address}
+            return Problem(text, SAME_MAC if len(macs) == 1 else SAME_MACHINE_ID)
+    return None

@@ -16,6 +16,7 @@ from vmdns.core.model import Machine, Network, PortForward
 from vmdns.core.name import from_labels
 from vmdns.core.naming import Named
 from vmdns.core.node import Node, RRset, address_record
+from vmdns.core.problem import Problem
 from vmdns.core.reach import Choice, Seen, choices, leads, seen
 from vmdns.core.view import View, Ways
 from vmdns.core.wire import PTR, SOA, SRV, srv_rdata
@@ -38,7 +39,7 @@ class Guest:
     machine: Machine
     named: Named
     addresses: tuple[Address, ...]
-    refused: tuple[str, ...]
+    refused: tuple[Problem, ...]
     forwards: tuple[PortForward, ...] = ()
 
     @property
@@ -55,7 +56,7 @@ class Guest:
     @property
     def note(self) -> str:
         """Why it has no address, or not the name it wanted; '' if all is well."""
-        parts = [self.named.note, *self.refused]
+        parts = [self.named.note, *(one.text for one in self.refused)]
         if self.waiting:
             parts.append("running, but no address is known yet")
         return "; ".join(part for part in parts if part)
