@@ -26,7 +26,7 @@ from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.sparing import Sparing
 from vmdns.core.upstream import Upstreams
-from vmdns.core.wire import AAAA, A, Record
+from vmdns.core.wire import Record
 from vmdns.discovery import Discovery, Source
 from vmdns.garbage import Garbage
 from vmdns.host.ambient import keep_to_ourselves
@@ -233,14 +233,7 @@ class App:
         relay = self.config.mdns_relay
         self._announcing.configure(self.config.mdns, relay)
         self._announcing.changed(moved)
-        self.server.others.relay = self._relay if relay else None
-        self.server.others.worth = self.multicast.worth
-
-    async def _relay(self, name: bytes, kind: int) -> tuple[str, ...] | None:
-        """Who has one type of address is known: of the other there is nothing."""
-        other = A if kind == AAAA else AAAA
-        found, others = await asyncio.gather(self.multicast.find(name, kind), self.multicast.find(name, other))
-        return found if found or others else None
+        self.server.others.links = self.multicast if relay else None
 
     def _wake(self, seconds: float) -> None:
         """What was missed fired no event, or nobody took it: everything is looked at again."""

@@ -105,6 +105,9 @@ def main(folder: Path) -> int:
         targets(report, found, [("dnsmasq", 1.5), ("unbound", 1.2), ("Knot", 1.05), ("echo", 0.8)])
         found = compare(f"mix of A, AAAA, PTR and unknown names, {few:,} names", ALL[1:], world.mix(few), "-x", "100")
         targets(report, found, [("dnsmasq", 1.5), ("Knot", 1.0)])
+        if "vmdns" in peers.running:
+            compared = with_unknown(arguments, folder, report, generator, peers.running["vmdns"], few)
+            report.target("vmdns: the mix / without unknown names", ratio(compared, "mix", "known", "rate"), 0.85)
         found = compare("the mix, all in random case", ALL[1:], world.mix(few), "-x", "1000")
         targets(report, found, [("dnsmasq", 1.0)])
     with Peers(folder, report.say, only=arguments.only, against=arguments.against) as peers:
@@ -113,6 +116,19 @@ def main(folder: Path) -> int:
     with Peers(folder, report.say, only=arguments.only, against=arguments.against) as peers:
         sizes(arguments, folder, report, generator, peers)
     return report.end()
+
+
+def with_unknown(
+    arguments: Any, folder: Path, report: Report, generator: Generator, server: Server, count: int
+) -> Samples:
+    """The mix beside itself with known names only, both asked of one server."""
+    measures = {}
+    for kind, make in (("known", world.known), ("mix", world.mix)):
+        questions = world.write(folder / f"{kind}-{count}", make(count))
+        measures[kind] = asked(generator, server, questions, arguments.seconds, "-x", "100", first=10 * count)
+    samples = interleaved(arguments.rounds, measures)
+    show(report, "vmdns: the mix with and without unknown names", samples, "known", "known")
+    return samples
 
 
 def sizes(arguments: Any, folder: Path, report: Report, generator: Generator, peers: Peers) -> None:

@@ -5,7 +5,8 @@
    Closed loop: OUTSTANDING questions are under way at any time, over several sockets that take turns over the given
    addresses. With -r RATE questions are sent by the clock instead, whether answers come or not, and the time of each
    answer is kept. What FILE holds: for each question its length (16 bits, big endian), the expected RCODE, the length
-   of what its answer must contain (0: no answer records, 255: any), the question as sent, and that content.
+   of what its answer must contain (0: no answer records, 255: any), the question as sent, and that content. An RCODE of
+   255 stands for any but NOERROR.
 
    Prints one line of JSON, and before it with -c a line for each change of the watched answer. */
 #define _GNU_SOURCE
@@ -246,7 +247,8 @@ static int right(const struct slot *slot, const struct question *one, const uint
     if (echo)
         return 1;
     unsigned records = (unsigned)(answer[6] << 8 | answer[7]);
-    if ((answer[2] & 2) || (answer[3] & 15) != one->rcode || answer[4] || answer[5] != 1)
+    unsigned rcode = answer[3] & 15;
+    if ((answer[2] & 2) || (one->rcode == ANY ? !rcode : rcode != one->rcode) || answer[4] || answer[5] != 1)
         return 0;
     if (one->wanted == ANY)
         return records > 0;

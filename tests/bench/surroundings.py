@@ -1,4 +1,4 @@
-"""A network namespace for a benchmark: loopback, and vboxnet0 with the host's address. Nothing else is reached."""
+"""A network namespace for a benchmark: loopback, vboxnet0 with the host's address, and a LAN where nobody answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench.world import LINK, PREFIX
+from tests.bench.world import LAN, LAN_PREFIX, LINK, PREFIX
 
 _MARK = "VMDNS_BENCH_INSIDE"
 
@@ -26,6 +26,10 @@ def run(main: Callable[[Path], int]) -> int:
         f"addr add {PREFIX} dev {LINK}",
         f"link set {LINK} up",
         f"link set peer-{LINK} up",
+        f"link add {LAN} type veth peer name peer-{LAN}",
+        f"addr add {LAN_PREFIX} dev {LAN}",
+        f"link set {LAN} up",
+        f"link set peer-{LAN} up",
     ):
         subprocess.run(["ip", *words.split()], check=True)
     with tempfile.TemporaryDirectory(prefix="vmdns-bench-") as folder:

@@ -15,9 +15,11 @@ A, PTR, AAAA = 1, 12, 28
 NOERROR, NXDOMAIN = 0, 3
 TTL = 5
 HOST, DHCP, PREFIX, LINK = "10.77.0.1", "10.77.0.2", "10.77.0.1/16", "vboxnet0"
+LAN_PREFIX, LAN = "192.168.77.1/24", "lan0"  # a network on which no VM is: vmdns may ask it for unknown names
 REVERSE_ZONE = "77.10.in-addr.arpa"
 UPSTREAM_ADDRESS = "93.184.215.14"  # what upstream.c answers
 ANY = 255  # any answer will do, as long as there is one (load.c)
+NEGATIVE = 255  # any RCODE but NOERROR will do (load.c)
 _OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"  # EDNS, 1232 bytes, no options (RFC 6891 section 6.1)
 
 Ask = tuple[bytes, int, int | bytes]  # a packet, the RCODE that is right, and what its answer must hold
@@ -64,8 +66,8 @@ def ask_ptr(number: int, edns: bool = False) -> Ask:
 
 
 def ask_unknown(number: int, edns: bool = False) -> Ask:
-    """Of three labels: for two, vmdns asks others on the links first, which the other servers never do."""
-    return packet(f"www.no{number:05d}.local", A, edns), NXDOMAIN, 0
+    """Of two labels: vmdns may ask the LAN for it by multicast DNS. NXDOMAIN, or SERVFAIL beyond its budget."""
+    return packet(f"no{number:05d}.local", A, edns), NEGATIVE, 0
 
 
 def ask_forwarded(number: int, edns: bool = False) -> Ask:
@@ -77,16 +79,21 @@ def addresses_only(count: int) -> list[Ask]:
     return _shuffled([ask_a(number) for number in range(count)])
 
 
-def mix(count: int) -> list[Ask]:
+def mix(count: int, unknown: Callable[[int, bool], Ask] = ask_unknown) -> list[Ask]:
     """70 % A, 15 % AAAA without data, 10 % PTR, 5 % of unknown names, half of each with EDNS; ten for each name.
 
     Unknown names repeat as known ones do: what asks for what is not there does so again and again.
     """
-    kinds: list[tuple[Callable[[int, bool], Ask], int]] = [(ask_a, 14), (ask_aaaa, 3), (ask_ptr, 2), (ask_unknown, 1)]
+    kinds: list[tuple[Callable[[int, bool], Ask], int]] = [(ask_a, 14), (ask_aaaa, 3), (ask_ptr, 2), (unknown, 1)]
     choice = random.Random(7)
     makers = [maker for maker, share in kinds for _ in range(share)]
     asks = [makers[at % 20](choice.randrange(count), at // 20 % 2 == 1) for at in range(10 * count)]
     return _shuffled(asks)
+
+
+def known(count: int) -> list[Ask]:
+    """The mix with names of VMs in the place of the unknown ones."""
+    return mix(count, ask_a)
 
 
 def forwarded(count: int) -> list[Ask]:

@@ -64,6 +64,13 @@ def test_each_link_has_its_own_addresses_of_names_of_two_labels() -> None:
     }  # fmt: skip
 
 
+def test_only_guests_are_on_a_network_of_virtualbox() -> None:
+    found = links(snapshot(WEB, DB), relay=True)
+    assert {interface: link.guests_only for interface, link in found.items()} == {
+        "vboxnet0": True, "eth0": False, "wlan0": False
+    }  # fmt: skip
+
+
 def test_without_relay_only_links_with_vms() -> None:
     assert set(named(snapshot(WEB), relay=False)) == {"vboxnet0", "eth0"}
     assert set(named(snapshot(DB), relay=False)) == {"vboxnet0"}

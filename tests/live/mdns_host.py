@@ -13,6 +13,7 @@ from ipaddress import ip_interface
 
 from vmdns.core.mdns_links import Link
 from vmdns.core.name import to_wire
+from vmdns.core.wire import AAAA
 from vmdns.serve.multicast import Multicast
 
 
@@ -41,8 +42,8 @@ async def main() -> None:
         else:
             name, kind = asked["find"]
             start = loop.time()
-            found = await multicast.find(to_wire(name), kind)
-            tell({"found": list(found), "seconds": loop.time() - start})
+            found = await multicast.find(to_wire(name), "") or ()
+            tell({"found": [one for one in found if (":" in one) == (kind == AAAA)], "seconds": loop.time() - start})
     multicast.close()
 
 

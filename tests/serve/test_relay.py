@@ -10,11 +10,12 @@ import pytest
 
 from tests.clock import run
 from vmdns.core.mdns_links import Link
+from vmdns.core.mdns_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, State
 from vmdns.core.mdns_message import NSEC, nsec_rdata, parse, responses
 from vmdns.core.name import to_wire
 from vmdns.core.node import address_record
 from vmdns.core.wire import AAAA, A, Record
-from vmdns.serve.relay import MOST_WAITING, Relay
+from vmdns.serve.relay import Relay
 
 PRINTER = to_wire("printer.local")
 LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})
@@ -33,7 +34,7 @@ class Scene:
 
     def __init__(self, packets: list[tuple[float, bytes]]) -> None:
         self.asked: list[float] = []
-        self.relay = Relay(self._ask)
+        self.relay = Relay(self._ask, asyncio.get_running_loop().time)
         self._packets = packets
 
     def _ask(self, packet: bytes) -> None:
@@ -47,7 +48,7 @@ class Scene:
                 loop.call_later(delay, self.relay.hear, said, LINK)
 
 
-async def timed(work: Awaitable[tuple[str, ...]]) -> tuple[tuple[str, ...], float]:
+async def timed(work: Awaitable[tuple[str, ...] | None]) -> tuple[tuple[str, ...] | None, float]:
     loop = asyncio.get_running_loop()
     start = loop.time()
     return await work, loop.time() - start
@@ -83,7 +84,8 @@ FOUND = ("192.168.56.9",)
 def test_what_is_found(packets: list[tuple[float, bytes]], found: tuple[str, ...], seconds: float, again: bool) -> None:
     async def scenario() -> None:
         scene = Scene(packets)
-        assert await timed(scene.relay.find(PRINTER)) == (found, pytest.approx(seconds))
+        scene.relay.hear(said("192.168.56.9", name=to_wire("other.local")), LINK)  # this link is no silent one
+        assert await timed(scene.relay.find(PRINTER, "")) == (found, pytest.approx(seconds))
         assert scene.asked == ([0, 0.25] if again else [0])
 
     run(scenario())
@@ -101,18 +103,39 @@ def on_clock(scenario: Callable[[Scene], Coroutine[None, None, None]]) -> Callab
 
 
 @on_clock
-async def test_what_nobody_has_is_not_asked_for_again_at_once(scene: Scene) -> None:
+async def test_what_nobody_has_is_not_asked_for_again_for_a_minute(scene: Scene) -> None:
     for _ in range(10):
-        assert await scene.relay.find(PRINTER) == ()
-    assert len(scene.asked) == 2
-    await asyncio.sleep(5)
-    await scene.relay.find(PRINTER)
+        assert await scene.relay.find(PRINTER, "") == ()
+    assert scene.asked == [0, 0.25]
+    assert asyncio.get_running_loop().time() == pytest.approx(0.3)  # nobody has answered any query yet
+    assert scene.relay.state(PRINTER, "") is State.ABSENT
+    await asyncio.sleep(ABSENT_SECONDS)
+    assert scene.relay.state(PRINTER, "") is State.LOOKUP
+    await scene.relay.find(PRINTER, "")
     assert len(scene.asked) == 4
 
 
 @on_clock
+async def test_a_changed_link_is_asked_again(scene: Scene) -> None:
+    await scene.relay.find(PRINTER, "")
+    scene.relay.forget_results()
+    await scene.relay.find(PRINTER, "")
+    assert len(scene.asked) == 4
+
+
+@on_clock
+async def test_an_answer_that_comes_late_is_found_by_the_next_query(scene: Scene) -> None:
+    assert await scene.relay.find(PRINTER, "") == ()
+    scene.relay.hear(said(ttl=0, name=PRINTER), LINK)
+    assert scene.relay.state(PRINTER, "") is State.ABSENT
+    scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
+    asyncio.get_running_loop().call_later(0.6, scene.relay.hear, said("192.168.56.9", denied=AAAA), LINK)
+    assert await scene.relay.find(PRINTER, "") == FOUND
+
+
+@on_clock
 async def test_one_question_for_all_who_wait_though_one_goes_away(scene: Scene) -> None:
-    tasks = [asyncio.create_task(scene.relay.find(PRINTER)) for _ in range(5)]
+    tasks = [asyncio.create_task(scene.relay.find(PRINTER, client)) for client in "abcde"]
     await asyncio.sleep(0.1)
     tasks[0].cancel()
     scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
@@ -120,35 +143,25 @@ async def test_one_question_for_all_who_wait_though_one_goes_away(scene: Scene) 
     assert scene.asked == [0]
 
 
-def test_so_many_are_asked_for_at_a_time_and_no_more() -> None:
+def test_beyond_the_budget_there_is_no_result() -> None:
     async def scenario() -> None:
         asked: list[bytes] = []
-        relay = Relay(asked.append)
-        names = [to_wire(f"x{number}.local") for number in range(MOST_WAITING + 10)]
-        found = await asyncio.gather(*(relay.find(name) for name in names))
-        assert found == [()] * len(names)
-        assert len(asked) == 2 * MOST_WAITING
-        await relay.find(names[-1])  # was not asked for, so is not remembered
-        assert len(asked) == 2 * MOST_WAITING + 2
+        relay = Relay(asked.append, asyncio.get_running_loop().time)
+        names = [to_wire(f"x{number}.local") for number in range(CLIENT_LOOKUPS + 10)]
+        found = await asyncio.gather(*(relay.find(name, "a") for name in names))
+        assert found == [()] * CLIENT_LOOKUPS + [None] * 10
+        assert len(asked) == 10  # what is left of the second's budget goes to repeated queries
+        await asyncio.sleep(1)
+        assert await relay.find(names[-1], "a") == ()  # it was not denied, and is not now but by the link
+        assert len(asked) == 12
 
     run(scenario())
 
 
-def test_what_is_worth_asking() -> None:
-    async def main() -> None:
-        scene = Scene([])
-        relay = scene.relay
-        assert relay.worth(PRINTER)
-        asking = asyncio.create_task(relay.find(PRINTER))
-        await asyncio.sleep(0.1)
-        assert relay.worth(PRINTER)  # it is under way
-        await asking
-        assert not relay.worth(PRINTER)  # nobody had it a moment ago
-        relay._memory[PRINTER] = (relay._memory[PRINTER][0], FOUND)
-        assert relay.worth(PRINTER)
-        relay._memory.clear()
-        assert relay.worth(PRINTER)
-        relay._asked.update({to_wire(f"x{n}.local"): relay._asked for n in range(MOST_WAITING)})  # type: ignore[misc]
-        assert not relay.worth(PRINTER)
+def test_no_more_wait_than_the_bound() -> None:
+    async def scenario() -> None:
+        relay = Relay(lambda packet: None, asyncio.get_running_loop().time)
+        found = await asyncio.gather(*(relay.find(PRINTER, "a") for _ in range(MOST_WAITERS + 10)))
+        assert found == [()] * MOST_WAITERS + [None] * 10
 
-    asyncio.run(main())
+    run(scenario())

@@ -13,6 +13,7 @@ import idna
 
 from vmdns.core.model import Network
 from vmdns.core.name import labels, to_wire
+from vmdns.core.naming import RESERVED
 from vmdns.core.snapshot import Guest, Snapshot
 from vmdns.core.view import INNER, Ways
 
@@ -22,12 +23,14 @@ LOCAL = to_wire("local")
 class Link(NamedTuple):
     """One interface of the host: its addresses, and the names (wire form, lower case) that are answered for on it.
 
-    pointers are the names that addresses point to. Without names, others on the link are only asked.
+    pointers are the names that addresses point to. Without names, others on the link are only asked. guests_only: only
+    guests of this host are on it.
     """
 
     prefixes: tuple[IPv4Interface | IPv6Interface, ...]
     names: dict[bytes, tuple[str, ...]]
     pointers: Mapping[str, bytes] = MappingProxyType({})
+    guests_only: bool = False
 
     def holds(self, address: str) -> bool:
         """Whether the address is on this link; one of IPv6 that is valid on a link alone always is."""
@@ -186,7 +189,8 @@ def _links(snapshot: Snapshot, relay: bool) -> dict[str, _Kept]:
             continue
         network = ways.networks.get(interface)
         if network is not None and not (network.kind == "bridged" and snapshot.lan == "off"):
-            found[interface] = _Kept(snapshot, network, Link(tuple(here), {}))
+            guests_only = network.kind != "bridged"
+            found[interface] = _Kept(snapshot, network, Link(tuple(here), {}, guests_only=guests_only))
         elif relay and not INNER.match(interface):
             found[interface] = _Kept(snapshot, None, Link(tuple(here), {}))
     return found
@@ -204,6 +208,9 @@ def _local_names(guest: Guest, snapshot: Snapshot) -> list[bytes]:
 
 
 def may_ask(name: bytes) -> bool:
-    """Whether others on a link may have this name: two labels below `local`, and no service."""
+    """Whether others on a link may be asked for this name: two labels below `local`, no service, and none of the names
+    that a stranger must not have for guests either (`wpad`)."""
     parts = labels(name)
-    return len(parts) == 2 and parts[1] == b"local" and not parts[0].startswith(b"_")
+    if len(parts) != 2 or parts[1] != b"local" or parts[0].startswith(b"_"):
+        return False
+    return parts[0].decode("latin-1") not in RESERVED

@@ -311,6 +311,9 @@ class Datagrams:
             self._keep_passing(query, packet, response, peer, listener)
 
     def _keep_passing(self, query: Query, packet: bytes, response: bytes, peer: Peer, listener: Listener) -> None:
+        counted = self._gate.asker(listener.address, peer[0])
+        if counted is not None and not counted.own and response[3] & 0xF == SERVFAIL:
+            return  # one client's budget was used up: it says nothing of others that are answered alike
         if _is_plain(query, packet):
             snapshot = self._current()
             asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])

@@ -9,6 +9,7 @@ from vmdns.core.answer import Reply, answer
 from vmdns.core.forwarded import EDE_OTHER
 from vmdns.core.limits import Limits
 from vmdns.core.mdns_links import may_ask
+from vmdns.core.mdns_lookups import State
 from vmdns.core.node import address_record
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.wire import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Query, Record, respond
@@ -19,6 +20,7 @@ from vmdns.serve.others import Others
 log = logging.getLogger(__name__)
 
 EDE_PROHIBITED = 18
+OVER_BUDGET = EDE_OTHER, "too many lookups by multicast DNS; try again in a second"
 
 
 class Decisions:
@@ -43,8 +45,13 @@ class Decisions:
             return self._refuse(query, limit, f"{peer} is no guest of this host"), None
         reply = answer(query, snapshot, snapshot.view(local, peer))
         may = right is Right.ALL
-        if may and reply is not None and self._may_relay(query, reply, snapshot):
-            return None, reply
+        links = self._others.links
+        if may and links is not None and reply is not None and self.may_be_elsewhere(query, reply, snapshot):
+            state = links.state(query.key, self._client(local, peer))
+            if state is State.OVER_BUDGET:
+                return self._over_budget(query, limit), reply
+            if state is State.LOOKUP:
+                return None, reply
         if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
             self.counts.answered += 1
             return self._render(query, reply, limit, may), reply
@@ -58,9 +65,7 @@ class Decisions:
             return self._surely(query, limit, self._later(query, peer, local, limit))
         asker = self._gate.asker(local, peer)
         if reply is not None and reply.chase is None:
-            if not self._gate.may_miss(asker):
-                return self._render(query, reply, limit, recursion_available=True)
-            return self._surely(query, limit, self._counted(asker, self._relayed(query, reply, limit)))
+            return self._surely(query, limit, self._looked_up(query, reply, self._client(local, peer), limit))
         self.counts.forwarded += 1
         if reply is None:
             cached = self._others.cached(query, limit)
@@ -99,23 +104,32 @@ class Decisions:
         coming = self.onward(query, reply, peer, local, limit)
         return coming if isinstance(coming, bytes) else await coming
 
-    def _may_relay(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
-        """Whether others may have a name that no VM has: also one that is off has its name."""
-        return self.may_be_elsewhere(query, reply, snapshot) and self._others.worth(query.key)
-
     def may_be_elsewhere(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
+        """Whether others on the links may have a name that no VM has: a VM that is off has its name too."""
         absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
-        return absent and self._others.relay is not None and query.type in (A, AAAA) and may_ask(query.key)
+        return absent and self._others.links is not None and query.type in (A, AAAA) and may_ask(query.key)
 
-    async def _relayed(self, query: Query, reply: Reply, limit: int) -> bytes:
+    def _client(self, local: str, peer: str) -> str:
+        """What lookups of a client are counted by; '' for this computer itself."""
+        asker = self._gate.asker(local, peer)
+        return "" if asker is None else asker.counted.key
+
+    async def _looked_up(self, query: Query, reply: Reply, client: str, limit: int) -> bytes:
         """What others on the host's links say of a name in `local` (left to the server by RFC 6762 section 22.1)."""
-        found = await self._others.relay(query.key, query.type) if self._others.relay is not None else None
+        found = await self._others.links.find(query.key, client) if self._others.links is not None else ()
+        if found is None:
+            return self._over_budget(query, limit)
         self.counts.answered += 1
-        if found is not None:
-            records = [Record(query.name, query.type, self._limits().ttl, address_record(one)[1]) for one in found]
-            authority = () if records else reply.authority
-            reply = Reply(answer=tuple(records), authority=authority, authoritative=False)
+        if found:
+            ttl, rdatas = self._limits().ttl, map(address_record, found)
+            records = tuple(Record(query.name, kind, ttl, rdata) for kind, rdata in rdatas if kind == query.type)
+            reply = Reply(answer=records, authority=() if records else reply.authority, authoritative=False)
         return self._render(query, reply, limit, recursion_available=True)
+
+    def _over_budget(self, query: Query, limit: int) -> bytes:
+        """Whether the name exists is not known, so it is not denied."""
+        self.counts.failed += 1
+        return respond(query, SERVFAIL, limit=limit, extended_error=OVER_BUDGET)
 
     def _refuse(self, query: Query, limit: int, why: str) -> bytes:
         self.counts.refused += 1

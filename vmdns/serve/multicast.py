@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 
 from vmdns.core.mdns import Outgoing, Responder
 from vmdns.core.mdns_links import Link, Told, may_ask
+from vmdns.core.mdns_lookups import State
 from vmdns.core.mdns_message import MAX_PACKET
 from vmdns.core.mdns_owner import Lots
 from vmdns.core.name import to_text
-from vmdns.core.wire import AAAA, A
 from vmdns.serve.multicast_socket import GROUP4, GROUP6, PORT, open4, open6
 from vmdns.serve.relay import Relay
 
@@ -149,7 +149,7 @@ class Multicast:
     def __init__(self, say: Say, lots: Lots = random.uniform) -> None:
         self._say = say
         self._lots = lots
-        self._relay = Relay(self._ask)
+        self._relay = Relay(self._send)
         self._open: dict[str, _Open] = {}
         self._wanted: dict[str, Link] = {}
         self._troubles: dict[str, str] = {}
@@ -170,6 +170,7 @@ class Multicast:
             if link is None or link.prefixes != one.link.prefixes or one.index != _index(interface):
                 del self._open[interface]
                 one.close()
+                self._relay.forget_results()
         before = set(self._open)
         for interface, link in wanted.items():
             if interface not in self._open:
@@ -195,6 +196,7 @@ class Multicast:
     def _try(self, interface: str, link: Link) -> None:
         try:
             self._open[interface] = _Open(interface, link, self._lots, self._say, self._relay)
+            self._relay.forget_results()
             if self._troubles.pop(interface, ""):
                 self._say(f"multicast DNS works on {interface} now")
         except OSError as error:
@@ -207,6 +209,7 @@ class Multicast:
 
     def again(self) -> None:
         """After a sleep: the names of all links are probed for and announced anew."""
+        self._relay.forget_results()
         for one in self._open.values():
             one.again()
         if self._retry is not None:
@@ -216,25 +219,24 @@ class Multicast:
         """Takes leave on all links, and closes them."""
         self.links({})
 
-    def _ask(self, packet: bytes) -> None:
+    def _send(self, packet: bytes) -> None:
         for one in self._open.values():
             one.multicast(packet)
 
-    def worth(self, name: bytes) -> bool:
-        """Whether `find` may find something for a wire name (lower case). Of any thread."""
-        return bool(self._open) and self._relay.worth(name)
+    def state(self, name: bytes, client: str) -> State:
+        """What a query of this client for a wire name (lower case) needs. Any thread may call this.
 
-    async def find(self, name: bytes, kind: int) -> tuple[str, ...]:
-        """The addresses that somebody else on one of the links has for this wire name (lower case), a second at most.
-
-        None for other types than A and AAAA, for names that cannot be there, and for those that are answered here.
+        Links on which only guests are have no names that vmdns does not know: it is by the others that they are asked.
         """
-        if kind not in (A, AAAA) or not self._open or not may_ask(name):
-            return ()
-        if any(one.responder.holds(name) for one in self._open.values()):
-            return ()
-        found = await self._relay.find(name)
-        return tuple(address for address in found if (":" in address) == (kind == AAAA))
+        links = tuple(self._open.values())
+        if all(one.link.guests_only for one in links) or any(one.responder.holds(name) for one in links):
+            return State.ABSENT
+        return self._relay.state(name, client) if may_ask(name) else State.ABSENT
+
+    async def find(self, name: bytes, client: str) -> tuple[str, ...] | None:
+        """The addresses that somebody on one of the links has for this wire name (lower case), () for nobody; None
+        where the budgets allow no lookup. Takes a second at most."""
+        return () if self.state(name, client) is State.ABSENT else await self._relay.find(name, client)
 
 
 def _index(interface: str) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from vmdns.core.answer import Reply
 from vmdns.core.forwarded import Failure, Forwarded, Question
+from vmdns.core.mdns_lookups import State
 from vmdns.core.wire import Query
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.flights import Waiter
@@ -20,24 +22,29 @@ Cached = Callable[[Query, int], bytes | None]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 # Waits until the peer with this address is known to be a guest, or for long enough.
 Admit = Callable[[str], Awaitable[None]]
-# The addresses that others on the host's links have for a name, None where nobody has the name.
-Relay = Callable[[bytes, int], Awaitable[tuple[str, ...] | None]]
 # What is known; else whether it was asked by the tries of the calling thread, and the waiter will be told.
 Begin = Callable[[Question, Waiter, FirstTries], Forwarded | Failure | bool]
 
 
+class LinkLookups(Protocol):
+    """Lookups of `X.local` by multicast DNS on the host's links (serve/multicast.py has the details)."""
+
+    def state(self, name: bytes, client: str) -> State: ...
+
+    async def find(self, name: bytes, client: str) -> tuple[str, ...] | None: ...
+
+
 @dataclass(slots=True)
 class Others:
-    """relay asks others on the links for X.local, and worth tells whether that makes sense for a name; nobody is asked
-    where relay is None. begin, tries (of a thread that waits in this way) and settle ask upstreams in the threads that
-    receive datagrams; without them the event loop does it all."""
+    """links looks up X.local on the host's links; there are no lookups where it is None. begin, tries (of a thread that
+    waits in this way) and settle ask upstreams in the threads that receive datagrams; without them the event loop does
+    it all."""
 
     forward: Forward
     cached: Cached
     chase: Chase
     admit: Admit
-    relay: Relay | None = None
-    worth: Callable[[bytes], bool] = lambda name: True
+    links: LinkLookups | None = None
     begin: Begin | None = None
     tries: Callable[[Waiting], FirstTries] | None = None
     settle: Callable[[float], Awaitable[None]] | None = None

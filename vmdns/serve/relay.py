@@ -13,19 +13,17 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from vmdns.core.mdns_links import Link
+from vmdns.core.mdns_lookups import Lookups, State
 from vmdns.core.mdns_message import NSEC, Heard, parse, query
 from vmdns.core.wire import AAAA, A
 
-ANSWER_SECONDS = 1.0
-AGAIN_SECONDS = 0.25  # a packet may be lost
-REST_SECONDS = 0.1  # from the addresses of one family to those of the other
-MEMORY_SECONDS = 5.0  # also what keeps questions from going round in circles
-MOST_WAITING, MOST_REMEMBERED = 64, 1024
+REPEAT_SECONDS = 0.25  # a packet may be lost
+OTHER_FAMILY_SECONDS = 0.1  # from the addresses of one family to those of the other
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A name that others were asked for, and what they said so far."""
+class _Lookup:
+    """A pending lookup, and what was answered so far."""
 
     answer: asyncio.Future[tuple[str, ...]]
     addresses: dict[str, None] = field(default_factory=dict)
@@ -33,80 +31,84 @@ class _Asked:
 
 
 class Relay:
-    """Questions under way, and what was found lately. ask(packet) multicasts it on all links."""
+    """Lookups on the host's links. send(packet) multicasts it on all of them; now is a monotonic clock in seconds."""
 
-    def __init__(self, ask: Callable[[bytes], None]) -> None:
-        self._ask = ask
-        self._asked: dict[bytes, _Asked] = {}
-        self._memory: dict[bytes, tuple[float, tuple[str, ...]]] = {}
+    def __init__(self, send: Callable[[bytes], None], now: Callable[[], float] = time.monotonic) -> None:
+        self._send = send
+        self._now = now
+        self._lookups = Lookups()
+        self._pending: dict[bytes, _Lookup] = {}
 
-    async def find(self, name: bytes) -> tuple[str, ...]:
-        """The addresses that the first who answers says; none after a second, or where too much is asked already.
+    def state(self, name: bytes, client: str) -> State:
+        """What a query of this client for a wire name (lower case) needs. Any thread may call this."""
+        return self._lookups.state(name, client, self._now())
 
-        name is in wire form, lower case.
-        """
-        loop = asyncio.get_running_loop()
-        until, found = self._memory.get(name, (0.0, ()))
-        if until > loop.time():
-            return found
-        asked = self._asked.get(name)
-        if asked is None:
-            if len(self._asked) >= MOST_WAITING:
-                return ()
-            asked = self._asked[name] = _Asked(loop.create_future())
-            self._again(name, asked)
-            loop.call_later(AGAIN_SECONDS, self._again, name, asked)
-            loop.call_later(ANSWER_SECONDS, self._end, name, asked)
-        return await asyncio.shield(asked.answer)
+    async def find(self, name: bytes, client: str) -> tuple[str, ...] | None:
+        """The addresses that the first who answers gives, () for nobody; None where the budgets allow no lookup."""
+        loop, lookups, now = asyncio.get_running_loop(), self._lookups, self._now()
+        state = lookups.state(name, client, now)
+        known = lookups.result(name, now)
+        if state is State.OVER_BUDGET or known is not None:
+            return known
+        lookup = self._pending.get(name)
+        if lookup is None:
+            lookup = self._pending[name] = _Lookup(loop.create_future())
+            loop.call_later(REPEAT_SECONDS, self._repeat, name, lookup)
+            loop.call_later(lookups.wait(now), self._end, name, lookup)
+            lookups.begin(name, client, now)
+            self._send(query([(name, A), (name, AAAA)]))
+        lookups.waiters += 1
+        try:
+            return await asyncio.shield(lookup.answer)
+        finally:
+            lookups.waiters -= 1
 
-    def worth(self, name: bytes) -> bool:
-        """Whether `find` would ask, or knows something: not where nobody had the name a moment ago, nor where too much
-        is asked already. Of any thread."""
-        until, found = self._memory.get(name, (0.0, ()))
-        if until > time.monotonic():  # which is the clock of the event loop
-            return bool(found)
-        return name in self._asked or len(self._asked) < MOST_WAITING
+    def forget_results(self) -> None:
+        """A link has changed: others may be on it now."""
+        self._lookups.forget_results()
 
-    def _again(self, name: bytes, asked: _Asked) -> None:
-        if not asked.addresses and not asked.answer.done():
-            self._ask(query([(name, A), (name, AAAA)]))
+    def _repeat(self, name: bytes, lookup: _Lookup) -> None:
+        unanswered = not lookup.addresses and not lookup.answer.done()
+        if unanswered and self._lookups.repeat(name, self._now()):
+            self._send(query([(name, A), (name, AAAA)]))
 
-    def _end(self, name: bytes, asked: _Asked) -> None:
-        if asked.answer.done():
+    def _end(self, name: bytes, lookup: _Lookup) -> None:
+        if lookup.answer.done():
             return
-        del self._asked[name]
-        found = tuple(asked.addresses)
-        asked.answer.set_result(found)
-        self._memory.pop(name, None)
-        if len(self._memory) >= MOST_REMEMBERED:
-            del self._memory[next(iter(self._memory))]
-        self._memory[name] = asyncio.get_running_loop().time() + MEMORY_SECONDS, found
+        del self._pending[name]
+        found = tuple(lookup.addresses)
+        self._lookups.end(name, found, self._now())
+        lookup.answer.set_result(found)
 
     def hear(self, packet: bytes, link: Link) -> None:
-        """A packet that came in on that link from port 5353 of somebody on it."""
-        message = parse(packet) if self._asked else None
-        if message is None or not message.response:
+        """Takes a packet that somebody on that link sent from port 5353."""
+        message = parse(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
+        if message is None:
             return
-        for record in (*message.answers, *message.additionals):
-            asked = self._asked.get(record.key)
-            if asked is not None and record.ttl:
-                self._note(record, asked, link)
-        for name in dict.fromkeys(record.key for record in (*message.answers, *message.additionals)):
-            asked = self._asked.get(name)
-            if asked is not None and asked.settled >= {A, AAAA}:
-                self._end(name, asked)
-            elif asked is not None and asked.addresses:
-                asyncio.get_running_loop().call_later(REST_SECONDS, self._end, name, asked)
+        self._lookups.response(self._now())
+        records = (*message.answers, *message.additionals)
+        for record in records:
+            lookup = self._pending.get(record.key)
+            if lookup is not None and record.ttl:
+                self._note(record, lookup, link)
+            elif lookup is None and record.ttl and record.type in (A, AAAA):
+                self._lookups.appeared(record.key)
+        for name in dict.fromkeys(record.key for record in records):
+            lookup = self._pending.get(name)
+            if lookup is not None and lookup.settled >= {A, AAAA}:
+                self._end(name, lookup)
+            elif lookup is not None and lookup.addresses:
+                asyncio.get_running_loop().call_later(OTHER_FAMILY_SECONDS, self._end, name, lookup)
 
-    def _note(self, record: Heard, asked: _Asked, link: Link) -> None:
+    def _note(self, record: Heard, lookup: _Lookup, link: Link) -> None:
         if record.type == NSEC:
-            asked.settled |= {kind for kind in (A, AAAA) if not _has(record, kind)}
+            lookup.settled |= {kind for kind in (A, AAAA) if not _has(record, kind)}
         elif record.type in (A, AAAA):
             address = ip_address(record.rdata)
             # One of IPv6 that is valid on a link alone is of no use to who is not on it.
             if link.holds(str(address)) and not address.is_link_local:
-                asked.addresses[str(address)] = None
-                asked.settled.add(record.type)
+                lookup.addresses[str(address)] = None
+                lookup.settled.add(record.type)
 
 
 def _has(nsec: Heard, kind: int) -> bool:

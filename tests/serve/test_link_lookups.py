@@ -1,0 +1,239 @@
+"""Names in `local` that no VM has: which are looked up on the host's links, and what is answered beyond the budget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+from dnsbench import HOST, Script, question
+
+from tests.clock import run
+from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
+from vmdns.core.builder import build
+from vmdns.core.limits import Limits
+from vmdns.core.mdns import Responder
+from vmdns.core.mdns_links import Link
+from vmdns.core.mdns_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, State
+from vmdns.core.mdns_message import parse, responses
+from vmdns.core.model import HostAddress
+from vmdns.core.name import to_text, to_wire
+from vmdns.core.naming import RESERVED
+from vmdns.core.node import address_record
+from vmdns.core.policy import Policy
+from vmdns.core.wire import Record
+from vmdns.serve import multicast
+from vmdns.serve.dns import DnsServer
+from vmdns.serve.listeners import Listener
+from vmdns.serve.memo import find
+from vmdns.serve.multicast import Multicast
+from vmdns.serve.relay import Relay
+
+DOOR, FLOODER, OFFICE = "192.168.56.1", "192.168.56.101", "192.168.56.102"
+FACTS = (
+    *NETWORKS,
+    HostAddress("lo", "127.0.0.1/8"),
+    HostAddress("vboxnet0", "192.168.56.1/24"),
+    HostAddress("eth0", "192.168.1.5/24"),
+    vm(1, "web", HOSTONLY),
+    vm(2, "db", HOSTONLY),
+    lease(1, FLOODER, HOSTONLY),
+    lease(2, OFFICE, HOSTONLY),
+)
+SNAPSHOT = build(FACTS, Policy(), NOW, 1)
+LAN = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "eth0"), {})
+
+
+class Lan:
+    """A LAN on which printers answer after 50 ms, and the server that may ask it."""
+
+    def __init__(self) -> None:
+        self.queries: list[tuple[float, str]] = []
+        self.relay = Relay(self._send, asyncio.get_running_loop().time)
+        script = Script()
+        script.snapshot = SNAPSHOT
+        self.server = DnsServer(script.current, script.others(), Limits())
+        self.server.others.links = self.relay
+        self.server.publish(SNAPSHOT, None)
+
+    def _send(self, packet: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        message = parse(packet)
+        assert message is not None
+        name = message.questions[0].key
+        self.queries.append((loop.time(), to_text(name)))
+        if name[1:].startswith(b"printer"):
+            kind, rdata = address_record("192.168.1.9")
+            (answer,) = responses([Record(name, kind, 120, rdata)])
+            loop.call_later(0.05, self.relay.hear, answer, LAN)
+
+    async def ask(self, name: str, kind: str = "A", peer: str = OFFICE, *, tcp: bool = False) -> dns.message.Message:
+        response = self.server.handle(question(name, kind, use_edns=0), peer, DOOR, tcp)
+        if isinstance(response, Awaitable):
+            response = await response
+        assert response is not None
+        return dns.message.from_wire(response)
+
+
+def error(message: dns.message.Message) -> str:
+    return " ".join(str(one.text) for one in message.options if isinstance(one, dns.edns.EDEOption))
+
+
+def test_what_a_lookup_finds_is_answered() -> None:
+    async def main() -> None:
+        lan = Lan()
+        found = await lan.ask("Printer.local")
+        assert [str(one) for one in found.answer] == ["Printer.local. 5 IN A 192.168.1.9"]
+        other = await lan.ask("printer.local", "AAAA")
+        assert (other.rcode(), list(other.answer)) == (dns.rcode.NOERROR, [])
+        assert (await lan.ask("nobody.local")).rcode() == dns.rcode.NXDOMAIN
+        assert {name for _, name in lan.queries} == {"printer.local", "nobody.local"}
+
+    run(main())
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_beyond_the_budget_it_is_servfail_at_once_with_the_reason(tcp: bool) -> None:
+    async def main() -> None:
+        lan = Lan()
+        tasks = [asyncio.create_task(lan.ask(f"no{number}.local", tcp=tcp)) for number in range(CLIENT_LOOKUPS)]
+        await asyncio.sleep(0.01)
+        response = lan.server.handle(question("printer.local", use_edns=0), OFFICE, DOOR, tcp)
+        assert isinstance(response, bytes)
+        refused = dns.message.from_wire(response)
+        assert refused.rcode() == dns.rcode.SERVFAIL
+        assert "too many lookups" in error(refused)
+        assert {(await task).rcode() for task in tasks} == {dns.rcode.NXDOMAIN}
+        assert isinstance(lan.server.handle(question("no0.local"), OFFICE, DOOR, tcp), bytes)  # known: nobody
+        await asyncio.sleep(1)
+        assert (await lan.ask("printer.local")).answer
+
+    run(main())
+
+
+def test_a_flood_of_unknown_names_leaves_another_client_its_printers() -> None:
+    async def main() -> None:
+        lan = Lan()
+
+        async def flood() -> list[int]:
+            asked = []
+            for number in range(600):
+                asked.append(asyncio.create_task(lan.ask(f"no{number}.local", peer=FLOODER)))
+                await asyncio.sleep(0.01)
+            return [one.rcode() for one in await asyncio.gather(*asked)]
+
+        flooding = asyncio.create_task(flood())
+        for number in range(30):
+            found = await lan.ask(f"printer{number}.local")
+            assert [str(one) for one in found.answer] == [f"printer{number}.local. 5 IN A 192.168.1.9"]
+            await asyncio.sleep(0.05)
+        rcodes = await flooding
+        assert set(rcodes) == {dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL}
+        assert rcodes.count(dns.rcode.NXDOMAIN) > 20
+        for start, _ in lan.queries:
+            second = [name for at, name in lan.queries if start <= at < start + 1]
+            assert sum(name.startswith("no") for name in second) <= CLIENT_QUERIES
+            assert len(second) <= 2 * CLIENT_QUERIES
+
+    run(main())
+
+
+@pytest.mark.parametrize("label", [*sorted(RESERVED), "WPAD", "_http"])
+def test_reserved_names_are_never_looked_up(label: str) -> None:
+    async def main() -> None:
+        lan = Lan()
+        answered = await lan.ask(f"{label}.local")
+        assert answered.rcode() == (dns.rcode.NOERROR if label == "vmdns" else dns.rcode.NXDOMAIN)
+        assert lan.queries == []
+
+    run(main())
+
+
+class OpenLink:
+    """Stands for the sockets of one link."""
+
+    def __init__(self, interface: str, link: Link, *_: object) -> None:
+        self.interface, self.link, self.index = interface, link, 0
+        self.responder = Responder(lambda low, high: low)
+        self.sent = 0
+
+    def multicast(self, packet: bytes) -> None:
+        self.sent += 1
+
+    def again(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multicast, "_Open", OpenLink)
+    monkeypatch.setattr(multicast, "_index", lambda interface: 0)
+    guests = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "vboxnet0"), {}, {}, True)
+    name = to_wire("printer.local")
+
+    async def main() -> None:
+        found = Multicast(print)
+        assert found.state(name, "") is State.ABSENT
+        found.open({"vboxnet0": guests})
+        assert found.state(name, "") is State.ABSENT
+        assert await found.find(name, "") == ()
+        found.open({"vboxnet0": guests, "eth0": LAN})
+        assert found.state(name, "") is State.LOOKUP
+        assert found.state(to_wire("wpad.local"), "") is State.ABSENT
+        assert await found.find(name, "") == ()
+        assert all(one.sent for one in found._open.values())
+        assert found.state(name, "") is State.ABSENT
+        found.open({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
+        assert found.state(name, "") is State.ABSENT
+        found.open({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
+        assert found.state(name, "") is State.LOOKUP
+        await found.find(name, "")
+        found.open({"vboxnet0": guests, "eth0": LAN})
+        assert found.state(name, "") is State.LOOKUP
+        await found.find(name, "")
+        found.again()  # this computer slept
+        assert found.state(name, "") is State.LOOKUP
+
+    asyncio.run(main())
+
+
+def test_one_clients_servfail_is_not_given_to_another() -> None:
+    async def main() -> None:
+        lan = Lan()
+        datagrams, listener = lan.server.datagrams, Listener(DOOR, 53, None, None)  # type: ignore[arg-type]
+        lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
+            State.OVER_BUDGET if client == FLOODER else State.ABSENT
+        )
+        packet = question("printer.local")
+        refused = datagrams.ask(packet, (FLOODER, 4000), listener)
+        denied = datagrams.ask(packet, (OFFICE, 4000), listener)
+        assert refused is not None
+        assert denied is not None
+        assert (refused[1] & 15, denied[1] & 15) == (dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN)
+
+    run(main())
+
+
+def test_this_computer_gets_either_answer_from_memory() -> None:
+    """So a million unknown names cost as little as any other negative answer."""
+
+    async def main() -> None:
+        lan = Lan()
+        datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
+        for state, rcode in ((State.OVER_BUDGET, dns.rcode.SERVFAIL), (State.ABSENT, dns.rcode.NXDOMAIN)):
+            lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
+            packet = question(f"{state.name.lower()}.local")
+            first = datagrams.ask(packet, (HOST, 4000), listener)
+            ready = datagrams.ready(listener, HOST)
+            assert first is not None
+            assert ready is not None
+            assert first[1] & 15 == rcode
+            assert find(ready, packet) == first
+
+    run(main())
