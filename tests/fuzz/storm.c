@@ -163,7 +163,8 @@ static void release(struct way *way, struct slot *slot)
 
 static int right(const struct packet *asked, const uint8_t *answer, size_t length)
 {
-    if (length < 12 || !(answer[2] & 0x80) || (answer[2] ^ asked->bytes[2]) & 0x79)
+    unsigned char wanted = asked->bytes[2] & (asked->bytes[2] & 0x78 ? 0x78 : 0x79);  // RD is copied for QUERY alone
+    if (length < 12 || !(answer[2] & 0x80) || (answer[2] & 0x79) != wanted)
         return 0;
     if (length > 1232 || (length > 512 && !asked->bytes[10] && !asked->bytes[11]))
         return 0;

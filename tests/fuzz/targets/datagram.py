@@ -68,12 +68,15 @@ def sound(packet: bytes, response: bytes, least: int) -> None:
     assert len(response) >= 12, "less than a header"
     assert response[:2] == packet[:2], "another id"
     assert response[2] & 0x80, "no response"
-    assert not (response[2] ^ packet[2]) & 0x79, "another opcode or RD"
+    assert not (response[2] ^ packet[2]) & 0x78, "another opcode"
+    assert response[2] & 1 == (packet[2] & 1 if not packet[2] & 0x78 else 0), "RD is copied for QUERY, and for it alone"
     dns.message.from_wire(response)
     try:
         query = parse_query(packet)
     except Malformed:
-        assert len(response) == 12, "more than a header for what cannot be read"
+        question = response[12:]
+        assert packet.startswith(question, 12), "more than a header and its question for what cannot be read"
+        assert response[4:12] == (b"\0\1" if question else b"\0\0") + bytes(6), "counts"
         return
     assert response[4:6] == b"\0\1", "not one question"
     assert response[12 : 12 + len(query.question)] == query.question, "the question is not echoed"
