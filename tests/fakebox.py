@@ -1,6 +1,7 @@
 """A VirtualBox of files: its VBoxManage changes VirtualBox.xml as the real one does, and runs nothing.
 
-Only what `vmdns wire` calls. What the real one does differently is for tests/live/test_wire.py to find.
+What `vmdns wire` calls, and the command lines that are named as remedies. What the real one does differently is for
+tests/live to find.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 _PROGRAM = r"""#!{python}
-import os, sys
+import os, re, sys
 from xml.etree import ElementTree as xml
 
 home = os.environ["VBOX_USER_HOME"]
@@ -53,6 +54,45 @@ if words == ["--version"]:
     sys.exit(0)
 if words[0] in ("list", "showvminfo"):
     told("-".join(words[:2]))
+if words[0] in ("controlvm", "modifyvm"):
+    shown = os.path.join(home, "showvminfo-" + words[1])
+    with open(shown) as info:
+        text = info.read()
+    running = 'VMState="running"' in text
+    if running != (words[0] == "controlvm"):
+        fail("Machine is not running" if not running else "The machine is already locked for a session")
+    set_value = lambda key, value: re.sub(r'(?m)^%s=".*"$' % key, '%s="%s"' % (key, value), text)
+    if link := re.fullmatch("setlinkstate([1-8])", words[2]):
+        assert words[3] in ("on", "off"), words
+        text = set_value("cableconnected" + link[1], words[3])
+    elif rule := re.fullmatch("natpf([1-8])", words[2]):
+        name, protocol, host, port, guest, inner = words[3].split(",")
+        assert protocol in ("tcp", "udp") and port.isdigit() and inner.isdigit(), words
+        text = re.sub(r'(?m)^(nic%s="nat")$' % rule[1], r'\1\nForwarding(0)="%s"' % words[3], text)
+    elif mac := re.fullmatch("--mac-address([1-8])=auto", words[2]):
+        text = set_value("macaddress" + mac[1], "0800270A0B0C")
+    elif nic := re.fullmatch("--nic([1-8])=(nat|natnetwork|hostonly|bridged|intnet|none)", words[2]):
+        text += 'macaddress{{0}}="0800270A0B0D"\ncableconnected{{0}}="on"\nnic{{0}}="{{1}}"\n'.format(nic[1], nic[2])
+    else:
+        fail("Unknown option " + words[2])
+    with open(shown, "w") as info:
+        info.write(text)
+    sys.exit(0)
+if words[:2] == ["natnetwork", "modify"]:
+    given = dict(zip(words[2::2], words[3::2]))
+    networks = tree.getroot().find(f"{{space}}Global/{{space}}NetserviceRegistry/{{space}}NATNetworks")
+    (net,) = [one for one in networks if one.get("networkName") == given.pop("--netname")]
+    for option, value in given.items():
+        if option == "--dhcp":
+            net.set("needDhcp", {{"on": "1", "off": "0"}}[value])
+        elif option == "--loopback-4":
+            address, offset = value.split("=")
+            mappings = net.find(space + "Mappings")
+            xml.SubElement(mappings, space + "Loopback4", address=address, offset=offset)
+        else:
+            fail("Unknown option " + option)
+    save()
+    sys.exit(0)
 assert words[0] == "dhcpserver", words
 values = dict(word[2:].split("=", 1) for word in words[2:] if "=" in word and word.startswith("--"))
 server = next((one for one in servers if one.get("networkName") == values["network"]), None)
@@ -80,7 +120,9 @@ elif words[1] == "modify":
     rest = iter(words[3:])
     for word in rest:
         option, _, value = word.partition("=")
-        if option == "--lower-ip":
+        if option in ("--enable", "--disable"):
+            server.set("enabled", str(int(option == "--enable")))
+        elif option == "--lower-ip":
             server.set("lowerIP", value)
         elif option == "--group":
             name = value

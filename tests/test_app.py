@@ -182,6 +182,18 @@ def test_config_shows_the_options_of_the_running_server(runs: Any, short: Path) 
     assert port
 
 
+def test_doctor_finds_nothing_of_the_server_once_it_runs(runs: Any) -> None:
+    def findings() -> list[tuple[str, str]]:
+        found = json.loads(run.command("doctor", "--json").stdout)["findings"]
+        return [(one["text"], one["command"]) for one in found if one["level"] != "ok"]
+
+    run = runs("--upstream", "192.0.2.1")
+    run.saw("ready:")
+    assert not [text for text, _ in findings() if "no vmdns runs" in text or "none is known" in text]
+    run.stop()
+    assert ("no vmdns runs, so no names are answered", "vmdns run") in findings()
+
+
 def test_doctor_and_status_agree_on_what_is_wrong(runs: Any, short: Path) -> None:
     config = _config(short, "hosts = false\n")
     run = runs("--config", str(config), "--upstream", "127.0.0.1:9")

@@ -307,7 +307,7 @@ def _keep(arguments: Namespace) -> int:
 
 def _doctor(arguments: Namespace) -> int:
     from vmdns import app, doctor
-    from vmdns.core.findings import Finding, host_findings
+    from vmdns.core.findings import PROBLEM, Finding, host_findings
     from vmdns.parallel import run_parallel
     from vmdns.sources.reader import Unavailable
 
@@ -316,7 +316,11 @@ def _doctor(arguments: Namespace) -> int:
 
     def look() -> list[Finding]:
         config, _ = _configuration(None, _options(arguments))
-        return doctor.examined(app.facts_once(config), app.policy_of(config))
+        try:
+            return doctor.examined(app.facts_once(config), app.policy_of(config))
+        except (Unavailable, OSError) as error:
+            what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
+            return [*doctor.examined([], app.policy_of(config)), what]
 
     def from_server() -> list[Finding]:
         return [Finding(**one) for one in _request(arguments, {"do": "doctor"})["findings"]]
@@ -329,8 +333,6 @@ def _doctor(arguments: Namespace) -> int:
         (findings,) = run_parallel({what: task}, DOCTOR_SECONDS, report).values()
     except ValueError:
         raise _Fail(f"no answer within {DOCTOR_SECONDS} s") from None
-    except (Unavailable, OSError) as error:
-        raise _Fail(str(error)) from None
     host = doctor.gather(status, report)
     response = doctor.answer([*findings, *host_findings(host)])
     _show(arguments, response, lambda look: show.doctor(response, look))
