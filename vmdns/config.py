@@ -20,7 +20,8 @@ from vmdns.core import name
 from vmdns.core.limits import LIMITS, Limits
 from vmdns.core.plain import safe
 from vmdns.core.upstream import Upstream
-from vmdns.toml_text import key_lines, quoted, quoted_lines
+from vmdns.regularfile import read_regular
+from vmdns.toml_text import key_lines, quoted, quoted_lines, too_nested
 
 # Room for some 50,000 own records; more is a mistaken file.
 MAX_BYTES = 4 * 1024 * 1024
@@ -136,8 +137,7 @@ KEYS: dict[str, Key] = {
 def load(path: Path, check_records: CheckRecords) -> Config:
     """The configuration in that file. Raises `ConfigMissing`, or `ConfigError` for anything else wrong with it."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise ConfigMissing(f"{path}: there is no such file; create it, or leave --config out") from None
     except OSError as error:
@@ -156,6 +156,9 @@ def load(path: Path, check_records: CheckRecords) -> Config:
 def parse(text: str, file: str, check_records: CheckRecords) -> Config:
     """The configuration in that text; `file` names it in errors. Raises `ConfigError`."""
     text = text.replace("\r\n", "\n")
+    if line := too_nested(text):
+        what = "too many dots in keys; write a domain name in quotes"
+        raise ConfigError(f'{file}, line {line}: {what}: "corp.example" = ["192.0.2.1"]')
     try:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -166,7 +169,7 @@ def parse(text: str, file: str, check_records: CheckRecords) -> Config:
         # A key inside an inline table is not found by itself; the line of what holds it is.
         line = line or lines.get(key) or lines.get(key.split(".")[0], 0)
         where = f"{file}, line {line}" if line else file
-        return ConfigError(f"{where}: {key}: {what}")
+        return ConfigError(f"{where}: {_short(key)}: {_short(what)}")
 
     read: dict[str, Any] = {}
     for key, value in tree.items():
@@ -206,6 +209,11 @@ def _syntax_error(file: str, text: str, message: str) -> ConfigError:
     elif "Cannot overwrite" in found[1] or "Cannot declare" in found[1]:
         advice = "say each key and each [table] once"
     return ConfigError(f"{file}, {where}: not TOML: {found[1]}; {advice}")
+
+
+def _short(text: str) -> str:
+    """So that a mistaken file does not fill the log and the status."""
+    return text if len(text) <= 500 else text[:500] + "..."
 
 
 def _unknown(key: str, known: Mapping[str, object]) -> str:

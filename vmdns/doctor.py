@@ -31,8 +31,10 @@ from vmdns.core.policy import Policy
 from vmdns.core.program_output import decode_console
 from vmdns.core.view import GIVEN
 from vmdns.parallel import run_parallel
+from vmdns.regularfile import read_regular
 
 UPSTREAM_SECONDS = 3.0
+_MOST_BYTES = 16 * 1024 * 1024  # of a browser's settings
 CHECKS_SECONDS = 5.0  # for all checks of this computer together
 
 Report = Callable[[str], None]
@@ -139,7 +141,7 @@ def encrypted(home: Path, environ: Mapping[str, str]) -> Iterator[str]:
 def _texts(folder: Path, pattern: str) -> Iterator[str]:
     for file in sorted(folder.glob(pattern))[:20]:
         with contextlib.suppress(OSError):
-            yield file.read_text(encoding="utf-8", errors="replace")
+            yield read_regular(file, _MOST_BYTES).decode("utf-8", "replace")
 
 
 def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:

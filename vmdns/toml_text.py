@@ -23,6 +23,34 @@ _PIECE = re.compile(
 )
 
 
+# tomllib keeps each beginning of a dotted key: its memory grows with the square of the parts. A domain name as a key
+# without quotes has 18 parts where it is of an IPv6 network (/64, below ip6.arpa).
+MAX_DOTS_IN_LINE = 64
+MAX_DOTS = 2048
+
+
+def too_nested(text: str) -> int:
+    """The line, from 1, whose dotted keys are more than tomllib may be asked to read; 0 where there is none.
+
+    Dots in texts and comments do not count. Takes time in proportion to the text, and need not be right behind an error
+    of syntax, where tomllib stops as well.
+    """
+    at, line, here, dots = 0, 1, 0, 0
+    while piece := _PIECE.match(text, at):
+        at = piece.end()
+        first = piece[0][0]
+        if first == "\n":
+            here = 0
+        elif first not in "\"'#":
+            found = piece[0].count(".")
+            here += found
+            dots += found
+            if here > MAX_DOTS_IN_LINE or dots > MAX_DOTS:
+                return line
+        line += piece[0].count("\n")
+    return 0
+
+
 def key_lines(text: str) -> dict[str, int]:
     """The line, from 1, of each key and table header of valid TOML, by its dotted name without quotes."""
     lines: dict[str, int] = {}

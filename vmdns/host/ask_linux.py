@@ -22,6 +22,7 @@ from vmdns.host.loopback import WHOLE, LoopbackAddress
 from vmdns.host.plan import Setting
 from vmdns.host.resolvconf import OURS, Earlier, ResolvConf, earlier_of, ours
 from vmdns.host.systemfile import SystemFile
+from vmdns.regularfile import read_regular
 
 DELEGATE = "/etc/systemd/dns-delegate.d/vmdns.dns-delegate"
 UNIT = "/etc/systemd/system/vmdns-host.service"
@@ -229,8 +230,7 @@ def _servers(text: str) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode("utf-8", "surrogateescape")
+        return read_regular(path, _MOST_BYTES).decode("utf-8", "surrogateescape")
     except OSError:
         return ""
 

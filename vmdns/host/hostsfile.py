@@ -6,6 +6,7 @@ removed. The part for Windows was not run there.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -24,7 +25,9 @@ from typing import Any
 
 from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
 from vmdns.host import elevate
+from vmdns.regularfile import read_regular
 
+_MOST_BYTES = 64 * 1024 * 1024
 _FRESH = ".vmdns-"
 _FRESH_SECONDS = 60.0  # nobody writes one for longer
 _UNENDED = " (the line before has no end)"
@@ -93,10 +96,17 @@ def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
     return before + (end if unended else b"") + b"".join(row.encode("ascii") + end for row in rows) + after
 
 
+def _bytes(file: Path) -> bytes:
+    data = read_regular(file, _MOST_BYTES)
+    if len(data) > _MOST_BYTES:  # half of it must never replace the whole
+        raise OSError(errno.EFBIG, f"longer than {_MOST_BYTES >> 20} MiB", str(file))
+    return data
+
+
 def read(file: Path) -> list[str] | None:
     """The block in that file. Raises OSError, also where there is half a block."""
     try:
-        return block(file.read_bytes())
+        return block(_bytes(file))
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -107,7 +117,7 @@ def write(file: Path, wanted: Sequence[str] | None) -> bool:
     """Gives the file that block, or none, by replacing it whole. Returns whether it changed. Raises OSError."""
     target = file.resolve()
     try:
-        data = target.read_bytes()
+        data = _bytes(target)
     except FileNotFoundError:
         data = b""
     try:

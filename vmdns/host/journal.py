@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host.lock import held
+from vmdns.regularfile import read_regular
 
 _FRESH = ".fresh"
+_MOST_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,11 @@ class Journal:
     def entries(self, scope: str | None = None) -> list[Entry]:
         """All entries, or those of a scope. Raises OSError, also where the file makes no sense."""
         try:
-            held = json.loads(self.path.read_text(encoding="utf-8"))
+            held = json.loads(read_regular(self.path, _MOST_BYTES))
             found = [Entry(**one) for one in held["entries"]]
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise OSError(f"{self.path} cannot be understood ({error}); move it away to start anew") from None
         return [one for one in found if scope is None or one.scope == scope]
 

@@ -18,11 +18,13 @@ from typing import Any
 
 from vmdns.host import elevate
 from vmdns.host.program import Program
+from vmdns.regularfile import read_regular
 
 LABEL = "local.vmdns"
 _TRIES = 10
 _AGAIN_SECONDS = 0.5
 _TIMEOUT = 20.0
+_MOST_BYTES = 1_048_576
 
 
 def path_of(home: Path) -> Path:
@@ -65,7 +67,7 @@ class Agent:
 
     def read(self) -> str | None:
         try:
-            return Path(self.name).read_text("utf-8")
+            return read_regular(Path(self.name), _MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.host.resolvconf import Earlier, earlier_of
+from vmdns.regularfile import read_regular
 
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
 _RESOLV_CONF = "etc/resolv.conf"
@@ -88,8 +89,7 @@ def read(root: Path = Path("/")) -> Upstreams:
 
 
 def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_MOST_BYTES).decode("utf-8", "replace")
+    return read_regular(path, _MOST_BYTES).decode("utf-8", "replace")
 
 
 def watched(root: Path = Path("/")) -> list[Path]:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmdns.core.plainxml import MAX_BYTES
+from vmdns.regularfile import read_regular
+
 # Where vmdns and VirtualBox look for this user's things, if not in the usual places.
 _KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")
 _CHECK_SECONDS = 30.0
@@ -71,7 +74,7 @@ def owner(environ: Mapping[str, str], uid: int, has_vms: Callable[[Owner], bool]
 def has_vms(home: Path) -> bool:
     """Whether the settings in this VirtualBox home name any VM."""
     try:
-        return re.search(rb"<MachineEntry\b", (home / "VirtualBox.xml").read_bytes()) is not None
+        return re.search(rb"<MachineEntry\b", read_regular(home / "VirtualBox.xml", MAX_BYTES)) is not None
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import elevate
+from vmdns.regularfile import read_regular
 
 OURS = "/etc/vmdns/resolv.conf"
 _HEAD = "# by vmdns host --whole: all names are asked of vmdns; vmdns host --undo takes it back"
@@ -63,8 +64,7 @@ class ResolvConf:
             found = os.lstat(self.name)
             if stat.S_ISLNK(found.st_mode):
                 return {"link": os.readlink(self.name)}
-            with Path(self.name).open("rb") as file:
-                text = file.read(_MOST_BYTES).decode("utf-8", "surrogateescape")
+            text = read_regular(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             return None
         return {

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmdns.host import elevate
+from vmdns.regularfile import read_regular
+
+_MOST_BYTES = 1_048_576
 
 _WRITE = """set -e
 umask 022
@@ -41,7 +44,7 @@ class SystemFile:
 
     def read(self) -> str | None:
         try:
-            return Path(self.name).read_bytes().decode("utf-8", "surrogateescape")
+            return read_regular(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
         except (FileNotFoundError, NotADirectoryError):
             return None
 

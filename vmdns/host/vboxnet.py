@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from vmdns.core.plainxml import MAX_BYTES
 from vmdns.host import elevate
 from vmdns.host.dhcpsettings import Networks, own_group, parse, started_with
 from vmdns.host.loopback import LoopbackAddress
 from vmdns.host.plan import Setting
+from vmdns.regularfile import read_regular
 
 GROUP = "vmdns"
 _HOST_ONLY = "HostInterfaceNetworking-"
@@ -46,10 +48,10 @@ class VirtualBox:
         file = self.home / "VirtualBox.xml"
         try:
             try:
-                data = file.read_bytes()
+                data = read_regular(file, MAX_BYTES)
             except FileNotFoundError:
                 time.sleep(_BETWEEN_RENAMES_SECONDS)  # VirtualBox moves the old file away before the new one comes
-                data = file.read_bytes()
+                data = read_regular(file, MAX_BYTES)
             return parse(data)
         except FileNotFoundError:
             raise OSError(f"there is no {file}; start VirtualBox once, or name its folder with --vbox-home") from None
@@ -73,7 +75,7 @@ class VirtualBox:
         """Restarts a DHCP server that was started without our group as it is now, as after a crash before its restart;
         whether it was."""
         try:
-            then = started_with((self.home / f"{network}-Dhcpd.config").read_bytes(), GROUP)
+            then = started_with(read_regular(self.home / f"{network}-Dhcpd.config", MAX_BYTES), GROUP)
         except (OSError, ValueError):
             return False  # it never started
         return then != own_group(self.networks().servers, network, GROUP) and self.restart(network)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vmdns.regularfile import read_regular
 from vmdns.serve.control_place import ControlError, NotRunning, instance_key, is_own
 
 __all__ = ["ControlError", "NotRunning", "instance_key", "request", "stream"]
@@ -120,7 +121,7 @@ def _open_socket(place: Path) -> Connection | None:
 
 def _open_port(place: Path) -> Connection | None:
     try:
-        said = json.loads(place.read_bytes()[:4096])
+        said = json.loads(read_regular(place, 4096))
         port, token = int(said["port"]), str(said["token"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

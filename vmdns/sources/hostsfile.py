@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
 from vmdns.core.model import HostName
-from vmdns.sources.regularfile import read_regular
+from vmdns.regularfile import read_regular
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_NAMES = 200_000

@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from vmdns.core.model import Lease
-from vmdns.sources.regularfile import read_regular
+from vmdns.regularfile import read_regular
 
 SUFFIX = "-Dhcpd.leases"
 MAX_BYTES = 4 * 1024 * 1024

@@ -21,8 +21,8 @@ from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
 from vmdns.core.guestinfo import PATTERN, reports
 from vmdns.core.model import ONLINE_STATES, Machine, Report
 from vmdns.core.plainxml import MAX_BYTES
+from vmdns.regularfile import read_regular
 from vmdns.sources import settingsfile, vboxmanage_output
-from vmdns.sources.regularfile import read_regular
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 
 MAX_LONG = 50  # VMs up to which `list vms --long` ends soon (50 ms a VM)

@@ -1,0 +1,96 @@
+"""Only regular files are read, up to a bound, and nobody is waited for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmdns import config
+from vmdns.core.records import check_records
+from vmdns.host import hostsfile, linux, resolvconf
+from vmdns.host.journal import Journal
+from vmdns.host.program import has_vms
+from vmdns.host.systemfile import SystemFile
+from vmdns.host.vboxnet import VirtualBox
+from vmdns.regularfile import read_regular
+from vmdns.sources.hostsfile import read_hosts
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither FIFOs nor devices among files")
+
+
+def test_a_file_is_read_up_to_its_bound_and_one_byte_more(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"0123456789")
+    assert read_regular(file, 20) == b"0123456789"
+    assert read_regular(file, 4) == b"01234"
+    (tmp_path / "link").symlink_to(file)
+    assert read_regular(tmp_path / "link", 20) == b"0123456789"
+
+
+def _place(path: Path, kind: str) -> None:
+    match kind:
+        case "fifo":
+            os.mkfifo(path)  # nobody writes into it: an open that waits would never return
+        case "zero":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.mkdir()
+
+
+KINDS = pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
+
+
+@KINDS
+def test_nothing_else_is(tmp_path: Path, kind: str) -> None:
+    _place(tmp_path / "file", kind)
+    with pytest.raises(OSError):
+        read_regular(tmp_path / "file", 100)
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "configuration": ("vmdns.toml", lambda path: config.load(path, check_records)),
+    "hosts file": ("hosts", read_hosts),
+    "hosts file, to write names into": ("hosts", lambda path: hostsfile.write(path, ["# x"])),
+    "hosts file, the names in it": ("hosts", hostsfile.read),
+    "resolv.conf": ("etc/resolv.conf", lambda path: linux.read(path.parent.parent)),
+    "resolv.conf, to change it": ("resolv.conf", lambda path: resolvconf.ResolvConf(str(path)).read()),
+    "journal": ("journal.json", lambda path: Journal(path).entries()),
+    "file of the system": ("x", lambda path: SystemFile("x", str(path)).read()),
+    "VirtualBox.xml": ("VirtualBox.xml", lambda path: VirtualBox(path.parent, "", lambda *_: "").networks()),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_waits_for_what_is_no_file(tmp_path: Path, kind: str, reader: str) -> None:
+    name, read = READERS[reader]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "zero" and reader == "resolv.conf, to change it":
+        pytest.skip("a link is read as a link")
+    _place(path, kind)
+    with pytest.raises((OSError, config.ConfigError)):
+        read(path)
+
+
+@KINDS
+def test_what_only_hints_is_left_out(tmp_path: Path, kind: str) -> None:
+    _place(tmp_path / "VirtualBox.xml", kind)
+    assert not has_vms(tmp_path)
+
+
+def test_half_a_hosts_file_never_replaces_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostsfile, "_MOST_BYTES", 20)
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost # and more\n")
+    with pytest.raises(OSError, match="longer than"):
+        hostsfile.write(tmp_path / "hosts", ["192.168.56.4 web.local"])
+    assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost # and more\n"
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none", 100)
