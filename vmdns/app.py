@@ -42,6 +42,7 @@ from vmdns.serve.forward import Forwarder
 from vmdns.serve.multicast import Multicast
 from vmdns.serve.others import Others
 from vmdns.serve.turn import long_turns
+from vmdns.serve.usable import is_own
 from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
@@ -293,14 +294,18 @@ class App:
         self._configure_forwarder()
 
     def _configure_forwarder(self) -> None:
-        found = self._found_upstreams
+        own, zones = self.listening.own, frozenset(self.config.zone_names)
+        found = self._found_upstreams.by_proxy(lambda server: is_own(server, own))
         upstreams = Upstreams(
             default=self.config.upstreams or found.default,
-            domains={**found.domains, **self.config.forward_names},
+            # `vmdns host --apply` has the host ask us for our zones.
+            domains={
+                **{key: one for key, one in found.domains.items() if key not in zones},
+                **self.config.forward_names,
+            },
             search=found.search,
         )
-        zones = frozenset(self.config.zone_names)
-        left_out = self.forwarder.configure(upstreams, self.listening.own, zones, self.config.limits)
+        left_out = self.forwarder.configure(upstreams, own, zones, self.config.limits)
         for sentence in left_out:
             if sentence not in self.left_out:
                 self._say(sentence)

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import dns.message
+import dns.query
+import dns.rcode
 import dns.rrset
 
 ROOTS = [
@@ -112,11 +114,8 @@ class Box:
         sh("mount", "-t", "proc", "proc", "/proc")
         self._folders()
         sh("ip", "link", "set", "lo", "up")
-        for interface, address in (("lan0", "192.0.2.20/24"), ("vboxnet0", "192.168.56.1/24")):
-            sh("ip", "link", "add", interface, "type", "veth", "peer", "name", f"{interface}p")
-            sh("ip", "link", "set", f"{interface}p", "up")
-            sh("ip", "address", "add", address, "dev", interface)
-            sh("ip", "link", "set", interface, "up")
+        self.link("lan0", "192.0.2.20/24")
+        self.link("vboxnet0", "192.168.56.1/24")
         for address in (ROUTER, OTHER):
             sh("ip", "address", "add", f"{address}/32", "dev", "lo")
         self.router, self.other = Server(ROUTER, "192.0.2.200"), Server(OTHER, "192.0.2.201")
@@ -247,9 +246,32 @@ class Box:
         """What glibc finds for a name."""
         return self.run("getent", "ahostsv4", name, check=False).partition(" ")[0]
 
+    def link(self, name: str, address: str) -> None:
+        """Adds an interface that is up."""
+        sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+        sh("ip", "link", "set", f"{name}p", "up")
+        sh("ip", "address", "add", address, "dev", name)
+        sh("ip", "link", "set", name, "up")
+
+    def ask(self, *names: str) -> list[str]:
+        """What vmdns answers to the addresses of names: one address, or the rcode."""
+        found = []
+        for name in names:
+            reply = dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", timeout=10)
+            texts = [rdata.to_text() for rrset in reply.answer for rdata in rrset]
+            found.append(texts[-1] if texts else dns.rcode.to_text(reply.rcode()))
+        return found
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.vmdns("status", "--json")))
+
+    def upstreams(self) -> dict[str, str]:
+        """The domains that vmdns forwards, with the server."""
+        return {domain: one["address"] for one in self.status()["upstreams"] for domain in one["domains"]}
+
     def asked(self) -> dict[str, int]:
         """What vmdns counted."""
-        return dict(json.loads(self.vmdns("status", "--json"))["counts"])
+        return dict(self.status()["counts"])
 
     def files(self) -> dict[str, str]:
         """Every file below /etc, with what it is."""

@@ -78,6 +78,43 @@ def whole(box: Box) -> dict[str, Any]:
     return seen
 
 
+def vpn(box: Box) -> dict[str, Any]:
+    """A VPN gives its link a server for some domains, through which the company's names are asked; then it ends.
+
+    Asked of vmdns itself, at first beside systemd-resolved, then while the whole computer asks vmdns.
+    """
+    box.resolved()
+    box.link("tun0", "10.99.0.2/24")
+    box.serve(*WHOLE)
+    names = ["git.corp.example", "corp.example", "www.example.org"]
+    seen: dict[str, Any] = {"before": box.ask(*names)}
+    box.run("resolvectl", "dns", "tun0", OTHER)
+    box.run("resolvectl", "domain", "tun0", "~corp.example", "corp.lan")
+    box.run("resolvectl", "default-route", "tun0", "no")
+    until(lambda: "corp.example" in box.upstreams(), "vmdns knows the VPN's domains")
+    box.router.asked.clear()
+    box.other.asked.clear()
+    seen["split"] = box.ask("git1.corp.example", "intranet.corp.lan", "www1.example.org")
+    seen["router"], seen["vpn"] = sorted(set(box.router.asked)), sorted(set(box.other.asked))
+    seen["upstreams"] = sorted({one["address"] for one in box.status()["upstreams"]})
+    box.vmdns("host", "--apply")
+    seen["with host"] = box.ask("git2.corp.example", "web.local", "www2.example.org")
+    box.vmdns("host", "--undo")
+    box.vmdns("host", "--whole", "--apply")
+    until(lambda: OTHER + ":53" in {one["address"] for one in box.status()["upstreams"]}, "vmdns asks servers directly")
+    seen["whole"] = box.ask("git3.corp.example", "intranet3.corp.lan", "www3.example.org")
+    seen["whole upstreams"] = sorted({one["address"] for one in box.status()["upstreams"]})
+    box.vmdns("host", "--undo")
+    box.run("resolvectl", "revert", "tun0")
+    until(lambda: "corp.example" not in box.upstreams(), "vmdns forgets the VPN's domains")
+    seen["after"] = box.ask("git4.corp.example", "www4.example.org")
+    # The user has systemd-resolved ask vmdns for everything: it must not be asked in turn.
+    box.run("resolvectl", "dns", "lan0", "127.0.0.1")
+    until(lambda: not box.status()["upstreams"], "vmdns sees that it would ask itself")
+    seen["loop"] = box.ask("www5.example.org")
+    return seen
+
+
 def network_manager(box: Box) -> dict[str, Any]:
     """All names, beside NetworkManager, which is told another network meanwhile, and starts anew."""
     Path("/etc/NetworkManager").mkdir()
@@ -168,4 +205,5 @@ SCENARIOS = {
     "plain": plain,
     "dnsmasq": dnsmasq,
     "network_manager": network_manager,
+    "vpn": vpn,
 }

@@ -103,7 +103,7 @@ def test_what_dnsmasq_is_told() -> None:
         ),
         (
             replace(NETWORK_MANAGER, resolv_conf="nameserver 127.0.0.1\n", dnsmasq=True), [ADDRESS, OURS, LINK],
-            Earlier(("/run/NetworkManager/no-stub-resolv.conf",), ("127.0.0.1",)),
+            Earlier((), ("127.0.0.1",)),  # its dnsmasq asks each server for its domains, and follows the network
         ),
         (Linux(REAL), [ADDRESS, OURS, LINK], Earlier((), ("192.0.2.1",))),
         (Linux(REAL, systemd=True), [UNIT, OURS, LINK], Earlier((), ("192.0.2.1",))),

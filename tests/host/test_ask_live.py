@@ -52,6 +52,23 @@ def test_everything_is_asked_of_us_and_the_network_followed(root: str) -> None:
     assert (seen["restored"], seen["address"]) == (True, False)
 
 
+ROUTER, VPN = "192.0.2.200", "192.0.2.201"  # what each of the two servers gives every name
+
+
+@ROOTS
+def test_a_vpn_s_domains_are_asked_of_its_own_server(root: str) -> None:
+    seen = inside("vpn", root)
+    assert seen["before"] == [ROUTER] * 3
+    assert seen["split"] == [VPN, VPN, ROUTER]
+    assert (seen["router"], seen["vpn"]) == (["www1.example.org"], ["git1.corp.example", "intranet.corp.lan"])
+    assert seen["upstreams"] == ["127.0.0.54:53"]
+    assert seen["with host"] == [VPN, WEB, ROUTER]
+    assert seen["whole"] == [VPN, VPN, ROUTER]
+    assert seen["whole upstreams"] == ["192.0.2.53:53", "192.0.2.54:53"]
+    assert seen["after"] == [ROUTER, ROUTER]
+    assert seen["loop"] == ["SERVFAIL"]
+
+
 @ROOTS
 def test_everything_beside_nss_resolve(root: str) -> None:
     assert inside("by_nss", root) == {"names": [WEB, WEB, "192.0.2.200"], "restored": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.host import linux, macos, upstreams, windows
+from vmdns.host import linux, macos, resolved, upstreams, windows
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 def names(*texts: str) -> frozenset[bytes]:
@@ -74,6 +77,73 @@ def test_the_servers_behind_systemd_resolved(
     assert found.resolvers == tuple(asked)
 
 
+def test_domains_of_a_vpn_s_link_are_those_that_systemd_resolved_has() -> None:
+    found = linux.read(SAMPLES / "vpn")
+    assert found.default == at("192.0.2.53")
+    assert found.domains == {to_wire("corp.example"): at("192.0.2.54"), to_wire("corp.local"): at("192.0.2.54")}
+    assert (found.search, found.resolvers) == (names("corp.local"), ("127.0.0.53",))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("SERVERS=192.0.2.54\nDOMAINS=~corp.test lan\n", {"corp.test": at("192.0.2.54"), "lan": at("192.0.2.54")}),
+        # systemd-networkd's own files.
+        ("DNS=192.0.2.54 192.0.2.55\nDOMAINS=lan\nROUTE_DOMAINS=corp.example\nDNS_DEFAULT_ROUTE=no\n",
+         {"lan": at("192.0.2.54", "192.0.2.55"), "corp.example": at("192.0.2.54", "192.0.2.55")}),
+        ("SERVERS=192.0.2.54:5300 [2001:db8::1]:5300 2001:db8::2#dns.example fe80::1 fe80::2%tun0 nonsense 1.2.3\n"
+         "DOMAINS=~.\n",
+         {".": (*at("192.0.2.54", "2001:db8::1", port=5300), *at("2001:db8::2", "fe80::1%7", "fe80::2%tun0"))}),
+        ("DOMAINS=~corp.example\n", {}),
+        ("SERVERS=192.0.2.54\nDOMAINS=a..b\nLLMNR\n\0=\n", {}),
+        ("", {}),
+    ],
+)  # fmt: skip
+def test_settings_of_a_link(text: str, found: dict[str, tuple[Upstream, ...]]) -> None:
+    assert resolved.parse_link(text, "7") == {to_wire(key): servers for key, servers in found.items()}
+
+
+def test_links_with_the_same_domain_and_one_that_takes_everything(tmp_path: Path) -> None:
+    for path, text in {
+        "etc/resolv.conf": STUB,
+        "run/systemd/resolve/resolv.conf": "nameserver 192.168.1.1\n",
+        "run/systemd/resolve/netif/7": "SERVERS=10.8.0.1\nDOMAINS=~. corp.test\n",
+        "run/systemd/netif/links/8": "DNS=10.9.0.1\nDOMAINS=corp.test\n",
+        "run/systemd/netif/links/junk": "DNS=10.10.0.1\nDOMAINS=junk.test\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    found = linux.read(tmp_path)
+    assert found.default == at("10.8.0.1", "192.168.1.1")
+    assert found.domains == {to_wire("corp.test"): at("10.8.0.1", "10.9.0.1")}
+    # The same where programs read the servers themselves, and systemd-resolved is asked by nss-resolve.
+    (tmp_path / "etc/resolv.conf").unlink()
+    (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/resolv.conf")
+    assert linux.read(tmp_path).domains == found.domains
+
+
+def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
+    proxy, ours = Upstream("127.0.0.54"), Upstream("127.0.0.1")
+    domains = {to_wire("corp.test"): at("10.8.0.1"), to_wire("lab.test"): (ours,)}
+    found = Upstreams(at("192.168.1.1"), domains, names("lan"), ("127.0.0.53",), proxy)
+    by = found.by_proxy(lambda server: server == ours)
+    assert by.default == (proxy,)
+    assert by.domains == {to_wire("corp.test"): (proxy,), to_wire("lab.test"): (ours,)}
+    assert (by.search, by.resolvers) == (names("lan"), ("127.0.0.53",))
+    looped = replace(found, default=(*at("192.168.1.1"), ours))
+    assert looped.by_proxy(lambda server: server == ours) == looped
+    assert replace(found, proxy=None).by_proxy(lambda server: False).default == at("192.168.1.1")
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("127.0.0.53", False), ("127.0.0.54", False),
+     ("192.168.1.1", False), ("nonsense", False)],
+)  # fmt: skip
+def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> None:
+    assert Upstream(address).local is local
+
+
 def test_a_resolv_conf_that_is_gone_or_dangles_is_said(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
         linux.read(tmp_path)
@@ -92,9 +162,10 @@ def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_p
     (tmp_path / "run/NetworkManager").mkdir(parents=True)
     (tmp_path / "etc/resolv.conf").symlink_to("../run/NetworkManager/resolv.conf")
     resolved = tmp_path / "run/systemd/resolve"  # which need not be there yet
-    assert linux.watched(tmp_path) == [tmp_path / "etc", tmp_path / "run/NetworkManager", resolved]
+    links = [tmp_path / "run/systemd/resolve/netif", tmp_path / "run/systemd/netif/links"]
+    assert linux.watched(tmp_path) == [tmp_path / "etc", tmp_path / "run/NetworkManager", resolved, *links]
     (tmp_path / "run/systemd/resolve").mkdir(parents=True)
-    assert linux.watched(tmp_path)[2:] == [tmp_path / "run/systemd/resolve"]
+    assert linux.watched(tmp_path)[2:] == [tmp_path / "run/systemd/resolve", *links]
 
 
 # -- macOS ----------------------------------------------------------------------------------------------------
@@ -202,6 +273,11 @@ WIFI_DHCP = interface(
 )  # fmt: skip
 STALE = interface(OLD, EnableDHCP=1, DhcpIPAddress="172.20.10.3", DhcpNameServer="172.20.10.1", DhcpDomain="phone")
 HOST_ONLY = interface(VBOX, EnableDHCP=0, IPAddress=["192.168.56.1"], DefaultGateway=[], NameServer="192.168.56.9")
+VPN_LINK = {
+    **interface(VPN, EnableDHCP=0, IPAddress=["10.8.0.6"], DefaultGateway=[], NameServer="10.8.0.1",
+                Domain="corp.example"),
+    **interface6(VPN, NameServer="2001:db8::54"),
+}  # fmt: skip
 NEVER_UP = interface("{EEEE0005}", EnableDHCP=1, DhcpIPAddress="0.0.0.0", DhcpNameServer="1.2.3.4")
 
 
@@ -217,6 +293,9 @@ def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
         ([STALE, NEVER_UP, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
         # One without a gateway (VirtualBox's host-only adapter) comes after those that lead somewhere.
         ([HOST_ONLY, WIFI_DHCP], at("192.168.1.1", "192.168.1.2", "192.168.56.9"), names("home.lan")),
+        # A VPN without a gateway that has servers and a suffix is asked for that suffix alone.
+        ([VPN_LINK, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan", "corp.example")),
+        ([VPN_LINK], at("10.8.0.1", "2001:db8::54"), names("corp.example")),
         # What the user typed counts more than what DHCP gave.
         (
             [interface(WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", NameServer="9.9.9.9,1.1.1.1",
@@ -244,7 +323,10 @@ def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
     ],
 )  # fmt: skip
 def test_registry(parts: list[dict[str, Any]], servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
-    assert read_windows(*parts) == Upstreams(servers, {}, search)
+    found = read_windows(*parts)
+    split = VPN_LINK in parts and WIFI_DHCP in parts
+    domains = {to_wire("corp.example"): at("10.8.0.1", "2001:db8::54")} if split else {}
+    assert found == Upstreams(servers, domains, search)
 
 
 def rule(base: str, number: int, **values: Any) -> dict[str, dict[str, Any]]:

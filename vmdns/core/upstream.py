@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+import ipaddress
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+
+# Where systemd-resolved listens: its stub for programs, and its proxy (systemd-resolved.service(8)).
+RESOLVED_STUB, RESOLVED_PROXY = "127.0.0.53", "127.0.0.54"
 
 
 class Upstream(NamedTuple):
@@ -16,6 +20,18 @@ class Upstream(NamedTuple):
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
+    @property
+    def local(self) -> bool:
+        """Whether this is a resolver that the user runs on this computer, which decides itself what names mean.
+
+        Not systemd-resolved: it passes on what servers of the network say.
+        """
+        try:
+            loopback = ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return False
+        return loopback and self.address not in (RESOLVED_STUB, RESOLVED_PROXY)
+
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
@@ -23,13 +39,26 @@ class Upstreams:
 
     search holds the host's search domains (wire names). Answers from those domains and from the keys of `domains`
     may hold private addresses; from elsewhere they are taken for DNS rebinding. stub holds the addresses that the host
-    itself asks where those are not the default servers but a stub in front of them.
+    itself asks where those are not the default servers but a stub in front of them. proxy is a server on this host that
+    asks all of these as the host does, each for its domains.
     """
 
     default: tuple[Upstream, ...] = ()
     domains: Mapping[bytes, tuple[Upstream, ...]] = field(default_factory=dict)
     search: frozenset[bytes] = frozenset()
     stub: tuple[str, ...] = ()
+    proxy: Upstream | None = None
+
+    def by_proxy(self, is_own: Callable[[Upstream], bool]) -> Upstreams:
+        """The same with the proxy in place of the servers behind it.
+
+        is_own tells our own listeners: where the proxy asks one of them by default, it would ask us what we ask it.
+        """
+        if self.proxy is None or any(map(is_own, self.default)):
+            return self
+        proxy = (self.proxy,)
+        domains = {key: servers if any(map(is_own, servers)) else proxy for key, servers in self.domains.items()}
+        return replace(self, default=proxy, domains=domains)
 
     @property
     def resolvers(self) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ def before(found: Linux) -> Earlier:
     stub = bool({*found.servers} & {*_STUBS})
     if stub:
         follow.append(_RESOLVED)
-    if found.network_manager and not stub:
+    if found.network_manager and not stub and not found.dnsmasq:  # NetworkManager's dnsmasq has domains of links
         follow.append(_NETWORK_MANAGER)
     if found.link and not stub:
         target = os.path.normpath(os.path.join("/etc", found.link))

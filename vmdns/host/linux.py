@@ -1,25 +1,30 @@
 """Linux: which DNS servers this host uses, by resolv.conf(5).
 
-Where that names only the stub of systemd-resolved, the servers behind it are taken from the file in which
-systemd-resolved lists them (systemd-resolved.service(8), /run/systemd/resolve/resolv.conf): the stub may one day be
-told to ask vmdns. Where it names vmdns for everything (resolvconf.py), they are those that were asked before.
+Where that names only the stub of systemd-resolved, the servers behind it are those of its own resolv.conf
+(systemd-resolved.service(8)) and those of each link for the link's domains (resolved.py); they are asked through the
+proxy of systemd-resolved, which does as the host does: domains of links, DNS over TLS, DNSSEC. Where resolv.conf names
+vmdns for everything (resolvconf.py), systemd-resolved may ask vmdns: then the servers are asked directly, as they are
+where no proxy answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from vmdns.core.name import to_wire
-from vmdns.core.upstream import Upstream, Upstreams
+from vmdns.core.upstream import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams
+from vmdns.host import resolved
 from vmdns.host.resolvconf import Earlier, earlier_of
 from vmdns.regularfile import read_regular
 
-_STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
+_STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
 _RESOLV_CONF = "etc/resolv.conf"
-_RESOLVED = "run/systemd/resolve/resolv.conf"
+_RESOLVED = f"{resolved.FOLDER}/resolv.conf"
 _NETWORK_MANAGER = "run/NetworkManager"  # followed once this host asks us for everything
 _MOST_BYTES = 65_536
+_ROOT = b"\0"
 
 
 def parse_resolv_conf(text: str) -> Upstreams:
@@ -48,13 +53,24 @@ def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
     return frozenset(found - {b"\0"})
 
 
-def behind_stub(found: Upstreams, resolved: str | None) -> Upstreams:
-    """The same, with the stub of systemd-resolved replaced by its own servers, if `resolved` (its file) names any."""
-    if resolved is None or not found.default or any(one.address not in _STUBS for one in found.default):
+def behind_stub(found: Upstreams, text: str | None, domains: resolved.Domains) -> Upstreams:
+    """The same, with the stub of systemd-resolved replaced by the servers behind it, if any are known.
+
+    text is that of its own resolv.conf, domains are those of its links.
+    """
+    if not found.default or any(one.address not in _STUBS for one in found.default):
         return found
-    real = parse_resolv_conf(resolved)
-    servers = tuple(one for one in real.default if one.address not in _STUBS)
-    return Upstreams(servers, search=found.search | real.search, stub=found.resolvers) if servers else found
+    real = with_links(parse_resolv_conf(text or ""), domains)
+    if not real.default:
+        return replace(found, domains=real.domains)
+    return replace(real, search=found.search | real.search, stub=found.resolvers)
+
+
+def with_links(found: Upstreams, domains: resolved.Domains) -> Upstreams:
+    """The same with the domains of systemd-resolved's links; a link that takes everything (`~.`) comes first."""
+    first = domains.get(_ROOT, ())
+    servers = tuple(one for one in dict.fromkeys((*first, *found.default)) if one.address not in _STUBS)
+    return replace(found, default=servers, domains={key: value for key, value in domains.items() if key != _ROOT})
 
 
 def before_us(found: Upstreams, earlier: Earlier, root: Path) -> Upstreams:
@@ -67,8 +83,17 @@ def before_us(found: Upstreams, earlier: Earlier, root: Path) -> Upstreams:
             continue
         servers = tuple(one for one in there.default if one.address not in ours)
         if servers:
-            return Upstreams(servers, search=found.search | there.search, stub=found.resolvers)
+            there = replace(there, default=servers, search=found.search | there.search, stub=found.resolvers)
+            domains = resolved.read_domains(root) if path.lstrip("/") == _RESOLVED else {}
+            domains = {key: tuple(one for one in value if one.address not in ours) for key, value in domains.items()}
+            return with_links(there, {key: value for key, value in domains.items() if value})
     return Upstreams(tuple(map(Upstream, earlier.servers)), search=found.search, stub=found.resolvers)
+
+
+def with_proxy(found: Upstreams) -> Upstreams:
+    """The same with the proxy of systemd-resolved, where this host asks that and it answers. Takes up to a second."""
+    uses_stub = found.stub and _STUBS.issuperset(found.stub)
+    return replace(found, proxy=resolved.find_proxy()) if uses_stub else found
 
 
 def read(root: Path = Path("/")) -> Upstreams:
@@ -82,10 +107,13 @@ def read(root: Path = Path("/")) -> Upstreams:
     if earlier is not None:
         return before_us(found, earlier, root)
     try:
-        resolved = _text(root / _RESOLVED)
+        behind = _text(root / _RESOLVED)
     except OSError:
-        resolved = None
-    return behind_stub(found, resolved)
+        behind = None
+    domains = resolved.read_domains(root)
+    if (root / _RESOLV_CONF).resolve() == (root / _RESOLVED).resolve():
+        return with_links(found, domains)
+    return behind_stub(found, behind, domains)
 
 
 def _text(path: Path) -> str:
@@ -97,6 +125,7 @@ def watched(root: Path = Path("/")) -> list[Path]:
     may not exist."""
     file = root / _RESOLV_CONF
     folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
+    folders += [root / folder for folder in resolved.LINK_FOLDERS]
     try:
         earlier = earlier_of(_text(file))
     except OSError:

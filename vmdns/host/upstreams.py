@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from vmdns.core.upstream import Upstream, Upstreams
@@ -26,7 +27,9 @@ else:
 def read_upstreams() -> Upstreams:
     """Looks now. May block for seconds: call it in a thread. Raises OSError with a text for the user."""
     found = system.read()
-    return _before_us(found) if sys.platform in ("win32", "darwin") and WHOLE in found.resolvers else found
+    if sys.platform not in ("win32", "darwin"):
+        return system.with_proxy(found)
+    return _before_us(found) if WHOLE in found.resolvers else found
 
 
 def _before_us(found: Upstreams) -> Upstreams:
@@ -38,7 +41,7 @@ def _before_us(found: Upstreams) -> Upstreams:
         from vmdns.host.ask_macos import given
 
         servers = tuple(map(Upstream, given()))
-    return Upstreams(servers, found.domains, found.search, (WHOLE,))
+    return replace(found, default=servers, stub=(WHOLE,))
 
 
 def watched() -> list[Path]:

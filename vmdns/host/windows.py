@@ -39,13 +39,21 @@ def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstr
     """assigned tells whether the host has an IPv4 address now: the registry keeps those of unplugged interfaces."""
     default: dict[Upstream, None] = {}
     search: list[str] = []
+    split: dict[bytes, tuple[Upstream, ...]] = {}
     for values, values6 in _interfaces(registry, assigned):
-        default |= dict.fromkeys(_servers(values, values6))
-        search += words(values.get("Domain")) or words(values.get("DhcpDomain"))
+        servers = tuple(dict.fromkeys(_servers(values, values6)))
+        suffix = words(values.get("Domain")) or words(values.get("DhcpDomain"))
+        search += suffix
+        if default and servers and suffix and not _gateways(values):
+            # A VPN or the like, behind those that lead everywhere: it is asked for its own names alone.
+            split |= dict.fromkeys(wire_names(suffix), servers)
+        else:
+            default |= dict.fromkeys(servers)
     for path in (POLICY, TCPIP):
         values = registry.get(path, {})
         search += words(values.get("SearchList")) + words(values.get("Domain"))
     everywhere, domains = _policies(registry)
+    domains = {**split, **domains}
     asked = (WHOLE,) if any(WHOLE in words(values.get("NameServer")) for values in registry.values()) else ()
     return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), domains, wire_names(search), asked)
 

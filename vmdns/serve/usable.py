@@ -24,15 +24,20 @@ def usable(servers: Iterable[Upstream], own: frozenset[tuple[str, int]], problem
             problems.append(f"The upstream {one} is left out: a port is a number from 1 to 65535.")
         elif address.is_multicast or str(address) == "255.255.255.255":
             problems.append(f"The upstream {one} is left out: it is no address of a single server.")
-        elif _is_own(address, one.port, own):
+        elif is_own(one, own):
             problems.append(f"The upstream {one} is left out: vmdns itself listens there, and would ask itself.")
         else:
             kept[one] = None
     return tuple(kept)
 
 
-def _is_own(address: _Address, port: int, own: frozenset[tuple[str, int]]) -> bool:
-    address = _plain(address)
+def is_own(upstream: Upstream, own: frozenset[tuple[str, int]]) -> bool:
+    """Whether vmdns itself listens there."""
+    port = upstream.port
+    try:
+        address = _plain(ipaddress.ip_address(upstream.address))
+    except ValueError:
+        return False
     if address.is_unspecified:
         # What is sent to 0.0.0.0 or :: goes to this very host (RFC 1122 section 3.2.1.3).
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
