@@ -158,6 +158,41 @@ def test_extra_names_and_ignored_vms(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_an_address_that_the_user_set(lab: Lab, reader: str) -> None:
+    _network(lab)
+    web = lab.create("web", *NATNET)
+    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
+    lab.start(web)
+    with serving(lab, "--reader", reader) as server:
+        server.is_at("web.local", "10.0.2.4")
+        lab.vbm("setextradata", web, "vmdns/address", "10.0.2.77")
+        server.is_at("web.local", "10.0.2.77")
+        lab.vbm("setextradata", web, "vmdns/address", "10.9.9.9")
+        server.saw("vmdns/address is set to 10.9.9.9, which is not on NatNetwork")
+        server.is_at("web.local", "10.0.2.4")
+
+
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_a_report_of_an_earlier_run_is_not_used(lab: Lab, reader: str) -> None:
+    """As Guest Additions up to 7.0 leave one behind: in properties without flags, which VirtualBox keeps."""
+    _network(lab)
+    old, new = lab.create("old", *NATNET), lab.create("new", *NATNET)
+    for name, value in {"Count": "1", "0/Status": "Up", "0/MAC": lab.mac(old), "0/V4/IP": "10.0.2.77"}.items():
+        lab.vbm("guestproperty", "set", old, f"/VirtualBox/GuestInfo/Net/{name}", value)
+    lab.start(old)
+    lab.start(new)
+    with serving(lab, "--reader", reader) as server:
+        lab.report(new, "10.0.2.78")
+        server.is_at("new.local", "10.0.2.78")
+        server.is_at("old.local")
+        lab.vbm("controlvm", new, "pause")
+        lab.vbm("controlvm", new, "resume")
+        lab.vbm("guestproperty", "set", old, "/VirtualBox/GuestInfo/Net/Count", "1")  # a sign of life in this run
+        server.is_at("old.local", "10.0.2.77")
+        server.is_at("new.local", "10.0.2.78")
+
+
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
 def test_vboxsvc_dies_and_comes_back(lab: Lab, reader: str) -> None:
     """Its death takes the VM's process along; no answer is wrong on the way, and the next start is seen."""
     _network(lab)

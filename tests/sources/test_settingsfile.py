@@ -154,9 +154,12 @@ def test_only_the_current_state_counts_and_no_snapshot() -> None:
 
 
 def test_extra_data() -> None:
-    items = '<ExtraDataItem name="vmdns/names" value=" web ,, shop"/><ExtraDataItem name="vmdns/ignore" value="on"/>'
+    items = (
+        '<ExtraDataItem name="vmdns/names" value=" web ,, shop"/><ExtraDataItem name="vmdns/ignore" value="on"/>'
+        '<ExtraDataItem name="vmdns/address" value="10.0.2.9, x"/>'
+    )
     found = machine(vbox(f"<ExtraData>{items}</ExtraData>"))
-    assert (found.names, found.ignored) == (("web", "shop"), True)
+    assert (found.names, found.ignored, found.set_addresses) == (("web", "shop"), True, ("10.0.2.9", "x"))
 
 
 BOMB = (

@@ -298,6 +298,8 @@ def test_renamed_regrouped_and_given_names(world, reader) -> None:
     assert reader.wait(0) == vm(BARE, name='new "name"', groups=("/lab",))
     world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/names" value="a,b"/>')
     assert reader.wait(0) == vm(RUN2, names=("a", "b"))
+    world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/address" value="10.0.2.9"/>')
+    assert reader.wait(0) == vm(RUN2, names=("a", "b"), set_addresses=("10.0.2.9",))
 
 
 def test_a_new_rule_of_a_running_vm(world, reader) -> None:
@@ -423,13 +425,15 @@ def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     world.fake.plays("list vms", f'"ignored" {{{ignored}}}\n"" {{{zoo.NOBODY}}}\n"odd" {{{BARE}}}\n"run2" {{{RUN2}}}\n')
     world.fake.plays("list runningvms", f'"run2" {{{RUN2}}}\n')
     world.fake.plays(f"showvminfo {BARE} --machinereadable", status=139)
-    world.fake.plays(f"getextradata {RUN2} enumerate", "Key: vmdns/names, Value: a\n")
+    world.fake.plays(
+        f"getextradata {RUN2} enumerate", "Key: vmdns/address, Value: 10.0.2.9\nKey: vmdns/names, Value: a\n"
+    )
     reader = world.reader()
     machines = [fact for key, fact in reader.look().items() if key.startswith("machine:")]
     assert machines == [
         told(zoo.MACHINES[ignored]),
         Machine(BARE, "odd", "PoweredOff"),
-        replace(zoo.MACHINES[RUN2], names=("a",)),
+        replace(zoo.MACHINES[RUN2], names=("a",), set_addresses=("10.0.2.9",)),
     ]
     assert reader.wait(0) == {}
     asked = world.fake.asked()

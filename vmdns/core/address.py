@@ -14,11 +14,13 @@ from vmdns.core.address_check import misplaced, objection, system_interface
 from vmdns.core.model import Adapter, Lease, Machine, Network
 from vmdns.core.networks import Networks, file_key, ipv4
 from vmdns.core.problem import Problem
+from vmdns.core.set_address import set_addresses
 
 # Guest Additions report every 10 s; within this many seconds they are taken to be at work still.
 ALIVE_SECONDS = 30.0
 
 FIXED, LEASE, ADDITIONS, NEIGHBOUR = "fixed address", "lease", "guest additions", "neighbour table"
+BY_USER, FORWARD = "vmdns/address", "port-forward rule"
 
 
 class Address(NamedTuple):
@@ -95,30 +97,44 @@ def addresses(machine: Machine, networks: Networks) -> Found:
     chosen: list[Address] = []
     refused: list[Problem] = []
     own = frozenset(one.mac for one in machine.adapters)
+    by_user, wrong = set_addresses(machine, networks)
+    refused += wrong
     for adapter in machine.adapters:
         if not adapter.cable:
             number = adapter.slot + 1
             command = f"VBoxManage controlvm {machine.uuid} setlinkstate{number} on"
             refused.append(Problem(f"the cable of its adapter {number} is not connected", command=command))
             continue
-        by_dhcp = given(adapter, networks)
-        if by_dhcp is not None and by_dhcp.source == LEASE:
-            leased = ipv4(by_dhcp.address)
-            assert leased is not None
-            found = misplaced(leased, adapter, networks)
-            if found:
-                refused.append(Problem(f"DHCP gave it {by_dhcp.address}, {found.reason}", found.remedy))
-                by_dhcp = None
-        claims = _claims(machine, adapter, networks, own, refused)
-        confirmed = None if by_dhcp is None else _confirmed(by_dhcp, adapter, networks, claims)
-        if by_dhcp is not None and confirmed is not None:
-            others = f"since Guest Additions report {confirmed.address}, its lease before that"
-            refused.append(
-                Problem(f"somebody with its MAC was given {by_dhcp.address}, which is not believed {others}")
-            )
-            by_dhcp = confirmed
-        chosen += _seen(adapter, networks, _join(by_dhcp, claims), own, refused)
+        mine = [
+            Address(text, adapter.network, adapter.mac, BY_USER, f"set by {BY_USER}", 0.0)
+            for text in by_user.get(adapter.slot, ())
+        ]
+        families = {":" in one.address for one in mine}
+        # Where the user set an address, other reports of its family do not matter, be they right or wrong.
+        others = _reported(machine, adapter, networks, own, [] if False in families else refused)
+        chosen += mine + [one for one in others if (":" in one.address) not in families]
     return Found(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(refused)))
+
+
+def _reported(
+    machine: Machine, adapter: Adapter, networks: Networks, own: frozenset[str], refused: list[Problem]
+) -> list[Address]:
+    """What DHCP, Guest Additions and the neighbour table have of an adapter. own are the MACs of its VM."""
+    by_dhcp = given(adapter, networks)
+    if by_dhcp is not None and by_dhcp.source == LEASE:
+        leased = ipv4(by_dhcp.address)
+        assert leased is not None
+        found = misplaced(leased, adapter, networks)
+        if found:
+            refused.append(Problem(f"DHCP gave it {by_dhcp.address}, {found.reason}", found.remedy))
+            by_dhcp = None
+    claims = _claims(machine, adapter, networks, own, refused)
+    confirmed = None if by_dhcp is None else _confirmed(by_dhcp, adapter, networks, claims)
+    if by_dhcp is not None and confirmed is not None:
+        others = f"since Guest Additions report {confirmed.address}, its lease before that"
+        refused.append(Problem(f"somebody with its MAC was given {by_dhcp.address}, which is not believed {others}"))
+        by_dhcp = confirmed
+    return _seen(adapter, networks, _join(by_dhcp, claims), own, refused)
 
 
 def _claims(

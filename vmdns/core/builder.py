@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from vmdns.core.address import ADDITIONS, NEIGHBOUR, addresses, given
+from vmdns.core.address import ADDITIONS, FORWARD, NEIGHBOUR, addresses, given
 from vmdns.core.common import Common, common, names_above
 from vmdns.core.doubles import double
+from vmdns.core.forward_hint import forward_hints
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.layers import Layers
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour, Network, PortForward
@@ -31,7 +32,7 @@ from vmdns.core.zones import reverse_name
 
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
 _REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800
-_CLAIMED = (ADDITIONS, NEIGHBOUR)
+_CLAIMED = (ADDITIONS, NEIGHBOUR, FORWARD)
 _SINGLE = (Machine, HostName, Lease, Neighbour)  # facts of which there are many
 _ENDED = 64  # so many ends of leases may be of no use, or as many as there are VMs
 _MANY = 10_000  # names that are answered otherwise: to forget all answers is quicker than those
@@ -69,7 +70,7 @@ class Builder:
         self._machines: dict[str, Machine] = {}
         self._touched: set[str] = set()
         self._macs: set[str] = set()
-        self._claimed: set[str] = set()  # addresses that the host sees elsewhere now
+        self._claimed: set[str] = set()  # addresses that the host or DHCP has elsewhere now
         self._common = Common()
         self._networks = Networks()
         self._like: Common | None = None
@@ -124,8 +125,7 @@ class Builder:
                         del self._machines[one.uuid]
                 case Lease() | Neighbour():
                     self._macs.add(one.mac)
-                    if isinstance(one, Neighbour):
-                        self._claimed.add(one.address)
+                    self._claimed.add(one.address)
                     self._index(one, held)
                 case _:
                     self._whole = True
@@ -380,6 +380,8 @@ class Builder:
             if address is not None:
                 found.setdefault((adapter.network.dhcp_name, address.address), adapter.mac)
             claims.update(one.address for one in networks.neighbours.get(adapter.mac, ()))
+            if adapter.network.kind == "natnetwork":
+                claims.update(rule.guest_address for rule in self._forwards.get(adapter.network.name, ()))
             for lease in networks.leases.get((file_key(adapter.network.dhcp_name), adapter.mac), ()):
                 if lease.until > networks.now:
                     until = min(until or lease.until, lease.until)
@@ -397,8 +399,10 @@ class Builder:
         if machine is None or named is None:
             return None
         found = addresses(machine, self._networks)
-        forwards = rules(machine, found.addresses, self._forwards) if machine.online else ()
-        return Guest(machine, named, found.addresses, found.refused, forwards)
+        hints = forward_hints(machine, named.label, found.addresses, self._forwards, self._networks)
+        known = (*found.addresses, *hints)
+        forwards = rules(machine, known, self._forwards) if machine.online else ()
+        return Guest(machine, named, known, found.refused, forwards)
 
     def _set(self, uuid: str, guest: Guest) -> None:
         self._guests.put(uuid, guest)

@@ -1,15 +1,41 @@
-"""What a user may say of a VM in its extra data: `VBoxManage setextradata VM vmdns/names web,shop`."""
+"""What a user may set for a VM in its extra data: `VBoxManage setextradata VM vmdns/names web,shop`."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
 NAMES = "vmdns/names"
 IGNORE = "vmdns/ignore"
+ADDRESS = "vmdns/address"
+KEYS = (NAMES, IGNORE, ADDRESS)
 MAX_NAMES = 32
+
+
+class Extra(NamedTuple):
+    """The values of the keys, as the fields of a `Machine` that they fill."""
+
+    names: tuple[str, ...]
+    ignored: bool
+    set_addresses: tuple[str, ...]
+
+
+def parse_extra(values: Mapping[str, str]) -> Extra:
+    """Parses a VM's extra data; keys that are not vmdns's, and what is missing, do not matter."""
+    return Extra(
+        extra_names(values.get(NAMES, "")), truthy(values.get(IGNORE, "")), extra_addresses(values.get(ADDRESS, ""))
+    )
 
 
 def extra_names(value: str) -> tuple[str, ...]:
     """The names in a value of `vmdns/names`: comma separated, the first 32, as written and in that order."""
     return tuple(name for part in value.split(",") if (name := part.strip()))[:MAX_NAMES]
+
+
+def extra_addresses(value: str) -> tuple[str, ...]:
+    """The texts in a value of `vmdns/address`: separated by commas or blanks, the first 32, right or not."""
+    return tuple(filter(None, re.split(r"[,;\s]+", value)))[:MAX_NAMES]
 
 
 def truthy(value: str) -> bool:

@@ -87,6 +87,7 @@ class Machine:
 
     state_changed: when the VM last changed its state, in whole Unix seconds (IMachine.lastStateChange); 0.0 if unknown.
     adapters and reports are those of an online VM; of one that is off they say nothing that matters.
+    set_addresses: what the user set in `vmdns/address`, as it is written there.
     """
 
     uuid: str
@@ -99,6 +100,7 @@ class Machine:
     ignored: bool = False
     accessible: bool = True
     state_changed: float = 0.0
+    set_addresses: tuple[str, ...] = ()
 
     @property
     def online(self) -> bool:

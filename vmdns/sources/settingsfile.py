@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
-from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
+from vmdns.core.extradata import parse_extra
 from vmdns.core.model import Adapter, Machine, Network, PortForward
 from vmdns.core.plainxml import tree
 from vmdns.core.portforward import order
@@ -63,8 +63,7 @@ def machine(data: bytes) -> Machine:
         state=_state(element),
         groups=groups or ("/",),
         adapters=tuple(adapters),
-        names=extra_names(extra.get(NAMES, "")),
-        ignored=truthy(extra.get(IGNORE, "")),
+        **parse_extra(extra)._asdict(),
         state_changed=parse_timestamp(element.get("lastStateChange", "")),
     )
 

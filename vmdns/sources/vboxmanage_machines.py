@@ -17,7 +17,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
+from vmdns.core.extradata import parse_extra
 from vmdns.core.guestinfo import PATTERN, reports
 from vmdns.core.model import ONLINE_STATES, Machine, Report
 from vmdns.core.plainxml import MAX_BYTES
@@ -170,9 +170,12 @@ class Machines:
         """The VM as VirtualBox has it. Raises `Failed` or ValueError."""
         machine = vboxmanage_output.machine(self._call("showvminfo", vm.uuid, "--machinereadable"))
         if vm.settings is not None:
-            return replace(machine, names=vm.settings.names, ignored=vm.settings.ignored)
+            settings = vm.settings
+            return replace(
+                machine, names=settings.names, ignored=settings.ignored, set_addresses=settings.set_addresses
+            )
         extra = vboxmanage_output.extra_data(self._call("getextradata", vm.uuid, "enumerate"))
-        return replace(machine, names=extra_names(extra.get(NAMES, "")), ignored=truthy(extra.get(IGNORE, "")))
+        return replace(machine, **parse_extra(extra)._asdict())
 
     def _read_settings(self, vm: _Vm) -> None:
         now = stamp_of(vm.path) if vm.path is not None else None

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface
 from typing import Any
 
 from vmdns.core.dhcpoptions import EVERYONE, NAME_SERVERS, Scope, name_servers
-from vmdns.core.extradata import IGNORE, NAMES, extra_names, truthy
+from vmdns.core.extradata import KEYS, parse_extra
 from vmdns.core.guestinfo import PATTERN, reports
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.core.portforward import nat_rule, network_rule, order
@@ -37,8 +37,7 @@ def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | Non
             uuid=uuid,
             name=str(raw.name),
             groups=tuple(str(group) for group in api.array(raw, "groups")),
-            names=extra_names(str(raw.getExtraData(NAMES))) if NAMES in extra else (),
-            ignored=IGNORE in extra and truthy(str(raw.getExtraData(IGNORE))),
+            **parse_extra({key: str(raw.getExtraData(key)) for key in KEYS if key in extra})._asdict(),
         )
         found = current(api, raw, found)
         return replace(found, adapters=tuple(_adapters(api, raw))) if found.online else found
