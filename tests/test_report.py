@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.facts import EVERYWHERE, HOSTONLY, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
+from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
 from vmdns import report as told
 from vmdns.core.builder import build
 from vmdns.core.model import Fact, HostName, PortForward
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Snapshot
+from vmdns.core.view import View
 from vmdns.table import Change
 
 ZONES = ("local", "vm.internal")
@@ -75,6 +76,7 @@ def test_a_claim_has_no_end() -> None:
 WEB = (vm(1), lease(1, "10.0.2.4"))
 RULES = PortForward("Rule 1", "tcp", "", 2222, "", 22), PortForward("x", "udp", "127.0.0.1", 5353, "", 53)
 NATTED = replace(vm(1, "web", NAT), adapters=(replace(vm(1, "web", NAT).adapters[0], forwards=RULES),))
+NATTED_OTHER = replace(vm(3, "behind", NAT), adapters=(replace(vm(3, "behind", NAT).adapters[0], forwards=RULES),))
 WHERE = "10.0.2.4 (natnetwork lab, lease)"
 
 
@@ -127,7 +129,28 @@ def test_explained(name: str) -> None:
     snapshot = made(vm(1, "Web", names=("www",)), lease(1, "10.0.2.4"))
     assert told.explain(snapshot, to_wire(name), NOW, EVERYWHERE) == [
         f"{name} is VM 'Web' ({uuid(1)}), which is Running",
-        "10.0.2.4 on natnetwork lab: DHCP lease of lab, 540 s left",
+        "10.0.2.4 is chosen: it is on NAT Network lab, which guests on NAT Network lab can reach "
+        "(DHCP lease of lab, 540 s left)",
+    ]
+
+
+def test_explained_why_one_address_of_several() -> None:
+    snapshot = made(
+        vm(1, "web", LAB, HOSTONLY), lease(1, "10.0.2.4"), lease(257, "192.168.56.101", HOSTONLY),
+        vm(2, "db", LAB), lease(2, "10.0.2.5"), NATTED_OTHER,
+    )  # fmt: skip
+    view = View((HOSTONLY,), "192.168.56.1")
+    assert told.explain(snapshot, to_wire("shop.web.local"), NOW, view) == [
+        f"shop.web.local is VM 'web' ({uuid(1)}), which is Running",
+        "192.168.56.101 is chosen: it is on the host-only network vboxnet0, the client's own network "
+        "(DHCP lease of vboxnet0, 540 s left)",
+        "10.0.2.4 is left out: it is on NAT Network lab, which guests on the host-only network vboxnet0 cannot reach "
+        "(DHCP lease of lab, 540 s left)",
+    ]
+    assert told.explain(snapshot, to_wire("behind.local"), NOW, View()) == [
+        f"behind.local is VM 'behind' ({uuid(3)}), which is Running",
+        "127.0.0.1 is chosen: it is this computer's, and port-forward rules lead to the VM (2222 to its 22, 5353 to "
+        "its 53)",
     ]
 
 
@@ -138,7 +161,8 @@ def test_explained_where_something_is_the_matter() -> None:
     ]
     assert told.explain(snapshot, to_wire("x-y-2.local"), NOW, EVERYWHERE) == [
         f"x-y-2.local is VM 'x-y' ({uuid(2)}), which is Running",
-        "10.0.2.15 on nat: reported by Guest Additions",
+        "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches "
+        "(reported by Guest Additions)",
         f"VM 'x-y' ({uuid(2)}) wanted the name x-y, which VM 'x\\ny' ({uuid(1)}) has: it is x-y-2",
         "x-y is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
     ]

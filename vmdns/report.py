@@ -8,7 +8,6 @@ from typing import Any
 from vmdns.core.address import Address
 from vmdns.core.model import PortForward
 from vmdns.core.name import shown, to_text
-from vmdns.core.reach import Seen
 from vmdns.core.services import service
 from vmdns.core.snapshot import Guest, Snapshot, names_of
 from vmdns.core.view import View
@@ -138,12 +137,14 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
     for guest in _guests_of(snapshot, text):
         machine = guest.machine
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
-        lines += [f"{one.address} on {_place(_network(one))}: {why(one, now)}" for one in guest.addresses]
+        if machine.online:
+            sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
+            lines += [f"{one}{sources.get(one.address, '')}" for one in snapshot.choices(guest, view)]
         if guest.note:
             lines.append(guest.note)
         lines += dict.fromkeys(one.remedy for one in guest.refused if one.remedy)
-        if machine.online:
-            lines += _seen(snapshot.seen(guest, view))
+        if machine.online and (reason := snapshot.seen(guest, view).why):
+            lines.append(reason)
     return lines
 
 
@@ -155,10 +156,3 @@ def _guests_of(snapshot: Snapshot, text: str) -> list[Guest]:
         if found := [one for one in snapshot.by_uuid.values() if parts[at:] in one.named.names]:
             return found
     return []
-
-
-def _seen(found: Seen) -> list[str]:
-    if found.forwarded:
-        rules = ", ".join(f"{one.port} leads to its {one.rule.guest_port} ({one.name})" for one in found.services)
-        return [f"this asker reaches it through ports forwarded at {', '.join(found.addresses)}: {rules}"]
-    return [found.why] if found.why else []
