@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -116,6 +117,7 @@ def runs(short: Path) -> Iterator[Any]:
         one.stop()
 
 
+needs_signals = pytest.mark.skipif(os.name != "posix", reason="Windows has none of these signals")
 # A folder that holds no VirtualBox: it comes before every usual place.
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="a played VBoxManage is a shell script")
 
@@ -229,6 +231,81 @@ def test_a_config_is_followed_and_a_broken_one_changes_nothing(runs: Any, short:
     config.unlink()
     run.until("www.lab.test")
     assert run.ask("local", "SOA").answer
+
+
+@needs_signals
+def test_a_configuration_that_is_no_file_stops_no_reload(runs: Any, short: Path) -> None:
+    config = _config(short, 'records = "www A 192.168.56.200"\n')
+    run = runs("--config", str(config))
+    run.until("www.local", "192.168.56.200")
+    for place in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir):
+        before = len(run.lines)
+        config.unlink()
+        place(config)
+        assert "the configuration before stays in force" in run.saw("cannot be read: ", before)
+        assert run.addresses("www.local") == ["192.168.56.200"]
+        config.rmdir() if config.is_dir() else config.unlink()
+        _config(short, 'records = "www A 192.168.56.201"\n')
+        run.until("www.local", "192.168.56.201")
+        _config(short, 'records = "www A 192.168.56.200"\n')
+        run.until("www.local", "192.168.56.200")
+
+
+@needs_signals
+def test_signals_reload_and_log_the_status_and_none_ends_it(runs: Any, short: Path) -> None:
+    config = _config(short, "hosts = false\n")
+    run = runs("--config", str(config))
+    run.saw("ready")
+    for _ in range(2):
+        before = len(run.lines)
+        run.process.send_signal(signal.SIGHUP)
+        run.saw(f"reading the configuration again: {config}", before)
+    before = len(run.lines)
+    _config(short, "hosts = 1\n")
+    run.saw("stays in force", before)
+    before = len(run.lines)
+    run.process.send_signal(signal.SIGHUP)
+    run.saw("hosts: true or false is expected, without quotes, not 1; the configuration before stays", before)
+    run.process.send_signal(signal.SIGUSR2)
+    run.process.send_signal(signal.SIGUSR1)
+    run.saw(f"process {run.process.pid}", before)
+    run.saw("LISTENER", before)
+    assert run.addresses("localhost") == ["127.0.0.1"]
+    assert run.stop() == 0
+
+
+@needs_signals
+def test_it_ends_with_its_terminal(short: Path) -> None:
+    """As any program in a window that is closed: it must not go on unseen, with the port."""
+    import pty
+
+    ours, theirs = pty.openpty()
+
+    def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        how |= {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+        lead = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        process = subprocess.Popen([sys.executable, "-c", lead, *command], **how)
+        process.stdout = open(os.devnull, "rb")  # noqa: SIM115
+        return process
+
+    def until(text: bytes) -> None:
+        shown = b""
+        while text not in shown:
+            assert select.select([ours], [], [], PATIENCE)[0], shown
+            shown += os.read(ours, 4096)
+
+    try:
+        run = Run(short, "--listen", "127.0.0.1:0", start=start)
+        os.close(theirs)
+        until(b"ready")
+        run.process.send_signal(signal.SIGHUP)
+        until(b"reading the configuration again")
+        assert run.process.poll() is None
+    finally:
+        os.close(ours)
+    assert run.process.wait(PATIENCE) == 0
 
 
 def test_a_configuration_folder_that_is_made_later(runs: Any, short: Path) -> None:

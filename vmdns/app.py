@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -14,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vmdns import __version__, report
+from vmdns import __version__, report, signals
 from vmdns.admission import Admission
 from vmdns.announcing import Announcing
 from vmdns.asking import chase
@@ -348,6 +346,24 @@ class App:
         for trouble in troubles:
             self._say(trouble)
 
+    def reload(self) -> None:
+        """Reads the configuration again, as when its file changes, and reports what came of it."""
+        self._say(f"reading the configuration again: {self.config_path}")
+        self.config_error = ""
+        self._spawn(self._reload())
+
+    def log_status(self) -> None:
+        """Writes to the log what `vmdns status` prints."""
+
+        async def log() -> None:
+            from vmdns import show
+
+            response = await self._requests.status_with_verdict()
+            for line in show.status(response, time.time(), show.Look()):
+                self._say(line)
+
+        self._spawn(log())
+
     async def _reload(self) -> None:
         """Reads the configuration file in a thread: a right one is applied at once, a wrong one changes nothing."""
 
@@ -370,6 +386,7 @@ class App:
             self.config_error = ""
             if fresh != self.config:
                 self._apply(fresh, records)
+                self._say(f"the configuration was read again: {self.config_path}")
 
     def _apply(self, fresh: Config, records: tuple[Record, ...]) -> None:
         before, self.config = self.config, fresh
@@ -384,7 +401,6 @@ class App:
         source = ("reader", "vbox_home")
         if any(getattr(fresh, key) != getattr(before, key) for key in source):
             self.discovery.start(fresh)
-        self._say(f"the configuration was read again: {self.config_path}")
 
     # -- what is told -----------------------------------------------------------------------------------------
 
@@ -441,20 +457,6 @@ def _records(config: Config) -> tuple[Record, ...]:
     return parse_records(config.records, config.zones, config.limits.ttl)
 
 
-def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]) -> None:
-    """Calls back in the loop when the signal comes. The part for Windows has not been run there."""
-    try:
-        loop.add_signal_handler(number, call)
-    except NotImplementedError:
-        # Windows: the loop's selector sleeps through signals, unless they write to a socket that it watches.
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
-        ours, theirs = socket.socketpair()
-        for one in (ours, theirs):
-            one.setblocking(False)
-        signal.set_wakeup_fd(theirs.detach())
-        loop.add_reader(ours, ours.recv, 64)
-
-
 def _allow_sockets() -> None:
     """Raises the soft limit of open files (256 on macOS, 1024 on Linux): each question forwarded takes one."""
     try:
@@ -475,12 +477,9 @@ def run(config: Config, config_path: Path, options: Options, say: Say, worker: S
 
     async def main() -> int:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                _on_signal(loop, number, stop.set)
-        return await App(config, config_path, options, say, worker).run(stop)
+        app = App(config, config_path, options, say, worker)
+        signals.install(stop.set, app.reload, app.log_status)
+        return await app.run(stop)
 
     take_over(say)
     _allow_sockets()

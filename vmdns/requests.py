@@ -41,7 +41,7 @@ class Requests:
             case "names":
                 return self._names()
             case "status":
-                return self._status()
+                return self.status_with_verdict()
             case "config":
                 return _soon(self._config())
             case "doctor":
@@ -58,7 +58,8 @@ class Requests:
             pass
         return found
 
-    async def _status(self) -> dict[str, Any]:
+    async def status_with_verdict(self) -> dict[str, Any]:
+        """What `vmdns status` shows."""
         from vmdns.core.findings import verdict
 
         status = self.status()
