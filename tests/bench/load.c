@@ -29,7 +29,7 @@
 
 enum { BATCH = 64, ROOM = 2048, MOST_SOCKETS = 64, MOST_SLOTS = 4096, PACKET = 320, NONE = 0xFFFF, LOST = 0xFFFE,
        MOST_LOST = 50000, ANY = 255 };
-#define LATE 1000000000ull /* ns after which a question counts as not answered */
+#define LATE 1500000000ull /* ns after which a question counts as not answered: vmdns waits a second for a LAN */
 
 struct question { const uint8_t *wire, *content; uint16_t length, name; uint8_t rcode, wanted; };
 struct slot { uint64_t sent; uint32_t question; uint16_t id, length; uint8_t busy, packet[PACKET]; };

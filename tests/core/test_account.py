@@ -64,7 +64,7 @@ def test_no_more_questions_than_the_rate(steps: list[tuple[float, bool]]) -> Non
     account, now, cost = Account(100.0, 0.0), 0.0, 0.0
     for later, made in steps:
         now += later
-        if account.admit(now):
+        if account.admit(now) is Verdict.SEND:
             cost += 1
             if made:
                 account.work.charge(MAKING)
@@ -73,10 +73,17 @@ def test_no_more_questions_than_the_rate(steps: list[tuple[float, bool]]) -> Non
         assert cost <= 100.0 + 100.0 * now + MAKING + 1e-6
 
 
+def test_of_what_is_too_much_one_in_three_is_answered_empty() -> None:
+    account = Account(100.0, 0.0)
+    verdicts = [account.admit(0.0) for _ in range(400)]
+    assert verdicts[:100] == [Verdict.SEND] * 100
+    assert verdicts[100:] == [Verdict.SILENCE, Verdict.SILENCE, Verdict.CUT] * 100
+
+
 def test_a_crawler_is_not_noticed() -> None:
     account = Account(5000.0, 0.0)
     for count in range(60_000):  # a thousand a second for a minute, none of which stands ready
-        assert account.admit(count / 1000)
+        assert account.admit(count / 1000) is Verdict.SEND
         account.work.charge(MAKING)
 
 

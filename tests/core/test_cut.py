@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.core.cookie import COOKIE
-from vmdns.core.cut import cut, least_query, put_on, take_off, udp_room
+from vmdns.core.cut import cut, least_query, put_on, take_off, truncated, udp_room
 from vmdns.core.name import to_wire
 from vmdns.core.wire import Malformed, Record, bare_reply, make_query, option, parse_query, respond, udp_limit
 
@@ -95,3 +95,28 @@ def test_put_on_gives_what_the_general_path_gives() -> None:
     assert put_on(plain[2:], WHOLE, len(plain) + 27) is None
     assert put_on(answered(asked(), extended_error=(3, "old"))[2:], WHOLE, 1232) is None
     assert put_on(answered(asked(edns=False))[2:], WHOLE, 1232) is None
+
+
+@given(st.booleans(), st.booleans(), st.sampled_from([b"", CLIENT, WHOLE]))
+def test_the_shortest_answer_is_no_longer_than_its_query(edns: bool, recursion: bool, cookie: bytes) -> None:
+    packet = bytearray(asked(cookie if edns else b"", edns=edns))
+    packet[2] = recursion
+    made = truncated(bytes(packet))
+    assert made is not None
+    assert len(made) <= len(packet)
+    read, query = dns.message.from_wire(made), dns.message.from_wire(bytes(packet))
+    assert query.is_response(read)
+    assert read.flags & dns.flags.TC
+    assert bool(read.flags & dns.flags.RD) is recursion
+    assert (read.edns == 0) is edns
+    assert [*read.answer, *read.authority, *read.additional] == []
+
+
+@given(st.binary(max_size=60))
+def test_the_shortest_answer_is_for_queries_alone(noise: bytes) -> None:
+    made = truncated(noise)
+    assert made is None or len(made) <= len(noise)
+    response = bytearray(asked())
+    response[2] |= 0x80
+    assert truncated(bytes(response)) is None
+    assert truncated(asked()[:20]) is None

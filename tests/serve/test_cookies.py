@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmdns.core.cookie import RENEW_SECONDS, VALID_SECONDS
-from vmdns.serve.cookies import MOST_MET, ROLL_SECONDS, Cookies
+from vmdns.serve.cookies import CHECKS, MOST_MET, ROLL_SECONDS, Cookies
 
 CLIENT, PEER = b"cccccccc", "192.168.56.101"
 
@@ -41,7 +41,8 @@ def test_what_is_remembered_is_what_would_be_found() -> None:
         world.cookies.meet(given, PEER)
         world.now += seconds
         met = world.cookies.meet(given, PEER)
-        world.cookies._met.clear()
+        world.cookies._valid.clear()
+        world.cookies._others.clear()
         fresh = world.cookies.meet(given, PEER)
         assert met[1] == fresh[1]
         assert (met[0] == given) == (fresh[0] == given)
@@ -79,4 +80,22 @@ def test_no_more_are_remembered_than_the_bound() -> None:
     world = World()
     for number in range(MOST_MET + 10):
         world.cookies.meet(number.to_bytes(8, "big"), PEER)
-    assert len(world.cookies._met) <= MOST_MET
+    assert len(world.cookies._others) <= MOST_MET
+
+
+def test_a_flood_of_invented_cookies_takes_little_and_pushes_no_valid_one_out() -> None:
+    world = World()
+    given, _ = world.cookies.meet(CLIENT, PEER)
+    assert world.cookies.is_valid(given, PEER)
+    invented = [CLIENT + number.to_bytes(16, "big") for number in range(3 * MOST_MET)]
+    assert not any(world.cookies.is_valid(one, PEER) for one in invented)
+    assert len(world.cookies._others) <= CHECKS  # no more were looked at
+    for one in invented:
+        world.cookies.meet(one, PEER)
+    assert world.cookies.is_valid(given, PEER)
+    unseen, _ = World().cookies.meet(b"dddddddd", PEER)  # the same secret: it is valid here too
+    assert not world.cookies.is_valid(unseen, PEER)
+    world.now += 1
+    assert world.cookies.is_valid(unseen, PEER)
+    assert not world.cookies.is_valid(CLIENT, PEER)
+    assert not world.cookies.is_valid(b"", PEER)

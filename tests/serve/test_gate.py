@@ -7,6 +7,7 @@ import dns.message
 import pytest
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
+from vmdns.core.account import Verdict
 from vmdns.core.builder import build
 from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress
@@ -37,7 +38,7 @@ class World:
     def admitted(self, local: str, peer: str, count: int) -> int:
         asker = self.gate.asker(local, peer)
         assert asker is not None
-        return sum(self.gate.admit(asker, 5000) for _ in range(count))
+        return sum(self.gate.admit(asker, 5000) is Verdict.SEND for _ in range(count))
 
 
 def response(records: int) -> bytes:
@@ -128,9 +129,12 @@ def test_t13_where_no_answer_may_go() -> None:
     world = World()
     for peer in ("192.168.56.255", "255.255.255.255", "224.0.0.251", "0.0.0.0", "::", "ff02::fb"):
         assert world.admitted(DOOR, peer, 1) == 0, peer
+        silent = world.gate.asker(DOOR, peer)
+        assert silent is not None
+        assert {world.gate.admit(silent, 5000) for _ in range(10)} == {Verdict.SILENCE}, peer
     asker = world.gate.asker(DOOR, GUEST)
     assert asker is not None
-    assert not world.gate.admit(asker, 0)
+    assert {world.gate.admit(asker, 0) for _ in range(10)} == {Verdict.SILENCE}
 
 
 def test_t8_a_stranger_gets_three_bytes_for_one() -> None:
@@ -200,6 +204,34 @@ def test_t9_half_of_what_is_under_way_is_left_to_others() -> None:
     world.gate.missed(asker)
     world.now += 7  # an answer that never came
     assert world.gate.may_miss(asker)
+
+
+@pytest.mark.parametrize(("local", "peer", "share"), [(DOOR, GUEST, 1), (DOOR, UNKNOWN, 4), (LAN_DOOR, STRANGER, 4)])
+def test_who_is_proven_is_counted_by_himself(local: str, peer: str, share: int) -> None:
+    world = World(asker_rate=5000, outstanding=1000)
+    flood, honest = world.gate.asker(local, peer), world.gate.asker(local, peer, proven=True)
+    assert flood is not None
+    assert honest is not None
+    assert world.admitted(local, peer, 10_000) == 5000
+    while world.gate.may_miss(flood):
+        world.gate.missed(flood)
+    assert sum(world.gate.admit(honest, 5000) is Verdict.SEND for _ in range(10_000)) == 5000 // share
+    count = 0
+    while world.gate.may_miss(honest):
+        world.gate.missed(honest)
+        count += 1
+    assert count == 400 // share
+    neighbour = world.gate.asker(local, peer[:-1] + "3", proven=True)
+    assert neighbour is not None
+    assert world.gate.may_miss(neighbour)
+
+
+def test_an_address_of_the_host_is_counted_once_as_nobody_else_can_have_it() -> None:
+    gate = World().gate
+    one, other = gate.asker(DOOR, DOOR), gate.asker(DOOR, DOOR, proven=True)
+    assert one is not None
+    assert other is not None
+    assert one.counted is other.counted
 
 
 def test_t11_no_more_is_remembered_than_the_bounds() -> None:

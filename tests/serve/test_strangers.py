@@ -122,3 +122,63 @@ def test_t8_who_may_ask_for_names_gets_no_weapon(tmp_path: Path) -> None:
         assert "NOERROR TC" in found["udp"]["big.local"]
         assert {key.split()[0] for key in found["udp"]["www.example.com"]} == {"REFUSED"}
         assert found["tcp"] == {"web.local": "NOERROR", "big.local": "NOERROR", "www.example.com": "REFUSED"}
+
+
+# A flood from one address of the network while another one asks: by UDP without and with a cookie, and by TCP.
+FLOODED = """
+import json, socket, subprocess, sys, time
+import dns.edns, dns.flags, dns.message, dns.query
+door, flooder, victim, code = sys.argv[1:]
+wire = dns.message.make_query("web.local", "A", use_edns=0).to_wire()
+flood = subprocess.Popen([sys.executable, "-c", code, door, flooder, wire.hex()], stdout=subprocess.PIPE)
+flood.stdout.read(1)  # it has sent ten thousand
+found = {"plain": 0, "empty": 0, "cookie": 0, "tcp": 0}
+try:
+    first = dns.message.make_query("web.local", "A", use_edns=0, options=[dns.edns.GenericOption(10, b"cccccccc")])
+    given = [one for one in dns.query.tcp(first, door, 5, source=victim).options if one.otype == 10]
+    cookie = dns.edns.GenericOption(10, given[0].to_wire())
+    for options, tries in (([], 36), ([cookie], 12)):
+        for _ in range(tries):
+            query = dns.message.make_query("web.local", "A", use_edns=0, options=options)
+            try:
+                reply = dns.query.udp(query, door, 0.5, source=victim)
+            except dns.exception.Timeout:
+                continue
+            if reply.flags & dns.flags.TC:
+                found["empty"] += 1
+            else:
+                found["cookie" if options else "plain"] += bool(reply.answer)
+    for _ in range(12):
+        query = dns.message.make_query("web.local", "A")
+        found["tcp"] += bool(dns.query.tcp(query, door, 5, source=victim).answer)
+finally:
+    flood.kill()
+    flood.wait()
+print(json.dumps(found))
+"""
+FLOOD = """
+import os, socket, sys
+door, source, wire = sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3])
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.bind((source, 0))
+one.connect((door, 53))
+for number in range(3_000_000):
+    try:
+        one.send(wire)
+    except OSError:
+        pass
+    if number == 10_000:
+        os.write(1, b".")
+"""
+
+
+@pytest.mark.slow
+def test_a_flood_from_a_network_leaves_its_others_tcp_and_cookies(tmp_path: Path) -> None:
+    with two_hosts() as hosts, serving(hosts, tmp_path, f'lan = "names"\n{BASE}'):
+        hosts.ip(hosts.guest, "addr", "add", "192.0.2.78/24", "dev", "eth0")
+        done = hosts.run(hosts.guest, sys.executable, "-c", FLOODED, DOOR, "192.0.2.78", STRANGER, FLOOD)
+        assert done.returncode == 0, done.stderr.decode()
+        found = json.loads(done.stdout)
+        print(found)
+        assert (found["cookie"], found["tcp"]) == (12, 12)
+        assert found["plain"] + found["empty"] >= 3  # of 36, of which a third is to be expected

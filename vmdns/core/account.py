@@ -9,6 +9,9 @@ from enum import Enum
 
 # A question that stands ready costs 1, one that must be made costs MAKING more: it takes five to twenty times as long.
 READY, MAKING = 1.0, 4.0
+SLIP = (
+    3  # of the questions beyond the rate, one of so many is answered empty with TC: an honest client asks by TCP then
+)
 IN_VAIN = 20.0  # besides, for one that would have to be asked of others and is not: SERVFAIL with its reason is dear
 BURST_SECONDS = 1.0  # of a rate that may be used up at once: a page of a browser, the start of a crawler
 
@@ -66,16 +69,20 @@ class Account:
     each that came from it, and ALLOWANCE_BURST + ALLOWANCE * t in t seconds besides.
     """
 
-    __slots__ = ("_bytes", "_cut", "work")
+    __slots__ = ("_bytes", "_cut", "_refused", "work")
 
     def __init__(self, rate: float, now: float) -> None:
         self.work = Bucket(rate, rate * BURST_SECONDS, now)
         self._bytes = Bucket(ALLOWANCE, ALLOWANCE_BURST, now)
         self._cut = False
+        self._refused = 0
 
-    def admit(self, now: float) -> bool:
-        """Whether one more question is looked at."""
-        return self.work.take(now, READY)
+    def admit(self, now: float) -> Verdict:
+        """Whether one more question is answered: SEND; else CUT for one in SLIP, and SILENCE."""
+        if self.work.take(now, READY):
+            return Verdict.SEND
+        self._refused += 1
+        return Verdict.SILENCE if self._refused % SLIP else Verdict.CUT
 
     def release(self, now: float, received: int, sent: int) -> Verdict:
         """What becomes of a response of `sent` bytes to a query of `received`, for an address that is not proven.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from vmdns.core.cookie import BADCOOKIE, COOKIE, FULL, legal
-from vmdns.core.wire import OPT, UDP_SIZE
+from vmdns.core.wire import OPT, UDP_SIZE, opt_record
 
 _ONE_WITH_OPT = b"\0\1\0\0\0\0\0\1"
 _OPT_START = b"\0" + struct.pack("!HH", OPT, UDP_SIZE)
@@ -44,6 +44,22 @@ def cut(response: bytes) -> bytes:
         head[2] |= _TC
         kept = b""
     return bytes(head + opt) + len(kept).to_bytes(2, "big") + kept
+
+
+def truncated(query: bytes) -> bytes | None:
+    """The shortest response to a query: its question, an OPT record where it has one, and TC. None for what is no query
+    with one question. It is never longer than the query."""
+    if len(query) < 12 or query[2] & 0xF8 or query[4:10] != b"\0\1\0\0\0\0":
+        return None
+    try:
+        end = _question_end(query)
+    except IndexError:
+        return None
+    if end > len(query):
+        return None
+    edns = query[10:12] != b"\0\0" and len(query) >= end + _PLAIN_OPT
+    head = query[:2] + bytes((0x82 | query[2] & 1, 0, 0, 1, 0, 0, 0, 0, 0, edns))
+    return head + query[12:end] + (opt_record(0) if edns else b"")
 
 
 def least_query(response: bytes) -> int:

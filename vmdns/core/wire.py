@@ -58,7 +58,8 @@ class Query:
     """A well-formed query with one question.
 
     name is the wire name as asked, key the same in lower case; question the bytes of the question section.
-    told is what every response to it carries in its OPT record: options of ours, in wire form.
+    told is what every response to it carries in its OPT record: options of ours, in wire form. proven: its sender has
+    the address that it came from, as it came by TCP or with a cookie of ours.
     """
 
     id: int
@@ -70,6 +71,7 @@ class Query:
     question: bytes
     edns: Edns | None
     told: bytes = b""
+    proven: bool = False
 
     @property
     def recursion_desired(self) -> bool:

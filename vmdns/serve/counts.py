@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 @dataclass(slots=True)
 class Counts:
-    """In questions (silenced: those that were too many, by UDP); tcp_connections in connections."""
+    """In questions; tcp_connections in connections. silenced are those by UDP that were too many: they got no answer,
+    or an empty one with TC."""
 
     queries: int = 0
     answered: int = 0

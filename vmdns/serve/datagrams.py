@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
+from vmdns.core.account import Verdict
 from vmdns.core.answer import Reply
-from vmdns.core.cut import put_on, take_off, udp_room
+from vmdns.core.cut import put_on, take_off, truncated, udp_room
 from vmdns.core.forwarded import Question, refusal, render
 from vmdns.core.quick import quick
 from vmdns.core.quick_foreign import Foreign, foreign
@@ -138,11 +139,11 @@ class Datagrams:
         """The response without its id; None for silence, or for later. For who is counted, and for what does not stand
         ready as it was written."""
         asker = self._gate.asker(listener.address, peer[0])
-        if asker is not None and not self._gate.admit(asker, peer[1]):
-            self._counts.silenced += 1
-            if self._gate.floods(asker, self._mutes[listener]) and self._loop is not None:
-                self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._lift, listener)
-            return None
+        if asker is not None and (verdict := self._gate.admit(asker, peer[1])) is not Verdict.SEND:
+            proven = self._proven(packet, peer, listener)
+            if proven is None:
+                return self._beyond_rate(packet, asker, verdict, listener)
+            asker = proven
         made = self._stored(packet, peer, listener, asker)
         if made is None:
             if asker is not None:
@@ -152,6 +153,22 @@ class Datagrams:
             return made
         passed = self._gate.passes(asker, packet[:2] + made, len(packet))
         return passed[2:] if passed is not None else None
+
+    def _proven(self, packet: bytes, peer: Peer, listener: Listener) -> Asker | None:
+        """Who sent a query, where a valid cookie proves it and its own rate allows it."""
+        if not self._cookies.is_valid(_cookie(packet), peer[0]):
+            return None
+        self._gate.prove(peer[0])
+        asker = self._gate.asker(listener.address, peer[0], proven=True)
+        return asker if asker is not None and self._gate.admit(asker, peer[1]) is Verdict.SEND else None
+
+    def _beyond_rate(self, packet: bytes, asker: Asker, verdict: Verdict, listener: Listener) -> bytes | None:
+        """The response without its id to one query too many: empty with TC, or none."""
+        self._counts.silenced += 1
+        if self._gate.floods(asker, self._mutes[listener]) and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._lift, listener)
+        empty = truncated(packet) if verdict is Verdict.CUT else None
+        return empty[2:] if empty is not None else None
 
     def _stored(self, packet: bytes, peer: Peer, listener: Listener, asker: Asker | None) -> bytes | None:
         """What stands ready for who is counted, and for what has a cookie, which is different each time."""
@@ -196,8 +213,9 @@ class Datagrams:
             made = self._made(packet, snapshot, asker)
             if made is None:
                 asked = foreign(packet, snapshot) if asker[1] is Right.ALL else None
-                if asked is not None and self._gate.may_miss(self._gate.asker(listener.address, peer[0])):
-                    return self._abroad(asked, peer, listener, asker)
+                counted = self._gate.asker(listener.address, peer[0])
+                if asked is not None and self._gate.may_miss(counted):
+                    return self._abroad(asked, peer, listener, asker, counted)
                 return self._slow(packet, peer, listener, snapshot, asker)
         except Exception:
             log.exception("a question could not be answered")
@@ -215,17 +233,17 @@ class Datagrams:
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
-        query, proves = self._cookies.told(query, peer[0])
-        if proves:
+        query = self._cookies.told(query, peer[0])
+        if query.proven:
             self._gate.prove(peer[0])
         limit = udp_limit(query)
         response, reply = self._decisions.decide(query, peer[0], listener.address, limit)
         if response is None:
             if reply is None and asker[1] is Right.ALL and refusal(query) is None:
-                counted = self._gate.asker(listener.address, peer[0])
+                counted = self._gate.asker(listener.address, peer[0], query.proven)
                 if not self._gate.may_miss(counted):
                     return (self._others.cached(query, limit) or self._decisions.too_many(query, limit, counted))[2:]
-                made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener)
+                made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener, counted)
                 if not isinstance(made, bool):
                     self._keep_passing(query, packet, made, peer, listener)
                     return made[2:]
@@ -240,10 +258,12 @@ class Datagrams:
             self.memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
         return response[2:]
 
-    def _abroad(self, asked: Foreign, peer: Peer, listener: Listener, asker: tuple[View, Right]) -> bytes | None:
+    def _abroad(
+        self, asked: Foreign, peer: Peer, listener: Listener, asker: tuple[View, Right], counted: Asker | None
+    ) -> bytes | None:
         """The response without its id to a common question for others, where one is known."""
         packet, end, key = asked.packet, asked.end, asked.question.name
-        made = self._miss(asked.question, partial(response, asked), peer, listener)
+        made = self._miss(asked.question, partial(response, asked), peer, listener, counted)
         if made is False:
             self._hand_over(parse_query(packet), packet, peer, listener)
         if isinstance(made, bool):
@@ -251,12 +271,13 @@ class Datagrams:
         self.memo.keep_passing(asker, packet[2:12] + key + packet[end:], made[2:12] + key + made[end:])
         return made[2:]
 
-    def _miss(self, question: Question, make: Make, peer: Peer, listener: Listener) -> bytes | bool:
+    def _miss(
+        self, question: Question, make: Make, peer: Peer, listener: Listener, asker: Asker | None
+    ) -> bytes | bool:
         """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
         _, thread = self._doors.get(listener, (None, None))
         if self._others.begin is None or thread is None or thread.tries is None:
             return False
-        asker = self._gate.asker(listener.address, peer[0])
         post = self._post if asker is None else partial(self._post_counted, asker)
         found = self._others.begin(question, Asked(make, listener, peer, post), thread.tries)
         self._counts.forwarded += found is not False
@@ -350,6 +371,18 @@ def _is_plain(query: Query, packet: bytes) -> bool:
     if query.edns is None:
         return len(packet) == length
     return len(packet) == length + 11 and not query.edns.options and packet[length] == 0
+
+
+def _cookie(packet: bytes) -> bytes:
+    """The data of the COOKIE option of a query; nothing where there is none, or the packet cannot be read."""
+    cookie = take_off(packet)[1]
+    if cookie or packet[10:12] == b"\0\0":
+        return cookie
+    try:
+        query = parse_query(packet)
+    except Malformed:
+        return b""
+    return query.edns.cookie if query.edns is not None else b""
 
 
 def _key(query: Query, packet: bytes) -> bytes:

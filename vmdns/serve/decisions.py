@@ -47,7 +47,7 @@ class Decisions:
         may = right is Right.ALL
         links = self._others.links
         if may and links is not None and reply is not None and self.may_be_elsewhere(query, reply, snapshot):
-            state = links.state(query.key, self._client(local, peer))
+            state = links.state(query.key, self._client(query, peer, local))
             if state is State.OVER_BUDGET:
                 return self._over_budget(query, limit), reply
             if state is State.LOOKUP:
@@ -63,9 +63,9 @@ class Decisions:
         """What takes others: an upstream, or to find out who asks."""
         if self._current().right(local, peer) is not Right.ALL:
             return self._surely(query, limit, self._later(query, peer, local, limit))
-        asker = self._gate.asker(local, peer)
+        asker = self._gate.asker(local, peer, query.proven)
         if reply is not None and reply.chase is None:
-            return self._surely(query, limit, self._looked_up(query, reply, self._client(local, peer), limit))
+            return self._surely(query, limit, self._looked_up(query, reply, self._client(query, peer, local), limit))
         self.counts.forwarded += 1
         if reply is None:
             cached = self._others.cached(query, limit)
@@ -109,9 +109,9 @@ class Decisions:
         absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
         return absent and self._others.links is not None and query.type in (A, AAAA) and may_ask(query.key)
 
-    def _client(self, local: str, peer: str) -> str:
+    def _client(self, query: Query, peer: str, local: str) -> str:
         """What lookups of a client are counted by; '' for this computer itself."""
-        asker = self._gate.asker(local, peer)
+        asker = self._gate.asker(local, peer, query.proven)
         return "" if asker is None else asker.counted.key
 
     async def _looked_up(self, query: Query, reply: Reply, client: str, limit: int) -> bytes:

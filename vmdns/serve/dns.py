@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from vmdns.core.limits import Limits
 from vmdns.core.snapshot import Snapshot
@@ -102,9 +103,9 @@ class DnsServer:
         except Malformed as malformed:
             counts.malformed += 1
             return malformed.reply
-        query, _ = self._cookies.told(query, peer)
+        query = self._cookies.told(query, peer)
         if tcp:
-            query = with_keepalive(query, self.limits.tcp_idle)
+            query = replace(with_keepalive(query, self.limits.tcp_idle), proven=True)
         limit = TCP_LIMIT if tcp else udp_limit(query)
         try:
             response, reply = self._decisions.decide(query, peer, local, limit)

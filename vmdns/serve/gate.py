@@ -4,6 +4,9 @@ Loopback is free of all of it. The host's other addresses, behind which are the 
 making. A VM is counted for itself, by an address that it is known to have; all others of a network together, since
 whoever is on a link can have any address there. Who is no guest of ours gets three bytes for one at most.
 
+Anybody may send in the name of an address. So questions whose sender is proven, by TCP or by a cookie, are counted by
+themselves, for each address: a flood in somebody's name takes nothing from these.
+
 Counters are changed by several threads without a lock: at worst a question goes uncounted.
 """
 
@@ -25,17 +28,20 @@ MOST_ACCOUNTS = 4096  # some 600 bytes each: 2.5 MB
 MOST_ASKERS = 4096
 STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers are counted together
 MOST_SILENCED = 64  # questions of one asker that are read in vain, until the kernel is told to drop them
+PROVEN_SHARE = 4  # an address that is proven and no known guest's has a quarter of a guest's bounds to itself
 MISSES = 25  # of so many questions one may be for others and not known: 200 of 5,000 a second
 
 
 class Counted:
     """What one asker, or all of a network, costs."""
 
-    __slots__ = ("account", "key", "misses", "silenced", "under_way")
+    __slots__ = ("account", "key", "misses", "muted_until", "share", "silenced", "under_way")
 
-    def __init__(self, key: str, rate: float, now: float) -> None:
+    def __init__(self, key: str, rate: float, share: int, now: float) -> None:
         self.key = key
+        self.share = share  # of a guest's bounds it has one part of so many
         self.silenced = 0  # questions since it was last muted
+        self.muted_until = 0.0
         self.account = Account(rate, now)
         self.misses = Bucket(rate / MISSES, 2 * rate / MISSES, now)
         self.under_way: deque[float] = deque()  # when those end at the latest that others were asked
@@ -73,23 +79,24 @@ class Gate:
         self._limits = limits
         self._now = now
         self._proven = Proven()
-        self._askers: dict[tuple[str, str], Asker | None] = {}
+        self._askers: dict[tuple[str, str, bool], Asker | None] = {}
         self._counted: dict[str, Counted] = {}
 
     def forget_askers(self) -> None:
         """Who is a guest may be otherwise from now on; what was used up stays used up."""
         self._askers = {}
 
-    def asker(self, local: str, peer: str) -> Asker | None:
-        """Who asks from `peer` at the host's address `local`; None for who is not counted."""
+    def asker(self, local: str, peer: str, proven: bool = False) -> Asker | None:
+        """Who asks from `peer` at the host's address `local`; None for who is not counted. proven: whether the question
+        came by TCP or with a cookie of ours."""
         askers = self._askers
         try:
-            return askers[local, peer]
+            return askers[local, peer, proven]
         except KeyError:
             if len(askers) >= MOST_ASKERS:
                 askers.clear()
             # Into what was there before it was looked up: if that is forgotten meanwhile, so is this.
-            found = askers[local, peer] = self._find(local, peer)
+            found = askers[local, peer, proven] = self._find(local, peer, proven)
             return found
 
     def key(self, local: str, peer: str) -> str:
@@ -103,7 +110,7 @@ class Gate:
         bits = STRANGERS_IPV4 if address.version == 4 else STRANGERS_IPV6
         return str(ip_network(f"{address}/{bits}", strict=False))
 
-    def _find(self, local: str, peer: str) -> Asker | None:
+    def _find(self, local: str, peer: str, proven: bool) -> Asker | None:
         try:
             key = self.key(local, peer)
         except ValueError:
@@ -119,23 +126,34 @@ class Gate:
         silent = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
         if place is not None and address.version == 4 and place.at.network.prefixlen < 31:
             silent = silent or address == place.at.network.broadcast_address
-        return Asker(self._count(key), peer, own=own, stranger=stranger, silent=silent)
+        if proven and not own:  # nobody else can have an address of the host's
+            counted = self._count(f"{peer} proven", 1 if key == peer else PROVEN_SHARE)
+        else:
+            counted = self._count(key, 1)
+        return Asker(counted, peer, own=own, stranger=stranger, silent=silent)
 
-    def _count(self, key: str) -> Counted:
-        rate = float(self._limits().asker_rate)
+    def _count(self, key: str, share: int) -> Counted:
+        rate = float(self._limits().asker_rate) / share
         found = self._counted.pop(key, None)
         if found is None or found.account.work.rate != rate:
             while len(self._counted) >= MOST_ACCOUNTS:
                 self._counted.pop(next(iter(self._counted), ""), None)
-            found = Counted(key, rate, self._now())
+            found = Counted(key, rate, share, self._now())
         self._counted[key] = found
         return found
 
     # -- one question -----------------------------------------------------------------------------------------
 
-    def admit(self, asker: Asker, port: int) -> bool:
-        """Whether a datagram of this asker is looked at. port is the one that it came from: 0 takes no answer."""
-        return port != 0 and not asker.silent and asker.counted.account.admit(self._now())
+    def admit(self, asker: Asker, port: int) -> Verdict:
+        """Whether a datagram of this asker is answered: SEND; else CUT for one in three, and SILENCE. port is the one
+        that it came from: 0 takes no answer."""
+        if port == 0 or asker.silent:
+            return Verdict.SILENCE
+        now = self._now()
+        verdict = asker.counted.account.admit(now)
+        if verdict is Verdict.SILENCE and now < asker.counted.muted_until:
+            return Verdict.CUT  # of what is sent, one in three comes through the kernel
+        return verdict
 
     def floods(self, asker: Asker, mute: Mute) -> bool:
         """One more of its questions was too much: whether it is muted now, for a moment in which it gains nothing."""
@@ -144,8 +162,10 @@ class Gate:
         if counted.silenced < MOST_SILENCED:
             return False
         counted.silenced = 0
-        if not mute.add(counted.key, self._now()):
+        now = self._now()
+        if not mute.add(counted.key, now):
             return False
+        counted.muted_until = now + MUTE_SECONDS
         counted.account.work.charge(counted.account.work.rate * MUTE_SECONDS)
         return True
 
@@ -183,7 +203,7 @@ class Gate:
         counted, now = asker.counted, self._now()
         while counted.under_way and counted.under_way[0] < now:
             counted.under_way.popleft()
-        few = len(counted.under_way) < max(1, self._limits().outstanding // 2)
+        few = len(counted.under_way) < max(1, self._limits().outstanding // 2 // counted.share)
         return few and counted.misses.level(now) >= 1
 
     def missed(self, asker: Asker | None) -> None:

@@ -1,4 +1,7 @@
-"""Has the kernel drop the datagrams of who floods, before they take a place in the socket's queue or any time of ours.
+"""Has the kernel drop most datagrams of who floods, before they take a place in the socket's queue or any time of ours.
+
+One in three comes through, to be answered empty with TC, and so does each that ends in a DNS cookie as long as ours:
+what is sent in somebody's name must not silence him.
 
 By a filter on the socket (SO_ATTACH_FILTER, which takes no right), on Linux and by IPv4; elsewhere each datagram is
 dropped when it is read.
@@ -13,13 +16,20 @@ import sys
 import threading
 from ipaddress import IPv4Network, ip_network
 
+from vmdns.core.account import SLIP
+from vmdns.core.cookie import COOKIE, FULL
+
 MUTE_SECONDS = 0.2
-MOST_MUTED = 64  # networks at once: four steps of the filter each
+MOST_MUTED = 64  # networks at once: three steps of the filter each, as a jump leads over 255 at most
 
 _ATTACH, _DETACH = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER of Linux
 _STEP = struct.Struct("=HBBI")  # struct sock_filter
-# linux/filter.h: load the word of the source address from the header of IP; and; jump if equal; return.
-_LOAD, _SOURCE, _AND, _EQUAL, _RETURN = 0x20, 0xFFF00000 + 12, 0x54, 0x15, 0x06
+# linux/filter.h: load the word of the source address from the header of IP, or a random one; and; jump if equal, or if
+# at least; return; load the length, also as index, and a half word at an offset from that.
+_LOAD, _SOURCE, _RANDOM = 0x20, 0xFFF00000 + 12, 0xFFFFF000 + 56
+_AND, _EQUAL, _AT_LEAST, _RETURN, _LENGTH, _INDEX, _LOAD_HALF = 0x54, 0x15, 0x35, 0x06, 0x80, 0x81, 0x48
+_ALL, _NOTHING = 0xFFFFFFFF, 0
+_OPTION_AT = 4 + FULL  # bytes from the end of a datagram
 
 
 class Mute:
@@ -70,13 +80,27 @@ class Mute:
 
 
 def program(muted: tuple[IPv4Network, ...]) -> bytes:
-    """The filter in the classic language of BPF: nothing of a datagram from these networks, all of any other."""
+    """The filter in the classic language of BPF: a part of the datagrams from these networks, all others."""
     steps = []
-    for network in muted:
+    for number, network in enumerate(muted, 1):
+        over = 3 * (len(muted) - number) + 1
         steps += [
             _STEP.pack(_LOAD, 0, 0, _SOURCE),
             _STEP.pack(_AND, 0, 0, int(network.netmask)),
-            _STEP.pack(_EQUAL, 0, 1, int(network.network_address)),
-            _STEP.pack(_RETURN, 0, 0, 0),
+            _STEP.pack(_EQUAL, over, 0, int(network.network_address)),
         ]
-    return b"".join([*steps, _STEP.pack(_RETURN, 0, 0, 0xFFFFFFFF)])
+    steps += [
+        _STEP.pack(_RETURN, 0, 0, _ALL),
+        _STEP.pack(_LENGTH, 0, 0, 0),
+        _STEP.pack(_AT_LEAST, 0, 5, 8 + _OPTION_AT),  # with the header of UDP
+        _STEP.pack(_INDEX, 0, 0, 0),
+        _STEP.pack(_LOAD_HALF, 0, 0, -_OPTION_AT & 0xFFFFFFFF),
+        _STEP.pack(_EQUAL, 0, 2, COOKIE),
+        _STEP.pack(_LOAD_HALF, 0, 0, 2 - _OPTION_AT & 0xFFFFFFFF),
+        _STEP.pack(_EQUAL, 2, 0, FULL),
+        _STEP.pack(_LOAD, 0, 0, _RANDOM),
+        _STEP.pack(_AT_LEAST, 1, 0, (1 << 32) // SLIP),
+        _STEP.pack(_RETURN, 0, 0, _ALL),
+        _STEP.pack(_RETURN, 0, 0, _NOTHING),
+    ]
+    return b"".join(steps)
