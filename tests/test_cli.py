@@ -30,7 +30,20 @@ from vmdns.sources.reader import Unavailable
 
 from .test_show import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
 
-COMMANDS = ["run", "names", "ask", "status", "wire", "host", "hosts", "service", "doctor", "config", "completion"]
+COMMANDS = [
+    "run",
+    "demo",
+    "names",
+    "ask",
+    "status",
+    "wire",
+    "host",
+    "hosts",
+    "service",
+    "doctor",
+    "config",
+    "completion",
+]
 Run = Callable[..., tuple[int, str, str]]
 
 

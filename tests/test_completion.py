@@ -15,7 +15,20 @@ import pytest
 from vmdns.arguments import SHELLS, build_parser
 from vmdns.completion import script
 
-COMMANDS = ["ask", "completion", "config", "doctor", "host", "hosts", "names", "run", "service", "status", "wire"]
+COMMANDS = [
+    "ask",
+    "completion",
+    "config",
+    "demo",
+    "doctor",
+    "host",
+    "hosts",
+    "names",
+    "run",
+    "service",
+    "status",
+    "wire",
+]
 # A line, with the cursor at its end, and what may come there.
 LINES = [
     ("vmdns r", ["run"]),

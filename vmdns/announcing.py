@@ -84,7 +84,7 @@ class Announcing:
                 self._grown(1)
             found = links.found
         else:
-            found = bare(self._current(), links.relay)
+            found = bare(self._current(), links.relay) if links.relay else {}
         fresh = self._multicast.open(found)
         for interface, link in found.items():
             parts = Told(link.names, dict(link.pointers)) if interface in fresh else told.get(interface)

@@ -35,6 +35,7 @@ from vmdns.listening import Listening
 from vmdns.requests import Requests
 from vmdns.saying import take_over
 from vmdns.serve.control import ControlBusy, ControlServer, instance_key
+from vmdns.serve.control_place import DEMO
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.forward import Forwarder
 from vmdns.serve.multicast import Multicast
@@ -76,7 +77,7 @@ class App:
         self.config_error = ""
         self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
-        self._requests = Requests(self)
+        self._requests = Requests(self, simulation=options.demo)
         self.forwarder = Forwarder(config.limits, clock)
         self._admission = Admission(
             lambda peer: self.table.snapshot.is_guest(peer), lambda: self.discovery.nudge("neighbours")
@@ -140,7 +141,7 @@ class App:
         tasks = [asyncio.create_task(self._say_ready())]
         if POLL_SECONDS:
             tasks.append(asyncio.create_task(lasting("reading upstreams", self._poll_upstreams)))
-        if sys.platform == "win32":
+        if sys.platform == "win32" and not self._options.demo:
             self._spawn(self._clean())
         await self._open_control()
         self._watch_files()
@@ -182,9 +183,18 @@ class App:
         self._first_look_is_over()
         await self.table.settled()
         zones = " and ".join(self.config.zones)
-        where = ", ".join(f"{one.address} port {one.port}" for one in self.server.listeners)
-        ready = f"ready: names in {zones} are answered at {where}"
+        by_port: dict[int, list[str]] = {}
+        for one in self.server.listeners:
+            by_port.setdefault(one.port, []).append(one.address)
+        where = ", ".join(f"{', '.join(addresses)} port {port}" for port, addresses in by_port.items())
+        simulation = "this is a simulation; " if self._options.demo else ""
+        ready = f"ready: {simulation}names in {zones} are answered at {where}"
         self._say(ready)
+        if self._options.demo:
+            from vmdns.demo_command import guide
+
+            for line in guide(self.config.zones[0], [(one.address, one.port) for one in self.server.listeners]):
+                self._say(line)
         if self._readiness is not None:
             self._readiness.ready(ready)
 
@@ -328,7 +338,8 @@ class App:
             ttl=self.config.limits.ttl,
             records=self._records,
             reserved_allowed=frozenset(self.config.reserved_allowed),
-            resolvers=self._found_upstreams.resolvers,
+            # In a simulation no guest asks through this computer's own name server.
+            resolvers=() if self._options.demo else self._found_upstreams.resolvers,
             wildcards=self.config.wildcards,
             lan=self.config.lan,
             forwarded=frozenset(self.config.forward_names),
@@ -440,7 +451,7 @@ class App:
             self._say(told)
 
     async def _open_control(self) -> None:
-        home = str(self.config.vbox_home) if self.config.vbox_home else None
+        home = DEMO if self._options.demo else str(self.config.vbox_home) if self.config.vbox_home else None
         try:
             await self._control.start(control_folders()[0], instance_key(home), self._requests.handle)
         except ControlBusy as busy:

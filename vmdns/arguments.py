@@ -55,6 +55,32 @@ exit status:
   2  the command line is wrong
 """
 
+_DEMO = """\
+Runs vmdns with a simulated VirtualBox of eight VMs, which start, stop, are
+renamed and get other addresses every few seconds. Everything else is the real
+vmdns: ask it with dig and with the other commands. It changes nothing on this
+computer and needs no rights. It ends with Ctrl-C.
+
+Loopback addresses stand for networks: a query to 127.0.1.1 is answered as that
+of a guest on the first NAT Network, 127.0.1.2 on the second, 127.0.1.3 on the
+host-only network, 127.0.1.4 on the bridged LAN.
+
+It takes the options of vmdns run; --wire, --reader and --vbox-home do nothing.
+"""
+
+_DEMO_EXAMPLES = """\
+examples:
+  vmdns demo
+  vmdns demo --listen 127.0.0.1:5400       at another port
+  vmdns names --watch                      in another terminal: each change
+  vmdns names --vbox-home demo             while a vmdns run is running as well
+
+exit status:
+  0  ended by Ctrl-C or SIGTERM
+  1  it could not serve: the configuration is wrong, or it can listen nowhere
+  2  the command line is wrong
+"""
+
 _NAMES = """\
 Shows each running VM's name with its addresses by network, and why they are so.
 When no vmdns runs, it takes one look at VirtualBox of its own.
@@ -245,24 +271,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     run = command("run", "answer for the VMs of VirtualBox", _RUN, _RUN_EXAMPLES)
-    run.add_argument(
-        "--listen",
-        action="append",
-        default=[],
-        metavar="ADDR[:PORT]",
-        help="answer at this address and port instead of the default ones; may be repeated",
-    )
-    run.add_argument("--wire", action="store_true", help="keep VirtualBox's networks wired, as vmdns wire --apply does")
-    _home(run)
-    _reader(run)
-    run.add_argument(
-        "--upstream",
-        action="append",
-        default=[],
-        metavar="ADDR[:PORT]",
-        help="forward everything else to this server instead of what the host uses; may be repeated",
-    )
-    _file(run)
+    _run_options(run)
+    _run_options(command("demo", "show vmdns at work without VirtualBox", _DEMO, _DEMO_EXAMPLES))
 
     names = command("names", "show the names and addresses of the VMs", _NAMES, _NAMES_EXAMPLES + "\n" + _STATUS)
     _json(names)
@@ -324,6 +334,29 @@ def run_parser() -> argparse.ArgumentParser:
     (commands,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
     found: argparse.ArgumentParser = commands.choices["run"]
     return found
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="ADDR[:PORT]",
+        help="answer at this address and port instead of the default ones; may be repeated",
+    )
+    parser.add_argument(
+        "--wire", action="store_true", help="keep VirtualBox's networks wired, as vmdns wire --apply does"
+    )
+    _home(parser)
+    _reader(parser)
+    parser.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="ADDR[:PORT]",
+        help="forward everything else to this server instead of what the host uses; may be repeated",
+    )
+    _file(parser)
 
 
 def _home(parser: argparse.ArgumentParser) -> None:

@@ -105,6 +105,8 @@ def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     if not wanted:
         return "127.0.0.1", "127.0.0.1"
     ways = snapshot.ways
+    if wanted in ways.loopback:
+        return "127.0.0.1", wanted
     for guest in snapshot.guests:
         if not guest.machine.online:
             continue

@@ -107,6 +107,21 @@ def _run(arguments: Namespace) -> int:
     return status
 
 
+def _demo(arguments: Namespace) -> int:
+    from vmdns import app, demo_command
+
+    try:
+        options, left_out = demo_command.options(_options(arguments))
+    except OSError as error:
+        raise _Fail(str(error)) from None
+    config, path = _configuration(arguments.config, options)
+    for line in (demo_command.NOTE, *left_out):
+        _say(line)
+    status = app.run(config, path, options, _say, demo_command.WORKER)
+    standard_streams.flush()
+    return status
+
+
 def _say(line: str) -> None:
     # The server goes on when nobody reads its output any more.
     with contextlib.suppress(OSError, ValueError):
@@ -155,7 +170,7 @@ def _names(arguments: Namespace) -> int:
         found = _look_once(arguments)
     except ControlError as error:
         raise _Fail(str(error)) from None
-    return _show(arguments, _sound(found), lambda look: show.names(found, time.time(), look))
+    return _show(arguments, _sound(arguments, found), lambda look: show.names(found, time.time(), look))
 
 
 def _look_once(arguments: Namespace) -> dict[str, Any]:
@@ -177,11 +192,12 @@ def _watch(arguments: Namespace) -> int:
     try:
         for line in client.stream(arguments.vbox_home, {"do": "watch"}):
             if arguments.json:
-                _print([json.dumps(_sound(line))], flush=True)
+                _print([json.dumps(_sound(arguments, line))], flush=True)
             elif "change" in line:
                 _print([show.change(line, look)], flush=True)
             else:
-                _print(show.names(_sound(line), time.time(), look), flush=True)
+                found = show.names(_sound(arguments, line), time.time(), look)
+                _print([*_simulation(arguments), *found], flush=True)
     except NotRunning as error:
         raise _Fail(f"{error}, so there is nothing to watch; start one with: vmdns run", NOT_RUNNING) from None
     except ControlError as error:
@@ -205,6 +221,7 @@ def _host(arguments: Namespace) -> int:
     from vmdns import hosting
 
     status = None if arguments.undo else _status_if_any(arguments)
+    _refuse_simulation(arguments)
     zones = status["zones"] if status else _configuration(None)[0].zones
     try:
         response = hosting.command(
@@ -252,7 +269,7 @@ def _request_if_any(arguments: Namespace, message: dict[str, Any]) -> dict[str, 
     from vmdns.serve.control_client import ControlError, NotRunning
 
     try:
-        return _sound(client.request(arguments.vbox_home, message))
+        return _sound(arguments, client.request(arguments.vbox_home, message))
     except NotRunning:
         return None
     except ControlError as error:
@@ -267,6 +284,8 @@ def _hosts(arguments: Namespace) -> int:
         if arguments.keep:
             return _keep(arguments)
         wanted = None if arguments.undo else hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+        if arguments.apply:
+            _refuse_simulation(arguments)
         now = hostsfile.read(file)
         if (arguments.apply or arguments.undo) and now != wanted:
             writer = hostsfile.Writer(file, once=True)
@@ -287,6 +306,7 @@ def _keep(arguments: Namespace) -> int:
 
     file = hostsfile.path()
     wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+    _refuse_simulation(arguments)
     writer = hostsfile.Writer(file, once=False)
     written: list[str] | None = None
     try:
@@ -333,8 +353,9 @@ def _doctor(arguments: Namespace) -> int:
         (findings,) = run_parallel({what: task}, DOCTOR_SECONDS, report).values()
     except ValueError:
         raise _Fail(f"no answer within {DOCTOR_SECONDS} s") from None
-    host = doctor.gather(status, report)
-    response = doctor.answer([*findings, *host_findings(host)])
+    # What this computer asks is no matter to simulated VMs.
+    on_host = [] if _simulation(arguments) else list(host_findings(doctor.gather(status, report)))
+    response = doctor.answer([*findings, *on_host])
     _show(arguments, response, lambda look: show.doctor(response, look))
     return DONE if response["well"] else FAILED
 
@@ -396,7 +417,8 @@ def _config(arguments: Namespace) -> int:
     if arguments.json:
         _show(arguments, response, lambda look: [])
     else:
-        _print(render(response["values"]).splitlines())
+        about = [f"# {one}" if one else "" for one in _simulation(arguments)]
+        _print([*about, *render(response["values"]).splitlines()])
     if response["fault"]:
         raise _Fail(f"{response['fault']}; the values before stay in force")
     return DONE
@@ -414,25 +436,39 @@ def _request(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any]:
     from vmdns.serve.control_client import ControlError, NotRunning
 
     try:
-        return _sound(client.request(arguments.vbox_home, message))
+        return _sound(arguments, client.request(arguments.vbox_home, message))
     except NotRunning as error:
         raise _Fail(f"{error}; start one with: vmdns run", NOT_RUNNING) from None
     except ControlError as error:
         raise _Fail(str(error)) from None
 
 
-def _sound(response: dict[str, Any]) -> dict[str, Any]:
+def _sound(arguments: Namespace, response: dict[str, Any]) -> dict[str, Any]:
     if "error" in response:
         raise _Fail(str(response["error"]))
+    arguments.simulation = str(response.get("simulation", ""))
     return response
+
+
+def _simulation(arguments: Namespace) -> list[str]:
+    """What a command says first when `vmdns demo` answered it."""
+    text = getattr(arguments, "simulation", "")
+    return [safe(text), ""] if text else []
+
+
+def _refuse_simulation(arguments: Namespace) -> None:
+    """Keeps a command from changing this computer for the sake of VMs that do not exist."""
+    if _simulation(arguments):
+        raise _Fail("this is a simulation (vmdns demo), for which nothing is changed; stop it and start: vmdns run")
 
 
 def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[show.Look], Sequence[str]]) -> int:
     if arguments.json:
         # In ASCII, so that what steers a terminal stays escaped.
-        _print([json.dumps(response, indent=2)])
+        simulation = getattr(arguments, "simulation", "")
+        _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
     else:
-        _print(lines(_look()))
+        _print([*_simulation(arguments), *lines(_look())])
     return DONE
 
 
@@ -453,6 +489,7 @@ def _print(lines: Sequence[str], *, flush: bool = False) -> None:
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "run": _run,
+    "demo": _demo,
     "names": _names,
     "ask": _ask,
     "status": _status,

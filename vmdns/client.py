@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 from vmdns.host.folders import control_folders
 from vmdns.serve import control_client
-from vmdns.serve.control_client import NotRunning, instance_key
+from vmdns.serve.control_client import DEMO, NotRunning, instance_key
 
 ANSWER_SECONDS = 35.0  # the server asks its upstreams for 30 at most
 
@@ -18,7 +17,7 @@ T = TypeVar("T")
 
 
 def request(home: str, message: dict[str, Any]) -> dict[str, Any]:
-    """The response of the vmdns for that VirtualBox home, "" for the one that runs.
+    """The response of the vmdns for that VirtualBox home, "" for the one that runs: `vmdns demo` where no other does.
 
     Raises `NotRunning`, or `ControlError` where it does not answer.
     """
@@ -32,8 +31,15 @@ def stream(home: str, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _first(home: str, ask: Callable[[Path, str | None], T]) -> T:
     key = instance_key(os.path.expanduser(home)) if home else None
-    *folders, last = control_folders()
-    for folder in folders:
-        with contextlib.suppress(NotRunning):
-            return ask(folder, key)
-    return ask(last, key)
+    folders = control_folders()
+    places = [(folder, key) for folder in folders]
+    if key is None:
+        places += [(folder, DEMO) for folder in folders]
+    nobody: NotRunning | None = None
+    for folder, one in places:
+        try:
+            return ask(folder, one)
+        except NotRunning as error:
+            nobody = nobody or error
+    assert nobody is not None
+    raise nobody

@@ -47,6 +47,7 @@ class Options:
     vbox_home: str = ""
     reader: str = ""
     wire: bool = False
+    demo: bool = False  # `vmdns demo`: VirtualBox is simulated
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,11 @@ class Config:
                 except ValueError as error:
                     raise ConfigError(f"{option}: {error}") from None
                 origins[key] = option
+        if options.demo:
+            # Nothing of this computer is changed, nothing is announced to its networks, and no name is hidden by a
+            # line of its hosts file.
+            changed.update(dict.fromkeys(_OFF_IN_DEMO, False))
+            origins.update(dict.fromkeys((*_OFF_IN_DEMO, "listen"), "vmdns demo"))
         return replace(self, **changed, origins=origins)
 
 
@@ -103,6 +109,9 @@ _OPTIONS = {
     "reader": "--reader",
     "wire": "--wire",
 }
+
+
+_OFF_IN_DEMO = ("wire", "mdns", "mdns_relay", "hosts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from vmdns.serve.turn import long_turns
 from vmdns.sources.supervise import WORKER, Supervisor
 from vmdns.table import Table
 
+SIMULATION = "simulation"  # the name of the reader of vmdns/demo
+
 
 @dataclass(slots=True)
 class Source:
@@ -117,7 +119,10 @@ class Discovery:
         elif "found" in message:
             self._find(message["found"], message["detail"])
         elif "absent" in message:
-            self._away("VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears")
+            self._away(
+                "VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears (to see "
+                "vmdns work without VirtualBox: vmdns demo)"
+            )
         elif "lost" in message:
             self._away(f"VirtualBox: {message['lost']}; its last names stay in force")
 
@@ -132,6 +137,9 @@ class Discovery:
         if {**found, "detail": detail} == self.virtualbox:
             return
         self.virtualbox = {**found, "detail": detail}
+        if found["reader"] == SIMULATION:
+            self._say(f"a simulated VirtualBox {found['version']} takes the place of the real one")
+            return
         through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
         because = f", because {detail}" if detail else ""
         self._say(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")

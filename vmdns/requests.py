@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from vmdns.app import App
     from vmdns.core.findings import Finding
 
+SIMULATION = "This is a simulation (vmdns demo): these VMs and networks do not exist."
 MOST_WAITING = 10_000  # changes that a watcher which does not read may leave behind
 
 
 class Requests:
     """Answers names, watch, ask and status from the parts of one App."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, *, simulation: bool = False) -> None:
+        """simulation: whether each response says that VirtualBox is simulated."""
         self._app = app
+        self._mark = {"simulation": SIMULATION} if simulation else {}
         self._watchers: set[asyncio.Queue[dict[str, Any]]] = set()
 
     def tell(self, change: dict[str, Any]) -> None:
@@ -35,9 +38,15 @@ class Requests:
 
     def handle(self, message: dict[str, Any]) -> Awaitable[dict[str, Any]] | AsyncIterator[dict[str, Any]]:
         """The response to one request, or its lines."""
+        if message.get("do") == "watch":
+            return self._watch()
+        return self._marked(self._handle(message))
+
+    async def _marked(self, response: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._mark, **await response}
+
+    def _handle(self, message: dict[str, Any]) -> Awaitable[dict[str, Any]]:
         match message.get("do"):
-            case "watch":
-                return self._watch()
             case "names":
                 return self._names()
             case "status":
@@ -81,7 +90,7 @@ class Requests:
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._watchers.add(queue)
         try:
-            yield await self._names()
+            yield await self._marked(self._names())
             while True:
                 yield await queue.get()
         finally:

@@ -2,7 +2,7 @@
 
     python tests/bench/churn.py [--rounds 5] [--seconds 2] [--against FOLDER] [--nice -15] [--json]
 
-The time runs from the moment at which the played VirtualBox's reader learns of a change (fleet.py) to the first
+The time runs from the moment at which the simulated VirtualBox's reader learns of a change (fleet.py) to the first
 new answer at the load generator, which asks for that VM every millisecond. No answer to any question may be wrong or
 missing. Pauses of the event loop are taken by a task in it that wakes up every half millisecond, while one VM changes,
 and while the leases of all 10,000 are renewed. What the machine itself makes of it is told first: the pauses of a loop

@@ -3,7 +3,7 @@
     python tests/bench/latency.py [--rounds 5] [--seconds 2] [--only vmdns,dnsmasq] [--against FOLDER] [--nice -15]
         [--json]
 
-Disturbances are made by the played VirtualBox of fleet.py, so they come through vmdns's own worker, on the same
+Disturbances are made by the simulated VirtualBox of fleet.py, so they come through vmdns's own worker, on the same
 core as the server: VMs are read over and over (4 ms of CPU time each), 50 VMs change state, a lease file of 1 MB is
 replaced, ten times a second. A program that only burns the same CPU time on that core is the measure of what the
 machine itself does then. Needs what authoritative.py needs.
@@ -39,7 +39,7 @@ _BURN = "while True: pass"
 
 
 def order(server: Server, text: str) -> None:
-    """Has the played VirtualBox do something."""
+    """Has the simulated VirtualBox do something."""
     with (server.folder / "orders").open("w") as pipe:
         pipe.write(text + "\n")
 

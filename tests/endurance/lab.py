@@ -1,4 +1,4 @@
-"""VMs that change all the time, known to a vmdns that runs with a played VirtualBox, and to an oracle."""
+"""VMs that change all the time, known to a vmdns that runs with a simulated VirtualBox, and to an oracle."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def reverse(address: str) -> str:
 
 
 class Server:
-    """A vmdns with the played VirtualBox in `folder`."""
+    """A vmdns with the simulated VirtualBox in `folder`."""
 
     def __init__(self, folder: Path, upstream: int, *options: str) -> None:
         self.log = folder / "log"
@@ -129,7 +129,7 @@ class Server:
             "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_STATE_HOME": str(folder), "XDG_RUNTIME_DIR": "",
         }  # fmt: skip
         listen = [f"--listen={HOST_DOOR}:5301", f"--listen={GUEST_DOOR}:5301"]
-        command = [*played_run(folder), *listen, f"--upstream=127.0.0.1:{upstream}", *options]
+        command = [*simulated_run(folder), *listen, f"--upstream=127.0.0.1:{upstream}", *options]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -156,8 +156,8 @@ class Server:
             return self.process.wait(5)
 
 
-def played_run(folder: Path) -> list[str]:
-    """`vmdns run` with the played VirtualBox of that folder."""
+def simulated_run(folder: Path) -> list[str]:
+    """`vmdns run` with the simulated VirtualBox of that folder."""
     return [sys.executable, str(confs.SERVER), str(ROOT), str(folder)]
 
 

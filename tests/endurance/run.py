@@ -4,7 +4,7 @@
 
 The host and a guest on a host-only network ask, by UDP and TCP, for names of VMs in both zones, reverse names, names
 that are not there, and names of a local upstream, which cuts and loses answers. VMs start, stop, are renamed and get
-other addresses by lease files and Guest Additions, through vmdns's own worker process with a played VirtualBox. An
+other addresses by lease files and Guest Additions, through vmdns's own worker process with a simulated VirtualBox. An
 oracle knows what is true at each moment. Exit status 1 where anything is wrong. Needs Linux, iproute2 and util-linux;
 runs in a network namespace of its own.
 """

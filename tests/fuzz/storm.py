@@ -1,8 +1,8 @@
 """Changed packets by the million to a live server on loopback: python tests/fuzz/storm.py [--packets N] [--seed S]
 
-A whole `vmdns run` with 200 played VMs and an upstream that answers everything gets them by UDP (storm.c), and some by
-TCP. Every packet that is a header at least and no response must be answered rightly, all else by silence; nothing may
-be logged as an error, and the server may not grow. Prints what came, and the resident memory at each tenth.
+A whole `vmdns run` with 200 simulated VMs and an upstream that answers everything gets them by UDP (storm.c), and some
+by TCP. Every packet that is a header at least and no response must be answered rightly, all else by silence; nothing
+may be logged as an error, and the server may not grow. Prints what came, and the resident memory at each tenth.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PATIENCE = 10.0
 
 
 def seeds() -> list[bytes]:
-    """The corpus of the datagram target, and questions that the played VMs answer."""
+    """The corpus of the datagram target, and questions that the simulated VMs answer."""
     found = [path.read_bytes()[1:] for path in sorted((HERE / "corpus" / "datagram").glob("[0-9a-f]*"))]
     mixed = [wire for wire, _, _ in world.mix(NAMES)[:200]] + [wire for wire, _, _ in world.forwarded(20)]
     return [one for one in found if len(one) <= 4096] + mixed

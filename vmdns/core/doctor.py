@@ -13,6 +13,7 @@ from vmdns.core.address import Address
 from vmdns.core.doubles import SAME_MAC, double
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, listed
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
+from vmdns.core.name import shown
 from vmdns.core.snapshot import Guest
 from vmdns.core.view import Ways
 
@@ -32,8 +33,15 @@ class Patient:
     now: float
 
     @property
+    def simulated(self) -> bool:
+        """Whether the networks are those of `vmdns demo`, whose guests do not ask and whose host is another one."""
+        return bool(self.ways.loopback)
+
+    @property
     def listeners(self) -> frozenset[str]:
         """The addresses at which port 53 is answered."""
+        if self.simulated:
+            return frozenset(place.address for place in self.ways.places)
         return frozenset(str(one["address"]) for one in self.listed("listeners") if _is_open(one) and one["port"] == 53)
 
     @property
@@ -89,7 +97,7 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
     addresses: dict[tuple[str, str], list[str]] = {}
     for one in patient.listed("listeners"):
         where, detail = str(one["address"]), str(one["detail"])
-        if _is_open(one) and one["port"] == 53:
+        if _is_open(one) and (one["port"] == 53 or patient.simulated):
             continue
         if detail:
             text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
@@ -99,7 +107,7 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
         addresses.setdefault(key, []).append(where)
     for (text, command), where_all in addresses.items():
         yield Finding("port 53", PROBLEM, f"{listed(where_all)} {text}", command)
-    if patient.listeners:
+    if patient.listeners and not patient.simulated:
         yield Finding("port 53", OK, f"answered at {', '.join(sorted(patient.listeners))}")
 
 
@@ -114,7 +122,8 @@ def _virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
     if not isinstance(box, Mapping):
         return
     if box["state"] == "ok":
-        yield Finding("VirtualBox", OK, f"{box['version']}, read through {box['reader']}")
+        how = "simulated" if box["reader"] == "simulation" else f"read through {box['reader']}"
+        yield Finding("VirtualBox", OK, f"{box['version']}, {how}")
     else:
         yield Finding("VirtualBox", PROBLEM, str(box["detail"]) or "is not read")
 
@@ -252,7 +261,8 @@ def _guests(patient: Patient) -> Iterator[Finding]:
         ]  # fmt: skip
         yield from found
         if not found:
-            yield Finding(subject, OK, f"is {guest.named.label} at {', '.join(one.address for one in guest.addresses)}")
+            places = [one.address for one in guest.addresses] or ["ports forwarded on this computer"]
+            yield Finding(subject, OK, f"is {shown(guest.named.label)} at {', '.join(places)}")
 
 
 def _name(subject: str, guest: Guest) -> Iterator[Finding]:
@@ -302,7 +312,7 @@ def _free_port(machine: Machine) -> int:
 
 def _asks(subject: str, guest: Guest, patient: Patient) -> Iterator[Finding]:
     """Whether the guest asked lately, where it can be told: on networks that do not hide it."""
-    if patient.status is None:
+    if patient.status is None or patient.simulated:
         return
     for one in guest.addresses:
         doors = [address for address in patient.ways.on(one.network) if address in patient.listeners]

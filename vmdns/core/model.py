@@ -154,6 +154,15 @@ class HostAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopbackNetwork:
+    """A loopback address of the host that stands for a network (`vmdns demo`): queries to it are answered as those of
+    a guest on that network."""
+
+    address: str
+    network: Network
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbour:
     """An entry of the host's neighbour table: on this interface, that MAC (12 hex digits) has this address.
 
@@ -186,7 +195,7 @@ class HostName:
     canonical: bool = True
 
 
-Fact = Machine | NatNetwork | DhcpServer | HostInterface | HostAddress | Neighbour | Lease | HostName
+Fact = Machine | NatNetwork | DhcpServer | HostInterface | HostAddress | LoopbackNetwork | Neighbour | Lease | HostName
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
-from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Network
+from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, LoopbackNetwork, NatNetwork, Network
 
 # Addresses that vmdns gives the host, one for each NAT Network (RFC 2544's range, which no real network uses).
 GIVEN = ip_network("198.18.53.0/24")
@@ -48,7 +48,8 @@ class Ways:
 
     places are the host's addresses, without link-local ones. networks maps an interface (the system's name) to the
     host-only or bridged network that it is. handed says which NAT Networks hand out an address of the host as their
-    name server, gateways what a NAT Network calls its gateway. resolvers are the host's own name servers.
+    name server, gateways what a NAT Network calls its gateway. resolvers are the host's own name servers. loopback
+    says which networks loopback addresses stand for.
     """
 
     places: tuple[Place, ...] = ()
@@ -56,6 +57,7 @@ class Ways:
     handed: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
+    loopback: Mapping[str, Network] = field(default_factory=dict)
 
     def owns(self, address: str) -> bool:
         """Whether it is an address of the host."""
@@ -125,6 +127,9 @@ class Ways:
 
     def view(self, local: str, peer: str) -> View:
         """The view of someone who asked from `peer` at the host's address `local`."""
+        if local in self.loopback:
+            network = self.loopback[local]
+            return View((network,), self.asked_from(network))
         if _is_loopback(local):
             # Where the host's first name server is a loopback address, VirtualBox's engines pass queries on to it.
             passed = bool(self.resolvers) and _is_loopback(self.resolvers[0])
@@ -176,6 +181,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
     servers: list[DhcpServer] = []
     interfaces: list[HostInterface] = []
     aliases: dict[str, str] = {}
+    loopback: dict[str, Network] = {}
     for fact in facts:
         match fact:
             case HostAddress():
@@ -186,6 +192,8 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
                     aliases[fact.alias] = fact.interface
             case HostInterface():
                 interfaces.append(fact)
+            case LoopbackNetwork():
+                loopback[fact.address] = fact.network
             case DhcpServer() if fact.enabled:
                 servers.append(fact)
             case NatNetwork() if fact.enabled:
@@ -220,6 +228,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
         {address: tuple(sorted(among, key=lambda one: one.name)) for address, among in sorted(handed.items())},
         gateways,
         resolvers,
+        loopback,
     )
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.regularfile import read_regular
-from vmdns.serve.control_place import ControlError, NotRunning, instance_key, is_own
+from vmdns.serve.control_place import DEMO, ControlError, NotRunning, instance_key, is_own
 
-__all__ = ["ControlError", "NotRunning", "instance_key", "request", "stream"]
+__all__ = ["DEMO", "ControlError", "NotRunning", "instance_key", "request", "stream"]
 
 CONNECT_SECONDS = 2.0
 MAX_INSTANCES = 64
@@ -23,7 +23,7 @@ Connection = tuple[socket.socket, str]
 
 
 def request(folder: Path, key: str | None, message: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The response of the vmdns with that key; without a key, of the one that runs.
+    """The response of the vmdns with that key; without a key, of the one that runs, `vmdns demo` apart.
 
     timeout: seconds to wait for each part of the response. Raises `NotRunning`, or `ControlError` where the
     response does not come or is none.
@@ -98,7 +98,7 @@ def _connect(folder: Path, key: str | None) -> Connection:
 
 
 def _keys(folder: Path, without: str) -> list[str]:
-    found = sorted({place.stem for kind in ("*.sock", "*.json") for place in folder.glob(kind)} - {without})
+    found = sorted({place.stem for kind in ("*.sock", "*.json") for place in folder.glob(kind)} - {without, DEMO})
     return found[:MAX_INSTANCES]
 
 

@@ -1,6 +1,7 @@
 """The one seam behind which VirtualBox is read: through its API, or through VBoxManage.
 
-Keys of facts: `machine:<uuid>`, `natnetwork:<name>`, `dhcp:<network name>`, `interface:<name> <prefix>`.
+Keys of facts: `machine:<uuid>`, `natnetwork:<name>`, `dhcp:<network name>`, `interface:<name> <prefix>`, and of
+simulated ones `loopback:<address>`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from vmdns.core.model import DhcpServer, Fact, HostInterface, Machine, NatNetwork
+from vmdns.core.model import DhcpServer, Fact, HostInterface, LoopbackNetwork, Machine, NatNetwork
 
 
 class Found(NamedTuple):
@@ -63,5 +64,7 @@ def key(fact: Fact) -> str:
             return f"dhcp:{fact.network}"
         case HostInterface():
             return f"interface:{fact.name} {fact.prefix}"
+        case LoopbackNetwork():
+            return f"loopback:{fact.address}"
         case _:
             raise TypeError(f"no reader reports {fact!r}")

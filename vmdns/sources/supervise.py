@@ -241,7 +241,7 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
     """
     supervisor = Supervisor(reader, home, interval, lambda message: None)
     if find(supervisor.environ()) is None:
-        raise Unavailable("VirtualBox is not installed")
+        raise Unavailable("VirtualBox is not installed; to see vmdns work without it: vmdns demo")
     process = supervisor.start(0.0)
     timer = threading.Timer(seconds, process.kill)
     timer.start()

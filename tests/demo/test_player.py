@@ -1,0 +1,69 @@
+"""The player of the script, on a clock that a test sets."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from vmdns.core.model import Machine
+from vmdns.demo.scene import BOOT, LEASED, MOVE
+from vmdns.demo.worker import Player
+from vmdns.sources.worker import Output
+
+
+class Stage:
+    """A player whose sleep moves its clock."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.written = io.BytesIO()
+        self.player = Player(lambda: self.now, self.sleep)
+        self.player.host(Output(self.written)).start()
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def told(self) -> list[dict[str, Any]]:
+        """What was written since the last call."""
+        lines = [json.loads(line) for line in self.written.getvalue().splitlines()]
+        self.written.seek(0)
+        self.written.truncate()
+        return lines
+
+
+def test_everything_is_reported_at_the_start() -> None:
+    stage = Stage()
+    assert [one["put"] for one in stage.told()] == ["leases", "addresses", "neighbours"]
+    assert len([one for one in stage.player.reader.look().values() if isinstance(one, Machine)]) == 8
+
+
+def test_each_change_is_reported_once_when_its_time_comes() -> None:
+    stage = Stage()
+    stage.told()
+    (test,) = stage.player.reader.wait(30.0).values()
+    assert isinstance(test, Machine)
+    assert (stage.now, test.name, test.state) == (1000.0 + BOOT, "test", "Running")
+    assert stage.told() == []
+    assert stage.player.reader.wait(30.0) == {}
+    assert stage.now == 1000.0 + LEASED
+    (lease,) = stage.told()
+    assert [one["mac"] for one in lease["facts"].values()] == [test.adapters[0].mac]
+    assert stage.player.reader.wait(30.0) == {}
+    assert stage.now == 1000.0 + MOVE
+    (moved,) = stage.told()
+    assert sorted(bool(one) for one in moved["facts"].values()) == [False, True]
+
+
+def test_it_waits_no_longer_than_it_may() -> None:
+    stage = Stage()
+    assert stage.player.reader.wait(0.0) == {}
+    assert stage.player.reader.wait(1.5) == {}
+    assert stage.now == 1001.5
+
+
+def test_a_look_is_confirmed() -> None:
+    stage = Stage()
+    stage.told()
+    stage.player.look("neighbours")
+    assert stage.told() == [{"looked": "neighbours"}]

@@ -1,0 +1,69 @@
+"""The worker process of `vmdns demo`: the script of scene.py in place of VirtualBox and of this computer's network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from vmdns.core.model import Fact
+from vmdns.demo.reader import SimulatedReader, simulated
+from vmdns.demo.scene import Moment, moment, next_change
+from vmdns.sources.reader import Found, key
+from vmdns.sources.told import Told
+from vmdns.sources.worker import Output, main
+
+VERSION = "7.2"
+
+
+class Player:
+    """Reports the script as time passes: the host's part of it to `output`, VirtualBox's part as a reader does."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._begun, self._start = clock(), time.time()
+        self._output: Output | None = None
+        self._told: list[Told] = []
+        now = self._now()
+        self._known: dict[str, Fact] = {key(fact): fact for fact in now.virtualbox}
+        self.reader = SimulatedReader(Found(VERSION, "simulation", ""), now.virtualbox, self._changes)
+
+    def host(self, output: Output) -> Player:
+        """Itself as the watcher of a host."""
+        self._output = output
+        self._told = [Told(source, output.facts) for source in ("leases", "addresses", "neighbours")]
+        return self
+
+    def start(self) -> None:
+        """Reports leases, addresses and neighbours for the first time."""
+        self._report(self._now())
+
+    def look(self, source: str) -> None:
+        """Confirms a look: what there is has been reported."""
+        assert self._output is not None
+        self._output.send({"looked": source})
+
+    def _now(self) -> Moment:
+        return moment(self._clock() - self._begun, self._start)
+
+    def _report(self, now: Moment) -> None:
+        sources: tuple[tuple[Fact, ...], ...] = (now.leases, now.addresses, now.neighbours)
+        for told, facts in zip(self._told, sources, strict=True):
+            told.tell({repr(fact): fact for fact in facts})
+
+    def _changes(self, seconds: float) -> Iterator[Fact]:
+        passed = self._clock() - self._begun
+        self._sleep(min(seconds, next_change(passed) - passed))
+        now = self._now()
+        self._report(now)
+        for fact in now.virtualbox:
+            if self._known.get(key(fact)) != fact:
+                self._known[key(fact)] = fact
+                yield fact
+
+
+if __name__ == "__main__":
+    player = Player()
+    main(box=simulated(player.reader)._replace(host=player.host, lease_files=False))
