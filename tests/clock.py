@@ -46,6 +46,11 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
     return result
 
 
+async def inline(work: Callable[[], T]) -> T:
+    """Stands for asyncio.to_thread, which such a loop does not wait for."""
+    return work()
+
+
 class Bench(Protocol):
     """What a scenario works with, made on the loop."""
 

@@ -11,7 +11,7 @@ import pytest
 from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, vm
 from vmdns.asking import ask
 from vmdns.core.answer import answer
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import DhcpServer, HostAddress, HostInterface, NatNetwork
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Snapshot

@@ -21,7 +21,7 @@ class Bench:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.looked = 0
-        self.table = Table(Policy(), lambda: NOW)
+        self.table = Table(Policy(), lambda: NOW, clock.inline)
         self.discovery = Discovery(self.table, self.said.append, self.look)
         self.discovery._stale_seconds = 600.0  # what start() takes from the configuration
 

@@ -170,7 +170,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# A title, `code`\n[a](#a-title-code) [b](#other) [c](no.md) [d](https://example.org)\n"
-        "`vmdns runn` and `vmdns ask web AAAA`, `core/nothing.py`, `tools/nothing`, `core/builder.py`\n"
+        "`vmdns runn` and `vmdns ask web AAAA`, `core/nothing.py`, `tools/nothing`, `core/build.py`\n"
         "```sh\nvmdns names --wach  # a comment\nvmdns run \\\n    --listen 127.0.0.1\n```\n",
         encoding="utf-8",
     )

@@ -19,7 +19,7 @@ from tests.fakebox import FakeBox
 from tests.host.test_wireplan import HEAD, group, network, server
 from tests.test_wiring import HOST_ONLY, Host, told, wire
 from vmdns import cli
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.doctor import Patient, examine
 from vmdns.core.findings import OK, Finding
 from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward

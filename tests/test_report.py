@@ -10,7 +10,7 @@ import pytest
 
 from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
 from vmdns import report as told
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import Fact, HostName, PortForward
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import HostName
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy

@@ -16,19 +16,14 @@ SOON_SECONDS = 0.05  # changes that come together are told together
 # that comes and goes meanwhile is nothing that others on the link need to hear of.
 APART_SECONDS = 1.0
 PORTION = 16  # names in a step
-OF_NAME = 4  # objects that are kept of a name that is told
 
 
 class Announcing:
-    """Keeps multicast DNS up with the snapshot in force. current gives that one; grown hears how many objects are kept
-    of it."""
+    """Keeps multicast DNS up with the snapshot in force, which current gives."""
 
-    def __init__(
-        self, multicast: Multicast, current: Callable[[], Snapshot], grown: Callable[[int], None] = lambda _: None
-    ) -> None:
+    def __init__(self, multicast: Multicast, current: Callable[[], Snapshot]) -> None:
         self._multicast = multicast
         self._current = current
-        self._grown = grown
         self._names = True
         self._links = Links(True)
         self._moved: set[str] | None = None  # VMs that are other ones since; None for possibly all
@@ -81,7 +76,7 @@ class Announcing:
         links, told = self._links, dict[str, Told]()
         if self._names:
             async for _ in sliced(_into(told, links.steps(self._current(), moved))):
-                self._grown(1)
+                pass
             found = links.found
         else:
             found = bare(self._current(), links.relay) if links.relay else {}
@@ -90,7 +85,6 @@ class Announcing:
             parts = Told(link.names, dict(link.pointers)) if interface in fresh else told.get(interface)
             async for part in sliced(_parts(parts) if parts is not None else ()):
                 self._multicast.change(interface, part)
-                self._grown(OF_NAME * (len(part.names) + len(part.pointers)))
 
 
 def _into(told: dict[str, Told], steps: Generator[None, None, dict[str, Told]]) -> Iterator[None]:

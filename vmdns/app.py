@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from vmdns.admission import Admission
 from vmdns.announcing import Announcing
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
-from vmdns.core.builder import Moved, build
+from vmdns.core.build import build
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, from_json
 from vmdns.core.policy import Policy
@@ -26,7 +26,6 @@ from vmdns.core.sparing import Sparing
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import Record
 from vmdns.discovery import Discovery, Source
-from vmdns.garbage import Garbage
 from vmdns.host.ambient import keep_to_ourselves
 from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
@@ -42,12 +41,11 @@ from vmdns.serve.multicast import Multicast
 from vmdns.serve.others import Others
 from vmdns.serve.turn import long_turns
 from vmdns.serve.usable import is_own
-from vmdns.slices import Slices
 from vmdns.sources import hostsfile
 from vmdns.sources.files import FolderWatch
 from vmdns.sources.supervise import WORKER
 from vmdns.sources.supervise import look_once as look_by_worker
-from vmdns.table import News, Table, change
+from vmdns.table import Change, Table
 from vmdns.waking import Waking, clock
 
 Say = Callable[[str], None]
@@ -96,16 +94,14 @@ class App:
             config.limits,
         )
         self.multicast = Multicast(say)
-        self._garbage = Garbage()
-        self._announcing = Announcing(self.multicast, lambda: self.table.snapshot, self._garbage.grown)
+        self._announcing = Announcing(self.multicast, lambda: self.table.snapshot)
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
         self._hosts = Hosts()
         self._reading = asyncio.Lock()  # files are read in threads, one at a time, so that the newest content wins
         self._records: tuple[Record, ...] = ()  # until there is a table, which would be built twice with them
-        self.table = Table(self._policy(), grown=self._garbage.grown)
+        self.table = Table(self._policy())
         self._records = _records(config)
-        self._telling = Slices(self._tell_one)
         self.table.subscribe(self._tell)
         self.discovery = Discovery(
             self.table, say, self._first_look_is_over, lambda source: self._admission.looked(), worker
@@ -129,7 +125,6 @@ class App:
         """Serves until `stop` is set. Returns the exit status: 1 where nothing could be listened on."""
         self._say(f"vmdns {__version__}")
         self.faults.watch(asyncio.get_running_loop())
-        self._garbage.start()
         self._meet_manager()
         self._listen()
         if not self.server.listeners:
@@ -166,7 +161,6 @@ class App:
         await self.server.stop()
         await self.forwarder.close()
         self.table.close()
-        self._garbage.stop()
         return 0
 
     async def _say_ready(self) -> None:
@@ -237,11 +231,11 @@ class App:
             self._listens = wanted
             self.listening.want(*wanted)
 
-    def _announce(self, moved: Iterable[str] | None) -> None:
-        """Tells the links by multicast what became of these VMs, None for all."""
+    def _announce(self) -> None:
+        """Keeps multicast DNS up with the snapshot."""
         relay = self.config.mdns_relay
         self._announcing.configure(self.config.mdns, relay)
-        self._announcing.changed(moved)
+        self._announcing.changed(None)
         self.server.others.links = self.multicast if relay else None
 
     def _wake(self, seconds: float) -> None:
@@ -403,7 +397,7 @@ class App:
         before, self.config = self.config, fresh
         self.server.limits = fresh.limits
         self._listen()
-        self._announce(None)
+        self._announce()
         self._records = records
         self.table.configure(self._policy())
         self._spawn(self._read_hosts())
@@ -415,36 +409,30 @@ class App:
 
     # -- what is told -----------------------------------------------------------------------------------------
 
-    def _tell(self, news: News) -> None:
-        self.server.publish(self.table.snapshot, news.names)
+    def _tell(self, changes: list[Change]) -> None:
+        self.server.publish(self.table.snapshot, None)
         try:
-            self._follow(news)
+            self._follow(changes)
         except Exception as error:  # questions are answered by what is new already
             asyncio.get_running_loop().call_exception_handler({"message": "a change was not told", "exception": error})
 
-    def _follow(self, news: News) -> None:
+    def _follow(self, changes: list[Change]) -> None:
         """All that follows a change, but for the answers."""
         self._listen()
         self._keep_wired()
         self._admission.changed()
-        if news.names is None or news.moved:
-            self._announce(news.moved if news.names is not None else None)
-        self._telling.add(news.moved.values())
+        self._announce()
         now = time.time()
+        for one in changes:
+            value = report.change(one, self.config.zones, now)
+            self._say_sparingly(f"VM {value['vm']!r}", report.change_line(value), now)
+            self._requests.tell(value)
         problems = self.table.snapshot.problems
         if problems != self._problems:
             known, self._problems = frozenset(self._problems), problems
             for text in problems:
                 if text not in known:
                     self._say_sparingly(text.partition(": ")[0], f"! {text}", now)
-
-    def _tell_one(self, moved: Moved) -> None:
-        one, now = change(*moved), time.time()
-        if one is None:
-            return
-        value = report.change(one, self.config.zones, now)
-        self._say_sparingly(f"VM {value['vm']!r}", report.change_line(value), now)
-        self._requests.tell(value)
 
     def _say_sparingly(self, key: str, line: str, now: float) -> None:
         for told in self._sparing.lines(key, line, now):

@@ -23,7 +23,7 @@ import dns.query
 import dns.rcode
 
 from vmdns import hosting
-from vmdns.core.builder import Builder
+from vmdns.core.build import build
 from vmdns.core.doctor import Patient, examine
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, Host, is_well, verdict
 from vmdns.core.model import Fact
@@ -43,11 +43,9 @@ Report = Callable[[str], None]
 def examined(facts: Iterable[Fact], policy: Policy) -> list[Finding]:
     """The findings where no vmdns runs. facts: what one look at VirtualBox found."""
     found = tuple(facts)
-    builder = Builder(policy)
-    for key, fact in enumerate(found):
-        builder.put(key, fact)
-    snapshot = builder.build(time.time(), 0).snapshot
-    return examine(Patient(None, found, snapshot.guests, snapshot.ways, time.time()))
+    now = time.time()
+    snapshot = build(found, policy, now, 0)
+    return examine(Patient(None, found, snapshot.guests, snapshot.ways, now))
 
 
 def answer(findings: Iterable[Finding]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vmdns.core.address import Address
@@ -19,20 +19,14 @@ def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any
 
     now in Unix seconds.
     """
-    found: dict[str, Any] = {}
-    for _ in names_in_steps(found, snapshot, zones, now):
-        pass
-    return found
-
-
-def names_in_steps(found: dict[str, Any], snapshot: Snapshot, zones: Sequence[str], now: float) -> Iterator[None]:
-    """The same into `found`, a VM a step."""
     online = [guest for guest in snapshot.by_uuid.values() if guest.machine.online]
     online.sort(key=lambda one: (one.named.label, one.machine.uuid))
-    found.update(zones=list(zones), serial=snapshot.serial, names=[], problems=list(snapshot.problems))
-    for guest in online:
-        found["names"].append(_guest(snapshot, guest, zones, now))
-        yield
+    return {
+        "zones": list(zones),
+        "serial": snapshot.serial,
+        "names": [_guest(snapshot, guest, zones, now) for guest in online],
+        "problems": list(snapshot.problems),
+    }
 
 
 def _guest(snapshot: Snapshot, guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:

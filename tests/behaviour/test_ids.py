@@ -16,9 +16,9 @@ DOCS = [TESTS.parent / "README.md", *sorted((TESTS.parent / "docs").glob("*.md")
 
 # Cases whose ids are not in the names of the tests that hold them.
 ELSEWHERE = {
-    "X04": ("core/test_builder.py", "test_all_addresses_of_a_vm_are_at_its_name_once_with_one_ttl"),
-    "X05": ("core/test_builder.py", "test_a_vm_named_like_an_alias"),
-    "X06": ("core/test_builder.py", "test_a_vm_renamed_in_letters_alone_is_the_same_owner"),
+    "X04": ("core/test_build.py", "test_all_addresses_of_a_vm_are_at_its_name_once_with_one_ttl"),
+    "X05": ("core/test_build.py", "test_a_vm_named_like_an_alias"),
+    "X06": ("core/test_build.py", "test_a_vm_renamed_in_letters_alone_is_the_same_owner"),
     "X11": ("core/test_mdns.py", "test_a_new_name_is_probed_for_and_announced"),
     "X12": ("core/test_mdns.py", "test_a_new_name_is_probed_for_and_announced"),
     "X13": ("core/test_mdns.py", "test_a_goodbye_to_all_at_the_end"),

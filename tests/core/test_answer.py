@@ -12,7 +12,7 @@ import pytest
 from tests.facts import EVERYWHERE, NOW
 from tests.testzone import FACTS, SNAPSHOT, snapshot
 from vmdns.core.answer import MAX_CHAIN, Reply, answer
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.name import from_labels, label, to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.records import parse_records

@@ -9,7 +9,7 @@ import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, vm
 from vmdns.core.address_check import SAME_MACHINE_ID
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.doctor import Patient, examine
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, listed
 from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward

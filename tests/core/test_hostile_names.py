@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tests.facts import LAB, NETWORKS, NOW, lease, report, uuid, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.name import to_text
 from vmdns.core.policy import Policy
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import uuid, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import HostName, Machine
 from vmdns.core.name import to_wire
 from vmdns.core.naming import RESERVED, Relative, assign, natural_label

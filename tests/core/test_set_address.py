@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
+from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
 from vmdns.core.address import BY_USER, FORWARD
-from vmdns.core.builder import Builder, build
+from vmdns.core.build import build
 from vmdns.core.extradata import extra_addresses
 from vmdns.core.model import DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, PortForward
 from vmdns.core.policy import Policy
@@ -157,16 +157,6 @@ def test_no_rule_gives_an_address_that_may_be_wrong(facts: tuple[Fact, ...]) -> 
 
 def test_a_rule_counts_only_where_nothing_else_is_known() -> None:
     assert hinted(network(("web", "10.0.2.50")), lease(1, "10.0.2.4")) == [("10.0.2.4", "lease")]
-    builder = Builder(Policy())
-    for key, fact in enumerate((network(("web", "10.0.2.50")), vm(1, "web"), vm(2, "db", OTHER))):
-        builder.put(key, fact)
-
-    def now(one: Fact | None) -> list[str]:
-        builder.put("lease", one)
-        return [each.address for each in builder.build(NOW, 1).snapshot.by_uuid[uuid(1)].addresses]
-
-    assert now(None) == ["10.0.2.50"]
-    assert now(lease(1, "10.0.2.4")) == ["10.0.2.4"]
-    assert now(lease(9, "10.0.2.50")) == []
-    assert now(lease(9, "10.0.2.51")) == ["10.0.2.50"]
-    assert now(None) == ["10.0.2.50"]
+    assert hinted(network(("web", "10.0.2.50"))) == [("10.0.2.50", FORWARD)]
+    assert hinted(network(("web", "10.0.2.50")), lease(9, "10.0.2.50")) == []
+    assert hinted(network(("web", "10.0.2.50")), lease(9, "10.0.2.51")) == [("10.0.2.50", FORWARD)]

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from tests.facts import HOSTONLY, NOW, lease, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import HostName
 from vmdns.core.name import to_text
 from vmdns.core.policy import Policy

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, mac, report, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Neighbour, PortForward
 from vmdns.core.name import to_text, to_wire
 from vmdns.core.policy import Policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from tests.facts import NOW
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.model import Fact, Machine
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy

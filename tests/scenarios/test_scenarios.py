@@ -41,6 +41,7 @@ from tests import clock
 from tests.facts import EVERYWHERE, NOW, mac, uuid
 from vmdns import report
 from vmdns.core.answer import answer
+from vmdns.core.hosts import digest
 from vmdns.core.model import (
     Adapter,
     DhcpServer,
@@ -86,11 +87,11 @@ class Stage:
         self.hosts: dict[str, HostName] = {}
         self.lines: list[str] = []
         self.asker: tuple[str, ...] = ("everywhere",)
-        self.table = Table(Policy(), self.wall)
+        self.table = Table(Policy(), self.wall, clock.inline)
         self.table.put("virtualbox", self.facts)
         self.table.subscribe(
-            lambda news: self.lines.extend(
-                report.change_line(report.change(one, ZONES, self.wall())) for one in news.changes
+            lambda changes: self.lines.extend(
+                report.change_line(report.change(one, ZONES, self.wall())) for one in changes
             )
         )
 
@@ -112,13 +113,13 @@ class Stage:
     async def step(self, number: int, verb: str, *words: str) -> None:
         try:
             if verb in ("expect", "why", "told"):
-                await asyncio.sleep(0.03)  # what was reported is in force by now
+                await self.table.settled()
                 getattr(self, verb)(*words)
             else:
                 getattr(self, "as_" if verb == "as" else verb)(*words)
                 self.table.put("virtualbox", self.facts)
                 self.table.put("leases", self.leases)
-                self.table.put("hosts", self.hosts)
+                self.table.put_hosts(digest(self.hosts.values(), Policy().apexes, Policy().ttl))
         except AssertionError as error:
             raise AssertionError(f"line {number}, {verb} {' '.join(words)}: {error}") from None
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests import facts
 from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress
 from vmdns.core.name import to_wire

@@ -8,7 +8,7 @@ import pytest
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from vmdns.core.account import Verdict
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress
 from vmdns.core.name import to_wire

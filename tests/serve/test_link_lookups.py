@@ -14,7 +14,7 @@ from dnsbench import HOST, Script, question
 
 from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.limits import Limits
 from vmdns.core.mdns import Responder
 from vmdns.core.mdns_links import Link

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy

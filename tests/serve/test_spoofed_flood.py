@@ -13,7 +13,7 @@ import pytest
 from dnsbench import Script, question
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.cookie import COOKIE
 from vmdns.core.limits import Limits
 from vmdns.core.model import HostAddress

@@ -21,7 +21,7 @@ from truth import rendered
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, OTHER, lease, vm
 from tests.testzone import FACTS, RECORDS, ZONES
 from vmdns.core.answer import Reply, answer
-from vmdns.core.builder import Builder
+from vmdns.core.build import build
 from vmdns.core.limits import Limits
 from vmdns.core.model import DhcpServer, Fact, HostAddress, Lease, Machine, PortForward
 from vmdns.core.policy import Policy
@@ -114,7 +114,7 @@ class World:
     """A server that nobody listens to, and the facts behind it."""
 
     def __init__(self) -> None:
-        self._builder = Builder(POLICY)
+        self._facts: dict[object, Fact] = {}
         self._serial = 0
         self.script = Script()
         one = self.script
@@ -128,11 +128,10 @@ class World:
     def change(self, facts: Iterable[Fact]) -> None:
         """As app.py and table.py do it."""
         for fact in facts:
-            self._builder.put(_key(fact), fact)
+            self._facts[_key(fact)] = fact
         self._serial += 1
-        built = self._builder.build(NOW, self._serial)
-        self.script.snapshot = built.snapshot
-        self.server.publish(built.snapshot, built.names)
+        self.script.snapshot = build(self._facts.values(), POLICY, NOW, self._serial)
+        self.server.publish(self.script.snapshot, None)
 
     def said(self, packet: bytes, door: tuple[str, str]) -> list[bytes]:
         """What the listener's thread answers: made for it at first perhaps, then what stands ready."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -29,8 +29,8 @@ class Common:
     reserved: Mapping[str, str] = field(default_factory=dict)
 
 
-def common(policy: Policy, hosts: Hosts) -> Generator[None, None, Common]:
-    """What the policy and the hosts file mean on their own: made in small steps."""
+def common(policy: Policy, hosts: Hosts) -> Common:
+    """What the policy and the hosts file mean on their own."""
     apexes = policy.apexes
     zones = policy.own
     first = _Nodes(policy.ttl)
@@ -43,11 +43,10 @@ def common(policy: Policy, hosts: Hosts) -> Generator[None, None, Common]:
         first.put(LOCALHOST, *address_record(address))
         first.put(reverse_name(address), PTR, LOCALHOST)
         first.put(b"\x01*" + LOCALHOST, *address_record(address))  # RFC 6761 section 6.3
-    yield from _add_records(first, policy.records, zones)
+    _add_records(first, policy.records, zones)
     late = _Nodes(policy.ttl)
-    yield from _add_hosts(late, hosts.inside, zones, apexes, first.nodes)
-    early, last = (yield from first.finished(apexes)), (yield from late.finished(apexes))
-    return Common(early, last, (yield from _reserved(policy, hosts.inside)))
+    _add_hosts(late, hosts.inside, zones, apexes, first.nodes)
+    return Common(first.finished(apexes), late.finished(apexes), _reserved(policy, hosts.inside))
 
 
 class _Nodes:
@@ -75,15 +74,13 @@ class _Nodes:
         if PTR not in self.nodes.get(pointer, ()):
             self.put(pointer, PTR, owner)
 
-    def finished(self, apexes: frozenset[bytes]) -> Generator[None, None, dict[bytes, Node]]:
+    def finished(self, apexes: frozenset[bytes]) -> dict[bytes, Node]:
         nodes: dict[bytes, Node] = {}
         for owner, node in self.nodes.items():
             nodes[owner] = {kind: RRset(ttl, tuple(rdatas)) for kind, (ttl, rdatas) in node.items()}
-            yield
         for owner in self.nodes:
             for above in names_above(owner, apexes):
                 nodes.setdefault(above, {})
-            yield
         return nodes
 
 
@@ -101,14 +98,12 @@ def names_above(owner: bytes, apexes: Container[bytes]) -> list[bytes]:
     return found[:-1]
 
 
-def _add_records(first: _Nodes, records: Iterable[Record], zones: tuple[bytes, ...]) -> Iterator[None]:
+def _add_records(first: _Nodes, records: Iterable[Record], zones: tuple[bytes, ...]) -> None:
     servers = {b"\x05vmdns" + zone for zone in zones}
     for record in records:
-        yield
         if record.owner not in servers or record.type not in (A, AAAA, CNAME):
             first.put(record.owner, record.type, record.rdata, record.ttl)
     for record in records:
-        yield
         wildcard = record.owner.startswith(b"\x01*")
         if record.type in (A, AAAA) and record.owner.endswith(zones[0]) and not wildcard:
             first.point(str(ip_address(record.rdata)), record.owner)
@@ -120,10 +115,9 @@ def _add_hosts(
     zones: tuple[bytes, ...],
     apexes: frozenset[bytes],
     taken: Mapping[bytes, Mapping[int, object]],
-) -> Iterator[None]:
+) -> None:
     """Adds lines that `digest` kept: their names and addresses make sense."""
     for host in hosts:
-        yield
         owner = to_wire(host.name)
         kind, rdata = address_record(host.address)
         if owner in apexes:
@@ -140,18 +134,16 @@ def _add_hosts(
             late.point(host.address, owner)
 
 
-def _reserved(policy: Policy, hosts: Iterable[HostName]) -> Generator[None, None, dict[str, str]]:
+def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, str]:
     """Labels that no VM may take, with the reason."""
     reserved = dict.fromkeys(RESERVED, "a reserved name")
     for host in hosts:
-        yield
         name = host.name.lower().rstrip(".")
         for zone in policy.zones:
             name = name.removesuffix("." + zone)
         if "." not in name:
             reserved.setdefault(name, "in the host's hosts file")
     for owner in owners(policy.records, frozenset({A, AAAA, CNAME})):
-        yield
         parts = labels(owner)
         for zone in policy.zones:
             depth = zone.count(".") + 1

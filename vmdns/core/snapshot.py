@@ -82,7 +82,7 @@ class Snapshot:
     forwarded: frozenset[bytes] = frozenset()
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
     late: Mapping[bytes, Node] = field(default_factory=dict)
-    above: Mapping[bytes, int] = field(default_factory=dict)
+    above: frozenset[bytes] = frozenset()
     owned: Mapping[bytes, str] = field(default_factory=dict)
     pointers: Mapping[bytes, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     outside: Mapping[bytes, Node] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tests.facts import HOSTONLY, LAB, NETWORKS, NOW, lease, uuid, vm
-from vmdns.core.builder import build
+from vmdns.core.build import build
 from vmdns.core.extradata import MAX_NAMES, extra_names
 from vmdns.core.guestinfo import MAX_REPORTS, reports
 from vmdns.core.name import to_text

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import (
@@ -27,8 +27,8 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.core.builder import Builder, build
-from vmdns.core.model import DhcpServer, Fact, HostName, Machine, Neighbour
+from vmdns.core.build import build
+from vmdns.core.model import DhcpServer, Fact, HostName
 from vmdns.core.name import labels, to_text, to_wire
 from vmdns.core.node import Node
 from vmdns.core.policy import Policy
@@ -347,50 +347,6 @@ def below(name: bytes, zones: Iterable[bytes]) -> bool:
     )
 
 
-STEPS = st.lists(
-    st.tuples(
-        st.dictionaries(st.integers(0, 12), st.integers(0, 40), max_size=4),  # which fact stands under a key
-        st.sampled_from([0.0, 1.0, 20.0, 300.0, -50.0]),  # seconds that pass
-    ),
-    max_size=8,
-)
-SEEN = st.builds(
-    Neighbour, st.sampled_from(["eth0", "vboxnet0"]), NUMBERS.map(mac), ADDRESSES, st.sampled_from([NOW - 9, NOW])
-)
-
-
-@settings(max_examples=300)
-@given(st.lists(FACTS, max_size=16), st.lists(SEEN, max_size=4), STEPS)
-def test_change_by_change_is_the_same_as_all_at_once(
-    world: list[Fact], neighbours: list[Neighbour], steps: list[tuple[dict[int, int], float]]
-) -> None:
-    stock = [*world, *neighbours]
-    builder = Builder(OWN)
-    for key, fact in enumerate(NETWORKS):
-        builder.put(("base", key), fact)
-    now, held = NOW, {}
-    before = builder.build(now, 7).snapshot
-    for changes, seconds in steps:
-        for key, number in changes.items():
-            fact = stock[number] if number < len(stock) else None
-            if isinstance(fact, Machine):
-                key = fact.uuid  # a VM is reported once, under its own key, now so and now so
-            if fact is None:
-                held.pop(key, None)
-            else:
-                held[key] = fact
-            builder.put(key, fact)
-        now += seconds
-        built = builder.build(now, 7)
-        whole = build((*NETWORKS, *held.values()), OWN, now, 7)
-        assert built.snapshot == whole
-        if built.names is not None:
-            # What is not among the names is answered as before, but for what no name is known of.
-            for name in {*before.owned, *before.pointers, *whole.owned, *whole.pointers} - built.names:
-                assert whole.find(name, EVERYWHERE) == before.find(name, EVERYWHERE)
-        before = whole
-
-
 @given(WORLDS, st.floats(0, 1000))
 def test_a_snapshot_holds_until_the_time_it_says(world: list[Fact], later: float) -> None:
     snapshot = made(*world, policy=OWN)
@@ -398,15 +354,3 @@ def test_a_snapshot_holds_until_the_time_it_says(world: list[Fact], later: float
     end = snapshot.valid_until or NOW + 10_000
     then = made(*world, policy=OWN, now=min(NOW + later, end - 0.001))
     assert then == snapshot
-
-
-def test_leases_that_are_renewed_without_end_leave_nothing_behind() -> None:
-    builder = Builder(Policy())
-    builder.put("network", NETWORKS[0])
-    builder.put("vm", vm(1, "web"))
-    builder.put("other vm", vm(2, "db"))
-    builder.put("other lease", lease(2, "10.0.2.5", issued=NOW, seconds=3000))  # the first that ends, as it turns out
-    for number in range(1000):
-        builder.put("lease", lease(1, "10.0.2.4", issued=NOW + number, seconds=6000))
-        assert builder.build(NOW + number, number).snapshot.valid_until == NOW + 3000
-    assert len(builder._ends) < 100
