@@ -445,7 +445,7 @@ def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     )
     world.fake.plays("list runningvms", "")
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff", names=("a",))
+    assert reader.wait(0) == vm(RUN2, state="PoweredOff", names=("a",), set_addresses=("10.0.2.9",))
 
 
 def test_a_gone_vm_is_gone(world, reader) -> None:
