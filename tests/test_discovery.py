@@ -6,12 +6,15 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, lease, mac, vm
 from vmdns.core.model import Fact, Neighbour, to_json
 from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.discovery import Discovery
+from vmdns.sources.reader import is_too_old
 from vmdns.table import Table
 
 FOUND = {"version": "7.2.22", "reader": "api", "home": "/home"}
@@ -62,6 +65,20 @@ async def test_what_is_found_is_answered(bench: Bench) -> None:
     bench.hear(patch="virtualbox", facts={"0": None})
     assert not await bench.answers()
     assert len(bench.said) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("5.2.44", True), ("6.0.24", True), ("6.1.50", False), ("6.1.50_Ubuntu", False), ("7.2.22_Debian", False)],
+)
+def test_a_version_that_is_too_old_is_told(version: str, told: bool) -> None:
+    assert is_too_old(version) is told
+
+
+@on_a_clock
+async def test_the_least_version_is_named(bench: Bench) -> None:
+    bench.hear(found={**FOUND, "version": "6.0.24"}, detail="")
+    assert bench.said[-1] == "VirtualBox 6.0.24 is too old for vmdns, which needs 6.1 or newer: update it"
 
 
 @on_a_clock

@@ -296,6 +296,15 @@ def test_guests_that_run_are_named(box: FakeBox, host: Host) -> None:
     assert told("apply")[0]["guests"] == []
 
 
+def test_a_mac_with_virtualbox_6_1_has_no_host_only_networks(
+    box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its VBoxManage does not know `list hostonlynets`."""
+    monkeypatch.setattr(wiring, "_MAC", True)
+    box.lacks("list hostonlynets")
+    assert "NAT Network lab" in [one.row.title for one in wire().plan()]
+
+
 def test_virtualbox_up_to_7_1(box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VERSION", "7.1.12r169651")
     done, _ = told("apply")

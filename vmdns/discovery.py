@@ -13,7 +13,9 @@ from vmdns.config import Config
 from vmdns.core.model import Fact, Neighbour, from_json
 from vmdns.lasting import lasting
 from vmdns.serve.turn import long_turns
+from vmdns.sources.reader import LEAST, is_too_old
 from vmdns.sources.supervise import WORKER, Supervisor
+from vmdns.sources.wsl import HINT, is_wsl
 from vmdns.table import Table
 
 SIMULATION = "simulation"  # the name of the reader of vmdns/demo
@@ -61,6 +63,8 @@ class Discovery:
         """Starts a worker, in place of the one that runs."""
         if self._task is not None:
             self._task.cancel()
+        elif self._worker == WORKER and is_wsl():
+            self._say(HINT)
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
         interval = config.limits.look_interval
@@ -143,6 +147,9 @@ class Discovery:
         through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
         because = f", because {detail}" if detail else ""
         self._say(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
+        if is_too_old(found["version"]):
+            least = ".".join(map(str, LEAST))
+            self._say(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
 
     def _back(self) -> None:
         source = self.sources["virtualbox"]

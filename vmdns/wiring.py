@@ -23,6 +23,7 @@ from vmdns.serve.control_place import instance_key
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import find, user_home
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
+from vmdns.sources.wsl import HINT
 
 SCOPE = "wire"
 _MAC = sys.platform == "darwin"
@@ -72,6 +73,8 @@ class Wire:
         installation = find(environ)
         if installation is None:
             raise OSError("VirtualBox is not installed here; if it is, put the folder of VBoxManage into PATH")
+        if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
+            raise OSError(HINT)
         self._vboxmanage = VBoxManage(installation.vboxmanage, environ, _LIMITS_SECONDS)
         self._zones = tuple(zones)
         self._may = may
@@ -182,7 +185,7 @@ class Wire:
             networks=self.box.networks(),
             zones=self._zones,
             interfaces=interfaces,
-            vmnets=tuple(output.host_only_networks(self._call("list", "hostonlynets"))) if _MAC else (),
+            vmnets=tuple(self._vmnets()) if _MAC else (),
             resolvers=_resolvers(),
             hosts=() if self._may else tuple(self._hosts(interfaces)),
             given=frozenset(str(one) for one in GIVEN.hosts() if is_assigned(str(one))),
@@ -190,6 +193,12 @@ class Wire:
             groups=frozenset(one.name for one in entries if one.kind == DHCP_GROUP),
             may=self._may,
         )
+
+    def _vmnets(self) -> list[HostInterface]:
+        try:
+            return output.host_only_networks(self._vboxmanage("list", "hostonlynets"))
+        except Failed:
+            return []  # 6.1 has none
 
     def _hosts(self, interfaces: Sequence[HostInterface]) -> Iterator[str]:
         """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""

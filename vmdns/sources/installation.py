@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from vmdns.sources import wsl
 
 # Where the installers of Oracle and of the distributions put VirtualBox (/usr/local: FreeBSD).
 _PLACES = {
@@ -33,10 +35,19 @@ class Installation:
 
 
 def find(environ: Mapping[str, str], platform: str = sys.platform) -> Installation | None:
-    """The VirtualBox to use: the one the environment names, the one on PATH, or the one in a usual place."""
-    suffix = ".exe" if platform == "win32" else ""
+    """The VirtualBox to use: the one the environment names, the one on PATH, or the one in a usual place.
+
+    In WSL, where there is none for Linux, the one of Windows.
+    """
+    found = _find(environ, platform, ".exe" if platform == "win32" else "", _folders(environ, platform))
+    if found is None and platform == "linux" and wsl.is_wsl():
+        found = _find(environ, platform, ".exe", [*_folders(environ, platform), *wsl.program_folders()])
+    return found
+
+
+def _find(environ: Mapping[str, str], platform: str, suffix: str, folders: Iterable[Path]) -> Installation | None:
     wrapper: Path | None = None
-    for folder in _folders(environ, platform):
+    for folder in folders:
         found = folder / f"VBoxManage{suffix}"
         if not os.access(found, os.X_OK) or not found.is_file():
             continue

@@ -6,10 +6,20 @@ simulated ones `loopback:<address>`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from vmdns.core.model import DhcpServer, Fact, HostInterface, LoopbackNetwork, Machine, NatNetwork
+
+# The API and VBoxManage have DHCP options by group and lease files in this form since 6.1.
+LEAST = (6, 1)
+
+
+def is_too_old(version: str) -> bool:
+    """Whether a version of VirtualBox, such as 5.2.44, is older than what the readers are made for."""
+    numbers = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) < LEAST
 
 
 class Found(NamedTuple):

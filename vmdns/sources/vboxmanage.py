@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from vmdns.core.model import Fact
 from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import wsl
 from vmdns.sources.installation import Installation, stamp, user_home
 from vmdns.sources.reader import Found, Lost, Unavailable, key
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
@@ -36,6 +38,8 @@ class VBoxManageReader:
     def __init__(self, installation: Installation, environ: Mapping[str, str], home: str | None = None) -> None:
         environ = {**environ, "VBOX_USER_HOME": home} if home else environ
         folder = user_home(environ)
+        if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
+            folder = Path(home) if home else wsl.windows_user_home() or folder
         self._installation = installation
         self._stamp = stamp(installation)
         self._call = VBoxManage(installation.vboxmanage, environ)

@@ -40,6 +40,7 @@ class VBoxManage:
 
     def __init__(self, program: Path, environ: Mapping[str, str], limits: tuple[float, float] = LIMITS_SECONDS) -> None:
         self._program = program
+        self._windows = program.suffix.lower() == ".exe"  # in WSL, too
         self._limits = limits
         self.moved = time.monotonic()
         self.spent = 0.0
@@ -59,7 +60,8 @@ class VBoxManage:
     def _try(self, arguments: tuple[str, ...], limit: float) -> str:
         before = _clock()
         try:
-            return _decode(self._run([str(self._program), *arguments], limit))
+            output = self._run([str(self._program), *arguments], limit)
+            return decode_text(output.replace(b"\r\n", b"\n") if self._windows else output, sys.platform)
         finally:
             self.moved = time.monotonic()
             self.spent += _clock() - before
@@ -136,14 +138,8 @@ def _read(file: IO[bytes], most: int) -> bytes:
 
 
 def _failure(command: list[str], errors: bytes, status: int) -> Failed:
-    text = _decode(errors)
+    text = decode_text(errors, sys.platform)
     line = next((line for line in text.split("\n") if "error:" in line), "")
     code = re.search(r"\(0x([0-9a-fA-F]{8})\)", text)
     why = line.partition("error:")[2].strip() or f"exit status {status}"
     return Failed(f"{' '.join(command[1:3])}: {why}"[:300], int(code[1], 16) if code else 0)
-
-
-def _decode(data: bytes) -> str:
-    if sys.platform == "win32":
-        data = data.replace(b"\r\n", b"\n")
-    return decode_text(data, sys.platform)
