@@ -18,13 +18,16 @@ from vmdns.announcing import Announcing
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import build
+from vmdns.core.held_back import domain_to_allow
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, from_json
+from vmdns.core.plain import safe
 from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
 from vmdns.core.sparing import Sparing
 from vmdns.core.upstream import Upstreams
 from vmdns.core.wire import Record
+from vmdns.core.zones import domains_to_forward
 from vmdns.discovery import Discovery, Source
 from vmdns.host.ambient import keep_to_ourselves
 from vmdns.host.folders import control_folders
@@ -76,7 +79,7 @@ class App:
         self.left_out: list[str] = []
         self._found_upstreams = Upstreams()
         self._requests = Requests(self, simulation=options.demo)
-        self.forwarder = Forwarder(config.limits, clock)
+        self.forwarder = Forwarder(config.limits, clock, self._say_held_back)
         self._admission = Admission(
             lambda peer: self.table.snapshot.is_guest(peer), lambda: self.discovery.nudge("neighbours")
         )
@@ -298,20 +301,24 @@ class App:
     def _configure_forwarder(self) -> None:
         own, zones = self.listening.own, frozenset(self.config.zone_names)
         found = self._found_upstreams.by_proxy(lambda server: is_own(server, own))
-        upstreams = Upstreams(
-            default=self.config.upstreams or found.default,
-            # `vmdns host --apply` has the host ask us for our zones.
-            domains={
-                **{key: one for key, one in found.domains.items() if key not in zones},
-                **self.config.forward_names,
-            },
-            search=found.search,
-        )
+        default = self.config.upstreams or found.default
+        domains = dict.fromkeys(self._host_domains, default)
+        # `vmdns host --apply` has the host ask us for our zones.
+        domains |= {key: servers for key, servers in found.domains.items() if key not in zones}
+        search = found.search | self.config.private_names
+        upstreams = Upstreams(default, {**domains, **self.config.forward_names}, search)
         left_out = self.forwarder.configure(upstreams, own, zones, self.config.limits)
         for sentence in left_out:
             if sentence not in self.left_out:
                 self._say(sentence)
         self.left_out = left_out
+
+    def _say_held_back(self, name: str) -> None:
+        line = (
+            f"! {safe(name)}: an answer from outside held a private address and was withheld (DNS rebinding); if the "
+            f'name is yours, write in vmdns.toml: private_domains = ["{safe(domain_to_allow(name))}"]'
+        )
+        self._say_sparingly("answers withheld", line, time.time())
 
     async def _poll_upstreams(self) -> None:
         while True:
@@ -336,9 +343,15 @@ class App:
             resolvers=() if self._options.demo else self._found_upstreams.resolvers,
             wildcards=self.config.wildcards,
             lan=self.config.lan,
-            forwarded=frozenset(self.config.forward_names),
+            forwarded=self._host_domains | frozenset(self.config.forward_names),
             looked=self._looked,
         )
+
+    @property
+    def _host_domains(self) -> frozenset[bytes]:
+        """The host's domains that are forwarded although a zone of ours is above them."""
+        found = self._found_upstreams
+        return domains_to_forward({*found.search, *found.domains}, self.config.zone_names)
 
     def _watch_files(self) -> None:
         troubles = self._files.add(lambda: [hostsfile.path()], lambda: self._spawn(self._read_hosts()))

@@ -63,6 +63,7 @@ class Config:
     mdns: bool = True
     mdns_relay: bool = True
     hosts: bool = True
+    private_domains: tuple[str, ...] = ()
     reserved_allowed: tuple[str, ...] = ()
     reader: str = "auto"
     vbox_home: Path | None = None
@@ -76,6 +77,11 @@ class Config:
     def zone_names(self) -> tuple[bytes, ...]:
         """The zones as wire names in lower case."""
         return tuple(name.to_wire(zone) for zone in self.zones)
+
+    @property
+    def private_names(self) -> frozenset[bytes]:
+        """The domains whose names may have private addresses, as wire names in lower case."""
+        return frozenset(name.to_wire(domain) for domain in self.private_domains)
 
     @property
     def forward_names(self) -> dict[bytes, tuple[Upstream, ...]]:
@@ -134,6 +140,9 @@ KEYS: dict[str, Key] = {
     "mdns": Key(values.truth, "whether VM names are answered by multicast DNS on host-only and bridged networks"),
     "mdns_relay": Key(values.truth, "whether others on this host's links are asked for X.local that is no VM's"),
     "hosts": Key(values.truth, "whether names of this host's hosts file are answered"),
+    "private_domains": Key(
+        values.domains, 'domains outside of the zones whose names may have private addresses, like "fritz.box"'
+    ),
     "reserved_allowed": Key(values.labels, 'names that a VM may take although they are reserved, like "wpad"'),
     "reader": Key(values.reader, "how VirtualBox is read: auto, api or vboxmanage"),
     "vbox_home": Key(values.home, "VirtualBox's folder of settings (VBOX_USER_HOME); empty: VirtualBox's default"),

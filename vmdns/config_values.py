@@ -192,6 +192,11 @@ def forward(value: Any) -> tuple[tuple[str, tuple[Upstream, ...]], ...]:
     return tuple(found.items())
 
 
+def domains(value: Any) -> tuple[str, ...]:
+    """A list of domains, each once."""
+    return tuple(dict.fromkeys(domain(item) for item in texts(value, "fritz.box")))
+
+
 def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
     """The domains of [forward]: one written without quotes, corp.example = [...], is nested tables to TOML."""
     out: list[tuple[str, Any]] = []

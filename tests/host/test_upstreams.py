@@ -142,6 +142,7 @@ def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
 )  # fmt: skip
 def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> None:
     assert Upstream(address).local is local
+    assert not Upstream(address, 5353).local
 
 
 def test_a_resolv_conf_that_is_gone_or_dangles_is_said(tmp_path: Path) -> None:

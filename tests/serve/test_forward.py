@@ -64,6 +64,8 @@ class Lab:
         self.clock = clock
         self.servers = servers
         self.up = servers[0]
+        self.held_back: list[str] = []
+        forwarder._report_held_back = self.held_back.append
         self.asker = Asker(forwarder) if self.threaded else None
 
     def configure(self, *default: FakeUpstream, limits: Limits = LIMITS, **more: Any) -> list[str]:
@@ -405,6 +407,42 @@ def test_f30_x22_private_addresses_from_outside_are_blocked_and_said() -> None:
             net.configure(net.up, domains={to_wire("1.fz.test"): (Upstream("127.0.0.1", net.up.port),)})
             assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
             assert told(await net.ask("rebind.2.fz.test")) == []
+
+    run(scenario)
+
+
+def test_what_a_resolver_of_this_computer_says_is_not_from_outside() -> None:
+    """Each server's answer by where it comes from."""
+
+    async def scenario() -> None:
+        async with lab(2, QUICK) as net:
+            first, second = net.servers
+            assert told(await net.ask("rebind.1.fz.test")) == []
+            # Port 53 takes a right, so another one stands for it.
+            net.forwarder._routes.servers[Upstream("127.0.0.1", first.port)].local = True
+            assert told(await net.ask("rebind.2.fz.test")) == ["192.168.56.101"]
+            first.dead = True
+            assert told(await net.ask("rebind.3.fz.test")) == []
+            assert second.count("rebind.3")
+
+    run(scenario)
+
+
+def test_each_name_that_is_withheld_is_reported_once() -> None:
+    async def scenario() -> None:
+        async with lab() as net:
+            for at in (1, 1, 2):
+                net.clock.ahead += 61
+                await net.ask(f"rebind.{at}.fz.test")
+            await net.ask("cnlocal.1.fz.test")  # an alias into our zone, which no domain allows
+            assert net.held_back == ["rebind.1.fz.test", "rebind.2.fz.test"]
+            assert net.forwarder.status()["held_back"] == net.held_back
+            net.clock.ahead += 3601
+            assert net.forwarder.status()["held_back"] == []
+            await net.ask("rebind.1.fz.test")
+            assert net.held_back[2:] == ["rebind.1.fz.test"]
+            net.configure(net.up, search=frozenset({to_wire("1.fz.test")}))
+            assert net.forwarder.status()["held_back"] == []
 
     run(scenario)
 

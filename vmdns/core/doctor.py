@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_interface
 from vmdns.core.address import Address
 from vmdns.core.doubles import SAME_MAC, double
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, listed
+from vmdns.core.forwarding_findings import forwarding_findings
 from vmdns.core.model import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
 from vmdns.core.name import shown
 from vmdns.core.snapshot import Guest
@@ -86,6 +87,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
     yield from _listeners(patient)
     yield from _virtualbox(status)
     yield from _upstreams(patient)
+    yield from forwarding_findings(status)
 
 
 def _texts(status: Mapping[str, object], key: str) -> list[str]:

@@ -22,22 +22,23 @@ class Upstream(NamedTuple):
 
     @property
     def local(self) -> bool:
-        """Whether this is a resolver that the user runs on this computer, which decides itself what names mean.
+        """Whether this is a resolver that the user runs for the programs of this computer, at port 53 of loopback.
 
-        Not systemd-resolved: it passes on what servers of the network say.
+        What names mean is decided there. Not systemd-resolved, which passes on what servers of the network say.
         """
         try:
             loopback = ipaddress.ip_address(self.address).is_loopback
         except ValueError:
             return False
-        return loopback and self.address not in (RESOLVED_STUB, RESOLVED_PROXY)
+        return loopback and self.port == 53 and self.address not in (RESOLVED_STUB, RESOLVED_PROXY)
 
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
     """Where to forward: the servers for everything, and those of single domains (wire name, lower case).
 
-    search holds the host's search domains (wire names). Answers from those domains and from the keys of `domains`
+    search holds the host's search domains (wire names), and those that the user trusts. Answers from those domains and
+    from the keys of `domains`
     may hold private addresses; from elsewhere they are taken for DNS rebinding. stub holds the addresses that the host
     itself asks where those are not the default servers but a stub in front of them. proxy is a server on this host that
     asks all of these as the host does, each for its domains.

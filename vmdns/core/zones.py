@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 
 from vmdns.core.name import from_labels, to_wire
+from vmdns.core.upstream import closest
 
 # Reverse zones of addresses that mean something on this host's networks alone (RFC 6303 section 4, RFC 7793 for
 # shared address space left out: carriers answer it).
@@ -23,6 +25,22 @@ SPECIAL = ("local", "localhost", "invalid", "onion", "home.arpa", "resolver.arpa
 BUILT_IN = frozenset(to_wire(name) for name in (*REVERSE, *SPECIAL))
 LOCALHOST = to_wire("localhost")
 RESOLVER = to_wire("resolver.arpa")
+_HOME = to_wire("home.arpa")
+
+
+def domains_to_forward(domains: Iterable[bytes], zones: Iterable[bytes]) -> frozenset[bytes]:
+    """Of the host's search and routing domains those that would be answered here and have servers of their own.
+
+    They lie below one of these zones (a company's corp.local below local), or in home.arpa, which the network's own
+    resolver answers (RFC 8375 section 4). All are wire names in lower case.
+    """
+    apexes = frozenset(zones)
+    found = set()
+    for domain in domains:
+        above = closest(domain, apexes | {_HOME})
+        if above is not None and domain not in apexes:
+            found.add(domain)
+    return frozenset(found)
 
 
 @lru_cache(maxsize=4096)  # some 350 bytes each: of addresses that come and go few are worth it

@@ -21,6 +21,7 @@ from typing import Any
 from vmdns.core import wire
 from vmdns.core.cache import Cache
 from vmdns.core.forwarded import (
+    EDE_BLOCKED,
     EDE_NO_REACHABLE_AUTHORITY,
     EDE_OTHER,
     Failure,
@@ -29,7 +30,8 @@ from vmdns.core.forwarded import (
     refusal,
     render,
 )
-from vmdns.core.judge import Rejected, judge
+from vmdns.core.held_back import HeldBack
+from vmdns.core.judge import PRIVATE_ADDRESS, Rejected, judge
 from vmdns.core.limits import Limits
 from vmdns.core.name import to_text
 from vmdns.core.quick_judge import quick_judge
@@ -38,7 +40,7 @@ from vmdns.serve.failover import AllFailed, Round, patience
 from vmdns.serve.first_try import Attempt, Came, FirstTries
 from vmdns.serve.flights import Flight, Flights, Waiter, tell
 from vmdns.serve.routes import Known, Routes, known
-from vmdns.serve.upstream_server import Server, in_turn
+from vmdns.serve.upstream_server import Judge, Server, in_turn
 from vmdns.serve.upstream_socket import Sockets, budget
 from vmdns.serve.waiting import Waiting
 
@@ -49,6 +51,7 @@ _STALE_WAIT = 1.8
 # RFC 9520 section 3.2, in seconds: how long a failure is believed, where a server said so, where none spoke, and
 # where there is a stale answer to give meanwhile (RFC 8767 section 5).
 _FAILED, _SILENT, _RECHECK = 5.0, 1.0, 30.0
+_HELD_BACK = (EDE_BLOCKED, PRIVATE_ADDRESS)
 _NOT_YET = Failure(wire.SERVFAIL, (EDE_OTHER, "not known yet"))
 _STOPPING = Failure(wire.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
 
@@ -58,10 +61,21 @@ _Met = tuple[Forwarded | Failure, Flight | None, bool]
 
 
 class Forwarder:
-    """Answers what is not ours. now is a monotonic clock in seconds. One event loop uses it, and threads of it."""
+    """Answers what is not ours. One event loop uses it, and threads of it.
 
-    def __init__(self, limits: Limits, now: Callable[[], float] = time.monotonic) -> None:
+    now is a monotonic clock in seconds. report_held_back is called in the event loop with a name whose answer is
+    withheld because it holds private addresses, once an hour for each.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        now: Callable[[], float] = time.monotonic,
+        report_held_back: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self._limits = limits
+        self._report_held_back = report_held_back
+        self._held_back = HeldBack()
         self._patience = patience(limits)
         self._now = now
         self._cache = Cache(limits)
@@ -89,6 +103,8 @@ class Forwarder:
             self._patience = patience(limits)
             self._cache.configure(limits)
             self._routes = Routes(what, self._server)
+            if what != self._known:
+                self._held_back.clear()
             if what.upstreams and what != self._known:
                 self._known = what
                 self._generation += 1
@@ -218,7 +234,8 @@ class Forwarder:
 
     def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
         """The answer that a message is, where that is seen quickly."""
-        return quick_judge(message, sent, self._limits, flight.trusted, self._routes.is_own)
+        trusted = flight.trusted or flight.servers[0].local
+        return quick_judge(message, sent, self._limits, trusted, self._routes.is_own)
 
     def answered(self, attempt: Attempt, found: Forwarded) -> None:
         """The first server answered a flight."""
@@ -251,14 +268,20 @@ class Forwarder:
     def _fly(self, flight: Flight, attempt: Attempt | None) -> None:
         limits = self._limits
 
-        def judged(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
-            return judge(message, sent, limits, trusted=flight.trusted, own=self._routes.is_own, stream=stream)
+        def judged_of(server: Server) -> Judge:
+            trusted = flight.trusted or server.local
+
+            def judged(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
+                return judge(message, sent, limits, trusted=trusted, own=self._routes.is_own, stream=stream)
+
+            return judged
 
         def ask(server: Server) -> Awaitable[Forwarded]:
-            return server.ask(flight.question, judged)
+            return server.ask(flight.question, judged_of(server))
 
         tries = Round(flight.servers, ask, limits)
         if attempt is not None:
+            judged = judged_of(attempt.server)
             attempt.expect(judged)
             asking = attempt.server.ask(flight.question, judged, attempt)
             tries.go_on(attempt.server, asking, attempt.begun, self._now())
@@ -270,6 +293,8 @@ class Forwarder:
             found = await tries.run(lambda: self._sockets.spare, self._now)
             with self._lock:
                 self._keep(flight, found)
+            if found.error == _HELD_BACK and self._held_back.add(flight.question.name, self._now()):
+                self._report_held_back(to_text(flight.question.name))
             return found
         except AllFailed as failed:
             with self._lock:
@@ -309,6 +334,7 @@ class Forwarder:
             "outstanding": len(self._flights),
             "waiting": self._flights.waiting,
             "sockets": self._sockets.open,
+            "held_back": self._held_back.names(self._now()),
         }
 
     async def settle(self, seconds: float) -> None:

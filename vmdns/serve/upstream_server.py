@@ -74,6 +74,7 @@ class Server:
         spawn: Spawn,
     ) -> None:
         self.upstream = upstream
+        self.local = upstream.local
         self.asked = self.answered = self.failed = 0
         self.error = ""
         self.round_trip: float | None = None

@@ -1,0 +1,78 @@
+"""What doctor says about names that are forwarded, and the names behind it."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmdns.core.findings import OK, WARNING
+from vmdns.core.forwarding_findings import forwarding_findings
+from vmdns.core.held_back import MOST_NAMES, SECONDS, HeldBack, domain_to_allow
+from vmdns.core.name import to_wire
+from vmdns.core.zones import domains_to_forward
+
+
+def test_a_company_s_domain_below_a_zone_is_named() -> None:
+    upstreams = [
+        {"address": "192.0.2.1:53", "domains": [".", "corp.local", "corp.example"]},
+        {"address": "192.0.2.2:53", "domains": ["corp.local"]},
+    ]
+    status = {"zones": ["local", "vm.internal"], "upstreams": upstreams, "forwarding": {"held_back": []}}
+    (found,) = forwarding_findings(status)
+    assert (found.subject, found.level) == ("corp.local", OK)
+    assert "192.0.2.1:53 and 192.0.2.2:53" in found.text
+
+
+def test_names_that_were_withheld_come_with_the_line_that_allows_them() -> None:
+    held = ["nas.fritz.box", "www.nas.lan", "nas.lan", "10.0.0.1.nip.io"]
+    (found,) = forwarding_findings({"forwarding": {"held_back": held}})
+    assert found.level == WARNING
+    assert "nas.fritz.box, www.nas.lan, nas.lan and 10.0.0.1.nip.io" in found.text
+    assert found.text.endswith('private_domains = ["nip.io", "lan", "nas.lan", "fritz.box"]')
+    assert list(forwarding_findings({})) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("nas.fritz.box", "fritz.box"),
+        ("fritz.box", "fritz.box"),
+        ("nas.lan", "lan"),
+        ("shop.test", "test"),
+        ("db.prod.corp.example", "prod.corp.example"),
+        ("lan", "lan"),
+    ],
+)
+def test_the_domain_to_allow(name: str, domain: str) -> None:
+    assert domain_to_allow(name) == domain
+
+
+def test_names_that_were_withheld_are_bounded_and_forgotten() -> None:
+    held = HeldBack()
+    names = [to_wire(f"x{at}.lan") for at in range(MOST_NAMES + 1)]
+    assert all(held.add(name, 0.0) for name in names)
+    assert not held.add(names[-1], 1.0)
+    assert len(held.names(1.0)) == MOST_NAMES
+    assert held.names(SECONDS) == [f"x{MOST_NAMES}.lan"]
+    assert held.add(names[-2], SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("domain", "forwarded"),
+    [
+        ("corp.local", True),
+        ("a.corp.local", True),
+        ("x.vm.internal", True),
+        ("home.arpa", True),
+        ("lan.home.arpa", True),
+        ("local", False),
+        ("vm.internal", False),
+        ("corp.example", False),  # forwarded anyway
+        ("internal", False),
+        ("10.in-addr.arpa", False),
+        ("x.localhost", False),
+        ("x.onion", False),
+    ],
+)
+def test_the_host_s_domains_that_are_forwarded(domain: str, forwarded: bool) -> None:
+    zones = (to_wire("local"), to_wire("vm.internal"))
+    assert domains_to_forward([to_wire(domain)], zones) == ({to_wire(domain)} if forwarded else set())
