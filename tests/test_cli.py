@@ -233,11 +233,9 @@ def test_run_watches_the_usual_file(app: types.ModuleType, run: Run, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "text", "said"),
     [
-        (["--listen", "web"], "", "vmdns: --listen: 'web' is not an address"),
-        (["--upstream", "0.0.0.0"], "", "vmdns: --upstream: 0.0.0.0"),
         (["--config", "{}/none.toml"], "", "none.toml: there is no such file"),
         (["--config", "{}/bad.toml"], "\nlistn = []", "bad.toml, line 2: listn: unknown key; did you mean listen?"),
-        (["--config", "{}/bad.toml"], "records = '''\nweb A 999.1.1.1\n'''", "records: line "),
+        (["--config", "{}/bad.toml"], "records = '''\nweb A 999.1.1.1\n'''", "bad.toml, line 2: records: 'web A 9"),
     ],
 )
 def test_run_does_not_start_with_a_wrong_configuration(

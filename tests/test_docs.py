@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
@@ -179,3 +180,12 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     assert ["run", "--listen", "127.0.0.1"] in list(commands(text))
     assert dead_links(page, text) == ["#other", "no.md"]
     assert missing_files(text) == ["core/nothing.py", "tools/nothing"]
+
+
+def test_the_commands_with_json_are_all_said() -> None:
+    (subparsers,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    able = {name for name, one in subparsers.choices.items() if "--json" in one._option_string_actions}
+    page = text_of(ROOT / "docs" / "troubleshooting.md")
+    first, second, *_ = page.split("## In scripts")[1].strip().replace("\n", " ").split(". ")
+    assert set(spans(first)) == able | {"--json"}
+    assert set(spans(second)) == set(subparsers.choices) - able

@@ -140,7 +140,7 @@ def _configuration(file: str | None, options: Options | None = None) -> tuple[Co
     """The configuration in force, and its file: the one named, or the usual one, which need not exist."""
     from pathlib import Path
 
-    from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
+    from vmdns.config import Config, ConfigError, ConfigMissing, OptionError, Options, load
     from vmdns.core.records import check_records
     from vmdns.host.folders import config_file
 
@@ -153,6 +153,8 @@ def _configuration(file: str | None, options: Options | None = None) -> tuple[Co
                 raise
             config = Config()
         return config.with_options(options or Options()), path
+    except OptionError as error:
+        raise _Fail(str(error), USAGE) from None
     except (ConfigError, RuntimeError) as error:
         raise _Fail(str(error)) from None
 
@@ -366,6 +368,10 @@ def _service(arguments: Namespace) -> int:
 
     action = arguments.action
     options = service.run_options(run_parser(), arguments.options)
+    if action == "install":
+        # What would end each start of the service is said now.
+        given = run_parser().parse_args(arguments.options)
+        _configuration(given.config, _options(given))
     say = (lambda line: None) if arguments.json else _say
     try:
         one = service.Service()

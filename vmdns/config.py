@@ -38,6 +38,10 @@ class ConfigMissing(ConfigError):
     """There is no such file."""
 
 
+class OptionError(ConfigError):
+    """The value of an option of the command line is wrong; the text names the option."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says; the empty values leave the file's in force."""
@@ -89,7 +93,7 @@ class Config:
         return {name.to_wire(domain): upstreams for domain, upstreams in self.forward}
 
     def with_options(self, options: Options) -> Config:
-        """This with the options of the command line laid over it. Raises `ConfigError` that names the option."""
+        """This with the options of the command line laid over it. Raises `OptionError`."""
         changed: dict[str, Any] = {}
         origins = dict(self.origins)
         for key, option in _OPTIONS.items():
@@ -98,7 +102,7 @@ class Config:
                 try:
                     changed[key] = KEYS[key].read(list(given) if isinstance(given, tuple) else given)
                 except ValueError as error:
-                    raise ConfigError(f"{option}: {error}") from None
+                    raise OptionError(f"{option}: {error}") from None
                 origins[key] = option
         if options.demo:
             # Nothing of this computer is changed, nothing is announced to its networks, and no name is hidden by a
@@ -186,6 +190,7 @@ def parse(text: str, file: str, check_records: CheckRecords) -> Config:
     def wrong(key: str, what: str, line: int = 0) -> ConfigError:
         # A key inside an inline table is not found by itself; the line of what holds it is.
         line = line or lines.get(key) or lines.get(key.split(".")[0], 0)
+        line = line or next((one for dotted, one in lines.items() if dotted.startswith(f"{key}.")), 0)
         where = f"{file}, line {line}" if line else file
         return ConfigError(f"{where}: {_short(key)}: {_short(what)}")
 
@@ -209,7 +214,8 @@ def parse(text: str, file: str, check_records: CheckRecords) -> Config:
     try:
         check_records(config.records, config.zones, config.limits.ttl)
     except ValueError as error:
-        raise wrong("records", str(error), _line_of_record(text, lines, str(error))) from None
+        line = _line_of_record(text, lines, str(error))
+        raise wrong("records", re.sub(r"^line \d+: ", "", str(error)) if line else str(error), line) from None
     return config
 
 

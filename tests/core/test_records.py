@@ -56,7 +56,12 @@ def test_names_are_relative_to_each_zone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nas A 999.1.1.1", "line 1: "),
+        ("nas A 999.1.1.1", "line 1: 'nas A 999.1.1.1': that is not an IPv4 address; write it like: web A 192.0.2.1"),
+        ("nas AAAA 1.2.3.4", "line 1: 'nas AAAA 1.2.3.4': that is not an IPv6 address; write it like: web AAAA 2001:"),
+        ("nas MX mail", "line 1: 'nas MX mail': a number is missing; write it like: @ MX 10 mail"),
+        ("nas SRV 0 0 web", "line 1: .*a number is missing; write it like: _http._tcp SRV 0 0 8080 web"),
+        ("nas = 192.0.2.1", "line 1: 'nas = 192.0.2.1': '=' is no record type; write it like: web A 192.0.2.1"),
+        ("192.0.2.1 nas", "line 1: '192.0.2.1 nas': 'nas' is no record type; write it like: web A 192.0.2.1"),
         ("nas A 1.2.3.4\nnas A\n", "line 2: "),
         ("nas A 1.2.3.4\n\nnas NOSUCH x", "line 3: "),
         ("nas 5 5 A 1.2.3.4", "line 1: "),
@@ -72,8 +77,8 @@ def test_names_are_relative_to_each_zone() -> None:
         ("nas A 1.2.3.4\nx TXT (\na\nb\n", "line 2: "),
         ("nas A 1.2.3.4\nx TXT (\na\n b )\n\n; c\n A 1.2.3\n", "line 7: "),
         ("\n\nwww.example.org. A 1.2.3.4", "line 3: www.example.org. is outside of local and vm.internal: write names"),
-        ("@ SOA a b 1 2 3 4 5", "line 1: SOA records are made by vmdns itself"),
-        ("a A 1.2.3.4\nx DNAME y", "line 2: DNAME records are made by vmdns itself"),
+        ("@ SOA a b 1 2 3 4 5", "line 1: .*SOA records are made by vmdns itself"),
+        ("a A 1.2.3.4\nx DNAME y", "line 2: .*DNAME records are made by vmdns itself"),
         # X05.
         ("www CNAME a\nwww A 1.2.3.4", "line 2: a CNAME record must be the only one of its name"),
         ("www TXT x\nx A 1.2.3.4\nWWW CNAME a", "line 3: a CNAME record must"),
@@ -81,12 +86,12 @@ def test_names_are_relative_to_each_zone() -> None:
         ("@ CNAME a", "line 1: a CNAME record must"),
         ("www CNAME a\nwww CNAME a", "line 2: a CNAME record must"),
         ("x A 1.2.3.4\nt TXT" + " a" * 33_000, "line 2: the record is longer than 65535 bytes"),
-        ('a A 1.2.3.4\n"www" A 1.2.3.4', "line 2: expecting an identifier"),
-        ("www TYPE255 \\# 0", "line 1: ANY is a type for queries alone"),
-        ("www TYPE41 \\# 0", "line 1: OPT is a type for queries alone"),
-        ("$TTL 300\nwww A 1.2.3.4", r"line 1: \$TTL is not possible here"),
-        ("www CH A 1.2.3.4", "line 1: there is no class but IN here, and 'CH' is another"),
-        ("www A 1.2.3.4\nx HINFOO y", "line 2: 'HINFOO' is no record type"),
+        ('a A 1.2.3.4\n"www" A 1.2.3.4', "line 2: .*something is missing"),
+        ("www TYPE255 \\# 0", "line 1: .*ANY is a type for queries alone"),
+        ("www TYPE41 \\# 0", "line 1: .*OPT is a type for queries alone"),
+        ("$TTL 300\nwww A 1.2.3.4", r"line 1: .*\$TTL is not possible here"),
+        ("www CH A 1.2.3.4", "line 1: .*there is no class but IN here, and 'CH' is another"),
+        ("www A 1.2.3.4\nx HINFOO y", "line 2: .*'HINFOO' is no record type"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:

@@ -19,6 +19,16 @@ from vmdns.core.wire import CNAME, SOA, Record
 
 # Records that only the zone itself may have, or that promise what vmdns does not do.
 _REFUSED = {SOA, dns.rdatatype.DNAME, dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3}
+_EXAMPLES = {
+    "A": "web A 192.0.2.1", "AAAA": "web AAAA 2001:db8::1", "CNAME": "www CNAME web", "MX": "@ MX 10 mail",
+    "TXT": '@ TXT "a text"', "SRV": "_http._tcp SRV 0 0 8080 web", "PTR": "printer PTR web", "NS": "lab NS ns.example.",
+    "CAA": '@ CAA 0 issue "ca.example"',
+}  # fmt: skip
+# dnspython's words for what people get wrong.
+_MEANINGS = {
+    "expecting an identifier": "something is missing", "expecting an integer": "a number is missing",
+    "expecting a string": "something is missing", "newline in quoted string": "a quotation mark is missing",
+}  # fmt: skip
 
 
 class _Entry(NamedTuple):
@@ -97,7 +107,20 @@ def _entries(text: str, ttl: int) -> Iterator[_Entry]:
                 yield _Entry(line, owner, *_rest(tokens, ttl))
             line = tokens.where()[1]
     except (dns.exception.DNSException, ValueError) as error:
-        raise ValueError(f"line {line}: {str(error) or type(error).__name__}") from None
+        raise ValueError(f"line {line}: {_advice(text.split(chr(10))[line - 1].strip(), error)}") from None
+
+
+def _advice(written: str, error: Exception) -> str:
+    """What is wrong with a record as it is written, and a right one of its type."""
+    words = written.upper().split()
+    kind = next((word for word in words[1:] if word in _EXAMPLES), "A")
+    what = str(error).rstrip(".") or type(error).__name__
+    if what in _MEANINGS:
+        what = _MEANINGS[what]
+    elif kind in ("A", "AAAA") and isinstance(error, dns.exception.SyntaxError):
+        what = f"that is not an IPv{4 if kind == 'A' else 6} address"
+    shown = written if len(written) <= 60 else f"{written[:57]}..."
+    return f"{shown!r}: {what}; write it like: {_EXAMPLES[kind]}"
 
 
 def _rest(tokens: dns.tokenizer.Tokenizer, ttl: int) -> tuple[int, dns.rdata.Rdata]:
