@@ -29,6 +29,7 @@ SYSTEMD = "not run: takes a systemd as process 1; what it frees is taken by vmdn
 REMEDIES = {
     # -- vmdns itself
     "vmdns run": "test_app.py::test_doctor_finds_nothing_of_the_server_once_it_runs",
+    "vmdns demo": "test_demo.py::test_run_names_the_demo_where_no_virtualbox_is",
     "vmdns run --upstream ADDRESS": "test_app.py::test_doctor_finds_nothing_of_the_server_once_it_runs",
     "vmdns status": "test_app.py::test_doctor_and_status_agree_on_what_is_wrong",
     "vmdns doctor": "test_app.py::test_doctor_and_status_agree_on_what_is_wrong",
@@ -85,7 +86,7 @@ _OTHERS = "sudo|netsh|systemctl|loginctl|Stop-Service|Restart-Service|firewall-c
 # A command line in a text: up to the end of the text, of a clause or of its quotes.
 _LINE = re.compile(
     rf"((?:vmdns (?:{_COMMANDS})|VBoxManage (?:{_VBOXMANAGE})|{_OTHERS}|resolvectl|networkctl|systemd-machine-id-setup"
-    rf"|open x-\S+|rm|\./tools/run)(?![\w-])[^`]*?)(?=`|$|[,)] |; (?!systemd)|\)[,.]|\)$|\. )"
+    rf"|open x-\S+|rm|\./tools/run)(?![\w-])[^`]*?)(?=`|$|[,)] |; (?!systemd)|\)[,.:]|\)$|\. )"
 )
 # No advice: help, and what the command lines of a plan's steps are made of, which the tests of each setting run.
 _ELSEWHERE = frozenset({"arguments.py", "completion.py", "elevate.py", "systemfile.py"})

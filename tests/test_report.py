@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
+from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
 from vmdns import report as told
 from vmdns.core.build import build
 from vmdns.core.model import Fact, HostName, PortForward
@@ -168,7 +168,15 @@ def test_explained_where_something_is_the_matter() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "4.2.0.10.in-addr.arpa"])
+def test_an_address_is_explained_with_each_vm_that_has_it() -> None:
+    snapshot = made(vm(1, "web"), lease(1, "10.0.2.4"), vm(2, "db", OTHER), lease(2, "10.0.2.4", OTHER))
+    assert told.explain(snapshot, to_wire("4.2.0.10.in-addr.arpa"), NOW, View()) == [
+        f"10.0.2.4 is VM 'web' ({uuid(1)}) on NAT Network lab",
+        f"10.0.2.4 is VM 'db' ({uuid(2)}) on NAT Network other",
+    ]
+
+
+@pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "5.2.0.10.in-addr.arpa"])
 def test_nothing_to_explain(name: str) -> None:
     assert told.explain(made(*WEB), to_wire(name), NOW, EVERYWHERE) == []
 

@@ -209,6 +209,9 @@ def test_answer() -> None:
     ]
     nothing = {**ANSWER, "answer": [], "summary": "No VM is called wbe.", "note": "", "why": []}
     assert show.answer(nothing, None, PLAIN) == ["No VM is called wbe."]
+    why = ["web.local is VM 'web'", "web has no adapter"]
+    empty = {**nothing, "summary": "web.local has no A record (NODATA): web has no adapter", "why": why}
+    assert show.answer(empty, None, PLAIN) == [empty["summary"], "", "- web.local is VM 'web'"]
     assert show.dig(ANSWER, "10.0.2.9", PLAIN) == [
         ";; web.local. A: NOERROR, asked as 10.0.2.9",
         "web.local. 5 IN A 10.0.2.4",

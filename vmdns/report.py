@@ -8,6 +8,7 @@ from typing import Any
 from vmdns.core.address import Address
 from vmdns.core.model import PortForward
 from vmdns.core.name import shown, to_text
+from vmdns.core.reach import called
 from vmdns.core.services import service
 from vmdns.core.snapshot import Guest, Snapshot, names_of
 from vmdns.core.view import View
@@ -139,6 +140,10 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
         lines += dict.fromkeys(one.remedy for one in guest.refused if one.remedy)
         if machine.online and (reason := snapshot.seen(guest, view).why):
             lines.append(reason)
+    for address, uuid in snapshot.pointers.get(key, ()):
+        guest = snapshot.by_uuid[uuid]
+        places = [called(one.network) for one in guest.addresses if one.address == address]
+        lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
     return lines
 
 

@@ -161,7 +161,7 @@ def answer(response: Mapping[str, Any], asker: str | None, look: Look) -> list[s
     else:
         lines = [paint(safe(response["summary"]), 1, look)]
     notes = [response["note"], f"asked as {asker}" if asker else "", *response["why"]]
-    notes = [one for one in notes if one]
+    notes = [one for one in notes if one and one not in response["summary"]]
     return [*lines, *([""] if notes else []), *(safe(f"- {one}") for one in notes)]
 
 

@@ -116,7 +116,7 @@ def choices(addresses: Sequence[Address], found: Seen, view: View, ways: Ways) -
 
 def _reason(one: Address, own: Sequence[str], view: View, ways: Ways) -> str:
     network, six = one.network, ":" in one.address
-    on = f"on {_called(network)}"
+    on = f"on {called(network)}"
     if network.kind == "nat":
         return "inside of the VM's own NAT, which nobody else reaches"
     linked = [member for member in view.members if ways.same_link(member, network)]
@@ -134,7 +134,7 @@ def _reason(one: Address, own: Sequence[str], view: View, ways: Ways) -> str:
 
 
 def _clients(members: Sequence[Network]) -> str:
-    return _listed("this computer" if one == HOST else f"guests on {_called(one)}" for one in members)
+    return _listed("this computer" if one == HOST else f"guests on {called(one)}" for one in members)
 
 
 def _routed(network: Network, six: bool, asker: Network) -> bool:
@@ -185,8 +185,8 @@ def _cover(doors: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 def _why(
     name: str, addresses: Sequence[Address], forwards: Sequence[PortForward], attached: Sequence[Network], view: View
 ) -> str:
-    on = _listed(_called(network) for network in attached)
-    asker = "the host" if view.members[0] == HOST else f"an asker on {_listed(_called(one) for one in view.members)}"
+    on = _listed(called(network) for network in attached)
+    asker = "the host" if view.members[0] == HOST else f"an asker on {_listed(called(one) for one in view.members)}"
     if forwards:
         return f"{name}'s forwarded ports are at addresses of the host that {asker} cannot reach"
     if not attached:
@@ -198,7 +198,8 @@ def _why(
     return f"{name} is on {on}, which {asker} cannot reach"
 
 
-def _called(network: Network) -> str:
+def called(network: Network) -> str:
+    """A network as VirtualBox's window calls it, with the article where a sentence needs one."""
     kinds = {
         "nat": "NAT", "natnetwork": "NAT Network", "hostonly": "the host-only network", "bridged": "the LAN of",
         "intnet": "the internal network", "hostonlynetwork": "the host-only network", "host": "the host",
