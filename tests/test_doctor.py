@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def test_firewalls_of_linux(ufw: str, firewalld: str, command: str | None) -> No
     found = doctor.linux_firewall(ufw, firewalld, ["192.168.56.1", "fd00::1"])
     assert (found and found[1]) == command
     assert doctor.linux_firewall(ufw, firewalld, []) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ufw is a program of Linux")
+def test_a_firewall_that_speaks_german(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ufw = tmp_path / "ufw"
+    ufw.write_text('#!/bin/sh\nif [ "$LC_ALL" = C ]; then echo "Status: active"; else echo "Status: Aktiv"; fi\n')
+    ufw.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert doctor.firewall(["192.168.56.1"]) == ("ufw", "sudo ufw allow to 192.168.56.1 port 53")
 
 
 def test_a_firewall_matters_where_guests_ask_from_outside() -> None:

@@ -185,7 +185,12 @@ def macos_firewall(state: str) -> tuple[str, str] | None:
 def _output(*command: str) -> str:
     try:
         run = subprocess.run(
-            command, capture_output=True, timeout=CHECKS_SECONDS, stdin=subprocess.DEVNULL, check=False
+            command,
+            capture_output=True,
+            timeout=CHECKS_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},  # ufw translates what it prints
         )
     except (OSError, subprocess.SubprocessError):
         return ""
