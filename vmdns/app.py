@@ -19,7 +19,7 @@ from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import build
 from vmdns.core.held_back import domain_to_allow
-from vmdns.core.hosts import Hosts, digest
+from vmdns.core.hosts import Hosts
 from vmdns.core.model import Fact, from_json
 from vmdns.core.plain import safe
 from vmdns.core.policy import Policy
@@ -255,15 +255,15 @@ class App:
     # -- sources ----------------------------------------------------------------------------------------------
 
     async def _read_hosts(self) -> None:
-        """Reads the hosts file in a thread: a block list of 150,000 names takes a second."""
+        """Reads the hosts file in a thread: a block list of 230,000 names takes a second or two."""
         async with self._reading:
             await self._read_hosts_file(self._policy())
 
     async def _read_hosts_file(self, policy: Policy) -> None:
         def read() -> Hosts:
-            lines = hostsfile.read_hosts(hostsfile.path()) if self.config.hosts else {}
-            found = digest(lines.values(), policy.apexes, policy.ttl)
-            return self._hosts if found == self._hosts else found
+            if not self.config.hosts:
+                return Hosts()
+            return hostsfile.read_digest(hostsfile.path(), policy.apexes, policy.ttl, self._hosts)
 
         try:
             self._hosts = hosts = await asyncio.to_thread(read)
@@ -272,7 +272,9 @@ class App:
             self.sources["hosts"].become("failing", text)
             self._say(text)
             return
-        self.sources["hosts"].become("ok")
+        if hosts.trouble and hosts.trouble != self.sources["hosts"].detail:
+            self._say(hosts.trouble)
+        self.sources["hosts"].become("failing" if hosts.trouble else "ok", hosts.trouble)
         self.table.put_hosts(hosts)
 
     def _keep_wired(self) -> None:
@@ -510,7 +512,9 @@ def facts_once(config: Config) -> list[Fact]:
     for message in look_by_worker(config.reader, home, config.limits.look_interval):
         facts.update({key: from_json(one) for key, one in message.get("facts", {}).items() if one is not None})
     if config.hosts:
-        facts.update(hostsfile.read_hosts(hostsfile.path()))
+        policy = policy_of(config)
+        hosts = hostsfile.read_digest(hostsfile.path(), policy.apexes, policy.ttl)
+        facts.update({f"hosts:{one.name} {one.address}": one for one in hosts.inside})  # others are no names of ours
     return list(facts.values())
 
 

@@ -100,6 +100,7 @@ class Requests:
         problems = [
             *snapshot.problems,
             *self._app.left_out,
+            *([hosts.detail] if (hosts := self._app.sources["hosts"]).state == "failing" else []),
             *self._app.faults.problems,
             *([self._app.config_error] if self._app.config_error else []),
         ]

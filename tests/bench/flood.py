@@ -112,7 +112,7 @@ def main(folder: Path) -> int:
     arguments = parsed(options(__doc__, rounds=5, seconds=6.0))
     report, generator = Report(arguments.json), Generator(folder)
     asked = world.write(folder / "asked", [world.ask_a(number) for number in range(100, NAMES)])
-    nobodys = world.write(folder / "nobodys", [(world.packet("0" * 12 + ".local", world.A), world.NXDOMAIN, 0)])
+    nobodys = world.write(folder / "nobodys", [(world.packet("0" * 12 + ".local", world.A), world.NEGATIVE, 0)])
     others = world.write(folder / "others", [(world.packet("0" * 12 + ".example", world.A), 0, world.ANY)])
     with guests() as inside, Peers(folder, report.say, only="vmdns", against=arguments.against) as peers:
         load = Load(generator, inside)

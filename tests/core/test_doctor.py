@@ -92,6 +92,11 @@ UUID = "00000000-0000-4000-8000-000000000001"
         ),
         (
             (),
+            {"status": {**STATUS, "sources": [{"name": "hosts", "state": "failing", "detail": "90 are left out"}]}},
+            ("hosts file", WARNING, "90 are left out", ""),
+        ),
+        (
+            (),
             {"status": {**STATUS, "upstreams": []}},
             ("upstreams", PROBLEM, "none is known, so names outside of the VMs' zones are not answered; name one:",
              "vmdns run --upstream ADDRESS"),

@@ -95,9 +95,9 @@ def test_a_file_that_makes_no_sense_is_left(tmp_path: Path, data: bytes) -> None
 
 def test_our_own_block_tells_us_nothing() -> None:
     data = replaced(b"1.2.3.4 nas\n", [WEB]) + b"5.6.7.8 printer\n"
-    assert sorted(one.name for one in parse_hosts(data).values()) == ["nas", "printer"]
+    assert sorted(one.name for one in parse_hosts(data)) == ["nas", "printer"]
     # Lines that only look like ours hide nothing.
-    assert list(parse_hosts(f"{BLOCK_END}\n1.2.3.4 nas\n".encode())) == ["hosts:nas 1.2.3.4"]
+    assert [one.name for one in parse_hosts(f"{BLOCK_END}\n1.2.3.4 nas\n".encode())] == ["nas"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.model import HostName
+from vmdns.core import hosts
+from vmdns.core.hosts import Hosts
+from vmdns.core.name import to_wire
+from vmdns.core.node import address_record
 from vmdns.sources import hostsfile
-from vmdns.sources.hostsfile import parse_hosts, path, read_hosts
+from vmdns.sources.hostsfile import parse_hosts, path, read_digest, read_hosts
+
+ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
+BLOCKED = 230_000
 
 
 def brief(data: bytes) -> list[tuple[str, str, bool]]:
-    found = parse_hosts(data)
-    assert list(found) == [f"hosts:{one.name} {one.address}" for one in found.values()]
-    return [(one.name, one.address, one.canonical) for one in found.values()]
+    return [(one.name, one.address, one.canonical) for one in parse_hosts(data)]
 
 
 NAS = ("nas", "192.168.1.9", True)
@@ -33,7 +38,10 @@ NAS = ("nas", "192.168.1.9", True)
         (b"192.168.1.9 nas a\tb.home\n", [NAS, ("a", "192.168.1.9", False), ("b.home", "192.168.1.9", False)]),
         (b"192.168.1.9 nas # the big one\n# 192.168.1.8 old\n#\n", [NAS]),
         (b"192.168.1.9 nas#x\n", [NAS]),
-        (b"192.168.1.9 nas\n192.168.1.9 other nas\n", [NAS, ("other", "192.168.1.9", True)]),
+        (
+            b"192.168.1.9 nas\n192.168.1.9 other nas\n",
+            [NAS, ("other", "192.168.1.9", True), ("nas", "192.168.1.9", False)],
+        ),
         (b"192.168.1.9 nas\n192.168.1.10 nas\n", [NAS, ("nas", "192.168.1.10", True)]),
         # Windows: CRLF and a byte order mark.
         (b"\xef\xbb\xbf192.168.1.9 nas\r\n\r\n# x\r\n10.0.0.1 a\r\n", [NAS, ("a", "10.0.0.1", True)]),
@@ -89,11 +97,73 @@ def test_a_line_that_makes_no_sense_is_left_out(line: bytes) -> None:
     assert brief(line + b"\n192.168.1.9 nas\n") == [NAS]
 
 
-def test_no_more_names_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostsfile, "MAX_NAMES", 10)
-    lines = b"".join(b"10.0.0.1 a%d b%d\n" % (n, n) for n in range(100))
-    assert len(parse_hosts(lines)) == 10
-    assert len(parse_hosts(lines.replace(b"\n10.0.0.1", b""))) == 10
+def digested(folder: Path, data: bytes, before: Hosts | None = None) -> Hosts:
+    file = folder / "hosts"
+    file.write_bytes(data)
+    return read_digest(file, ZONES, 5, before)
+
+
+def addresses(found: Hosts, name: str) -> list[bytes]:
+    return [rdata for rrset in found.outside.get(to_wire(name), {}).values() for rdata in rrset.rdatas]
+
+
+def block_list(count: int) -> bytes:
+    lines = "".join(f"0.0.0.0 ad{number:06d}.tracker.example\n" for number in range(count))
+    return f"127.0.0.1 localhost\n{lines}192.168.56.20\tshop.test\n".encode()
+
+
+def test_a_block_list_of_230_000_names_is_taken_whole_and_kept_once(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        found = digested(tmp_path, block_list(BLOCKED))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found.count, len(found.outside), found.trouble) == (BLOCKED + 2, BLOCKED + 1, "")
+    assert addresses(found, "ad229999.tracker.example") == [bytes(4)]
+    assert addresses(found, "shop.test") == [address_record("192.168.56.20")[1]]
+    assert [one.name for one in found.inside] == ["localhost", "shop.test"]
+    assert kept < 50_000_000
+    assert digested(tmp_path, block_list(BLOCKED), found) is found
+    assert digested(tmp_path, block_list(3), found).count == 5
+
+
+def test_beyond_the_bound_the_users_own_lines_are_kept_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "MOST_BLOCKED", 10)
+    monkeypatch.setattr(hosts, "MOST_LINES", 10)
+    own = "".join(f"192.168.56.{number} own{number}.test\n" for number in range(1, 10)).encode()
+    found = digested(tmp_path, block_list(100) + own)
+    assert [bool(addresses(found, f"own{number}.test")) for number in range(1, 10)] == [True] * 9
+    assert addresses(found, "shop.test")
+    assert addresses(found, "ad000009.tracker.example")
+    assert not addresses(found, "ad000011.tracker.example")
+    assert found.trouble == "the hosts file has more names than vmdns keeps: 90 of them are left out"
+    bare = b"".join(b"0.0.0.0 a%d\n" % number for number in range(50))
+    found = digested(tmp_path, bare + own)
+    assert addresses(found, "own9.test")
+    assert [one.name for one in found.inside if one.name.startswith("own")] == [f"own{n}.test" for n in range(1, 10)]
+    assert "40 of them are left out" in found.trouble
+
+
+def test_a_file_beyond_the_bound_is_cut_after_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"10.0.0.1 a.test\n10.0.0.2 b.test\n10.0.0.3 c.test\n"
+    for most in range(len(lines) + 2):
+        monkeypatch.setattr(hostsfile, "MAX_BYTES", most)
+        (tmp_path / "hosts").write_bytes(lines)
+        data, whole = read_hosts(tmp_path / "hosts")
+        assert whole is (most >= len(lines))
+        assert data == lines[: most // 16 * 16]
+        assert ("longer than" in digested(tmp_path, lines).trouble) is not whole
+
+
+def test_names_with_several_addresses_whatever_their_order(tmp_path: Path) -> None:
+    lines = [b"10.0.0.2 a.test\n", b"10.0.0.1 a.test x.test\n", b"fd00::1 a.test\n", b"10.0.0.2 x.test a.test\n"]
+    one, other = digested(tmp_path, b"".join(lines)), digested(tmp_path, b"".join(reversed(lines)))
+    assert (one.outside, one.inside, one.count) == (other.outside, other.inside, other.count)
+    assert addresses(one, "a.test") == [address_record(text)[1] for text in ("10.0.0.1", "10.0.0.2", "fd00::1")]
+    assert one.count == 5
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(alphabet="1.:%# \t\r\nax-_fé\u2028", max_size=80).map(str.encode)))
@@ -107,9 +177,10 @@ def test_any_bytes_give_names_that_dns_can_carry(data: bytes) -> None:
 
 def test_the_file(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
-    assert read_hosts(file) == {}
-    file.write_bytes(b"192.168.1.9 nas\n")
-    assert read_hosts(file) == {"hosts:nas 192.168.1.9": HostName("nas", "192.168.1.9", True)}
+    assert read_hosts(file) == (b"", True)
+    assert read_digest(file, ZONES, 5).count == 0
+    file.write_bytes(b"\xef\xbb\xbf192.168.1.9 nas\n")
+    assert [(one.name, one.address, one.canonical) for one in read_digest(file, ZONES, 5).inside] == [NAS]
     with pytest.raises(OSError):
         read_hosts(tmp_path)
 

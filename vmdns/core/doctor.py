@@ -84,6 +84,9 @@ def _server(patient: Patient) -> Iterator[Finding]:
         yield Finding("configuration", PROBLEM, text)
     for fault in _texts(status, "faults"):
         yield Finding("vmdns", PROBLEM, fault)
+    for source in patient.listed("sources"):
+        if source["name"] == "hosts" and source["state"] == "failing":
+            yield Finding("hosts file", WARNING, str(source["detail"]))
     yield from _listeners(patient)
     yield from _virtualbox(status)
     yield from _upstreams(patient)

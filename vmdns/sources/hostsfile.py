@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
 
-from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
+from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END, Hosts, digest
 from vmdns.core.model import HostName
 from vmdns.regularfile import read_regular
 
-MAX_BYTES = 16 * 1024 * 1024
-MAX_NAMES = 200_000
+MAX_BYTES = 64 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.ASCII)
 
@@ -26,38 +30,60 @@ def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) 
     return Path("/etc/hosts")
 
 
-def parse_hosts(data: bytes) -> dict[str, HostName]:
-    """The names in a hosts file, by `hosts:<name> <address>`; lines that make no sense are left out.
+@lru_cache(maxsize=4096)
+def _address(text: str) -> str:
+    """An address as it is written everywhere else; '' for what is none."""
+    try:
+        return str(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return ""
+
+
+def parse_hosts(data: bytes) -> Iterator[HostName]:
+    """The names in a hosts file, line by line; lines that make no sense are left out.
 
     Bytes that are not UTF-8 (old editors write Latin-1) spoil at most the name they stand in. What vmdns wrote there
     itself (`vmdns hosts`) is left out: a VM would lose its name to itself.
     """
-    found: dict[str, HostName] = {}
     inside = False
-    for line in data[:MAX_BYTES].decode("utf-8-sig", "replace").split("\n"):
-        if line.startswith("# vmdns: "):
+    for raw in BytesIO(data.removeprefix(codecs.BOM_UTF8)):
+        if raw.startswith(b"# vmdns: "):
+            line = raw.decode("utf-8", "replace")
             inside = line.startswith(BLOCK_BEGIN) or (inside and not line.startswith(BLOCK_END))
         if inside:
             continue
-        words = line.partition("#")[0].split()
-        if len(words) < 2:
-            continue
-        try:
-            address = str(ip_address(words[0].partition("%")[0]))
-        except ValueError:
+        words = raw.partition(b"#")[0].decode("utf-8", "replace").split()
+        address = _address(words[0]) if len(words) > 1 else ""
+        if not address:
             continue
         for position, word in enumerate(words[1:]):
             name = word.lower().rstrip(".")
             if len(name) <= 253 and _NAME.fullmatch(name):
-                found.setdefault(f"hosts:{name} {address}", HostName(name, address, position == 0))
-            if len(found) >= MAX_NAMES:
-                return found
-    return found
+                yield HostName(name, address, position == 0)
 
 
-def read_hosts(file: Path) -> dict[str, HostName]:
-    """The names in that file; none where there is no such file. Raises OSError."""
+def read_hosts(file: Path) -> tuple[bytes, bool]:
+    """The content of that file, nothing where there is no such file; and whether it is whole. Raises OSError.
+
+    What is longer than MAX_BYTES is cut after a line.
+    """
     try:
-        return parse_hosts(read_regular(file, MAX_BYTES))
+        data = read_regular(file, MAX_BYTES)
     except FileNotFoundError:
-        return {}
+        return b"", True
+    if len(data) <= MAX_BYTES:
+        return data, True
+    return data[: data.rfind(b"\n", 0, MAX_BYTES) + 1], False
+
+
+def read_digest(file: Path, zones: frozenset[bytes], ttl: int, before: Hosts | None = None) -> Hosts:
+    """The hosts file, digested; `before` where that was made of the same. zones are the apexes (wire) answered here,
+    ttl is in seconds. Raises OSError."""
+    data, whole = read_hosts(file)
+    made_of = blake2b(repr((sorted(zones), ttl, whole)).encode(), digest_size=16)
+    made_of.update(data)
+    if before is not None and before.made_of == made_of.digest():
+        return before
+    found = digest(parse_hosts(data), zones, ttl)
+    trouble = found.trouble if whole else f"the hosts file is longer than {MAX_BYTES >> 20} MB: the rest is left out"
+    return replace(found, made_of=made_of.digest(), trouble=trouble)

@@ -1,0 +1,47 @@
+"""The hosts file in a whole vmdns: read again only when it changed, and what is left out is said."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from vmdns.app import App
+from vmdns.config import Config, Options
+from vmdns.core import hosts
+from vmdns.core.name import to_wire
+from vmdns.sources import hostsfile
+
+
+def test_what_is_left_out_is_said_once_and_stands_in_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "hosts"
+    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    monkeypatch.setattr(hosts, "MOST_BLOCKED", 5)
+    lines = "".join(f"0.0.0.0 ad{number}.example\n" for number in range(8)) + "192.168.56.20 shop.test\n"
+    sentence = "the hosts file has more names than vmdns keeps: 3 of them are left out"
+
+    async def main() -> None:
+        told: list[str] = []
+        app = App(Config(), None, Options(), told.append)
+        file.write_text(lines)
+        for _ in range(2):
+            await app._read_hosts()
+        assert told == [sentence]
+        status = app._requests.status()
+        assert sentence in status["problems"]
+        (source,) = [one for one in status["sources"] if one["name"] == "hosts"]
+        assert (source["state"], source["detail"], source["facts"]) == ("failing", sentence, 6)
+        assert to_wire("shop.test") in app._hosts.outside
+        kept = app._hosts
+        await app._read_hosts()
+        assert app._hosts is kept
+        file.write_text("192.168.56.20 shop.test\n")
+        await app._read_hosts()
+        assert told == [sentence]
+        assert app._requests.status()["problems"] == []
+        app.table.close()
+
+    asyncio.run(main())
