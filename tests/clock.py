@@ -6,9 +6,6 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
-from unittest import mock
-
-from vmdns import slices
 
 T = TypeVar("T")
 
@@ -37,9 +34,9 @@ class ClockLoop(asyncio.SelectorEventLoop):
 
 
 def run(scenario: Coroutine[Any, Any, T]) -> T:
-    """Runs the coroutine on such a loop. Long work takes no rests: there are more of them where a machine is slower."""
+    """Runs the coroutine on such a loop."""
     errors: list[Mapping[str, Any]] = []
-    with mock.patch.object(slices, "REST_SECONDS", 0.0), asyncio.Runner(loop_factory=ClockLoop) as runner:
+    with asyncio.Runner(loop_factory=ClockLoop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: errors.append(context))
         result = runner.run(scenario)
     assert not errors, errors

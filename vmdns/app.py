@@ -14,7 +14,6 @@ from typing import Any
 
 from vmdns import __version__, report, signals
 from vmdns.admission import Admission
-from vmdns.announcing import Announcing
 from vmdns.asking import chase
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import build
@@ -34,6 +33,7 @@ from vmdns.host.folders import control_folders
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
 from vmdns.lasting import Faults, lasting
 from vmdns.listening import Listening
+from vmdns.mdns_publisher import MdnsPublisher
 from vmdns.requests import Requests
 from vmdns.saying import take_over
 from vmdns.serve.control import ControlBusy, ControlServer, instance_key
@@ -97,7 +97,7 @@ class App:
             config.limits,
         )
         self.multicast = Multicast(say)
-        self._announcing = Announcing(self.multicast, lambda: self.table.snapshot)
+        self._mdns = MdnsPublisher(self.multicast, lambda: self.table.snapshot)
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
         self._hosts = Hosts()
@@ -157,7 +157,7 @@ class App:
             await self._wired.stop()
         self._waking.stop()
         self._files.stop()
-        self._announcing.close()
+        self._mdns.close()
         self.multicast.close()
         self.listening.close()
         await self._control.close()
@@ -235,11 +235,10 @@ class App:
             self.listening.want(*wanted)
 
     def _announce(self) -> None:
-        """Keeps multicast DNS up with the snapshot."""
-        relay = self.config.mdns_relay
-        self._announcing.configure(self.config.mdns, relay)
-        self._announcing.changed(None)
-        self.server.others.links = self.multicast if relay else None
+        """Keeps multicast DNS up with the snapshot and the configuration."""
+        self._mdns.names, self._mdns.relay = self.config.mdns, self.config.mdns_relay
+        self._mdns.schedule()
+        self.server.others.links = self.multicast if self.config.mdns_relay else None
 
     def _wake(self, seconds: float) -> None:
         """What was missed fired no event, or nobody took it: everything is looked at again."""

@@ -167,6 +167,9 @@ class OpenLink:
     def again(self) -> None:
         pass
 
+    def configure(self, names: object) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -174,27 +177,27 @@ class OpenLink:
 def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multicast, "_Open", OpenLink)
     monkeypatch.setattr(multicast, "_index", lambda interface: 0)
-    guests = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "vboxnet0"), {}, {}, True)
+    guests = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "vboxnet0"), {}, True)
     name = to_wire("printer.local")
 
     async def main() -> None:
         found = Multicast(print)
         assert found.state(name, "") is State.ABSENT
-        found.open({"vboxnet0": guests})
+        found.links({"vboxnet0": guests})
         assert found.state(name, "") is State.ABSENT
         assert await found.find(name, "") == ()
-        found.open({"vboxnet0": guests, "eth0": LAN})
+        found.links({"vboxnet0": guests, "eth0": LAN})
         assert found.state(name, "") is State.LOOKUP
         assert found.state(to_wire("wpad.local"), "") is State.ABSENT
         assert await found.find(name, "") == ()
         assert all(one.sent for one in found._open.values())
         assert found.state(name, "") is State.ABSENT
-        found.open({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
+        found.links({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
         assert found.state(name, "") is State.ABSENT
-        found.open({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
+        found.links({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
         assert found.state(name, "") is State.LOOKUP
         await found.find(name, "")
-        found.open({"vboxnet0": guests, "eth0": LAN})
+        found.links({"vboxnet0": guests, "eth0": LAN})
         assert found.state(name, "") is State.LOOKUP
         await found.find(name, "")
         found.again()  # this computer slept

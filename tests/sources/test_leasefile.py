@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.core.model import Lease
-from vmdns.sources.leasefile import MAX_BYTES, MAX_LEASES, SUFFIX, Damaged, Entries, parse_leases, read_leases
+from vmdns.sources.leasefile import MAX_BYTES, MAX_LEASES, SUFFIX, Damaged, parse_leases, read_leases
 
 # Written by VBoxNetDHCP 7.2.22 for two BusyBox guests.
 REAL = b"""<?xml version="1.0"?>
@@ -170,50 +170,6 @@ def test_any_bytes_in_a_real_file_give_leases_or_damage(data: st.DataObject) -> 
         found = ()
     assert len(found) <= 2
     assert all(len(one.mac) == 12 and one.until >= one.issued for one in found)
-
-
-# -- entries that are known ---------------------------------------------------------------------------------------
-
-HEAD, TAIL = b'<?xml version="1.0"?>\n<Leases version="1.0">', b"\n</Leases>\n"
-ENTRIES = REAL.removeprefix(HEAD).removesuffix(TAIL).split(b"</Lease>")[:-1]
-PARTS = (
-    *ENTRIES,
-    ENTRIES[0].replace(b"acked", b"free"),
-    ENTRIES[0].replace(b' state="acked"', b""),
-    ENTRIES[0].replace(b' id="01080027aabb02" network="0.0.0.0"', b""),
-    ENTRIES[0].replace(b"600", b"&#54;00"),
-    ENTRIES[0].replace(b'expiration="600"', b'expiration="7" expiration="600"'),
-    b"</Lease>", b"</Lease >", b"<Lease>", b"<Leases>", b"</Leases>", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"<?x",
-    b"?>", b"<Address/>", b"&amp;", b"&x;", b"\x0b", b"\xff", b"\xc3\xa4", b"<", b">", b'"', b"\r\n",
-)  # fmt: skip
-
-
-def outcome(data: bytes, known: Entries | None = None) -> object:
-    try:
-        return parse_leases(data, "lab", known)
-    except Damaged:
-        return Damaged
-
-
-@given(st.lists(st.sampled_from(PARTS).flatmap(lambda part: st.sampled_from((part, part + b"</Lease>")))))
-def test_entries_as_virtualbox_writes_them_are_what_a_parser_of_xml_makes_of_them(parts: list[bytes]) -> None:
-    data = HEAD + b"".join(parts) + TAIL
-    commented = data + b"<!-- not as VirtualBox writes it, so a parser of XML reads all of it -->"
-    found = outcome(commented)
-    known: Entries = {}
-    assert outcome(data, known) == found
-    assert outcome(data, known) == found, "what is known is something else"
-
-
-def test_what_is_known_is_what_the_file_has_now() -> None:
-    known: Entries = {}
-    parse_leases(REAL, "lab", known)
-    assert tuple(known.values()) == LEASES
-    mended = REAL.replace(b"1795375278", b"1795375279")
-    first, second = parse_leases(mended, "lab", known)
-    assert first == LEASES[0]
-    assert (second.issued, second.until) == (1795375279.0, 1795375879.0)
-    assert tuple(known.values()) == (first, second)
 
 
 # -- files -------------------------------------------------------------------------------------------------------

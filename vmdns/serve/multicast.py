@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from vmdns.core.mdns import Outgoing, Responder
-from vmdns.core.mdns_links import Link, Told, may_ask
+from vmdns.core.mdns_links import Link, may_ask
 from vmdns.core.mdns_lookups import State
 from vmdns.core.mdns_message import MAX_PACKET
 from vmdns.core.mdns_owner import Lots
@@ -57,10 +57,6 @@ class _Open:
 
     def again(self) -> None:
         self.responder.again(asyncio.get_running_loop().time())
-        self._go_on()
-
-    def change(self, told: Told) -> None:
-        self.responder.change(told.names, told.pointers, asyncio.get_running_loop().time())
         self._go_on()
 
     def close(self) -> None:
@@ -157,13 +153,6 @@ class Multicast:
 
     def links(self, wanted: Mapping[str, Link]) -> None:
         """Answers on these links, by interface, and on no others. What has not changed stays as it is."""
-        self.open(wanted)
-        for interface, link in wanted.items():
-            if interface in self._open:
-                self._open[interface].configure(link.names)
-
-    def open(self, wanted: Mapping[str, Link]) -> set[str]:
-        """Has these links open, and no others. Returns those that were opened now: nothing is told there yet."""
         self._wanted = dict(wanted)
         for interface, one in list(self._open.items()):
             link = wanted.get(interface)
@@ -171,23 +160,17 @@ class Multicast:
                 del self._open[interface]
                 one.close()
                 self._relay.forget_results()
-        before = set(self._open)
         for interface, link in wanted.items():
             if interface not in self._open:
                 self._try(interface, link)
             if interface in self._open:
                 self._open[interface].link = link
+                self._open[interface].configure(link.names)
         self._troubles = {interface: text for interface, text in self._troubles.items() if interface in wanted}
         if self._retry is not None:
             self._retry.cancel()
         again = any(interface not in self._open for interface in wanted)
         self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again) if again else None
-        return set(self._open) - before
-
-    def change(self, interface: str, told: Told) -> None:
-        """Other names on a link that is open, and what its addresses point to; nothing where it is not."""
-        if interface in self._open:
-            self._open[interface].change(told)
 
     def _again(self) -> None:
         self._retry = None

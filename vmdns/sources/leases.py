@@ -18,8 +18,7 @@ from watchdog.observers.polling import PollingObserver
 
 from vmdns.core.model import Lease
 from vmdns.sources.files import CHANGES, watches
-from vmdns.sources.leasefile import SUFFIX, Damaged, Entries, read_leases
-from vmdns.sources.rests import Rests
+from vmdns.sources.leasefile import SUFFIX, Damaged, read_leases
 
 # A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
 RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
@@ -57,7 +56,6 @@ class LeaseWatcher:
         self._settings = settings
         self._begin = begin
         self._files: dict[str, tuple[Lease, ...]] = {}
-        self._entries: dict[str, Entries] = {}
         self._bad: dict[str, str] = {}
         self._said = ""
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -158,7 +156,7 @@ class LeaseWatcher:
         """Reads one file: whether that is settled, and whether its leases changed."""
         before = self._files.get(name, ())
         try:
-            self._files[name] = read_leases(self.folder / name, self._entries.setdefault(name, {}), Rests())
+            self._files[name] = read_leases(self.folder / name)
             self._note(name, "")
             return True, self._files[name] != before
         except FileNotFoundError:
@@ -167,7 +165,6 @@ class LeaseWatcher:
                 return False, False
             if last:
                 self._files.pop(name, None)
-                self._entries.pop(name, None)
                 self._note(name, "")
             return last, last and bool(before)
         except (OSError, Damaged) as error:
@@ -184,11 +181,8 @@ class LeaseWatcher:
 
     def _facts(self) -> dict[str, Lease]:
         found = (lease for file in self._files.values() for lease in file)
-        facts, rest = dict[str, Lease](), Rests()
-        for one in sorted(found, key=lambda one: one.issued):
-            facts[f"lease:{one.network} {one.mac} {one.address}"] = one
-            rest()
-        return facts
+        ordered = sorted(found, key=lambda one: one.issued)
+        return {f"lease:{one.network} {one.mac} {one.address}": one for one in ordered}
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from vmdns.core.model import Fact, to_json
-from vmdns.sources.calm import Calm
 from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.leases import Begin, LeaseWatcher
 from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
@@ -176,10 +175,8 @@ class Work:
             self._output.facts("put", "virtualbox", self._reader.look())
             self._output.facts("patch", "virtualbox", self._reader.wait(0))
             self._output.send({"settled": True})
-            calm = Calm()
             while True:
-                changes = calm.take(self._reader.wait(calm.wait(self._options["interval"])))
-                if changes:
+                if changes := self._reader.wait(self._options["interval"]):
                     self._output.facts("patch", "virtualbox", changes)
         finally:
             self._reader.close()
