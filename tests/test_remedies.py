@@ -72,6 +72,11 @@ REMEDIES = {
     "D-Bus; the words are those of firewall-cmd(1)",
     "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53": WINDOWS,
     "open x-apple.systempreferences:": MACOS,
+    # -- lines for vmdns.toml
+    "private_domains = [{}]": "faults/test_network.py::"
+    "test_a_company_below_local_and_private_addresses_from_outside_and_from_this_computer",
+    'private_domains = ["{}"]': "faults/test_network.py::"
+    "test_a_company_below_local_and_private_addresses_from_outside_and_from_this_computer",
     # -- installation
     "pipx install .": "not run: a test installs nothing for its user; the fresh machines of CI install by ./tools/run",
     "./tools/run": "test_docs.py::test_files_that_are_named_exist",
@@ -88,6 +93,7 @@ _LINE = re.compile(
     rf"((?:vmdns (?:{_COMMANDS})|VBoxManage (?:{_VBOXMANAGE})|{_OTHERS}|resolvectl|networkctl|systemd-machine-id-setup"
     rf"|open x-\S+|rm|\./tools/run)(?![\w-])[^`]*?)(?=`|$|[,)] |; (?!systemd)|\)[,.:]|\)$|\. )"
 )
+_TOML = re.compile(r"vmdns\.toml: ([a-z_]+ = .*)")
 # No advice: help, and what the command lines of a plan's steps are made of, which the tests of each setting run.
 _ELSEWHERE = frozenset({"arguments.py", "completion.py", "elevate.py", "systemfile.py"})
 
@@ -111,7 +117,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 def command_lines(source: str) -> set[str]:
     """The command lines that a module tells its user to type: in backquotes, at a text's beginning, or after a colon
-    or `with`."""
+    or `with`; and lines for vmdns.toml."""
     found = set()
     for text in texts(ast.parse(source)):
         for match in _LINE.finditer(text):
@@ -120,6 +126,7 @@ def command_lines(source: str) -> set[str]:
                 continue  # the name of a program, not a command line
             if not before or before.endswith(("`", ": ", "see ", "(", "run ")):
                 found.add(match[1].strip())
+        found |= set(_TOML.findall(text))
     return found
 
 

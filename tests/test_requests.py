@@ -1,0 +1,51 @@
+"""What the running server sends to commands: doctor's findings come from its own names, with the hosts file in play."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from tests.core.test_doctor import STATUS, WORLD
+from tests.facts import NOW, lease, vm
+from vmdns.core.hosts import digest
+from vmdns.core.model import HostName
+from vmdns.core.policy import Policy
+from vmdns.requests import Requests
+from vmdns.table import Table
+
+POLICY = Policy()
+
+
+async def answers(*hosts: HostName) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The responses to names, doctor and status of a server with one VM named web, and this hosts file."""
+    table = Table(POLICY, wall=lambda: NOW)
+    table.put_hosts(digest(list(hosts), POLICY.apexes, POLICY.ttl))
+    table.put("virtualbox", {str(number): fact for number, fact in enumerate((*WORLD, vm(1, "web")))})
+    table.put("leases", {"1": lease(1, "10.0.2.4")})
+    table.rebuild()
+    app = SimpleNamespace(table=table, config=SimpleNamespace(zones=POLICY.zones))
+    requests = Requests(app)  # type: ignore[arg-type]
+    requests.status = lambda: dict(STATUS)  # type: ignore[method-assign]
+    found = [await requests.handle({"do": do}) for do in ("names", "doctor", "status")]  # type: ignore[misc]
+    table.close()
+    return found[0], found[1], found[2]
+
+
+def test_doctor_uses_the_names_of_the_server() -> None:
+    """The hosts file has the name of a running VM for another machine: doctor says what `names` says."""
+    names, doctor, status = asyncio.run(answers(HostName("web", "192.0.2.80")))
+    (web,) = names["names"]
+    assert web["name"] == "web-2.local"
+    (found,) = [one for one in doctor["findings"] if one["subject"] == "VM 'web'"]
+    assert found["level"] == "warning"
+    assert "hosts file" in found["text"]
+    assert "web-2" in found["text"]
+    assert status["verdict"] == "1 warning: run vmdns doctor"
+
+
+def test_all_is_well() -> None:
+    _, doctor, status = asyncio.run(answers())
+    assert {one["level"] for one in doctor["findings"]} == {"ok"}
+    assert [one["text"] for one in doctor["findings"] if one["subject"] == "VM 'web'"] == ["is web at 10.0.2.4"]
+    assert status["verdict"] == "All well"
