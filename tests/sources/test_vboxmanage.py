@@ -16,6 +16,7 @@ from tests.sources.fakevboxmanage import FakeVBoxManage
 from vmdns.core.guestinfo import PATTERN
 from vmdns.core.model import Fact, Machine, Network, PortForward, Report
 from vmdns.sources import vboxmanage, vboxmanage_machines
+from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import Found, Lost, Unavailable
 from vmdns.sources.vboxmanage import VBoxManageReader
@@ -32,6 +33,8 @@ BUSY = "VBoxManage: error: The object is not ready\nVBoxManage: error: Details: 
 LONG = (zoo.FOLDER / "long.txt").read_text("utf-8")
 
 
+INDEXES = {uuid: at for at, uuid in enumerate(output.vms(zoo.out("list", "vms")))}
+YOUNGEST = len(INDEXES)  # the place of the first VM that is registered later
 SAVED_AT = 1795385583.0  # lastStateChange in the settings file of RUN2
 LISTED_AT = 1795385582.0  # the time that `World.long` prints
 
@@ -107,7 +110,8 @@ def reader(world) -> VBoxManageReader:
 
 
 def told(machine: Machine) -> Machine:
-    """What a reader tells of this VM: adapters and reports of an online one alone."""
+    """What a reader tells of this VM: adapters and reports of an online one alone, and its place in `list vms`."""
+    machine = replace(machine, registration_index=machine.registration_index or INDEXES[machine.uuid])
     return machine if machine.online else replace(machine, adapters=(), reports=())
 
 
@@ -174,7 +178,8 @@ def test_6_1_knows_no_format(world) -> None:
         "Name: /VirtualBox/GuestInfo/Net/0/V4/IP, value: 10.0.2.9, timestamp: 2000000000, flags: TRANSIENT\n",
     )
     found = world.reader().look()
-    assert found[f"machine:{RUN2}"] == replace(zoo.MACHINES[RUN2], reports=(Report("080027112233", "10.0.2.9", 2.0),))
+    expected = vm(RUN2, reports=(Report("080027112233", "10.0.2.9", 2.0),))
+    assert found[f"machine:{RUN2}"] == expected[f"machine:{RUN2}"]
 
 
 @pytest.mark.parametrize("printed", ["", "no version", "VirtualBox"])
@@ -287,8 +292,8 @@ def test_properties_that_are_refused_stay_as_they_were(world, reader) -> None:
 
 def test_a_vm_that_refuses_from_the_first_is_known_by_its_settings(world) -> None:
     world.fake.plays(f"showvminfo {RUN2} --machinereadable", status=1, err=BUSY)
-    expected = replace(zoo.MACHINES[RUN2], state="Running", reports=(), state_changed=0.0)
-    assert world.reader().look()[f"machine:{RUN2}"] == expected
+    expected = vm(RUN2, state="Running", reports=(), state_changed=0.0)
+    assert world.reader().look()[f"machine:{RUN2}"] == expected[f"machine:{RUN2}"]
 
 
 def test_renamed_regrouped_and_given_names(world, reader) -> None:
@@ -318,7 +323,20 @@ def test_unregistered_and_registered(world, reader) -> None:
     assert reader.wait(0) == {f"machine:{BARE}": None}
     world.out("list vms", line, line)
     world.index()
-    assert reader.wait(0) == vm(BARE)
+    assert reader.wait(0) == vm(BARE, registration_index=YOUNGEST)
+
+
+def test_a_vm_keeps_its_place_in_the_order_of_registration(world, reader) -> None:
+    before = {key: fact.registration_index for key, fact in FACTS.items() if isinstance(fact, Machine)}
+    line = f'"bare" {{{BARE}}}\n'
+    world.out("list vms", line, "")
+    world.index()
+    assert reader.wait(0) == {f"machine:{BARE}": None}, "the places of the others did not change"
+    world.fake.plays("list vms", zoo.out("list", "vms").replace(line, "") + line)
+    world.index()
+    (again,) = reader.wait(0).values()
+    assert isinstance(again, Machine)
+    assert again.registration_index > max(before.values()), "registered again, it is the youngest"
 
 
 def test_a_vm_that_is_started_as_soon_as_it_is_registered(world, reader) -> None:
@@ -329,7 +347,7 @@ def test_a_vm_that_is_started_as_soon_as_it_is_registered(world, reader) -> None
     assert reader.wait(0) == {f"machine:{RUN2}": None}
     world.out("list vms", line, line)
     world.out("list runningvms", line, line)  # and VirtualBox.xml is as it was
-    assert reader.wait(0) == vm(RUN2)
+    assert reader.wait(0) == vm(RUN2, registration_index=YOUNGEST)
 
 
 def test_settings_that_vanish_and_come_back(world, reader) -> None:
@@ -338,7 +356,7 @@ def test_settings_that_vanish_and_come_back(world, reader) -> None:
     path.unlink()
     world.out("list vms", '"bare"', '"<inaccessible>"')
     seen = {**reader.wait(0), **reader.wait(0)}  # the list is read again once the file is missed
-    assert seen == {f"machine:{BARE}": Machine(BARE, "", accessible=False)}
+    assert seen == {f"machine:{BARE}": told(Machine(BARE, "", accessible=False))}
     path.write_bytes(kept)
     world.out("list vms", '"bare"', '"bare"')
     assert {**reader.wait(0), **reader.wait(0)} == vm(BARE)
@@ -431,9 +449,9 @@ def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     reader = world.reader()
     machines = [fact for key, fact in reader.look().items() if key.startswith("machine:")]
     assert machines == [
-        told(zoo.MACHINES[ignored]),
-        Machine(BARE, "odd", "PoweredOff"),
-        replace(zoo.MACHINES[RUN2], names=("a",), set_addresses=("10.0.2.9",)),
+        replace(told(zoo.MACHINES[ignored]), registration_index=0),
+        Machine(BARE, "odd", "PoweredOff", registration_index=2),
+        replace(zoo.MACHINES[RUN2], names=("a",), set_addresses=("10.0.2.9",), registration_index=3),
     ]
     assert reader.wait(0) == {}
     asked = world.fake.asked()
@@ -445,7 +463,8 @@ def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     )
     world.fake.plays("list runningvms", "")
     world.long(RUN2, "powered off")
-    assert reader.wait(0) == vm(RUN2, state="PoweredOff", names=("a",), set_addresses=("10.0.2.9",))
+    changes = {"state": "PoweredOff", "names": ("a",), "set_addresses": ("10.0.2.9",), "registration_index": 3}
+    assert reader.wait(0) == vm(RUN2, **changes)
 
 
 def test_a_gone_vm_is_gone(world, reader) -> None:

@@ -86,6 +86,7 @@ class Machine:
     """One registered VM. state is the name of VirtualBox's MachineState; '' for an inaccessible VM.
 
     state_changed: when the VM last changed its state, in whole Unix seconds (IMachine.lastStateChange); 0.0 if unknown.
+    registration_index: its place in VirtualBox's list of VMs, which is in the order of registration: lower is older.
     adapters and reports are those of an online VM; of one that is off they say nothing that matters.
     set_addresses: what the user set in `vmdns/address`, as it is written there.
     """
@@ -101,6 +102,7 @@ class Machine:
     accessible: bool = True
     state_changed: float = 0.0
     set_addresses: tuple[str, ...] = ()
+    registration_index: int = 0
 
     @property
     def online(self) -> bool:

@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from vmdns.core.extradata import parse_extra
@@ -47,13 +48,14 @@ def stamp_of(path: Path) -> Stamp:
 class _Vm:
     """One registered VM.
 
-    listed: its name in `list vms`; looked: monotonic time of the last look at it while it ran;
+    listed: its name in `list vms`; index: its place there, which is in the order of registration; looked: monotonic time of the last look at it while it ran;
     shown: whether `showvminfo` showed it in this run, with the settings as they are;
     asked: its listed name when it was asked for although it did not run, for want of a settings file.
     """
 
     uuid: str
     listed: str
+    index: int
     path: Path | None = None
     stamp: Stamp = None
     settings: Machine | None = None
@@ -72,6 +74,7 @@ class Machines:
         # 7.0 brought another format, which cuts times to milliseconds, and this option.
         self._format = ("--old-format",) if major >= 7 else ()
         self._vms: dict[str, _Vm] = {}
+        self._next_index = count()
         self._states: dict[str, tuple[str, float]] | None = None
         self._stated = time.monotonic()
         self.stale = True
@@ -86,7 +89,9 @@ class Machines:
         paths: dict[str, Path] = {}
         with contextlib.suppress(OSError, settingsfile.Damaged):
             paths = settingsfile.registry(read_regular(self._index, MAX_BYTES), self._index.parent)
-        self._vms = {uuid: self._vms.get(uuid) or _Vm(uuid, name) for uuid, name in listed.items()}
+        self._vms = {
+            uuid: self._vms.get(uuid) or _Vm(uuid, name, next(self._next_index)) for uuid, name in listed.items()
+        }
         for uuid, vm in self._vms.items():
             vm.listed, vm.path = listed[uuid], paths.get(uuid, vm.path)
         self.stale = False
@@ -109,9 +114,12 @@ class Machines:
             self._look_at_states(waiting)
         for vm in waiting:
             vm.fact = self._running(vm, self._call.spent < end)
-        facts = (vm.fact for vm in self._vms.values() if vm.fact is not None)
+        facts = ((vm.index, vm.fact) for vm in self._vms.values() if vm.fact is not None)
         # Adapters matter of an online VM alone, and the API's reader does not read them of others.
-        return (fact if fact.online else replace(fact, adapters=()) for fact in facts)
+        return (
+            replace(fact, registration_index=index, adapters=fact.adapters if fact.online else ())
+            for index, fact in facts
+        )
 
     def _resting(self, vm: _Vm) -> Machine | None:
         """A VM that `list runningvms` does not name."""

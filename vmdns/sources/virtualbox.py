@@ -13,6 +13,8 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from vmdns.core.model import Fact, Machine
@@ -49,6 +51,8 @@ class ApiReader:
         self._taken: dict[str, set[str]] = {}  # the keys of networks and of interfaces
         self._interfaces: list[tuple[int, str]] = []
         self._counts: dict[str, str] = {}
+        self._registered: dict[str, int] = {}  # by UUID, in VirtualBox's order, which is that of registration
+        self._next_index = count()
         self._due: dict[str, None] = {}  # VMs to look at, in the order of their events
         self._networks_due = self._interfaces_due = False
         self._looked = 0.0
@@ -242,6 +246,7 @@ class ApiReader:
             index = None
         if index is None or index != self._index:
             self._proxies = {str(raw.id): raw for raw in self._api.array(self._api.vbox, "machines")}
+            self._registered = {uuid: at for uuid, at in self._registered.items() if uuid in self._proxies}
         self._index = index
 
     def _look_at_networks(self, changes: dict[str, Fact | None]) -> None:
@@ -276,7 +281,10 @@ class ApiReader:
 
     def _machine(self, uuid: str) -> Machine | None:
         self.moved = time.monotonic()
-        return read.machine(self._api, self._proxies[uuid], uuid, self._facts.get(f"machine:{uuid}"))
+        if uuid not in self._registered:
+            self._registered[uuid] = next(self._next_index)
+        machine = read.machine(self._api, self._proxies[uuid], uuid, self._facts.get(f"machine:{uuid}"))
+        return machine and replace(machine, registration_index=self._registered[uuid])
 
     # -- the connection ---------------------------------------------------------------------------------------
 
