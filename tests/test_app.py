@@ -421,6 +421,66 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
     assert run.addresses("web.local") == ["192.168.56.4"]
 
 
+@needs_posix
+def test_a_vm_keeps_its_name_over_a_restart_of_vmdns(runs: Any, short: Path) -> None:
+    """Also from an older VM with a lower UUID that is registered meanwhile. A damaged file is no error."""
+    old, new = "0b2a7c4e-1111-4222-8333-444455556666", "fb2a7c4e-1111-4222-8333-444455556666"
+    program = short / "virtualbox"
+    program.mkdir()
+    (short / "VirtualBox").mkdir()
+    (program / "VBoxSVC").write_text("")
+    vms = program / "vms"
+    played = program / "VBoxManage"
+    played.write_text(
+        textwrap.dedent(f"""\
+        #!/bin/sh
+        case "$*" in *{old}*) uuid={old} end=4 ;; *) uuid={new} end=5 ;; esac
+        case "$*" in
+        *--version*) echo 7.2.22r175245 ;;
+        *"list vms"*|*"list runningvms"*) cat {vms} ;;
+        *showvminfo*) printf '%s\\n' 'name="web"' 'groups="/"' "UUID=\\"$uuid\\"" 'VMState="running"' \\
+            'hostonlyadapter1="vboxnet0"' "macaddress1=\\"080027AABB0$end\\"" \\
+            'cableconnected1="on"' 'nic1="hostonly"' ;;
+        *guestproperty*)
+            echo "Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: 1795376490, flags: TRANSIENT"
+            for told in MAC=080027AABB0$end V4/IP=192.168.56.$end Status=Up; do
+            echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496, flags: "
+            done ;;
+        esac
+        """)
+    )
+    played.chmod(0o755)
+    options = "--reader", "vboxmanage"
+    environ = {"VBOX_PROGRAM_PATH": str(program)}
+    vms.write_text(f'"web" {{{new}}}\n')
+    run = runs(*options, environ=environ)
+    run.until("web.local", "192.168.56.5")
+    assert run.stop() == 0
+    (file,) = (short / "vmdns").glob("names-*.json")
+    assert json.loads(file.read_text()) == {"names": {"web": new}}
+
+    vms.write_text(f'"web" {{{old}}}\n"web" {{{new}}}\n')
+    run = runs(*options, environ=environ)
+    run.until("web-2.local", "192.168.56.4")
+    assert run.addresses("web.local") == ["192.168.56.5"]
+    assert run.saw(f"is web-2, because VM 'web' ({new}) has the name web").startswith(f"! VM 'web' ({old})")
+    told = run.command("names").stdout
+    assert f"VM 'web' ({old}) is web-2, because VM 'web' ({new}) has the name web; rename one" in told
+    for name in ("web", "web-2"):
+        told = run.command("ask", name).stdout
+        assert f"VM 'web' ({new}) has the name web" in told, told
+        assert f"VBoxManage setextradata {old} vmdns/names web-2" in told, told
+    assert f"VBoxManage setextradata {old} vmdns/names web-2" in run.command("doctor").stdout
+    assert run.stop() == 0
+
+    file.write_text("{")
+    run = runs(*options, environ=environ)
+    run.saw(f"{file} is not used, and will be written again: it is damaged")
+    run.until("web.local", "192.168.56.4")
+    assert run.stop() == 0
+    assert json.loads(file.read_text()) == {"names": {"web": old, "web-2": new}}
+
+
 @needs_network_namespace
 def test_port_53_that_may_not_be_had_and_an_address_that_comes_later(short: Path) -> None:
     """Without the right to low ports, in a namespace of its own: 5300 serves; an address is taken once it is made, and

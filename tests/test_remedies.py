@@ -51,6 +51,7 @@ REMEDIES = {
     "VBoxManage natnetwork modify --netname {} --loopback-4 127.0.0.1=2": f"{APPLIED}::test_notes_of_the_plan_to_wire",
     "VBoxManage dhcpserver modify --network={} --group={} --remove-config": f"{APPLIED}::"
     "test_a_strange_group_is_taken_away",
+    "VBoxManage setextradata {} vmdns/names {}": "core/test_naming.py::test_each_remedy_helps",
     "VBoxManage controlvm {} setlinkstate{}": f"{APPLIED}::test_a_guest_is_made_to_renew_its_lease",
     "VBoxManage controlvm {} setlinkstate{} on": f"{APPLIED}::test_what_is_wrong_with_a_vm",
     "VBoxManage controlvm {} natpf{} ssh,tcp,127.0.0.1,{},,22": f"{APPLIED}::test_what_is_wrong_with_a_vm",

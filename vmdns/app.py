@@ -29,7 +29,8 @@ from vmdns.core.wire import Record
 from vmdns.core.zones import domains_to_forward
 from vmdns.discovery import Discovery, Source
 from vmdns.host.ambient import keep_to_ourselves
-from vmdns.host.folders import control_folders
+from vmdns.host.folders import control_folders, state_folder
+from vmdns.host.name_owners import NameOwners
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams, watched
 from vmdns.lasting import Faults, lasting
 from vmdns.listening import Listening
@@ -103,7 +104,8 @@ class App:
         self._hosts = Hosts()
         self._reading = asyncio.Lock()  # files are read in threads, one at a time, so that the newest content wins
         self._records: tuple[Record, ...] = ()  # until there is a table, which would be built twice with them
-        self.table = Table(self._policy())
+        self._name_owners = NameOwners(_name_owners_file(config) if worker == WORKER else None, say)
+        self.table = Table(self._policy(), owners=self._name_owners.read())
         self._records = _records(config)
         self.table.subscribe(self._tell)
         self.discovery = Discovery(
@@ -164,6 +166,7 @@ class App:
         await self.server.stop()
         await self.forwarder.close()
         self.table.close()
+        await self._name_owners.close()
         return 0
 
     async def _say_ready(self) -> None:
@@ -432,6 +435,7 @@ class App:
 
     def _follow(self, changes: list[Change]) -> None:
         """All that follows a change, but for the answers."""
+        self._name_owners.keep(self.table.snapshot.name_owners)
         self._listen()
         self._keep_wired()
         self._admission.changed()
@@ -464,6 +468,14 @@ class App:
 
 def _log_fault(what: str, error: BaseException | None) -> None:
     logging.getLogger("vmdns").error(what, exc_info=error)
+
+
+def _name_owners_file(config: Config) -> Path | None:
+    """Where the owners of names are remembered, for each VirtualBox home; None where no home folder is known."""
+    try:
+        return state_folder() / f"names-{instance_key(config.vbox_home)}.json"
+    except RuntimeError:
+        return None
 
 
 def _records(config: Config) -> tuple[Record, ...]:

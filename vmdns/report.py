@@ -129,6 +129,11 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
     """Why a name is answered to this view as it is: one sentence each."""
     text = to_text(key)
     lines = []
+    relative = _relative(snapshot, text)
+    for guest in snapshot.by_uuid.values():
+        if relative in guest.named.denied:
+            machine = guest.machine
+            lines += [f"VM {machine.name!r} ({machine.uuid}) {one}" for one in guest.named.problems]
     for guest in _guests_of(snapshot, text):
         machine = guest.machine
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
@@ -137,7 +142,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
             lines += [f"{one}{sources.get(one.address, '')}" for one in snapshot.choices(guest, view)]
         if guest.note:
             lines.append(guest.note)
-        lines += dict.fromkeys(one.remedy for one in guest.refused if one.remedy)
+        lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
         if machine.online and (reason := snapshot.seen(guest, view).why):
             lines.append(reason)
     for address, uuid in snapshot.pointers.get(key, ()):
@@ -149,9 +154,14 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
 
 def _guests_of(snapshot: Snapshot, text: str) -> list[Guest]:
     """The VMs that have this name, or the closest name above it."""
-    zone = next((zone for zone in map(to_text, snapshot.own) if text.endswith(f".{zone}")), None)
-    parts = tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()
+    parts = _relative(snapshot, text)
     for at in range(len(parts)):
         if found := [one for one in snapshot.by_uuid.values() if parts[at:] in one.named.names]:
             return found
     return []
+
+
+def _relative(snapshot: Snapshot, text: str) -> tuple[str, ...]:
+    """The labels of a name below its zone of VM names; none for a name elsewhere."""
+    zone = next((zone for zone in map(to_text, snapshot.own) if text.endswith(f".{zone}")), None)
+    return tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()

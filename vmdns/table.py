@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from vmdns.core.build import Base, base, build
 from vmdns.core.hosts import Hosts
 from vmdns.core.model import Fact, Lease, Machine, Neighbour
+from vmdns.core.naming import Owners
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Guest, Snapshot
 
@@ -48,11 +49,16 @@ class _Built(NamedTuple):
 class Table:
     """Holds facts by source, builds when they changed, and notifies listeners. Used by one thread.
 
-    wall gives the Unix time; in_thread runs a function beside the event loop.
+    wall gives the Unix time; in_thread runs a function beside the event loop; owners are those of the names of VMs
+    when vmdns ran last.
     """
 
     def __init__(
-        self, policy: Policy, wall: Callable[[], float] = time.time, in_thread: InThread = asyncio.to_thread
+        self,
+        policy: Policy,
+        wall: Callable[[], float] = time.time,
+        in_thread: InThread = asyncio.to_thread,
+        owners: Owners | None = None,
     ) -> None:
         self._policy = policy
         self._wall = wall
@@ -69,7 +75,7 @@ class Table:
         self._next = float("-inf")  # when the next build may begin, in the time of the event loop
         self._after: list[Callable[[], None]] = []
         # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
-        self.snapshot = build((), policy, wall(), int(wall()) & 0xFFFFFFFF, self._base)
+        self.snapshot = build((), policy, wall(), int(wall()) & 0xFFFFFFFF, self._base, owners)
 
     def subscribe(self, listener: Callable[[list[Change]], None]) -> None:
         """`listener` receives the VMs that answer differently, by their UUIDs' order, after each new snapshot."""
@@ -240,7 +246,7 @@ class Table:
 def _build(facts: list[Fact], policy: Policy, now: float, hosts: Hosts, before: Base, old: Snapshot) -> _Built:
     begun = time.perf_counter()
     on = base(policy, hosts, before)
-    made = build(facts, policy, now, old.serial, on)
+    made = build(facts, policy, now, old.serial, on, old.name_owners)
     pairs = ((old.by_uuid.get(uuid), made.by_uuid.get(uuid)) for uuid in sorted({*old.by_uuid, *made.by_uuid}))
     changes = [one for one in (change(*pair) for pair in pairs if pair[0] != pair[1]) if one is not None]
     return _Built(made, on, changes, time.perf_counter() - begun)
@@ -257,4 +263,4 @@ def change(before: Guest | None, after: Guest | None) -> Change | None:
 
 def _zone_data(snapshot: Snapshot) -> Snapshot:
     """What of a snapshot is in its zones: not why things are so, nor when leases end."""
-    return replace(snapshot, by_uuid={}, absent={}, problems=(), valid_until=0.0)
+    return replace(snapshot, by_uuid={}, absent={}, problems=(), name_owners={}, valid_until=0.0)

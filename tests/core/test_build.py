@@ -102,8 +102,10 @@ def test_a_vm_that_is_off_is_not_there_and_it_is_said_why(state: str) -> None:
     assert snapshot.absent[to_wire(f"{uuid(1)}.vm.internal")] == f"VM 'web' is not running ({state})"
 
 
-def test_nobody_takes_the_name_of_a_vm_that_is_off() -> None:
-    snapshot = made(vm(1, state="Saved"), vm(2), lease(1, "10.0.2.4"), lease(2, "10.0.2.5"))
+def test_nobody_takes_the_name_that_a_vm_that_is_off_has() -> None:
+    facts = vm(1, state="Saved"), vm(2), lease(1, "10.0.2.4"), lease(2, "10.0.2.5")
+    assert addresses(made(*facts), "web.local") == ["10.0.2.5"]
+    snapshot = build((*NETWORKS, *facts), Policy(), NOW, 1, owners=made(vm(1)).name_owners)
     assert addresses(snapshot, "web.local") is None
     assert addresses(snapshot, "web-2.local") == ["10.0.2.5"]
 
@@ -137,11 +139,13 @@ def test_a_vm_renamed_in_letters_alone_is_the_same_owner() -> None:
 def test_what_is_refused_is_among_the_problems() -> None:
     snapshot = made(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
     assert snapshot.problems == (
-        f"VM 'web' ({uuid(2)}) wanted the name web, which VM 'web' ({uuid(1)}) has: it is web-2",
+        f"VM 'web' ({uuid(2)}) is web-2, because VM 'web' ({uuid(1)}) has the name web; rename one of the two VMs, "
+        f"or choose a name for this one: VBoxManage setextradata {uuid(2)} vmdns/names web-2",
         "VM 'web': Guest Additions report 8.8.8.8, which is not on lab; have the guest ask by DHCP, or give it an "
         "address of 10.0.2.0/24",
     )
     assert snapshot.guests[0].note == (
+        f"has the name web, which VM 'web' ({uuid(2)}) would have as well; "
         "Guest Additions report 8.8.8.8, which is not on lab; running, but no address is known yet"
     )
 
@@ -203,7 +207,7 @@ def test_the_user_goes_before_a_vm_of_the_same_name(record: str) -> None:
     snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=recorded(text))
     assert addresses(snapshot, "web.local") != ["10.0.2.4"]
     assert addresses(snapshot, "web-2.local") == ["10.0.2.4"]
-    assert snapshot.guests[0].note.endswith("which is among the records of the configuration: it is web-2")
+    assert snapshot.guests[0].note.endswith("is web-2, because web is among the records of the configuration")
 
 
 @pytest.mark.parametrize(

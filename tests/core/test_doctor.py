@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, vm
+from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, uuid, vm
 from vmdns.core.address_check import SAME_MACHINE_ID
 from vmdns.core.build import build
 from vmdns.core.doctor import Patient, examine
@@ -291,7 +291,21 @@ def test_a_name_that_the_hosts_file_has() -> None:
     findings = found(vm(1, "web"), lease(1, "10.0.2.4"), HostName("web", "192.0.2.80"))
     (one,) = troubles(findings)
     assert (one.subject, one.level) == ("VM 'web'", WARNING)
-    assert one.text == "wanted the name web, which is in the host's hosts file: it is web-2"
+    assert one.text == (
+        "is web-2, because web is in this computer's hosts file (192.0.2.80 web); "
+        "remove that line from the hosts file, or rename the VM"
+    )
+
+
+def test_two_vms_of_one_name_are_one_finding_with_a_remedy() -> None:
+    findings = found(vm(1, "web"), vm(2, "web"), lease(1, "10.0.2.4"), lease(2, "10.0.2.5"))
+    (one,) = troubles(findings)
+    assert (one.subject, one.level) == ("VM 'web'", WARNING)
+    assert one.text == (
+        f"is web-2, because VM 'web' ({uuid(1)}) has the name web; "
+        "rename one of the two VMs, or choose a name for this one"
+    )
+    assert one.command == f"VBoxManage setextradata {uuid(2)} vmdns/names web-2"
 
 
 def test_texts_are_listed() -> None:

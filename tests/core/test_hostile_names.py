@@ -13,6 +13,7 @@ import pytest
 from tests.facts import LAB, NETWORKS, NOW, lease, report, uuid, vm
 from vmdns.core.build import build
 from vmdns.core.name import to_text
+from vmdns.core.naming import Owners
 from vmdns.core.policy import Policy
 
 UNNAMED = "vm-00000000"
@@ -41,25 +42,32 @@ NAMES = {
 }  # fmt: skip
 
 
+# Names that end in a zone: the VM has that name as well.
+ZONE_NAMES = {"web.local": ("web",), "web.vm.internal": ("web",), "web\\.local": ("web",)}
+
+
 @pytest.mark.parametrize(("name", "label"), NAMES.items(), ids=[ascii(name)[:20] for name in NAMES])
 def test_a_name_and_what_comes_of_it(name: str, label: str) -> None:
     machine = replace(vm(1), name=name)
     snapshot = build((*NETWORKS, machine, lease(1, "10.0.2.4")), Policy(), NOW, 1)
     owners = {to_text(owner) for owner in snapshot.owned}
-    assert owners == {f"{one}.{zone}" for one in (label, uuid(1)) for zone in ("local", "vm.internal")}
+    given = (label, uuid(1), *ZONE_NAMES.get(name, ()))
+    assert owners == {f"{one}.{zone}" for one in given for zone in ("local", "vm.internal")}
     for owner in owners:
         assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.(local|vm\.internal)", owner, re.ASCII)
 
 
 def test_two_that_come_to_the_same_are_told_apart() -> None:
-    """Both are said; which one keeps the name does not change with what runs."""
+    """Both are reported; which one keeps the name does not change with what runs."""
+    owners: Owners = {}
     for state in ("Running", "PoweredOff"):
         twins = [
             replace(vm(1), name="Web 01", state=state),
             replace(vm(2), name="web\n01"),
             replace(vm(3), name="WEB-01"),
         ]
-        snapshot = build((*NETWORKS, *twins), Policy(), NOW, 1)
+        snapshot = build((*NETWORKS, *twins), Policy(), NOW, 1, owners=owners)
+        owners = snapshot.name_owners
         assert [guest.named.label for guest in snapshot.guests] == ["web-01", "web-01-2", "web-01-3"]
         assert len(snapshot.problems) == 2
 

@@ -10,7 +10,7 @@ number, which is its UUID's order; MACs are shortened to their last digits.
     release NETWORK MAC ADDRESS                  its entry is no more in the file
     fixed NETWORK MAC [ADDRESS]                  a fixed address in the DHCP server; without one, it is taken away
     says N MAC [ADDRESS]                         Guest Additions report it now; without one, nothing any more
-    host ADDRESS NAME                            a line of the hosts file
+    host ADDRESS NAME    unhost ADDRESS NAME     a line of the hosts file, and its removal
     forward N MAC NAME PROTOCOL HOST PORT PORT   a port-forward rule of plain NAT (- for any address of the host)
     unforward N MAC NAME                         it is taken away
     netforward NETWORK NAME PROTOCOL HOST PORT ADDRESS PORT   one of a NAT Network; with no more than the name, none
@@ -209,6 +209,9 @@ class Stage:
 
     def host(self, address: str, name: str) -> None:
         self.hosts[f"{name} {address}"] = HostName(name, address)
+
+    def unhost(self, address: str, name: str) -> None:
+        del self.hosts[f"{name} {address}"]
 
     def _machine(self, number: str) -> Machine:
         machine = self.facts[number]

@@ -16,13 +16,14 @@ from vmdns.core.forward_hint import forward_hints
 from vmdns.core.hosts import Hosts, digest
 from vmdns.core.model import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
 from vmdns.core.name import from_labels
-from vmdns.core.naming import Relative, assign
+from vmdns.core.naming import Owners, assign
 from vmdns.core.networks import Networks, Owner, file_key, index
 from vmdns.core.policy import Policy
 from vmdns.core.reach import rules
 from vmdns.core.snapshot import Guest, Snapshot, numbered
 from vmdns.core.view import ways
 from vmdns.core.wire import AAAA, CNAME, PTR, A, soa_rdata
+from vmdns.core.wishes import Relative
 from vmdns.core.zones import reverse_name
 
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
@@ -53,10 +54,18 @@ def _decides_base(policy: Policy) -> object:
     return policy.zones, policy.ttl, policy.records, policy.reserved_allowed, policy.forwarded
 
 
-def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, on: Base | None = None) -> Snapshot:
+def build(
+    facts: Iterable[Fact],
+    policy: Policy,
+    now: float,
+    serial: int,
+    on: Base | None = None,
+    owners: Owners | None = None,
+) -> Snapshot:
     """Builds the snapshot that these facts mean at this Unix time, in whatever order they come.
 
     on: the base, where it was made before; otherwise the lines of the hosts file are among the facts.
+    owners: `name_owners` of the snapshot before.
     """
     facts = list(facts)
     if on is None:
@@ -64,15 +73,21 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, on: Ba
         on = base(policy, digest(lines, policy.apexes, policy.ttl))
     machines = sorted((fact for fact in facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
     networks = _index(facts, machines, now)
-    naming = assign(machines, on.common.reserved, policy.zones)
+    found_addresses = {machine.uuid: addresses(machine, networks) for machine in machines}
+    reachable = {
+        uuid: frozenset(one.address for one in found.addresses if one.network.kind != "nat")
+        for uuid, found in found_addresses.items()
+    }
+    naming = assign(machines, on.common.reserved, policy.zones, owners, reachable)
     forwards = {fact.name: fact.forwards for fact in facts if isinstance(fact, NatNetwork) and fact.enabled}
     guests: dict[str, Guest] = {}
     for machine in machines:
         named = naming.by_uuid.get(machine.uuid)
         if named is None:
             continue
-        found = addresses(machine, networks)
-        hints = forward_hints(machine, named.label, found.addresses, forwards, networks)
+        found = found_addresses[machine.uuid]
+        own = next(relative[0] for relative in named.names if len(relative) == 1)
+        hints = forward_hints(machine, own, found.addresses, forwards, networks)
         known = (*found.addresses, *hints)
         led = rules(machine, known, forwards) if machine.online else ()
         guests[machine.uuid] = Guest(machine, named, known, found.refused, led)
@@ -104,6 +119,7 @@ def build(facts: Iterable[Fact], policy: Policy, now: float, serial: int, on: Ba
         wildcards=policy.wildcards,
         lan=policy.lan,
         problems=(*naming.problems, *_problems(guests, pointers)),
+        name_owners=naming.owners,
         looked=policy.looked,
         valid_until=_first_end(machines, networks),
     )

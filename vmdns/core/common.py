@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from vmdns.core.hosts import Hosts, below_one_of, is_nowhere
 from vmdns.core.model import HostName
 from vmdns.core.name import from_labels, labels, to_wire
-from vmdns.core.naming import RESERVED
+from vmdns.core.naming import RESERVED, Reservation
 from vmdns.core.node import Node, RRset, address_record
 from vmdns.core.policy import Policy
 from vmdns.core.records import owners
@@ -26,7 +26,7 @@ class Common:
 
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
     late: Mapping[bytes, Node] = field(default_factory=dict)
-    reserved: Mapping[str, str] = field(default_factory=dict)
+    reserved: Mapping[str, Reservation] = field(default_factory=dict)
 
 
 def common(policy: Policy, hosts: Hosts) -> Common:
@@ -134,19 +134,29 @@ def _add_hosts(
             late.point(host.address, owner)
 
 
-def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, str]:
-    """Labels that no VM may take, with the reason."""
-    reserved = dict.fromkeys(RESERVED, "a reserved name")
-    for host in hosts:
-        name = host.name.lower().rstrip(".")
-        for zone in policy.zones:
-            name = name.removesuffix("." + zone)
-        if "." not in name:
-            reserved.setdefault(name, "in the host's hosts file")
+def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, Reservation]:
+    """Labels that no VM may take, with the reason.
+
+    A line of the hosts file whose address leads to no other machine, such as 127.0.0.1, reserves nothing.
+    """
+    reserved = dict.fromkeys(RESERVED, Reservation("a reserved name"))
     for owner in owners(policy.records, frozenset({A, AAAA, CNAME})):
         parts = labels(owner)
         for zone in policy.zones:
             depth = zone.count(".") + 1
             if len(parts) == depth + 1 and from_labels(parts[1:]) == to_wire(zone):
-                reserved.setdefault(parts[0].decode("ascii", "replace"), "among the records of the configuration")
+                name = parts[0].decode("ascii", "replace")
+                remedy = "rename the VM, or remove the record"
+                reserved.setdefault(name, Reservation("among the records of the configuration", remedy))
+    lines: dict[str, list[HostName]] = {}
+    for host in hosts:
+        name = host.name.lower().rstrip(".")
+        for zone in policy.zones:
+            name = name.removesuffix("." + zone)
+        if "." not in name and not is_nowhere(host.address):
+            lines.setdefault(name, []).append(host)
+    for name, found in lines.items():
+        why = f"in this computer's hosts file ({found[0].address} {found[0].name})"
+        addresses = frozenset(str(ip_address(host.address)) for host in found)
+        reserved.setdefault(name, Reservation(why, "remove that line from the hosts file, or rename the VM", addresses))
     return {name: why for name, why in reserved.items() if name not in policy.reserved_allowed}

@@ -271,10 +271,9 @@ def _guests(patient: Patient) -> Iterator[Finding]:
 
 
 def _name(subject: str, guest: Guest) -> Iterator[Finding]:
-    """Whether the VM has the name that it should have."""
-    note = guest.named.note
-    if note:
-        yield Finding(subject, WARNING, note.removeprefix(f"{subject} ({guest.machine.uuid}) "))
+    """The names that the VM should have and does not get."""
+    for one in guest.named.problems:
+        yield Finding(subject, WARNING, "; ".join(filter(None, (one.text, one.remedy))), one.command)
 
 
 def _refused(subject: str, guest: Guest) -> Iterator[Finding]:

@@ -13,6 +13,10 @@ class Problem(NamedTuple):
     remedy: str = ""
     command: str = ""
 
+    @property
+    def advice(self) -> str:
+        """The remedy, with the command."""
+        return ": ".join(part for part in (self.remedy, self.command) if part)
+
     def __str__(self) -> str:
-        parts = [part for part in (self.remedy, self.command) if part]
-        return f"{self.text}; {': '.join(parts)}" if parts else self.text
+        return f"{self.text}; {self.advice}" if self.advice else self.text

@@ -14,7 +14,7 @@ from functools import cached_property
 from vmdns.core.address import Address
 from vmdns.core.model import Machine, Network, PortForward
 from vmdns.core.name import from_labels
-from vmdns.core.naming import Named
+from vmdns.core.naming import Named, Owners
 from vmdns.core.node import Node, RRset, address_record
 from vmdns.core.problem import Problem
 from vmdns.core.reach import Choice, Seen, choices, leads, seen
@@ -56,7 +56,7 @@ class Guest:
     @property
     def note(self) -> str:
         """Why it has no address, or not the name it wanted; '' if all is well."""
-        parts = [self.named.note, *(one.text for one in self.refused)]
+        parts = [*(one.text for one in self.named.problems), self.named.note, *(one.text for one in self.refused)]
         if self.waiting:
             parts.append("running, but no address is known yet")
         return "; ".join(part for part in parts if part)
@@ -72,6 +72,7 @@ class Snapshot:
     reverse records, with the address and each VM that has it; both tell VMs by their UUIDs. outside has those names of
     the hosts file that are in no zone of ours. zones are the apexes (wire) of the zones that are answered here and
     never forwarded, own those of them that hold VMs. absent says of names that are not there why (wire name -> text).
+    name_owners says which VM has which name, and is what the next assignment of names begins with.
     valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
     """
 
@@ -91,6 +92,7 @@ class Snapshot:
     by_uuid: Mapping[str, Guest] = field(default_factory=dict)
     ways: Ways = field(default_factory=Ways)
     problems: tuple[str, ...] = ()
+    name_owners: Owners = field(default_factory=dict)
     wildcards: bool = True
     lan: str = "guests"
     looked: bool = True
@@ -201,7 +203,8 @@ class Snapshot:
             for address, uuid in self.pointers[key]:
                 one = self.by_uuid[uuid]
                 if address in self.seen(one, view).addresses and not self.seen(one, view).forwarded:
-                    pointed = from_labels([one.named.label.encode("ascii")])[:-1] + self.own[0]
+                    name = [part.encode("ascii") for part in one.named.names[0]]
+                    pointed = from_labels(name)[:-1] + self.own[0]
                     return {PTR: RRset(self.ttl, (pointed,))}
         node = self.nodes.get(key)
         if not node:

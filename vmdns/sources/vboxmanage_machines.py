@@ -48,7 +48,8 @@ def stamp_of(path: Path) -> Stamp:
 class _Vm:
     """One registered VM.
 
-    listed: its name in `list vms`; index: its place there, which is in the order of registration; looked: monotonic time of the last look at it while it ran;
+    listed: its name in `list vms`; index: its place there, in the order of registration;
+    looked: monotonic time of the last look at it while it ran;
     shown: whether `showvminfo` showed it in this run, with the settings as they are;
     asked: its listed name when it was asked for although it did not run, for want of a settings file.
     """

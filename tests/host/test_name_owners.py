@@ -1,0 +1,100 @@
+"""The file that remembers which VM has which name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.facts import uuid
+from vmdns.core.naming import Owners
+from vmdns.host import name_owners
+from vmdns.host.name_owners import NameOwners, read_owners, write_owners
+
+OWNERS: Owners = {("web",): uuid(1), ("web", "lab"): uuid(1), ("my_vm",): uuid(2), ("xn--pd1b38l32h",): uuid(3)}
+
+
+def kept(path: Path, *owners: Owners) -> list[str]:
+    """Has these owners kept one after the other. Returns what the user was told."""
+    told: list[str] = []
+
+    async def keep() -> None:
+        one = NameOwners(path, told.append)
+        one.read()
+        for each in owners:
+            one.keep(each)
+        await one.close()
+
+    asyncio.run(keep())
+    return told
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "names.json"
+    assert kept(path, {("old",): uuid(9)}, OWNERS) == []
+    assert read_owners(path) == OWNERS
+    assert [one.name for one in path.parent.iterdir()] == ["names.json"]
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    assert kept(path, dict(OWNERS)) == []
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before, "the same owners are not written again"
+
+
+def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
+    told: list[str] = []
+    assert NameOwners(tmp_path / "names.json", told.append).read() == {}
+    assert NameOwners(None, told.append).read() == {}
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"\xff", b'{"names": []}', b'{"names": {"web": 1}}', b'{"names": 1}', b"[" * 100_000, b"{}"],
+)
+def test_a_damaged_file_is_reported_in_one_line_and_renewed(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "names.json"
+    path.write_bytes(data)
+    assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is damaged"]
+    assert read_owners(path) == OWNERS
+    assert kept(path) == []
+
+
+def test_a_file_that_is_none_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_bytes(b" " * (name_owners.MOST_BYTES + 1))
+    assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is no file of vmdns"]
+    assert read_owners(path) == OWNERS
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    os.mkfifo(path)
+    assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is no file of vmdns"]
+    assert read_owners(path) == OWNERS
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (told,) = kept(tmp_path / "file" / "names.json", OWNERS)[-1:]
+    assert "names of VMs are not remembered over a restart of vmdns" in told
+
+
+def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(name_owners, "MOST_NAMES", 2)
+    path = tmp_path / "names.json"
+    write_owners(path, OWNERS)
+    assert read_owners(path) == {("my_vm",): uuid(2), ("web",): uuid(1)}
+    names = {("a" * 63, str(number)): uuid(number) for number in range(20_000)}
+    monkeypatch.setattr(name_owners, "MOST_NAMES", 20_000)
+    write_owners(path, names)
+    assert path.stat().st_size < name_owners.MOST_BYTES
+    assert read_owners(path) == names
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    (tmp_path / "names.json-x.fresh").write_text("{")
+    write_owners(path, OWNERS)
+    assert [one.name for one in tmp_path.iterdir()] == ["names.json"]

@@ -1,0 +1,103 @@
+"""The file that remembers which VM has which name, so that a restart of vmdns changes no name.
+
+A JSON object of names below a zone to UUIDs, replaced as a whole. It is only a memory: without it, or where it is
+damaged, names are assigned as on the first day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from vmdns.core.naming import Owners
+
+MOST_NAMES = 20_000
+MOST_BYTES = 4_000_000
+_FRESH = ".fresh"
+
+
+class NameOwners:
+    """The owners in the file. path None: they are not kept. say reports one line to the user."""
+
+    def __init__(self, path: Path | None, say: Callable[[str], None]) -> None:
+        self._path = path
+        self._say = say
+        self._written: Owners = {}
+        self._wanted: Owners = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def read(self) -> Owners:
+        """What was written last; nothing, and a line to the user, where the file is damaged."""
+        if self._path is None:
+            return {}
+        try:
+            self._written = read_owners(self._path)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self._say(f"{self._path} is not used, and will be written again: {error}")
+        self._wanted = self._written
+        return self._written
+
+    def keep(self, owners: Owners) -> None:
+        """Has these owners written soon, in a thread."""
+        if owners is self._wanted or self._path is None:
+            return
+        self._wanted = owners
+        if self._task is None and owners != self._written:
+            self._task = asyncio.get_running_loop().create_task(self._write())
+
+    async def close(self) -> None:
+        """Ends once all is written."""
+        if self._task is not None:
+            await self._task
+
+    async def _write(self) -> None:
+        assert self._path is not None
+        try:
+            while self._wanted != self._written:
+                owners = self._wanted
+                await asyncio.to_thread(write_owners, self._path, owners)
+                self._written = owners
+        except OSError as error:
+            self._say(f"names of VMs are not remembered over a restart of vmdns: {error}")
+        finally:
+            self._task = None
+
+
+def read_owners(path: Path) -> Owners:
+    """The owners in a file. Raises OSError, and ValueError where it is none that `write_owners` wrote."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+        raise ValueError("it is no file of vmdns")
+    try:
+        names = json.loads(path.read_bytes())["names"]
+        owners = {tuple(name.split(".")): uuid.lower() for name, uuid in names.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError("it is damaged") from None
+    return owners
+
+
+def write_owners(path: Path, owners: Owners) -> None:
+    """Replaces the file; of too many names, those of the fewest labels are kept. Raises OSError."""
+    kept = sorted(owners, key=lambda name: (len(name), name))[:MOST_NAMES]
+    text = json.dumps({"names": {".".join(name): owners[name] for name in kept}}, indent=0)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prefix = path.name + "-"
+    for left in path.parent.glob(f"{prefix}*{_FRESH}"):  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=_FRESH, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
