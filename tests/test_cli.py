@@ -448,7 +448,7 @@ def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
 
 
 def test_completion(run: Run) -> None:
-    assert run("completion", "bash")[1].startswith("# vmdns completion bash\n")
+    assert run("completion", "bash")[1].startswith("#compdef vmdns\n")
 
 
 # -- as programs ------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES)
     ask.add_argument("name", metavar="NAME", help="a name, a VM's name without zone, or an address")
     ask.add_argument("type", metavar="TYPE", nargs="?", help="the record type, like AAAA or TXT (default: A)")
-    ask.add_argument("--as", dest="asker", metavar="ASKER", help="ask as this VM, or the machine with this address")
+    ask.add_argument("--as", dest="asker", metavar="VM", help="ask as this VM, or the machine with this address")
     ask.add_argument("--dig", action="store_true", help="show the answer in the form of dig")
     _json(ask)
     _home(ask)
@@ -293,7 +293,7 @@ def build_parser() -> argparse.ArgumentParser:
     _home(status)
 
     wire = command("wire", "let guests ask vmdns", _WIRE, _WIRE_EXAMPLES + "\n" + _STATUS)
-    wire.add_argument("--network", default="", metavar="NAME", help="this NAT Network or host-only interface only")
+    wire.add_argument("--network", default="", metavar="NETWORK", help="this NAT Network or host-only interface only")
     _plan(wire)
     _home(wire)
     _file(wire)

@@ -68,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from vmdns.completion import complete
+
+        complete(parser)
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
@@ -433,7 +437,7 @@ def _config(arguments: Namespace) -> int:
 def _completion(arguments: Namespace) -> int:
     from vmdns.completion import script
 
-    _print(script(build_parser(), arguments.shell).splitlines())
+    _print(script(arguments.shell).splitlines())
     return DONE
 
 
