@@ -97,7 +97,7 @@ class App:
             ),
             config.limits,
         )
-        self.multicast = Multicast(say)
+        self.multicast = Multicast(say, forgotten=self.server.datagrams.memo.forget_absent)
         self._mdns = MdnsPublisher(self.multicast, lambda: self.table.snapshot)
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None

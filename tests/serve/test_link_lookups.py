@@ -53,12 +53,15 @@ class Lan:
 
     def __init__(self) -> None:
         self.queries: list[tuple[float, str]] = []
-        self.relay = Relay(self._send, asyncio.get_running_loop().time)
+        self.relay = Relay(self._send, self._forget, asyncio.get_running_loop().time)
         script = Script()
         script.snapshot = SNAPSHOT
         self.server = DnsServer(script.current, script.others(), Limits())
         self.server.others.links = self.relay
         self.server.publish(SNAPSHOT, None)
+
+    def _forget(self) -> None:
+        self.server.datagrams.memo.forget_absent()
 
     def _send(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -238,5 +241,41 @@ def test_this_computer_gets_either_answer_from_memory() -> None:
             assert ready is not None
             assert first[1] & 15 == rcode
             assert find(ready, packet) == first
+        memo = datagrams.memo
+        absent, over = question("absent.local"), question("over_budget.local")
+        memo.age(100.0)
+        assert [find(ready, one) is None for one in (absent, over)] == [True, True]
+
+    run(main())
+
+
+def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance() -> None:
+    async def main() -> None:
+        lan = Lan()
+        datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
+        packet = question("nobody.local")
+        (answer,) = responses([Record(to_wire("nobody.local"), *address_record("192.168.1.9")[:1], 120, bytes(4))])
+
+        async def denied() -> bool:
+            await lan.ask("nobody.local", peer=HOST)
+            ready = datagrams.ready(listener, HOST)
+            assert ready is not None
+            assert datagrams.ask(packet, (HOST, 4000), listener) is not None
+            return find(ready, packet) is not None
+
+        for forget in (
+            lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2), []),
+            lan.relay.forget_results,
+            lambda: lan.relay.hear(answer, LAN),
+        ):
+            lan.server.publish(SNAPSHOT, [])
+            datagrams.memo.age(0.5)
+            assert await denied()
+            datagrams.memo.age(1.5)
+            ready = datagrams.ready(listener, HOST)
+            assert ready is not None
+            assert find(ready, packet) is not None
+            forget()
+            assert find(ready, packet) is None
 
     run(main())

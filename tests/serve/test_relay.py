@@ -34,8 +34,12 @@ class Scene:
 
     def __init__(self, packets: list[tuple[float, bytes]]) -> None:
         self.asked: list[float] = []
-        self.relay = Relay(self._ask, asyncio.get_running_loop().time)
+        self.forgotten = 0
+        self.relay = Relay(self._ask, self._forget, asyncio.get_running_loop().time)
         self._packets = packets
+
+    def _forget(self) -> None:
+        self.forgotten += 1
 
     def _ask(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -119,6 +123,7 @@ async def test_what_nobody_has_is_not_asked_for_again_for_a_minute(scene: Scene)
 async def test_a_changed_link_is_asked_again(scene: Scene) -> None:
     await scene.relay.find(PRINTER, "")
     scene.relay.forget_results()
+    assert scene.forgotten == 1
     await scene.relay.find(PRINTER, "")
     assert len(scene.asked) == 4
 
@@ -128,7 +133,9 @@ async def test_an_answer_that_comes_late_is_found_by_the_next_query(scene: Scene
     assert await scene.relay.find(PRINTER, "") == ()
     scene.relay.hear(said(ttl=0, name=PRINTER), LINK)
     assert scene.relay.state(PRINTER, "") is State.ABSENT
+    assert scene.forgotten == 0
     scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
+    assert scene.forgotten == 1
     asyncio.get_running_loop().call_later(0.6, scene.relay.hear, said("192.168.56.9", denied=AAAA), LINK)
     assert await scene.relay.find(PRINTER, "") == FOUND
 
@@ -146,7 +153,7 @@ async def test_one_question_for_all_who_wait_though_one_goes_away(scene: Scene) 
 def test_beyond_the_budget_there_is_no_result() -> None:
     async def scenario() -> None:
         asked: list[bytes] = []
-        relay = Relay(asked.append, asyncio.get_running_loop().time)
+        relay = Relay(asked.append, now=asyncio.get_running_loop().time)
         names = [to_wire(f"x{number}.local") for number in range(CLIENT_LOOKUPS + 10)]
         found = await asyncio.gather(*(relay.find(name, "a") for name in names))
         assert found == [()] * CLIENT_LOOKUPS + [None] * 10
@@ -160,7 +167,7 @@ def test_beyond_the_budget_there_is_no_result() -> None:
 
 def test_no_more_wait_than_the_bound() -> None:
     async def scenario() -> None:
-        relay = Relay(lambda packet: None, asyncio.get_running_loop().time)
+        relay = Relay(lambda packet: None, now=asyncio.get_running_loop().time)
         found = await asyncio.gather(*(relay.find(PRINTER, "a") for _ in range(MOST_WAITERS + 10)))
         assert found == [()] * MOST_WAITERS + [None] * 10
 

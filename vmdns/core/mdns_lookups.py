@@ -89,11 +89,12 @@ class Lookups:
         """Somebody on a link has sent a response, to whatever query."""
         self._active_until = now + ACTIVE_SECONDS
 
-    def appeared(self, name: bytes) -> None:
-        """Somebody on a link says that this name has an address: that nobody has it is not true any more."""
+    def appeared(self, name: bytes) -> bool:
+        """Somebody on a link says that this name has an address. Whether nobody had it before."""
         _, found = self._results.get(name, (0.0, ("",)))
         if not found:
             del self._results[name]
+        return not found
 
     def forget_results(self) -> None:
         """A link has changed: others may be on it now."""

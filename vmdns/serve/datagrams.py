@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,13 +14,14 @@ from functools import partial
 
 from vmdns.core.account import Verdict
 from vmdns.core.answer import Reply
+from vmdns.core.cookie import COOKIE, FULL
 from vmdns.core.cut import put_on, take_off, truncated, udp_room
 from vmdns.core.forwarded import Question, refusal, render
 from vmdns.core.quick import quick
 from vmdns.core.quick_foreign import Foreign, foreign
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
-from vmdns.core.wire import NOERROR, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
+from vmdns.core.wire import NOERROR, NXDOMAIN, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
 from vmdns.serve.asked import Asked, Make, Peer, response
 from vmdns.serve.cookies import Cookies
 from vmdns.serve.counts import Counts
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 MOST_ASKERS = 4096
 MOST_PENDING = 10_000  # datagrams that wait for the event loop; more are not answered, and asked again
 
+_OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # how the option begins
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -252,7 +255,7 @@ class Datagrams:
             self._hand_over(query, packet, peer, listener)
             return None
         if reply is not None and self._decisions.may_be_elsewhere(query, reply, snapshot):
-            self._keep_passing(query, packet, response, peer, listener)
+            self._keep_passing(query, packet, response, peer, listener, snapshot)
         elif reply is not None and _is_plain(query, packet):
             about = _about(query, reply, snapshot)
             self.memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
@@ -311,34 +314,55 @@ class Datagrams:
                 self._counts.failed += 1
 
     def _take(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
-        limit = udp_limit(query)
+        limit, snapshot = udp_limit(query), self._current()
         response, reply = self._decisions.decide(query, peer[0], listener.address, limit)
         onward = response or self._decisions.onward(query, reply, peer[0], listener.address, limit)
         if not isinstance(onward, bytes):
             # What others on the links say of a name stays known for a moment, above all that nobody has it.
             relayed = reply is not None and reply.chase is None
-            self._spawn(self._finish_udp(listener, onward, query, packet, peer, keep=relayed))
+            kept = snapshot if relayed else None
+            self._spawn(self._finish_udp(listener, onward, query, packet, peer, kept))
             return
         self._send(listener, onward, peer)
         if response is None and reply is None:
             self._keep_passing(query, packet, onward, peer, listener)
 
     async def _finish_udp(
-        self, listener: Listener, coming: Awaitable[bytes], query: Query, packet: bytes, peer: Peer, *, keep: bool
+        self,
+        listener: Listener,
+        coming: Awaitable[bytes],
+        query: Query,
+        packet: bytes,
+        peer: Peer,
+        snapshot: Snapshot | None,
     ) -> None:
         response = await coming
         self._send(listener, response, peer)
-        if keep:
-            self._keep_passing(query, packet, response, peer, listener)
+        if snapshot is not None:
+            self._keep_passing(query, packet, response, peer, listener, snapshot)
 
-    def _keep_passing(self, query: Query, packet: bytes, response: bytes, peer: Peer, listener: Listener) -> None:
+    def _keep_passing(
+        self,
+        query: Query,
+        packet: bytes,
+        response: bytes,
+        peer: Peer,
+        listener: Listener,
+        absent_in: Snapshot | None = None,
+    ) -> None:
+        """Remembers a response for a second. absent_in: the snapshot that has no such name, where others on a link may
+        have it."""
         counted = self._gate.asker(listener.address, peer[0])
         if counted is not None and not counted.own and response[3] & 0xF == SERVFAIL:
             return  # one client's budget was used up: it says nothing of others that are answered alike
         if _is_plain(query, packet):
             snapshot = self._current()
             asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-            self.memo.keep_passing(asker, _key(query, packet), _lowered(query, response))
+            key, lowered = _key(query, packet), _lowered(query, response)
+            if absent_in is not None and response[3] & 0xF == NXDOMAIN:
+                self.memo.keep_absent(asker, absent_in, key, lowered)
+            else:
+                self.memo.keep_passing(asker, key, lowered)
 
     def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
         passed = self._gate.passes(self._gate.asker(listener.address, peer[0]), reply)
@@ -374,9 +398,12 @@ def _is_plain(query: Query, packet: bytes) -> bool:
 
 
 def _cookie(packet: bytes) -> bytes:
-    """The data of the COOKIE option of a query; nothing where there is none, or the packet cannot be read."""
+    """The data of the COOKIE option of a query, where it is as long as ours; nothing where there is none such, or the
+    packet cannot be read."""
+    if _OUR_COOKIE not in packet:
+        return b""
     cookie = take_off(packet)[1]
-    if cookie or packet[10:12] == b"\0\0":
+    if cookie:
         return cookie
     try:
         query = parse_query(packet)

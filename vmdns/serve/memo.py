@@ -22,6 +22,9 @@ MOST_LOOSE = 150_000  # of them
 MOST_PASSING = 8_192
 MOST_ENVELOPES = 64
 PASSING_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
+# Negative answers to names that others on a link may have. Their absence is known for a minute, and a new name or a
+# changed link ends it (core/mdns_lookups.py).
+ABSENT_SECONDS = 10.0
 # Entries of what was left that are freed when an answer is kept, and each second; all at once would hold all threads.
 # As more are freed than kept, both together are never many more than MOST_ANSWERS.
 FREED_AT_ONCE, FREED_EACH_SECOND = 4, 2_000
@@ -64,7 +67,8 @@ class Memo:
     """Responses for all sorts of askers. Read by the threads that serve without a lock, changed under one.
 
     Each asker has a `Ready` of its own that stays the same object. Answers about one name are forgotten with that name;
-    loose ones (negatives with their SOA, wildcards) with any change; passing ones (forwarded) after a second.
+    loose ones (negatives with their SOA, wildcards) with any change; passing ones (forwarded) after a second; names
+    that nobody on a link has after ten, or with any change.
     """
 
     def __init__(self) -> None:
@@ -76,6 +80,8 @@ class Memo:
         # What stands around the name in the keys: there are few kinds of queries, so that a name's keys are known.
         self._envelopes: set[tuple[bytes, bytes]] = set()
         self._passing: list[tuple[dict[bytes, bytes], bytes]] = []
+        self._absent: list[tuple[dict[bytes, bytes], bytes]] = []
+        self._absent_until = 0.0
         self._left: list[dict[bytes, Any]] = []
         self._names = self._loose = 0
         self._snapshot: Snapshot | None = None
@@ -136,6 +142,19 @@ class Memo:
                 ready.names[key] = held
                 self._passing.append((ready.names, key))
 
+    def keep_absent(self, asker: Asker, snapshot: Snapshot, query: bytes, response: bytes) -> None:
+        """Remembers that nobody on a link has a name, which no VM has in this snapshot."""
+        ready, key, held = self.of(asker), key_of(query), packed(response)
+        with self._lock:
+            if snapshot is self._snapshot and len(self._absent) < MOST_PASSING:
+                ready.names[key] = held
+                self._absent.append((ready.names, key))
+
+    def forget_absent(self) -> None:
+        """Others on a link may have these names now. Of any thread."""
+        with self._lock:
+            self._drop(self._absent)
+
     def tick(self) -> None:
         """To be called before what stands ready is used: it may have aged."""
         moment = now()
@@ -143,19 +162,28 @@ class Memo:
             self.age(moment)
 
     def age(self, now: float) -> None:
-        """Forgets the forwarded answers of the second before. now is of time.monotonic."""
+        """Forgets the forwarded answers of the second before, and what is absent each ten seconds. now is of
+        time.monotonic."""
         self.next_second = now + PASSING_SECONDS
+        if now >= self._absent_until:
+            self._absent_until = now + ABSENT_SECONDS
+            self.forget_absent()
         if self._passing or self._left:
             with self._lock:
-                for names, key in self._passing:
-                    names.pop(key, None)
-                self._passing.clear()
+                self._drop(self._passing)
                 self._free(FREED_EACH_SECOND)
+
+    @staticmethod
+    def _drop(kept: list[tuple[dict[bytes, bytes], bytes]]) -> None:
+        for names, key in kept:
+            names.pop(key, None)
+        kept.clear()
 
     def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
         """Another snapshot is in force: these names (wire) are answered otherwise, None for possibly all."""
         with self._lock:
             self._snapshot = snapshot
+            self._drop(self._absent)
             if changed is None:
                 self._clear()
                 return

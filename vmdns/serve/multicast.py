@@ -140,12 +140,13 @@ class _Open:
 
 
 class Multicast:
-    """Multicast DNS on all links. say(sentence) tells the user."""
+    """Multicast DNS on all links. say(sentence) tells the user; forgotten is called where a name that nobody had may be
+    there now."""
 
-    def __init__(self, say: Say, lots: Lots = random.uniform) -> None:
+    def __init__(self, say: Say, lots: Lots = random.uniform, forgotten: Callable[[], None] = lambda: None) -> None:
         self._say = say
         self._lots = lots
-        self._relay = Relay(self._send)
+        self._relay = Relay(self._send, forgotten)
         self._open: dict[str, _Open] = {}
         self._wanted: dict[str, Link] = {}
         self._troubles: dict[str, str] = {}

@@ -31,10 +31,17 @@ class _Lookup:
 
 
 class Relay:
-    """Lookups on the host's links. send(packet) multicasts it on all of them; now is a monotonic clock in seconds."""
+    """Lookups on the host's links. send(packet) multicasts it on all of them; forgotten is called where a name that
+    nobody had may be there now; now is a monotonic clock in seconds."""
 
-    def __init__(self, send: Callable[[bytes], None], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        send: Callable[[bytes], None],
+        forgotten: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._send = send
+        self._forgotten = forgotten
         self._now = now
         self._lookups = Lookups()
         self._pending: dict[bytes, _Lookup] = {}
@@ -66,6 +73,7 @@ class Relay:
     def forget_results(self) -> None:
         """A link has changed: others may be on it now."""
         self._lookups.forget_results()
+        self._forgotten()
 
     def _repeat(self, name: bytes, lookup: _Lookup) -> None:
         unanswered = not lookup.addresses and not lookup.answer.done()
@@ -91,8 +99,8 @@ class Relay:
             lookup = self._pending.get(record.key)
             if lookup is not None and record.ttl:
                 self._note(record, lookup, link)
-            elif lookup is None and record.ttl and record.type in (A, AAAA):
-                self._lookups.appeared(record.key)
+            elif lookup is None and record.ttl and record.type in (A, AAAA) and self._lookups.appeared(record.key):
+                self._forgotten()
         for name in dict.fromkeys(record.key for record in records):
             lookup = self._pending.get(name)
             if lookup is not None and lookup.settled >= {A, AAAA}:
