@@ -82,12 +82,13 @@ class _Names:
 
     def put(self, owner: bytes, kind: int, rdata: bytes) -> bool:
         """Adds a record. Whether it is a new one."""
-        node = self.nodes.get(owner, {})
-        before = node[kind].rdatas if kind in node else ()
-        if rdata in before:
-            return False
-        rdatas = {**{one: rrset.rdatas for one, rrset in node.items()}, kind: tuple(sorted((*before, rdata)))}
-        key = tuple(sorted(rdatas.items()))
+        key: tuple[tuple[int, tuple[bytes, ...]], ...] = ((kind, (rdata,)),)
+        if (node := self.nodes.get(owner)) is not None:
+            before = node[kind].rdatas if kind in node else ()
+            if rdata in before:
+                return False
+            rdatas = {**{one: rrset.rdatas for one, rrset in node.items()}, kind: tuple(sorted((*before, rdata)))}
+            key = tuple(sorted(rdatas.items()))
         alike = self._alike.get(key)
         if alike is None:
             alike = self._alike[key] = {one: RRset(self._ttl, some) for one, some in key}
