@@ -164,14 +164,14 @@ def test_explained_where_something_is_the_matter() -> None:
     assert told.explain(snapshot, to_wire("x-y.local"), NOW, EVERYWHERE) == [
         f"VM 'x-y' ({uuid(2)}) is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y; {REMEDY}",
         f"x-y.local is VM 'x\\ny' ({uuid(1)}), which is Paused",
-        f"has the name x-y, which VM 'x-y' ({uuid(2)}) would have as well; running, but no address is known yet",
+        f"it has the name x-y, which VM 'x-y' ({uuid(2)}) would have as well; running, but no address is known yet",
         "x\ny is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
     ]
     assert told.explain(snapshot, to_wire("x-y-2.local"), NOW, EVERYWHERE) == [
         f"x-y-2.local is VM 'x-y' ({uuid(2)}), which is Running",
         "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches "
         "(reported by Guest Additions)",
-        f"is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y",
+        f"it is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y",
         REMEDY,
         "x-y is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
     ]

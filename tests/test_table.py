@@ -182,6 +182,41 @@ async def test_a_report_is_kept_as_it_was_when_it_came(bench: Bench) -> None:
 
 
 @on_a_clock
+async def test_a_vm_keeps_its_name_while_virtualbox_is_away(bench: Bench) -> None:
+    bench.put("virtualbox", vm(2), *NETWORKS)
+    bench.put("leases", lease(1, "10.0.2.4"), lease(2, "10.0.2.5"))
+    await settled()
+    assert bench.addresses() == ["10.0.2.5"]
+    bench.put("virtualbox")
+    await settled()
+    assert bench.addresses() is None
+    bench.put("virtualbox", vm(1), vm(2), *NETWORKS)
+    await settled()
+    assert bench.addresses() == ["10.0.2.5"]
+    bench.put("virtualbox", vm(1), *NETWORKS)
+    await settled()
+    bench.put("virtualbox", vm(1), vm(2, registration_index=-1), *NETWORKS)
+    await settled()
+    assert bench.addresses() == ["10.0.2.4"], "it was not registered any more, and is forgotten"
+
+
+@on_a_clock
+async def test_a_table_begins_with_the_owners_of_the_last_run(bench: Bench) -> None:
+    bench.put("virtualbox", vm(2), *NETWORKS)
+    await settled()
+    owners = bench.table.snapshot.name_owners
+    table = Table(Policy(), bench.wall, clock.inline, owners)
+    assert table.snapshot.name_owners == owners
+    table.put("virtualbox", {"1": vm(1), "2": vm(2)})
+    await settled()
+    assert {one.named.label: one.machine.uuid for one in table.snapshot.guests} == {
+        "web-2": vm(1).uuid,
+        "web": vm(2).uuid,
+    }
+    table.close()
+
+
+@on_a_clock
 async def test_the_serial_goes_up_with_the_data_and_not_with_the_rest(bench: Bench) -> None:
     bench.put("leases", lease(1, "10.0.2.4"))
     bench.put("virtualbox", vm(1))

@@ -145,7 +145,7 @@ def test_what_is_refused_is_among_the_problems() -> None:
         "address of 10.0.2.0/24",
     )
     assert snapshot.guests[0].note == (
-        f"has the name web, which VM 'web' ({uuid(2)}) would have as well; "
+        f"it has the name web, which VM 'web' ({uuid(2)}) would have as well; "
         "Guest Additions report 8.8.8.8, which is not on lab; running, but no address is known yet"
     )
 

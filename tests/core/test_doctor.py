@@ -292,7 +292,7 @@ def test_a_name_that_the_hosts_file_has() -> None:
     (one,) = troubles(findings)
     assert (one.subject, one.level) == ("VM 'web'", WARNING)
     assert one.text == (
-        "is web-2, because web is in this computer's hosts file (192.0.2.80 web); "
+        "it is web-2, because web is in this computer's hosts file (192.0.2.80 web); "
         "remove that line from the hosts file, or rename the VM"
     )
 
@@ -302,7 +302,7 @@ def test_two_vms_of_one_name_are_one_finding_with_a_remedy() -> None:
     (one,) = troubles(findings)
     assert (one.subject, one.level) == ("VM 'web'", WARNING)
     assert one.text == (
-        f"is web-2, because VM 'web' ({uuid(1)}) has the name web; "
+        f"it is web-2, because VM 'web' ({uuid(1)}) has the name web; "
         "rename one of the two VMs, or choose a name for this one"
     )
     assert one.command == f"VBoxManage setextradata {uuid(2)} vmdns/names web-2"

@@ -121,7 +121,7 @@ def test_names_that_people_give(lab: Lab) -> None:
         "a.b_c d": "a-b-c-d", "wpad": "wpad-2", "x" * 240: "x" * 63,
     }  # fmt: skip
     uuids = {lab.create(name, *NATNET): label for name, label in names.items()}
-    twins = sorted(lab.create("twin", *NATNET, folder=f"vms{n}", groups=f"/g{n}") for n in (1, 2))
+    twins = [lab.create("twin", *NATNET, folder=f"vms{n}", groups=f"/g{n}") for n in (1, 2)]
     macs = {uuid: lab.mac(uuid) for uuid in [*uuids, *twins]}
     leases = [(mac, f"10.0.2.{n + 10}") for n, mac in enumerate(macs.values())]
     address = {uuid: leases[n][1] for n, uuid in enumerate(macs)}
@@ -139,6 +139,42 @@ def test_names_that_people_give(lab: Lab) -> None:
             groups = re.findall(r"twin\.g\d\.local", str([server.dig(f"twin.g{n}.local") for n in (1, 2)]))
             assert set(groups) == {"twin.g1.local", "twin.g2.local"}
             assert {a for n in (1, 2) for a in server.addresses(f"twin.g{n}.local")} == {address[u] for u in twins}
+
+
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_a_vm_keeps_its_name(lab: Lab, reader: str) -> None:
+    """A VM that is off takes it neither before nor after a restart of vmdns, nor does an older one that starts."""
+    _network(lab)
+    older, younger = (lab.create("twin", *NATNET, folder=f"vms{n}") for n in (1, 2))
+    lab.lease("NatNetwork", (lab.mac(older), "10.0.2.11"), (lab.mac(younger), "10.0.2.12"))
+    lab.start(younger)
+    with serving(lab, "--reader", reader) as server:
+        server.is_at("twin.local", "10.0.2.12")
+        server.is_at("twin-2.local")
+    lab.start(older)
+    with serving(lab, "--reader", reader) as server:
+        server.is_at("twin-2.local", "10.0.2.11")
+        server.is_at("twin.local", "10.0.2.12")
+        server.saw(f"is twin-2, because VM 'twin' ({younger}) has the name twin")
+        lab.vbm("setextradata", older, "vmdns/names", "other")
+        server.is_at("other.local", "10.0.2.11")
+        lab.vbm("controlvm", younger, "poweroff")
+        server.is_at("twin.local")
+        server.is_at("twin-2.local", "10.0.2.11")
+        lab.vbm("unregistervm", younger)
+        server.is_at("twin.local", "10.0.2.11")
+
+
+@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+def test_of_two_vms_that_run_the_older_one_has_the_name(lab: Lab, reader: str) -> None:
+    _network(lab)
+    older, younger = (lab.create("twin", *NATNET, folder=f"vms{n}") for n in (1, 2))
+    lab.lease("NatNetwork", (lab.mac(older), "10.0.2.11"), (lab.mac(younger), "10.0.2.12"))
+    for uuid in (younger, older):
+        lab.start(uuid)
+    with serving(lab, "--reader", reader) as server:
+        server.is_at("twin-2.local", "10.0.2.12")
+        server.is_at("twin.local", "10.0.2.11")
 
 
 def test_extra_names_and_ignored_vms(lab: Lab) -> None:

@@ -273,7 +273,7 @@ def _guests(patient: Patient) -> Iterator[Finding]:
 def _name(subject: str, guest: Guest) -> Iterator[Finding]:
     """The names that the VM should have and does not get."""
     for one in guest.named.problems:
-        yield Finding(subject, WARNING, "; ".join(filter(None, (one.text, one.remedy))), one.command)
+        yield Finding(subject, WARNING, "; ".join(filter(None, (f"it {one.text}", one.remedy))), one.command)
 
 
 def _refused(subject: str, guest: Guest) -> Iterator[Finding]:

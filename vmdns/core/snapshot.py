@@ -56,7 +56,8 @@ class Guest:
     @property
     def note(self) -> str:
         """Why it has no address, or not the name it wanted; '' if all is well."""
-        parts = [*(one.text for one in self.named.problems), self.named.note, *(one.text for one in self.refused)]
+        names = [*(one.text for one in self.named.problems), self.named.note]
+        parts = [*(f"it {text}" for text in names if text), *(one.text for one in self.refused)]
         if self.waiting:
             parts.append("running, but no address is known yet")
         return "; ".join(part for part in parts if part)
