@@ -129,6 +129,8 @@ class App:
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until `stop` is set. Returns the exit status: 1 where nothing could be listened on."""
         self._say(f"vmdns {__version__}")
+        if self._name_owners.trouble:
+            self._say(self._name_owners.trouble)
         self.faults.watch(asyncio.get_running_loop())
         self._meet_manager()
         self._listen()

@@ -54,7 +54,10 @@ def control_folders(
 
 
 def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
-    """Where the journal of changes stands; it outlives a restart. Raises RuntimeError where no home folder is known."""
+    """Where the journal of changes and the owners of names are kept, over a restart too.
+
+    Raises RuntimeError where no home folder is known.
+    """
     return control_folders(system, environ, home, lambda folder: False)[-1]
 
 

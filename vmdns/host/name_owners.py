@@ -22,17 +22,21 @@ _FRESH = ".fresh"
 
 
 class NameOwners:
-    """The owners in the file. path None: they are not kept. say reports one line to the user."""
+    """The owners in the file. path None: they are not kept. say reports one line to the user.
+
+    trouble: why the file was not used; '' if it was, or if there is none yet.
+    """
 
     def __init__(self, path: Path | None, say: Callable[[str], None]) -> None:
         self._path = path
         self._say = say
+        self.trouble = ""
         self._written: Owners = {}
         self._wanted: Owners = {}
         self._task: asyncio.Task[None] | None = None
 
     def read(self) -> Owners:
-        """What was written last; nothing, and a line to the user, where the file is damaged."""
+        """What was written last; nothing where the file is damaged."""
         if self._path is None:
             return {}
         try:
@@ -40,7 +44,7 @@ class NameOwners:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            self._say(f"{self._path} is not used, and will be written again: {error}")
+            self.trouble = f"{self._path} is not used, and will be written again: {error}"
         self._wanted = self._written
         return self._written
 
