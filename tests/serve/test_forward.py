@@ -628,15 +628,18 @@ def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_t
             await until(lambda: is_silent(net, 0))
             assert told(await net.ask("b.fz.test")) == [GOOD]
             assert (dead.count(), live.count()) == (1, 2)
-            net.clock.ahead += 16  # now one question probes it, the others that come meanwhile do not
+            net.clock.ahead += 16  # it is probed again: by no client's question
+            probes = len(dead.probes)
             answers = await asyncio.gather(*(net.ask(f"{name}.fz.test") for name in "cde"))
             assert [told(one) for one in answers] == [[GOOD]] * 3
-            assert (dead.count(), live.count()) == (2, 5)
+            await until(lambda: len(dead.probes) == probes + 1 and not net.forwarder._probes)
+            assert (dead.count(), live.count()) == (1, 5)
             dead.dead = False
             net.clock.ahead += 16
             assert told(await net.ask("f.fz.test")) == [GOOD]
+            await until(lambda: not is_silent(net, 0))
             assert told(await net.ask("g.fz.test")) == [GOOD]
-            assert (dead.count(), live.count()) == (4, 5)
+            assert (dead.count(), live.count()) == (2, 6)
 
     run(scenario)
 

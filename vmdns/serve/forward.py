@@ -114,7 +114,8 @@ class Forwarder:
     def _server(self, one: Upstream) -> Server:
         """The same as before, if there was one: what was learned of it stays true."""
         before = self._routes.servers.get(one)
-        return before or Server(one, self._sockets, self._now, self._cache.forget_failures, self._spawn_probe)
+        recovered = self._cache.forget_failures
+        return before or Server(one, self._sockets, self._now, recovered, self._spawn_probe, self._in_loop)
 
     def _spawn_probe(self, probe: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(probe)
@@ -259,9 +260,9 @@ class Forwarder:
         self._in_loop(attempt.tell, came)
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed: this is the end
-                self._loop.call_soon_threadsafe(call, *arguments)
+        with contextlib.suppress(RuntimeError):  # it is closed: this is the end
+            loop = self._loop or asyncio.get_running_loop()  # without threads of ours this is the loop's
+            loop.call_soon_threadsafe(call, *arguments)
 
     # -- flights: in the event loop ---------------------------------------------------------------------------
 

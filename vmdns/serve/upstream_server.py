@@ -16,7 +16,7 @@ from vmdns.serve.upstream_probe import Abilities, check_response, find_abilities
 from vmdns.serve.upstream_query import encode_query
 from vmdns.serve.upstream_socket import Sockets
 
-# A server that fell silent is asked last for so many seconds; then one question tries it again.
+# A server that fell silent is asked last, and probed again after so many seconds if there are queries.
 PROBE_SECONDS = 15.0
 # What a server was found unable to do is remembered for so long, and looked at again after a minute at the earliest.
 _ABILITIES_SECONDS = 900.0
@@ -54,8 +54,10 @@ class Unanswered(Exception):
         self.final = final
 
 
-# Runs a coroutine as a task in the event loop.
+# Runs a coroutine as a task; to be called in the event loop.
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+# Has the event loop call this; from any thread.
+InLoop = Callable[[Callable[[], None]], None]
 
 
 class Server:
@@ -72,6 +74,7 @@ class Server:
         now: Callable[[], float],
         recovered: Callable[[], None],
         spawn: Spawn,
+        in_loop: InLoop,
     ) -> None:
         self.upstream = upstream
         self.local = upstream.local
@@ -83,8 +86,9 @@ class Server:
         self._now = now
         self._recovered = recovered
         self._last_sign = float("-inf")
-        self._avoid_until = 0.0
+        self._probe_after = 0.0
         self._spawn = spawn
+        self._in_loop = in_loop
         self._check: asyncio.Task[None] | None = None
         self._abilities = Abilities()
         self._abilities_until = 0.0
@@ -149,7 +153,7 @@ class Server:
             verdict = await coming
         except (OSError, ValueError) as error:
             # One who spoke over UDP a moment ago is not silent.
-            if not stream:
+            if not stream and not self.silent:
                 self._check_silence()
             raise self._fail(f"cannot be reached: {error}", final=stream) from error
         now = self._now()
@@ -187,8 +191,8 @@ class Server:
             self._check = self._spawn(self._learn_abilities())
 
     def _check_silence(self) -> None:
-        """Probes whether it responds at all, since a query got no response."""
-        if not self.silent and not self._checking:
+        """Probes whether it responds at all."""
+        if not self._checking:
             self._check = self._spawn(self._learn_silence())
 
     @property
@@ -209,7 +213,8 @@ class Server:
             await check_response(self._sockets, self.upstream)
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) != errno.EMFILE:  # a lack of sockets is our own
-                self._avoid()
+                self.silent = True
+                self._probe_after = self._now() + PROBE_SECONDS
                 self.failed += 1
                 self.error = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
         else:
@@ -223,36 +228,25 @@ class Server:
     def forget_silence(self) -> None:
         """It may answer again: it is asked in its turn."""
         self.silent = False
-        self._avoid_until = 0.0
 
     def _alive(self, now: float) -> None:
         self._last_sign = now
-        self._avoid_until = 0.0
         if self.silent:
             self.silent = False
             self._recovered()
 
-    def _avoid(self) -> None:
-        self.silent = True
-        self._avoid_until = self._now() + PROBE_SECONDS
-
     def no_reply_since(self, begun: float) -> None:
         """Tells that a question of that time still waits: a server that sent nothing since then is probed."""
-        if self._last_sign < begun:
+        if self._last_sign < begun and not self.silent:
             self._check_silence()
 
-    def turn(self) -> float:
-        """0 where it may be asked in its turn; else when it was last found silent, and it is asked after others.
-
-        To whoever first comes after PROBE_SECONDS it says 0, so that one question probes it and the next do not.
-        """
-        now = self._now()
-        if not self.silent:
-            return 0.0
-        if now >= self._avoid_until:
-            self._avoid_until = now + PROBE_SECONDS
-            return 0.0
-        return self._avoid_until
+    def is_silent(self) -> bool:
+        """Whether it was found silent; now and then it is probed again. In any thread."""
+        silent = self.silent
+        if silent and self._now() >= self._probe_after:
+            self._probe_after = self._now() + PROBE_SECONDS
+            self._in_loop(self._check_silence)
+        return silent
 
     def status(self) -> dict[str, Any]:
         """As JSON values; the round trip in milliseconds."""
@@ -268,8 +262,5 @@ class Server:
 
 
 def in_turn(servers: tuple[Server, ...]) -> list[Server]:
-    """The servers in the order to ask them: as configured, those that fell silent last."""
-    if not any(server.silent for server in servers):
-        return list(servers)
-    turns = {server: server.turn() for server in servers}
-    return sorted(servers, key=lambda server: turns[server])
+    """The servers in the order to ask them: as configured, silent ones last."""
+    return sorted(servers, key=Server.is_silent) if any(server.silent for server in servers) else list(servers)
