@@ -95,7 +95,8 @@ def vpn(box: Box) -> dict[str, Any]:
     box.router.asked.clear()
     box.other.asked.clear()
     seen["split"] = box.ask("git1.corp.example", "intranet.corp.lan", "www1.example.org")
-    seen["router"], seen["vpn"] = sorted(set(box.router.asked)), sorted(set(box.other.asked))
+    seen["router"] = sorted(set(box.router.asked))
+    seen["vpn"] = sorted(set(box.other.asked))
     seen["upstreams"] = sorted({one["address"] for one in box.status()["upstreams"]})
     box.vmdns("host", "--apply")
     seen["with host"] = box.ask("git2.corp.example", "web.local", "www2.example.org")
@@ -113,6 +114,17 @@ def vpn(box: Box) -> dict[str, Any]:
     until(lambda: not box.status()["upstreams"], "vmdns sees that it would ask itself")
     seen["loop"] = box.ask("www5.example.org")
     return seen
+
+
+def loop(box: Box) -> dict[str, Any]:
+    """The user has systemd-resolved ask vmdns for everything, at a port that its resolv.conf cannot name."""
+    Path("/etc/systemd/resolved.conf").write_text("[Resolve]\nDNS=127.0.0.1:5300\nDomains=~.\n")
+    box.resolved()
+    box.serve("--listen", "127.0.0.1:5300")
+    return {
+        "names": [box.look_up(name) for name in ("web.vm.internal", "www.example.org")],
+        "upstreams": [one["address"] for one in box.status()["upstreams"]],
+    }
 
 
 def network_manager(box: Box) -> dict[str, Any]:
@@ -206,4 +218,5 @@ SCENARIOS = {
     "dnsmasq": dnsmasq,
     "network_manager": network_manager,
     "vpn": vpn,
+    "loop": loop,
 }

@@ -70,6 +70,11 @@ def test_a_vpn_s_domains_are_asked_of_its_own_server(root: str) -> None:
 
 
 @ROOTS
+def test_a_systemd_resolved_that_asks_us_is_not_asked_in_turn(root: str) -> None:
+    assert inside("loop", root) == {"names": [WEB, ROUTER], "upstreams": ["192.0.2.53:53"]}
+
+
+@ROOTS
 def test_everything_beside_nss_resolve(root: str) -> None:
     assert inside("by_nss", root) == {"names": [WEB, WEB, "192.0.2.200"], "restored": True}
 

@@ -11,6 +11,7 @@ import pytest
 
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import Upstream, Upstreams
+from vmdns.core.wire import SOA, Record, make_query, parse_query, respond, soa_rdata
 from vmdns.host import linux, macos, resolved, upstreams, windows
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -133,6 +134,18 @@ def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
     looped = replace(found, default=(*at("192.168.1.1"), ours))
     assert looped.by_proxy(lambda server: server == ours) == looped
     assert replace(found, proxy=None).by_proxy(lambda server: False).default == at("192.168.1.1")
+
+
+def test_a_reply_that_came_from_vmdns_is_known() -> None:
+    name = to_wire("113.0.203.in-addr.arpa")
+    query = parse_query(make_query(1, name, SOA))
+    ours = Record(name, SOA, 5, soa_rdata(to_wire("vmdns.local"), to_wire("hostmaster.local"), 1, 2, 3, 4, 5))
+    theirs = Record(name, SOA, 5, soa_rdata(name, to_wire("nobody.invalid"), 1, 2, 3, 4, 5))
+    assert resolved.leads_to_vmdns(respond(query, limit=512, answer=[ours]))
+    assert resolved.leads_to_vmdns(respond(query, 2, limit=512))  # one that has just started
+    assert not resolved.leads_to_vmdns(respond(query, limit=512, answer=[theirs]))
+    assert not resolved.leads_to_vmdns(respond(query, 3, limit=512, authority=[theirs]))
+    assert not resolved.leads_to_vmdns(None)
 
 
 @pytest.mark.parametrize(

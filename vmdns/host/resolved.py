@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vmdns.core.name import to_wire
 from vmdns.core.upstream import RESOLVED_PROXY, RESOLVED_STUB, Upstream
-from vmdns.core.wire import make_query
+from vmdns.core.wire import SERVFAIL, SOA, A, make_query
 from vmdns.core.zones import LOCALHOST
 
 FOLDER = "run/systemd/resolve"
@@ -24,7 +24,8 @@ FOLDER = "run/systemd/resolve"
 LINK_FOLDERS = (f"{FOLDER}/netif", "run/systemd/netif/links")
 _KEYS = {"SERVERS", "DNS", "DOMAINS", "ROUTE_DOMAINS"}
 _MOST_LINKS, _MOST_BYTES = 256, 65_536
-_ROOT = b"\0"
+# A zone of addresses for documentation (RFC 6303 section 4.2), which vmdns answers and nobody routes anywhere.
+_TEST_NETWORK = to_wire("113.0.203.in-addr.arpa")
 _SECONDS = 0.5
 _SERVER = re.compile(r"\[([^\]]+)\](?::(\d+))?|([^:]+)(?::(\d+))?|(.+)")
 
@@ -81,13 +82,29 @@ def _merge(domains: dict[bytes, dict[Upstream, None]], link: Mapping[bytes, Iter
 
 
 def find_proxy() -> Upstream | None:
-    """Where systemd-resolved passes on queries: its proxy, else (before version 249) its stub. Takes up to a second."""
-    return next((Upstream(address) for address in (RESOLVED_PROXY, RESOLVED_STUB) if _answers(address)), None)
+    """Where systemd-resolved passes on queries: its proxy, else (before version 249) its stub. Takes up to two seconds.
+
+    None where nothing answers, and where it would pass them on to vmdns, which would ask it again.
+    """
+    for address in (RESOLVED_PROXY, RESOLVED_STUB):
+        if _ask(address, LOCALHOST, A) is not None:  # which it knows itself
+            return None if leads_to_vmdns(_ask(address, _TEST_NETWORK, SOA)) else Upstream(address)
+    return None
 
 
-def _answers(address: str) -> bool:
-    """Whether systemd-resolved answers there: it knows localhost itself."""
-    query = make_query(0x5644, LOCALHOST, 1, edns=False)
+def leads_to_vmdns(reply: bytes | None) -> bool:
+    """Whether a reply about the zone 113.0.203.in-addr.arpa is vmdns's own, as its SOA tells; or tells nothing.
+
+    No server is also a reply, of None: then nothing was asked of vmdns, which answers at once.
+    """
+    if reply is None:
+        return False
+    # A vmdns that has just started has no zones yet, and says SERVFAIL.
+    return reply[3] & 0x0F == SERVFAIL or b"\x05vmdns" in reply
+
+
+def _ask(address: str, name: bytes, kind: int) -> bytes | None:
+    query = make_query(0x5644, name, kind, edns=False)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.settimeout(_SECONDS)
         try:
@@ -95,8 +112,8 @@ def _answers(address: str) -> bool:
             one.send(query)
             reply = one.recv(4096)
         except OSError:
-            return False
-    return reply[:2] == query[:2] and len(reply) > 12 and not reply[3] & 0x0F
+            return None
+    return reply if reply[:2] == query[:2] and len(reply) > 12 else None
 
 
 def _text(path: Path) -> str:
