@@ -36,6 +36,15 @@ def test_what_was_never_told_is_absent() -> None:
     assert oracle.lateness(WEB, OLD, 1.0) is None
 
 
+def test_a_name_that_may_not_be_looked_up_is_absent_too() -> None:
+    oracle, failed = Oracle(), Truth(2)
+    oracle.tell(1.0, {WEB: OLD})
+    assert oracle.lateness(("other.local", "A"), failed, 3.0) == 0.0
+    assert oracle.lateness(WEB, failed, 3.0) == pytest.approx(2.0)  # a VM that runs
+    assert oracle.lateness(("www.other.local", "A"), failed, 3.0) is None
+    assert oracle.lateness(("other.vm.internal", "A"), failed, 3.0) is None
+
+
 def test_the_same_again_is_no_change() -> None:
     oracle = Oracle()
     oracle.tell(1.0, {WEB: OLD})
