@@ -12,6 +12,7 @@ from vmdns.core.upstream import Upstreams
 from vmdns.host import windows
 from vmdns.host.linux import behind_stub, parse_resolv_conf
 from vmdns.host.macos import parse_scutil
+from vmdns.host.resolved import parse_link
 from vmdns.serve.usable import usable
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
@@ -29,8 +30,8 @@ def check(data: bytes) -> None:
     text = data[1:].decode("utf-8", "replace")
     match (data[0] if data else 0) % 3:
         case 0:
-            first, _, second = text.partition("\0")
-            found = behind_stub(parse_resolv_conf(first), second or None)
+            first, second, link, *_ = (*text.split("\0", 2), "", "")
+            found = behind_stub(parse_resolv_conf(first), second or None, parse_link(link, "2"))
         case 1:
             found = parse_scutil(text)
         case _:
