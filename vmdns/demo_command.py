@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
 from vmdns.config import Options
 from vmdns.config_values import Listen
@@ -36,8 +37,11 @@ def options(given: Options) -> tuple[Options, list[str]]:
         wanted = parse_listen(list(given.listen)) or (Listen(HOST, 0),)
     except ValueError:
         return made, notes  # Config.with_options says what is wrong
-    standing = [address for address in LOOPBACK if _is_free(address, 0)]
-    if not standing:
+    everywhere = any(ip_address(one.address.partition("%")[0]).is_unspecified for one in wanted)
+    standing = [] if everywhere else [address for address in LOOPBACK if _is_free(address, 0)]
+    if everywhere:
+        notes.append("a server at all addresses cannot tell which network a loopback address stands for")
+    elif not standing:
         notes.append(f"{next(iter(LOOPBACK))} is no address here, so no loopback address stands for a network")
     ports: Iterable[int] = (wanted[0].port,)
     if not wanted[0].port:
@@ -57,8 +61,8 @@ def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
     lines = ["", "Try in another terminal:", ""]
     for address, text, words in (
         (HOST, "asked by this computer", f"db.{zone}"),
-        ("127.0.1.1", f"asked by {title('127.0.1.1')}", f"db.{zone}"),
-        ("127.0.1.2", f"asked by {title('127.0.1.2')}", "-x 10.0.2.4"),
+        ("127.0.1.1", f"by {title('127.0.1.1')}", f"db.{zone}"),
+        ("127.0.1.2", f"by {title('127.0.1.2')}, where 10.0.2.4 is 서버", "-x 10.0.2.4"),
     ):
         if dig and address in ports:
             command = f"dig @{address} -p {ports[address]} +noall +answer {words}"
@@ -67,9 +71,8 @@ def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
             command = f"{_program()} ask {words.removeprefix('-x ')}{asker}"
         wide = sum(unicodedata.east_asian_width(letter) == "W" for letter in command)
         lines.append(f"  {command:<{54 - wide}}  # {text}")
-    names = _program()
-    lines += ["", f"and {names} names --watch, {names} ask web, {names} status, {names} doctor. Ctrl-C ends it.", ""]
-    return lines
+    more = f"{_program()} names --watch shows each change; ask, status and doctor work as well. Ctrl-C ends it."
+    return [*lines, "", more, ""]
 
 
 def _program() -> str:
