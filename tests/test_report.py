@@ -185,6 +185,19 @@ def test_an_address_is_explained_with_each_vm_that_has_it() -> None:
     ]
 
 
+def test_a_name_that_the_hosts_file_answers_is_explained() -> None:
+    hosts = HostName("web", "192.168.1.9"), HostName("nas.example.org", "192.168.1.8"), HostName("off", "192.168.1.7")
+    snapshot = made(vm(1), lease(1, "10.0.2.4"), vm(2, "off", state="PoweredOff"), *hosts)
+    answered = "is answered from this computer's hosts file"
+    assert told.explain(snapshot, to_wire("web.local"), NOW, EVERYWHERE) == [
+        f"web.local {answered}",
+        f"VM 'web' ({uuid(1)}) is web-2, because web is in this computer's hosts file (192.168.1.9 web); "
+        "remove that line from the hosts file, or rename the VM",
+    ]
+    assert told.explain(snapshot, to_wire("nas.example.org"), NOW, EVERYWHERE) == [f"nas.example.org {answered}"]
+    assert told.explain(snapshot, to_wire("web-2.local"), NOW, EVERYWHERE)[0].startswith("web-2.local is VM 'web'")
+
+
 @pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "5.2.0.10.in-addr.arpa"])
 def test_nothing_to_explain(name: str) -> None:
     assert told.explain(made(*WEB), to_wire(name), NOW, EVERYWHERE) == []

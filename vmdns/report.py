@@ -12,6 +12,7 @@ from vmdns.core.reach import called
 from vmdns.core.services import service
 from vmdns.core.snapshot import Guest, Snapshot, names_of
 from vmdns.core.view import View
+from vmdns.core.wire import AAAA, A
 from vmdns.table import Change
 
 
@@ -128,7 +129,7 @@ def _place(network: dict[str, str]) -> str:
 def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]:
     """Why a name is answered to this view as it is: one sentence each."""
     text = to_text(key)
-    lines = []
+    lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
     relative = _relative(snapshot, text)
     for guest in snapshot.by_uuid.values():
         if relative in guest.named.denied:
@@ -150,6 +151,13 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
         places = [called(one.network) for one in guest.addresses if one.address == address]
         lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
     return lines
+
+
+def _is_in_hosts_file(snapshot: Snapshot, key: bytes) -> bool:
+    """Whether a name has the address of a line in the hosts file: VMs that run and own records come before it."""
+    if key in snapshot.owned or snapshot.nodes.get(key):
+        return False
+    return not {A, AAAA}.isdisjoint(snapshot.late.get(key) or snapshot.outside.get(key, {}))
 
 
 def _guests_of(snapshot: Snapshot, text: str) -> list[Guest]:
