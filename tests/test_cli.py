@@ -164,6 +164,20 @@ def test_the_examples_of_the_help_are_valid() -> None:
         assert build_parser().parse_args(example.split()).command in COMMANDS
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["run", "names", "names --watch", "ask web", "status", "wire", "host", "hosts", "doctor", "config",
+     "service install --"],
+)  # fmt: skip
+def test_a_virtualbox_home_that_is_not_there(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    for name, what in (("lab", "does not exist"), ("file", "is not a folder")):
+        status, out, err = run(*command.split(), "--vbox-home", str(tmp_path / name))
+        assert (status, out) == (2, "")
+        expected = f"vmdns: --vbox-home: {tmp_path / name} {what}; name the folder that has VirtualBox.xml\n"
+        assert err == expected
+
+
 # -- run --------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +205,7 @@ def test_run_hands_on_configuration_file_and_options(
     file.write_text('listen = ["192.0.2.1"]\nhosts = false\n')
     monkeypatch.chdir(tmp_path)
     arguments = ["--listen", "127.0.0.1:5300", "--listen", "::1", "--upstream", "192.0.2.53", "--reader", "api"]
+    (tmp_path / "box").mkdir()
     status, out, err = run("run", *arguments, "--vbox-home", "box", "--config", str(file))
     assert (status, out, err) == (7, "ready: web\\x1b[31m.local\\nis\n", "")
     config, path, options = given
@@ -374,6 +389,7 @@ def test_what_the_server_refuses(run: Run, arguments: list[str]) -> None:
 
 
 def test_the_server_of_one_home(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
     one, two = Fake({**ANSWERS, "names": {**NAMES, "serial": 1}}), Fake({**ANSWERS, "names": {**NAMES, "serial": 2}})
     with serving(one, str(tmp_path / "one")):
         assert json.loads(run("names", "--json")[1])["serial"] == 1

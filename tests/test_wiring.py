@@ -417,3 +417,12 @@ def test_without_virtualbox(
     monkeypatch.setattr(wiring, "find", lambda environ: None)
     assert cli.main(["wire"]) == 1
     assert "VirtualBox is not installed here" in capsys.readouterr().err
+
+
+def test_the_networks_of_another_home_are_left_alone(box: FakeBox) -> None:
+    """VBoxManage changes those of the VBoxSVC that runs, whatever folder is named."""
+    told("apply")
+    (box.home / "list-vms").write_text('"other" {99999999-8888-4777-8666-555555555555}\n')
+    for do in ("plan", "apply", "undo"):
+        with pytest.raises(Refused, match="quit VirtualBox and all its VMs"):
+            told(do)

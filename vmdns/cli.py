@@ -77,12 +77,23 @@ def _command(argv: Sequence[str] | None) -> int:
         parser.print_help(sys.stderr)
         return USAGE
     try:
+        if getattr(arguments, "vbox_home", ""):
+            arguments.vbox_home = _existing_folder(arguments.vbox_home)
         return _COMMANDS[arguments.command](arguments)
     except _Fail as fail:
         _complain(f"vmdns: {safe(fail)}")
         return fail.status
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _existing_folder(text: str) -> str:
+    """The full path of the folder that --vbox-home names, ~ allowed."""
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.isdir(path):
+        what = "is not a folder" if os.path.exists(path) else "does not exist"
+        raise _Fail(f"--vbox-home: {path} {what}; name the folder that has VirtualBox.xml", USAGE)
+    return path
 
 
 def _complain(line: str) -> None:
@@ -135,9 +146,10 @@ def _say(line: str) -> None:
 def _options(arguments: Namespace) -> Options:
     from vmdns.config import Options
 
-    home = os.path.abspath(os.path.expanduser(arguments.vbox_home)) if arguments.vbox_home else ""
     listen, upstreams = getattr(arguments, "listen", ()), getattr(arguments, "upstream", ())
-    return Options(tuple(listen), tuple(upstreams), home, arguments.reader, getattr(arguments, "wire", False))
+    return Options(
+        tuple(listen), tuple(upstreams), arguments.vbox_home, arguments.reader, getattr(arguments, "wire", False)
+    )
 
 
 def _configuration(file: str | None, options: Options | None = None) -> tuple[Config, Path]:
@@ -372,6 +384,8 @@ def _service(arguments: Namespace) -> int:
 
     action = arguments.action
     options = service.run_options(run_parser(), arguments.options)
+    if "--vbox-home" in options:
+        _existing_folder(options[options.index("--vbox-home") + 1])
     if action == "install":
         # What would end each start of the service is said now.
         given = run_parser().parse_args(arguments.options)

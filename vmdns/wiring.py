@@ -22,7 +22,9 @@ from vmdns.host.wireplan import DHCP_GROUP, LOOPBACK, Look, Row, rows
 from vmdns.serve.control_place import instance_key
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import find, user_home
+from vmdns.sources.reader import OtherHome
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
+from vmdns.sources.vboxmanage_machines import registered
 from vmdns.sources.wsl import HINT
 
 SCOPE = "wire"
@@ -76,6 +78,7 @@ class Wire:
         if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
             raise OSError(HINT)
         self._vboxmanage = VBoxManage(installation.vboxmanage, environ, _LIMITS_SECONDS)
+        self._named_home = environ.get("VBOX_USER_HOME")
         self._zones = tuple(zones)
         self._may = may
         self.box = VirtualBox(user_home(environ), str(installation.vboxmanage), self._call)
@@ -108,6 +111,7 @@ class Wire:
 
     def undo(self, say: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
         """Takes back what was done; which networks changed, and sentences on what is left as it is."""
+        self._check_home()
         entries = self.journal.entries(SCOPE)
         given = {one.name: one.after.get("6") for one in entries if one.kind == DHCP_GROUP and one.after}
         names = self._named(network, [one.name for one in entries if one.kind != LOOPBACK]) if network else set()
@@ -173,6 +177,7 @@ class Wire:
                 done.setdefault(network.row.network, []).append(step)
 
     def _look(self) -> Look:
+        self._check_home()
         if not self._version:
             match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
             if match is None:
@@ -207,6 +212,11 @@ class Wire:
         found = [one for one in ways([*facts, *interfaces], ()).reachable if one not in _given()]
         first = _outward()
         return iter(sorted(found, key=lambda one: one != first))
+
+    def _check_home(self) -> None:
+        """Raises `Refused` where VBoxManage would change the networks of another VirtualBox home than the named one."""
+        if self._named_home and not registered(self.box.home / "VirtualBox.xml", self._call("list", "vms"))[1]:
+            raise Refused(f"VirtualBox: {OtherHome(self._named_home)}")
 
     def _call(self, *arguments: str) -> str:
         try:

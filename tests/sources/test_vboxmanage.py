@@ -18,7 +18,7 @@ from vmdns.core.model import Fact, Machine, Network, PortForward, Report
 from vmdns.sources import vboxmanage, vboxmanage_machines
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import Installation
-from vmdns.sources.reader import Found, Lost, Unavailable
+from vmdns.sources.reader import Found, Lost, OtherHome, Unavailable
 from vmdns.sources.vboxmanage import VBoxManageReader
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
@@ -439,6 +439,9 @@ def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
 
 def test_without_virtualbox_xml_resting_vms_are_asked_for_once(world) -> None:
     (world.home / "VirtualBox.xml").unlink()
+    del world.environ["VBOX_USER_HOME"]  # where a folder is named, others' VMs are not taken for its own
+    world.environ["HOME"] = world.environ["USERPROFILE"] = str(world.home.parent)
+    world.home.rename(world.home.with_name(".VirtualBox"))
     ignored = zoo.named("ignored").uuid
     world.fake.plays("list vms", f'"ignored" {{{ignored}}}\n"" {{{zoo.NOBODY}}}\n"odd" {{{BARE}}}\n"run2" {{{RUN2}}}\n')
     world.fake.plays("list runningvms", f'"run2" {{{RUN2}}}\n')
@@ -493,6 +496,25 @@ def test_lost_after_a_second_try(world, reader, words) -> None:
     world.fake.plays(words, status=1, err="VBoxManage: error: Failed to create the VirtualBox object!\n")
     with pytest.raises(Lost, match="Failed to create the VirtualBox object"):
         reader.wait(0)
+
+
+OTHER = '"other" {99999999-8888-4777-8666-555555555555}\n'
+
+
+@pytest.mark.parametrize("listed", [OTHER, ""])
+def test_the_vms_of_another_home_are_not_taken_for_those_of_the_named_one(world, reader, listed) -> None:
+    """VBoxManage talks to the VBoxSVC that runs, whatever VBOX_USER_HOME says."""
+    world.fake.plays("list vms", listed)
+    world.fake.plays("list runningvms", listed)
+    world.index()
+    with pytest.raises(OtherHome, match=rf"not in {re.escape(str(world.home))}; quit VirtualBox and all its VMs"):
+        reader.wait(0)
+    with pytest.raises(OtherHome):
+        world.reader().look()
+    (world.home / "VirtualBox.xml").unlink()
+    if listed:
+        with pytest.raises(OtherHome):
+            world.reader().look()
 
 
 def test_upgraded(world, reader) -> None:

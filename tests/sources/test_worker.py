@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vmdns.sources.installation import Installation
+from vmdns.sources.reader import Found, Lost, OtherHome
+from vmdns.sources.worker import Box, Output, Work, open_reader
 
 PROGRAM = """
 from vmdns.sources import worker
@@ -108,3 +113,49 @@ def test_of_a_lease_file_only_what_changed_is_told_again(tmp_path: Path) -> None
         "lease:lab 080027000001 10.0.2.5": 201.0,
         "lease:lab 080027000002 10.0.2.6": None,
     }
+
+
+class _Api:
+    """Stands for the reader through the API, of a VBoxSVC that serves the folder `home`."""
+
+    home = ""
+    closed = False
+
+    def __init__(self, *_: object) -> None:
+        self.found = Found("7.2.22", "api", self.home)
+
+    def close(self) -> None:
+        type(self).closed = True
+
+
+@pytest.mark.parametrize("choice", ["api", "auto"])
+def test_a_vboxsvc_of_another_home_is_let_go_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    """A user has one VBoxSVC: it serves its own folder whatever a client names."""
+    for name in ("served", "named"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("vmdns.sources.virtualbox.ApiReader", _Api)
+    monkeypatch.setattr(_Api, "home", str(tmp_path / "served"))
+    monkeypatch.setattr(_Api, "closed", False)
+    installation = Installation(tmp_path, tmp_path / "VBoxManage")
+    monkeypatch.delenv("VBOX_USER_HOME", raising=False)
+    assert open_reader(installation, choice, None, 30.0)[0].found.home == str(tmp_path / "served")
+    monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "link"))
+    if sys.platform != "win32":
+        (tmp_path / "link").symlink_to(tmp_path / "served")
+        assert open_reader(installation, choice, None, 30.0)[0].found.home == str(tmp_path / "served")
+    monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "named"))
+    assert not _Api.closed
+    with pytest.raises(OtherHome) as caught:
+        open_reader(installation, choice, None, 30.0, failures=99)
+    assert str(caught.value).startswith(f"it runs with the settings in {tmp_path / 'served'} and not in")
+    assert _Api.closed
+
+
+def test_a_home_that_is_not_there_is_not_created(tmp_path: Path) -> None:
+    options = {"reader": "auto", "home": str(tmp_path / "none"), "interval": 30.0, "failures": 0}
+    box = Box(installation=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
+    with pytest.raises(Lost, match="there is no folder"):
+        Work(options, Output(io.BytesIO()), lambda: None, box).run()
+    assert list(tmp_path.iterdir()) == []

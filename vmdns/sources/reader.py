@@ -42,6 +42,15 @@ class Upgraded(Lost):
     """VirtualBox was upgraded or removed while it was read: its old VBoxSVC must be left alone until it ends."""
 
 
+class OtherHome(Lost):
+    """VBoxSVC serves another settings folder than the one that was named. It must be left alone until it ends, which it
+    does five seconds after its last client. A user has one VBoxSVC, whichever folder a new client names."""
+
+    def __init__(self, named: str, served: str = "another folder") -> None:
+        what = f"it runs with the settings in {served} and not in {named}"
+        super().__init__(f"{what}; quit VirtualBox and all its VMs, and {named} is read ten seconds later")
+
+
 class Reader(Protocol):
     """Looks at VirtualBox. Used by one thread of the worker process."""
 

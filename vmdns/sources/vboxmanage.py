@@ -18,7 +18,7 @@ from vmdns.core.model import Fact
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources import wsl
 from vmdns.sources.installation import Installation, stamp, user_home
-from vmdns.sources.reader import Found, Lost, Unavailable, key
+from vmdns.sources.reader import Found, Lost, OtherHome, Unavailable, key
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
 from vmdns.sources.vboxmanage_dhcp import dhcp_servers
 from vmdns.sources.vboxmanage_machines import Machines, Stamp, stamp_of
@@ -37,6 +37,7 @@ class VBoxManageReader:
 
     def __init__(self, installation: Installation, environ: Mapping[str, str], home: str | None = None) -> None:
         environ = {**environ, "VBOX_USER_HOME": home} if home else environ
+        self._named = environ.get("VBOX_USER_HOME")
         folder = user_home(environ)
         if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
             folder = Path(home) if home else wsl.windows_user_home() or folder
@@ -107,7 +108,9 @@ class VBoxManageReader:
         running = output.vms(self._ask("list", "runningvms")).keys()
         standing = self._call.spent - spent
         if slow or replaced or index is None or self._machines.stale or self._machines.lacks(running):
-            self._machines.relist(self._ask("list", "vms"))
+            known = self._machines.relist(self._ask("list", "vms"))
+            if self._named and not known and stamp_of(self._index_file) == index:
+                raise OtherHome(self._named)
         if slow or replaced:
             self._networks = self._look_at_networks()
         asked = self._call.spent

@@ -44,6 +44,22 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def registered(index: Path, text: str) -> tuple[dict[str, Path], bool]:
+    """The settings file of each VM in VirtualBox.xml, by UUID, and whether those can be the VMs in `text`, what
+    `list vms` printed: one VM at least is in both, or there are none.
+
+    VBoxManage talks to the VBoxSVC that runs, whatever its home.
+    """
+    listed = vboxmanage_output.vms(text)
+    try:
+        paths = settingsfile.registry(read_regular(index, MAX_BYTES), index.parent)
+    except FileNotFoundError:
+        return {}, not listed
+    except (OSError, settingsfile.Damaged):
+        return {}, True
+    return paths, not (listed.keys().isdisjoint(paths) if listed else paths and not text.strip())
+
+
 @dataclass(slots=True)
 class _Vm:
     """One registered VM.
@@ -84,18 +100,20 @@ class Machines:
         """Whether one of these UUIDs is not known yet."""
         return not running <= self._vms.keys()
 
-    def relist(self, text: str) -> None:
-        """Takes over what `list vms` says. `stale` tells when this is due besides."""
+    def relist(self, text: str) -> bool:
+        """Takes over what `list vms` says. `stale` tells when this is due besides.
+
+        Returns whether those can be the VMs of VirtualBox.xml (`registered`).
+        """
         listed = vboxmanage_output.vms(text)
-        paths: dict[str, Path] = {}
-        with contextlib.suppress(OSError, settingsfile.Damaged):
-            paths = settingsfile.registry(read_regular(self._index, MAX_BYTES), self._index.parent)
+        paths, known = registered(self._index, text)
         self._vms = {
             uuid: self._vms.get(uuid) or _Vm(uuid, name, next(self._next_index)) for uuid, name in listed.items()
         }
         for uuid, vm in self._vms.items():
             vm.listed, vm.path = listed[uuid], paths.get(uuid, vm.path)
         self.stale = False
+        return known
 
     def look(self, running: Set[str], budget: float) -> Iterator[Machine]:
         """All VMs. Those that run are looked at until `budget` is spent: changed ones first, then the oldest look.

@@ -36,12 +36,12 @@ from typing import IO, Any, NamedTuple, Protocol
 from vmdns.core.model import Fact, to_json
 from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.leases import Begin, LeaseWatcher
-from vmdns.sources.reader import Lost, Reader, Unavailable, Upgraded
+from vmdns.sources.reader import Lost, OtherHome, Reader, Unavailable, Upgraded
 from vmdns.sources.told import Told
 
 PATIENT_FAILURES = 4  # with growing pauses some ten seconds
 ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
-UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade needs that it does
+UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade or another home needs that it does
 BEAT_SECONDS = 5.0
 PORTION = 64  # facts in a line
 PAUSE_SECONDS = 0.02
@@ -97,14 +97,28 @@ def open_reader(
         from vmdns.sources.virtualbox import ApiReader
 
         try:
-            return ApiReader(installation, os.environ, interval), ""
+            reader = ApiReader(installation, os.environ, interval)
         except (Unavailable, Lost) as error:
             if choice == "api" or (isinstance(error, Lost) and failures < PATIENT_FAILURES):
                 raise
             why = str(error)
+        else:
+            named = os.environ.get("VBOX_USER_HOME")
+            if named and not is_same_folder(named, reader.found.home):
+                reader.close()  # else it would keep that VBoxSVC alive
+                raise OtherHome(named, reader.found.home)
+            return reader, ""
     from vmdns.sources.vboxmanage import VBoxManageReader
 
     return VBoxManageReader(installation, os.environ, home), why
+
+
+def is_same_folder(one: str, other: str) -> bool:
+    """Whether both paths lead to the same folder; false where one of them is missing."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 class HostWatcher(Protocol):
@@ -164,6 +178,9 @@ class Work:
     def run(self) -> None:
         """Reads for ever. Raises `Lost` or `Unavailable`."""
         installation = self._find()
+        home = self._options["home"]
+        if home and not os.path.isdir(home):  # VirtualBox would create it
+            raise Lost(f"there is no folder {home}, which vbox_home names; it is read once it is there")
         self._watch_leases(user_home(os.environ), at_last=False)  # which change without VBoxSVC as well
         self._reader, detail = self._box.reader(
             installation, *(self._options[name] for name in ("reader", "home", "interval", "failures"))
@@ -278,7 +295,7 @@ def run(
         work.run()
     except Exception as error:
         output.send({"lost": str(error) or type(error).__name__})
-        if isinstance(error, Upgraded):
+        if isinstance(error, Upgraded | OtherHome):
             pause = max(pause, UPGRADE_SECONDS)
     # The other watchers go on meanwhile. Then out at once: libraries of a dead VBoxSVC do not end in order.
     time.sleep(pause)
