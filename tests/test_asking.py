@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, vm
 from vmdns.asking import ask
 from vmdns.core.answer import answer
 from vmdns.core.build import build
-from vmdns.core.model import DhcpServer, HostAddress, HostInterface, NatNetwork
+from vmdns.core.model import DhcpServer, HostAddress, HostInterface, NatNetwork, PortForward
 from vmdns.core.policy import Policy
 from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import parse_query, respond
@@ -104,8 +105,13 @@ def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, 
         ("db", "aaaa", 0, "db.local has no AAAA record (NODATA)"),
         ("off", None, 0, "off.local is not answered (NXDOMAIN): VM 'off' is not running (Saved)"),
         ("behind", None, 0, "behind.local has no A record (NODATA): behind is on NAT alone, where nobody can reach"),
-        ("_http._tcp.db", None, 0, "No VM is called _http._tcp.db. Did you mean db? (NXDOMAIN)"),
-        ("192.168.56.77", None, 3, "No name is known for this address (NXDOMAIN): 77.56.168.192.in-addr.arpa"),
+        (
+            "_http._tcp.db",
+            None,
+            0,
+            "VM 'db' has no service _http._tcp.db.local; it has none: they come from port-forward rules (NXDOMAIN)",
+        ),
+        ("192.168.56.77", None, 3, "No name is known for the address of 77.56.168.192.in-addr.arpa (NXDOMAIN)"),
         ("www.example.org", None, 3, "There is no name www.example.org (NXDOMAIN)"),
         ("www.example.org", None, 5, "vmdns refuses to answer (REFUSED)"),
         ("www.example.org", None, 2, "vmdns has no answer for www.example.org (SERVFAIL); vmdns status shows how"),
@@ -115,6 +121,18 @@ def test_why_there_is_no_answer(name: str, kind: str | None, rcode: int, summary
     response = answered(name, kind, rcode=rcode)
     assert not response["found"]
     assert response["summary"].startswith(summary)
+
+
+def test_names_and_services_below_a_vm() -> None:
+    rule = PortForward("web", "tcp", "", 8080, "", 80)
+    behind = replace(vm(3, "behind", NAT), adapters=(replace(vm(3, "behind", NAT).adapters[0], forwards=(rule,)),))
+    snapshot = build((behind,), Policy(wildcards=False), NOW, 7)
+    assert answered("shop.behind", snapshot=snapshot)["summary"] == (
+        "shop.behind.local lies below VM 'behind', and names below VMs are switched off (wildcards = false) (NXDOMAIN)"
+    )
+    assert answered("_ssh._tcp.behind", snapshot=snapshot)["summary"] == (
+        "VM 'behind' has no service _ssh._tcp.behind.local; it has _http._tcp (NXDOMAIN)"
+    )
 
 
 def test_an_answer_is_told_with_what_was_asked_instead() -> None:
@@ -133,6 +151,8 @@ def test_an_answer_is_told_with_what_was_asked_instead() -> None:
     ("message", "error"),
     [
         ({"name": "db", "type": "A9"}, "'A9' is no record type; use one like A, AAAA, PTR, SRV or TXT"),
+        ({"name": ""}, "'' is no name: it holds nothing that a DNS name can carry; write it like web"),
+        ({"name": "..."}, "not a domain name: '...'"),
         ({"name": "a..b"}, "not a domain name: 'a..b'"),
         ({"name": "x" * 64 + ".com"}, "not a domain name: '" + "x" * 64 + ".com'"),
     ],

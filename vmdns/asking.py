@@ -16,7 +16,6 @@ import dns.rdatatype
 
 from vmdns.core.answer import Reply
 from vmdns.core.forwarded import Failure, Forwarded, Question
-from vmdns.core.name import to_text
 from vmdns.core.snapshot import Snapshot
 from vmdns.core.wire import Query, make_query, respond
 from vmdns.report import explain
@@ -38,7 +37,8 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
     """
-    from vmdns.core.typed_name import relative_text, similar_name, typed_name
+    from vmdns.core.no_answer import no_answer
+    from vmdns.core.typed_name import typed_name
 
     try:
         key, kind_name, note = typed_name(str(message["name"]), snapshot)
@@ -61,40 +61,23 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
     errors = [option for option in found.options if isinstance(option, dns.edns.EDEOption)]
     reason = "; ".join(option.text or str(int(option.code)) for option in errors)
     rcode = found.rcode().name
-    missing = relative_text(key, snapshot)
-    if rcode == "NXDOMAIN" and not reason and (similar := await asyncio.to_thread(similar_name, key, snapshot)):
-        missing += f". Did you mean {similar}?"
+    view = snapshot.view(local, peer)
+    summary = ""
+    if not found.answer:
+        kind_text = dns.rdatatype.to_text(kind)
+        summary = await asyncio.to_thread(no_answer, key, kind_text, rcode, reason, snapshot, view)
     return {
         "question": f"{found.question[0].name} {dns.rdatatype.to_text(kind)}",
         "found": bool(found.answer),
-        "summary": "" if found.answer else _summary(key, dns.rdatatype.to_text(kind), rcode, reason, missing, snapshot),
+        "summary": summary,
         "note": note,
         "rcode": rcode,
         "flags": dns.flags.to_text(found.flags).split(),
         "answer": [line for rrset in found.answer for line in rrset.to_text().splitlines()],
         "authority": [line for rrset in found.authority for line in rrset.to_text().splitlines()],
         "extended_error": reason,
-        "why": explain(snapshot, key, time.time(), snapshot.view(local, peer)),
+        "why": explain(snapshot, key, time.time(), view),
     }
-
-
-def _summary(key: bytes, kind: str, rcode: str, reason: str, missing: str, snapshot: Snapshot) -> str:
-    """Why there is no answer, in words. missing: the name below its zone, and a similar one that there is."""
-    name = to_text(key)
-    if rcode == "NXDOMAIN":
-        if reason:
-            return f"{name} is not answered (NXDOMAIN): {reason}"
-        if key.endswith((b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")):
-            return f"No name is known for this address (NXDOMAIN): {name}"
-        if not any(key.endswith(zone) for zone in snapshot.own):
-            return f"There is no name {name} (NXDOMAIN)"
-        return f"No VM is called {missing if missing.endswith('?') else missing + '.'} (NXDOMAIN)"
-    because = f": {reason}" if reason else ""
-    if rcode == "NOERROR":
-        return f"{name} has no {kind} record (NODATA){because}"
-    if rcode == "REFUSED":
-        return f"vmdns refuses to answer (REFUSED){because}"
-    return f"vmdns has no answer for {name} ({rcode}){because or '; vmdns status shows how the upstreams fare'}"
 
 
 def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:

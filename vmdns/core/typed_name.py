@@ -58,7 +58,10 @@ def _fallback(text: str, snapshot: Snapshot) -> bytes:
     """What a text means that is no known name: a VM's name where it has no dot, else the name as it stands."""
     if "." in text and " " not in text:
         return unicode_name(to_wire(text)) or to_wire(text)
-    return to_wire(f"{label(text) or text}.{to_text(snapshot.own[0])}")
+    made = label(text)
+    if not made:
+        raise ValueError(f"{text!r} is no name: it holds nothing that a DNS name can carry; write it like web")
+    return to_wire(f"{made}.{to_text(snapshot.own[0])}")
 
 
 def _zone_of(text: str, snapshot: Snapshot) -> str | None:
