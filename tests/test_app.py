@@ -517,3 +517,39 @@ def test_port_53_that_may_not_be_had_and_an_address_that_comes_later(short: Path
         assert "127.0.0.1" in answered.stdout
     finally:
         run.stop()
+
+
+@needs_posix
+def test_root_without_vms_is_told_whose_vms_there_are(short: Path) -> None:
+    """With a /home of its own in a mount namespace."""
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare")
+    isolate = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs none /home; exec "$@"', "sh"]
+    if any(path.startswith("/home/") for path in (sys.executable, sys.base_prefix, os.getcwd())):
+        pytest.skip("this Python lies below /home")
+    if subprocess.run([*isolate, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    program = short / "virtualbox"
+    program.mkdir()
+    (program / "VBoxSVC").write_text("")
+    (program / "VBoxManage").write_text('#!/bin/sh\ncase "$*" in *--version*) echo 7.2.22r175245 ;; esac\n')
+    (program / "VBoxManage").chmod(0o755)
+    folder = "/home/dev/.config/VirtualBox"
+    fill = (
+        f"mkdir -p {folder}; echo '<MachineEntry' >{folder}/VirtualBox.xml; "
+        f"{sys.executable} -m vmdns names --reader vboxmanage; "
+    )
+
+    def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*isolate, "sh", "-c", f'{fill} exec "$@"', "sh", *command], **how)
+
+    environ = {"VBOX_PROGRAM_PATH": str(program)}
+    run = Run(short, "--listen", "127.0.0.1:0", "--reader", "vboxmanage", environ=environ, start=start)
+    try:
+        run.saw("ready:")
+        after = next(number for number, line in enumerate(run.lines) if line.startswith("ready:"))
+        said = run.saw(f"has no VMs, and dev has (in {folder})", after)
+        assert said.endswith("run vmdns as dev")
+        assert f"vmdns: {said}" in run.lines[:after]  # of `vmdns names`
+    finally:
+        run.stop()

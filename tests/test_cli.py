@@ -307,6 +307,15 @@ def test_names_without_a_server_takes_one_look(app: types.ModuleType, run: Run, 
     assert looked == [Config(reader="vboxmanage", vbox_home=tmp_path)]
 
 
+def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmdns.host.other_users.hint", lambda own: f"dev has VMs, not {own.name}\x1b[2J")
+    with serving(Fake({**ANSWERS, "names": {**NAMES, "names": []}})):
+        assert run("names")[2] == "vmdns: dev has VMs, not VirtualBox\\x1b[2J\n"
+        assert json.loads(run("names", "--json")[1])["names"] == []
+    with serving(Fake(ANSWERS)):
+        assert run("names")[2] == ""
+
+
 def test_names_without_anything(app: types.ModuleType, run: Run) -> None:
     def look_once(config: Config) -> dict[str, Any]:
         raise Unavailable("VirtualBox is not installed")

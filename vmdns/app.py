@@ -19,7 +19,7 @@ from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.core.build import build
 from vmdns.core.held_back import domain_to_allow
 from vmdns.core.hosts import Hosts
-from vmdns.core.model import Fact, from_json
+from vmdns.core.model import Fact, Machine, from_json
 from vmdns.core.plain import safe
 from vmdns.core.policy import Policy
 from vmdns.core.records import check_records, parse_records
@@ -199,6 +199,18 @@ class App:
                 self._say(line)
         if self._readiness is not None:
             self._readiness.ready(ready)
+        await self._say_whose_vms()
+
+    async def _say_whose_vms(self) -> None:
+        """Where this user has no VMs, as root under sudo, names another user who has."""
+        found = self.discovery.virtualbox
+        machines = (one for one in self.table.held("virtualbox").values() if isinstance(one, Machine))
+        if self._options.demo or self.config.vbox_home or not found["version"] or next(machines, None):
+            return
+        from vmdns.host.other_users import hint
+
+        if text := await asyncio.to_thread(hint, Path(found["home"])):
+            self._say(text)
 
     def _meet_manager(self) -> None:
         """Takes what a service manager hands over: sockets that it opened, and where it wants to be told that all is

@@ -188,7 +188,14 @@ def _names(arguments: Namespace) -> int:
         found = _look_once(arguments)
     except ControlError as error:
         raise _Fail(str(error)) from None
-    return _show(arguments, _sound(arguments, found), lambda look: show.names(found, time.time(), look))
+    status = _show(arguments, _sound(arguments, found), lambda look: show.names(found, time.time(), look))
+    if not found["names"] and not arguments.vbox_home:
+        from vmdns.host.other_users import hint
+        from vmdns.sources.installation import user_home
+
+        if text := hint(user_home(os.environ)):
+            _complain(f"vmdns: {safe(text)}")
+    return status
 
 
 def _look_once(arguments: Namespace) -> dict[str, Any]:
