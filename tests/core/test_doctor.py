@@ -312,6 +312,13 @@ def test_texts_are_listed() -> None:
     assert [listed(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
+def test_who_asked_is_read_once_for_all_guests() -> None:
+    """With 4,000 VMs and 2,000 clients, reading it for each guest took seven seconds."""
+    patient = Patient(STATUS, (), (), build(WORLD, Policy(), NOW, 7).ways, NOW)
+    assert patient.asked is patient.asked
+    assert patient.listeners is patient.listeners
+
+
 def test_a_vm_with_a_rule_needs_nothing() -> None:
     rule = PortForward("ssh", "tcp", "", 2222, "", 22)
     machine = replace(vm(1, "web", NAT), adapters=(replace(vm(1, "web", NAT).adapters[0], forwards=(rule,)),))

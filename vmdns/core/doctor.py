@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address, ip_interface
 
 from vmdns.core.address import Address
@@ -38,14 +39,14 @@ class Patient:
         """Whether the networks are those of `vmdns demo`, whose guests do not ask and whose host is another one."""
         return bool(self.ways.loopback)
 
-    @property
+    @cached_property
     def listeners(self) -> frozenset[str]:
         """The addresses at which port 53 is answered."""
         if self.simulated:
             return frozenset(place.address for place in self.ways.places)
         return frozenset(str(one["address"]) for one in self.listed("listeners") if _is_open(one) and one["port"] == 53)
 
-    @property
+    @cached_property
     def failed_listeners(self) -> frozenset[str]:
         """The addresses at which port 53 was to be answered, and is not."""
         return frozenset(str(one["address"]) for one in self.listed("listeners")) - self.listeners
@@ -55,7 +56,7 @@ class Patient:
         found = (self.status or {}).get(key)
         return found if isinstance(found, list) else []
 
-    @property
+    @cached_property
     def asked(self) -> dict[tuple[str, str], float]:
         """When who asked where, in Unix seconds."""
         return {(str(one["address"]), str(one["at"])): float(str(one["time"])) for one in self.listed("askers")}
