@@ -15,6 +15,7 @@ DNS for the VMs of VirtualBox: name a VM, ask for the name, get its address.
 Start it beside VirtualBox:
 
   vmdns run                  answers until Ctrl-C; web is then web.local
+  vmdns demo                 the same with simulated VMs, without VirtualBox
 
 and ask it from another terminal:
 

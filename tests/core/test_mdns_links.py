@@ -76,6 +76,11 @@ def test_without_relay_only_links_with_vms() -> None:
     assert set(named(snapshot(DB), relay=False)) == {"vboxnet0"}
 
 
+def test_no_link_is_opened_where_names_are_neither_answered_nor_asked() -> None:
+    assert links(snapshot(WEB, DB), relay=False, publish=False) == {}
+    assert links(snapshot(WEB, DB), relay=True, publish=False).keys() == links(snapshot(WEB, DB), relay=True).keys()
+
+
 def test_a_lan_that_is_not_to_be_answered_is_asked_only() -> None:
     assert named(snapshot(WEB, lan="off"))["eth0"] == {}
     assert "eth0" not in named(snapshot(WEB, lan="off"), relay=False)
