@@ -1,4 +1,5 @@
-"""tools/setup where Python cannot make virtual environments: what it installs, and what it says to type."""
+"""tools/setup where Python cannot make virtual environments: what it installs, and what it says to type; and what
+tools/run starts."""
 
 from __future__ import annotations
 
@@ -68,3 +69,22 @@ def test_where_apt_get_fails_the_command_is_said(tmp_path: Path) -> None:
 def test_without_apt_get_the_package_is_said(tmp_path: Path) -> None:
     _, said = setup(tmp_path, 1000)
     assert said == "vmdns needs Python's venv module: install the package python3-venv, then run this again\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "started"),
+    [
+        ([], "run"),
+        (["--listen", "127.0.0.1:5300"], "run --listen 127.0.0.1:5300"),
+        (["demo"], "demo"),
+        (["demo", "--upstream", "192.0.2.1"], "demo --upstream 192.0.2.1"),
+    ],
+)
+def test_run_starts_vmdns_or_the_demo(tmp_path: Path, given: list[str], started: str) -> None:
+    for name, text in {"tools/setup": "", ".venv/bin/vmdns": 'echo "$*"'}.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.write_text(f"#!/bin/sh\n{text}\n")
+        file.chmod(0o755)
+    script = shutil.copy(SETUP.with_name("run"), tmp_path / "tools")
+    assert subprocess.check_output([script, *given], text=True, timeout=60) == f"{started}\n"
