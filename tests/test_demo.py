@@ -141,12 +141,13 @@ def test_ask_takes_the_loopback_addresses(demo: Run) -> None:
     assert "10.0.2.10" in demo.command("ask", "db", "--as", "web").stdout
 
 
-def test_a_real_vmdns_comes_first_and_the_demo_has_a_name(demo: Run, folder: Path) -> None:
+def test_a_real_vmdns_comes_first_and_demo_names_the_other(demo: Run, folder: Path) -> None:
     real = Run(folder, "--listen", "127.0.0.1:0")
     try:
         real.saw("ready:")
         assert "simulation" not in real.command("status").stdout
-        assert "simulation" in real.command("status", "--vbox-home", "demo").stdout
+        assert "simulation" in real.command("status", "--demo").stdout
+        assert "192.168.56.110" in real.command("ask", "db", "--demo").stdout
     finally:
         real.stop()
     assert "simulation" in demo.command("status").stdout
@@ -175,3 +176,14 @@ def test_without_dig_the_lines_are_commands_of_vmdns(short: Path) -> None:
         assert found == ["192.168.56.110", "10.0.2.10", KOREAN]
     finally:
         assert one.stop() == 0
+
+
+def test_without_a_demo_none_is_asked(short: Path) -> None:
+    real = Run(short, "--listen", "127.0.0.1:0")
+    try:
+        real.saw("ready:")
+        done = real.command("status", "--demo")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "no vmdns demo runs; start one with: vmdns demo" in done.stderr
+    finally:
+        real.stop()

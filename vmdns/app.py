@@ -471,9 +471,9 @@ class App:
             self._say(told)
 
     async def _open_control(self) -> None:
-        home = DEMO if self._options.demo else str(self.config.vbox_home) if self.config.vbox_home else None
+        key = DEMO if self._options.demo else instance_key(self.config.vbox_home)
         try:
-            await self._control.start(control_folders()[0], instance_key(home), self._requests.handle)
+            await self._control.start(control_folders()[0], key, self._requests.handle)
         except ControlBusy as busy:
             self._say(f"another vmdns of yours runs already (pid {busy.pid}): commands talk to that one")
         except OSError as error:

@@ -74,7 +74,7 @@ examples:
   vmdns demo
   vmdns demo --listen 127.0.0.1:5400       at another port
   vmdns names --watch                      in another terminal: each change
-  vmdns names --vbox-home demo             while a vmdns run is running as well
+  vmdns names --demo                       while a vmdns run is running as well
 
 exit status:
   0  ended by Ctrl-C or SIGTERM
@@ -278,7 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
     names = command("names", "show the names and addresses of the VMs", _NAMES, _NAMES_EXAMPLES + "\n" + _STATUS)
     _json(names)
     names.add_argument("--watch", action="store_true", help="go on with a line for each change")
-    _home(names)
+    _home(names, demo=True)
     _reader(names)
 
     ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES)
@@ -287,11 +287,11 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--as", dest="asker", metavar="VM", help="ask as this VM, or the machine with this address")
     ask.add_argument("--dig", action="store_true", help="show the answer in the form of dig")
     _json(ask)
-    _home(ask)
+    _home(ask, demo=True)
 
     status = command("status", "show whether all is well", _STATUS_ABOUT, _STATUS)
     _json(status)
-    _home(status)
+    _home(status, demo=True)
 
     wire = command("wire", "let guests ask vmdns", _WIRE, _WIRE_EXAMPLES + "\n" + _STATUS)
     wire.add_argument("--network", default="", metavar="NETWORK", help="this NAT Network or host-only interface only")
@@ -302,12 +302,12 @@ def build_parser() -> argparse.ArgumentParser:
     host = command("host", "let this computer ask vmdns", _HOST, _HOST_EXAMPLES + "\n" + _STATUS)
     host.add_argument("--whole", action="store_true", help="ask vmdns for everything, not only for names of VMs")
     _plan(host)
-    _home(host)
+    _home(host, demo=True)
 
     hosts = command("hosts", "write names into the hosts file", _HOSTS, _HOSTS_EXAMPLES + "\n" + _STATUS)
     doing = _plan(hosts)
     doing.add_argument("--keep", action="store_true", help="follow each change until Ctrl-C")
-    _home(hosts)
+    _home(hosts, demo=True)
 
     service = command("service", "have vmdns started when you log in", _SERVICE, _SERVICE_EXAMPLES + "\n" + _STATUS)
     service.add_argument("action", choices=("install", "uninstall", "status"), help="what to do")
@@ -317,12 +317,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", "find what stops names from resolving, and how to fix it", _DOCTOR, _DOCTOR_EXAMPLES)
     _json(doctor)
-    _home(doctor)
+    _home(doctor, demo=True)
     _reader(doctor)
 
     config = command("config", "show the configuration in force", _CONFIG, _CONFIG_EXAMPLES)
     _json(config)
-    _home(config)
+    _home(config, demo=True)
     _file(config)
 
     completion = command("completion", "print a script that completes commands", _COMPLETION, _COMPLETION_EXAMPLES)
@@ -360,10 +360,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _file(parser)
 
 
-def _home(parser: argparse.ArgumentParser) -> None:
+def _home(parser: argparse.ArgumentParser, *, demo: bool = False) -> None:
     parser.add_argument(
         "--vbox-home", default="", metavar="DIR", help="the VirtualBox home that is meant (default: VBOX_USER_HOME's)"
     )
+    if demo:
+        parser.add_argument("--demo", action="store_true", help="ask vmdns demo, even while a vmdns run is running")
 
 
 def _reader(parser: argparse.ArgumentParser) -> None:

@@ -182,8 +182,10 @@ def _names(arguments: Namespace) -> int:
     if arguments.watch:
         return _watch(arguments)
     try:
-        found = client.request(arguments.vbox_home, {"do": "names"})
+        found = client.request(_server(arguments), {"do": "names"})
     except NotRunning as error:
+        if arguments.demo:
+            raise _not_running(arguments, error) from None
         _complain(f"vmdns: {error}; this is one look at VirtualBox")
         found = _look_once(arguments)
     except ControlError as error:
@@ -215,7 +217,7 @@ def _watch(arguments: Namespace) -> int:
 
     look = _look()
     try:
-        for line in client.stream(arguments.vbox_home, {"do": "watch"}):
+        for line in client.stream(_server(arguments), {"do": "watch"}):
             if arguments.json:
                 _print([json.dumps(_sound(arguments, line))], flush=True)
             elif "change" in line:
@@ -224,7 +226,7 @@ def _watch(arguments: Namespace) -> int:
                 found = show.names(_sound(arguments, line), time.time(), look)
                 _print([*_simulation(arguments), *found], flush=True)
     except NotRunning as error:
-        raise _Fail(f"{error}, so there is nothing to watch; start one with: vmdns run", NOT_RUNNING) from None
+        raise _not_running(arguments, error) from None
     except ControlError as error:
         raise _Fail(str(error)) from None
     raise _Fail("vmdns has ended", NOT_RUNNING)
@@ -288,14 +290,23 @@ def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
     return _request_if_any(arguments, {"do": "status"})
 
 
+def _server(arguments: Namespace) -> str:
+    """Which vmdns is meant: what `client` takes for a VirtualBox home."""
+    from vmdns.serve.control_client import DEMO
+
+    return DEMO if getattr(arguments, "demo", False) else str(arguments.vbox_home)
+
+
 def _request_if_any(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any] | None:
     """The response of the running vmdns, None where none runs."""
     from vmdns import client
     from vmdns.serve.control_client import ControlError, NotRunning
 
     try:
-        return _sound(arguments, client.request(arguments.vbox_home, message))
-    except NotRunning:
+        return _sound(arguments, client.request(_server(arguments), message))
+    except NotRunning as error:
+        if getattr(arguments, "demo", False):
+            raise _not_running(arguments, error) from None
         return None
     except ControlError as error:
         raise _Fail(str(error)) from None
@@ -335,7 +346,7 @@ def _keep(arguments: Namespace) -> int:
     writer = hostsfile.Writer(file, once=False)
     written: list[str] | None = None
     try:
-        for _ in client.stream(arguments.vbox_home, {"do": "watch"}):
+        for _ in client.stream(_server(arguments), {"do": "watch"}):
             wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
             if wanted != written:
                 writer.write(wanted)
@@ -467,11 +478,17 @@ def _request(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any]:
     from vmdns.serve.control_client import ControlError, NotRunning
 
     try:
-        return _sound(arguments, client.request(arguments.vbox_home, message))
+        return _sound(arguments, client.request(_server(arguments), message))
     except NotRunning as error:
-        raise _Fail(f"{error}; start one with: vmdns run", NOT_RUNNING) from None
+        raise _not_running(arguments, error) from None
     except ControlError as error:
         raise _Fail(str(error)) from None
+
+
+def _not_running(arguments: Namespace, error: Exception) -> _Fail:
+    if getattr(arguments, "demo", False):
+        return _Fail("no vmdns demo runs; start one with: vmdns demo", NOT_RUNNING)
+    return _Fail(f"{error}; start one with: vmdns run", NOT_RUNNING)
 
 
 def _sound(arguments: Namespace, response: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 def request(home: str, message: dict[str, Any]) -> dict[str, Any]:
     """The response of the vmdns for that VirtualBox home, "" for the one that runs: `vmdns demo` where no other does.
+    DEMO in place of a home means that one alone.
 
     Raises `NotRunning`, or `ControlError` where it does not answer.
     """
@@ -30,7 +31,7 @@ def stream(home: str, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _first(home: str, ask: Callable[[Path, str | None], T]) -> T:
-    key = instance_key(os.path.expanduser(home)) if home else None
+    key = DEMO if home == DEMO else instance_key(os.path.expanduser(home)) if home else None
     folders = control_folders()
     places = [(folder, key) for folder in folders]
     if key is None:

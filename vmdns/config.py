@@ -107,7 +107,7 @@ class Config:
         if options.demo:
             # Nothing of this computer is changed, nothing is announced to its networks, and no name is hidden by a
             # line of its hosts file.
-            changed.update(dict.fromkeys(_OFF_IN_DEMO, False))
+            changed.update(dict.fromkeys(_OFF_IN_DEMO, False), vbox_home=None)
             origins.update(dict.fromkeys((*_OFF_IN_DEMO, "listen"), "vmdns demo"))
         return replace(self, **changed, origins=origins)
 

@@ -35,16 +35,11 @@ class ControlBusy(ControlError):
         self.pid = pid
 
 
-DEMO = "demo"  # the key of `vmdns demo`, and what names it in place of a VirtualBox home
+DEMO = "demo"  # the key of `vmdns demo`, which has no VirtualBox home
 
 
 def instance_key(home: Path | str | None, environ: Mapping[str, str] = os.environ) -> str:
-    """The key of a VirtualBox home: that one, else VBOX_USER_HOME's; "default" where neither is said.
-
-    "demo" is no home but names `vmdns demo`.
-    """
-    if home == DEMO:
-        return DEMO
+    """The key of a VirtualBox home: that one, else VBOX_USER_HOME's; "default" where neither is said."""
     named = str(home or "") or environ.get("VBOX_USER_HOME", "")
     if not named:
         return "default"
