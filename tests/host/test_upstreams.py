@@ -133,6 +133,7 @@ def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
     assert (by.search, by.resolvers) == (names("lan"), ("127.0.0.53",))
     looped = replace(found, default=(*at("192.168.1.1"), ours))
     assert looped.by_proxy(lambda server: server == ours) == looped
+    assert found.by_proxy(lambda server: server == proxy) == found
     assert replace(found, proxy=None).by_proxy(lambda server: False).default == at("192.168.1.1")
 
 

@@ -55,7 +55,7 @@ class Upstreams:
 
         is_own tells our own listeners: where the proxy asks one of them by default, it would ask us what we ask it.
         """
-        if self.proxy is None or any(map(is_own, self.default)):
+        if self.proxy is None or is_own(self.proxy) or any(map(is_own, self.default)):
             return self
         proxy = (self.proxy,)
         domains = {key: servers if any(map(is_own, servers)) else proxy for key, servers in self.domains.items()}
