@@ -14,6 +14,7 @@ import pytest
 from vmdns import doctor, parallel
 from vmdns.core.findings import Finding
 from vmdns.core.policy import Policy
+from vmdns.host import hostsfile
 
 UFW = """\
 Status: active
@@ -148,6 +149,18 @@ def test_a_check_that_takes_long_is_told_and_given_up(monkeypatch: pytest.Monkey
     assert said
     assert all(line.startswith("still waiting for ") for line in said)
     assert "this computer's resolver (local), the upstream 192.0.2.1:53" in said[-1]
+
+
+def test_the_block_of_the_hosts_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "hosts"
+    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    assert not doctor.has_hosts_block()
+    file.write_text("127.0.0.1 localhost\n")
+    assert not doctor.has_hosts_block()
+    writer = hostsfile.Writer(file, once=True)
+    writer.write(["192.168.56.101\tweb.local"])
+    writer.close()
+    assert doctor.has_hosts_block()
 
 
 def test_what_a_check_raises_is_raised() -> None:

@@ -37,7 +37,6 @@ REMEDIES = {
     "vmdns host --apply": "host/test_ask_live.py::test_systemd_resolved_asks_us_for_our_zones_only",
     "vmdns host {}--apply": "test_hosting.py::test_applied_and_undone",
     "vmdns host --whole": "host/test_ask_live.py::test_a_plain_resolv_conf",
-    "vmdns host --whole --apply": "host/test_ask_live.py::test_a_plain_resolv_conf",
     "vmdns hosts": "test_hosting.py::test_the_block_is_shown_written_and_taken_out",
     "vmdns hosts --keep": "test_hosting.py::test_the_block_is_kept_until_vmdns_ends",
     "vmdns hosts --undo": "test_hosting.py::test_the_block_is_shown_written_and_taken_out",

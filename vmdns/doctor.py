@@ -30,6 +30,7 @@ from vmdns.core.model import Fact
 from vmdns.core.policy import Policy
 from vmdns.core.program_output import decode_console
 from vmdns.core.view import GIVEN
+from vmdns.host import hostsfile
 from vmdns.parallel import run_parallel
 from vmdns.regularfile import read_regular
 
@@ -61,6 +62,7 @@ def gather(status: Mapping[str, Any] | None, report: Report) -> Host:
     servers = [str(one["address"]) for one in status["upstreams"]] if status is not None else []
     checks: dict[str, Callable[[], Any]] = {
         "the firewall": partial(firewall, doors(status)),
+        "the hosts file": has_hosts_block,
         "the browsers": lambda: tuple(encrypted(Path.home(), os.environ)),
         "the system's DNS settings": lambda: asking(status, zones),
     }
@@ -74,6 +76,7 @@ def gather(status: Mapping[str, Any] | None, report: Report) -> Host:
         encrypted=found.get("the browsers", ()),
         system=sys.platform,
         asking=found.get("the system's DNS settings", Host.asking),
+        hosts_block=found.get("the hosts file", False),
     )
 
 
@@ -86,12 +89,20 @@ def doors(status: Mapping[str, Any] | None) -> list[str]:
 
 
 def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
-    """The command that makes this host ask vmdns."""
+    """The command that makes this computer find names of VMs and changes least."""
     try:
         hosting.look(False, hosting.place_of(status), tuple(zones))
     except (hosting.Refused, OSError):
-        return "vmdns host --whole --apply"
+        return "vmdns hosts --keep"
     return "vmdns host --apply"
+
+
+def has_hosts_block() -> bool:
+    """Whether `vmdns hosts` has written names into the hosts file."""
+    try:
+        return bool(hostsfile.read(hostsfile.path()))
+    except (OSError, ValueError):
+        return False
 
 
 def resolves(name: str) -> bool:

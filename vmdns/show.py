@@ -198,7 +198,14 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     rows = [(box["version"] or "-", box["reader"] or "-", box["home"] or "-", box["state"], box["detail"])]
     lines += ["", *table(("VIRTUALBOX", "READER", "SETTINGS", "STATE", "DETAIL"), rows, look)]
     rows = [
-        (one["name"], one["state"], one["facts"], age(now - one["since"]), one["detail"]) for one in response["sources"]
+        (
+            one["name"],
+            one["state"],
+            one["facts"],
+            age(now - one["since"]),
+            one["detail"] * (one["detail"] != box["detail"]),
+        )
+        for one in response["sources"]
     ]
     lines += ["", *table(("SOURCE", "STATE", "FACTS", "SINCE", "DETAIL"), rows, look)]
     if response["upstreams"]:

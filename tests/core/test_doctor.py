@@ -308,6 +308,18 @@ def test_two_vms_of_one_name_are_one_finding_with_a_remedy() -> None:
     assert one.command == f"VBoxManage setextradata {uuid(2)} vmdns/names web-2"
 
 
+def test_a_port_that_the_user_chose_is_no_problem() -> None:
+    findings = found(status={**STATUS, "listeners": [*STATUS["listeners"], listener("127.0.0.1", 5300)]})
+    text = "127.0.0.1 is answered at port 5300 only, which guests and most systems never ask"
+    assert troubles(findings) == [Finding("port 53", WARNING, text)]
+
+
+def test_names_in_the_hosts_file_do_as_well() -> None:
+    host = replace(WELL, zones_answered={"local": False}, asking="vmdns hosts --keep")
+    assert [one.command for one in troubles(found(host=host))] == ["vmdns hosts --keep"]
+    assert troubles(found(host=replace(host, hosts_block=True))) == []
+
+
 def test_texts_are_listed() -> None:
     assert [listed(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 

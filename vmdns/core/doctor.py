@@ -100,19 +100,20 @@ def _texts(status: Mapping[str, object], key: str) -> list[str]:
 
 
 def _listeners(patient: Patient) -> Iterator[Finding]:
-    addresses: dict[tuple[str, str], list[str]] = {}
+    addresses: dict[tuple[str, str, str], list[str]] = {}
     for one in patient.listed("listeners"):
         where, detail = str(one["address"]), str(one["detail"])
         if _is_open(one) and (one["port"] == 53 or patient.simulated):
             continue
         if detail:
             text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
-            key = text + ("" if "`" in remedy else f": {remedy}"), _quoted(detail)
+            key = PROBLEM, text + ("" if "`" in remedy else f": {remedy}"), _quoted(detail)
         else:
-            key = f"is answered at port {one['port']}, but guests ask port 53 only", ""
+            # The user chose it.
+            key = WARNING, f"is answered at port {one['port']} only, which guests and most systems never ask", ""
         addresses.setdefault(key, []).append(where)
-    for (text, command), where_all in addresses.items():
-        yield Finding("port 53", PROBLEM, f"{listed(where_all)} {text}", command)
+    for (level, text, command), where_all in addresses.items():
+        yield Finding("port 53", level, f"{listed(where_all)} {text}", command)
     if patient.listeners and not patient.simulated:
         yield Finding("port 53", OK, f"answered at {', '.join(sorted(patient.listeners))}")
 
@@ -131,7 +132,8 @@ def _virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
         how = "simulated" if box["reader"] == "simulation" else f"read through {box['reader']}"
         yield Finding("VirtualBox", OK, f"{box['version']}, {how}")
     else:
-        yield Finding("VirtualBox", PROBLEM, str(box["detail"]) or "is not read")
+        detail = str(box["detail"]).removeprefix("VirtualBox").lstrip(": ")
+        yield Finding("VirtualBox", PROBLEM, detail or "is not read")
 
 
 def _upstreams(patient: Patient) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ class Host:
     zones_answered: for each zone whether this computer's own resolver asks vmdns for it. firewall: the name of one that
     is on and does not let DNS in, and the command that lets it. answers_local: upstreams that answer names in `local`.
     encrypted: what sends this computer's DNS past its resolver. system: sys.platform. asking: the command that makes
-    this computer ask vmdns.
+    this computer find the names. hosts_block: whether `vmdns hosts` has written them into the hosts file.
     """
 
     zones_answered: Mapping[str, bool] = field(default_factory=dict)
@@ -34,6 +34,7 @@ class Host:
     encrypted: tuple[str, ...] = ()
     system: str = "linux"
     asking: str = "vmdns host --apply"
+    hosts_block: bool = False
 
 
 def host_findings(host: Host) -> Iterator[Finding]:
@@ -45,7 +46,9 @@ def host_findings(host: Host) -> Iterator[Finding]:
     missing = [
         zone for zone, yes in host.zones_answered.items() if not yes and (host.system == "linux" or zone != "local")
     ]
-    if missing:
+    if missing and host.hosts_block:
+        yield Finding("this computer", OK, "has the names of VMs in its hosts file")
+    elif missing:
         yield Finding("this computer", WARNING, f"does not ask vmdns for names in {listed(missing)}", host.asking)
     if host.firewall is not None:
         name, command = host.firewall
