@@ -33,6 +33,7 @@ REMEDIES = {
     "vmdns run --upstream ADDRESS": "test_app.py::test_doctor_finds_nothing_of_the_server_once_it_runs",
     "vmdns status": "test_app.py::test_doctor_and_status_agree_on_what_is_wrong",
     "vmdns doctor": "test_app.py::test_doctor_and_status_agree_on_what_is_wrong",
+    "vmdns names": "test_cli.py::test_names",
     "vmdns host": "test_hosting.py::test_the_plan_changes_nothing",
     "vmdns host --apply": "host/test_ask_live.py::test_systemd_resolved_asks_us_for_our_zones_only",
     "vmdns host {}--apply": "test_hosting.py::test_applied_and_undone",

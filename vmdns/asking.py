@@ -49,7 +49,8 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
         return {"error": str(error)}
     peer, local = _asker(snapshot, str(message.get("as") or ""))
     if not peer:
-        return {"error": f"--as {message['as']}: neither an address nor a VM that runs"}
+        what = "neither an address nor a VM that runs; write it like 192.168.56.101, or see vmdns names"
+        return {"error": f"--as {message['as']}: {what}"}
     if not local:
         return {"error": f"{peer} has no way to ask: no address of this host is on its network or handed out there"}
     reply = handle(make_query(1, key, int(kind)), peer, local, True)
