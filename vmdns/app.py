@@ -97,7 +97,7 @@ class App:
             ),
             config.limits,
         )
-        self.multicast = Multicast(say, forgotten=self.server.datagrams.memo.forget_absent)
+        self.multicast = Multicast(say, forgotten=self.server.datagrams.answer_cache.drop_absent)
         self._mdns = MdnsPublisher(self.multicast, lambda: self.table.snapshot)
         self.listening = Listening(self.server, say, self._configure_forwarder)
         self._listens: object = None
@@ -441,7 +441,7 @@ class App:
     # -- what is told -----------------------------------------------------------------------------------------
 
     def _tell(self, changes: list[Change]) -> None:
-        self.server.publish(self.table.snapshot, None)
+        self.server.publish(self.table.snapshot)
         try:
             self._follow(changes)
         except Exception as error:  # questions are answered by what is new already

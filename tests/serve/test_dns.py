@@ -234,7 +234,8 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
         server = DnsServer(script.current, script.others(), Limits())
         receiver = Alone(
             Listener(HOST, 53, datagrams, None),  # type: ignore[arg-type]
-            server.datagrams.memo, server.datagrams.ready, server.datagrams.answer, lambda waiting: None,
+            server.datagrams.answer_cache, server.datagrams.cached_answers, server.datagrams.answer,
+            lambda waiting: None,
         )  # fmt: skip
         assert datagrams.over.wait(10)
         assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]

@@ -27,9 +27,9 @@ from vmdns.core.node import address_record
 from vmdns.core.policy import Policy
 from vmdns.core.wire import Record
 from vmdns.serve import multicast
+from vmdns.serve.answer_cache import find
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import find
 from vmdns.serve.multicast import Multicast
 from vmdns.serve.relay import Relay
 
@@ -58,10 +58,10 @@ class Lan:
         script.snapshot = SNAPSHOT
         self.server = DnsServer(script.current, script.others(), Limits())
         self.server.others.links = self.relay
-        self.server.publish(SNAPSHOT, None)
+        self.server.publish(SNAPSHOT)
 
     def _forget(self) -> None:
-        self.server.datagrams.memo.forget_absent()
+        self.server.datagrams.answer_cache.drop_absent()
 
     def _send(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -236,14 +236,14 @@ def test_this_computer_gets_either_answer_from_memory() -> None:
             lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
             packet = question(f"{state.name.lower()}.local")
             first = datagrams.ask(packet, (HOST, 4000), listener)
-            ready = datagrams.ready(listener, HOST)
+            ready = datagrams.cached_answers(listener, HOST)
             assert first is not None
             assert ready is not None
             assert first[1] & 15 == rcode
             assert find(ready, packet) == first
-        memo = datagrams.memo
+        cache = datagrams.answer_cache
         absent, over = question("absent.local"), question("over_budget.local")
-        memo.age(100.0)
+        cache.expire(100.0)
         assert [find(ready, one) is None for one in (absent, over)] == [True, True]
 
     run(main())
@@ -258,21 +258,21 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
 
         async def denied() -> bool:
             await lan.ask("nobody.local", peer=HOST)
-            ready = datagrams.ready(listener, HOST)
+            ready = datagrams.cached_answers(listener, HOST)
             assert ready is not None
             assert datagrams.ask(packet, (HOST, 4000), listener) is not None
             return find(ready, packet) is not None
 
         for forget in (
-            lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2), []),
+            lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
             lan.relay.forget_results,
             lambda: lan.relay.hear(answer, LAN),
         ):
-            lan.server.publish(SNAPSHOT, [])
-            datagrams.memo.age(0.5)
+            lan.server.publish(SNAPSHOT)
+            datagrams.answer_cache.expire(0.5)
             assert await denied()
-            datagrams.memo.age(1.5)
-            ready = datagrams.ready(listener, HOST)
+            datagrams.answer_cache.expire(1.5)
+            ready = datagrams.cached_answers(listener, HOST)
             assert ready is not None
             assert find(ready, packet) is not None
             forget()

@@ -36,7 +36,7 @@ class World:
         script = Script()
         script.snapshot = build(FACTS, Policy(), NOW, 1)
         self.server = DnsServer(script.current, script.others(), Limits(asker_rate=400))
-        self.server.publish(script.current(), None)
+        self.server.publish(script.current())
         self.now = 1000.0
         self.server._gate._now = lambda: self.now
         self.listener = Listener(DOOR, 53, None, None)  # type: ignore[arg-type]

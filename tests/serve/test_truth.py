@@ -29,9 +29,9 @@ from vmdns.core.quick import quick
 from vmdns.core.records import parse_records
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.wire import REFUSED, parse_query
+from vmdns.serve.answer_cache import find
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import find
 
 # Where vmdns is asked, and by whom: the host, guests of two NAT Networks and of a host-only one, a neighbour.
 DOORS = (
@@ -131,7 +131,7 @@ class World:
             self._facts[_key(fact)] = fact
         self._serial += 1
         self.script.snapshot = build(self._facts.values(), POLICY, NOW, self._serial)
-        self.server.publish(self.script.snapshot, None)
+        self.server.publish(self.script.snapshot)
 
     def said(self, packet: bytes, door: tuple[str, str]) -> list[bytes]:
         """What the listener's thread answers: made for it at first perhaps, then what stands ready."""
@@ -139,7 +139,7 @@ class World:
         listener = Listener(local, 53, None, None)  # type: ignore[arg-type]
         found = []
         for _ in range(2):
-            ready = self.server.datagrams.ready(listener, peer)
+            ready = self.server.datagrams.cached_answers(listener, peer)
             response = find(ready, packet) if ready is not None else None
             if response is None:
                 response = self.server.datagrams.answer(packet, (peer, 1234), listener)
@@ -148,7 +148,7 @@ class World:
         if right in (Right.ALL, Right.NAMES):
             quickly = quick(packet, self.snapshot, self.snapshot.view(local, peer), right is Right.ALL)
             if quickly is not None:
-                response, name, _ = quickly
+                response, name = quickly
                 end = 12 + len(name)
                 found.append(packet[:2] + response[:10] + packet[12:end] + response[end - 2 :])
         return found

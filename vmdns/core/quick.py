@@ -20,9 +20,9 @@ _LEAST_OPT = b"\0\0\x29"
 _RD_CD = 0x0110
 
 
-def quick(packet: bytes, snapshot: Snapshot, view: View, recursion: bool) -> tuple[bytes, bytes, bytes | None] | None:
-    """The response to a datagram as it is to the name in lower case, without its id; the name in lower case; and the
-    name that the response is about, None for one that any change may alter. None where it takes the general path.
+def quick(packet: bytes, snapshot: Snapshot, view: View, recursion: bool) -> tuple[bytes, bytes] | None:
+    """The response to a datagram as it is to the name in lower case, without its id, and the name in lower case. None
+    where it takes the general path.
 
     recursion: whether the asker may have questions forwarded.
     """
@@ -55,12 +55,12 @@ def quick(packet: bytes, snapshot: Snapshot, view: View, recursion: bool) -> tup
         return _negative(key, packet[end : end + 4], flags, opt, limit, snapshot)
     records = b"".join(_RECORD.pack(_NAME_AT, kind, IN, rrset.ttl, len(rdata)) + rdata for rdata in rrset.rdatas)
     out = _COUNTS.pack(flags, 1, len(rrset.rdatas), 0, len(opt) > 0) + key + packet[end : end + 4] + records + opt
-    return (out, key, key) if len(out) + 2 <= limit else None
+    return (out, key) if len(out) + 2 <= limit else None
 
 
 def _negative(
     key: bytes, asked: bytes, flags: int, opt: bytes, limit: int, snapshot: Snapshot
-) -> tuple[bytes, bytes, bytes | None] | None:
+) -> tuple[bytes, bytes] | None:
     """NODATA, with the SOA of the zone whose name ends this one."""
     apex = key
     while apex not in snapshot.zones:
@@ -68,7 +68,7 @@ def _negative(
     owner = 0xC000 | (12 + len(key) - len(apex))
     authority = _RECORD.pack(owner, SOA, IN, snapshot.ttl, len(snapshot.soa)) + snapshot.soa
     out = _COUNTS.pack(flags, 1, 0, 1, len(opt) > 0) + key + asked + authority + opt
-    return (out, key, None) if len(out) + 2 <= limit else None
+    return (out, key) if len(out) + 2 <= limit else None
 
 
 def _is_name(packet: bytes, end: int) -> bool:

@@ -9,11 +9,10 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from vmdns.core.account import Verdict
-from vmdns.core.answer import Reply
 from vmdns.core.cookie import COOKIE, FULL
 from vmdns.core.cut import put_on, take_off, truncated, udp_room
 from vmdns.core.forwarded import Question, refusal, render
@@ -21,7 +20,8 @@ from vmdns.core.quick import quick
 from vmdns.core.quick_foreign import Foreign, foreign
 from vmdns.core.snapshot import Right, Snapshot
 from vmdns.core.view import View
-from vmdns.core.wire import NOERROR, NXDOMAIN, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
+from vmdns.core.wire import NXDOMAIN, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
+from vmdns.serve.answer_cache import AnswerCache, Answers, find
 from vmdns.serve.asked import Asked, Make, Peer, response
 from vmdns.serve.cookies import Cookies
 from vmdns.serve.counts import Counts
@@ -30,7 +30,6 @@ from vmdns.serve.door import Door
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.gate import Asker, Gate
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, Ready, find
 from vmdns.serve.mute import MUTE_SECONDS, Mute
 from vmdns.serve.others import Others
 from vmdns.serve.udp import CALLS, Alone, Together
@@ -65,7 +64,7 @@ class Datagrams:
         self._spawn = spawn
         self._counts = decisions.counts
         self._closed = Counts()
-        self.memo = Memo()
+        self.answer_cache = AnswerCache()
         self._together: Together | None = None  # while it has a door
         self._doors: dict[Listener, tuple[Door, Together | Alone]] = {}
         self._mutes: dict[Listener, Mute] = {}
@@ -89,9 +88,9 @@ class Datagrams:
         """Answers on it from now on."""
         self._loop = asyncio.get_running_loop()
         if not self._doors:
-            self.memo.publish(self._current(), None)
+            self.answer_cache.publish(self._current())
         self._mutes[listener] = Mute(listener.udp)
-        how = self.memo, self.ready, self.ask, self._tries
+        how = self.answer_cache, self.cached_answers, self.ask, self._tries
         if batches and CALLS is not None:
             if self._together is None:
                 self._together = Together(*how, CALLS)
@@ -116,16 +115,16 @@ class Datagrams:
         if listener in self._mutes:
             self._gate.lift(self._mutes[listener])
 
-    def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
-        """This snapshot is in force, in which these names (wire, lower case) are answered otherwise; None for all."""
-        self.memo.publish(snapshot, changed)
+    def publish(self, snapshot: Snapshot) -> None:
+        """This snapshot is in force."""
+        self.answer_cache.publish(snapshot)
         for door, _ in self._doors.values():
             door.forget_askers()
 
     # -- in the threads of the listeners -----------------------------------------------------------------------
 
-    def ready(self, listener: Listener, peer: str) -> Ready | None:
-        """The responses that stand ready for this peer; None where every question must be looked at."""
+    def cached_answers(self, listener: Listener, peer: str) -> Answers | None:
+        """The cached answers for this peer; None where every query must be looked at."""
         if len(self.askers) >= MOST_ASKERS:
             self.askers.clear()
         self.askers[peer, listener.address] = time.monotonic()
@@ -136,7 +135,7 @@ class Datagrams:
         asker = self._gate.asker(listener.address, peer)
         if asker is not None and not asker.own:
             return None
-        return self.memo.of((snapshot.view(listener.address, peer), right))
+        return self.answer_cache.view((snapshot.view(listener.address, peer), right))
 
     def ask(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
         """The response without its id; None for silence, or for later. For who is counted, and for what does not stand
@@ -182,7 +181,7 @@ class Datagrams:
         sort = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
         if sort[1] not in (Right.ALL, Right.NAMES):
             return None
-        found = find(self.memo.of(sort), plain)
+        found = find(self.answer_cache.view(sort), plain)
         if found is None and cookie:
             found = self._made(plain, snapshot, sort)
         if found is not None and cookie:
@@ -202,9 +201,9 @@ class Datagrams:
         found = quick(packet, snapshot, sort[0], sort[1] is Right.ALL)
         if found is None:
             return None
-        response, name, about = found
+        response, name = found
         end = 12 + len(name)
-        self.memo.keep(sort, snapshot, packet[2:12] + name + packet[end:], response, about)
+        self.answer_cache.store(sort, snapshot, packet[2:12] + name + packet[end:], response)
         return response[:10] + packet[12:end] + response[end - 2 :]
 
     def answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
@@ -248,17 +247,16 @@ class Datagrams:
                     return (self._others.cached(query, limit) or self._decisions.too_many(query, limit, counted))[2:]
                 made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener, counted)
                 if not isinstance(made, bool):
-                    self._keep_passing(query, packet, made, peer, listener)
+                    self._store_forwarded(query, packet, made, peer, listener)
                     return made[2:]
                 if made:
                     return None
             self._hand_over(query, packet, peer, listener)
             return None
         if reply is not None and self._decisions.may_be_elsewhere(query, reply, snapshot):
-            self._keep_passing(query, packet, response, peer, listener, snapshot)
+            self._store_forwarded(query, packet, response, peer, listener, snapshot)
         elif reply is not None and _is_plain(query, packet):
-            about = _about(query, reply, snapshot)
-            self.memo.keep(asker, snapshot, _key(query, packet), _lowered(query, response), about)
+            self.answer_cache.store(asker, snapshot, _key(query, packet), _lowered(query, response))
         return response[2:]
 
     def _abroad(
@@ -271,7 +269,7 @@ class Datagrams:
             self._hand_over(parse_query(packet), packet, peer, listener)
         if isinstance(made, bool):
             return None
-        self.memo.keep_passing(asker, packet[2:12] + key + packet[end:], made[2:12] + key + made[end:])
+        self.answer_cache.store_forwarded(asker, packet[2:12] + key + packet[end:], made[2:12] + key + made[end:])
         return made[2:]
 
     def _miss(
@@ -325,7 +323,7 @@ class Datagrams:
             return
         self._send(listener, onward, peer)
         if response is None and reply is None:
-            self._keep_passing(query, packet, onward, peer, listener)
+            self._store_forwarded(query, packet, onward, peer, listener)
 
     async def _finish_udp(
         self,
@@ -339,9 +337,9 @@ class Datagrams:
         response = await coming
         self._send(listener, response, peer)
         if snapshot is not None:
-            self._keep_passing(query, packet, response, peer, listener, snapshot)
+            self._store_forwarded(query, packet, response, peer, listener, snapshot)
 
-    def _keep_passing(
+    def _store_forwarded(
         self,
         query: Query,
         packet: bytes,
@@ -350,7 +348,7 @@ class Datagrams:
         listener: Listener,
         absent_in: Snapshot | None = None,
     ) -> None:
-        """Remembers a response for a second. absent_in: the snapshot that has no such name, where others on a link may
+        """Caches a response for a second. absent_in: the snapshot that has no such name, where others on a link may
         have it."""
         counted = self._gate.asker(listener.address, peer[0])
         if counted is not None and not counted.own and response[3] & 0xF == SERVFAIL:
@@ -360,9 +358,9 @@ class Datagrams:
             asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
             key, lowered = _key(query, packet), _lowered(query, response)
             if absent_in is not None and response[3] & 0xF == NXDOMAIN:
-                self.memo.keep_absent(asker, absent_in, key, lowered)
+                self.answer_cache.store_absent(asker, absent_in, key, lowered)
             else:
-                self.memo.keep_passing(asker, key, lowered)
+                self.answer_cache.store_forwarded(asker, key, lowered)
 
     def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
         passed = self._gate.passes(self._gate.asker(listener.address, peer[0]), reply)
@@ -419,12 +417,3 @@ def _key(query: Query, packet: bytes) -> bytes:
 def _lowered(query: Query, response: bytes) -> bytes:
     """The response without its id, as it is to the name in lower case: names after it point to it."""
     return response[2:12] + query.key + response[12 + len(query.key) :]
-
-
-def _about(query: Query, reply: Reply, snapshot: Snapshot) -> bytes | None:
-    """The one name that an answer is about; None for one that anything may change."""
-    key = query.key
-    alone = reply.rcode == NOERROR and not reply.authority and all(one.owner == query.name for one in reply.answer)
-    if not alone or key in snapshot.zones:
-        return None
-    return key if key in snapshot.owned or key in snapshot.pointers or key in snapshot.nodes else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from vmdns.core.limits import Limits
@@ -89,10 +89,10 @@ class DnsServer:
             task.cancel()
         await self._connections.close(grace)
 
-    def publish(self, snapshot: Snapshot, changed: Iterable[bytes] | None) -> None:
-        """This snapshot is in force, in which these names (wire, lower case) are answered otherwise; None for all."""
+    def publish(self, snapshot: Snapshot) -> None:
+        """This snapshot is in force."""
         self._gate.forget_askers()
-        self.datagrams.publish(snapshot, changed)
+        self.datagrams.publish(snapshot)
 
     def handle(self, packet: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
         """The response, one that is still to come, or None for silence. Never raises. Runs in the event loop."""

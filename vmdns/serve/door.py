@@ -1,4 +1,4 @@
-"""One listener's datagrams: answered with what stands ready; the server is asked for the rest. For one thread."""
+"""One listener's datagrams: answered from the cache; the server is asked for the rest. For one thread."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vmdns.serve.answer_cache import AnswerCache, Answers, find
 from vmdns.serve.batch import ROOM, Batch, Calls
 from vmdns.serve.counts import Counts
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo, Ready, find
 from vmdns.serve.outbox import Outbox
 from vmdns.serve.packed import NOTHING, QUERY, packed
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 # The response to a packet (without its id), asked for by an address; None for silence, or where it is sent later.
 Ask = Callable[[bytes, tuple[Any, ...], Listener], bytes | None]
-# The responses that stand ready for whoever asks from this address at a listener; None: each is asked for.
-Readies = Callable[[Listener, str], Ready | None]
+# The cached answers for a peer at a listener; None: each query is looked at.
+FindAnswers = Callable[[Listener, str], Answers | None]
 
 MOST_ASKERS = 4096
-_NOBODY = Ready()
+_NO_ANSWERS = Answers()
 
 
 class Door:
@@ -30,19 +30,25 @@ class Door:
     datagrams are taken one by one."""
 
     def __init__(
-        self, listener: Listener, memo: Memo, ready: Readies, ask: Ask, counts: Counts, calls: Calls | None
+        self,
+        listener: Listener,
+        answer_cache: AnswerCache,
+        find_answers: FindAnswers,
+        ask: Ask,
+        counts: Counts,
+        calls: Calls | None,
     ) -> None:
         self.listener = listener
         self.socket = listener.udp
         self.batched = calls is not None
         self.many = False  # whether much came the last time
-        self._memo = memo
-        self._ready = ready
+        self._answer_cache = answer_cache
+        self._find_answers = find_answers
         self._ask = ask
         self._counts = counts
         self.outbox = Outbox(listener.udp, calls)
         # By the address: as text, or as `Batch` has it.
-        self._askers: dict[str | bytes, Ready | None] = {}
+        self._askers: dict[str | bytes, Answers | None] = {}
 
     @property
     def path(self) -> str:
@@ -71,47 +77,46 @@ class Door:
             log.exception("a datagram could not be answered")
 
     def _one(self, packet: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        self._memo.tick()
-        ready = self._of(peer[0])
-        response = find(ready, packet) if ready is not None else None
+        self._answer_cache.tick()
+        answers = self._of(peer[0])
+        response = find(answers, packet) if answers is not None else None
         if response is not None:
             self._counts.queries += 1
             self._counts.answered += 1
             return response
         return self._ask(packet, peer, self.listener)
 
-    def _of(self, asker: str | bytes) -> Ready | None:
+    def _of(self, asker: str | bytes) -> Answers | None:
         try:
             return self._askers[asker]
         except KeyError:
             return self._learn(asker)
 
-    def _learn(self, asker: str | bytes) -> Ready | None:
+    def _learn(self, asker: str | bytes) -> Answers | None:
         askers = self._askers
         if len(askers) >= MOST_ASKERS:
             askers.clear()
         address = asker if isinstance(asker, str) else socket.inet_ntoa(asker)
         try:
-            askers[asker] = found = self._ready(self.listener, address)
+            askers[asker] = found = self._find_answers(self.listener, address)
         except Exception:
             return None  # then the question itself meets the same fault, and is answered by SERVFAIL
         return found
 
     def held(self, batch: Batch, keys: Sequence[bytes], start: int, end: int) -> tuple[list[bytes], int]:
-        """The responses to these datagrams of a batch, as `packed` holds them, and for how many none stood ready. keys:
-        theirs. Few steps for each datagram, as it is here that a busy server spends its time."""
+        """The responses to these datagrams of a batch in packed form, and how many were not cached. keys: theirs.
+        Few steps for each datagram, as it is here that a busy server spends its time."""
         asker = batch.asker(start, end)
         if asker is not None:
-            readies = [self._of(asker) or _NOBODY] * (end - start)
-            held: list[Any] = list(map(readies[0].names.get, keys))
+            found = [self._of(asker) or _NO_ANSWERS] * (end - start)
+            held: list[Any] = list(map(found[0].by_key.get, keys))
         else:
-            readies = [self._of(one) or _NOBODY for one in batch.askers(start, end)]
-            held = [ready.names.get(key) for ready, key in zip(readies, keys, strict=True)]
+            found = [self._of(one) or _NO_ANSWERS for one in batch.askers(start, end)]
+            held = [answers.by_key.get(key) for answers, key in zip(found, keys, strict=True)]
         others = 0
         if None in held:
             for at in [at for at, one in enumerate(held) if one is None]:
-                key, ready = keys[at], readies[at]
-                one = ready.loose.get(key) or ready.cased(key) or _long(batch, start + at, ready)
+                one = found[at].find_other_case(keys[at]) or _find_long(batch, start + at, found[at])
                 if one is None:
                     one = self._rest(batch.packet(start + at), batch.peer(start + at))
                     others += 1
@@ -131,8 +136,8 @@ class Door:
         return NOTHING if response is None else packed(response)
 
 
-def _long(batch: Batch, at: int, ready: Ready) -> bytes | None:
-    """What stands ready for a datagram that is too long for a common key."""
+def _find_long(batch: Batch, at: int, answers: Answers) -> bytes | None:
+    """The cached answer to a datagram that is too long for a common key."""
     if batch.length(at) <= QUERY:
         return None
-    return ready.held(batch.packet(at)[2:])
+    return answers.find(batch.packet(at)[2:])

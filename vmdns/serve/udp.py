@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Callable
 
 from vmdns.serve import batch
+from vmdns.serve.answer_cache import AnswerCache
 from vmdns.serve.batch import SIZE, Batch
 from vmdns.serve.counts import Counts
-from vmdns.serve.door import Ask, Door, Readies
+from vmdns.serve.door import Ask, Door, FindAnswers
 from vmdns.serve.first_try import FirstTries
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import Memo
 from vmdns.serve.packed import NOTHING
 from vmdns.serve.turn import short_turns
 from vmdns.serve.waiting import POSSIBLE, Waiting
@@ -46,9 +46,11 @@ _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 class Together:
     """One thread for all listeners. counts are of it alone; calls are those of `batch.load`."""
 
-    def __init__(self, memo: Memo, ready: Readies, ask: Ask, tries: Tries, calls: batch.Calls) -> None:
-        self._how = memo, ready, ask
-        self._memo = memo
+    def __init__(
+        self, answer_cache: AnswerCache, find_answers: FindAnswers, ask: Ask, tries: Tries, calls: batch.Calls
+    ) -> None:
+        self._how = answer_cache, find_answers, ask
+        self._answer_cache = answer_cache
         self._calls = calls
         self._batch = Batch(calls)
         self.counts = Counts()
@@ -158,7 +160,7 @@ class Together:
                 found += got
         if not found:
             return doors[at:]
-        self._memo.tick()
+        self._answer_cache.tick()
         keys, held, others = batch.keys(found), [], 0
         for door, start, end in parts:
             some, asked = door.held(batch, keys[start:end], start, end)
@@ -172,9 +174,11 @@ class Together:
 class Alone:
     """A thread for one listener until it is closed. counts are of it alone."""
 
-    def __init__(self, listener: Listener, memo: Memo, ready: Readies, ask: Ask, tries: Tries) -> None:
+    def __init__(
+        self, listener: Listener, answer_cache: AnswerCache, find_answers: FindAnswers, ask: Ask, tries: Tries
+    ) -> None:
         self.counts = Counts()
-        self.door = Door(listener, memo, ready, ask, self.counts, None)
+        self.door = Door(listener, answer_cache, find_answers, ask, self.counts, None)
         self._waiting = Waiting() if POSSIBLE else None
         self.tries = tries(self._waiting) if self._waiting is not None else None
         if self._waiting is not None and self.tries is not None:

@@ -15,9 +15,9 @@ from tests.testzone import SNAPSHOT
 from vmdns.core.answer import Reply
 from vmdns.core.limits import Limits
 from vmdns.core.wire import Malformed, Query, parse_query, respond, udp_limit
+from vmdns.serve.answer_cache import find
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener
-from vmdns.serve.memo import find
 from vmdns.serve.others import Others
 
 # (the asker, the host's address that it asks at): the host itself, a guest, somebody on the LAN, a stranger
@@ -85,9 +85,9 @@ def sound(packet: bytes, response: bytes, least: int) -> None:
 
 
 def _same_by_threads(packet: bytes, peer: str, local: str, wanted: bytes | None) -> None:
-    """The thread's first answer, what the memo makes of it, and that in another case."""
+    """The thread's first answer, what the cache makes of it, and that in another case."""
     listener = LISTENERS[local]
-    SERVER.publish(SNAPSHOT, None)
+    SERVER.publish(SNAPSHOT)
     # Whoever is not of this host is counted, and gets silence for asking as fast as this.
     ask = SERVER.datagrams.ask if peer == "127.0.0.1" else SERVER.datagrams.answer
     first = ask(packet, (peer, 40000), listener)
@@ -96,16 +96,16 @@ def _same_by_threads(packet: bytes, peer: str, local: str, wanted: bytes | None)
     assert (None if wanted is None else wanted[2:]) == first, "the thread's path and the loop's differ"
     if first is not None:
         assert ask(packet, (peer, 40000), listener) == first, "another answer at the second time"
-    ready = SERVER.datagrams.ready(listener, peer)
+    ready = SERVER.datagrams.cached_answers(listener, peer)
     if ready is None:
         return
     again = find(ready, packet)
-    assert again in (None, first), "the memo gives something else"
+    assert again in (None, first), "the cache gives something else"
     end = packet.find(0, 12)
     other = packet[:12] + packet[12:end].swapcase() + packet[end:]
     hit = find(ready, other) if end > 0 else None
     if hit is not None:
-        assert hit == (_awaited(SERVER.handle(other, peer, local, False))[0] or b"")[2:], "the memo in another case"
+        assert hit == (_awaited(SERVER.handle(other, peer, local, False))[0] or b"")[2:], "the cache in another case"
 
 
 def _handed_over(packet: bytes) -> bool:

@@ -17,15 +17,14 @@ from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
 from vmdns.core.build import build
 from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
 from vmdns.core.policy import Policy
 from vmdns.core.quick import quick
 from vmdns.core.snapshot import Right
 from vmdns.core.view import View
-from vmdns.serve import memo as memos
+from vmdns.serve import answer_cache as caches
+from vmdns.serve.answer_cache import AnswerCache, Answers, find
 from vmdns.serve.dns import DnsServer
 from vmdns.serve.listeners import Listener, bind
-from vmdns.serve.memo import Memo, Ready, find
 from vmdns.serve.udp import CALLS
 
 ASKER = EVERYWHERE, Right.ALL
@@ -41,7 +40,7 @@ def served() -> tuple[DnsServer, Listener]:
     """A server that nobody listens to, with the test zone."""
     script = Script()
     server = DnsServer(script.current, script.others(), Limits())
-    server.publish(SNAPSHOT, None)
+    server.publish(SNAPSHOT)
     return server, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
 
 
@@ -69,7 +68,7 @@ def test_fast_and_slow_give_the_same_bytes(asked: list[tuple[str, str, int, int]
             asyncio.run(slow)  # it is forwarded
         if not isinstance(slow, bytes):
             continue
-        ready = server.datagrams.ready(listener, HOST)
+        ready = server.datagrams.cached_answers(listener, HOST)
         assert ready is not None
         fast = find(ready, packet)
         if fast is None:
@@ -82,7 +81,7 @@ def test_what_was_said_once_stands_ready() -> None:
     server, listener = served()
     for name, kind in (("db.local", "A"), ("db.local", "AAAA"), ("nope.local", "A"), ("x.db.local", "A")):
         packet = question(name, kind)
-        ready = server.datagrams.ready(listener, HOST)
+        ready = server.datagrams.cached_answers(listener, HOST)
         assert ready is not None
         assert find(ready, packet) is None
         said = server.datagrams.answer(packet, (HOST, 1234), listener)
@@ -95,7 +94,7 @@ def test_no_packet_is_taken_for_another(tail: bytes) -> None:
     server, listener = served()
     packet = question("db.local", "HTTPS")
     server.datagrams.answer(packet, (HOST, 1234), listener)
-    ready = server.datagrams.ready(listener, HOST)
+    ready = server.datagrams.cached_answers(listener, HOST)
     assert ready
     for other in (packet[:12] + tail, tail, packet + tail, packet[:-4] + tail, packet[: len(tail)]):
         found = find(ready, other)
@@ -109,113 +108,53 @@ def test_no_packet_is_taken_for_another(tail: bytes) -> None:
 HEAD = b"\1\0\0\1\0\0\0\0\0\0"
 
 
-def held(ready: Ready) -> set[bytes]:
+def stored(answers: Answers) -> set[bytes]:
     """The queries without their ids."""
-    return {key[: int.from_bytes(key[58:], "little") - 2] for key in (*ready.names, *ready.loose)}
+    return {key[: int.from_bytes(key[58:], "little") - 2] for key in answers.by_key}
 
 
-def kept() -> tuple[Memo, Ready]:
-    memo = Memo()
-    memo.publish(SNAPSHOT, None)
+def filled() -> tuple[AnswerCache, Answers]:
+    cache = AnswerCache()
+    cache.publish(SNAPSHOT)
     for name in (b"a", b"b"):
-        memo.keep(ASKER, SNAPSHOT, HEAD + name, b"said", name)
-        memo.keep(ASKER, SNAPSHOT, HEAD + name + b"6", b"said", name)
-    memo.keep(ASKER, SNAPSHOT, b"loose", b"said", None)
-    memo.keep_passing(ASKER, b"passing", b"said")
-    return memo, memo.of(ASKER)
+        cache.store(ASKER, SNAPSHOT, HEAD + name, b"answer")
+    cache.store_forwarded(ASKER, b"forwarded", b"answer")
+    return cache, cache.view(ASKER)
 
 
-def test_a_change_forgets_its_names_and_what_is_loose() -> None:
-    memo, ready = kept()
-    later = replace(SNAPSHOT, serial=8)
-    memo.publish(later, [b"a", b"unknown"])
-    assert held(ready) == {HEAD + b"b", HEAD + b"b6", b"passing"}
-    memo.publish(later, None)
-    assert held(ready) == set()
-    assert memo.of(ASKER) is ready
+def test_a_new_snapshot_clears_the_cache() -> None:
+    cache, answers = filled()
+    assert stored(answers) == {HEAD + b"a", HEAD + b"b", b"forwarded"}
+    cache.publish(replace(SNAPSHOT, serial=8))
+    assert stored(answers) == set()
+    assert cache.view(ASKER) is answers
 
 
-def test_an_answer_of_the_snapshot_before_is_not_kept() -> None:
-    memo, ready = kept()
-    memo.publish(replace(SNAPSHOT, serial=8), None)
-    memo.keep(ASKER, SNAPSHOT, HEAD + b"late", b"said", b"late")
-    assert held(ready) == set()
+def test_an_answer_of_the_snapshot_before_is_not_stored() -> None:
+    cache, answers = filled()
+    cache.publish(replace(SNAPSHOT, serial=8))
+    cache.store(ASKER, SNAPSHOT, HEAD + b"late", b"answer")
+    assert stored(answers) == set()
 
 
-def test_what_passes_is_forgotten_after_a_second() -> None:
-    memo, ready = kept()
-    memo.age(100.0)
-    assert b"passing" not in held(ready)
-    assert len(held(ready)) == 5
-    assert memo.next_second == 101.0
+def test_a_forwarded_answer_is_dropped_after_a_second() -> None:
+    cache, answers = filled()
+    cache.expire(100.0)
+    assert stored(answers) == {HEAD + b"a", HEAD + b"b"}
+    assert cache.next_second == 101.0
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 2), st.sampled_from((b"a", b"b", b"a6", b"b6")), st.booleans(), st.sampled_from((b"x", b"y"))
-        )
-        | st.sets(st.sampled_from((b"a", b"b"))),
-        max_size=40,
-    )
-)
-def test_each_sort_of_askers_holds_what_it_would_hold_alone(
-    steps: list[tuple[int, bytes, bool, bytes] | set[bytes]],
-) -> None:
-    askers = [(View((), f"10.0.0.{number}"), Right.ALL) for number in range(3)]
-    together, alone = Memo(), {asker: Memo() for asker in askers}
-    for memo in (together, *alone.values()):
-        memo.publish(SNAPSHOT, None)
-    for step in steps:
-        if isinstance(step, set):  # what changed
-            for memo in (together, *alone.values()):
-                memo.publish(SNAPSHOT, step)
-        else:
-            number, query, loose, response = step
-            asker = askers[number]
-            for memo in (together, alone[asker]):
-                memo.keep(asker, SNAPSHOT, HEAD + query, response, None if loose else query[:1])
-        for asker in askers:
-            mine, single = together.of(asker), alone[asker].of(asker)
-            assert (mine.names, mine.loose) == (single.names, single.loose)
-
-
-def test_what_is_held_alike_is_in_memory_once() -> None:
-    memo, _ = kept()
-    held: list[Ready] = []
-    for local in ("10.0.0.1", "10.0.0.2"):
-        held.append(memo.of((View((), local), Right.ALL)))
-        memo.keep((View((), local), Right.ALL), SNAPSHOT, HEAD + b"c", b"".join((b"sa", b"id")), b"c")
-    (one,), (other,) = (ready.names.items() for ready in held)
-    assert one[0] is other[0]
-    assert one[1] is other[1]
-
-
-def test_it_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memos, "MOST_ANSWERS", 100)
-    monkeypatch.setattr(memos, "MOST_LOOSE", 50)
-    memo, ready = kept()
+def test_the_cache_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "MOST_ANSWERS", 100)
+    monkeypatch.setattr(caches, "MOST_FORWARDED", 50)
+    monkeypatch.setattr(caches, "MOST_VIEWS", 5)
+    cache, _ = filled()
     for number in range(1000):
-        memo.keep(ASKER, SNAPSHOT, HEAD + b"%d" % number, b"said", b"%d" % number)
-        memo.keep(ASKER, SNAPSHOT, b"l%d" % number, b"said", None)
-        memo.keep_passing(ASKER, b"p%d" % number, b"said")
-        assert len(held(ready)) <= 150
-    memo.publish(SNAPSHOT, None)
-    assert held(ready) == set()
-    assert memo._names == memo._loose == 0
-    for second in range(20):
-        memo.age(100.0 + second)
-    assert memo._left == []
-    assert memo._common == memo._common_loose == {}
-
-
-def test_queries_of_too_many_kinds_are_not_kept() -> None:
-    memo, ready = kept()
-    for number in range(1000):
-        memo.keep(ASKER, SNAPSHOT, HEAD + b"a%d" % number, b"said", b"a")
-    assert len(held(ready)) < 100
-    memo.publish(replace(SNAPSHOT, serial=8), [b"a"])
-    assert {key for key in held(ready) if key.startswith(HEAD + b"a")} == set()
+        view = View((), f"10.0.0.{number % 10}"), Right.ALL
+        cache.store(view, SNAPSHOT, HEAD + b"%d" % number, b"answer")
+        cache.store_forwarded(view, b"f%d" % number, b"answer")
+        assert sum(len(one.by_key) for one in cache._views.values()) <= 150
+        assert len(cache._views) <= 5
 
 
 # -- on real sockets ---------------------------------------------------------------------------------------------
@@ -261,7 +200,7 @@ def test_a_change_is_answered_at_once(batches: bool) -> None:
         bench = Bench(server, listener, script)
         for last in range(101, 120):
             script.snapshot = world(f"192.168.56.{last}")  # type: ignore[assignment]
-            server.publish(script.current(), [to_wire("web.local")])
+            server.publish(script.current())
             for _ in range(3):
                 assert str((await bench.ask("web.local")).answer[0][0]) == f"192.168.56.{last}"
         await server.stop()
@@ -281,10 +220,9 @@ def test_the_quick_path_gives_the_same_or_nothing(name: str, kind: str, edns: bo
             continue
         fast = quick(packet, SNAPSHOT, SNAPSHOT.view(HOST, HOST), True) if len(packet) > 12 else None
         if fast is not None:
-            response, key, about = fast
+            response, key = fast
             end = 12 + len(key)
             assert packet[:2] + response[:10] + packet[12:end] + response[end - 2 :] == slow
-            assert about in (None, key)
 
 
 def test_the_quick_path_is_taken() -> None:
