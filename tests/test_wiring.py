@@ -75,8 +75,9 @@ class Host:
         return ""
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Always there, so that no test gives addresses to this computer."""
     made = Host()
     monkeypatch.setattr(elevate, "run", made.run)
     monkeypatch.setattr(
@@ -419,7 +420,7 @@ def test_without_virtualbox(
     assert "VirtualBox is not installed here" in capsys.readouterr().err
 
 
-def test_the_networks_of_another_home_are_left_alone(box: FakeBox) -> None:
+def test_the_networks_of_another_home_are_left_alone(box: FakeBox, host: Host) -> None:
     """VBoxManage changes those of the VBoxSVC that runs, whatever folder is named."""
     told("apply")
     (box.home / "list-vms").write_text('"other" {99999999-8888-4777-8666-555555555555}\n')
