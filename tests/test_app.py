@@ -320,9 +320,9 @@ def test_a_configuration_folder_that_is_made_later(runs: Any, short: Path) -> No
 
 
 def test_an_address_that_is_taken_is_named_and_the_others_serve(runs: Any) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
-        holder.bind(("127.0.0.1", 0))
-        taken = holder.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder, socket.create_server(("127.0.0.1", 0)) as stream:
+        taken = stream.getsockname()[1]  # free for TCP, so that nobody else has it later
+        holder.bind(("127.0.0.1", taken))
         run = runs("--listen", f"127.0.0.1:{taken}", "--listen", "127.0.0.1:0")
         said = run.saw("is held by")
         assert f"127.0.0.1 port {taken}" in said

@@ -72,9 +72,12 @@ def _command(argv: Sequence[str] | None) -> int:
         from vmdns.completion import complete
 
         complete(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
-        parser.print_help(sys.stderr)
+    try:
+        arguments = parser.parse_args(argv)
+        if arguments.command is None:
+            parser.print_help(sys.stderr)
+            return USAGE
+    except OSError:  # standard error cannot be written; argparse ignores that only since Python 3.11.4
         return USAGE
     try:
         if getattr(arguments, "vbox_home", ""):
