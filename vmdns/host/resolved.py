@@ -2,7 +2,7 @@
 
 Links' settings are read from the files in which systemd-resolved and systemd-networkd keep them over a restart. They
 are private to systemd and may change: what cannot be read there is left out, and names still reach the right servers
-through the proxy. Seen with systemd 252 and 257.
+through the proxy. Seen with systemd 252.
 """
 
 from __future__ import annotations
