@@ -116,7 +116,9 @@ class Door:
         others = 0
         if None in held:
             for at in [at for at, one in enumerate(held) if one is None]:
-                one = found[at].find_other_case(keys[at]) or _find_long(batch, start + at, found[at])
+                one = None
+                if found[at] is not _NO_ANSWERS:
+                    one = found[at].find_other_case(keys[at]) or _find_long(batch, start + at, found[at])
                 if one is None:
                     one = self._rest(batch.packet(start + at), batch.peer(start + at))
                     others += 1
