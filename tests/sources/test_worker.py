@@ -149,7 +149,7 @@ def test_a_vboxsvc_of_another_home_is_let_go_and_named(
     assert not _Api.closed
     with pytest.raises(OtherHome) as caught:
         open_reader(installation, choice, None, 30.0, failures=99)
-    assert str(caught.value).startswith(f"it runs with the settings in {tmp_path / 'served'} and not in")
+    assert str(caught.value).startswith(f"VBoxSVC runs with the settings in {tmp_path / 'served'} and not in")
     assert _Api.closed
 
 

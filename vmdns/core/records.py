@@ -40,7 +40,7 @@ class _Entry(NamedTuple):
     rdata: dns.rdata.Rdata
 
 
-@lru_cache(maxsize=2)  # a configuration is checked when it is read, and its records are taken when it is applied
+@lru_cache(maxsize=1)  # a configuration is checked when it is read, and its records are taken when it is applied
 def parse_records(text: str, zones: tuple[str, ...], ttl: int) -> tuple[Record, ...]:
     """The records that the text means in each of the zones; ttl in seconds where a line gives none.
 

@@ -47,7 +47,7 @@ class OtherHome(Lost):
     does five seconds after its last client. A user has one VBoxSVC, whichever folder a new client names."""
 
     def __init__(self, named: str, served: str = "another folder") -> None:
-        what = f"it runs with the settings in {served} and not in {named}"
+        what = f"VBoxSVC runs with the settings in {served} and not in {named}"
         super().__init__(f"{what}; quit VirtualBox and all its VMs, and {named} is read ten seconds later")
 
 
