@@ -40,10 +40,10 @@ async def _(at: Asker) -> None:
 async def _(at: Asker) -> None:
     deletion = WEB + b"\0\1\0\xff" + bytes(6)
     addition = WEB + b"\0\1\0\1\0\0\0\x3c\0\4\6\6\6\6"
-    before = (await at.ask("local", "SOA")).data
     await bare(at, packet(1, 0, 1, 0, flags=5 << 11, body=ZONE + deletion), NOTIMP)
     await bare(at, packet(1, 0, 2, 0, flags=5 << 11, body=ZONE + deletion + addition), NOTIMP)
-    assert (await at.ask("local", "SOA")).data == before
+    # bare() has asked for the name that was to go and for the address that was to come. The serial says nothing: it
+    # rises when an address of this computer changes.
 
 
 @case("H04")
