@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 from tests.facts import NOW
 from vmdns.core.build import build
@@ -24,6 +26,7 @@ from vmdns.demo.scene import (
     next_change,
 )
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 STEADY = ("web", "db", "서버", "build", "files")
 
 
@@ -111,3 +114,14 @@ def test_two_networks_have_equal_addresses() -> None:
     key = to_wire("4.2.0.10.in-addr.arpa")
     names = {address: found.find(key, found.view(address, "127.0.0.1")) for address in ("127.0.1.1", "127.0.1.2")}
     assert names["127.0.1.1"] != names["127.0.1.2"]
+
+
+def test_the_table_in_the_docs_is_true() -> None:
+    rows = re.findall(r"^\| (127\.\S+) \| [^|]+ \| (\S+?),? [^|]*\| (\S+?),? [^|]*\|$", DOCS.read_text("utf-8"), re.M)
+    assert [row[0] for row in rows] == ["127.0.0.1", *LOOPBACK]
+    found = snapshot(0.0)
+    guests = {one.named.label: one for one in found.guests}
+    for address, *shown in rows:
+        view = found.view(address, "127.0.0.1")
+        answers = [found.seen(guests[name], view).addresses for name in ("db", "web")]
+        assert [" ".join(one) or "none" for one in answers] == shown, address
