@@ -30,6 +30,7 @@ class Wanted:
     listener: Listener | None = None
     trouble: str = ""
     error: int = 0
+    fallback: Listener | None = None  # the port that served until then: `vmdns host` may have named it to this computer
     followed: bool = False  # wanted because a network has it, not because it was asked for
 
 
@@ -68,9 +69,9 @@ class Listening:
                 self._open(one, optional=default and listen.address == "::1")
             self._wanted.append(one)
         for old in kept.values():
-            if old.listener is not None:
-                self._server.close(old.listener)
-                self._say(f"no longer listening on {old.listener.address} port {old.listener.port}")
+            for listener in filter(None, (old.fallback, old.listener)):
+                self._server.close(listener)
+                self._say(f"no longer listening on {listener.address} port {listener.port}")
         self._schedule()
         if self.own != before:
             self._changed()
@@ -107,9 +108,7 @@ class Listening:
         self._say(one.trouble)
 
     def _take(self, one: Wanted, listener: Listener) -> None:
-        if one.listener is not None:
-            self._server.close(one.listener)
-        one.listener = listener
+        one.fallback, one.listener = one.listener, listener
         self._server.open(listener)
         instead = f" instead of {one.listen.port}" if one.listen.port not in (0, listener.port) else ""
         self._say(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
