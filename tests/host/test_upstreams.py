@@ -172,6 +172,14 @@ def test_a_resolv_conf_in_latin_1_is_read(tmp_path: Path) -> None:
     assert to_wire("lan") in found.search
 
 
+def test_a_resolv_conf_that_links_to_itself_is_watched(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/resolv.conf").symlink_to("resolv.conf")
+    assert tmp_path / "etc" in linux.watched(tmp_path)
+    with pytest.raises(OSError, match="cannot be read"):
+        linux.read(tmp_path)
+
+
 def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "run/NetworkManager").mkdir(parents=True)

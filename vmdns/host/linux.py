@@ -9,6 +9,7 @@ where no proxy answers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +125,8 @@ def watched(root: Path = Path("/")) -> list[Path]:
     """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to; some
     may not exist."""
     file = root / _RESOLV_CONF
-    folders = [file.parent, file.resolve().parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
+    # Not Path.resolve, which raises for links in a circle (before Python 3.13).
+    folders = [file.parent, Path(os.path.realpath(file)).parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
     folders += [root / folder for folder in resolved.LINK_FOLDERS]
     try:
         earlier = earlier_of(_text(file))
