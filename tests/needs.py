@@ -43,7 +43,7 @@ def _tried(what: str, tools: tuple[str, ...], *command: str) -> str:
         if shutil.which(tool) is None:
             return f"{what} need the program {tool}"
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
-    return "" if done.returncode == 0 else f"{what} cannot be made here (try it as root)"
+    return "" if done.returncode == 0 else f"this user may not make {what} here"
 
 
 needs_network_namespace = pytest.mark.skipif(bool(no_network_namespace()), reason=no_network_namespace())
