@@ -77,7 +77,7 @@ WEB = (vm(1), lease(1, "10.0.2.4"))
 RULES = PortForward("Rule 1", "tcp", "", 2222, "", 22), PortForward("x", "udp", "127.0.0.1", 5353, "", 53)
 NATTED = replace(vm(1, "web", NAT), adapters=(replace(vm(1, "web", NAT).adapters[0], forwards=RULES),))
 NATTED_OTHER = replace(vm(3, "behind", NAT), adapters=(replace(vm(3, "behind", NAT).adapters[0], forwards=RULES),))
-WHERE = "10.0.2.4 (natnetwork lab, lease)"
+WHERE = "10.0.2.4 (NAT Network lab, lease)"
 
 
 @pytest.mark.parametrize(
@@ -88,20 +88,25 @@ WHERE = "10.0.2.4 (natnetwork lab, lease)"
         (WEB, None, "gone", "- web.local"),
         ((vm(1),), WEB, "changed", f"~ web.local  {WHERE}"),
         (WEB, (vm(1),), "changed", "~ web.local  no address known yet (was 10.0.2.4)"),
-        (WEB, (vm(1), lease(1, "10.0.2.5")), "changed", "~ web.local  10.0.2.5 (natnetwork lab, lease) (was 10.0.2.4)"),
+        (
+            WEB,
+            (vm(1), lease(1, "10.0.2.5")),
+            "changed",
+            "~ web.local  10.0.2.5 (NAT Network lab, lease) (was 10.0.2.4)",
+        ),
         (WEB, (vm(1, "db"), WEB[1]), "changed", f"~ db.local (was web.local)  {WHERE}"),
         (WEB, (vm(1, names=("www",)), WEB[1]), "changed", f"~ web.local  {WHERE}"),
         (
             WEB,
             (vm(1, "db", NAT, reports=(report(1, "10.0.2.15"),)),),
             "changed",
-            "~ db.local (was web.local)  10.0.2.15 (nat, guest additions) (was 10.0.2.4)",
+            "~ db.local (was web.local)  10.0.2.15 (NAT, guest additions) (was 10.0.2.4)",
         ),
         (
             None,
             (vm(1, "web", HOSTONLY, NAT), lease(1, "192.168.56.101", HOSTONLY), lease(1, "10.0.2.4")),
             "appeared",
-            "+ web.local  192.168.56.101 (hostonly vboxnet0, lease)",
+            "+ web.local  192.168.56.101 (host-only vboxnet0, lease)",
         ),
         (None, (NATTED,), "appeared", "+ web.local  host:2222 -> 22 ssh, 127.0.0.1:5353/udp -> 53 domain"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vmdns.core.address import Address
-from vmdns.core.model import PortForward
+from vmdns.core.model import Network, PortForward
 from vmdns.core.name import shown, to_text
 from vmdns.core.reach import called
 from vmdns.core.services import service
@@ -123,7 +123,7 @@ def _where(item: dict[str, Any]) -> str:
 
 
 def _place(network: dict[str, str]) -> str:
-    return f"{network['kind']} {network['name']}".strip()
+    return Network(network["kind"], network["name"]).title
 
 
 def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]:

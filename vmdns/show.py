@@ -11,19 +11,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmdns.core.model import Network
 from vmdns.core.plain import safe
 
 GAP = "  "
 MIN_COLUMN = 4
 _COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31, "failed": 31}
-_NETWORKS = {
-    "nat": "NAT",
-    "natnetwork": "NAT Network",
-    "bridged": "bridged",
-    "hostonly": "host-only",
-    "hostonlynetwork": "host-only network",
-    "intnet": "internal",
-}
 
 
 class Look(NamedTuple):
@@ -96,8 +89,7 @@ def age(seconds: float) -> str:
 
 def network(value: Mapping[str, str]) -> str:
     """A network as VirtualBox's window calls it."""
-    kind = value.get("kind", "")
-    return f"{_NETWORKS.get(kind, kind)} {value.get('name', '')}".strip()
+    return Network(value.get("kind", ""), value.get("name", "")).title
 
 
 def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:

@@ -24,6 +24,16 @@ ONLINE_STATES = frozenset(
 )  # fmt: skip
 
 
+_TITLES = {
+    "nat": "NAT",
+    "natnetwork": "NAT Network",
+    "bridged": "bridged",
+    "hostonly": "host-only",
+    "hostonlynetwork": "host-only network",
+    "intnet": "internal",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """What an adapter is attached to.
@@ -34,6 +44,11 @@ class Network:
 
     kind: str
     name: str = ""
+
+    @property
+    def title(self) -> str:
+        """As VirtualBox's window calls it: `NAT Network lab`."""
+        return f"{_TITLES.get(self.kind, self.kind)} {self.name}".strip()
 
     @property
     def dhcp_name(self) -> str:
