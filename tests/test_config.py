@@ -393,7 +393,7 @@ def table_rows() -> dict[str, list[str]]:
     rows = {}
     for line in DOCS.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| `"):
+        if line.startswith("| `") and not line.startswith("| `--"):
             rows[cells[0].strip("`")] = cells[1:]
     return rows
 

@@ -97,7 +97,7 @@ def test_commands_parse(page: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     shown = {line[0] for line in commands(text_of(ROOT / "README.md"))}
-    asking = {"run", "names", "ask", "status", "doctor", "config", "completion"}
+    asking = {"run", "demo", "names", "ask", "status", "doctor", "config", "completion"}
     assert shown == asking | {"wire", "host", "hosts", "service"}
 
 
@@ -129,10 +129,10 @@ def test_the_test_command_is_the_one_that_ci_runs() -> None:
     assert "./tools/test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_readme_has_every_option_of_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_configuration_page_has_every_option_of_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert parses(["run", "--help"])
     options = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.M))
-    assert set(re.findall(r"^\| `(--[\w-]+)", text_of(ROOT / "README.md"), re.M)) == options
+    assert set(re.findall(r"^\| `(--[\w-]+)", text_of(ROOT / "docs" / "configuration.md"), re.M)) == options
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/names.md"])
