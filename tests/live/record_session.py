@@ -23,7 +23,6 @@ from rich.text import Text
 
 from tests.live.lab import Lab, Server, until
 
-COLUMNS = 112
 COMMANDS = (
     "vmdns names",
     "dig +short @127.0.0.1 web.local",
@@ -84,16 +83,22 @@ def printed(command: str, lab: Lab) -> str:
     """What a command prints in a terminal of its own; `vmdns` is the one of this checkout."""
     words = shlex.split(command)
     program = [sys.executable, "-m", "vmdns"] if words[0] == "vmdns" else [words[0]]
-    environ = {**lab.environ, "COLUMNS": str(COLUMNS)}
     run = subprocess.run(
-        [*program, *words[1:]], env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=60, check=False
+        [*program, *words[1:]],
+        env=lab.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
     )
     return run.stdout.decode()
 
 
 def picture(blocks: list[tuple[str, str]]) -> str:
     """Commands and what each printed, as an SVG."""
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    lines = [line for command, output in blocks for line in (f"$ {command}", *output.split("\n"))]
+    width = max(len(line) for line in lines) + 1
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for number, (command, output) in enumerate(blocks):
         if number:
             console.print()
