@@ -11,6 +11,7 @@ from vmdns.app import App
 from vmdns.config import Config, Options
 from vmdns.core import hosts
 from vmdns.core.name import to_wire
+from vmdns.core.upstream import Upstream, Upstreams
 from vmdns.sources import hostsfile
 
 
@@ -43,6 +44,29 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
         await app._read_hosts()
         assert told == [sentence]
         assert app._requests.status()["problems"] == []
+        app.table.close()
+
+    asyncio.run(main())
+
+
+def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "hosts"
+    found = Upstreams((Upstream("192.0.2.1"),))
+    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    monkeypatch.setattr("vmdns.app.read_upstreams", lambda: found)
+    monkeypatch.setattr(App, "_follow", lambda *_: None)  # it listens nowhere
+
+    async def main() -> None:
+        app = App(Config(), tmp_path / "none.toml", Options(), lambda _: None)
+        await app._read_hosts()
+        assert not app._hosts.count
+        file.write_text("192.168.56.20 shop.test\n")
+        app.reload()
+        await asyncio.gather(*app._tasks)
+        assert to_wire("shop.test") in app._hosts.outside
+        assert app._found_upstreams is found
         app.table.close()
 
     asyncio.run(main())

@@ -383,10 +383,15 @@ class App:
             self._say(trouble)
 
     def reload(self) -> None:
-        """Reads the configuration again, as when its file changes, and reports what came of it."""
+        """Reads all files again, as when they change, and reports what came of it.
+
+        The hosts file and resolv.conf too where the configuration is as before: a watch may have missed them, as on a
+        network file system.
+        """
         self._say(f"reading the configuration again: {self.config_path}")
         self.config_error = ""
-        self._spawn(self._reload())
+        for read in (self._reload, self._read_upstreams, self._read_hosts):
+            self._spawn(read())
 
     def log_status(self) -> None:
         """Writes to the log what `vmdns status` prints."""

@@ -1,5 +1,5 @@
-"""What signals do: SIGINT, SIGTERM and a closed terminal end vmdns, SIGHUP reads the configuration again, SIGUSR1
-writes the status to the log, SIGUSR2 does nothing."""
+"""What signals do: SIGINT, SIGTERM and a closed terminal end vmdns, SIGHUP reads the configuration, the hosts
+file and the host's name servers again, SIGUSR1 writes the status to the log, SIGUSR2 does nothing."""
 
 from __future__ import annotations
 
