@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
@@ -131,3 +132,23 @@ def test_a_wrong_value_is_named_with_a_right_one(run: Run, words: str, said: str
     assert status == 2
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_doctor_with_a_vmdns_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even then: a finding, the checks of this computer, and a verdict."""
+    from vmdns import doctor
+    from vmdns.core.findings import Host
+
+    monkeypatch.setattr(doctor, "gather", lambda status, report: Host(encrypted=("Firefox",)))
+    monkeypatch.setattr("vmdns.client.ANSWER_SECONDS", 0.05)
+
+    async def hangs(message: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        return {}
+
+    with serving(hangs):
+        status, out, _ = run("doctor")
+    assert status == 1
+    assert "!  vmdns: does not answer within 0.05 s; end it and start it again\n      vmdns run\n" in out
+    assert "Firefox" in out
+    assert out.endswith("1 problem, 1 warning.\n")

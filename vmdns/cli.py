@@ -392,6 +392,11 @@ def _doctor(arguments: Namespace) -> int:
         (findings,) = run_parallel({what: task}, DOCTOR_SECONDS, report).values()
     except ValueError:
         raise _Fail(f"no answer within {DOCTOR_SECONDS} s") from None
+    except _Fail as fail:
+        if fail.status != FAILED:
+            raise
+        # A vmdns that does not answer is a finding as well; this computer is checked all the same.
+        status, findings = None, [Finding("vmdns", PROBLEM, str(fail).removeprefix("vmdns "), "vmdns run")]
     # What this computer asks is no matter to simulated VMs.
     on_host = [] if _simulation(arguments) else list(host_findings(doctor.gather(status, report)))
     response = doctor.answer([*findings, *on_host])

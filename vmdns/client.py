@@ -11,7 +11,8 @@ from vmdns.host.folders import control_folders
 from vmdns.serve import control_client
 from vmdns.serve.control_client import DEMO, NotRunning, instance_key
 
-ANSWER_SECONDS = 35.0  # the server asks its upstreams for 30 at most
+ANSWER_SECONDS = 10.0
+ASK_SECONDS = 35.0  # for a question: the server asks its upstreams for 30 at most
 
 T = TypeVar("T")
 
@@ -20,9 +21,10 @@ def request(home: str, message: dict[str, Any]) -> dict[str, Any]:
     """The response of the vmdns for that VirtualBox home, "" for the one that runs: `vmdns demo` where no other does.
     DEMO in place of a home means that one alone.
 
-    Raises `NotRunning`, or `ControlError` where it does not answer.
+    Raises `NotRunning`, or `ControlError` where it does not answer in time.
     """
-    return _first(home, lambda folder, key: control_client.request(folder, key, message, ANSWER_SECONDS))
+    seconds = ASK_SECONDS if message["do"] == "ask" else ANSWER_SECONDS
+    return _first(home, lambda folder, key: control_client.request(folder, key, message, seconds))
 
 
 def stream(home: str, message: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-REPORT_SECONDS = 1.0  # a user is never left without a line for longer
+# A user is never left without a line for longer. The first comes after half of it: starting takes time as well.
+REPORT_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, report: Callable[[str], None]) -> dict[str, T]:
     """The results of the tasks that end within `seconds`, by the tasks' names; the others are abandoned.
 
-    `report` is given a line once a second that names the tasks still running. What a task raises is raised here.
+    `report` is given a line at least once a second with the tasks still running. What a task raises is raised here.
     """
     ended: queue.SimpleQueue[tuple[str, T | None, Exception | None]] = queue.SimpleQueue()
 
@@ -32,7 +33,7 @@ def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, report: C
     results: dict[str, T] = {}
     pending = dict.fromkeys(tasks)
     began = time.monotonic()
-    end, next_report = began + seconds, began + REPORT_SECONDS
+    end, next_report = began + seconds, began + REPORT_SECONDS / 2
     while pending and (now := time.monotonic()) < end:
         if now >= next_report:
             report(f"still waiting for {', '.join(pending)}")

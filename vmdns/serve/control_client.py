@@ -52,7 +52,7 @@ def _line(file: Any, timeout: float | None) -> dict[str, Any] | None:
         raw = file.readline()
         line = json.loads(raw) if raw else None
     except TimeoutError:
-        raise ControlError(f"vmdns does not answer within {timeout:g} s") from None
+        raise ControlError(f"vmdns does not answer within {timeout:g} s; end it and start it again") from None
     except OSError as error:
         raise ControlError(f"vmdns broke off: {error.strerror}") from None
     except (ValueError, RecursionError):
