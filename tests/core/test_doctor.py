@@ -286,6 +286,19 @@ def test_one_cause_is_one_finding() -> None:
     assert one.text.count("which is no address of this computer") == 2
 
 
+def test_guests_of_a_network_that_names_no_server_are_not_told_to_renew() -> None:
+    """It would change nothing: the network is the finding. A guest with a fixed address renews no lease either."""
+    silent = {"status": {**STATUS, "askers": []}}
+    world = (*without(HOST_ONLY), replace(HOST_ONLY, name_servers=()))
+    (one,) = troubles(found(DB, DB_LEASE, world=world, **silent))
+    assert one.subject == "host-only vboxnet0"
+    static = vm(2, "db", HOSTONLY, reports=(report(2, "192.168.56.20"),))
+    assert troubles(found(static, **silent)) == [
+        Finding("VM 'db'", WARNING, "192.168.56.20 has not asked vmdns lately: its address is not from VirtualBox's "
+                "DHCP, so set 192.168.56.1 in the guest")
+    ]  # fmt: skip
+
+
 def test_a_name_that_the_hosts_file_has() -> None:
     """The doctor names VMs as the running server does, and says who has the name that a VM should have."""
     findings = found(vm(1, "web"), lease(1, "10.0.2.4"), HostName("web", "192.0.2.80"))

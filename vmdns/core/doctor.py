@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address, ip_interface
 
-from vmdns.core.address import Address
+from vmdns.core.address import FIXED, LEASE, Address
 from vmdns.core.doubles import SAME_MAC, double
 from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, listed
 from vmdns.core.forwarding_findings import forwarding_findings
@@ -55,6 +55,11 @@ class Patient:
         """A list of the status."""
         found = (self.status or {}).get(key)
         return found if isinstance(found, list) else []
+
+    def handed_out(self, network: Network) -> frozenset[str]:
+        """The name servers that VirtualBox's DHCP server gives to guests on this network."""
+        servers = (fact for fact in self.facts if isinstance(fact, DhcpServer) and fact.enabled)
+        return frozenset(one for fact in servers if fact.network == network.dhcp_name for one in fact.name_servers)
 
     @cached_property
     def asked(self) -> dict[tuple[str, str], float]:
@@ -318,12 +323,15 @@ def _free_port(machine: Machine) -> int:
 
 
 def _asks(subject: str, guest: Guest, patient: Patient) -> Iterator[Finding]:
-    """Whether the guest asked lately, where it can be told: on networks that do not hide it."""
+    """Whether the guest asked lately, where it can be told: on networks that do not hide it, and that tell guests to
+    ask vmdns. Those that do not are a finding of their own."""
     if patient.status is None or patient.simulated:
         return
     for one in guest.addresses:
         doors = [address for address in patient.ways.on(one.network) if address in patient.listeners]
         if one.network.kind not in ("hostonly", "bridged") or not doors or ":" in one.address:
+            continue
+        if one.network.kind == "hostonly" and patient.handed_out(one.network).isdisjoint(doors):
             continue
         last = max((patient.asked.get((one.address, door), 0.0) for door in doors), default=0.0)
         if patient.now - last > ASKED_SECONDS:
@@ -334,6 +342,10 @@ def _not_asking(subject: str, one: Address, machine: Machine, door: str) -> Find
     text = f"{one.address} has not asked vmdns lately"
     if one.network.kind == "bridged":
         return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {door} in the guest")
+    if one.source not in (LEASE, FIXED):
+        return Finding(
+            subject, WARNING, f"{text}: its address is not from VirtualBox's DHCP, so set {door} in the guest"
+        )
     number = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0) + 1
     text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"
     return Finding(subject, WARNING, text, _replug(machine, number))
