@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, vm
+from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, uuid, vm
 from vmdns.asking import ask
 from vmdns.core.answer import answer
 from vmdns.core.build import build
@@ -31,7 +31,7 @@ SNAPSHOT = build(
 )  # fmt: skip
 
 
-def asked(asker: str | None, name: str = "db.local") -> tuple[dict[str, Any], tuple[str, str] | None]:
+def asked(asker: str | None, name: str = "db.local", kind: str = "A") -> tuple[dict[str, Any], tuple[str, str] | None]:
     """The response, and from where to where the question was put."""
     put: list[tuple[str, str]] = []
 
@@ -39,7 +39,7 @@ def asked(asker: str | None, name: str = "db.local") -> tuple[dict[str, Any], tu
         put.append((peer, local))
         return respond(parse_query(packet), limit=65_535)
 
-    response = asyncio.run(ask(handle, SNAPSHOT, {"name": name, "type": "A", "as": asker}))
+    response = asyncio.run(ask(handle, SNAPSHOT, {"name": name, "type": kind, "as": asker}))
     return response, put[0] if put else None
 
 
@@ -159,3 +159,10 @@ def test_an_answer_is_told_with_what_was_asked_instead() -> None:
 )
 def test_what_cannot_be_asked(message: dict[str, Any], error: str) -> None:
     assert asyncio.run(ask(lambda *_: None, SNAPSHOT, message)) == {"error": error}
+
+
+@pytest.mark.parametrize("kind", ["AAAA", "TXT", "HTTPS"])
+def test_no_address_is_called_chosen_for_a_type_that_it_does_not_answer(kind: str) -> None:
+    response, _ = asked(None, kind=kind)
+    assert response["why"] == [f"db.local is VM 'db' ({uuid(2)}), which is Running"]
+    assert "192.168.56.102 is chosen" in asked(None)[0]["why"][1]

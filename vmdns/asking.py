@@ -77,7 +77,7 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
         "answer": [line for rrset in found.answer for line in rrset.to_text().splitlines()],
         "authority": [line for rrset in found.authority for line in rrset.to_text().splitlines()],
         "extended_error": reason,
-        "why": explain(snapshot, key, time.time(), view),
+        "why": explain(snapshot, key, time.time(), view, int(kind)),
     }
 
 

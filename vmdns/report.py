@@ -12,8 +12,10 @@ from vmdns.core.reach import called
 from vmdns.core.services import service
 from vmdns.core.snapshot import Guest, Snapshot, names_of
 from vmdns.core.view import View
-from vmdns.core.wire import AAAA, A
+from vmdns.core.wire import AAAA, SRV, A
 from vmdns.table import Change
+
+_ANY = 255  # RFC 1035 section 3.2.3
 
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
@@ -126,8 +128,8 @@ def _place(network: dict[str, str]) -> str:
     return Network(network["kind"], network["name"]).title
 
 
-def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]:
-    """Why a name is answered to this view as it is: one sentence each."""
+def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int = _ANY) -> list[str]:
+    """Why a name is answered to this view as it is, to a question for this record type: one sentence each."""
     text = to_text(key)
     lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
     relative = _relative(snapshot, text)
@@ -140,7 +142,8 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         if machine.online:
             sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            lines += [f"{one}{sources.get(one.address, '')}" for one in snapshot.choices(guest, view)]
+            found = (one for one in snapshot.choices(guest, view) if _matters(one.address, kind))
+            lines += [f"{one}{sources.get(one.address, '')}" for one in found]
         if guest.note:
             lines.append(guest.note)
         lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
@@ -151,6 +154,11 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View) -> list[str]
         places = [called(one.network) for one in guest.addresses if one.address == address]
         lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
     return lines
+
+
+def _matters(address: str, kind: int) -> bool:
+    """Whether an answer of this record type may come from this address."""
+    return kind in (SRV, _ANY) or kind == (AAAA if ":" in address else A)
 
 
 def _is_in_hosts_file(snapshot: Snapshot, key: bytes) -> bool:
