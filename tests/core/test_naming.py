@@ -475,3 +475,19 @@ def test_thousands_of_one_name_are_numbered_in_a_time_that_grows_with_them(monke
     found = assign([vm(number, "clone") for number in range(1, 3001)], WHY, ZONES)
     assert found.by_uuid[uuid(3000)].label == "clone-3000"
     assert len(tried) < 2 * 3000
+
+
+def test_one_command_mends_all_problems_of_a_vm() -> None:
+    """Each sets all names of the user's own: one that mended its own problem alone would bring back the others."""
+    wanted = ("wpad", "shop", "isatap")
+    for machines, kept in (
+        ([vm(1, "web", names=wanted)], ("shop",)),
+        ([vm(1, "web", names=("wpad",)), vm(2, "web", names=("wpad", "isatap"))], ("web-2",)),
+    ):
+        last = machines[-1]
+        found = assign(machines, WHY, ZONES).by_uuid[last.uuid]
+        assert len(found.problems) >= 2
+        (command,) = {one.command for one in found.problems}
+        assert command == f"VBoxManage setextradata {last.uuid} vmdns/names {','.join(kept)}"
+        mended = assign([*machines[:-1], replace(last, names=kept)], WHY, ZONES).by_uuid[last.uuid]
+        assert mended.problems == ()

@@ -108,6 +108,7 @@ class _Assignment:
         self._label: dict[str, str] = {}
         self._denied: dict[str, list[Relative]] = {}
         self._problems_of: dict[str, list[Problem]] = {}
+        self._not_given: list[tuple[Machine, Wish]] = []  # of the user's own
         self._losers: dict[Relative, list[str]] = {}  # other VMs that would have a name
         self._problems: list[str] = []
 
@@ -157,11 +158,13 @@ class _Assignment:
         for kind, found in others.items():
             for machine, wish in found:
                 if not self._take(wish.relative, machine) and kind is Kind.USER:
-                    self._deny(machine, wish)
+                    self._not_given.append((machine, wish))
 
     def result(self, registered: set[str]) -> Naming:
         """What was given. A VM that is registered, but has no names now, keeps those that nobody else took."""
         names = {machine.uuid: self._names_of(machine) for machine in self._present}
+        for machine, wish in self._not_given:
+            self._deny(machine, wish)
         for machine in self._present:
             natural = natural_label(machine)
             users = {wish.relative for wish in self._wishes[machine.uuid] if wish.kind in (Kind.USER, Kind.VAGRANT)}
@@ -227,7 +230,7 @@ class _Assignment:
     def _explain_label(self, machine: Machine, wanted: str) -> None:
         given = self._label[machine.uuid]
         found = self._reservation((wanted,), machine)
-        remedy, command = "rename one of the two VMs, or choose a name for this one", _choose(machine, given)
+        remedy, command = "rename one of the two VMs, or choose a name for this one", self._command(machine)
         if found is not None:
             remedy, command = found.remedy, ""
             if found.addresses and not machine.online:
@@ -241,10 +244,22 @@ class _Assignment:
         if found is not None and found.addresses:
             remedy = found.remedy
         elif wish.text != machine.name:
-            others = [text for text in machine.names if text != wish.text]
-            remedy, command = f"choose another name than {wish.text!r}, or none", _choose(machine, *others)
+            remedy, command = f"choose another name than {wish.text!r}, or none", self._command(machine)
         text = f"does not get the name {wish.text!r}, because {self._why(machine, wish.relative)}"
         self._report(machine, wish.relative, Problem(text, remedy, command))
+
+    def _command(self, machine: Machine) -> str:
+        """The command that leaves the VM the names that it has: one for all of its problems, as each sets all names."""
+        given = [
+            wish.text
+            for wish in self._wishes[machine.uuid]
+            if wish.kind is Kind.USER and wish.text in machine.names and self.taken.get(wish.relative) == machine.uuid
+        ]
+        label = self._label[machine.uuid]
+        if not given and label != natural_label(machine):
+            given = [label]
+        names = shlex.quote(",".join(given)) if given else ""
+        return f"VBoxManage setextradata {machine.uuid} vmdns/names {names}".rstrip()
 
     def _why(self, machine: Machine, relative: Relative) -> str:
         if not relative:
@@ -260,13 +275,6 @@ class _Assignment:
         self._denied.setdefault(machine.uuid, []).append(relative)
         self._problems_of.setdefault(machine.uuid, []).append(problem)
         self._problems.append(f"VM {machine.name!r} ({machine.uuid}) {problem}")
-
-
-def _choose(machine: Machine, *names: str) -> str:
-    """The command that gives the VM these names of the user's own."""
-    return (
-        f"VBoxManage setextradata {machine.uuid} vmdns/names {shlex.quote(','.join(names)) if names else ''}".rstrip()
-    )
 
 
 def _precedence(machine: Machine) -> tuple[bool, int, float, str]:
