@@ -17,7 +17,7 @@ from pathlib import Path
 from vmdns.core.naming import Owners
 
 MOST_NAMES = 20_000
-MOST_BYTES = 4_000_000
+MOST_BYTES = 8_000_000  # more than so many of the longest names take
 _FRESH = ".fresh"
 
 
@@ -33,6 +33,7 @@ class NameOwners:
         self.trouble = ""
         self._written: Owners = {}
         self._wanted: Owners = {}
+        self._failure = ""  # that was said last
         self._task: asyncio.Task[None] | None = None
 
     def read(self) -> Owners:
@@ -67,9 +68,11 @@ class NameOwners:
             while self._wanted != self._written:
                 owners = self._wanted
                 await asyncio.to_thread(write_owners, self._path, owners)
-                self._written = owners
+                self._written, self._failure = owners, ""
         except OSError as error:
-            self._say(f"names of VMs are not remembered over a restart of vmdns: {error}")
+            if str(error) != self._failure:
+                self._say(f"names of VMs are not remembered over a restart of vmdns: {error}")
+            self._failure = str(error)
         finally:
             self._task = None
 
