@@ -161,8 +161,15 @@ def test_what_cannot_be_asked(message: dict[str, Any], error: str) -> None:
     assert asyncio.run(ask(lambda *_: None, SNAPSHOT, message)) == {"error": error}
 
 
-@pytest.mark.parametrize("kind", ["AAAA", "TXT", "HTTPS"])
+@pytest.mark.parametrize("kind", ["AAAA", "TXT", "HTTPS", "ANY", "SRV"])
 def test_no_address_is_called_chosen_for_a_type_that_it_does_not_answer(kind: str) -> None:
     response, _ = asked(None, kind=kind)
     assert response["why"] == [f"db.local is VM 'db' ({uuid(2)}), which is Running"]
     assert "192.168.56.102 is chosen" in asked(None)[0]["why"][1]
+
+
+@pytest.mark.parametrize("kind", ["BOGUS", "1", "TYPE65536", "TYPE-1"])
+def test_what_is_no_record_type_is_named(kind: str) -> None:
+    response, put = asked(None, kind=kind)
+    assert response == {"error": f"{kind!r} is no record type; use one like A, AAAA, PTR, SRV or TXT"}
+    assert put is None

@@ -42,11 +42,12 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
 
     try:
         key, kind_name, note = typed_name(str(message["name"]), snapshot)
-        kind = dns.rdatatype.from_text(str(message.get("type") or kind_name).upper())
-    except dns.exception.DNSException:
-        return {"error": f"{message['type']!r} is no record type; use one like A, AAAA, PTR, SRV or TXT"}
     except (ValueError, KeyError) as error:
         return {"error": str(error)}
+    try:
+        kind = dns.rdatatype.from_text(str(message.get("type") or kind_name).upper())
+    except (dns.exception.DNSException, ValueError):  # ValueError: TYPE65536
+        return {"error": f"{message['type']!r} is no record type; use one like A, AAAA, PTR, SRV or TXT"}
     peer, local = _asker(snapshot, str(message.get("as") or ""))
     if not peer:
         what = "neither an address nor a VM that runs; write it like 192.168.56.101, or see vmdns names"

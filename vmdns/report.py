@@ -15,8 +15,6 @@ from vmdns.core.view import View
 from vmdns.core.wire import AAAA, SRV, A
 from vmdns.table import Change
 
-_ANY = 255  # RFC 1035 section 3.2.3
-
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
     """Every VM that is online, with its names and addresses; here are those by which this host reaches it.
@@ -128,7 +126,7 @@ def _place(network: dict[str, str]) -> str:
     return Network(network["kind"], network["name"]).title
 
 
-def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int = _ANY) -> list[str]:
+def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | None = None) -> list[str]:
     """Why a name is answered to this view as it is, to a question for this record type: one sentence each."""
     text = to_text(key)
     lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
@@ -142,7 +140,9 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int = 
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         if machine.online:
             sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            found = (one for one in snapshot.choices(guest, view) if _matters(one.address, kind))
+            found = (
+                one for one in snapshot.choices(guest, view) if kind is None or _is_answered(one.address, kind, key)
+            )
             lines += [f"{one}{sources.get(one.address, '')}" for one in found]
         if guest.note:
             lines.append(guest.note)
@@ -156,9 +156,9 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int = 
     return lines
 
 
-def _matters(address: str, kind: int) -> bool:
-    """Whether an answer of this record type may come from this address."""
-    return kind in (SRV, _ANY) or kind == (AAAA if ":" in address else A)
+def _is_answered(address: str, kind: int, key: bytes) -> bool:
+    """Whether an address is in answers of this record type for this name, or what a service's answer leads to."""
+    return kind == (AAAA if ":" in address else A) or (kind == SRV and key[1:2] == b"_")
 
 
 def _is_in_hosts_file(snapshot: Snapshot, key: bytes) -> bool:
