@@ -81,9 +81,9 @@ UUID = "00000000-0000-4000-8000-000000000001"
         (
             (),
             {"status": {**STATUS, "listeners": [*STATUS["listeners"], listener(
-                "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): `sudo systemctl stop dnsmasq`, or --listen"
+                "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): choose --listen, or `sudo systemctl stop x`"
             )]}},
-            ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7)", "sudo systemctl stop dnsmasq"),
+            ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7): choose --listen, or", "sudo systemctl stop x"),
         ),
         (
             (),
@@ -276,7 +276,12 @@ def test_one_cause_is_one_finding() -> None:
     addresses = ("127.0.0.1", "::1", "198.18.53.1")
     listeners = [*STATUS["listeners"][1:2], *(listener(one, 5300, detail=f"{one} {RIGHT}") for one in addresses)]
     assert troubles(found(status={**STATUS, "listeners": listeners})) == [
-        Finding("port 53", PROBLEM, "127.0.0.1, ::1 and 198.18.53.1 port 53 may not be bound", "sudo sysctl x")
+        Finding(
+            "port 53",
+            PROBLEM,
+            "127.0.0.1, ::1 and 198.18.53.1 port 53 may not be bound: you are not allowed to use ports below 1024",
+            "sudo sysctl x",
+        )
     ]
     assert troubles(found(host=replace(WELL, zones_answered={"local": False, "vm.internal": False}))) == [
         Finding("this computer", WARNING, "does not ask vmdns for names in local and vm.internal", "vmdns host --apply")

@@ -112,7 +112,9 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
             continue
         if detail:
             text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
-            key = PROBLEM, text + ("" if "`" in remedy else f": {remedy}"), _quoted(detail)
+            # What comes before the command is the reason, or what changes less than the command.
+            before = remedy.partition("`")[0].rstrip("; (")
+            key = PROBLEM, f"{text}: {before}" if before else text, _quoted(remedy)
         else:
             # The user chose it.
             key = WARNING, f"is answered at port {one['port']} only, which guests and most systems never ask", ""

@@ -62,24 +62,25 @@ def _first_unprivileged_port() -> int:
 
 
 def _release(holder: str, platform: str) -> str:
-    """What frees the port that `holder` (as of `holder_of`) has: only what harms nothing else."""
+    """What to do about the port that `holder` (as of `holder_of`) has: first what changes nothing, then what frees it
+    and harms nothing else."""
     name = holder.partition(" ")[0].lower()
     elsewhere = "choose another address with --listen"
     if platform == "linux":
         found = re.search(r"\(pid (\d+)\)$", holder)
         unit, user = systemd_unit(_cgroup(int(found[1]))) if found else ("", False)
         if unit and user:
-            return f"`systemctl --user stop {unit}`, or {elsewhere}"
+            return f"{elsewhere}, or `systemctl --user stop {unit}`"
         if unit.lower().replace("_", "-").startswith(_DNS_SERVERS):
-            return f"`sudo systemctl stop {unit}`, or {elsewhere}"
+            return f"{elsewhere}, or `sudo systemctl stop {unit}`"
         if unit:  # systemd-resolved, libvirt, NetworkManager, Docker: the computer needs it
             return f"it belongs to {unit}; {elsewhere}, or stop that service if nothing needs it"
     if platform == "win32" and name.startswith("svchost"):
         return (
-            "usually Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use; "
-            f"end those and, as administrator, `Stop-Service SharedAccess`, or {elsewhere}"
+            f"usually Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use; {elsewhere}, or end "
+            "those and, as administrator, `Stop-Service SharedAccess`"
         )
-    return f"stop it, or {elsewhere}"
+    return f"{elsewhere}, or stop it"
 
 
 def systemd_unit(cgroup: str) -> tuple[str, bool]:
