@@ -40,6 +40,14 @@ Ok.
 ALLOW = "sudo ufw allow to 192.168.56.1 port 53"
 
 
+FIREWALLD = "public (default, active)\n  target: default\n  services: {}\n  ports: \n  rich rules: \n{}"
+ACCEPTED = '\trule family="ipv{}" destination address="{}" service name="dns" accept\n'
+RICH = (
+    "sudo firewall-cmd --permanent --add-rich-rule='rule family=ipv{} destination address={} service name=dns accept'"
+)
+RELOAD = "sudo firewall-cmd --reload"
+
+
 @pytest.mark.parametrize(
     ("ufw", "firewalld", "command"),
     [
@@ -50,8 +58,14 @@ ALLOW = "sudo ufw allow to 192.168.56.1 port 53"
         (UFW.format("53/udp                     ALLOW       192.168.56.0/24\n"), "", None),
         (UFW.format("fd00::1 53                 ALLOW       Anywhere (v6)\n"), "", ALLOW),
         (UFW.format("fd00::1 53  ALLOW  Anywhere (v6)\n192.168.56.1 53  ALLOW  Anywhere\n"), "", None),
-        ("", "dhcpv6-client ssh\n", "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload"),
-        ("", "dns ssh\n", None),
+        (
+            "",
+            FIREWALLD.format("ssh", ""),
+            f"{RICH.format(4, '192.168.56.1')} && {RICH.format(6, 'fd00::1')} && {RELOAD}",
+        ),
+        ("", FIREWALLD.format("ssh", ACCEPTED.format(4, "192.168.56.1")), f"{RICH.format(6, 'fd00::1')} && {RELOAD}"),
+        ("", FIREWALLD.format("", ACCEPTED.format(4, "192.168.56.1") + ACCEPTED.format(6, "fd00::1")), None),
+        ("", FIREWALLD.format("dns ssh", ""), None),
     ],
 )
 def test_firewalls_of_linux(ufw: str, firewalld: str, command: str | None) -> None:
@@ -78,10 +92,12 @@ def test_a_firewall_matters_where_guests_ask_from_outside() -> None:
 
 
 def test_firewalls_of_windows_and_macos() -> None:
-    assert doctor.windows_firewall(RULE) is None
-    missing = doctor.windows_firewall("\nNo rules match the specified criteria.\n")
+    assert doctor.windows_firewall(RULE, ["192.168.56.1"]) is None
+    missing = doctor.windows_firewall("\nNo rules match the specified criteria.\n", ["192.168.56.1", "192.168.57.1"])
     assert missing is not None
     assert missing[1].startswith("netsh advfirewall firewall add rule")
+    assert missing[1].endswith(" localport=53 localip=192.168.56.1,192.168.57.1"), "not open to every network"
+    assert doctor.windows_firewall("", []) is None
     assert doctor.macos_firewall("Firewall is disabled. (State = 0)") is None
     assert doctor.macos_firewall("Firewall is enabled. (State = 1)") is None
     assert doctor.macos_firewall("Firewall is blocking all non-essential incoming connections. (State = 2)") is not None

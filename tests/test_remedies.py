@@ -69,8 +69,9 @@ REMEDIES = {
     "netsh int ipv4 show excludedportrange protocol=udp": WINDOWS,
     # -- firewalls
     "sudo ufw allow to {} port 53": "test_remedies.py::test_ufw_takes_the_rule",
-    "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload": "not run: takes firewalld and its "
-    "D-Bus; the words are those of firewall-cmd(1)",
+    "sudo firewall-cmd --permanent --add-rich-rule='rule family=ipv{} destination address={} service name=dns "
+    "accept'": "not run: takes firewalld and its D-Bus; the words are those of firewalld.richlanguage(5)",
+    "sudo firewall-cmd --reload": "not run: takes firewalld and its D-Bus; the words are those of firewall-cmd(1)",
     "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53": WINDOWS,
     "open x-apple.systempreferences:": MACOS,
     # -- lines for vmdns.toml

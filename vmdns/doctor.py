@@ -157,33 +157,43 @@ def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
     """The firewall that is on and lets no query in to these addresses of this computer, and the command that lets it;
     None where that cannot be told."""
     if sys.platform == "linux":
-        return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-services"), addresses)
+        return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-all"), addresses)
     if sys.platform == "win32":
-        return windows_firewall(_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"))
+        return windows_firewall(_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"), addresses)
     if sys.platform == "darwin":
         return macos_firewall(_output("/usr/libexec/ApplicationFirewall/socketfilterfw", "--getglobalstate"))
     return None
 
 
 def linux_firewall(ufw: str, firewalld: str, addresses: Sequence[str]) -> tuple[str, str] | None:
-    """From `ufw status` and `firewall-cmd --list-services`; both are empty for a user who may not ask."""
+    """From `ufw status` and `firewall-cmd --list-all`; both are empty for a user who may not ask.
+
+    The command lets queries in to these addresses alone, not to those of every network.
+    """
     rules = [line.split() for line in ufw.splitlines()]
     open_to_all = any(words[:1] in (["53"], ["53/udp"], ["DNS"]) for words in rules)
     closed = [one for one in addresses if not any(words[:2] in ([one, "53"], [one, "53/udp"]) for words in rules)]
     if "Status: active" in ufw and not open_to_all and closed:
         return "ufw", " && ".join(f"sudo ufw allow to {one} port 53" for one in closed)
-    services = firewalld.split()
-    if addresses and services and "dns" not in services:
-        return "firewalld", "sudo firewall-cmd --permanent --add-service=dns && sudo firewall-cmd --reload"
+    services = re.search(r"^ *services:(.*)$", firewalld, re.MULTILINE)
+    ruled = [line for line in firewalld.splitlines() if re.search(r'service name="?dns\b.*accept', line)]
+    closed = [one for one in addresses if not any(f'"{one}"' in line for line in ruled)]
+    if services and "dns" not in services[1].split() and closed:
+        commands = [
+            f"sudo firewall-cmd --permanent --add-rich-rule='rule family=ipv{ip_address(one).version} "
+            f"destination address={one} service name=dns accept'"
+            for one in closed
+        ]
+        return "firewalld", " && ".join([*commands, "sudo firewall-cmd --reload"])
     return None
 
 
-def windows_firewall(rule: str) -> tuple[str, str] | None:
+def windows_firewall(rule: str, addresses: Sequence[str]) -> tuple[str, str] | None:
     """From `netsh advfirewall firewall show rule name=vmdns`: it lists ports of rules, whatever the language."""
-    if any(line.split()[-1:] == ["53"] for line in rule.splitlines()):
+    if not addresses or any(line.split()[-1:] == ["53"] for line in rule.splitlines()):
         return None
     command = "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53"
-    return "Windows Defender Firewall", command
+    return "Windows Defender Firewall", f"{command} localip={','.join(addresses)}"
 
 
 def macos_firewall(state: str) -> tuple[str, str] | None:

@@ -81,9 +81,9 @@ UUID = "00000000-0000-4000-8000-000000000001"
         (
             (),
             {"status": {**STATUS, "listeners": [*STATUS["listeners"], listener(
-                "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): choose --listen, or `sudo systemctl stop x`"
+                "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): use --listen, or `sudo systemctl stop x`"
             )]}},
-            ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7): choose --listen, or", "sudo systemctl stop x"),
+            ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7): use --listen, or", "sudo systemctl stop x"),
         ),
         (
             (),
