@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vmdns.core.address import Address
+from vmdns.core.doubles import double
 from vmdns.core.model import Network, PortForward
 from vmdns.core.name import shown, to_text
+from vmdns.core.problem import Problem
 from vmdns.core.reach import called
 from vmdns.core.services import service
 from vmdns.core.snapshot import Guest, Snapshot, names_of
 from vmdns.core.view import View
 from vmdns.core.wire import AAAA, SRV, A
+from vmdns.core.zones import reverse_name
 from vmdns.table import Change
 
 
@@ -146,6 +149,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
             lines += [f"{one}{sources.get(one.address, '')}" for one in found]
         if guest.note:
             lines.append(guest.note)
+        lines += map(str, _shared_addresses(snapshot, guest))
         lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
         if machine.online and (reason := snapshot.seen(guest, view).why):
             lines.append(reason)
@@ -154,6 +158,17 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
         places = [called(one.network) for one in guest.addresses if one.address == address]
         lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
     return lines
+
+
+def _shared_addresses(snapshot: Snapshot, guest: Guest) -> Iterator[Problem]:
+    """What is to be said of addresses of this VM that others have on the same network."""
+    for place in dict.fromkeys((one.address, one.network) for one in guest.addresses):
+        held_by = (snapshot.by_uuid[uuid] for _, uuid in snapshot.pointers.get(reverse_name(place[0]), ()))
+        found = double(
+            place[0], [one for one in held_by if place in {(it.address, it.network) for it in one.addresses}]
+        )
+        if found is not None:
+            yield found
 
 
 def _is_answered(address: str, kind: int, key: bytes) -> bool:

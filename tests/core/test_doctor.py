@@ -304,6 +304,12 @@ def test_guests_of_a_network_that_names_no_server_are_not_told_to_renew() -> Non
     ]  # fmt: skip
 
 
+def test_no_vm_that_shares_its_address_is_said_to_be_well() -> None:
+    twice = tuple(vm(number, f"vm{number}", INTNET, reports=(report(number, "172.31.0.4"),)) for number in (1, 2))
+    (one,) = [one for one in found(*twice) if "172.31.0.4" in one.text]
+    assert (one.subject, one.level) == ("address 172.31.0.4", PROBLEM)
+
+
 def test_a_name_that_the_hosts_file_has() -> None:
     """The doctor names VMs as the running server does, and says who has the name that a VM should have."""
     findings = found(vm(1, "web"), lease(1, "10.0.2.4"), HostName("web", "192.0.2.80"))

@@ -5,6 +5,7 @@ Pure: the facts, the snapshot and the status of the running vmdns come in as val
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -265,6 +266,9 @@ def _online(patient: Patient) -> Iterator[tuple[Machine, Adapter]]:
 
 
 def _guests(patient: Patient) -> Iterator[Finding]:
+    held = Counter(
+        place for guest in patient.guests for place in {(one.network, one.address) for one in guest.addresses}
+    )
     for guest in patient.guests:
         machine = guest.machine
         if not machine.online:
@@ -275,7 +279,9 @@ def _guests(patient: Patient) -> Iterator[Finding]:
             *_asks(subject, guest, patient),
         ]  # fmt: skip
         yield from found
-        if not found:
+        # Those that share an address are a finding of their own.
+        alone = all(held[one.network, one.address] == 1 for one in guest.addresses if one.network.kind != "nat")
+        if not found and alone:
             places = [one.address for one in guest.addresses] or ["ports forwarded on this computer"]
             yield Finding(subject, OK, f"is {shown(guest.named.label)} at {', '.join(places)}")
 
