@@ -81,6 +81,7 @@ def status_of(run: Run, *words: str) -> tuple[int, str]:
         ("wire", None, 1), ("wire --config {none}", None, 1), ("wire --apply --undo", None, 2),
         ("service", None, 2), ("service start", None, 2), ("service install -- x", None, 2),
         ("service install -- --listen 300.1.1.1", None, 2), ("service install -- --config {bad}", None, 1),
+        ("names --demo", None, 3), ("doctor --demo", None, 3), ("config --demo", None, 3), ("status --demo", SERVED, 3),
         ("completion bash", None, 0), ("completion tcsh", None, 2), ("completion", None, 2),
     ],
 )  # fmt: skip

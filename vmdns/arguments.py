@@ -204,6 +204,7 @@ exit status:
   0  all is well, or there are only warnings (?)
   1  there are problems (!), or it failed; no vmdns runs is a problem
   2  the command line is wrong
+  3  with --demo: no vmdns demo runs
 """
 
 _CONFIG = """\
@@ -225,6 +226,7 @@ exit status:
   0  done
   1  the file is wrong; the reason is on standard error
   2  the command line is wrong
+  3  with --demo: no vmdns demo runs
 """
 
 _COMPLETION = """\
