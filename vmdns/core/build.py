@@ -148,9 +148,12 @@ def _owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, str], di
     owned: dict[bytes, str] = {}
     absent: dict[bytes, str] = {}
     for uuid, guest in guests.items():
+        is_known = guest.forwards or any(one.network.kind != "nat" for one in guest.addresses)
         for owner in wire_names(guest.named.names, on.policy.own):
             if not guest.machine.online:
                 absent[owner] = f"VM {guest.machine.name!r} is not running ({guest.machine.state})"
+            elif not is_known and {A, AAAA} & on.common.late.get(owner, {}).keys():
+                continue  # what the user wrote into the hosts file is better than no address at all
             elif not {CNAME, A, AAAA} & on.common.nodes.get(owner, {}).keys():
                 owned[owner] = uuid
     return owned, absent
