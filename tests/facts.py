@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmdns.core.model import (
+from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     HostAddress,
@@ -13,7 +13,7 @@ from vmdns.core.model import (
     Network,
     Report,
 )
-from vmdns.core.view import View
+from vmdns.state.views import View
 
 NOW = 1_700_000_000.0
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from tests import clock
-from vmdns.admission import MOST_WAITING, SETTLE_SECONDS, STRANGER_SECONDS, WAIT_SECONDS, Admission, solicit
+from vmdns.daemon.admission import MOST_WAITING, SETTLE_SECONDS, STRANGER_SECONDS, WAIT_SECONDS, Admission, solicit
 
 PEER = "192.168.1.77"
 

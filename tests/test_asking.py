@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, uuid, vm
-from vmdns.asking import ask
-from vmdns.core.answer import answer
-from vmdns.core.build import build
-from vmdns.core.model import DhcpServer, HostAddress, HostInterface, NatNetwork, PortForward
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Snapshot
-from vmdns.core.wire import parse_query, respond
+from vmdns.control.ask import ask
+from vmdns.dns.message import parse_query, respond
+from vmdns.state.authoritative import answer
+from vmdns.state.build import build
+from vmdns.state.facts import DhcpServer, HostAddress, HostInterface, NatNetwork, PortForward
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
 
 SNAPSHOT = build(
     (

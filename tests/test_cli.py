@@ -17,15 +17,16 @@ from typing import Any
 
 import pytest
 
-import vmdns
-from vmdns import arguments as arguments_module
-from vmdns import cli, client
-from vmdns.arguments import build_parser
+import vmdns.daemon
+from vmdns import cli
+from vmdns import cli_parser as arguments_module
+from vmdns.cli_parser import build_parser
+from vmdns.commands import server_request as client
 from vmdns.config import Config, Options, parse, values_in_force
-from vmdns.config_values import Listen
-from vmdns.core.records import check_records
-from vmdns.core.upstream import Upstream
-from vmdns.serve.control import ControlServer, Handler, instance_key
+from vmdns.config_types import Listen
+from vmdns.control.server import ControlServer, Handler, instance_key
+from vmdns.dns.upstreams import Upstream
+from vmdns.dns.zonefile import check_records
 from vmdns.sources.reader import Unavailable
 
 from .test_show import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
@@ -183,10 +184,10 @@ def test_a_virtualbox_home_that_is_not_there(run: Run, tmp_path: Path, command: 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Stands for vmdns.app."""
-    fake = types.ModuleType("vmdns.app")
-    monkeypatch.setitem(sys.modules, "vmdns.app", fake)
-    monkeypatch.setattr(vmdns, "app", fake, raising=False)
+    """Stands for vmdns.daemon.app."""
+    fake = types.ModuleType("vmdns.daemon.app")
+    monkeypatch.setitem(sys.modules, "vmdns.daemon.app", fake)
+    monkeypatch.setattr(vmdns.daemon, "app", fake, raising=False)
     return fake
 
 
@@ -266,11 +267,12 @@ def test_run_does_not_start_with_a_wrong_configuration(
 @pytest.mark.parametrize("line", ["x", "x" * 9999])
 def test_run_goes_on_when_nobody_reads(tmp_path: Path, line: str) -> None:
     """`vmdns run | head -1`: the server must not die of a closed pipe, nor lose its exit status."""
-    (tmp_path / "app.py").write_text(
+    (tmp_path / "app").with_suffix(".py").write_text(
         f"def run(config, path, options, say):\n    for _ in range(9): say({line!r})\n    return 5\n"
     )
     code = (
-        "import sys, vmdns; vmdns.__path__.insert(0, sys.argv[1]); from vmdns import cli; sys.exit(cli.main(['run']))"
+        "import sys, vmdns.daemon as d; d.__path__.insert(0, sys.argv[1]); from vmdns import cli; "
+        "sys.exit(cli.main(['run']))"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", f"input(); {code}", str(tmp_path)],
@@ -522,8 +524,17 @@ def test_commands_load_only_what_they_need(arguments: list[str]) -> None:
             [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, timeout=60, check=True
         )
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert "vmdns.client" in loaded
-    assert not loaded & {"asyncio", "dns", "idna", "watchdog", "tomllib", "vmdns.app", "vmdns.config", "virtualbox"}
+    assert "vmdns.commands.server_request" in loaded
+    assert not loaded & {
+        "asyncio",
+        "dns",
+        "idna",
+        "watchdog",
+        "tomllib",
+        "vmdns.daemon.app",
+        "vmdns.config",
+        "virtualbox",
+    }
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")

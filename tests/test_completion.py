@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from vmdns import client, completion
-from vmdns.arguments import SHELLS
-from vmdns.completion import script
+from vmdns.cli_parser import SHELLS
+from vmdns.commands import completion
+from vmdns.commands import server_request as client
+from vmdns.commands.completion import script
 
 COMMANDS = [
     "ask",

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, Options, load, parse, render, values_in_force
-from vmdns.config_values import Listen, address_and_port
-from vmdns.core.limits import LIMITS, Limits
-from vmdns.core.records import check_records
-from vmdns.core.upstream import Upstream
-from vmdns.toml_text import key_lines
+from vmdns.config_text import key_lines
+from vmdns.config_types import Listen, address_and_port
+from vmdns.dns.limits import LIMITS, Limits
+from vmdns.dns.upstreams import Upstream
+from vmdns.dns.zonefile import check_records
 
 HOME = Path(tempfile.gettempdir()).resolve() / "none"
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"

@@ -18,7 +18,7 @@ import dns.reversename
 import pytest
 
 from tests.test_app import Run
-from vmdns.serve.listeners import bind
+from vmdns.server.listeners import bind
 
 STANDING = ("127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4")
 KOREAN = "xn--hk3b17f.local."

@@ -10,12 +10,12 @@ import pytest
 
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, lease, mac, vm
-from vmdns.core.model import Fact, Neighbour, to_json
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.discovery import Discovery
+from vmdns.daemon.discovery import Discovery
+from vmdns.dns.name import to_wire
 from vmdns.sources.reader import is_too_old
-from vmdns.table import Table
+from vmdns.state.facts import Fact, Neighbour, to_json
+from vmdns.state.policy import Policy
+from vmdns.store import Table
 
 FOUND = {"version": "7.2.22", "reader": "api", "home": "/home"}
 

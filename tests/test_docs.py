@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.arguments import build_parser
+from vmdns.cli_parser import build_parser
 from vmdns.config import parse
-from vmdns.core.naming import RESERVED
-from vmdns.core.records import check_records
+from vmdns.dns.zonefile import check_records
+from vmdns.state.naming import RESERVED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -171,7 +171,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# A title, `code`\n[a](#a-title-code) [b](#other) [c](no.md) [d](https://example.org)\n"
-        "`vmdns runn` and `vmdns ask web AAAA`, `core/nothing.py`, `tools/nothing`, `core/build.py`\n"
+        "`vmdns runn` and `vmdns ask web AAAA`, `core/nothing.py`, `tools/nothing`, `state/build.py`\n"
         "```sh\nvmdns names --wach  # a comment\nvmdns run \\\n    --listen 127.0.0.1\n```\n",
         encoding="utf-8",
     )

@@ -11,10 +11,10 @@ import dns.message
 import dns.rrset
 import pytest
 
-from vmdns import doctor, parallel
-from vmdns.core.findings import Finding
-from vmdns.core.policy import Policy
-from vmdns.host import hostsfile
+from vmdns.commands import doctor, parallel
+from vmdns.host import hosts_block as hostsfile
+from vmdns.state.findings import Finding
+from vmdns.state.policy import Policy
 
 UFW = """\
 Status: active

@@ -17,7 +17,8 @@ import pytest
 
 from tests import test_cli
 from tests.test_cli import ANSWERS, Fake, Run, serving
-from vmdns import arguments, cli
+from vmdns import cli
+from vmdns import cli_parser as arguments
 from vmdns.config import Config, values_in_force
 
 user, run = test_cli.user, test_cli.run
@@ -33,9 +34,10 @@ REFUSED = {key: {"error": "not that"} for key in ANSWERS}
 @pytest.fixture(autouse=True)
 def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a look at VirtualBox or at this computer would find is not the matter here."""
-    from vmdns import app, doctor
-    from vmdns.core.findings import Host
+    from vmdns.commands import doctor
+    from vmdns.daemon import app
     from vmdns.sources.reader import Unavailable
+    from vmdns.state.findings import Host
 
     def look(config: Config) -> Any:
         raise Unavailable("VirtualBox is not installed")
@@ -43,7 +45,7 @@ def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "look_once", look)
     monkeypatch.setattr(app, "facts_once", look)
     monkeypatch.setattr(doctor, "gather", lambda status, report: Host())
-    monkeypatch.setattr("vmdns.wiring.find", lambda *_: None, raising=False)
+    monkeypatch.setattr("vmdns.commands.wire_networks.find", lambda *_: None, raising=False)
     monkeypatch.setenv("PATH", os.devnull)
 
 
@@ -108,9 +110,9 @@ def test_no_other_status_is_documented() -> None:
 
 
 def test_the_status_of_run_is_that_of_the_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = types.ModuleType("vmdns.app")
-    monkeypatch.setitem(sys.modules, "vmdns.app", fake)
-    monkeypatch.setattr("vmdns.app", fake, raising=False)
+    fake = types.ModuleType("vmdns.daemon.app")
+    monkeypatch.setitem(sys.modules, "vmdns.daemon.app", fake)
+    monkeypatch.setattr("vmdns.daemon.app", fake, raising=False)
     for status in (0, 1):
         fake.run = lambda *_, status=status: status  # type: ignore[attr-defined]
         assert status_of(run, "run") == (status, "")
@@ -137,11 +139,11 @@ def test_a_wrong_value_is_named_with_a_right_one(run: Run, words: str, said: str
 
 def test_doctor_with_a_vmdns_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even then: a finding, the checks of this computer, and a verdict."""
-    from vmdns import doctor
-    from vmdns.core.findings import Host
+    from vmdns.commands import doctor
+    from vmdns.state.findings import Host
 
     monkeypatch.setattr(doctor, "gather", lambda status, report: Host(encrypted=("Firefox",)))
-    monkeypatch.setattr("vmdns.client.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("vmdns.commands.server_request.ANSWER_SECONDS", 0.05)
 
     async def hangs(message: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(3600)

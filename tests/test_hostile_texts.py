@@ -24,7 +24,7 @@ import pytest
 
 from tests.facts import mac, uuid
 from tests.test_app import Run
-from vmdns.core.model import (
+from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     Fact,
@@ -52,7 +52,8 @@ sys.stdin.read()
 SERVER = """
 import sys
 from functools import partial
-from vmdns import app, cli
+from vmdns import cli
+from vmdns.daemon import app
 app.run = partial(app.run, worker=[sys.executable, "-c", {worker!r}, {told!r}])
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -13,13 +13,13 @@ import dns.flags
 import dns.message
 import pytest
 
-from vmdns import hosting
-from vmdns.host import hostsfile
-from vmdns.host.asking import Ask, Place
-from vmdns.host.elevate import Denied
+from vmdns.commands import host as hosting
+from vmdns.commands.host import Refused, answers, place_of
+from vmdns.host import hosts_block as hostsfile
+from vmdns.host.elevation import Denied
 from vmdns.host.journal import Entry
-from vmdns.host.systemfile import SystemFile
-from vmdns.hosting import Refused, answers, place_of
+from vmdns.host.resolver_setup import Ask, Place
+from vmdns.host.system_file import SystemFile
 
 from .test_cli import ANSWERS, Fake, Run, run, serving, user
 from .test_show import NAMES, STATUS

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.app import App
 from vmdns.config import Config, Options
-from vmdns.core import hosts
-from vmdns.core.name import to_wire
-from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.sources import hostsfile
+from vmdns.daemon.app import App
+from vmdns.dns.name import to_wire
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.sources import hosts_file as hostsfile
+from vmdns.state import hosts_names as hosts
 
 
 def test_what_is_left_out_is_said_once_and_stands_in_the_status(
@@ -55,7 +55,7 @@ def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_con
     file = tmp_path / "hosts"
     found = Upstreams((Upstream("192.0.2.1"),))
     monkeypatch.setattr(hostsfile, "path", lambda: file)
-    monkeypatch.setattr("vmdns.app.read_upstreams", lambda: found)
+    monkeypatch.setattr("vmdns.daemon.app.read_upstreams", lambda: found)
     monkeypatch.setattr(App, "_follow", lambda *_: None)  # it listens nowhere
 
     async def main() -> None:

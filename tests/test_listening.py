@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests import clock
-from vmdns import listening
-from vmdns.config_values import Listen
-from vmdns.listening import Listening
+from vmdns.config_types import Listen
+from vmdns.daemon import listening
+from vmdns.daemon.listening import Listening
 
 
 class Ports:

@@ -17,11 +17,11 @@ import dns.query
 import pytest
 
 from tests.test_app import PATIENCE, Run
-from vmdns import readiness
-from vmdns.host.ambient import keep_to_ourselves
-from vmdns.host.notify import Notifier, from_environ
-from vmdns.serve.handed import pair, take
-from vmdns.serve.listeners import bind
+from vmdns.daemon import readiness
+from vmdns.host.capabilities_linux import keep_to_ourselves
+from vmdns.host.systemd_notify import Notifier, from_environ
+from vmdns.server.listeners import bind
+from vmdns.server.socket_activation import pair, take
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX") or sys.platform == "win32", reason="POSIX only")
 
@@ -233,7 +233,7 @@ def test_the_right_to_low_ports_is_not_passed_on() -> None:
     """A process with an ambient capability keeps the capability and hands nothing to its children."""
     show = "grep -E 'Cap(Eff|Amb)' /proc/{}/status"
     code = (
-        "import os, subprocess; from vmdns.host.ambient import keep_to_ourselves as keep\n"
+        "import os, subprocess; from vmdns.host.capabilities_linux import keep_to_ourselves as keep\n"
         f"def shown(): return [subprocess.getoutput({show!r}.format(pid)) for pid in (os.getpid(), 'self')]\n"
         "print(shown()); keep(); print(shown())"
     )

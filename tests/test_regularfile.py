@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from vmdns import config
-from vmdns.core.records import check_records
-from vmdns.host import hostsfile, linux, resolvconf
+from vmdns.dns.zonefile import check_records
+from vmdns.host import hosts_block as hostsfile
+from vmdns.host import resolv_conf, upstreams_linux
 from vmdns.host.journal import Journal
 from vmdns.host.program import has_vms
-from vmdns.host.systemfile import SystemFile
-from vmdns.host.vboxnet import VirtualBox
-from vmdns.regularfile import read_regular
-from vmdns.sources.hostsfile import read_hosts
+from vmdns.host.system_file import SystemFile
+from vmdns.host.virtualbox_networks import VirtualBox
+from vmdns.regular_file import read_regular
+from vmdns.sources.hosts_file import read_hosts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither FIFOs nor devices among files")
 
@@ -56,8 +57,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "hosts file": ("hosts", read_hosts),
     "hosts file, to write names into": ("hosts", lambda path: hostsfile.write(path, ["# x"])),
     "hosts file, the names in it": ("hosts", hostsfile.read),
-    "resolv.conf": ("etc/resolv.conf", lambda path: linux.read(path.parent.parent)),
-    "resolv.conf, to change it": ("resolv.conf", lambda path: resolvconf.ResolvConf(str(path)).read()),
+    "resolv.conf": ("etc/resolv.conf", lambda path: upstreams_linux.read(path.parent.parent)),
+    "resolv.conf, to change it": ("resolv.conf", lambda path: resolv_conf.ResolvConf(str(path)).read()),
     "journal": ("journal.json", lambda path: Journal(path).entries()),
     "file of the system": ("x", lambda path: SystemFile("x", str(path)).read()),
     "VirtualBox.xml": ("VirtualBox.xml", lambda path: VirtualBox(path.parent, "", lambda *_: "").networks()),

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import vmdns
-from vmdns.arguments import build_parser
+from vmdns.cli_parser import build_parser
 
 ROOT = Path(vmdns.__file__).parent
 TESTS = Path(__file__).parent
@@ -97,7 +97,7 @@ _LINE = re.compile(
 )
 _TOML = re.compile(r"vmdns\.toml: ([a-z_]+ = .*)")
 # No advice: help, and what the command lines of a plan's steps are made of, which the tests of each setting run.
-_ELSEWHERE = frozenset({"arguments.py", "completion.py", "elevate.py", "systemfile.py"})
+_ELSEWHERE = frozenset({"cli_parser.py", "commands/completion.py", "elevation.py", "system_file.py"})
 
 
 def texts(tree: ast.AST) -> Iterator[str]:

@@ -18,13 +18,14 @@ from tests.facts import NOW
 from tests.fakebox import FakeBox
 from tests.host.test_wireplan import HEAD, group, network, server
 from tests.test_wiring import HOST_ONLY, Host, told, wire
-from vmdns import cli, wire_command
-from vmdns.core.build import build
-from vmdns.core.doctor import Patient, examine
-from vmdns.core.findings import OK, Finding
-from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward
-from vmdns.core.policy import Policy
+from vmdns import cli
+from vmdns.commands import wire as wire_command
 from vmdns.sources.vboxmanage_output import machine
+from vmdns.state.build import build
+from vmdns.state.diagnosis import Patient, examine
+from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward
+from vmdns.state.findings import OK, Finding
+from vmdns.state.policy import Policy
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fake VBoxManage is a script as POSIX runs it")
 

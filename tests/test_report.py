@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
-from vmdns import report as told
-from vmdns.core.build import build
-from vmdns.core.model import Fact, HostName, PortForward
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Snapshot
-from vmdns.core.view import View
-from vmdns.table import Change
+from vmdns.control import report as told
+from vmdns.dns.name import to_wire
+from vmdns.state.build import build
+from vmdns.state.facts import Fact, HostName, PortForward
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
+from vmdns.state.views import View
+from vmdns.state.vm_change import Change
 
 ZONES = ("local", "vm.internal")
 

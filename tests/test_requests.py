@@ -8,11 +8,11 @@ from typing import Any
 
 from tests.core.test_doctor import STATUS, WORLD
 from tests.facts import NOW, lease, vm
-from vmdns.core.hosts import digest
-from vmdns.core.model import HostName
-from vmdns.core.policy import Policy
-from vmdns.requests import Requests
-from vmdns.table import Table
+from vmdns.daemon.requests import Requests
+from vmdns.state.facts import HostName
+from vmdns.state.hosts_names import digest
+from vmdns.state.policy import Policy
+from vmdns.store import Table
 
 POLICY = Policy()
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmdns.core.sparing import MOST_LINES
-from vmdns.saying import take_over
+from vmdns.daemon.log_limit import MOST_LINES
+from vmdns.daemon.output import take_over
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns import show
-from vmdns.core.plain import safe
-from vmdns.show import Look
+from vmdns import cli_format as show
+from vmdns.cli_format import Look
+from vmdns.dns.escaping import safe
 
 PLAIN = Look()
 NOW = 1_700_000_000.0

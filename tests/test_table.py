@@ -10,12 +10,13 @@ import pytest
 
 from tests import clock
 from tests.facts import EVERYWHERE, NETWORKS, NOW, lease, report, vm
-from vmdns.core.model import Fact, Machine
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.wire import A
-from vmdns.sources.told import Told
-from vmdns.table import DEBOUNCE_SECONDS, Change, Table
+from vmdns.dns.message import A
+from vmdns.dns.name import to_wire
+from vmdns.sources.report_diff import Told
+from vmdns.state.facts import Fact, Machine
+from vmdns.state.policy import Policy
+from vmdns.state.vm_change import Change
+from vmdns.store import DEBOUNCE_SECONDS, Table
 
 
 class Bench:

@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import pytest
 
-from vmdns import waking
-from vmdns.waking import Waking
+from vmdns.daemon import suspend_detector as waking
+from vmdns.daemon.suspend_detector import Waking
 
 
 @pytest.mark.parametrize(

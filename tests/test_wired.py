@@ -14,9 +14,9 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.test_wiring import INTERFACE, LAN, TEXT
-from vmdns import wired
-from vmdns.core.model import DhcpServer, HostAddress, Machine, NatNetwork
-from vmdns.wired import Wired
+from vmdns.daemon import keep_wired as wired
+from vmdns.daemon.keep_wired import Wired
+from vmdns.state.facts import DhcpServer, HostAddress, Machine, NatNetwork
 
 NET = NatNetwork("lab", "10.0.2.0/24")
 ZONES = ("local",)

@@ -15,10 +15,13 @@ import pytest
 from tests.fakebox import FakeBox
 from tests.host.test_wireplan import HEAD, OPTION6, network, server
 from tests.needs import no_network_namespace
-from vmdns import cli, wire_command, wiring
-from vmdns.host import elevate, loopback
-from vmdns.host.elevate import Denied
-from vmdns.wiring import Refused, Wire
+from vmdns import cli
+from vmdns.commands import wire as wire_command
+from vmdns.commands import wire_networks as wiring
+from vmdns.commands.wire_networks import Refused, Wire
+from vmdns.host import elevation as elevate
+from vmdns.host import loopback_address as loopback
+from vmdns.host.elevation import Denied
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the played VBoxManage is a script as POSIX runs it")
 ZONES = ("local", "vm.internal")
@@ -315,8 +318,8 @@ def test_virtualbox_up_to_7_1(box: FakeBox, host: Host, monkeypatch: pytest.Monk
 
 _DIES = """
 import os, sys
-from vmdns import wiring
-from vmdns.wiring import Wire
+from vmdns.commands import wire_networks as wiring
+from vmdns.commands.wire_networks import Wire
 
 left = int(sys.argv[1])
 
@@ -333,8 +336,8 @@ one.apply(one.plan(), say)
 os.kill(os.getpid(), 9)
 """
 _UNDOES = """
-from vmdns.host.loopback import is_assigned
-from vmdns.wiring import Wire
+from vmdns.host.loopback_address import is_assigned
+from vmdns.commands.wire_networks import Wire
 left = Wire(None, ("local",), may=False).undo(lambda line: None)[1]
 assert left == [], left
 assert not is_assigned("198.18.53.1") and not is_assigned("198.18.53.2")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.build import build
-from vmdns.core.model import HostName
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.records import parse_records
-from vmdns.core.snapshot import Snapshot
+from vmdns.dns.name import to_wire
+from vmdns.dns.zonefile import parse_records
+from vmdns.state.build import build
+from vmdns.state.facts import HostName
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
 
 ZONES = ("local", "vm.internal")
 RECORDS = """

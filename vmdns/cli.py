@@ -11,9 +11,10 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vmdns import show, standard_streams
-from vmdns.arguments import build_parser, run_parser
-from vmdns.core.plain import safe
+from vmdns import cli_format
+from vmdns.cli_parser import build_parser, run_parser
+from vmdns.commands import standard_streams
+from vmdns.dns.escaping import safe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
-        from vmdns.completion import complete
+        from vmdns.commands.completion import complete
 
         complete(parser)
     try:
@@ -116,7 +117,7 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def _run(arguments: Namespace) -> int:
-    from vmdns import app
+    from vmdns.daemon import app
 
     options = _options(arguments)
     config, path = _configuration(arguments.config, options)
@@ -126,7 +127,8 @@ def _run(arguments: Namespace) -> int:
 
 
 def _demo(arguments: Namespace) -> int:
-    from vmdns import app, demo_command
+    from vmdns.commands import demo as demo_command
+    from vmdns.daemon import app
 
     try:
         options, left_out = demo_command.options(_options(arguments))
@@ -160,7 +162,7 @@ def _configuration(file: str | None, options: Options | None = None) -> tuple[Co
     from pathlib import Path
 
     from vmdns.config import Config, ConfigError, ConfigMissing, OptionError, Options, load
-    from vmdns.core.records import check_records
+    from vmdns.dns.zonefile import check_records
     from vmdns.host.folders import config_file
 
     try:
@@ -179,13 +181,13 @@ def _configuration(file: str | None, options: Options | None = None) -> tuple[Co
 
 
 def _names(arguments: Namespace) -> int:
-    from vmdns import client
-    from vmdns.serve.control_client import ControlError, NotRunning
+    from vmdns.commands import server_request
+    from vmdns.control.client import ControlError, NotRunning
 
     if arguments.watch:
         return _watch(arguments)
     try:
-        found = client.request(_server(arguments), {"do": "names"})
+        found = server_request.request(_server(arguments), {"do": "names"})
     except NotRunning as error:
         if arguments.demo:
             raise _not_running(arguments, error) from None
@@ -193,7 +195,7 @@ def _names(arguments: Namespace) -> int:
         found = _look_once(arguments)
     except ControlError as error:
         raise _Fail(str(error)) from None
-    status = _show(arguments, _sound(arguments, found), lambda look: show.names(found, time.time(), look))
+    status = _show(arguments, _sound(arguments, found), lambda look: cli_format.names(found, time.time(), look))
     if not found["names"] and not arguments.vbox_home:
         from vmdns.host.other_users import hint
         from vmdns.sources.installation import user_home
@@ -204,7 +206,7 @@ def _names(arguments: Namespace) -> int:
 
 
 def _look_once(arguments: Namespace) -> dict[str, Any]:
-    from vmdns import app
+    from vmdns.daemon import app
     from vmdns.sources.reader import Unavailable
 
     config, _ = _configuration(None, _options(arguments))
@@ -215,18 +217,18 @@ def _look_once(arguments: Namespace) -> dict[str, Any]:
 
 
 def _watch(arguments: Namespace) -> int:
-    from vmdns import client
-    from vmdns.serve.control_client import ControlError, NotRunning
+    from vmdns.commands import server_request
+    from vmdns.control.client import ControlError, NotRunning
 
     look = _look()
     try:
-        for line in client.stream(_server(arguments), {"do": "watch"}):
+        for line in server_request.stream(_server(arguments), {"do": "watch"}):
             if arguments.json:
                 _print([json.dumps(_sound(arguments, line))], flush=True)
             elif "change" in line:
-                _print([show.change(line, look)], flush=True)
+                _print([cli_format.change(line, look)], flush=True)
             else:
-                found = show.names(_sound(arguments, line), time.time(), look)
+                found = cli_format.names(_sound(arguments, line), time.time(), look)
                 _print([*_simulation(arguments), *found], flush=True)
     except NotRunning as error:
         raise _not_running(arguments, error) from None
@@ -237,18 +239,18 @@ def _watch(arguments: Namespace) -> int:
 
 def _ask(arguments: Namespace) -> int:
     response = _request(arguments, {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.asker})
-    shown = show.dig if arguments.dig else show.answer
+    shown = cli_format.dig if arguments.dig else cli_format.answer
     _show(arguments, response, lambda look: shown(response, arguments.asker, look))
     return DONE if response["found"] else FAILED
 
 
 def _status(arguments: Namespace) -> int:
     response = _request(arguments, {"do": "status"})
-    return _show(arguments, response, lambda look: show.status(response, time.time(), look))
+    return _show(arguments, response, lambda look: cli_format.status(response, time.time(), look))
 
 
 def _host(arguments: Namespace) -> int:
-    from vmdns import hosting
+    from vmdns.commands import host as hosting
 
     status = None if arguments.undo else _status_if_any(arguments)
     _refuse_simulation(arguments)
@@ -265,12 +267,12 @@ def _host(arguments: Namespace) -> int:
         raise _Fail(str(error), NOT_RUNNING) from None
     except (hosting.Refused, OSError, RuntimeError) as error:
         raise _Fail(str(error)) from None
-    return _show(arguments, response, lambda look: show.host(response, arguments.whole, look))
+    return _show(arguments, response, lambda look: cli_format.host(response, arguments.whole, look))
 
 
 def _wire(arguments: Namespace) -> int:
-    from vmdns import wire_command
-    from vmdns.wiring import Refused, Wire
+    from vmdns.commands import wire as wire_command
+    from vmdns.commands.wire_networks import Refused, Wire
 
     config, _ = _configuration(arguments.config)
     home = wire_command.home_of(arguments.vbox_home, config.vbox_home)
@@ -286,7 +288,7 @@ def _wire(arguments: Namespace) -> int:
         raise _Fail(str(error)) from None
     if arguments.undo and config.wire:
         response["notes"].append("wire = true stands in vmdns.toml, so vmdns sets them again while it runs")
-    return _show(arguments, response, lambda look: show.wire(response, look))
+    return _show(arguments, response, lambda look: cli_format.wire(response, look))
 
 
 def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
@@ -295,18 +297,18 @@ def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
 
 def _server(arguments: Namespace) -> str:
     """Which vmdns is meant: what `client` takes for a VirtualBox home."""
-    from vmdns.serve.control_client import DEMO
+    from vmdns.control.client import DEMO
 
     return DEMO if getattr(arguments, "demo", False) else str(arguments.vbox_home)
 
 
 def _request_if_any(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any] | None:
     """The response of the running vmdns, None where none runs."""
-    from vmdns import client
-    from vmdns.serve.control_client import ControlError, NotRunning
+    from vmdns.commands import server_request
+    from vmdns.control.client import ControlError, NotRunning
 
     try:
-        return _sound(arguments, client.request(_server(arguments), message))
+        return _sound(arguments, server_request.request(_server(arguments), message))
     except NotRunning as error:
         if getattr(arguments, "demo", False):
             raise _not_running(arguments, error) from None
@@ -316,41 +318,41 @@ def _request_if_any(arguments: Namespace, message: dict[str, Any]) -> dict[str, 
 
 
 def _hosts(arguments: Namespace) -> int:
-    from vmdns.host import hostsfile
+    from vmdns.host import hosts_block
 
-    file = hostsfile.path()
+    file = hosts_block.path()
     try:
         if arguments.keep:
             return _keep(arguments)
-        wanted = None if arguments.undo else hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+        wanted = None if arguments.undo else hosts_block.lines(_request(arguments, {"do": "names"})["names"])
         if arguments.apply:
             _refuse_simulation(arguments)
-        now = hostsfile.read(file)
+        now = hosts_block.read(file)
         if (arguments.apply or arguments.undo) and now != wanted:
-            writer = hostsfile.Writer(file, once=True)
+            writer = hosts_block.Writer(file, once=True)
             writer.write(wanted)
             writer.close()
         done = arguments.apply or arguments.undo
         response = {"file": str(file), "before": now, "block": wanted, "done": done}
-        return _show(arguments, response, lambda look: show.hosts(response))
+        return _show(arguments, response, lambda look: cli_format.hosts(response))
     except OSError as error:
         raise _Fail(str(error)) from None
 
 
 def _keep(arguments: Namespace) -> int:
     """Writes the block at each change until Ctrl-C. Raises OSError."""
-    from vmdns import client
-    from vmdns.host import hostsfile
-    from vmdns.serve.control_client import ControlError, NotRunning
+    from vmdns.commands import server_request
+    from vmdns.control.client import ControlError, NotRunning
+    from vmdns.host import hosts_block
 
-    file = hostsfile.path()
-    wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+    file = hosts_block.path()
+    wanted = hosts_block.lines(_request(arguments, {"do": "names"})["names"])
     _refuse_simulation(arguments)
-    writer = hostsfile.Writer(file, once=False)
+    writer = hosts_block.Writer(file, once=False)
     written: list[str] | None = None
     try:
-        for _ in client.stream(_server(arguments), {"do": "watch"}):
-            wanted = hostsfile.lines(_request(arguments, {"do": "names"})["names"])
+        for _ in server_request.stream(_server(arguments), {"do": "watch"}):
+            wanted = hosts_block.lines(_request(arguments, {"do": "names"})["names"])
             if wanted != written:
                 writer.write(wanted)
                 written = wanted
@@ -365,10 +367,11 @@ def _keep(arguments: Namespace) -> int:
 
 
 def _doctor(arguments: Namespace) -> int:
-    from vmdns import app, doctor
-    from vmdns.core.findings import PROBLEM, Finding, host_findings
-    from vmdns.parallel import run_parallel
+    from vmdns.commands import doctor
+    from vmdns.commands.parallel import run_parallel
+    from vmdns.daemon import app
     from vmdns.sources.reader import Unavailable
+    from vmdns.state.findings import PROBLEM, Finding, host_findings
 
     def report(line: str) -> None:
         print(f"vmdns: {safe(line)}", file=sys.stderr, flush=True)
@@ -400,12 +403,12 @@ def _doctor(arguments: Namespace) -> int:
     # What this computer asks is no matter to simulated VMs.
     on_host = [] if _simulation(arguments) else list(host_findings(doctor.gather(status, report)))
     response = doctor.answer([*findings, *on_host])
-    _show(arguments, response, lambda look: show.doctor(response, look))
+    _show(arguments, response, lambda look: cli_format.doctor(response, look))
     return DONE if response["well"] else FAILED
 
 
 def _service(arguments: Namespace) -> int:
-    from vmdns import service
+    from vmdns.commands import service
     from vmdns.host.program import NotPossible
 
     action = arguments.action
@@ -421,13 +424,13 @@ def _service(arguments: Namespace) -> int:
         one = service.Service()
         if action == "status":
             found = one.status()
-            _show(arguments, found, lambda look: show.service(found, time.time(), look))
+            _show(arguments, found, lambda look: cli_format.service(found, time.time(), look))
             return DONE if found["running"] else NOT_RUNNING
         steps, left = (one.install(options), []) if action == "install" else one.uninstall()
         notes = one.notes() if steps and action == "install" else []
         response = service.answer(steps, left, notes, done=False)
         if not arguments.json:
-            _print(show.plan(response, _look()))
+            _print(cli_format.plan(response, _look()))
         if steps and (arguments.yes or _agreed(arguments)):
             if action == "install":
                 one.apply(steps, say)
@@ -475,18 +478,18 @@ def _config(arguments: Namespace) -> int:
 
 
 def _completion(arguments: Namespace) -> int:
-    from vmdns.completion import script
+    from vmdns.commands.completion import script
 
     _print(script(arguments.shell).splitlines())
     return DONE
 
 
 def _request(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any]:
-    from vmdns import client
-    from vmdns.serve.control_client import ControlError, NotRunning
+    from vmdns.commands import server_request
+    from vmdns.control.client import ControlError, NotRunning
 
     try:
-        return _sound(arguments, client.request(_server(arguments), message))
+        return _sound(arguments, server_request.request(_server(arguments), message))
     except NotRunning as error:
         raise _not_running(arguments, error) from None
     except ControlError as error:
@@ -518,7 +521,7 @@ def _refuse_simulation(arguments: Namespace) -> None:
         raise _Fail("this is a simulation (vmdns demo), for which nothing is changed; stop it and start: vmdns run")
 
 
-def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[show.Look], Sequence[str]]) -> int:
+def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[cli_format.Look], Sequence[str]]) -> int:
     if arguments.json:
         # In ASCII, so that what steers a terminal stays escaped.
         simulation = getattr(arguments, "simulation", "")
@@ -528,8 +531,8 @@ def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[show.
     return DONE
 
 
-def _look() -> show.Look:
-    return show.look_of(sys.stdout.isatty(), os.environ, sys.platform)
+def _look() -> cli_format.Look:
+    return cli_format.look_of(sys.stdout.isatty(), os.environ, sys.platform)
 
 
 def _print(lines: Sequence[str], *, flush: bool = False) -> None:

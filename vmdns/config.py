@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vmdns import config_values as values
-from vmdns.config_values import Listen
-from vmdns.core import name
-from vmdns.core.limits import LIMITS, Limits
-from vmdns.core.plain import safe
-from vmdns.core.upstream import Upstream
-from vmdns.regularfile import read_regular
-from vmdns.toml_text import key_lines, quoted, quoted_lines, too_nested
+from vmdns import config_types as values
+from vmdns.config_text import key_lines, quoted, quoted_lines, too_nested
+from vmdns.config_types import Listen
+from vmdns.dns import name
+from vmdns.dns.escaping import safe
+from vmdns.dns.limits import LIMITS, Limits
+from vmdns.dns.upstreams import Upstream
+from vmdns.regular_file import read_regular
 
 # Room for some 50,000 own records; more is a mistaken file.
 MAX_BYTES = 4 * 1024 * 1024

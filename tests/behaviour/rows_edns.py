@@ -9,7 +9,7 @@ import dns.edns
 from tests.behaviour.asking import SIZE, Asker, Got, packet, question
 from tests.behaviour.rows_header import ASKED, FORMERR, bare
 from tests.behaviour.table import UDP, case
-from vmdns.core.name import to_wire
+from vmdns.dns.name import to_wire
 
 WEB = "192.168.56.101"
 TC = 0x0200

@@ -6,7 +6,7 @@ import struct
 
 from tests.behaviour.asking import Asker, packet, question
 from tests.behaviour.table import TCP, UDP, case
-from vmdns.core.name import from_labels, to_wire
+from vmdns.dns.name import from_labels, to_wire
 
 FORMERR, NOTIMP, REFUSED, NXDOMAIN = 1, 4, 5, 3
 ZONE = to_wire("local") + b"\0\6\0\1"

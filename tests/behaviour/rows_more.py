@@ -11,7 +11,7 @@ from tests.behaviour.rows_edns import ASKED, WEB, opt, option, plain
 from tests.behaviour.rows_header import NOTIMP, bare
 from tests.behaviour.scripted import SIGNED, signed
 from tests.behaviour.table import case
-from vmdns.core.name import to_wire
+from vmdns.dns.name import to_wire
 
 BADVERS = 16
 UNKNOWN = option(100, b"1234")

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
-from vmdns.core.upstream import Upstream
-from vmdns.serve.ports import Noise, Ports
-from vmdns.serve.upstream_socket import Sockets
+from vmdns.dns.upstreams import Upstream
+from vmdns.server.source_ports import Noise, Ports
+from vmdns.server.upstream_socket import Sockets
 
 DRAWS, BUCKETS = 10_000, 64
 

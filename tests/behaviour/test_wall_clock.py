@@ -9,10 +9,10 @@ import dns.message
 import pytest
 
 from tests.behaviour.scripted import Upstream as Scripted
-from vmdns.core import wire
-from vmdns.core.limits import Limits
-from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.serve.forward import Forwarder
+from vmdns.dns import message as wire
+from vmdns.dns.limits import Limits
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.server.forwarder import Forwarder
 
 DAY = 86_400.0
 

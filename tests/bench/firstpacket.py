@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.facts import vm
 from tests.sources.twohosts import two_hosts
-from vmdns.core.model import Machine, Neighbour, Network
-from vmdns.core.policy import Policy
-from vmdns.discovery import Discovery
-from vmdns.sources.supervise import Supervisor
-from vmdns.table import Table
+from vmdns.daemon.discovery import Discovery
+from vmdns.sources.supervisor import Supervisor
+from vmdns.state.facts import Machine, Neighbour, Network
+from vmdns.state.policy import Policy
+from vmdns.store import Table
 
 LAN = Network("bridged", "lan0")
 SEND = """

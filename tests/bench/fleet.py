@@ -27,11 +27,11 @@ sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world`
 
 from world import DHCP, LINK, PREFIX, address
 
-from vmdns.core.model import Adapter, DhcpServer, HostInterface, Machine, Network, Report
 from vmdns.demo.reader import SimulatedReader, simulated
-from vmdns.serve.turn import long_turns
+from vmdns.server.scheduling_linux import long_turns
 from vmdns.sources import worker
 from vmdns.sources.reader import Found
+from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, Network, Report
 
 # CPU time that the reader of VirtualBox's API takes for a VM that runs (docs/testing.md has how that was measured).
 SCAN_SECONDS = 0.004

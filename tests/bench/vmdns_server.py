@@ -21,7 +21,8 @@ WORKER = sys.executable, str(Path(__file__).resolve().parent / "fleet.py"), TREE
 
 
 def main() -> int:
-    from vmdns import app, cli
+    from vmdns import cli
+    from vmdns.daemon import app
 
     app.run = partial(app.run, worker=WORKER)
     if os.environ.get("VMDNS_BENCH_BEAT"):

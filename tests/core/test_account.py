@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.account import ALLOWANCE, ALLOWANCE_BURST, FACTOR, MAKING, Account, Bucket, Verdict, to_stranger
+from vmdns.server.rate_limit import ALLOWANCE, ALLOWANCE_BURST, FACTOR, MAKING, Account, Bucket, Verdict, to_stranger
 
 RATE = 1000.0
 

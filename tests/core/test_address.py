@@ -21,14 +21,14 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.core.address import ADDITIONS, FIXED, LEASE, Found
-from vmdns.core.address_check import SAME_MACHINE_ID
-from vmdns.core.build import build
-from vmdns.core.doubles import SAME_MAC
-from vmdns.core.guestinfo import reports
-from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
-from vmdns.core.policy import Policy
-from vmdns.core.problem import Problem
+from vmdns.state.address_check import SAME_MACHINE_ID
+from vmdns.state.addresses import ADDITIONS, FIXED, LEASE, Found
+from vmdns.state.build import build
+from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
+from vmdns.state.guest_properties import reports
+from vmdns.state.policy import Policy
+from vmdns.state.problem import Problem
+from vmdns.state.shared_addresses import SAME_MAC
 
 
 def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now: float = NOW) -> Found:

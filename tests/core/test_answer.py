@@ -11,12 +11,12 @@ import pytest
 
 from tests.facts import EVERYWHERE, NOW
 from tests.testzone import FACTS, SNAPSHOT, snapshot
-from vmdns.core.answer import MAX_CHAIN, Reply, answer
-from vmdns.core.build import build
-from vmdns.core.name import from_labels, label, to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.records import parse_records
-from vmdns.core.wire import Query, make_query, parse_query, respond
+from vmdns.dns.message import Query, make_query, parse_query, respond
+from vmdns.dns.name import from_labels, label, to_wire
+from vmdns.dns.zonefile import parse_records
+from vmdns.state.authoritative import MAX_CHAIN, Reply, answer
+from vmdns.state.build import build
+from vmdns.state.policy import Policy
 
 NOERROR, SERVFAIL, NXDOMAIN, REFUSED = 0, 2, 3, 5
 SOA = "{} 5 IN SOA vmdns.local. hostmaster.local. 7 3600 1200 604800 5"

@@ -27,15 +27,15 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.core.build import build
-from vmdns.core.model import DhcpServer, Fact, HostName
-from vmdns.core.name import labels, to_text, to_wire
-from vmdns.core.node import Node
-from vmdns.core.policy import Policy
-from vmdns.core.records import parse_records
-from vmdns.core.snapshot import Snapshot, names_of
-from vmdns.core.wire import AAAA, CNAME, NS, PTR, SOA, TXT, A
-from vmdns.core.zones import BUILT_IN, reverse_name
+from vmdns.dns.builtin_zones import BUILT_IN, reverse_name
+from vmdns.dns.message import AAAA, CNAME, NS, PTR, SOA, TXT, A
+from vmdns.dns.name import labels, to_text, to_wire
+from vmdns.dns.rrset import Node
+from vmdns.dns.zonefile import parse_records
+from vmdns.state.build import build
+from vmdns.state.facts import DhcpServer, Fact, HostName
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot, names_of
 
 POLICY = Policy()
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.burden import MOST_THINGS, is_heavy
-from vmdns.core.forwarded import Forwarded
-from vmdns.core.judge import Rejected, Verdict, judge
-from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
-from vmdns.core.wire import Query, make_query, parse_query
+from vmdns.dns.forwarded_answer import Forwarded
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import Query, make_query, parse_query
+from vmdns.dns.message_cost import MOST_THINGS, is_heavy
+from vmdns.dns.name import to_wire
+from vmdns.dns.response_validation import Rejected, Verdict, judge
 
 OPTION = b"\xff\xfe\0\0"
 PARAMETERS = b"\0\1\0" + b"".join(struct.pack("!HH", 100 + n, 0) for n in range(16_000))

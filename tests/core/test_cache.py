@@ -6,30 +6,30 @@ from dataclasses import replace
 
 import pytest
 
-from vmdns.core import cache as cache_module
-from vmdns.core import wire
-from vmdns.core.cache import Cache
-from vmdns.core.forwarded import Forwarded, Question
-from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
+from vmdns.dns import cache as cache_module
+from vmdns.dns import message
+from vmdns.dns.cache import Cache
+from vmdns.dns.forwarded_answer import Forwarded, Question
+from vmdns.dns.limits import Limits
+from vmdns.dns.name import to_wire
 
 DAY = 86_400
 
 
-def question(name: str = "www.example", kind: int = wire.A, *, do: bool = False, cd: bool = False) -> Question:
+def question(name: str = "www.example", kind: int = message.A, *, do: bool = False, cd: bool = False) -> Question:
     return Question(to_wire(name), kind, do, cd)
 
 
-def record(ttl: int, size: int = 4, kind: int = wire.A) -> wire.Record:
-    return wire.Record(to_wire("www.example"), kind, ttl, bytes(size))
+def record(ttl: int, size: int = 4, kind: int = message.A) -> message.Record:
+    return message.Record(to_wire("www.example"), kind, ttl, bytes(size))
 
 
 def positive(ttl: int = 60, size: int = 4) -> Forwarded:
-    return Forwarded(wire.NOERROR, (record(ttl, size), record(ttl + 30, size)), (), ttl)
+    return Forwarded(message.NOERROR, (record(ttl, size), record(ttl + 30, size)), (), ttl)
 
 
-def negative(rcode: int = wire.NXDOMAIN, ttl: int = 20) -> Forwarded:
-    return Forwarded(rcode, (), (record(ttl, 40, wire.SOA),), ttl)
+def negative(rcode: int = message.NXDOMAIN, ttl: int = 20) -> Forwarded:
+    return Forwarded(rcode, (), (record(ttl, 40, message.SOA),), ttl)
 
 
 @pytest.mark.parametrize(("age", "ttls"), [(0, (60, 90)), (0.9, (60, 90)), (1, (59, 89)), (59.9, (1, 31)), (60, None)])
@@ -51,7 +51,7 @@ def test_what_is_got_twice_in_one_second_is_made_once() -> None:
     ("asked", "hit"),
     [
         (question(), True),
-        (question(kind=wire.AAAA), False),
+        (question(kind=message.AAAA), False),
         (question("example"), False),
         (question(do=True), False),
         (question(cd=True), False),
@@ -66,18 +66,18 @@ def test_do_cd_name_and_type_tell_answers_apart(asked: Question, hit: bool) -> N
 def test_nxdomain_holds_for_every_type_and_nodata_for_one() -> None:
     cache = Cache(Limits())
     cache.put(question(), negative(), 0.0)
-    assert cache.get(question(kind=wire.TXT), 5.0) == negative().aged(5)
+    assert cache.get(question(kind=message.TXT), 5.0) == negative().aged(5)
     cache = Cache(Limits())
-    cache.put(question(), negative(wire.NOERROR), 0.0)
+    cache.put(question(), negative(message.NOERROR), 0.0)
     assert cache.get(question(), 5.0) is not None
-    assert cache.get(question(kind=wire.TXT), 5.0) is None
+    assert cache.get(question(kind=message.TXT), 5.0) is None
 
 
 def test_nxdomain_at_the_end_of_an_alias_says_nothing_of_other_types() -> None:
     cache = Cache(Limits())
-    cache.put(question(), replace(negative(), answer=(record(60, kind=wire.CNAME),)), 0.0)
+    cache.put(question(), replace(negative(), answer=(record(60, kind=message.CNAME),)), 0.0)
     assert cache.get(question(), 0.0) is not None
-    assert cache.get(question(kind=wire.TXT), 0.0) is None
+    assert cache.get(question(kind=message.TXT), 0.0) is None
 
 
 def test_what_comes_later_takes_the_place_of_what_was_known() -> None:
@@ -88,7 +88,7 @@ def test_what_comes_later_takes_the_place_of_what_was_known() -> None:
     cache.put(question(), positive(), 3.0)
     found = cache.get(question(), 3.0)
     assert found is not None
-    assert found.rcode == wire.NOERROR
+    assert found.rcode == message.NOERROR
     assert len(cache) == 1
     cache.put(question(), positive(0), 4.0)
     assert cache.get(question(), 4.0) is None
@@ -98,11 +98,11 @@ def test_what_comes_later_takes_the_place_of_what_was_known() -> None:
 def test_an_expired_answer_does_not_hide_a_later_nxdomain() -> None:
     cache = Cache(Limits())
     cache.put(question(), positive(5), 0.0)
-    cache.put(question(kind=wire.AAAA), negative(), 10.0)
+    cache.put(question(kind=message.AAAA), negative(), 10.0)
     assert cache.get(question(), 11.0) == negative().aged(1)
     stale = cache.stale(question(), 100.0, "why")
     assert stale is not None
-    assert stale.rcode == wire.NXDOMAIN
+    assert stale.rcode == message.NXDOMAIN
 
 
 @pytest.mark.parametrize(("age", "given"), [(61, True), (3600, True), (60 + DAY - 1, True), (60 + DAY, False)])
@@ -131,7 +131,7 @@ def test_failures_are_kept_for_their_time_beside_what_was_known() -> None:
     cache.put_failure(question(), (22, "dead"), 100.0, 5.0)
     assert cache.failure(question(), 104.9) == (22, "dead")
     assert cache.stale(question(), 104.9, "dead") is not None
-    assert cache.failure(question(kind=wire.AAAA), 104.9) is None
+    assert cache.failure(question(kind=message.AAAA), 104.9) is None
     assert cache.failure(question(), 105.0) is None
     cache.put_failure(question(), (22, "dead"), 106.0, 5.0)
     cache.put(question(), positive(), 107.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.cookie import EARLY_SECONDS, VALID_SECONDS, age, legal, make
+from vmdns.dns.cookie import EARLY_SECONDS, VALID_SECONDS, age, legal, make
 
 SECRET = bytes.fromhex("e5e973e5a6b2a43f48e7dc849e37bfcf")
 OTHER = bytes.fromhex("dd3bdf9344b678b185a6f5cb60fca715")

@@ -11,10 +11,10 @@ import dns.rcode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.cookie import COOKIE
-from vmdns.core.cut import cut, least_query, put_on, take_off, truncated, udp_room
-from vmdns.core.name import to_wire
-from vmdns.core.wire import Malformed, Record, bare_reply, make_query, option, parse_query, respond, udp_limit
+from vmdns.dns.cookie import COOKIE
+from vmdns.dns.message import Malformed, Record, bare_reply, make_query, option, parse_query, respond, udp_limit
+from vmdns.dns.name import to_wire
+from vmdns.dns.truncation import cut, least_query, put_on, take_off, truncated, udp_room
 
 CLIENT, WHOLE = b"cccccccc", b"cccccccc" + b"s" * 16
 NAME = to_wire("web.local")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, uuid, vm
-from vmdns.core.address_check import SAME_MACHINE_ID
-from vmdns.core.build import build
-from vmdns.core.doctor import Patient, examine
-from vmdns.core.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, listed
-from vmdns.core.model import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Snapshot
+from vmdns.state.address_check import SAME_MACHINE_ID
+from vmdns.state.build import build
+from vmdns.state.diagnosis import Patient, examine
+from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, listed
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
 
 WIRED = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",))
 HOST_ONLY = DhcpServer(

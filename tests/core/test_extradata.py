@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.core.extradata import MAX_NAMES, extra_names, truthy
+from vmdns.state.extradata import MAX_NAMES, extra_names, truthy
 
 
 @pytest.mark.parametrize(

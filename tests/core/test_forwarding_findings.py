@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.core.findings import OK, WARNING
-from vmdns.core.forwarding_findings import forwarding_findings
-from vmdns.core.held_back import MOST_NAMES, SECONDS, HeldBack, domain_to_allow
-from vmdns.core.name import to_wire
-from vmdns.core.zones import domains_to_forward
+from vmdns.dns.builtin_zones import domains_to_forward
+from vmdns.dns.name import to_wire
+from vmdns.state.findings import OK, WARNING
+from vmdns.state.forwarding_findings import forwarding_findings
+from vmdns.state.withheld_names import MOST_NAMES, SECONDS, HeldBack, domain_to_allow
 
 
 def test_a_company_s_domain_below_a_zone_is_named() -> None:

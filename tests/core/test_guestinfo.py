@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from vmdns.core import guestinfo
-from vmdns.core.guestinfo import MAX_REPORTS
-from vmdns.core.model import Report
 from vmdns.sources.vboxmanage_output import properties as parse_properties
+from vmdns.state import guest_properties as guestinfo
+from vmdns.state.facts import Report
+from vmdns.state.guest_properties import MAX_REPORTS
 
 NET = "/VirtualBox/GuestInfo/Net/"
 

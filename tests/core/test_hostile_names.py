@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 
 from tests.facts import LAB, NETWORKS, NOW, lease, report, uuid, vm
-from vmdns.core.build import build
-from vmdns.core.name import to_text
-from vmdns.core.naming import Owners
-from vmdns.core.policy import Policy
+from vmdns.dns.name import to_text
+from vmdns.state.build import build
+from vmdns.state.naming import Owners
+from vmdns.state.policy import Policy
 
 UNNAMED = "vm-00000000"
 NAMES = {

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmdns.core import judge as judge_module
-from vmdns.core import rebinding, wire
-from vmdns.core.forwarded import Forwarded
-from vmdns.core.judge import Rejected, Verdict, judge
-from vmdns.core.limits import Limits
-from vmdns.core.name import from_labels, to_text, to_wire
-from vmdns.core.upstream import closest
+from vmdns.dns import message as wire
+from vmdns.dns import rebinding
+from vmdns.dns import response_validation as judge_module
+from vmdns.dns.forwarded_answer import Forwarded
+from vmdns.dns.limits import Limits
+from vmdns.dns.name import from_labels, to_text, to_wire
+from vmdns.dns.response_validation import Rejected, Verdict, judge
+from vmdns.dns.upstreams import closest
 
 LIMITS = Limits()
 OWN = {to_wire("local"), to_wire("vm.internal")}

@@ -8,10 +8,10 @@ import dns.exception
 import dns.message
 import pytest
 
-from vmdns.core.judge import Rejected, Verdict, judge
-from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
-from vmdns.core.wire import make_query, parse_query
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import make_query, parse_query
+from vmdns.dns.name import to_wire
+from vmdns.dns.response_validation import Rejected, Verdict, judge
 
 SENT = parse_query(make_query(0x1234, to_wire("www.fz.test"), 1, dnssec_ok=True))
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.mdns import Conflict, Outgoing, Responder
-from vmdns.core.mdns_message import parse
-from vmdns.core.name import to_wire
+from vmdns.dns.mdns_message import parse
+from vmdns.dns.name import to_wire
+from vmdns.mdns.responder import Conflict, Outgoing, Responder
 
 WEB, DB = "192.168.56.11", "192.168.56.12"
 NAMES = {"web.local": (WEB,), "db.local": (DB, "fd00::12")}

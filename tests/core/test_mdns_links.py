@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests import facts as f
-from vmdns.core.address import Address
-from vmdns.core.mdns_links import links, may_ask
-from vmdns.core.model import DhcpServer, HostAddress, HostInterface
-from vmdns.core.name import to_wire
-from vmdns.core.naming import Named
-from vmdns.core.snapshot import Guest, Snapshot
-from vmdns.core.view import ways
+from vmdns.dns.name import to_wire
+from vmdns.mdns.links import links
+from vmdns.state.addresses import Address
+from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
+from vmdns.state.link_lookups import may_ask
+from vmdns.state.naming import Named
+from vmdns.state.snapshot import Guest, Snapshot
+from vmdns.state.views import ways
 
 FACTS = (
     HostInterface("vboxnet0", "192.168.56.1/24"),

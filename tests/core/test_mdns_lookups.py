@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.mdns_lookups import (
+from vmdns.dns.name import to_wire
+from vmdns.state.link_lookups import (
     ABSENT_SECONDS,
     ACTIVE_SECONDS,
     ALL_QUERIES,
@@ -19,7 +20,6 @@ from vmdns.core.mdns_lookups import (
     Lookups,
     State,
 )
-from vmdns.core.name import to_wire
 
 PRINTER = to_wire("printer.local")
 FOUND = ("192.168.1.9",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vmdns.core.mdns_message import MAX_PACKET, MOST_POINTERS, parse
+from vmdns.dns.mdns_message import MAX_PACKET, MOST_POINTERS, parse
 
 
 def chained(pointers: int, records: int) -> bytes:

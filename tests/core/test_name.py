@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmdns.core.name import from_labels, label, labels, lower, to_text, to_wire, unicode_name
+from vmdns.dns.name import from_labels, label, labels, lower, to_text, to_wire, unicode_name
 
 # RFC 1123 section 2.1: letters, digits and hyphens, a hyphen neither first nor last, at most 63.
 HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import uuid, vm
-from vmdns.core import naming
-from vmdns.core.build import build
-from vmdns.core.model import HostName, Machine
-from vmdns.core.name import to_wire
-from vmdns.core.naming import RESERVED, Owners, Reservation, assign
-from vmdns.core.policy import Policy
-from vmdns.core.problem import Problem
-from vmdns.core.vagrant import parse_vagrant_name
-from vmdns.core.wishes import Relative, natural_label
+from vmdns.dns.name import to_wire
+from vmdns.state import naming
+from vmdns.state.build import build
+from vmdns.state.facts import HostName, Machine
+from vmdns.state.naming import RESERVED, Owners, Reservation, assign
+from vmdns.state.policy import Policy
+from vmdns.state.problem import Problem
+from vmdns.state.vagrant import parse_vagrant_name
+from vmdns.state.wanted_names import Relative, natural_label
 
 ZONES = ("local", "vm.internal")
 WHY = dict.fromkeys(RESERVED, Reservation("a reserved name"))

@@ -7,8 +7,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.plain import safe
-from vmdns.core.sparing import MOST_KEYS, MOST_LINES, SECONDS, Sparing
+from vmdns.daemon.log_limit import MOST_KEYS, MOST_LINES, SECONDS, Sparing
+from vmdns.dns.escaping import safe
 
 # What each of them does to somebody: a colour, the 8-bit form of ESC [, a window's title, a forged line, a line as
 # others see it, a reversed name, an invisible letter, an end of a C string, a mark of another byte order.

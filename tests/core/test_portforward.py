@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.core.model import PortForward
-from vmdns.core.portforward import nat_rule, network_rule, order
+from vmdns.state.facts import PortForward
+from vmdns.state.port_forward import nat_rule, network_rule, order
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.testzone import snapshot
-from vmdns.core.answer import answer
-from vmdns.core.forwarded import Forwarded, Question, refusal, render
-from vmdns.core.name import from_labels, to_wire
-from vmdns.core.quick_foreign import foreign, respond_to
-from vmdns.core.view import View
-from vmdns.core.wire import Malformed, Record, parse_query, udp_limit
+from vmdns.dns.forwarded_answer import Forwarded, Question, refusal, render
+from vmdns.dns.message import Malformed, Record, parse_query, udp_limit
+from vmdns.dns.name import from_labels, to_wire
+from vmdns.state.authoritative import answer
+from vmdns.state.common_forward import foreign, respond_to
+from vmdns.state.views import View
 
 SNAPSHOT = snapshot(forwarded=("corp.local",))
 NAMES = [

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from vmdns.core import wire
-from vmdns.core.judge import judge_fully
-from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
-from vmdns.core.quick_judge import quick_judge
-from vmdns.core.upstream import closest
+from vmdns.dns import message as wire
+from vmdns.dns.common_response import quick_judge
+from vmdns.dns.limits import Limits
+from vmdns.dns.name import to_wire
+from vmdns.dns.response_validation import judge_fully
+from vmdns.dns.upstreams import closest
 
 OWN = {to_wire("local")}
 NAME = "wWw.fZ.test"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.name import to_text, to_wire
-from vmdns.core.records import check_records, owners, parse_records
-from vmdns.core.wire import AAAA, CNAME, MX, SRV, TXT, A
+from vmdns.dns.message import AAAA, CNAME, MX, SRV, TXT, A
+from vmdns.dns.name import to_text, to_wire
+from vmdns.dns.zonefile import check_records, owners, parse_records
 
 ZONES = ("local", "vm.internal")
 

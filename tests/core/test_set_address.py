@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
-from vmdns.core.address import BY_USER, FORWARD
-from vmdns.core.build import build
-from vmdns.core.extradata import extra_addresses
-from vmdns.core.model import DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, PortForward
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Guest
+from vmdns.state.addresses import BY_USER, FORWARD
+from vmdns.state.build import build
+from vmdns.state.extradata import extra_addresses
+from vmdns.state.facts import DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, PortForward
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Guest
 
 LINK = HostAddress("vboxnet0", "192.168.56.1/24")
 

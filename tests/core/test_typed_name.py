@@ -7,12 +7,12 @@ import contextlib
 import pytest
 
 from tests.facts import HOSTONLY, NOW, lease, vm
-from vmdns.core.build import build
-from vmdns.core.model import HostName
-from vmdns.core.name import to_text
-from vmdns.core.policy import Policy
-from vmdns.core.records import parse_records
-from vmdns.core.typed_name import similar_name, typed_name
+from vmdns.dns.name import to_text
+from vmdns.dns.zonefile import parse_records
+from vmdns.state.build import build
+from vmdns.state.facts import HostName
+from vmdns.state.policy import Policy
+from vmdns.state.typed_name import similar_name, typed_name
 
 ZONES = ("local", "vm.internal")
 SNAPSHOT = build(

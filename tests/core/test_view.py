@@ -8,13 +8,13 @@ from ipaddress import ip_address
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, mac, report, vm
-from vmdns.core.build import build
-from vmdns.core.model import Adapter, DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Neighbour, PortForward
-from vmdns.core.name import to_text, to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Right, Snapshot
-from vmdns.core.view import HOST, View, ways
-from vmdns.core.wire import AAAA, PTR, SRV, A
+from vmdns.dns.message import AAAA, PTR, SRV, A
+from vmdns.dns.name import to_text, to_wire
+from vmdns.state.build import build
+from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Neighbour, PortForward
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Right, Snapshot
+from vmdns.state.views import HOST, View, ways
 
 LAN2 = replace(BRIDGED, name="wlan0")
 ELSEWHERE = replace(BRIDGED, name="eth1")

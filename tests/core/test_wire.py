@@ -17,10 +17,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmdns.core import wire
-from vmdns.core.name import from_labels, to_wire
-from vmdns.core.plain import safe
-from vmdns.core.wire import (
+from vmdns.dns import message as wire
+from vmdns.dns.escaping import safe
+from vmdns.dns.message import (
     Malformed,
     Query,
     Record,
@@ -31,6 +30,7 @@ from vmdns.core.wire import (
     udp_limit,
     with_keepalive,
 )
+from vmdns.dns.name import from_labels, to_wire
 
 WEB = to_wire("web.local")
 KINDS = st.integers(1, 0xFFFF)

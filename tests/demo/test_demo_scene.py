@@ -7,11 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.facts import NOW
-from vmdns.core.build import build
-from vmdns.core.model import Fact, Machine
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Snapshot
 from vmdns.demo.scene import (
     BOOT,
     EVENTS,
@@ -25,6 +20,11 @@ from vmdns.demo.scene import (
     moment,
     next_change,
 )
+from vmdns.dns.name import to_wire
+from vmdns.state.build import build
+from vmdns.state.facts import Fact, Machine
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 STEADY = ("web", "db", "서버", "build", "files")

@@ -6,10 +6,10 @@ import io
 import json
 from typing import Any
 
-from vmdns.core.model import Machine
 from vmdns.demo.scene import BOOT, LEASED, MOVE
 from vmdns.demo.worker import Player
 from vmdns.sources.worker import Output
+from vmdns.state.facts import Machine
 
 
 class Stage:

@@ -59,11 +59,11 @@ def broken(short: Path) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("what", "times"),
     [
-        ("vmdns.sources.supervise:Supervisor:run", 2),
-        ("vmdns.sources.supervise:Supervisor:_run_one", 2),
-        ("vmdns.app:Discovery:_take", 2),
-        ("vmdns.app:App:_announce", 1),
-        ("vmdns.app:App:_keep_wired", 1),
+        ("vmdns.sources.supervisor:Supervisor:run", 2),
+        ("vmdns.sources.supervisor:Supervisor:_run_one", 2),
+        ("vmdns.daemon.app:Discovery:_take", 2),
+        ("vmdns.daemon.app:App:_announce", 1),
+        ("vmdns.daemon.app:App:_keep_wired", 1),
     ],
 )
 def test_25_a_fault_of_our_own_ends_nothing(what: str, times: int, broken: Any) -> None:
@@ -79,7 +79,7 @@ def test_25_a_fault_of_our_own_ends_nothing(what: str, times: int, broken: Any) 
 
 
 def test_25_a_question_that_cannot_be_answered_gets_servfail(broken: Any) -> None:
-    run = broken("vmdns.serve.datagrams::quick", 3)
+    run = broken("vmdns.server.udp_queries::quick", 3)
     run.saw("ready:")
     found = [ask("www.local", "127.0.0.1", run.port, seconds=PATIENCE) for _ in range(4)]
     assert found == 3 * [frozenset({"SERVFAIL"})] + [frozenset({"192.168.56.200"})]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import needs_mount_namespace
-from vmdns.host import hostsfile
+from vmdns.host import hosts_block as hostsfile
 from vmdns.host.journal import Entry, Journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ if what == "journal":
     from vmdns.host.journal import Entry, Journal
     Journal(Path(file)).put(Entry("wire", "address", "two", None, "b"))
 else:
-    from vmdns.host.hostsfile import write
+    from vmdns.host.hosts_block import write
     write(Path(file), ["192.168.56.102\\tdb.local"])
 """
 
@@ -105,7 +105,8 @@ import errno, json, os, subprocess, sys
 from pathlib import Path
 folder = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
-from vmdns.host import hostsfile, plan
+from vmdns.host import plan
+from vmdns.host import hosts_block as hostsfile
 from vmdns.host.journal import Entry, Journal
 journal = Journal(folder / "journal.json")
 journal.put(Entry("wire", "address", "one", None, "a"))

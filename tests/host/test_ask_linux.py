@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.core.upstream import Upstream
-from vmdns.host import ask_linux, linux
-from vmdns.host.ask_linux import Linux, before, look, split, whole
-from vmdns.host.asking import Ask, Place, Refusal
+from vmdns.dns.upstreams import Upstream
+from vmdns.host import resolver_linux as ask_linux
+from vmdns.host import upstreams_linux
 from vmdns.host.journal import Journal
 from vmdns.host.plan import Setting, apply, plan, undo
-from vmdns.host.resolvconf import Earlier, ResolvConf, earlier_of, ours
-from vmdns.host.systemfile import SystemFile
+from vmdns.host.resolv_conf import Earlier, ResolvConf, earlier_of, ours
+from vmdns.host.resolver_linux import Linux, before, look, split, whole
+from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.system_file import SystemFile
 
 ZONES = ("local", "vm.internal")
 STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch corp.test\n"
@@ -189,11 +190,11 @@ def test_the_servers_before_us_are_followed(tmp_path: Path, followed: str | None
     (tmp_path / "etc/resolv.conf").write_text(ours(STUB, Earlier(("/run/x/file",), ("192.0.2.1",)), "198.18.53.53"))
     if followed is not None:
         (tmp_path / "run/x/file").write_text(followed)
-    found = linux.read(tmp_path)
+    found = upstreams_linux.read(tmp_path)
     assert list(found.default) == [Upstream(one) for one in servers]
     assert found.resolvers == ("198.18.53.53",)
     assert b"\x04corp\x04test\0" in found.search
-    assert tmp_path / "run/x" in linux.watched(tmp_path)
+    assert tmp_path / "run/x" in upstreams_linux.watched(tmp_path)
 
 
 def test_a_note_in_a_file_that_is_not_ours_means_nothing() -> None:

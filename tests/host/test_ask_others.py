@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.host import ask_macos, ask_windows, nrpt, windows
-from vmdns.host.asking import Ask, Place, Refusal
-from vmdns.host.earlier import servers_before
+from vmdns.host import nrpt, resolver_macos, resolver_windows, upstreams_windows
+from vmdns.host.earlier_run import servers_before
 from vmdns.host.journal import Entry
 from vmdns.host.nrpt import NrptRule, Rule, parse_rules, stale
+from vmdns.host.resolver_setup import Ask, Place, Refusal
 
 ZONES = ("local", "vm.internal")
 
@@ -62,9 +62,9 @@ end (none):
 
 
 def test_services_in_use() -> None:
-    order = ask_macos.parse_order(ORDER)
+    order = resolver_macos.parse_order(ORDER)
     assert order == {"en7": "USB 10/100/1000 LAN", "en0": "Wi-Fi"}
-    assert ask_macos.parse_devices(SCUTIL) == ["en0", "en7"]
+    assert resolver_macos.parse_devices(SCUTIL) == ["en0", "en7"]
 
 
 @pytest.mark.parametrize(
@@ -77,25 +77,25 @@ def test_services_in_use() -> None:
     ],
 )
 def test_servers_typed_in_on_a_mac(text: str, servers: list[str]) -> None:
-    assert ask_macos.parse_servers(text) == servers
+    assert resolver_macos.parse_servers(text) == servers
 
 
 def test_what_dhcp_gave() -> None:
-    assert ask_macos.parse_packet(PACKET) == ["192.168.1.1", "192.168.1.2"]
-    assert ask_macos.parse_packet("") == []
+    assert resolver_macos.parse_packet(PACKET) == ["192.168.1.1", "192.168.1.2"]
+    assert resolver_macos.parse_packet("") == []
 
 
 def test_a_mac_asks_for_all_zones_but_local() -> None:
-    asked = ask_macos.split(Place(port=5300), ZONES)
+    asked = resolver_macos.split(Place(port=5300), ZONES)
     assert isinstance(asked, Ask)
     [(setting, text)] = asked.wanted
     assert (setting.kind, setting.name) == ("resolver-file", "/etc/resolver/vm.internal")
     assert text.splitlines()[1:] == ["nameserver 127.0.0.1", "port 5300"]
-    assert isinstance(ask_macos.split(Place(), ("local",)), Refusal)
+    assert isinstance(resolver_macos.split(Place(), ("local",)), Refusal)
 
 
 def test_a_mac_asks_for_everything() -> None:
-    asked = ask_macos.whole(["Wi-Fi"])
+    asked = resolver_macos.whole(["Wi-Fi"])
     assert isinstance(asked, Ask)
     assert [(one.kind, one.name) for one, _ in asked.wanted] == [
         ("address-daemon", "/Library/LaunchDaemons/vmdns.address.plist"), ("mac-servers", "Wi-Fi"),
@@ -105,23 +105,23 @@ def test_a_mac_asks_for_everything() -> None:
     assert any("launchctl bootstrap system" in line for line in daemon.commands(None, asked.wanted[0][1]))
     assert servers.commands([], ["198.18.53.53"])[0].endswith("networksetup -setdnsservers Wi-Fi 198.18.53.53")
     assert servers.commands(["198.18.53.53"], [])[0].endswith("networksetup -setdnsservers Wi-Fi Empty")
-    assert isinstance(ask_macos.whole([]), Refusal)
+    assert isinstance(resolver_macos.whole([]), Refusal)
 
 
 # -- Windows -----------------------------------------------------------------------------------------------------
 
 WIFI, WIRE = "{11111111-0000-0000-0000-000000000001}", "{11111111-0000-0000-0000-000000000002}"
-INTERFACES = windows.TCPIP + "\\Interfaces\\"
+INTERFACES = upstreams_windows.TCPIP + "\\Interfaces\\"
 OURS = "{22222222-0000-0000-0000-000000000001}"
 REGISTRY: dict[str, dict[str, object]] = {
-    windows.TCPIP: {},
+    upstreams_windows.TCPIP: {},
     INTERFACES + WIFI: {
         "EnableDHCP": 1, "DhcpIPAddress": "192.168.1.20", "DhcpNameServer": "192.168.1.1", "NameServer": "",
         "DhcpDefaultGateway": ["192.168.1.1"],
     },
     INTERFACES + WIRE: {"EnableDHCP": 0, "IPAddress": ["10.1.0.5"], "NameServer": "10.1.0.1,10.1.0.2"},
-    f"{windows.CONNECTIONS}\\{WIFI}\\Connection": {"Name": "Wi-Fi"},
-    f"{windows.CONNECTIONS}\\{WIRE}\\Connection": {"Name": "Ethernet's"},
+    f"{upstreams_windows.CONNECTIONS}\\{WIFI}\\Connection": {"Name": "Wi-Fi"},
+    f"{upstreams_windows.CONNECTIONS}\\{WIRE}\\Connection": {"Name": "Ethernet's"},
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def rule(space: str, server: str, comment: str = "vmdns") -> dict[str, object]:
     return {"Name": [space], "GenericDNSServers": server, "ConfigOptions": 8, "Version": 2, "Comment": comment}
 
 
-def with_rules(*rules: dict[str, object], table: str = windows.NRPT) -> dict[str, dict[str, object]]:
+def with_rules(*rules: dict[str, object], table: str = upstreams_windows.NRPT) -> dict[str, dict[str, object]]:
     numbered = {f"{table}\\{{22222222-0000-0000-0000-00000000000{at}}}": one for at, one in enumerate(rules, 1)}
     return {**REGISTRY, **numbered}
 
@@ -157,7 +157,7 @@ def test_stale_rules(rules: list[dict[str, object]], kept: list[str], keys: list
 
 
 def test_windows_asks_for_all_zones_but_local() -> None:
-    asked = ask_windows.split(lambda: REGISTRY, Place(), ZONES)
+    asked = resolver_windows.split(lambda: REGISTRY, Place(), ZONES)
     assert isinstance(asked, Ask)
     [(setting, value)] = asked.wanted
     assert (setting.kind, setting.name, setting.read(), value) == ("nrpt", ".vm.internal", None, ["127.0.0.1"])
@@ -181,17 +181,22 @@ def test_our_rule_is_changed_and_taken_away() -> None:
     [
         (REGISTRY, Place(port=5300), ZONES, "port 5300"),
         (REGISTRY, Place(), ("local",), "take multicast DNS away"),
-        (with_rules(rule(".corp.test", "10.1.0.1", ""), table=windows.NRPT_POLICY), Place(), ZONES, "group policy"),
+        (
+            with_rules(rule(".corp.test", "10.1.0.1", ""), table=upstreams_windows.NRPT_POLICY),
+            Place(),
+            ZONES,
+            "group policy",
+        ),
     ],
 )
 def test_windows_refused(registry: dict[str, dict[str, object]], at: Place, zones: tuple[str, ...], words: str) -> None:
-    refused = ask_windows.split(lambda: registry, at, zones)
+    refused = resolver_windows.split(lambda: registry, at, zones)
     assert isinstance(refused, Refusal)
     assert words in refused.text
 
 
 def test_windows_asks_for_everything() -> None:
-    asked = ask_windows.whole(lambda: REGISTRY, lambda address: True)
+    asked = resolver_windows.whole(lambda: REGISTRY, lambda address: True)
     assert isinstance(asked, Ask)
     assert [(one.kind, one.name, value) for one, value in asked.wanted] == [
         ("loopback-address", "198.18.53.53", True),
@@ -203,12 +208,14 @@ def test_windows_asks_for_everything() -> None:
     assert wifi.commands(["198.18.53.53"], [])[0].endswith("set dnsservers name=Wi-Fi source=dhcp")
     back = wire.commands(["198.18.53.53"], ["10.1.0.1", "10.1.0.2"])
     assert [("address=10.1.0.1" in line, "address=10.1.0.2" in line) for line in back] == [(True, False), (False, True)]
-    assert isinstance(ask_windows.whole(lambda: REGISTRY, lambda address: False), Refusal)
+    assert isinstance(resolver_windows.whole(lambda: REGISTRY, lambda address: False), Refusal)
 
 
 def test_the_servers_before_us_on_windows() -> None:
     told = {**REGISTRY[INTERFACES + WIFI], "NameServer": "198.18.53.53"}
-    found = windows.parse_registry({**REGISTRY, INTERFACES + WIFI: told}, lambda address: address == "192.168.1.20")
+    found = upstreams_windows.parse_registry(
+        {**REGISTRY, INTERFACES + WIFI: told}, lambda address: address == "192.168.1.20"
+    )
     assert [one.address for one in found.default] == ["192.168.1.1"]
     assert found.resolvers == ("198.18.53.53",)
 

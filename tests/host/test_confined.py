@@ -23,9 +23,9 @@ import pytest
 
 from tests.host.confine import allowed, directives
 from tests.needs import no_mount_namespace
-from vmdns.host import unit_text
+from vmdns.host import systemd_unit_text
 from vmdns.host.program import Owner, Program
-from vmdns.serve.turn import NICER
+from vmdns.server.scheduling_linux import NICER
 
 pytestmark = pytest.mark.slow
 UID = 54321
@@ -40,9 +40,9 @@ def units(folder: Path, program: Program = ALICE) -> list[Path]:
     """The three unit files."""
     user = program.owner.name
     made = {
-        unit_text.unit_name(user): unit_text.text(program),
-        unit_text.socket_name(user): unit_text.socket_text(program),
-        unit_text.beside_name(user): unit_text.beside_text(program),
+        systemd_unit_text.unit_name(user): systemd_unit_text.text(program),
+        systemd_unit_text.socket_name(user): systemd_unit_text.socket_text(program),
+        systemd_unit_text.beside_name(user): systemd_unit_text.beside_text(program),
     }
     for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -85,12 +85,12 @@ def test_its_exposure_is_below_two(tmp_path: Path) -> None:
 
 def test_the_thread_that_answers_may_weigh_more() -> None:
     """RLIMIT_NICE (getrlimit(2)), which systemd takes as a nice value where there is a sign."""
-    assert directives(unit_text.text(ALICE))["LimitNICE"] == [f"-{NICER}"]
+    assert directives(systemd_unit_text.text(ALICE))["LimitNICE"] == [f"-{NICER}"]
 
 
 @ANALYZE
 def test_the_calls_that_are_left(tmp_path: Path) -> None:
-    left = allowed(directives(unit_text.text(ALICE)))
+    left = allowed(directives(systemd_unit_text.text(ALICE)))
     assert {"recvmmsg", "sendmmsg", "inotify_init1", "kill", "prlimit64", "execve", "futex", "sched_setattr"} <= left
     assert not {"mount", "ptrace", "bpf", "capset", "setuid", "chown", "setrlimit", "kexec_load", "reboot"} & left
     assert "setpriority" not in left
@@ -145,7 +145,7 @@ SCENE = """
     setpriv="$(command -v setpriv) --reuid={uid} --regid={uid} --clear-groups"
     systemd-socket-activate --accept --inetd -l {folder}/beside.sock -E HOME -E PATH -E VBOX_PROGRAM_PATH \\
         -E VBOX_USER_HOME -E PYTHONPATH -E PYTHONDONTWRITEBYTECODE -E LD_LIBRARY_PATH \\
-        $setpriv {python} -P -m vmdns.beside 2>activate.log &
+        $setpriv {python} -P -m vmdns.daemon.worker_service 2>activate.log &
     activate=$!
     for _ in $(seq 100); do [ -S beside.sock ] && break; sleep 0.1; done
     chown {uid} beside.sock
@@ -171,7 +171,7 @@ class Scene:
         folder.chmod(0o755)
         program = Program(Owner("alice", UID, folder), ("/bin/true",))
         unit = folder / "unit"
-        text = unit_text.text(program)
+        text = systemd_unit_text.text(program)
         unit.write_text(text.replace(f"-/run/user/{UID}\n", f"-{folder}/run\n"))
         self.python = f"{folder}/base/bin/python3"
         scene = textwrap.dedent(SCENE).format(
@@ -225,7 +225,7 @@ class Scene:
                 mine = f"VBOX_USER_HOME={self.folder}/home".encode() in (process / "environ").read_bytes()
             except OSError:
                 continue
-            if mine and b"vmdns.beside" in words and b"systemd-socket-activate" not in words:
+            if mine and b"vmdns.daemon.worker_service" in words and b"systemd-socket-activate" not in words:
                 return int(process.name)
         return 0
 

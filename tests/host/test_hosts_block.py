@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.hosts import BLOCK_BEGIN, BLOCK_END
-from vmdns.host import hostsfile
-from vmdns.host.hostsfile import Writer, block, lines, replaced, write
-from vmdns.sources.hostsfile import parse_hosts
+from vmdns.host import hosts_block as hostsfile
+from vmdns.host.hosts_block import Writer, block, lines, replaced, write
+from vmdns.sources.hosts_file import parse_hosts
+from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
 
 WEB = "192.168.56.101\tweb.local web.vm.internal"
 DB = "192.168.56.102\tdb.local"
@@ -160,7 +160,7 @@ def test_the_block_goes_when_whoever_keeps_it_is_killed(tmp_path: Path) -> None:
     file.write_bytes(b"127.0.0.1 localhost\n")
     program = f"""
 import pathlib, time
-from vmdns.host.hostsfile import Writer
+from vmdns.host.hosts_block import Writer
 writer = Writer(pathlib.Path({str(file)!r}), once=False)
 writer.write([{WEB!r}])
 print(writer._child.pid, flush=True)

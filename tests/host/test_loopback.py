@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.needs import needs_network_namespace
-from vmdns.host.loopback import WHOLE, LoopbackAddress, commands
+from vmdns.host.loopback_address import WHOLE, LoopbackAddress, commands
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_is_assigned_is_told() -> None:
 def test_given_and_taken_away_in_a_namespace() -> None:
     program = f"""
 import subprocess
-from vmdns.host.loopback import LoopbackAddress
+from vmdns.host.loopback_address import LoopbackAddress
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 one = LoopbackAddress({WHOLE!r})
 seen = [one.read()]

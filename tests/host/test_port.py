@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.host import port
-from vmdns.host.port import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, systemd_unit, why_not
+from vmdns.host import port_holder as port
+from vmdns.host.port_holder import (
+    holder_of,
+    parse_lsof,
+    parse_netstat,
+    parse_proc_net,
+    parse_tasklist,
+    systemd_unit,
+    why_not,
+)
 
 LSOF = """p412
 cmDNSResponder

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from vmdns import service
-from vmdns.arguments import run_parser
-from vmdns.host import launchagent, task, unit, unit_text
+from vmdns.cli_parser import run_parser
+from vmdns.commands import service
+from vmdns.commands.service import run_options
+from vmdns.host import launchd, systemd_unit, systemd_unit_text, task_scheduler
 from vmdns.host.journal import Journal
 from vmdns.host.plan import Setting, apply, plan, undo, undo_plan
 from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
-from vmdns.service import run_options
 
 SAMPLES = Path(__file__).with_name("samples")
 ALICE = Owner("alice", 1000, Path("/home/alice"))
@@ -34,8 +34,8 @@ def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Ow
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("vmdns-alice.service", unit_text.text), ("vmdns-beside-alice.socket", unit_text.socket_text),
-     ("vmdns-beside-alice@.service", unit_text.beside_text)],
+    [("vmdns-alice.service", systemd_unit_text.text), ("vmdns-beside-alice.socket", systemd_unit_text.socket_text),
+     ("vmdns-beside-alice@.service", systemd_unit_text.beside_text)],
 )  # fmt: skip
 def test_units(name: str, text: Callable[[Program], str]) -> None:
     assert text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / name).read_text("utf-8")
@@ -43,7 +43,7 @@ def test_units(name: str, text: Callable[[Program], str]) -> None:
 
 def test_launch_agent() -> None:
     alice = Owner("alice", 501, Path("/Users/alice"))
-    text = launchagent.text(program("--wire", owner=alice))
+    text = launchd.text(program("--wire", owner=alice))
     assert text == (SAMPLES / "local.vmdns.plist").read_text("utf-8")
     found = plistlib.loads(text.encode())
     assert found["ProgramArguments"] == ["/opt/vmdns/bin/python", "-P", "-m", "vmdns", "run", "--wire"]
@@ -52,27 +52,29 @@ def test_launch_agent() -> None:
 
 
 def test_task() -> None:
-    value = task.wanted(program("--config", r"C:\my files\vmdns.toml", interpreter=r"C:\Program Files\v\python.exe"))
+    value = task_scheduler.wanted(
+        program("--config", r"C:\my files\vmdns.toml", interpreter=r"C:\Program Files\v\python.exe")
+    )
     assert value["Command"] == r"C:\Program Files\v\pythonw.exe"
-    assert value["Arguments"] == r'-P -m vmdns.background run --config "C:\my files\vmdns.toml"'
-    text = task.render(value, r"DESKTOP-1\alice").decode("utf-16")
+    assert value["Arguments"] == r'-P -m vmdns.commands.background run --config "C:\my files\vmdns.toml"'
+    text = task_scheduler.render(value, r"DESKTOP-1\alice").decode("utf-16")
     assert text == (SAMPLES / "task.xml").read_text("utf-8").rstrip("\n")
-    assert task.parse(text) == value
+    assert task_scheduler.parse(text) == value
 
 
 def test_task_as_windows_writes_it() -> None:
     """More elements, a SID, other order, defaults left out: the same task. One setting of the user's: another."""
     shown = (SAMPLES / "task-query.xml").read_text("utf-8")
-    value = task.parse(shown)
-    assert value == task.wanted(program(interpreter=r"C:\v\python.exe"))
-    assert task.parse(shown.replace("PT0S", "PT1H")) != value
-    assert task.parse(shown.replace("<StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>", "")) != value
+    value = task_scheduler.parse(shown)
+    assert value == task_scheduler.wanted(program(interpreter=r"C:\v\python.exe"))
+    assert task_scheduler.parse(shown.replace("PT0S", "PT1H")) != value
+    assert task_scheduler.parse(shown.replace("<StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>", "")) != value
 
 
 @pytest.mark.parametrize("text", ["", "ERROR: The system cannot find the file specified.", "<Task", "<Task><a></Task>"])
 def test_no_task(text: str) -> None:
     with pytest.raises(OSError, match="cannot be understood"):
-        task.parse(text)
+        task_scheduler.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_no_task(text: str) -> None:
      ("LAB\\ö", r"vmdns-LAB\x5c\xc3\xb6.service")],
 )  # fmt: skip
 def test_unit_names(name: str, expected: str) -> None:
-    assert unit_text.unit_name(name) == expected
+    assert systemd_unit_text.unit_name(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,12 +92,12 @@ def test_unit_names(name: str, expected: str) -> None:
      ("a\\b", r'"a\\b"'), (";", '";"'), ("a\nb\x1b", r'"a\x0ab\x1b"')],
 )  # fmt: skip
 def test_words_of_a_unit(word: str, shown: str) -> None:
-    text = unit_text.text(Program(ALICE, ("/x", word)))
+    text = systemd_unit_text.text(Program(ALICE, ("/x", word)))
     assert f"ExecStart=/x {shown}\n" in text
 
 
 def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
-    assert "\nUser=1000\n" in unit_text.text(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
+    assert "\nUser=1000\n" in systemd_unit_text.text(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
 
 
 def find(who: str | int) -> Owner:
@@ -187,7 +189,7 @@ def test_wrong_options_of_run(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )  # fmt: skip
 def test_state_of_a_unit(sample: str, state: dict[str, object]) -> None:
-    assert unit.state(unit.parse_show((SAMPLES / sample).read_text("utf-8"))) == state
+    assert systemd_unit.state(systemd_unit.parse_show((SAMPLES / sample).read_text("utf-8"))) == state
 
 
 def test_state_of_an_agent() -> None:
@@ -201,14 +203,14 @@ def test_state_of_an_agent() -> None:
         "}",
     ]
     shown = "\n".join(lines)
-    assert launchagent.parse_print(shown) == {"running": True, "pid": 77, "since": None, "detail": ""}
+    assert launchd.parse_print(shown) == {"running": True, "pid": 77, "since": None, "detail": ""}
     ended = "gui/501/local.vmdns = {\n\tstate = not running\n\tlast exit code = 1\n}\n"
-    assert launchagent.parse_print(ended)["detail"] == "it ended with status 1"
-    assert not launchagent.parse_print("Could not find service")["running"]
+    assert launchd.parse_print(ended)["detail"] == "it ended with status 1"
+    assert not launchd.parse_print("Could not find service")["running"]
     disabled = (
         'disabled services = {\n\t"local.vmdns" => disabled\n\t"b" => enabled\n\t"c" => true\n\t"d" => false\n}\n'
     )
-    assert launchagent.parse_disabled(disabled) == {"local.vmdns", "c"}
+    assert launchd.parse_disabled(disabled) == {"local.vmdns", "c"}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_state_of_an_agent() -> None:
      ("", (False, False, False, None, "")), ("[]", (False, False, False, None, ""))],
 )  # fmt: skip
 def test_state_of_a_task(text: str, state: tuple[object, ...]) -> None:
-    found = task.parse_status(text)
+    found = task_scheduler.parse_status(text)
     assert tuple(found[key] for key in ("installed", "enabled", "running", "since", "detail")) == state
 
 
@@ -244,17 +246,20 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.write_text(SYSTEMCTL.format(said=tmp_path / "said", enabled=tmp_path / "enabled"))
     file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr("vmdns.host.elevate.is_elevated", lambda: True)
+    monkeypatch.setattr("vmdns.host.elevation.is_elevated", lambda: True)
     return tmp_path
 
 
 def make(kind: str, name: str) -> Setting:
-    return unit.unit_file(name) if kind == "service-unit" else unit.Enabled(name)
+    return systemd_unit.unit_file(name) if kind == "service-unit" else systemd_unit.Enabled(name)
 
 
 def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
     path = folder / "system" / "vmdns-alice.service"
-    return [(unit.unit_file(str(path)), unit_text.text(program(*options))), (unit.Enabled(path.name), True)]
+    return [
+        (systemd_unit.unit_file(str(path)), systemd_unit_text.text(program(*options))),
+        (systemd_unit.Enabled(path.name), True),
+    ]
 
 
 def told(folder: Path) -> list[str]:
@@ -302,7 +307,7 @@ def test_what_is_installed_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
     for setting, _ in one.wanted([]):
         assert type(one.make(setting.kind, setting.name)) is type(setting)
-    template, socket, server = (unit.unit_file(f"/x/{name}").after for _, name in names[:3])
+    template, socket, server = (systemd_unit.unit_file(f"/x/{name}").after for _, name in names[:3])
     assert template == (("systemctl", "daemon-reload"),)
     assert [after[1] for after in (socket, server)] == [
         ("systemctl", "try-restart", "vmdns-beside-alice.socket"),
@@ -324,11 +329,11 @@ def test_a_unit_that_the_user_edited_is_left(played: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its own system")
 def test_the_log_of_a_windowless_vmdns(tmp_path: Path) -> None:
-    from vmdns import background
+    from vmdns.commands import background
 
     file = tmp_path / "state" / "vmdns.log"
     for text in ("one", "two"):
-        opened = f"from vmdns.background import open_log; open_log(Path({str(file)!r}))"
+        opened = f"from vmdns.commands.background import open_log; open_log(Path({str(file)!r}))"
         code = f"from pathlib import Path; {opened}; print({text!r})"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert file.read_text() == "one\ntwo\n"
@@ -336,4 +341,4 @@ def test_the_log_of_a_windowless_vmdns(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert file.read_text() == "two\n"
     assert file.with_name("vmdns.log.1").stat().st_size == background.MOST_BYTES + 1
-    assert launchagent.tail(file) == ["two"]
+    assert launchd.tail(file) == ["two"]

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from vmdns.core.name import to_wire
-from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.core.wire import SOA, Record, make_query, parse_query, respond, soa_rdata
-from vmdns.host import linux, macos, resolved, upstreams, windows
+from vmdns.dns.message import SOA, Record, make_query, parse_query, respond, soa_rdata
+from vmdns.dns.name import to_wire
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.host import systemd_resolved as resolved
+from vmdns.host import upstreams, upstreams_linux, upstreams_macos, upstreams_windows
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -44,7 +45,7 @@ def at(*addresses: str, port: int = 53) -> tuple[Upstream, ...]:
     ],
 )
 def test_resolv_conf(text: str, servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
-    assert linux.parse_resolv_conf(text) == Upstreams(servers, search=search)
+    assert upstreams_linux.parse_resolv_conf(text) == Upstreams(servers, search=search)
 
 
 STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"
@@ -72,14 +73,14 @@ def test_the_servers_behind_systemd_resolved(
     if resolved is not None:
         (tmp_path / "run/systemd/resolve").mkdir(parents=True)
         (tmp_path / "run/systemd/resolve/resolv.conf").write_text(resolved)
-    found = linux.read(tmp_path)
+    found = upstreams_linux.read(tmp_path)
     assert (found.default, found.search) == (servers, search)
     asked = [line.split()[1] for line in etc.splitlines() if line.startswith("nameserver")]
     assert found.resolvers == tuple(asked)
 
 
 def test_domains_of_a_vpn_s_link_are_those_that_systemd_resolved_has() -> None:
-    found = linux.read(SAMPLES / "vpn")
+    found = upstreams_linux.read(SAMPLES / "vpn")
     assert found.default == at("192.0.2.53")
     assert found.domains == {to_wire("corp.example"): at("192.0.2.54"), to_wire("corp.local"): at("192.0.2.54")}
     assert (found.search, found.resolvers) == (names("corp.local"), ("127.0.0.53",))
@@ -114,13 +115,13 @@ def test_links_with_the_same_domain_and_one_that_takes_everything(tmp_path: Path
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    found = linux.read(tmp_path)
+    found = upstreams_linux.read(tmp_path)
     assert found.default == at("10.8.0.1", "192.168.1.1")
     assert found.domains == {to_wire("corp.test"): at("10.8.0.1", "10.9.0.1")}
     # The same where programs read the servers themselves, and systemd-resolved is asked by nss-resolve.
     (tmp_path / "etc/resolv.conf").unlink()
     (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/resolv.conf")
-    assert linux.read(tmp_path).domains == found.domains
+    assert upstreams_linux.read(tmp_path).domains == found.domains
 
 
 def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
@@ -161,13 +162,13 @@ def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> N
 
 def test_a_resolv_conf_that_is_gone_or_dangles_is_said(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
-        linux.read(tmp_path)
+        upstreams_linux.read(tmp_path)
 
 
 def test_a_resolv_conf_in_latin_1_is_read(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").write_bytes(b"# caf\xe9\nnameserver 192.0.2.1\nsearch caf\xe9.test lan\n")
-    found = linux.read(tmp_path)
+    found = upstreams_linux.read(tmp_path)
     assert found.default == at("192.0.2.1")
     assert to_wire("lan") in found.search
 
@@ -175,9 +176,9 @@ def test_a_resolv_conf_in_latin_1_is_read(tmp_path: Path) -> None:
 def test_a_resolv_conf_that_links_to_itself_is_watched(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").symlink_to("resolv.conf")
-    assert tmp_path / "etc" in linux.watched(tmp_path)
+    assert tmp_path / "etc" in upstreams_linux.watched(tmp_path)
     with pytest.raises(OSError, match="cannot be read"):
-        linux.read(tmp_path)
+        upstreams_linux.read(tmp_path)
 
 
 def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
@@ -186,9 +187,9 @@ def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_p
     (tmp_path / "etc/resolv.conf").symlink_to("../run/NetworkManager/resolv.conf")
     resolved = tmp_path / "run/systemd/resolve"  # which need not be there yet
     links = [tmp_path / "run/systemd/resolve/netif", tmp_path / "run/systemd/netif/links"]
-    assert linux.watched(tmp_path) == [tmp_path / "etc", tmp_path / "run/NetworkManager", resolved, *links]
+    assert upstreams_linux.watched(tmp_path) == [tmp_path / "etc", tmp_path / "run/NetworkManager", resolved, *links]
     (tmp_path / "run/systemd/resolve").mkdir(parents=True)
-    assert linux.watched(tmp_path)[2:] == [tmp_path / "run/systemd/resolve", *links]
+    assert upstreams_linux.watched(tmp_path)[2:] == [tmp_path / "run/systemd/resolve", *links]
 
 
 # -- macOS ----------------------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ resolver #1
 
 
 def test_scutil() -> None:
-    assert macos.parse_scutil(SCUTIL) == Upstreams(
+    assert upstreams_macos.parse_scutil(SCUTIL) == Upstreams(
         at("192.168.1.1", "fe80::1%en0", "9.9.9.9"),
         {to_wire("vm.internal"): at("127.0.0.1", port=5300), to_wire("corp.example"): at("10.8.0.1", "10.8.0.2")},
         names("home.lan", "corp.example"),
@@ -273,7 +274,7 @@ def test_scutil() -> None:
     ],
 )
 def test_scutil_s_other_words(text: str, found: Upstreams) -> None:
-    assert macos.parse_scutil(text) == found
+    assert upstreams_macos.parse_scutil(text) == found
 
 
 # -- Windows --------------------------------------------------------------------------------------------------
@@ -283,11 +284,11 @@ HERE = {"192.168.1.20", "10.8.0.6", "192.168.56.1"}
 
 
 def interface(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{windows.TCPIP}\Interfaces\{guid}": values}
+    return {rf"{upstreams_windows.TCPIP}\Interfaces\{guid}": values}
 
 
 def interface6(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{windows.TCPIP6}\Interfaces\{guid}": values}
+    return {rf"{upstreams_windows.TCPIP6}\Interfaces\{guid}": values}
 
 
 WIFI_DHCP = interface(
@@ -306,7 +307,7 @@ NEVER_UP = interface("{EEEE0005}", EnableDHCP=1, DhcpIPAddress="0.0.0.0", DhcpNa
 
 def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
     registry = {path: values for part in parts for path, values in part.items()}
-    return windows.parse_registry(registry, HERE.__contains__)
+    return upstreams_windows.parse_registry(registry, HERE.__contains__)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +338,9 @@ def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
         ),
         ([interface6(WIFI, NameServer="2001:db8::53")], at("2001:db8::53"), names()),
         (
-            [WIFI_DHCP, {windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test", "NV Domain": "ad.test"},
-                         windows.POLICY: {"SearchList": "gpo.test"}}],
+            [WIFI_DHCP, {upstreams_windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test",
+                                                   "NV Domain": "ad.test"},
+                         upstreams_windows.POLICY: {"SearchList": "gpo.test"}}],
             at("192.168.1.1", "192.168.1.2"), names("home.lan", "a.test", "b.test", "ad.test", "gpo.test"),
         ),
         ([], (), names()),
@@ -356,7 +358,9 @@ def rule(base: str, number: int, **values: Any) -> dict[str, dict[str, Any]]:
     return {rf"{base}\{{{number}}}": {"Version": 2, "ConfigOptions": 8, **values}}
 
 
-CORP = rule(windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2")
+CORP = rule(
+    upstreams_windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2"
+)
 
 
 @pytest.mark.parametrize(
@@ -366,13 +370,13 @@ CORP = rule(windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], Gener
             [CORP], (),
             {"corp.example": at("10.8.0.1", "10.8.0.2"), "host.other.example": at("10.8.0.1", "10.8.0.2")},
         ),
-        ([rule(windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
-        ([rule(windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
-        ([rule(windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
-        ([rule(windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
+        ([rule(upstreams_windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
+        ([rule(upstreams_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
+        ([rule(upstreams_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
+        ([rule(upstreams_windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
         # With one rule of a group policy, Windows ignores the local ones.
         (
-            [CORP, rule(windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
+            [CORP, rule(upstreams_windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
             {"gpo.test": at("10.7.0.1")},
         ),
     ],
@@ -386,9 +390,9 @@ def test_name_resolution_policy(
 
 
 def test_an_address_is_assigned_where_it_can_be_bound() -> None:
-    assert windows.is_assigned("127.0.0.1")
-    assert not windows.is_assigned("192.0.2.77")
-    assert not windows.is_assigned("no address")
+    assert upstreams_windows.is_assigned("127.0.0.1")
+    assert not upstreams_windows.is_assigned("192.0.2.77")
+    assert not upstreams_windows.is_assigned("no address")
 
 
 # -- this machine ---------------------------------------------------------------------------------------------

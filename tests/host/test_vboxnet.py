@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_wireplan import HEAD, server
 
-from vmdns.host.vboxnet import DhcpServer, VirtualBox, server_value
+from vmdns.host.virtualbox_networks import DhcpServer, VirtualBox, server_value
 
 VALUE = server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from vmdns.core.model import HostInterface
-from vmdns.host.dhcpsettings import Networks, parse
-from vmdns.host.vboxnet import server_value
-from vmdns.host.wireplan import Look, Row, Want, rows
+from vmdns.host.vbox_dhcp import Networks, parse
+from vmdns.host.virtualbox_networks import server_value
+from vmdns.host.wire_plan import Look, Row, Want, rows
+from vmdns.state.facts import HostInterface
 
 HEAD = (
     '<?xml version="1.0"?>\n<VirtualBox xmlns="http://www.virtualbox.org/" version="1.12-{system}">\n'

@@ -11,10 +11,10 @@ import json
 import sys
 from ipaddress import ip_interface
 
-from vmdns.core.mdns_links import Link
-from vmdns.core.name import to_wire
-from vmdns.core.wire import AAAA
-from vmdns.serve.multicast import Multicast
+from vmdns.dns.message import AAAA
+from vmdns.dns.name import to_wire
+from vmdns.mdns.links import Link
+from vmdns.mdns.transport import Multicast
 
 
 def tell(value: dict[str, object]) -> None:

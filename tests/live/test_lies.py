@@ -1,7 +1,7 @@
 """Guests that lie, on a real VirtualBox: addresses forged by guest properties, and a VM whose name steers terminals.
 
-Also the server as its service confines it (host/unit_text.py), beside a worker that is not: VMs that are started by a
-VBoxSVC that this worker started run as ever.
+Also the server as its service confines it (host/systemd_unit_text.py), beside a worker that is not: VMs that are
+started by a VBoxSVC that this worker started run.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ def test_a_name_that_steers(lab: Lab) -> None:
 
 
 class Door:
-    """Does what systemd does behind the socket unit: starts `vmdns.beside` for each connection."""
+    """Does what systemd does behind the socket unit: starts `vmdns.daemon.worker_service` for each connection."""
 
     def __init__(self, place: Path, environ: dict[str, str]) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(place))
         self._listener.listen(8)
         self._environ = environ
-        self._command = [sys.executable, "-P", "-m", "vmdns.beside"]
+        self._command = [sys.executable, "-P", "-m", "vmdns.daemon.worker_service"]
         self.started: list[subprocess.Popen[bytes]] = []
         threading.Thread(target=self._serve, daemon=True).start()
 

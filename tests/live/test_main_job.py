@@ -279,8 +279,8 @@ def test_an_upgrade_is_survived(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_both_readers_report_the_same_facts(lab: Lab) -> None:
-    from vmdns.core.model import from_json
-    from vmdns.sources.supervise import look_once
+    from vmdns.sources.supervisor import look_once
+    from vmdns.state.facts import from_json
 
     _network(lab)
     lab.vbm("natnetwork", "modify", "--netname", "NatNetwork", "--port-forward-4", "r 1:tcp:[]:2022:[10.0.2.4]:22")

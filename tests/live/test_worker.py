@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.live.lab import PATIENCE, Lab, until
-from vmdns.sources.supervise import Supervisor
+from vmdns.sources.supervisor import Supervisor
 
 HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
 
@@ -27,7 +27,7 @@ class Worker:
         self.facts: dict[str, dict[str, Any]] = {}
         options = {"reader": reader, "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vmdns.worker"],
+            [sys.executable, "-m", "vmdns.daemon.worker_main"],
             env=lab.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self.process.stdin is not None

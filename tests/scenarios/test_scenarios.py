@@ -39,10 +39,11 @@ import pytest
 
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, mac, uuid
-from vmdns import report
-from vmdns.core.answer import answer
-from vmdns.core.hosts import digest
-from vmdns.core.model import (
+from vmdns.control import report
+from vmdns.dns.message import make_query, parse_query, respond
+from vmdns.dns.name import to_wire
+from vmdns.state.authoritative import answer
+from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     Fact,
@@ -57,11 +58,10 @@ from vmdns.core.model import (
     PortForward,
     Report,
 )
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.view import View
-from vmdns.core.wire import make_query, parse_query, respond
-from vmdns.table import Table
+from vmdns.state.hosts_names import digest
+from vmdns.state.policy import Policy
+from vmdns.state.views import View
+from vmdns.store import Table
 
 Rules = tuple[PortForward, ...]
 

@@ -11,15 +11,15 @@ from typing import Any
 import dns.message
 
 from tests.testzone import SNAPSHOT
-from vmdns.core import wire
-from vmdns.core.answer import Reply
-from vmdns.core.limits import Limits
-from vmdns.core.name import labels
-from vmdns.core.snapshot import Snapshot
-from vmdns.core.wire import Query, Record, make_query, respond
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener, bind
-from vmdns.serve.others import Others
+from vmdns.dns import message as wire
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import Query, Record, make_query, respond
+from vmdns.dns.name import labels
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.external_names import Others
+from vmdns.server.listeners import Listener, bind
+from vmdns.state.authoritative import Reply
+from vmdns.state.snapshot import Snapshot
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0  # seconds until an answer that does not come is a failure

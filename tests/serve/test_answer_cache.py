@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 
 from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
-from vmdns.core.build import build
-from vmdns.core.limits import Limits
-from vmdns.core.policy import Policy
-from vmdns.core.quick import quick
-from vmdns.core.snapshot import Right
-from vmdns.core.view import View
-from vmdns.serve import answer_cache as caches
-from vmdns.serve.answer_cache import AnswerCache, Answers, find
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener, bind
-from vmdns.serve.udp import CALLS
+from vmdns.dns.limits import Limits
+from vmdns.server import answer_cache as caches
+from vmdns.server.answer_cache import AnswerCache, Answers, find
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener, bind
+from vmdns.server.udp import CALLS
+from vmdns.state.build import build
+from vmdns.state.common_answer import quick
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Right
+from vmdns.state.views import View
 
 ASKER = EVERYWHERE, Right.ALL
 NAMES = (

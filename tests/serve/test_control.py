@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 
-from vmdns.serve import control, control_place
-from vmdns.serve.control import ControlServer
-from vmdns.serve.control_client import request, stream
-from vmdns.serve.control_place import ControlBusy, ControlError, Lock, NotRunning, instance_key, is_own, make_private
+from vmdns.control import paths as control_place
+from vmdns.control import server as control
+from vmdns.control.client import request, stream
+from vmdns.control.paths import ControlBusy, ControlError, Lock, NotRunning, instance_key, is_own, make_private
+from vmdns.control.server import ControlServer
 
 unix_only = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and owners of files")
 KINDS = [pytest.param(False, id="socket", marks=unix_only), pytest.param(True, id="port")]
@@ -481,7 +482,7 @@ def test_one_server_for_one_home(folder: Path, loopback: bool) -> None:
 DIES = """
 import asyncio, os, sys
 from pathlib import Path
-from vmdns.serve.control import ControlServer
+from vmdns.control.server import ControlServer
 async def main():
     server = ControlServer(sys.argv[2] == "True")
     await server.start(Path(sys.argv[1]), "default", None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vmdns.core.cookie import RENEW_SECONDS, VALID_SECONDS
-from vmdns.serve.cookies import CHECKS, MOST_MET, ROLL_SECONDS, Cookies
+from vmdns.dns.cookie import RENEW_SECONDS, VALID_SECONDS
+from vmdns.server.cookies import CHECKS, MOST_MET, ROLL_SECONDS, Cookies
 
 CLIENT, PEER = b"cccccccc", "192.168.56.101"
 

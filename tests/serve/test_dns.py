@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 from tests import facts
 from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
-from vmdns.core.build import build
-from vmdns.core.limits import Limits
-from vmdns.core.model import HostAddress
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.wire import make_query
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener, bind
-from vmdns.serve.udp import Alone
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import make_query
+from vmdns.dns.name import to_wire
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener, bind
+from vmdns.server.udp import Alone
+from vmdns.state.build import build
+from vmdns.state.facts import HostAddress
+from vmdns.state.policy import Policy
 
 WEB = to_wire("web-01.local")
 TAIL = WEB + b"\0\1\0\1"

@@ -18,16 +18,16 @@ from test_forward import LIMITS, NOWHERE, QUICK, Clock, Lab, lab, run, told
 from threaded import Asker
 
 from tests.testzone import SNAPSHOT
-from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.core.wire import Query, parse_query
-from vmdns.serve import ports
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.forward import Forwarder
-from vmdns.serve.listeners import bind
-from vmdns.serve.others import Others
-from vmdns.serve.ports import MOST_SECONDS, MOST_USES, Noise, Ports
-from vmdns.serve.upstream_socket import Sockets
-from vmdns.serve.waiting import POSSIBLE
+from vmdns.dns.message import Query, parse_query
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.server import source_ports as ports
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.external_names import Others
+from vmdns.server.forwarder import Forwarder
+from vmdns.server.listeners import bind
+from vmdns.server.poller import POSSIBLE
+from vmdns.server.source_ports import MOST_SECONDS, MOST_USES, Noise, Ports
+from vmdns.server.upstream_socket import Sockets
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this system has no way to wait for many sockets in a thread")
 
@@ -119,7 +119,7 @@ def test_what_rests_is_closed_soon_and_the_thread_waits_for_its_listener_alone(
 ) -> None:
     monkeypatch.setattr(Lab, "threaded", True)
     monkeypatch.setattr(ports, "MOST_SECONDS", 0.3)
-    monkeypatch.setattr("vmdns.serve.first_try._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("vmdns.server.first_query._LOOK_SECONDS", 0.1)
 
     async def scenario() -> None:
         async with lab() as net:

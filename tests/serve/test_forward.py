@@ -22,13 +22,14 @@ from dnsbench import until
 from fakeupstream import EVIL, GOOD, FakeUpstream
 from threaded import Asker
 
-from vmdns.core import wire
-from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
-from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.serve import forward, upstream_server, upstream_socket
-from vmdns.serve.forward import Forwarder
-from vmdns.serve.waiting import POSSIBLE
+from vmdns.dns import message as wire
+from vmdns.dns.limits import Limits
+from vmdns.dns.name import to_wire
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.server import forwarder as forward
+from vmdns.server import upstream_server, upstream_socket
+from vmdns.server.forwarder import Forwarder
+from vmdns.server.poller import POSSIBLE
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
 LIMITS = Limits(upstream_timeout=10, query_timeout=20)

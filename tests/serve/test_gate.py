@@ -7,17 +7,17 @@ import dns.message
 import pytest
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.account import Verdict
-from vmdns.core.build import build
-from vmdns.core.limits import Limits
-from vmdns.core.model import HostAddress
-from vmdns.core.name import to_wire
-from vmdns.core.policy import Policy
-from vmdns.core.snapshot import Snapshot
-from vmdns.core.wire import Record, make_query, parse_query, respond
-from vmdns.serve import gate
-from vmdns.serve.gate import MOST_ACCOUNTS, Gate
-from vmdns.serve.proven import MOST_PROVEN, PROVEN_SECONDS, Proven
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import Record, make_query, parse_query, respond
+from vmdns.dns.name import to_wire
+from vmdns.server import client_limits as gate
+from vmdns.server.client_limits import MOST_ACCOUNTS, Gate
+from vmdns.server.rate_limit import Verdict
+from vmdns.server.verified_clients import MOST_PROVEN, PROVEN_SECONDS, Proven
+from vmdns.state.build import build
+from vmdns.state.facts import HostAddress
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
 
 DOOR, LAN_DOOR = "192.168.56.1", "192.168.1.5"
 GUEST, OTHER, UNKNOWN, STRANGER = "192.168.56.101", "192.168.56.102", "192.168.56.9", "192.168.1.77"

@@ -14,24 +14,24 @@ from dnsbench import HOST, Script, question
 
 from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.build import build
-from vmdns.core.limits import Limits
-from vmdns.core.mdns import Responder
-from vmdns.core.mdns_links import Link
-from vmdns.core.mdns_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, State
-from vmdns.core.mdns_message import parse, responses
-from vmdns.core.model import HostAddress
-from vmdns.core.name import to_text, to_wire
-from vmdns.core.naming import RESERVED
-from vmdns.core.node import address_record
-from vmdns.core.policy import Policy
-from vmdns.core.wire import Record
-from vmdns.serve import multicast
-from vmdns.serve.answer_cache import find
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener
-from vmdns.serve.multicast import Multicast
-from vmdns.serve.relay import Relay
+from vmdns.dns.limits import Limits
+from vmdns.dns.mdns_message import parse, responses
+from vmdns.dns.message import Record
+from vmdns.dns.name import to_text, to_wire
+from vmdns.dns.rrset import address_record
+from vmdns.mdns import transport as multicast
+from vmdns.mdns.links import Link
+from vmdns.mdns.querier import Relay
+from vmdns.mdns.responder import Responder
+from vmdns.mdns.transport import Multicast
+from vmdns.server.answer_cache import find
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener
+from vmdns.state.build import build
+from vmdns.state.facts import HostAddress
+from vmdns.state.link_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, State
+from vmdns.state.naming import RESERVED
+from vmdns.state.policy import Policy
 
 DOOR, FLOODER, OFFICE = "192.168.56.1", "192.168.56.101", "192.168.56.102"
 FACTS = (

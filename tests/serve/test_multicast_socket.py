@@ -11,7 +11,7 @@ from tests.needs import needs_network_namespace
 # Two cables, all four ends here. Packets from many ports: how the system may mistake the socket depends on them.
 PLAY = """
 import socket, subprocess, sys
-from vmdns.serve.multicast_socket import GROUP4, PORT, open4
+from vmdns.mdns.sockets import GROUP4, PORT, open4
 
 def put(name, value):
     open(f"/proc/sys/net/ipv4/conf/{name}", "w").write(value)

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from vmdns.core.cookie import COOKIE
-from vmdns.core.name import to_wire
-from vmdns.core.wire import make_query, option
-from vmdns.serve.mute import MOST_MUTED, MUTE_SECONDS, Mute
+from vmdns.dns.cookie import COOKIE
+from vmdns.dns.message import make_query, option
+from vmdns.dns.name import to_wire
+from vmdns.server.flood_filter import MOST_MUTED, MUTE_SECONDS, Mute
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters on sockets are Linux's")
 

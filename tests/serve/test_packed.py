@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.serve.batch import ROOM, SIZE, Batch
-from vmdns.serve.packed import KEY, NOTHING, QUERY, SENT, key_of, packed, unpacked
-from vmdns.serve.udp import CALLS
+from vmdns.server.packed_answers import KEY, NOTHING, QUERY, SENT, key_of, packed, unpacked
+from vmdns.server.recvmmsg import ROOM, SIZE, Batch
+from vmdns.server.udp import CALLS
 
 HOST = "127.0.0.1"
 NEAR = (0, 1, 2, 57, 58, 59, 60, 61, 62, 63, 1400)  # lengths around those at which forms change

@@ -9,13 +9,13 @@ from ipaddress import ip_interface
 import pytest
 
 from tests.clock import run
-from vmdns.core.mdns_links import Link
-from vmdns.core.mdns_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, State
-from vmdns.core.mdns_message import NSEC, nsec_rdata, parse, responses
-from vmdns.core.name import to_wire
-from vmdns.core.node import address_record
-from vmdns.core.wire import AAAA, A, Record
-from vmdns.serve.relay import Relay
+from vmdns.dns.mdns_message import NSEC, nsec_rdata, parse, responses
+from vmdns.dns.message import AAAA, A, Record
+from vmdns.dns.name import to_wire
+from vmdns.dns.rrset import address_record
+from vmdns.mdns.links import Link
+from vmdns.mdns.querier import Relay
+from vmdns.state.link_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, State
 
 PRINTER = to_wire("printer.local")
 LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})

@@ -13,14 +13,14 @@ import pytest
 from dnsbench import Script, question
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
-from vmdns.core.build import build
-from vmdns.core.cookie import COOKIE
-from vmdns.core.limits import Limits
-from vmdns.core.model import HostAddress
-from vmdns.core.policy import Policy
-from vmdns.core.wire import option
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener
+from vmdns.dns.cookie import COOKIE
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import option
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener
+from vmdns.state.build import build
+from vmdns.state.facts import HostAddress
+from vmdns.state.policy import Policy
 
 DOOR, GUEST, UNKNOWN, NEIGHBOUR = "192.168.56.1", "192.168.56.101", "192.168.56.9", "192.168.56.8"
 FACTS = (

@@ -13,8 +13,8 @@ import dns.rcode
 import pytest
 from dnsbench import HOST, LAST, Bench, Stream, question, run, served, serving
 
-from vmdns.core.limits import Limits
-from vmdns.serve import tcp
+from vmdns.dns.limits import Limits
+from vmdns.server import tcp
 
 
 def lines(message: dns.message.Message) -> list[str]:

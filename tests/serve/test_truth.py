@@ -20,18 +20,18 @@ from truth import rendered
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, OTHER, lease, vm
 from tests.testzone import FACTS, RECORDS, ZONES
-from vmdns.core.answer import Reply, answer
-from vmdns.core.build import build
-from vmdns.core.limits import Limits
-from vmdns.core.model import DhcpServer, Fact, HostAddress, Lease, Machine, PortForward
-from vmdns.core.policy import Policy
-from vmdns.core.quick import quick
-from vmdns.core.records import parse_records
-from vmdns.core.snapshot import Right, Snapshot
-from vmdns.core.wire import REFUSED, parse_query
-from vmdns.serve.answer_cache import find
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import REFUSED, parse_query
+from vmdns.dns.zonefile import parse_records
+from vmdns.server.answer_cache import find
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener
+from vmdns.state.authoritative import Reply, answer
+from vmdns.state.build import build
+from vmdns.state.common_answer import quick
+from vmdns.state.facts import DhcpServer, Fact, HostAddress, Lease, Machine, PortForward
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Right, Snapshot
 
 # Where vmdns is asked, and by whom: the host, guests of two NAT Networks and of a host-only one, a neighbour.
 DOORS = (
@@ -126,7 +126,7 @@ class World:
         return self.script.current()
 
     def change(self, facts: Iterable[Fact]) -> None:
-        """As app.py and table.py do it."""
+        """As daemon/app.py and store.py do it."""
         for fact in facts:
             self._facts[_key(fact)] = fact
         self._serial += 1

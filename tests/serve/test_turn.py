@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vmdns.serve.turn import LONG_SECONDS, NICER, SHORT_SECONDS, long_turns, short_turns
+from vmdns.server.scheduling_linux import LONG_SECONDS, NICER, SHORT_SECONDS, long_turns, short_turns
 
 GETATTR = {"x86_64": 315, "aarch64": 275}
 GET_TIMERSLACK = 30
@@ -80,7 +80,7 @@ def test_what_a_thread_with_long_turns_starts_has_turns_as_ever() -> None:
 import subprocess, sys, threading
 sys.path[:0] = {[os.path.dirname(__file__), *sys.path]!r}
 from test_turn import attributes
-from vmdns.serve.turn import long_turns
+from vmdns.server.scheduling_linux import long_turns
 if sys.argv[1:]:
     print(attributes())
     sys.exit()

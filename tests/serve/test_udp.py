@@ -10,10 +10,10 @@ import dns.message
 import pytest
 from dnsbench import HOST, Bench, Script, question, run, until
 
-from vmdns.core.limits import Limits
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener, bind
-from vmdns.serve.udp import CALLS
+from vmdns.dns.limits import Limits
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener, bind
+from vmdns.server.udp import CALLS
 
 
 @pytest.mark.parametrize("batches", [True, False])

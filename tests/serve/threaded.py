@@ -8,10 +8,10 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from vmdns.core.forwarded import Failure, Forwarded, Question, refusal, render
-from vmdns.core.wire import Query
-from vmdns.serve.forward import Forwarder
-from vmdns.serve.waiting import Waiting
+from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, refusal, render
+from vmdns.dns.message import Query
+from vmdns.server.forwarder import Forwarder
+from vmdns.server.poller import Waiting
 
 
 class Asker:

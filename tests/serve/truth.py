@@ -19,8 +19,8 @@ import dns.rdatatype
 import dns.renderer
 import dns.rrset
 
-from vmdns.core.answer import Reply
-from vmdns.core.wire import Record
+from vmdns.dns.message import Record
+from vmdns.state.authoritative import Reply
 
 PAYLOAD = 1232
 _SECTIONS = (dns.renderer.ANSWER, dns.renderer.AUTHORITY)

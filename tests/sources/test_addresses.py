@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from vmdns.core.model import HostAddress
-from vmdns.sources import hostpoll, neighbourcommands
-from vmdns.sources.addresses import Entry, facts, from_psutil
-from vmdns.sources.hostpoll import PollWatcher
-from vmdns.sources.neighbours import Entry as Seen
+from vmdns.sources import host_poll as hostpoll
+from vmdns.sources import neighbour_commands as neighbourcommands
+from vmdns.sources.host_addresses import Entry, facts, from_psutil
+from vmdns.sources.host_poll import PollWatcher
+from vmdns.sources.neighbour_table import Entry as Seen
+from vmdns.state.facts import HostAddress
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.sources import supervise
-from vmdns.sources.beside import VARIABLE, Beside, ask
-from vmdns.sources.supervise import Message, Supervisor
+from vmdns.sources import supervisor as supervise
+from vmdns.sources.supervisor import Message, Supervisor
+from vmdns.sources.worker_socket import VARIABLE, Beside, ask
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 PATIENCE = 30.0
@@ -173,7 +173,10 @@ def test_the_real_one_wires_and_says_what_is_wrong(
         monkeypatch.setenv(name, str(short))
     monkeypatch.setenv("PATH", str(short))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    door("import vmdns.wiring as w; w.find = lambda environ: None; from vmdns.beside import main; main()")
+    door(
+        "import vmdns.commands.wire_networks as w; w.find = lambda environ: None; "
+        "from vmdns.daemon.worker_service import main; main()"
+    )
     said = ask(os.environ[VARIABLE], {"wire": {"home": None, "zones": ["local"]}})
     assert said["steps"] == []
     assert "VirtualBox is not installed here" in said["error"]

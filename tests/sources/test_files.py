@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests import clock
-from vmdns.sources import files
-from vmdns.sources.files import FolderWatch
+from vmdns.sources import file_watcher as files
+from vmdns.sources.file_watcher import FolderWatch
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core import hosts
-from vmdns.core.hosts import Hosts
-from vmdns.core.name import to_wire
-from vmdns.core.node import address_record
-from vmdns.sources import hostsfile
-from vmdns.sources.hostsfile import parse_hosts, path, read_digest, read_hosts
+from vmdns.dns.name import to_wire
+from vmdns.dns.rrset import address_record
+from vmdns.sources import hosts_file as hostsfile
+from vmdns.sources.hosts_file import parse_hosts, path, read_digest, read_hosts
+from vmdns.state import hosts_names as hosts
+from vmdns.state.hosts_names import Hosts
 
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 BLOCKED = 230_000

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.core.model import Lease
-from vmdns.sources.leasefile import MAX_BYTES, MAX_LEASES, SUFFIX, Damaged, parse_leases, read_leases
+from vmdns.sources.lease_file import MAX_BYTES, MAX_LEASES, SUFFIX, Damaged, parse_leases, read_leases
+from vmdns.state.facts import Lease
 
 # Written by VBoxNetDHCP 7.2.22 for two BusyBox guests.
 REAL = b"""<?xml version="1.0"?>

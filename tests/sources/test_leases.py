@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from watchdog.observers.polling import PollingObserver
 
-from vmdns.core.model import Lease
-from vmdns.sources import leases
-from vmdns.sources.leasefile import SUFFIX
-from vmdns.sources.leases import LeaseWatcher
+from vmdns.sources import lease_watcher as leases
+from vmdns.sources.lease_file import SUFFIX
+from vmdns.sources.lease_watcher import LeaseWatcher
+from vmdns.state.facts import Lease
 
 PATIENCE = 10.0  # seconds until a report that does not come is a failure
 

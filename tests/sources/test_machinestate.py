@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.core.model import ONLINE_STATES
-from vmdns.sources.machinestate import state_names
+from vmdns.sources.machine_state import state_names
+from vmdns.state.facts import ONLINE_STATES
 
 # As vboxapi of each version has them (VirtualBox SDK reference, enum MachineState).
 SIX = {"Null": 0, "PoweredOff": 1, "Saved": 2, "Teleported": 3, "Aborted": 4, "Running": 5, "Paused": 6}

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from vmdns.core.model import Neighbour
-from vmdns.sources import neighbourcommands as commands
-from vmdns.sources.hostpoll import aliases
-from vmdns.sources.neighbours import MOST, Entry, Neighbours, usable
+from vmdns.sources import neighbour_commands as commands
+from vmdns.sources.host_poll import aliases
+from vmdns.sources.neighbour_table import MOST, Entry, Neighbours, usable
+from vmdns.state.facts import Neighbour
 
 MAC = "080027000001"
 EUI64 = "2001:db8::a00:27ff:fe00:1"  # made of it

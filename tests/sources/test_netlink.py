@@ -22,7 +22,7 @@ PATIENCE = 30.0
 # Tells as the worker does, and of each address that it told whether it could be bound at once.
 PROGRAM = """
 import json, socket, sys
-from vmdns.core.model import to_json
+from vmdns.state.facts import to_json
 from vmdns.sources.netlink import NetlinkWatcher
 
 def say(**message):

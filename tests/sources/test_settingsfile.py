@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.sources import zoo
-from vmdns.core import plainxml
-from vmdns.core.model import Network, PortForward
-from vmdns.sources.settingsfile import Damaged, machine, registry
+from vmdns.sources.settings_file import Damaged, machine, registry
+from vmdns.state import xml_tree as plainxml
+from vmdns.state.facts import Network, PortForward
 
 UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
 

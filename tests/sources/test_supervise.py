@@ -1,4 +1,4 @@
-"""The supervisor with played workers: small programs that stand in for `vmdns.worker`."""
+"""The supervisor with played workers: small programs that stand in for `vmdns.daemon.worker_main`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from vmdns.sources import supervise
-from vmdns.sources.supervise import Message, Supervisor
+from vmdns.sources import supervisor as supervise
+from vmdns.sources.supervisor import Message, Supervisor
 
 
 class Played(Supervisor):

@@ -13,13 +13,14 @@ import pytest
 
 from tests.sources import zoo
 from tests.sources.fakevboxmanage import FakeVBoxManage
-from vmdns.core.guestinfo import PATTERN
-from vmdns.core.model import Fact, Machine, Network, PortForward, Report
-from vmdns.sources import vboxmanage, vboxmanage_machines
+from vmdns.sources import vboxmanage_machines
 from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import vboxmanage_reader as vboxmanage
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import Found, Lost, OtherHome, Unavailable
-from vmdns.sources.vboxmanage import VBoxManageReader
+from vmdns.sources.vboxmanage_reader import VBoxManageReader
+from vmdns.state.facts import Fact, Machine, Network, PortForward, Report
+from vmdns.state.guest_properties import PATTERN
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
 

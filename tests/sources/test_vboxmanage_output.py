@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tests.sources import zoo
-from vmdns.core.guestinfo import PATTERN, reports
-from vmdns.core.model import DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.vboxmanage_dhcp import dhcp_servers
+from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.state.guest_properties import PATTERN, reports
 
 U1 = "029ad526-939d-42e9-ada5-be7632a400d7"
 U2 = "a7715ed1-544a-4bbb-b0f3-164faaeb189b"

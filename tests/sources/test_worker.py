@@ -65,7 +65,7 @@ def until(process: subprocess.Popen[bytes], key: str, value: object) -> list[dic
 
 
 def test_it_begins_as_the_supervisor_starts_it() -> None:
-    with started("import runpy; runpy.run_module('vmdns.worker', run_name='__main__')") as process:
+    with started("import runpy; runpy.run_module('vmdns.daemon.worker_main', run_name='__main__')") as process:
         assert until(process, "pid", process.pid) == [{"pid": process.pid}]
 
 
@@ -135,7 +135,7 @@ def test_a_vboxsvc_of_another_home_is_let_go_and_named(
     """A user has one VBoxSVC: it serves its own folder whatever a client names."""
     for name in ("served", "named"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr("vmdns.sources.virtualbox.ApiReader", _Api)
+    monkeypatch.setattr("vmdns.sources.virtualbox_reader.ApiReader", _Api)
     monkeypatch.setattr(_Api, "home", str(tmp_path / "served"))
     monkeypatch.setattr(_Api, "closed", False)
     installation = Installation(tmp_path, tmp_path / "VBoxManage")

@@ -9,10 +9,10 @@ import pytest
 
 from tests.sources import zoo
 from tests.sources.fakevboxmanage import FakeVBoxManage
-from vmdns.core.model import Machine
 from vmdns.sources import installation, wsl
 from vmdns.sources.installation import Installation, find
-from vmdns.sources.vboxmanage import VBoxManageReader
+from vmdns.sources.vboxmanage_reader import VBoxManageReader
+from vmdns.state.facts import Machine
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="WSL is Linux, and the played VBoxManage a script")
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmdns.core.model import Fact, Machine, from_json
 from vmdns.sources.reader import key
+from vmdns.state.facts import Fact, Machine, from_json
 
 FOLDER = Path(__file__).parent / "samples" / "zoo"
 CALLS: dict[str, dict[str, Any]] = {

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from vmdns.core.model import Fact
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import Found, key
 from vmdns.sources.worker import Box
+from vmdns.state.facts import Fact
 
 # Waits for changes at most that many seconds, and returns the facts that are new or different.
 Changes = Callable[[float], Iterable[Fact]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vmdns.core.model import (
+from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     Fact,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from vmdns.core.model import Fact
 from vmdns.demo.reader import SimulatedReader, simulated
 from vmdns.demo.scene import Moment, moment, next_change
 from vmdns.sources.reader import Found, key
-from vmdns.sources.told import Told
+from vmdns.sources.report_diff import Told
 from vmdns.sources.worker import Output, main
+from vmdns.state.facts import Fact
 
 VERSION = "7.2"
 

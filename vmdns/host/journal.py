@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmdns.host.lock import held
-from vmdns.regularfile import read_regular
+from vmdns.host.file_lock import held
+from vmdns.regular_file import read_regular
 
 _FRESH = ".fresh"
 _MOST_BYTES = 16 * 1024 * 1024

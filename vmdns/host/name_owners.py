@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vmdns.core.naming import Owners
+from vmdns.state.naming import Owners
 
 MOST_NAMES = 20_000
 MOST_BYTES = 8_000_000  # more than so many of the longest names take

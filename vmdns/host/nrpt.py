@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmdns.host import elevate
-from vmdns.host.windows import NRPT, NRPT_POLICY, Registry, words
+from vmdns.host import elevation
+from vmdns.host.upstreams_windows import NRPT, NRPT_POLICY, Registry, words
 
 TAG = "vmdns"
 
@@ -51,7 +51,7 @@ def stale(registry: Registry, kept: Iterable[str]) -> list[Rule]:
 def remove(rules: Iterable[Rule]) -> None:
     """Takes these rules away. Raises OSError."""
     for one in rules:
-        elevate.run(removal(one), elevated=True)
+        elevation.run(removal(one), elevated=True)
 
 
 def removal(rule: Rule) -> list[str]:
@@ -87,7 +87,7 @@ class NrptRule:
 
     def write(self, value: list[str] | None) -> None:
         for command in self._commands(value):
-            elevate.run(command, elevated=True)
+            elevation.run(command, elevated=True)
 
     def _commands(self, value: list[str] | None) -> list[list[str]]:
         lines = [removal(one) for one in self._ours()]

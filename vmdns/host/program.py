@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmdns.core.plainxml import MAX_BYTES
-from vmdns.regularfile import read_regular
+from vmdns.regular_file import read_regular
+from vmdns.state.xml_tree import MAX_BYTES
 
 # Where vmdns and VirtualBox look for this user's things, if not in the usual places.
 _KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")

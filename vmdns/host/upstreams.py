@@ -6,20 +6,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vmdns.core.upstream import Upstream, Upstreams
-from vmdns.host.loopback import WHOLE
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.host.loopback_address import WHOLE
 
 if sys.platform == "win32":
-    from vmdns.host import windows as system
+    from vmdns.host import upstreams_windows as system
 
     # The registry could be waited for, but not from a selector loop.
     POLL_SECONDS = 5.0
 elif sys.platform == "darwin":
-    from vmdns.host import macos as system
+    from vmdns.host import upstreams_macos as system
 
     POLL_SECONDS = 30.0
 else:
-    from vmdns.host import linux as system
+    from vmdns.host import upstreams_linux as system
 
     POLL_SECONDS = 0.0
 
@@ -34,11 +34,11 @@ def read_upstreams() -> Upstreams:
 
 def _before_us(found: Upstreams) -> Upstreams:
     """The servers to ask where this host is told to ask vmdns for everything: those typed in before, else DHCP's."""
-    from vmdns.host.earlier import typed_in
+    from vmdns.host.earlier_run import typed_in
 
     servers = tuple(map(Upstream, typed_in())) or tuple(one for one in found.default if one.address != WHOLE)
     if not servers and sys.platform == "darwin":
-        from vmdns.host.ask_macos import given
+        from vmdns.host.resolver_macos import given
 
         servers = tuple(map(Upstream, given()))
     return replace(found, default=servers, stub=(WHOLE,))

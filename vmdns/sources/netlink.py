@@ -18,8 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from vmdns.sources import addresses, neighbours
-from vmdns.sources.told import Tell, Told
+from vmdns.sources import host_addresses as addresses
+from vmdns.sources import neighbour_table as neighbours
+from vmdns.sources.report_diff import Tell, Told
 
 # <linux/rtnetlink.h>: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR; RTMGRP_NEIGH
 _PLACES = 0x1 | 0x10 | 0x100

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from vmdns.core.model import DhcpServer, Fact, HostInterface, LoopbackNetwork, Machine, NatNetwork
+from vmdns.state.facts import DhcpServer, Fact, HostInterface, LoopbackNetwork, Machine, NatNetwork
 
 # The API and VBoxManage have DHCP options by group and lease files in this form since 6.1.
 LEAST = (6, 1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-from vmdns.core.program_output import decode_text
+from vmdns.state.program_output import decode_text
 
 # VBoxManage 7.2 hangs for ever in one of some hundred calls, and does well in the next.
 LIMITS_SECONDS = (4.0, 10.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from vmdns.core.dhcpoptions import NAME_SERVERS, Scope, name_servers
-from vmdns.core.model import DhcpServer
 from vmdns.sources.vboxmanage_output import IP, LABEL, NO
+from vmdns.state.dhcp_options import NAME_SERVERS, Scope, name_servers
+from vmdns.state.facts import DhcpServer
 
 _SERVER = re.compile(
     rf"{LABEL}(?P<network>.*?)\nDhcpd IP: +(?P<address>{IP})\n{LABEL}{IP}\n{LABEL}{IP}\n"

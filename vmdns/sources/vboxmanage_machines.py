@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from vmdns.core.extradata import parse_extra
-from vmdns.core.guestinfo import PATTERN, reports
-from vmdns.core.model import ONLINE_STATES, Machine, Report
-from vmdns.core.plainxml import MAX_BYTES
-from vmdns.regularfile import read_regular
-from vmdns.sources import settingsfile, vboxmanage_output
+from vmdns.regular_file import read_regular
+from vmdns.sources import settings_file, vboxmanage_output
 from vmdns.sources.vboxmanage_call import Failed, VBoxManage
+from vmdns.state.extradata import parse_extra
+from vmdns.state.facts import ONLINE_STATES, Machine, Report
+from vmdns.state.guest_properties import PATTERN, reports
+from vmdns.state.xml_tree import MAX_BYTES
 
 MAX_LONG = 50  # VMs up to which `list vms --long` ends soon (50 ms a VM)
 # Between looks at the states of all running VMs, per VM and at least. Nothing else changes without a new settings file.
@@ -52,10 +52,10 @@ def registered(index: Path, text: str) -> tuple[dict[str, Path], bool]:
     """
     listed = vboxmanage_output.vms(text)
     try:
-        paths = settingsfile.registry(read_regular(index, MAX_BYTES), index.parent)
+        paths = settings_file.registry(read_regular(index, MAX_BYTES), index.parent)
     except FileNotFoundError:
         return {}, not listed
-    except (OSError, settingsfile.Damaged):
+    except (OSError, settings_file.Damaged):
         return {}, True
     return paths, not (listed.keys().isdisjoint(paths) if listed else paths and not text.strip())
 
@@ -210,8 +210,8 @@ class Machines:
             return
         vm.stamp, vm.settings, vm.shown = now, None, False
         try:
-            settings = settingsfile.machine(read_regular(vm.path, MAX_BYTES))
-        except (OSError, settingsfile.Damaged):
+            settings = settings_file.machine(read_regular(vm.path, MAX_BYTES))
+        except (OSError, settings_file.Damaged):
             self.stale = True  # VirtualBox may call it inaccessible now
             return
         if vm.listed == vboxmanage_output.INACCESSIBLE:

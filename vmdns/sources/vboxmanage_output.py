@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from ipaddress import IPv4Interface
 from itertools import zip_longest
 
-from vmdns.core.model import Adapter, HostInterface, Machine, NatNetwork, Network, PortForward
-from vmdns.core.portforward import nat_rule, network_rule, order
-from vmdns.core.timestamp import parse_timestamp
+from vmdns.state.facts import Adapter, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.state.port_forward import nat_rule, network_rule, order
+from vmdns.state.timestamp import parse_timestamp
 
 INACCESSIBLE = "<inaccessible>"
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmdns.sources.installation import Installation
-from vmdns.sources.machinestate import state_names
+from vmdns.sources.machine_state import state_names
 from vmdns.sources.reader import Lost, Unavailable
 
 OBJECT_NOT_FOUND = 0x80BB0001

@@ -33,11 +33,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from vmdns.core.model import Fact, to_json
 from vmdns.sources.installation import Installation, find, user_home
-from vmdns.sources.leases import Begin, LeaseWatcher
+from vmdns.sources.lease_watcher import Begin, LeaseWatcher
 from vmdns.sources.reader import Lost, OtherHome, Reader, Unavailable, Upgraded
-from vmdns.sources.told import Told
+from vmdns.sources.report_diff import Told
+from vmdns.state.facts import Fact, to_json
 
 PATIENT_FAILURES = 4  # with growing pauses some ten seconds
 ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
@@ -94,7 +94,7 @@ def open_reader(
     """
     why = ""
     if choice in ("auto", "api"):
-        from vmdns.sources.virtualbox import ApiReader
+        from vmdns.sources.virtualbox_reader import ApiReader
 
         try:
             reader = ApiReader(installation, os.environ, interval)
@@ -108,7 +108,7 @@ def open_reader(
                 reader.close()  # else it would keep that VBoxSVC alive
                 raise OtherHome(named, reader.found.home)
             return reader, ""
-    from vmdns.sources.vboxmanage import VBoxManageReader
+    from vmdns.sources.vboxmanage_reader import VBoxManageReader
 
     return VBoxManageReader(installation, os.environ, home), why
 
@@ -144,7 +144,7 @@ def watch_host(output: Output) -> HostWatcher:
         from vmdns.sources.netlink import NetlinkWatcher
 
         return NetlinkWatcher(output.facts, trouble, looked)
-    from vmdns.sources.hostpoll import PollWatcher
+    from vmdns.sources.host_poll import PollWatcher
 
     return PollWatcher(output.facts, trouble, looked)
 

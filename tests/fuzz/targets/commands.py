@@ -10,27 +10,27 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from vmdns.host import ask_linux, ask_macos, launchagent, port, task, unit
-from vmdns.host.dhcpsettings import parse as parse_networks
-from vmdns.host.dhcpsettings import started_with
-from vmdns.host.resolvconf import earlier_of, ours
+from vmdns.host import launchd, port_holder, resolver_linux, resolver_macos, systemd_unit, task_scheduler
+from vmdns.host.resolv_conf import earlier_of, ours
+from vmdns.host.vbox_dhcp import parse as parse_networks
+from vmdns.host.vbox_dhcp import started_with
 
 READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (lambda text: parse_networks(text.encode("latin-1", "replace")), ValueError),
     (lambda text: started_with(text.encode("latin-1", "replace"), "group"), ValueError),
-    (task.parse, OSError),
-    (task.parse_status, None),
-    (ask_linux.parse_version, None),
-    (ask_macos.parse_servers, None),
-    (ask_macos.parse_order, None),
-    (ask_macos.parse_devices, None),
-    (ask_macos.parse_packet, None),
-    (launchagent.parse_print, None),
-    (launchagent.parse_disabled, None),
-    (lambda text: unit.state(unit.parse_show(text)), None),
-    (port.parse_lsof, None),
-    (lambda text: port.parse_netstat(text, 53, "127.0.0.1"), None),
-    (port.parse_tasklist, None),
+    (task_scheduler.parse, OSError),
+    (task_scheduler.parse_status, None),
+    (resolver_linux.parse_version, None),
+    (resolver_macos.parse_servers, None),
+    (resolver_macos.parse_order, None),
+    (resolver_macos.parse_devices, None),
+    (resolver_macos.parse_packet, None),
+    (launchd.parse_print, None),
+    (launchd.parse_disabled, None),
+    (lambda text: systemd_unit.state(systemd_unit.parse_show(text)), None),
+    (port_holder.parse_lsof, None),
+    (lambda text: port_holder.parse_netstat(text, 53, "127.0.0.1"), None),
+    (port_holder.parse_tasklist, None),
 )
 
 

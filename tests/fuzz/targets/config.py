@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vmdns.config import ConfigError, parse, render, values_in_force
-from vmdns.core.records import check_records, parse_records
-from vmdns.core.wire import Record
+from vmdns.dns.message import Record
+from vmdns.dns.zonefile import check_records, parse_records
 
 
 def check(data: bytes) -> None:

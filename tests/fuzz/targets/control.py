@@ -14,10 +14,10 @@ from typing import Any
 
 from tests.fuzz.targets.datagram import SERVER
 from tests.testzone import SNAPSHOT, ZONES
-from vmdns.asking import ask
-from vmdns.requests import Requests
-from vmdns.serve.control import MAX_REQUEST, ControlServer
-from vmdns.serve.control_client import ControlError, _line
+from vmdns.control.ask import ask
+from vmdns.control.client import ControlError, _line
+from vmdns.control.server import MAX_REQUEST, ControlServer
+from vmdns.daemon.requests import Requests
 
 LOOP = asyncio.new_event_loop()
 APP = SimpleNamespace(

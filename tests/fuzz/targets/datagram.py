@@ -12,13 +12,13 @@ from typing import Any
 import dns.message
 
 from tests.testzone import SNAPSHOT
-from vmdns.core.answer import Reply
-from vmdns.core.limits import Limits
-from vmdns.core.wire import Malformed, Query, parse_query, respond, udp_limit
-from vmdns.serve.answer_cache import find
-from vmdns.serve.dns import DnsServer
-from vmdns.serve.listeners import Listener
-from vmdns.serve.others import Others
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import Malformed, Query, parse_query, respond, udp_limit
+from vmdns.server.answer_cache import find
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.external_names import Others
+from vmdns.server.listeners import Listener
+from vmdns.state.authoritative import Reply
 
 # (the asker, the host's address that it asks at): the host itself, a guest, somebody on the LAN, a stranger
 ASKERS = (

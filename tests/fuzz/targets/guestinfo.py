@@ -9,12 +9,12 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tests.facts import HOSTONLY, LAB, NETWORKS, NOW, lease, uuid, vm
-from vmdns.core.build import build
-from vmdns.core.extradata import MAX_NAMES, extra_names
-from vmdns.core.guestinfo import MAX_REPORTS, reports
-from vmdns.core.name import to_text
-from vmdns.core.policy import Policy
-from vmdns.report import names
+from vmdns.control.report import names
+from vmdns.dns.name import to_text
+from vmdns.state.build import build
+from vmdns.state.extradata import MAX_NAMES, extra_names
+from vmdns.state.guest_properties import MAX_REPORTS, reports
+from vmdns.state.policy import Policy
 
 POLICY = Policy(zones=("local", "vm.internal"))
 NET = "/VirtualBox/GuestInfo/Net/"

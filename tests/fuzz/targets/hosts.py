@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from vmdns.core.hosts import digest
-from vmdns.core.name import to_wire
-from vmdns.sources.hostsfile import parse_hosts
+from vmdns.dns.name import to_wire
+from vmdns.sources.hosts_file import parse_hosts
+from vmdns.state.hosts_names import digest
 
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address
 
-from vmdns.sources.leasefile import MAX_LEASES, Damaged, parse_leases
+from vmdns.sources.lease_file import MAX_LEASES, Damaged, parse_leases
 
 
 def check(data: bytes) -> None:

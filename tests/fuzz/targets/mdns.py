@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dns.message
 
-from vmdns.core.mdns import PORT, Responder
-from vmdns.core.mdns_message import MAX_PACKET, parse
-from vmdns.core.mdns_owner import pointers
-from vmdns.core.name import to_wire
-from vmdns.core.zones import reverse_name
+from vmdns.dns.builtin_zones import reverse_name
+from vmdns.dns.mdns_message import MAX_PACKET, parse
+from vmdns.dns.name import to_wire
+from vmdns.mdns.name_state import pointers
+from vmdns.mdns.responder import PORT, Responder
 
 NAMES = {to_wire("web.local"): ("192.168.56.101", "fd00:56::101"), to_wire("db.local"): ("192.168.56.102",)}
 OWNERS = {*NAMES, *map(reverse_name, pointers(NAMES))}

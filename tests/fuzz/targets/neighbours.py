@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from vmdns.core.model import from_json, to_json
-from vmdns.sources.neighbourcommands import arp, ndp, netsh
-from vmdns.sources.neighbours import MOST, Neighbours
+from vmdns.sources.neighbour_commands import arp, ndp, netsh
+from vmdns.sources.neighbour_table import MOST, Neighbours
+from vmdns.state.facts import from_json, to_json
 
 COMMANDS = (arp, ndp, netsh)
 

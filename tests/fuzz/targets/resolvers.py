@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from vmdns.core.upstream import Upstreams
-from vmdns.host import windows
-from vmdns.host.linux import behind_stub, parse_resolv_conf
-from vmdns.host.macos import parse_scutil
-from vmdns.host.resolved import parse_link
-from vmdns.serve.usable import usable
+from vmdns.dns.upstreams import Upstreams
+from vmdns.host import upstreams_windows
+from vmdns.host.systemd_resolved import parse_link
+from vmdns.host.upstreams_linux import behind_stub, parse_resolv_conf
+from vmdns.host.upstreams_macos import parse_scutil
+from vmdns.server.upstream_filter import usable
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
 PATHS = (
-    windows.TCPIP, windows.POLICY, windows.TCPIP + "\\Interfaces\\{A}", windows.TCPIP6 + "\\Interfaces\\{A}",
-    windows.NRPT + "\\{B}", windows.NRPT_POLICY + "\\{C}",
+    upstreams_windows.TCPIP, upstreams_windows.POLICY, upstreams_windows.TCPIP + "\\Interfaces\\{A}",
+    upstreams_windows.TCPIP6 + "\\Interfaces\\{A}",
+    upstreams_windows.NRPT + "\\{B}", upstreams_windows.NRPT_POLICY + "\\{C}",
 )  # fmt: skip
 VALUES = (
     "NameServer", "DhcpNameServer", "Dhcpv6DNSServers", "Domain", "DhcpDomain", "SearchList", "IPAddress",
@@ -35,7 +36,7 @@ def check(data: bytes) -> None:
         case 1:
             found = parse_scutil(text)
         case _:
-            found = windows.parse_registry(_registry(data[1:]), lambda address: address.startswith("192."))
+            found = upstreams_windows.parse_registry(_registry(data[1:]), lambda address: address.startswith("192."))
     _sound(found)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmdns.core.model import Machine, from_json, to_json
-from vmdns.sources.settingsfile import Damaged, machine, registry
+from vmdns.sources.settings_file import Damaged, machine, registry
+from vmdns.state.facts import Machine, from_json, to_json
 
 
 def check(data: bytes) -> None:

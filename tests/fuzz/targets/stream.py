@@ -11,10 +11,10 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable
 
-from vmdns.core.limits import Limits
-from vmdns.serve.counts import Counts
-from vmdns.serve.listeners import bind
-from vmdns.serve.tcp import Connections
+from vmdns.dns.limits import Limits
+from vmdns.server.counters import Counts
+from vmdns.server.listeners import bind
+from vmdns.server.tcp import Connections
 
 LOOP = asyncio.new_event_loop()
 TROUBLE: list[object] = []

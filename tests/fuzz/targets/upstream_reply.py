@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import dns.message
 
-from vmdns.core import rebinding
-from vmdns.core.forwarded import Forwarded
-from vmdns.core.judge import Rejected, judge, judge_fully
-from vmdns.core.limits import Limits
-from vmdns.core.name import to_wire
-from vmdns.core.quick_judge import quick_judge
-from vmdns.core.upstream import closest
-from vmdns.core.wire import (
+from vmdns.dns import rebinding
+from vmdns.dns.common_response import quick_judge
+from vmdns.dns.forwarded_answer import Forwarded
+from vmdns.dns.limits import Limits
+from vmdns.dns.message import (
     AAAA,
     ANY,
     CNAME,
@@ -31,6 +28,9 @@ from vmdns.core.wire import (
     parse_query,
     respond,
 )
+from vmdns.dns.name import to_wire
+from vmdns.dns.response_validation import Rejected, judge, judge_fully
+from vmdns.dns.upstreams import closest
 
 KINDS = (A, AAAA, CNAME, TXT, ANY, MX, HTTPS, SRV, PTR, SOA)
 OWN = {to_wire("local"), to_wire("vm.internal")}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from ipaddress import ip_interface
 
-from vmdns.core.model import DhcpServer, HostInterface, Machine, NatNetwork, from_json, to_json
 from vmdns.sources import vboxmanage_dhcp
 from vmdns.sources import vboxmanage_output as output
+from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, from_json, to_json
 
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 SHOWN = 'groups="/"\nostype="Other"\nUUID="' + UUID + '"\nVMState="running"\n'

@@ -1,0 +1,301 @@
+"""How commands show things: responses of the control channel in, lines of text out.
+
+Names and texts of VMs come from outside: every cell goes through `safe` before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vmdns.dns.escaping import safe
+from vmdns.state.facts import Network
+
+GAP = "  "
+MIN_COLUMN = 4
+_COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31, "failed": 31}
+
+
+class Look(NamedTuple):
+    """What the terminal bears: columns (0 for no bound), and colour."""
+
+    width: int = 0
+    colour: bool = False
+
+
+def look_of(terminal: bool, environ: Mapping[str, str], system: str) -> Look:
+    """The look for standard output: plain and without bound unless it is a terminal (https://no-color.org)."""
+    if not terminal:
+        return Look()
+    plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+    # The old console of Windows shows escape sequences as they are.
+    able = system != "win32" or "WT_SESSION" in environ
+    return Look(shutil.get_terminal_size().columns, able and not plain)
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: two for wide characters, none for those that combine (Unicode TR 11)."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.category(char) in ("Mn", "Me") else 1
+        for char in text
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    while text and _width(text) > width - 3:
+        text = text[:-1]
+    return text + "..."
+
+
+def paint(text: str, code: int, look: Look) -> str:
+    """The text in a colour or weight (SGR code), where the look has any."""
+    return f"\x1b[{code}m{text}\x1b[0m" if look.colour else text
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], look: Look) -> list[str]:
+    """Aligned columns below a head, the widest ones cut until the whole fits."""
+    cells = [list(head), *([safe(cell) for cell in row] for row in rows)]
+    widths = [max(_width(row[at]) for row in cells) for at in range(len(head))]
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - look.width if look.width else 0
+    while over > 0 and max(widths) > MIN_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+        over -= 1
+    lines = []
+    for number, row in enumerate(cells):
+        shown = []
+        for cell, width in zip(row, widths, strict=True):
+            text = _cut(cell, width)
+            code = 1 if number == 0 else _COLOURS.get(cell, 0)
+            shown.append((paint(text, code, look) if code else text) + " " * (width - _width(text)))
+        lines.append(GAP.join(shown).rstrip())
+    return lines
+
+
+def age(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    seconds = max(0, seconds)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 1:.0f} s"
+
+
+def network(value: Mapping[str, str]) -> str:
+    """A network as VirtualBox's window calls it."""
+    return Network(value.get("kind", ""), value.get("name", "")).title
+
+
+def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+    """The table of `vmdns names`."""
+    rows = []
+    for one in response["names"]:
+        found: list[list[object]] = [
+            [
+                address["address"],
+                network(address["network"]),
+                age(now - address["since"]) if address["since"] else "",
+                address["why"],
+            ]
+            for address in one["addresses"]
+        ]
+        found += [[rule["text"], "", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
+        found = found or [["-", "", "", ""]]
+        found[0][-1] = "; ".join(filter(None, [str(found[0][-1]), one.get("note", "")]))
+        rows += [[one.get("shown", one["name"]) if not number else "", *row] for number, row in enumerate(found)]
+    if rows:
+        lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, look)
+    else:
+        lines = ["No VM is running that has a name."]
+    first, *others = response["zones"]
+    if rows and others:
+        lines += ["", safe(f"The same names end in {' and '.join(others)} as well as in {first}.")]
+    return lines + _problems(response, look)
+
+
+def _problems(response: Mapping[str, Any], look: Look) -> list[str]:
+    found = response.get("problems") or []
+    return ["", *(paint("!", 33, look) + " " + safe(one) for one in found)] if found else []
+
+
+def change(line: Mapping[str, Any], look: Look) -> str:
+    """One line of `vmdns names --watch`."""
+    at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
+    sign, code = {"appeared": ("+", 32), "gone": ("-", 31)}.get(line["change"], ("~", 33))
+    found = [f"{one['address']} ({network(one['network'])})" for one in line["addresses"]]
+    addresses = ", ".join(found + [rule["text"] for rule in line.get("forwards", ())])
+    parts = [line.get("shown", line["name"])]
+    if line["change"] != "gone":
+        parts.append(addresses or "no address known yet")
+    was = [line["was_name"]] if line.get("was_name", line["name"]) != line["name"] else []
+    was += line["was"] if line["was"] != [one["address"] for one in line["addresses"]] else []
+    if was:
+        parts.append(f"(was {', '.join(was)})")
+    if line["why"]:
+        parts.append(f"[{line['why']}]")
+    return f"{at} {paint(sign, code, look)} {safe('  '.join(parts))}"
+
+
+def answer(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
+    """The answer of `vmdns ask` as a table, or why there is none in words; then the reasons."""
+    records = [(record.split(maxsplit=4) + [""] * 5)[:5] for record in response["answer"]]
+    rows = [(name.removesuffix("."), kind, value, f"{ttl} s") for name, ttl, _, kind, value in records]
+    if rows:
+        lines = table(("NAME", "TYPE", "ANSWER", "TTL"), rows, look)
+        if response["extended_error"]:
+            lines.append(safe(response["extended_error"]))
+    else:
+        lines = [paint(safe(response["summary"]), 1, look)]
+    notes = [response["note"], f"asked as {asker}" if asker else "", *response["why"]]
+    notes = [one for one in notes if one and one not in response["summary"]]
+    return [*lines, *([""] if notes else []), *(safe(f"- {one}") for one in notes)]
+
+
+def dig(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
+    """The answer of `vmdns ask --dig`, in dig's way."""
+    asked = f", asked as {asker}" if asker else ""
+    lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, look)]
+    lines += [safe(record) for record in response["answer"]]
+    for record in response.get("authority", []):
+        parts = record.split()
+        if len(parts) == 11 and parts[3] == "SOA":
+            kept = min(int(parts[1]), int(parts[10]))  # RFC 2308 section 5
+            record = f"{parts[0]} SOA serial {parts[6]}, absence is remembered for {kept} s"
+        lines.append(safe(f";; authority: {record}"))
+    if response.get("extended_error"):
+        lines.append(safe(f";; extended error: {response['extended_error']}"))
+    return lines + [safe(f";; why: {one}") for one in response.get("why", [])]
+
+
+def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+    """The pages of `vmdns status`."""
+    zones = " and ".join(response["zones"])
+    lines = [
+        paint(safe(response["verdict"]), 1, look),
+        safe(
+            f"vmdns {response['version']}, process {response['pid']}, up {age(now - response['started'])}, "
+            f"zones {zones}, serial {response['serial']}"
+        ),
+    ]
+    rows: list[tuple[object, ...]]
+    rows = [(one["address"], one["port"], one["state"], one["detail"]) for one in response["listeners"]]
+    lines += ["", *table(("LISTENER", "PORT", "STATE", "DETAIL"), rows, look)]
+    box = response["virtualbox"]
+    rows = [(box["version"] or "-", box["reader"] or "-", box["home"] or "-", box["state"], box["detail"])]
+    lines += ["", *table(("VIRTUALBOX", "READER", "SETTINGS", "STATE", "DETAIL"), rows, look)]
+    rows = [
+        (
+            one["name"],
+            one["state"],
+            one["facts"],
+            age(now - one["since"]),
+            one["detail"] * (one["detail"] != box["detail"]),
+        )
+        for one in response["sources"]
+    ]
+    lines += ["", *table(("SOURCE", "STATE", "FACTS", "SINCE", "DETAIL"), rows, look)]
+    if response["upstreams"]:
+        rows = [
+            (one["address"], one["asked"], one["answered"], one["failed"], _milliseconds(one), one["error"])
+            for one in response["upstreams"]
+        ]
+        lines += ["", *table(("UPSTREAM", "ASKED", "ANSWERED", "FAILED", "ROUND TRIP", "ERROR"), rows, look)]
+    counts = [f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items()]
+    if response["datagrams"]:
+        counts.append(f"datagrams taken {response['datagrams']}")
+    return [*lines, "", safe(", ".join(counts)), *_problems(response, look)]
+
+
+def plan(response: Mapping[str, Any], look: Look) -> list[str]:
+    """The steps of a plan with the command lines that do the same, what is left as it is, and what is to be known."""
+    lines = []
+    for number, step in enumerate(response["steps"], 1):
+        lines.append(paint(safe(f"{number}. {step['what']}"), 1, look))
+        for command in step["commands"]:
+            # A here-document stands flush left, so that it can be copied.
+            indent = "" if "\n" in command else "   "
+            lines += [indent + safe(line) for line in command.splitlines()]
+    lines += [paint("!", 33, look) + " " + safe(one) for one in response["left"]]
+    lines += [safe(f"- {one}") for one in response["notes"]]
+    return lines or ["Nothing is to be done."]
+
+
+def host(response: Mapping[str, Any], whole: bool, look: Look) -> list[str]:
+    """What `vmdns host` shows: the plan and how to do it; of what was done, which was said as it was done, the rest."""
+    if response["done"]:
+        rest = {"steps": [], "left": response["left"], "notes": response["notes"]}
+        return plan(rest, look) if rest["left"] or rest["notes"] or not response["steps"] else []
+    end = [f"Do it with: vmdns host {'--whole ' if whole else ''}--apply"] if response["steps"] else []
+    return [*plan(response, look), *end]
+
+
+def wire(response: Mapping[str, Any], look: Look) -> list[str]:
+    """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; of what
+    was done, which was said as it was done, what is to be known."""
+    steps = [step for one in response["networks"] for step in one["steps"]]
+    if response["done"]:
+        if not (response["changed"] or response["left"]):
+            return ["Nothing is to be done."]
+        told = response["left"] or response["notes"]
+        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, look) if told else []
+    rows = [
+        (one["title"], " ".join(one["now"]) or "nothing", one["wanted"] if one["steps"] else "as it is")
+        for one in response["networks"]
+    ]
+    lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, look) if rows else []
+    end = "Do it with: vmdns wire --apply" if steps else "Nothing is to be done."
+    notes = response["notes"]
+    rest = plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []
+    return [*lines, *([""] if lines else []), *rest, end]
+
+
+def hosts(response: Mapping[str, Any]) -> list[str]:
+    """What `vmdns hosts` shows: the block, and whether it stands in the file."""
+    lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
+    stands = response["done"] or response["block"] == response["before"]
+    if response["block"] is None:
+        return [f"No block of vmdns stands in {response['file']}."]
+    said = "stand in" if stands else "would stand in"
+    return [
+        *lines,
+        "" if lines else "No VM is running that this computer reaches.",
+        f"These names {said} {response['file']}.",
+    ]
+
+
+def service(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+    """What `vmdns service status` shows: a line, and what vmdns said last."""
+    if response["running"]:
+        since = f", up {age(now - response['since'])}" if response["since"] else ""
+        pid = f", process {response['pid']}" if response["pid"] else ""
+        state = f"runs{since}{pid}"
+    elif response["installed"]:
+        state = f"does not run{': ' if response['detail'] else ''}{response['detail']}"
+    else:
+        state = "is not installed; install it with: vmdns service install"
+    disabled = ", and is not started at log-in" if response["installed"] and not response["enabled"] else ""
+    lines = [paint(safe(f"{response['service']} {state}{disabled}"), 1, look)]
+    return [*lines, *(safe(f"  {line}") for line in response["log"])]
+
+
+def _milliseconds(upstream: Mapping[str, Any]) -> str:
+    taken = upstream.get("round_trip_ms")
+    return "-" if taken is None else f"{taken:g} ms"
+
+
+def doctor(response: Mapping[str, Any], look: Look) -> list[str]:
+    """What `vmdns doctor` found: a line each, and below it the command that mends it; at the end the verdict."""
+    marks = {"ok": ("ok", 32), "warning": ("?", 33), "problem": ("!", 31)}
+    lines = []
+    for one in response["findings"]:
+        mark, code = marks[one["level"]]
+        lines.append(f"{paint(f'{mark:2}', code, look)} {safe(one['subject'])}: {safe(one['text'])}")
+        if one["command"]:
+            lines.append("      " + safe(one["command"]))
+    return [*lines, "", f"{safe(response['verdict'])}."]

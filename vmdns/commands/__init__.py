@@ -1,0 +1,1 @@
+"""Commands that do more than ask the running server."""

@@ -1,0 +1,99 @@
+"""`vmdns demo`: where it listens, and what it tells the user to try."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+
+from vmdns.config import Options
+from vmdns.config_types import Listen
+from vmdns.config_types import listen as parse_listen
+from vmdns.daemon.listening import FALLBACK_PORTS
+from vmdns.daemon.requests import SIMULATION
+from vmdns.demo.scene import LOOPBACK, title
+from vmdns.server.listeners import Listener, bind
+
+WORKER = (sys.executable, "-P", "-m", "vmdns.demo.worker")
+NOTE = f"{SIMULATION} Nothing on this computer is changed."
+HOST = "127.0.0.1"
+
+
+def options(given: Options) -> tuple[Options, list[str]]:
+    """The options of `vmdns run` for a simulation, and a sentence for each of the given ones that does nothing.
+
+    It listens at the addresses in `given.listen`, or at 127.0.0.1 and a port that is free, and at the loopback
+    addresses that stand for networks. Raises OSError where no port is free.
+    """
+    ignored = {"--wire": given.wire, "--reader": given.reader, "--vbox-home": given.vbox_home}
+    notes = [f"{name} does nothing in a simulation" for name, value in ignored.items() if value]
+    made = Options(given.listen, given.upstreams, demo=True)
+    try:
+        wanted = parse_listen(list(given.listen)) or (Listen(HOST, 0),)
+    except ValueError:
+        return made, notes  # Config.with_options says what is wrong
+    everywhere = any(ip_address(one.address.partition("%")[0]).is_unspecified for one in wanted)
+    standing = [] if everywhere else [address for address in LOOPBACK if _is_free(address, 0)]
+    if everywhere:
+        notes.append("a server at all addresses cannot tell which network a loopback address stands for")
+    elif not standing:
+        notes.append(f"{next(iter(LOOPBACK))} is no address here, so no loopback address stands for a network")
+    ports: Iterable[int] = (wanted[0].port,)
+    if not wanted[0].port:
+        ports = (_free_port(),) if given.listen else FALLBACK_PORTS
+    first = [wanted[0].address, *standing]
+    port = next((one for one in ports if given.listen or all(_is_free(address, one) for address in first)), None)
+    if port is None:
+        raise OSError(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free; name one by --listen {HOST}:PORT")
+    listens = [one._replace(port=one.port or port) for one in wanted] + [Listen(address, port) for address in standing]
+    return replace(made, listen=tuple(map(str, dict.fromkeys(listens)))), notes
+
+
+def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
+    """The lines that a user may try in another terminal. listeners: the addresses and ports that are answered at."""
+    ports = dict(listeners)
+    dig = shutil.which("dig") is not None
+    lines = ["", "Try in another terminal:", ""]
+    for address, text, words in (
+        (HOST, "asked by this computer", f"db.{zone}"),
+        ("127.0.1.1", f"by {title('127.0.1.1')}", f"db.{zone}"),
+        ("127.0.1.2", f"by {title('127.0.1.2')}, where 10.0.2.4 is 서버", "-x 10.0.2.4"),
+    ):
+        if dig and address in ports:
+            command = f"dig @{address} -p {ports[address]} +noall +answer {words}"
+        else:
+            asker = {HOST: "", "127.0.1.1": " --as web", "127.0.1.2": " --as 서버"}[address]
+            command = f"{_program()} ask {words.removeprefix('-x ')}{asker}"
+        wide = sum(unicodedata.east_asian_width(letter) == "W" for letter in command)
+        lines.append(f"  {command:<{54 - wide}}  # {text}")
+    more = f"{_program()} names --watch shows each change; ask, status and doctor work as well. Ctrl-C ends it."
+    return [*lines, "", more, ""]
+
+
+def _program() -> str:
+    """How the user calls vmdns."""
+    if shutil.which("vmdns") or os.path.basename(sys.argv[0]) != "vmdns":
+        return "vmdns"
+    return sys.argv[0]
+
+
+def _free_port() -> int:
+    listener = bind(HOST, 0)
+    listener.close()
+    return listener.port
+
+
+def _is_free(address: str, port: int) -> bool:
+    """Whether this address and port can be listened at; a port that is not allowed counts as free, as a later one is
+    taken instead of it."""
+    try:
+        listener: Listener = bind(address, port)
+    except OSError as error:
+        return error.errno == errno.EACCES
+    listener.close()
+    return True

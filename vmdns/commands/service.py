@@ -1,0 +1,193 @@
+"""`vmdns service`: joins the user, the way vmdns is installed, and the journal to a plan that starts it by itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vmdns.host import plan
+from vmdns.host.file_lock import lock_of
+from vmdns.host.folders import state_folder
+from vmdns.host.journal import Journal
+from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
+from vmdns.sources.installation import user_home
+
+SCOPE = "service"
+_SYSTEMD = Path("/run/systemd/system")
+
+Say = Callable[[str], None]
+
+
+def run_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The options of `vmdns run` among the words, written out, with absolute paths. Ends the program where they are
+    none, as the parser does."""
+    given = parser.parse_args(words)
+    found: list[str] = []
+    for action in parser._actions:
+        flag = next((one for one in action.option_strings if one.startswith("--")), "")
+        value = getattr(given, action.dest, None)
+        if not flag or not value:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            path = action.metavar in ("FILE", "DIR")
+            found += [flag] if one is True else [flag, os.path.abspath(os.path.expanduser(one)) if path else one]
+    return found
+
+
+class Service:
+    """The service of one user on this computer. Raises `NotPossible` where there can be none."""
+
+    def __init__(self) -> None:
+        self.owner = _owner()
+        self.journal = Journal(state_folder(home=self.owner.home) / "journal.json")
+        if sys.platform not in ("win32", "darwin") and not _SYSTEMD.is_dir():
+            raise NotPossible(
+                "this computer is not run by systemd; have your desktop start `vmdns run` when you log in"
+            )
+        if sys.platform == "darwin" and os.geteuid() == 0:
+            raise NotPossible("an agent of the user needs no rights; run this without sudo")
+
+    @property
+    def name(self) -> str:
+        """What the system calls it."""
+        if sys.platform == "win32":
+            from vmdns.host.task_scheduler import task_name
+
+            return task_name(self.owner.name)
+        if sys.platform == "darwin":
+            from vmdns.host.launchd import LABEL
+
+            return LABEL
+        from vmdns.host.systemd_unit_text import unit_name
+
+        return unit_name(self.owner.name)
+
+    def wanted(self, options: Sequence[str]) -> list[tuple[plan.Setting, Any]]:
+        """The settings that start `vmdns run` with these options. Raises `NotPossible`."""
+        program = Program(self.owner, command(options), environment(os.environ))
+        check(program)
+        if sys.platform == "win32":
+            from vmdns.host import task_scheduler as task
+
+            return [(task.Task(self.name), task.wanted(program))]
+        if sys.platform == "darwin":
+            from vmdns.host import launchd as launchagent
+
+            agent = launchagent.Agent(str(launchagent.path_of(self.owner.home)), self.owner.uid)
+            return [(agent, launchagent.text(program))]
+        from vmdns.host import systemd_unit
+        from vmdns.host import systemd_unit_text as unit_text
+
+        user = self.owner.name
+        files = [
+            (unit_text.beside_name(user), unit_text.beside_text(program)),
+            (unit_text.socket_name(user), unit_text.socket_text(program)),
+            (self.name, unit_text.text(program)),
+        ]
+        return [
+            *((systemd_unit.unit_file(f"{unit_text.FOLDER}/{name}"), text) for name, text in files),
+            (systemd_unit.Enabled(self.name), True),
+        ]
+
+    def make(self, kind: str, name: str) -> plan.Setting:
+        """The setting that an entry of the journal means. Raises OSError for one that this version does not know."""
+        if kind in ("service-unit", "service-enabled"):
+            from vmdns.host import systemd_unit
+
+            return systemd_unit.unit_file(name) if kind == "service-unit" else systemd_unit.Enabled(name)
+        if kind == "launch-agent":
+            from vmdns.host.launchd import Agent
+
+            return Agent(name, self.owner.uid)
+        if kind == "logon-task":
+            from vmdns.host.task_scheduler import Task
+
+            return Task(name)
+        raise OSError(f"the journal names {kind} {name}, which this vmdns does not know")
+
+    def install(self, options: Sequence[str]) -> list[plan.Step]:
+        """The steps to a service that starts vmdns with these options. Raises `NotPossible`, OSError."""
+        return plan.plan(self.wanted(options))
+
+    def uninstall(self) -> tuple[list[plan.Step], list[str]]:
+        """The steps that take it away, and sentences on what is left as it is. Raises OSError."""
+        steps, left = plan.undo_plan(self.journal, SCOPE, self.make)
+        if not self.journal.entries(SCOPE) and self.status()["installed"]:
+            left.append(f"{self.name} is there, and vmdns has no note of having made it; take it away yourself")
+        return steps, left
+
+    def apply(self, steps: Sequence[plan.Step], say: Say) -> None:
+        """Does the steps of `install`. Raises OSError."""
+        try:
+            plan.apply(steps, self.journal, SCOPE, say)
+        finally:
+            self._give()
+
+    def undo(self, say: Say) -> list[str]:
+        """Takes everything away; sentences on what is left. Raises OSError."""
+        try:
+            return plan.undo(self.journal, SCOPE, self.make, say)
+        finally:
+            self._give()
+
+    def _give(self) -> None:
+        """With sudo, gives the journal to the user whose it is."""
+        if sys.platform == "win32" or os.geteuid() != 0 or self.owner.uid == 0:
+            return
+        own = [lock_of(self.journal.path), self.journal.path, *self.journal.path.parents]
+        for path in own[: own.index(self.owner.home)] if self.owner.home in own else own[:3]:
+            if path.exists() and path.stat().st_uid == 0:
+                os.chown(path, self.owner.uid, -1)
+
+    def status(self) -> dict[str, Any]:
+        """Whether it is installed, enabled and runs, since when (Unix seconds), and what it said last."""
+        if sys.platform == "win32":
+            from vmdns.commands.background import log_file
+            from vmdns.host import launchd as launchagent
+            from vmdns.host import task_scheduler as task
+
+            found = task.status(self.name, launchagent.tail(log_file()))
+        elif sys.platform == "darwin":
+            from vmdns.host import launchd as launchagent
+
+            found = launchagent.status(self.owner.uid, self.owner.home)
+        else:
+            from vmdns.host import systemd_unit
+
+            found = systemd_unit.status(self.name)
+        return {"service": self.name, "user": self.owner.name, **found}
+
+    def notes(self) -> list[str]:
+        """What is to be known after an installation."""
+        if sys.platform == "win32":
+            return []
+        if sys.platform == "darwin":
+            return [
+                "macOS may keep port 53 from an agent; vmdns then takes a port of 5300-5399, and says so in its log"
+            ]
+        who = self.owner.name
+        return [
+            f"it ends when {who} has logged out; `sudo loginctl enable-linger {who}` keeps it from start to shutdown"
+        ]
+
+
+def _owner() -> Owner:
+    if sys.platform == "win32":
+        import getpass
+
+        return Owner(getpass.getuser(), 0, Path.home())
+    uid = os.geteuid()
+
+    def vms(one: Owner) -> bool:
+        return has_vms(user_home({**os.environ, "HOME": str(one.home)}))
+
+    return owner(os.environ, uid, vms)
+
+
+def answer(steps: Sequence[plan.Step], left: Sequence[str], notes: Sequence[str], *, done: bool) -> dict[str, Any]:
+    """What `install` and `uninstall` answer, as JSON values."""
+    return {"steps": [one.as_json() for one in steps], "left": list(left), "notes": list(notes), "done": done}

@@ -1,0 +1,1 @@
+"""The control channel: what commands ask of a running vmdns."""

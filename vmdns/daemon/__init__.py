@@ -1,0 +1,1 @@
+"""The running server: starts, joins and stops all parts."""

@@ -1,0 +1,184 @@
+"""VirtualBox as the server sees it: the worker's messages go into the table, and its health into the status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from vmdns.config import Config
+from vmdns.daemon.task_restart import lasting
+from vmdns.server.scheduling_linux import long_turns
+from vmdns.sources.reader import LEAST, is_too_old
+from vmdns.sources.supervisor import WORKER, Supervisor
+from vmdns.sources.wsl import HINT, is_wsl
+from vmdns.state.facts import Fact, Neighbour, from_json
+from vmdns.store import Table
+
+SIMULATION = "simulation"  # the name of the reader of vmdns/demo
+
+
+@dataclass(slots=True)
+class Source:
+    """The health of one source, for the status: ok, waiting, failing or stale. since in Unix seconds."""
+
+    state: str = "waiting"
+    detail: str = ""
+    since: float = 0.0
+
+    def become(self, state: str, detail: str = "") -> None:
+        if (state, detail) != (self.state, self.detail):
+            self.state, self.detail, self.since = state, detail, time.time()
+
+
+class Discovery:
+    """Keeps a worker running, and what it told: `looked` is called once VirtualBox was looked at or is not there,
+    `looked_at` with a source that was to be looked at (`nudge`), once that is done."""
+
+    def __init__(
+        self,
+        table: Table,
+        say: Callable[[str], None],
+        looked: Callable[[], None],
+        looked_at: Callable[[str], None] = lambda source: None,
+        worker: Sequence[str] = WORKER,
+    ) -> None:
+        self._worker = worker
+        self._table = table
+        self._say = say
+        self._looked = looked
+        self._looked_at = looked_at
+        self._stale_seconds = 0.0
+        self._stale: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.virtualbox: dict[str, str] = {"version": "", "reader": "", "home": "", "detail": ""}
+        self._supervisor: Supervisor | None = None
+        names = ("virtualbox", "leases", "addresses", "neighbours")
+        self.sources = {name: Source(since=time.time()) for name in names}
+
+    def start(self, config: Config) -> None:
+        """Starts a worker, in place of the one that runs."""
+        if self._task is not None:
+            self._task.cancel()
+        elif self._worker == WORKER and is_wsl():
+            self._say(HINT)
+        self._stale_seconds = config.limits.source_stale
+        home = str(config.vbox_home) if config.vbox_home else None
+        interval = config.limits.look_interval
+        self._supervisor = Supervisor(config.reader, home, interval, self._hear, long_turns, self._worker)
+        self._task = asyncio.create_task(lasting("reading VirtualBox", self._supervisor.run))
+
+    def nudge(self, source: str) -> None:
+        """Asks for a look at once (at `virtualbox`, `addresses` or `neighbours`); what it finds comes as ever."""
+        if self._supervisor is not None:
+            self._supervisor.nudge(source)
+
+    def woke(self) -> None:
+        """After a sleep, everything is looked at again."""
+        for source in ("virtualbox", "addresses", "neighbours"):
+            self.nudge(source)
+
+    async def stop(self) -> None:
+        """Ends the worker."""
+        if self._stale is not None:
+            self._stale.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        """One message of the worker. One that makes no sense must not end the reading of those that follow."""
+        try:
+            self._take(message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._say(f"a message about VirtualBox made no sense ({type(error).__name__}: {error})")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        source = message.get("put") or message.get("patch") or message.get("trouble") or ""
+        if "put" in message or "patch" in message:
+            facts: dict[str, Fact | None] = {key: _fact(one) for key, one in message["facts"].items()}
+            ends = not message.get("more")
+            if "put" in message:
+                kept = {key: self._kept(source, key, one) for key, one in facts.items() if one}
+                self._table.put(source, kept, begins=not message.get("part"), ends=ends)
+            else:
+                self._table.patch(source, facts, ends=ends)
+            if not ends:
+                return
+            if source == "virtualbox":
+                self._back()
+                self._table.after(self._looked)
+            elif "put" in message or self.sources[source].state != "failing":
+                # A change does not end the trouble that a part of the source may have; a new worker's report does.
+                self.sources[source].become("ok")
+        elif source:
+            self.sources[source].become("failing" if message["text"] else "ok", message["text"])
+            if message["text"]:
+                self._say(message["text"])
+        elif "looked" in message:
+            self._table.after(partial(self._looked_at, message["looked"]))
+        elif "found" in message:
+            self._find(message["found"], message["detail"])
+        elif "absent" in message:
+            self._away(
+                "VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears (to see "
+                "vmdns work without VirtualBox: vmdns demo)"
+            )
+        elif "lost" in message:
+            self._away(f"VirtualBox: {message['lost']}; its last names stay in force")
+
+    def _kept(self, source: str, key: str, fact: Fact) -> Fact:
+        """The fact; a neighbour that a worker before this one had seen has been there since then."""
+        before = self._table.held(source).get(key)
+        if isinstance(fact, Neighbour) and isinstance(before, Neighbour) and fact.mac == before.mac:
+            return replace(fact, since=min(fact.since, before.since))
+        return fact
+
+    def _find(self, found: dict[str, str], detail: str) -> None:
+        if {**found, "detail": detail} == self.virtualbox:
+            return
+        self.virtualbox = {**found, "detail": detail}
+        if found["reader"] == SIMULATION:
+            self._say(f"a simulated VirtualBox {found['version']} takes the place of the real one")
+            return
+        through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
+        because = f", because {detail}" if detail else ""
+        self._say(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
+        if is_too_old(found["version"]):
+            least = ".".join(map(str, LEAST))
+            self._say(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
+
+    def _back(self) -> None:
+        source = self.sources["virtualbox"]
+        if source.state in ("failing", "stale"):
+            self._say("VirtualBox is read again")
+        source.become("ok")
+        if self._stale is not None:
+            self._stale.cancel()
+            self._stale = None
+
+    def _away(self, why: str) -> None:
+        self._table.abandon("virtualbox")
+        source = self.sources["virtualbox"]
+        if source.detail != why:
+            self._say(why)
+        if source.state != "stale":
+            source.become("failing" if self._table.count("virtualbox") else "waiting", why)
+        if self._stale is None and self._table.count("virtualbox"):
+            self._stale = asyncio.get_running_loop().call_later(self._stale_seconds, self._forget)
+        self._looked()
+
+    def _forget(self) -> None:
+        """The last report is too old to be true any more."""
+        self._stale = None
+        self.sources["virtualbox"].become("stale", self.sources["virtualbox"].detail)
+        self._say("VirtualBox was away for too long: its names are taken back")
+        self._table.put("virtualbox", {})
+
+
+def _fact(told: Any) -> Fact | None:
+    """A fact of a message, which the reading thread may have made of JSON already."""
+    return from_json(told) if isinstance(told, dict) else told

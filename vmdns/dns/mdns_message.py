@@ -1,0 +1,249 @@
+"""Messages of multicast DNS (RFC 6762 section 18): bytes to questions and records, and back.
+
+One reader for whatever is on the link, so it reads all of a message or says that it cannot; it never raises.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from vmdns.dns.message import AAAA, ANY, CNAME, IN, NS, PTR, A, Record, append, remember
+
+NSEC = 47
+MAX_PACKET = 9000  # RFC 6762 section 17
+# Pointers in one name, more than the labels of the longest that anybody writes (ip6.arpa has 34). Without a bound, a
+# packet of 9,000 bytes that points through itself takes a third of a second.
+MOST_POINTERS = 64
+SIZE = 1440  # what fits an Ethernet frame below IPv6 and UDP, with some room for tunnels
+FLUSH = UNICAST = 0x8000  # the top bit of the class, in records and in questions (sections 10.2 and 5.4)
+RESPONSE, TRUNCATED = 0x8400, 0x0200  # QR with AA; TC
+
+_HEADER = struct.Struct("!6H")
+_QTAIL = struct.Struct("!HH")
+_FIXED = struct.Struct("!HHIH")
+_LENGTHS = {A: 4, AAAA: 16}
+_NAMED = {NS, CNAME, PTR, NSEC}  # their rdata begins with a name
+
+
+class Question(NamedTuple):
+    """One question of class IN or ANY: the name as asked and in lower case; unicast: a unicast answer will do (QU)."""
+
+    name: bytes
+    key: bytes
+    type: int
+    unicast: bool
+
+
+class Heard(NamedTuple):
+    """One record of class IN as somebody sent it: owner and names in rdata in lower case, TTL in seconds."""
+
+    key: bytes
+    type: int
+    ttl: int
+    rdata: bytes
+
+
+class Message(NamedTuple):
+    """What a packet says."""
+
+    id: int
+    flags: int
+    questions: tuple[Question, ...]
+    answers: tuple[Heard, ...]
+    authorities: tuple[Heard, ...]
+    additionals: tuple[Heard, ...]
+
+    @property
+    def response(self) -> bool:
+        return bool(self.flags & 0x8000)
+
+    @property
+    def truncated(self) -> bool:
+        return bool(self.flags & TRUNCATED)
+
+
+def parse(packet: bytes) -> Message | None:
+    """What the packet says; None where it is no message, or its opcode or rcode is not 0 (sections 18.3 and 18.11)."""
+    if not 12 <= len(packet) <= MAX_PACKET:
+        return None
+    ident, flags, *counts = _HEADER.unpack_from(packet)
+    if flags & 0x780F:
+        return None
+    names: dict[int, tuple[bytes, int]] = {}
+    try:
+        at = 12
+        questions: list[Question] = []
+        for _ in range(counts[0]):
+            name, at = _name(packet, at, names)
+            kind, cls = _QTAIL.unpack_from(packet, at)
+            at += 4
+            if cls & 0x7FFF in (IN, ANY):
+                questions.append(Question(name, name.lower(), kind, bool(cls & UNICAST)))
+        sections: list[tuple[Heard, ...]] = []
+        for count in counts[1:]:
+            heard: list[Heard] = []
+            for _ in range(count):
+                record, at = _record(packet, at, names)
+                if record is not None:
+                    heard.append(record)
+            sections.append(tuple(heard))
+    except (IndexError, ValueError, struct.error):
+        return None
+    return Message(ident, flags, tuple(questions), *sections)
+
+
+def _record(packet: bytes, at: int, names: dict[int, tuple[bytes, int]]) -> tuple[Heard | None, int]:
+    owner, at = _name(packet, at, names)
+    kind, cls, ttl, length = _FIXED.unpack_from(packet, at)
+    at += 10
+    end = at + length
+    if end > len(packet):
+        raise ValueError("rdata runs past the packet")
+    if cls & 0x7FFF != IN:
+        return None, end
+    rdata = packet[at:end]
+    if len(rdata) != _LENGTHS.get(kind, length):
+        raise ValueError("an address of another length")
+    if kind in _NAMED:
+        name, after = _name(packet, at, names)
+        if after > end:
+            raise ValueError("a name runs past its rdata")
+        rdata = name.lower() + packet[after:end]
+    return Heard(owner.lower(), kind, ttl if ttl < 1 << 31 else 0, rdata), end  # RFC 2181 section 8
+
+
+def _name(packet: bytes, at: int, names: dict[int, tuple[bytes, int]]) -> tuple[bytes, int]:
+    """The name there without compression, and where it ends. Pointers lead back only, so that they come to an end."""
+    known = names.get(at)
+    if known is not None:
+        return known
+    start, out, end, earliest, pointers = at, bytearray(), 0, at, 0
+    while True:
+        length = packet[at]
+        if length >= 0xC0:
+            pointers += 1
+            if pointers > MOST_POINTERS:
+                raise ValueError("too many pointers in a name")
+            end = end or at + 2
+            at = (length & 0x3F) << 8 | packet[at + 1]
+            if at >= earliest:
+                raise ValueError("a pointer that does not lead back")
+            earliest = at
+            if (behind := names.get(at)) is not None:
+                out += behind[0]
+                break
+            continue
+        if length > 63:
+            raise ValueError("label type")
+        if at + 1 + length > len(packet):
+            raise ValueError("a label runs past the packet")
+        out += packet[at : at + 1 + length]
+        at += 1 + length
+        if length == 0:
+            break
+        if len(out) > 255:
+            raise ValueError("name over 255 bytes")
+    if len(out) > 255:
+        raise ValueError("name over 255 bytes")
+    found = names[start] = bytes(out), end or at
+    return found
+
+
+def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
+    """The rdata that says that these types are all there is at the name (section 6.1); all of them below 256."""
+    bitmap = bytearray(32)
+    for kind in types:
+        bitmap[kind >> 3] |= 0x80 >> (kind & 7)
+    kept = bytes(bitmap).rstrip(b"\0")
+    return owner + bytes((0, len(kept))) + kept
+
+
+def query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = ()) -> bytes:
+    """A question to all for names and types; authority: what is proposed in a probe (section 8.2)."""
+    out, offsets = bytearray(12), dict[bytes, int]()
+    for name, kind in questions:
+        _ask(out, name, kind, offsets)
+    count = 0
+    for record in authority:
+        append(out, record, offsets)
+        count += 1
+    _HEADER.pack_into(out, 0, 0, 0, len(questions), 0, count, 0)
+    return bytes(out)
+
+
+def _ask(out: bytearray, name: bytes, kind: int, offsets: dict[bytes, int]) -> None:
+    at = offsets.get(name.lower())
+    if at is None:
+        remember(offsets, name.lower(), len(out))
+        out += name
+    else:
+        out += (0xC000 | at).to_bytes(2, "big")
+    out += _QTAIL.pack(kind, IN)
+
+
+def probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
+    """Questions whether anybody has these names, with the records that are proposed, in as few packets as they fit.
+
+    They ask for multicast answers, other than section 8.1 has it: port 5353 is shared with other programs of this
+    host, and a unicast answer would go to any one of them. Addresses are asked for by type too: some responders
+    (python-zeroconf is one) do not answer for ANY type of a host.
+    """
+    questions: list[tuple[bytes, int]] = []
+    proposed: list[Record] = []
+    size = 12
+    for name, records in owners:
+        kinds = (ANY, *sorted({record.type for record in records} & {A, AAAA}))
+        more = len(kinds) * (len(name) + 4) + sum(12 + len(record.rdata) for record in records)
+        if questions and size + more > SIZE:
+            yield query(questions, proposed)
+            questions, proposed, size = [], [], 12
+        questions += [(name, kind) for kind in kinds]
+        proposed += records
+        size += more
+    if questions:
+        yield query(questions, proposed)
+
+
+def responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> Iterator[bytes]:
+    """As many responses as the answers need, the additional records in the last where they fit (section 18).
+
+    All records here are of one responder alone, so all have the cache-flush bit.
+    """
+    out, offsets, counts = bytearray(12), dict[bytes, int](), [0, 0]
+    for section, records in enumerate((answers, additionals)):
+        for record in records:
+            mark = len(out)
+            append(out, record, offsets, IN | FLUSH)
+            if len(out) > SIZE:
+                del out[mark:]
+                if section:
+                    break
+                yield _finish(out, counts)
+                out, offsets, counts = bytearray(12), {}, [0, 0]
+                append(out, record, offsets, IN | FLUSH)
+            counts[section] += 1
+    yield _finish(out, counts)
+
+
+def _finish(out: bytearray, counts: Sequence[int]) -> bytes:
+    _HEADER.pack_into(out, 0, 0, RESPONSE, 0, counts[0], 0, counts[1])
+    return bytes(out)
+
+
+def legacy_response(ident: int, questions: Sequence[Question], answers: Iterable[Record]) -> bytes:
+    """What a client that knows plain DNS only can read (section 6.7): its id, its questions, no cache-flush bits."""
+    out, offsets = bytearray(12), dict[bytes, int]()
+    for question in questions:
+        _ask(out, question.name, question.type, offsets)
+    count = 0
+    for record in answers:
+        mark = len(out)
+        append(out, record, offsets)
+        if len(out) > 512:  # such a client need not take more (RFC 1035 section 2.3.4)
+            del out[mark:]
+            break
+        count += 1
+    _HEADER.pack_into(out, 0, ident, RESPONSE, len(questions), count, 0, 0)
+    return bytes(out)

@@ -1,0 +1,93 @@
+"""DNS rebinding: names of strangers that point into the user's own networks.
+
+A web page may give its own name the address of a VM or of the host, and so reach it past the browser's
+same-origin rule. So an answer from outside may not hold addresses that only mean something here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from functools import lru_cache
+
+import dns.rdata
+import dns.rdatatype
+import dns.rdtypes.nsbase as nsbase
+import dns.rdtypes.svcbbase as svcb
+
+from vmdns.dns import message
+
+_INNER = tuple(
+    ipaddress.ip_network(prefix)
+    for prefix in (
+        "0.0.0.0/8",  # this host (RFC 791, RFC 1122 section 3.2.1.3): Linux takes it for 127.0.0.1
+        "10.0.0.0/8",  # private (RFC 1918)
+        "100.64.0.0/10",  # carrier-grade NAT, and overlay networks (RFC 6598)
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, and the metadata service of clouds (RFC 3927)
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "198.18.53.0/24",  # where vmdns itself lives towards NAT Networks; the rest of 198.18.0.0/15 is left to proxies
+        "::/128",
+        "::1/128",
+        "fc00::/7",  # unique local (RFC 4193)
+        "fe80::/10",  # link-local
+        "fec0::/10",  # the site-local addresses of old (RFC 3879)
+    )
+)
+# Prefixes whose last 32 bits are an IPv4 address: mapped and compatible (RFC 4291 section 2.5.5), NAT64
+# (RFC 6052 section 2.1, RFC 8215).
+_HOLDS_IPV4 = tuple(ipaddress.ip_network(prefix) for prefix in ("::ffff:0:0/96", "::/96", "64:ff9b::/96"))
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+_6TO4 = ipaddress.ip_network("2002::/16")
+
+
+def _heads() -> frozenset[tuple[int, bytes]]:
+    """The first two bytes that such an address can have, with its length: almost no address from outside has them."""
+    found = set()
+    for network in (*_INNER, *_HOLDS_IPV4, _LOCAL_NAT64, _6TO4):
+        first, last = (int.from_bytes(network[at].packed[:2], "big") for at in (0, -1))
+        found |= {(network.max_prefixlen // 8, head.to_bytes(2, "big")) for head in range(first, last + 1)}
+    return frozenset(found)
+
+
+_HEADS = _heads()
+
+
+def inner(packed: bytes) -> bool:
+    """Whether this address (4 or 16 bytes) is private, loopback, link-local or the like, in any disguise."""
+    return (len(packed), packed[:2]) in _HEADS and _inner(packed)
+
+
+@lru_cache(maxsize=4096)
+def _inner(packed: bytes) -> bool:
+    address = ipaddress.ip_address(packed)
+    if any(address in network for network in _INNER if network.version == address.version):
+        return True
+    if len(packed) == 4:
+        return False
+    if any(address in network for network in _HOLDS_IPV4):
+        return inner(packed[12:])
+    if address in _6TO4:
+        return inner(packed[2:6])
+    return address in _LOCAL_NAT64
+
+
+def addresses(rdata: dns.rdata.Rdata) -> Iterator[bytes]:
+    """The addresses, packed, that a client may connect to because of this record."""
+    if rdata.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+        yield rdata.to_wire() or b""
+    elif isinstance(rdata, svcb.SVCBBase):
+        for hint in rdata.params.values():
+            if isinstance(hint, svcb.IPv4HintParam | svcb.IPv6HintParam):
+                for text in hint.addresses:
+                    yield ipaddress.ip_address(text).packed
+
+
+def target(rdata: dns.rdata.Rdata) -> bytes | None:
+    """The wire name, in lower case, at which a client goes on looking for addresses; None if there is none."""
+    if isinstance(rdata, nsbase.NSBase) and rdata.rdtype == message.CNAME:
+        return rdata.target.to_digestable()
+    if isinstance(rdata, svcb.SVCBBase):
+        return rdata.target.to_digestable()
+    return None

@@ -1,0 +1,228 @@
+"""The block of vmdns in the hosts file (hosts(5)): names of VMs for whoever keeps resolvers as they are.
+
+Everything outside of the block stays byte for byte, the line ends too, and the whole is as it was once the block is
+removed. The part for Windows was not run there.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from vmdns.host import elevation
+from vmdns.regular_file import read_regular
+from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
+
+_MOST_BYTES = 64 * 1024 * 1024
+_FRESH = ".vmdns-"
+_FRESH_SECONDS = 60.0  # nobody writes one for longer
+_UNENDED = " (the line before has no end)"
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
+_ABOUT = "# Written by `vmdns hosts`; `vmdns hosts --undo` takes it out."
+
+
+def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where this system has its hosts file."""
+    if platform == "win32":
+        return Path(environ.get("SystemRoot", r"C:\Windows"), "System32", "drivers", "etc", "hosts")
+    return Path("/etc/hosts")
+
+
+def lines(names: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The lines for what the server tells of names (`report.names`): those that this host reaches, by address."""
+    found = []
+    for one in names:
+        texts = [name for name in (one["name"], *one["also"]) if _NAME.fullmatch(name)]
+        texts = [name for name in texts if not name.startswith(one["uuid"])]
+        for address in one["here"]:
+            with suppress(ValueError):
+                if texts:
+                    found.append(f"{ip_address(address)}\t{' '.join(texts)}")
+    return found
+
+
+def _split(data: bytes) -> tuple[bytes, list[str], bytes] | None:
+    """What is before the block, its lines, and what is after it; None without a block. Raises ValueError."""
+    rows = re.findall(rb"[^\n]*\n|[^\n]+", data)
+    begin = [at for at, row in enumerate(rows) if row.startswith(BLOCK_BEGIN.encode())]
+    if not begin:
+        return None
+    for at in range(begin[0], len(rows)):
+        if rows[at].startswith(BLOCK_END.encode()):
+            before, after = b"".join(rows[: begin[0]]), b"".join(rows[at + 1 :])
+            if _UNENDED.encode() in rows[at] and not after:
+                before = before.removesuffix(b"\r\n" if rows[at].endswith(b"\r\n") else b"\n")
+            return before, [row.decode("ascii", "replace").rstrip() for row in rows[begin[0] + 1 : at]], after
+    raise ValueError(f"its line {begin[0] + 1} says {BLOCK_BEGIN!r}, and no line after it {BLOCK_END!r}; add that line")
+
+
+def block(data: bytes) -> list[str] | None:
+    """The lines of the block, without its comment; None where there is none. Raises ValueError for half a block."""
+    found = _split(data)
+    return None if found is None else [line for line in found[1] if not line.startswith("#")]
+
+
+def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
+    """The file with these lines as its block, or without a block. Raises ValueError for what must not get in."""
+    for line in wanted or ():
+        address, _, names = line.partition("\t")
+        ip_address(address)
+        if not all(_NAME.fullmatch(name) for name in names.split(" ")):
+            raise ValueError(f"no line of a hosts file: {line!r}")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
+        raise ValueError("it is UTF-16, which no system reads there; save it as UTF-8")
+    found = _split(data)
+    before, after = (found[0], found[2]) if found is not None else (data, b"")
+    if wanted is None:
+        return before + after
+    end = b"\r\n" if b"\r\n" in data or (not data and sys.platform == "win32") else b"\n"
+    unended = bool(before) and not before.endswith(b"\n")
+    last = BLOCK_END + (_UNENDED if unended and not after else "")
+    rows = [BLOCK_BEGIN, _ABOUT, *wanted, last]
+    return before + (end if unended else b"") + b"".join(row.encode("ascii") + end for row in rows) + after
+
+
+def _bytes(file: Path) -> bytes:
+    data = read_regular(file, _MOST_BYTES)
+    if len(data) > _MOST_BYTES:  # half of it must never replace the whole
+        raise OSError(errno.EFBIG, f"longer than {_MOST_BYTES >> 20} MiB", str(file))
+    return data
+
+
+def read(file: Path) -> list[str] | None:
+    """The block in that file. Raises OSError, also where there is half a block."""
+    try:
+        return block(_bytes(file))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OSError(f"{file}: {error}") from None
+
+
+def write(file: Path, wanted: Sequence[str] | None) -> bool:
+    """Gives the file that block, or none, by replacing it whole. Returns whether it changed. Raises OSError."""
+    target = file.resolve()
+    try:
+        data = _bytes(target)
+    except FileNotFoundError:
+        data = b""
+    try:
+        fresh = replaced(data, wanted)
+    except ValueError as error:
+        raise OSError(f"{file} is left as it is: {error}") from None
+    if fresh == data:
+        return False
+    _clean(target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=_FRESH, dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(fresh)
+            opened.flush()
+            os.fsync(opened.fileno())
+        _like(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return True
+
+
+def _clean(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left."""
+    for left in folder.glob(_FRESH + "*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _FRESH_SECONDS:
+                left.unlink()
+
+
+def _like(target: Path, temporary: str) -> None:
+    """Gives the new file the owner, mode and extended attributes of the one it replaces."""
+    try:
+        there = target.stat()
+    except FileNotFoundError:
+        os.chmod(temporary, 0o644)
+        return
+    if sys.platform != "win32":
+        os.chown(temporary, there.st_uid, there.st_gid)
+    shutil.copystat(target, temporary)
+    os.utime(temporary)
+    os.chmod(temporary, stat.S_IMODE(there.st_mode))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """What runs with more rights: each line of its input is a block as JSON. At the end of input none is left.
+
+    arguments: the file, and `once` where the first block stays. It answers each line with one: empty, or what failed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    file, once = Path(arguments[0]), "once" in arguments
+    for line in sys.stdin:
+        try:
+            write(file, json.loads(line))
+            said = ""
+        except (OSError, ValueError) as error:
+            said = str(error)
+        os.write(1, json.dumps(said).encode() + b"\n")
+        if once:
+            return 0
+    with suppress(OSError):
+        write(file, None)
+    return 0
+
+
+class Writer:
+    """Writes blocks, with the rights it takes: asked for once, when it is made. Raises OSError, or `Denied`."""
+
+    def __init__(self, file: Path, *, once: bool) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        code = f"import sys; sys.path.insert(0, {root!r}); from vmdns.host.hosts_block import main; main(sys.argv[1:])"
+        command = [sys.executable, "-I", "-c", code, str(file), *(["once"] if once else [])]
+        if not _may_write(file):
+            if sys.platform == "win32":
+                raise elevation.Denied("this needs a terminal that was started as administrator")
+            try:
+                command = elevation.with_rights(command)
+            except elevation.Denied:
+                raise elevation.Denied("this needs root, and there is no sudo or no terminal to ask for it") from None
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def write(self, wanted: Sequence[str] | None) -> None:
+        """Writes one block; None for none. Raises OSError."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            self._child.stdin.write(json.dumps(wanted) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass
+        said = self._child.stdout.readline()
+        if not said:
+            raise OSError("the hosts file was not written: the right to do so was not given")
+        if text := json.loads(said):
+            raise OSError(text)
+
+    def close(self) -> None:
+        """Ends the writing; where the block was not to stay, it is gone when this returns."""
+        assert self._child.stdin is not None
+        with suppress(OSError):
+            self._child.stdin.close()
+        self._child.wait()
+
+
+def _may_write(file: Path) -> bool:
+    """Whether this user may replace the file: that takes the right to write into its folder."""
+    return elevation.is_elevated() or (sys.platform != "win32" and os.access(file.resolve().parent, os.W_OK))

@@ -1,0 +1,72 @@
+"""An address of this host's own, on its loopback interface: guests behind NAT reach it, and no other machine does.
+
+198.18.53.N is of the range for benchmarks (RFC 2544), which no real network uses. Linux and macOS forget such an
+address when they start anew, Windows keeps it. The parts for macOS and Windows are written by their manuals
+(ifconfig(8), `netsh interface ipv4 add address`) and were not run there.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vmdns.host import elevation
+
+# Where the host itself asks vmdns when it asks it for everything: VirtualBox passes it on to guests behind NAT.
+WHOLE = "198.18.53.53"
+
+_MASK = "255.255.255.255"
+
+
+def commands(address: str, present: bool, system: str = sys.platform) -> list[list[str]]:
+    """The command that gives the host the address, or takes it away."""
+    if system == "win32":
+        verb = ["add", "address"] if present else ["delete", "address"]
+        end = [f"mask={_MASK}", "store=persistent"] if present else []
+        return [["netsh", "interface", "ipv4", *verb, "name=1", f"address={address}", *end]]
+    if system == "darwin":
+        end = ["netmask", _MASK] if present else []
+        return [["ifconfig", "lo0", "alias" if present else "-alias", address, *end]]
+    return [["ip", "address", "add" if present else "del", f"{address}/32", "dev", "lo"]]
+
+
+def is_assigned(address: str) -> bool:
+    """Whether this host has the IPv4 address, on whichever interface: only then can a socket be bound to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL or getattr(error, "winerror", 0) == 10049:
+                return False
+            raise
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackAddress:
+    """A `Setting` (plan.py): the IPv4 address `name` on the loopback interface. Its value is True, or None."""
+
+    name: str
+    kind: str = "loopback-address"
+    elevated: bool = True
+
+    def __post_init__(self) -> None:
+        ipaddress.IPv4Address(self.name)
+
+    def read(self) -> bool | None:
+        return True if is_assigned(self.name) else None
+
+    def write(self, value: bool | None) -> None:
+        for command in commands(self.name, bool(value)):
+            elevation.run(command, elevated=True)
+
+    def describe(self, before: bool | None, after: bool | None) -> str:
+        verb = "give this computer the address" if after else "take away the address"
+        return f"{verb} {self.name} on its loopback interface"
+
+    def commands(self, before: bool | None, after: bool | None) -> Sequence[str]:
+        return [elevation.shown(one, elevated=True) for one in commands(self.name, bool(after))]

@@ -1,0 +1,91 @@
+"""Which names with which addresses multicast DNS answers for on which link of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from typing import NamedTuple
+
+import idna
+
+from vmdns.dns.name import to_wire
+from vmdns.state.facts import Network
+from vmdns.state.snapshot import Guest, Snapshot
+from vmdns.state.views import INNER
+
+LOCAL = to_wire("local")
+
+
+class Link(NamedTuple):
+    """One interface of the host: its addresses, and the names (wire form, lower case) that are answered for on it.
+
+    Without names, others on the link are only asked. guests_only: only guests of this host are on it.
+    """
+
+    prefixes: tuple[IPv4Interface | IPv6Interface, ...]
+    names: dict[bytes, tuple[str, ...]]
+    guests_only: bool = False
+
+    def holds(self, address: str) -> bool:
+        """Whether the address is on this link; one of IPv6 that is valid on a link alone always is."""
+        at = _parsed(address)
+        return any(at in prefix.network for prefix in self.prefixes) or (at.version == 6 and at.is_link_local)
+
+
+@lru_cache(maxsize=16384)
+def _parsed(address: str) -> IPv4Address | IPv6Address:
+    return ip_address(address.partition("%")[0])
+
+
+def links(snapshot: Snapshot, relay: bool, publish: bool = True) -> dict[str, Link]:
+    """The links by interface (the system's name).
+
+    Only names of two labels below `local`, each with its addresses of that very network (RFC 6762 sections 3 and 14).
+    relay: also the links on which no VM is, to ask others there. publish: whether names of VMs are answered at all.
+    """
+    ways = snapshot.ways
+    prefixes: dict[str, list[IPv4Interface | IPv6Interface]] = {}
+    for place in ways.places:
+        if not place.at.ip.is_loopback and place.at.network.num_addresses > 1:
+            prefixes.setdefault(place.interface, []).append(place.at)
+    found: dict[str, Link] = {}
+    for interface, here in prefixes.items():
+        if all(one.version == 6 for one in here):
+            continue
+        network = ways.networks.get(interface)
+        if network is not None and not (network.kind == "bridged" and snapshot.lan == "off"):
+            link = Link(tuple(here), {}, guests_only=network.kind != "bridged")
+            if publish:
+                link.names.update(_names(snapshot, network, link))
+            if publish or relay:
+                found[interface] = link
+        elif relay and not INNER.match(interface):
+            found[interface] = Link(tuple(here), {})
+    return found
+
+
+def _names(snapshot: Snapshot, network: Network, link: Link) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+    """The names of VMs on a link, each with the addresses that it has there."""
+    same = {network: True}
+    for guest in snapshot.guests:
+        here: dict[str, None] = {}
+        for one in guest.addresses:
+            if one.network not in same:
+                same[one.network] = snapshot.ways.same_link(network, one.network)
+            if same[one.network] and link.holds(one.address):
+                here[one.address] = None
+        if here:
+            for name in _local_names(guest, snapshot):
+                yield name, tuple(here)
+
+
+def _local_names(guest: Guest, snapshot: Snapshot) -> list[bytes]:
+    found = []
+    for relative in guest.named.names:
+        name = to_wire(".".join((*relative, "local")))
+        if len(relative) == 1 and snapshot.owned.get(name) == guest.machine.uuid:
+            found.append(name)
+            if relative[0].startswith("xn--"):
+                found.append(to_wire(f"{idna.ulabel(relative[0])}.local"))  # RFC 6762 section 16: UTF-8 as it is
+    return found

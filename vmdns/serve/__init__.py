@@ -1,1 +1,0 @@
-"""Sockets: the DNS server, the forwarder and the control channel."""

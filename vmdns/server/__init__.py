@@ -1,0 +1,1 @@
+"""Packets: UDP, TCP, the answer cache, rate limits and the forwarder."""

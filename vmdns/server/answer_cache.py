@@ -1,0 +1,160 @@
+"""Cache of encoded answers: what was rendered once is sent again until a snapshot is published.
+
+Keys and answers are in the forms of `packed`; the name in a key is in lower case. What is put in comes from the slow
+path, so both give the same bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from vmdns.server.packed_answers import BODY, key_of, packed, unpacked
+from vmdns.state.snapshot import Right, Snapshot
+from vmdns.state.views import View
+
+MOST_ANSWERS = 50_000  # of all views together; some 330 bytes each: 16 MB
+MOST_FORWARDED = 8_192
+MOST_VIEWS = 1024  # strangers' addresses do not make views, but interfaces come and go
+FORWARDED_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
+# Negative answers to names that others on a link may have. Their absence is known for a minute, and a new name or a
+# changed link ends it (state/link_lookups.py).
+ABSENT_SECONDS = 10.0
+
+ClientView = tuple[View, Right]
+_Entries = list[tuple[dict[bytes, bytes], bytes]]
+
+
+class Answers:
+    """The cached answers for one view, by key."""
+
+    __slots__ = ("by_key",)
+
+    def __init__(self) -> None:
+        self.by_key: dict[bytes, bytes] = {}
+
+    def find_other_case(self, key: bytes) -> bytes | None:
+        """The answer under the key in lower case, if that differs; the question is echoed as it was asked.
+
+        Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name
+        too early, which makes no other valid query's key: length bytes are no letters.
+        """
+        end = key.find(0, 10)
+        name = key[10:end]
+        lower = name.lower()
+        if lower == name:
+            return None
+        answer = self.by_key.get(key[:10] + lower + key[end:])
+        return None if answer is None else answer[: BODY + 10] + name + answer[BODY + end :]
+
+    def find(self, query: bytes) -> bytes | None:
+        """The answer to a query (without its id) in packed form, whatever the case of its name."""
+        key = key_of(query)
+        return self.by_key.get(key) or self.find_other_case(key)
+
+
+class AnswerCache:
+    """Answers for all views. Read by the threads that serve without a lock, changed under one.
+
+    Each view has one `Answers` object for good. Publishing a snapshot clears everything; forwarded answers are dropped
+    after a second, names that nobody on a link has after ten.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._views: dict[ClientView, Answers] = {}
+        self._forwarded: _Entries = []
+        self._absent: _Entries = []
+        self._absent_until = 0.0
+        self._count = 0
+        self._snapshot: Snapshot | None = None
+        self.next_second = 0.0
+
+    def view(self, view: ClientView) -> Answers:
+        """The cached answers for one view."""
+        found = self._views.get(view)
+        if found is None:
+            with self._lock:
+                if len(self._views) >= MOST_VIEWS:
+                    self._clear()
+                    self._views.clear()
+                found = self._views.setdefault(view, Answers())
+        return found
+
+    def store(self, view: ClientView, snapshot: Snapshot, query: bytes, response: bytes) -> None:
+        """Stores an answer from this snapshot. Query and response without ids, the name in them in lower case."""
+        answers, key, answer = self.view(view), key_of(query), packed(response)
+        with self._lock:
+            if snapshot is not self._snapshot or key in answers.by_key:
+                return
+            if self._count >= MOST_ANSWERS:
+                self._clear()
+            answers.by_key[key] = answer
+            self._count += 1
+
+    def store_forwarded(self, view: ClientView, query: bytes, response: bytes) -> None:
+        """Stores a forwarded answer until the second is over."""
+        answers, key, answer = self.view(view), key_of(query), packed(response)
+        with self._lock:
+            if len(self._forwarded) < MOST_FORWARDED:
+                answers.by_key[key] = answer
+                self._forwarded.append((answers.by_key, key))
+
+    def store_absent(self, view: ClientView, snapshot: Snapshot, query: bytes, response: bytes) -> None:
+        """Stores that nobody on a link has a name, which no VM has in this snapshot."""
+        answers, key, answer = self.view(view), key_of(query), packed(response)
+        with self._lock:
+            if snapshot is self._snapshot and len(self._absent) < MOST_FORWARDED:
+                answers.by_key[key] = answer
+                self._absent.append((answers.by_key, key))
+
+    def drop_absent(self) -> None:
+        """Others on a link may have these names now. Any thread may call this."""
+        with self._lock:
+            _drop(self._absent)
+
+    def tick(self) -> None:
+        """Call this before the cache is used: it may have aged."""
+        moment = now()
+        if moment >= self.next_second:
+            self.expire(moment)
+
+    def expire(self, now: float) -> None:
+        """Drops the forwarded answers of the second before, and absent names each ten. now is of time.monotonic."""
+        self.next_second = now + FORWARDED_SECONDS
+        if now >= self._absent_until:
+            self._absent_until = now + ABSENT_SECONDS
+            self.drop_absent()
+        if self._forwarded:
+            with self._lock:
+                _drop(self._forwarded)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Clears the cache for a new snapshot."""
+        with self._lock:
+            self._snapshot = snapshot
+            self._clear()
+
+    def _clear(self) -> None:
+        for answers in self._views.values():
+            answers.by_key = {}
+        self._forwarded.clear()
+        self._absent.clear()
+        self._count = 0
+
+
+def _drop(entries: _Entries) -> None:
+    for answers, key in entries:
+        answers.pop(key, None)
+    entries.clear()
+
+
+def find(answers: Answers, packet: bytes) -> bytes | None:
+    """The cached answer (without its id) to a packet, whatever the case of its name."""
+    found = answers.find(packet[2:])
+    return None if found is None else unpacked(found)
+
+
+def now() -> float:
+    """The clock of `expire`."""
+    return time.monotonic()

@@ -1,0 +1,77 @@
+"""Which servers are asked for which names, and which names are never asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vmdns.dns.name import to_text
+from vmdns.dns.upstreams import Upstream, Upstreams, closest
+from vmdns.server.upstream_filter import usable
+from vmdns.server.upstream_server import Server
+
+_ROOT = b"\0"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What answers depend on, as it was configured: upstreams by domain, whose names may have private addresses, and
+    our own zones. All names are wire names in lower case."""
+
+    default: tuple[Upstream, ...] = ()
+    domains: Mapping[bytes, tuple[Upstream, ...]] = field(default_factory=dict)
+    trusted: frozenset[bytes] = frozenset()
+    zones: frozenset[bytes] = frozenset()
+
+    @property
+    def upstreams(self) -> set[Upstream]:
+        return {*self.default, *(one for servers in self.domains.values() for one in servers)}
+
+
+def known(upstreams: Upstreams, own: frozenset[tuple[str, int]], zones: frozenset[bytes], problems: list[str]) -> Known:
+    """The usable part of it. own: where we listen, which is never asked. Appends a sentence for each that is left out.
+
+    The root among trusted names or domains would take every name for one of ours.
+    """
+    default = usable(upstreams.default, own, problems)
+    domains = {key: usable(servers, own, problems) for key, servers in upstreams.domains.items()}
+    return Known(default, domains, (upstreams.search | upstreams.domains.keys()) - {_ROOT}, zones)
+
+
+class Routes:
+    """The way of each name. Never changed: another takes its place, so that threads may use it without a lock."""
+
+    def __init__(self, what: Known, server: Callable[[Upstream], Server]) -> None:
+        self.what = what
+        made = {one: server(one) for one in what.upstreams}
+        self.servers: Mapping[Upstream, Server] = made
+        self._default = tuple(made[one] for one in what.default)
+        self._domains = {key: tuple(made[one] for one in servers) for key, servers in what.domains.items()}
+
+    def of(self, name: bytes) -> tuple[Server, ...]:
+        """The servers to ask for a name, in the configured order. Empty where its domain has none that can be asked:
+        such names go nowhere else."""
+        if not self._domains:
+            return self._default
+        domain = closest(name, self._domains)
+        return self._default if domain is None else self._domains[domain]
+
+    def is_own(self, name: bytes) -> bool:
+        """Whether a name lies in a zone of ours, and in no more specific domain that is forwarded."""
+        zone = closest(name, self.what.zones)
+        if zone is None:
+            return False
+        domain = closest(name, self._domains)
+        return domain is None or len(domain) <= len(zone)
+
+    def trusts(self, name: bytes) -> bool:
+        """Whether a name may have private addresses."""
+        return bool(self.what.trusted) and closest(name, self.what.trusted) is not None
+
+    def asked_for(self) -> Iterable[tuple[Server, list[str]]]:
+        """Each server, with the domains that it is asked for."""
+        found: dict[Upstream, list[str]] = {one: ["."] for one in self.what.default}
+        for key, servers in self.what.domains.items():
+            for one in servers:
+                found.setdefault(one, []).append(to_text(key))
+        return [(self.servers[one], names) for one, names in found.items()]

@@ -1,0 +1,149 @@
+"""Sockets to upstreams: a fresh one for each try, on a random port (RFC 5452 section 9.2, RFC 6056).
+
+A connected socket gets only what comes from the address and port that it asked. Reading goes through the loop's
+`sock_*` calls, so any selector loop will do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from vmdns.dns.forwarded_answer import Forwarded
+from vmdns.dns.response_validation import Rejected, Verdict
+from vmdns.dns.upstreams import Upstream
+
+# We offer 1232 bytes; a datagram of more than this is none of an honest server's.
+MOST_DATAGRAM = 4096
+# So many datagrams that are not the reply mean that someone is guessing: then TCP is asked, which cannot be guessed.
+MOST_STRAYS = 50
+_PORT_TRIES = 8
+
+Judged = Callable[[bytes], Forwarded | Rejected]
+_Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+def endpoint(upstream: Upstream) -> _Endpoint:
+    """Family and socket address. Raises OSError for an interface that is gone, ValueError for no address."""
+    address = ipaddress.ip_address(upstream.address)
+    if isinstance(address, ipaddress.IPv4Address):
+        return socket.AF_INET, (str(address), upstream.port)
+    zone = address.scope_id or "0"
+    scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+    return socket.AF_INET6, (str(address).partition("%")[0], upstream.port, 0, scope)
+
+
+def budget() -> int:
+    """How many sockets may be open to upstreams at once: half of what the process may open.
+
+    On Windows Python's select() takes 512 at the most, and those of TCP clients have to fit in too.
+    """
+    if sys.platform == "win32":
+        return 160
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4000 if soft == resource.RLIM_INFINITY else max(16, min(soft // 2, 4000))
+
+
+class Pool(Protocol):
+    """Sockets that a thread keeps; so many of them are open without a question."""
+
+    resting: int
+
+
+class Sockets:
+    """Opens sockets to upstreams, never more than `most` at once; also counts those that threads open (`ports`)."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.open = 0
+        self.pools: list[Pool] = []
+        self._lock = threading.Lock()
+
+    @property
+    def spare(self) -> bool:
+        """Whether there is enough left for asking again what was asked already."""
+        return self.open - sum(pool.resting for pool in self.pools) < self.most // 2
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be opened."""
+        return self.open >= self.most
+
+    def opened(self) -> None:
+        """One is about to be opened. Raises OSError where there are too many."""
+        with self._lock:
+            if self.open >= self.most:
+                raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
+            self.open += 1
+
+    def closed(self) -> None:
+        """One was closed."""
+        with self._lock:
+            self.open -= 1
+
+    async def ask_udp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
+        """Sends a query and waits, without end, for a datagram that is its reply. Raises OSError, ValueError.
+
+        What is no reply is passed over, whatever it is, and the waiting goes on (RFC 5452 section 9.1).
+        """
+        loop = asyncio.get_running_loop()
+        with self._socket(upstream, socket.SOCK_DGRAM) as (sock, address):
+            bind_anywhere(sock)
+            sock.connect(address)
+            await loop.sock_sendall(sock, packet)
+            for _ in range(MOST_STRAYS):
+                verdict = judged(await loop.sock_recv(sock, MOST_DATAGRAM))
+                if not isinstance(verdict, Rejected) or verdict.verdict is not Verdict.IGNORE:
+                    return verdict
+        return Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
+
+    async def ask_tcp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
+        """Asks over a connection of its own (RFC 7766). Raises OSError, ValueError; has no time-out."""
+        loop = asyncio.get_running_loop()
+        with self._socket(upstream, socket.SOCK_STREAM) as (sock, address):
+            await loop.sock_connect(sock, address)
+            await loop.sock_sendall(sock, len(packet).to_bytes(2, "big") + packet)
+            size = int.from_bytes(await _read(loop, sock, 2), "big")
+            return judged(await _read(loop, sock, size))
+
+    @contextmanager
+    def _socket(self, upstream: Upstream, kind: int) -> Iterator[tuple[socket.socket, tuple[str | int, ...]]]:
+        family, address = endpoint(upstream)
+        self.opened()
+        try:
+            with socket.socket(family, kind) as sock:
+                sock.setblocking(False)
+                yield sock, address
+        finally:
+            self.closed()
+
+
+def bind_anywhere(sock: socket.socket) -> None:
+    """Takes a random port of all that need no right; where none is to be had, connect() lets the system choose."""
+    everywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
+    for _ in range(_PORT_TRIES):
+        try:
+            sock.bind((everywhere, 1024 + secrets.randbelow(65536 - 1024)))
+            return
+        except OSError:  # taken, or one of the ranges that Windows keeps for itself
+            continue
+
+
+async def _read(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
+    out = b""
+    while len(out) < size:
+        part = await loop.sock_recv(sock, size - len(out))
+        if not part:
+            raise ConnectionError("the connection was closed before the whole answer came")
+        out += part
+    return out

@@ -1,0 +1,89 @@
+"""The host's hosts file: read as hosts(5) says, watched by its folder."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from io import BytesIO
+from ipaddress import ip_address
+from pathlib import Path
+
+from vmdns.regular_file import read_regular
+from vmdns.state.facts import HostName
+from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END, Hosts, digest
+
+MAX_BYTES = 64 * 1024 * 1024
+
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.ASCII)
+
+
+def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where this system has its hosts file."""
+    if platform == "win32":
+        return Path(environ.get("SystemRoot", r"C:\Windows"), "System32", "drivers", "etc", "hosts")
+    return Path("/etc/hosts")
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> str:
+    """An address as it is written everywhere else; '' for what is none."""
+    try:
+        return str(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return ""
+
+
+def parse_hosts(data: bytes) -> Iterator[HostName]:
+    """The names in a hosts file, line by line; lines that make no sense are left out.
+
+    Bytes that are not UTF-8 (old editors write Latin-1) spoil at most the name they stand in. What vmdns wrote there
+    itself (`vmdns hosts`) is left out: a VM would lose its name to itself.
+    """
+    inside = False
+    for raw in BytesIO(data.removeprefix(codecs.BOM_UTF8)):
+        if raw.startswith(b"# vmdns: "):
+            line = raw.decode("utf-8", "replace")
+            inside = line.startswith(BLOCK_BEGIN) or (inside and not line.startswith(BLOCK_END))
+        if inside:
+            continue
+        words = raw.partition(b"#")[0].decode("utf-8", "replace").split()
+        address = _address(words[0]) if len(words) > 1 else ""
+        if not address:
+            continue
+        for position, word in enumerate(words[1:]):
+            name = word.lower().rstrip(".")
+            if len(name) <= 253 and _NAME.fullmatch(name):
+                yield HostName(name, address, position == 0)
+
+
+def read_hosts(file: Path) -> tuple[bytes, bool]:
+    """The content of that file, nothing where there is no such file; and whether it is whole. Raises OSError.
+
+    What is longer than MAX_BYTES is cut after a line.
+    """
+    try:
+        data = read_regular(file, MAX_BYTES)
+    except FileNotFoundError:
+        return b"", True
+    if len(data) <= MAX_BYTES:
+        return data, True
+    return data[: data.rfind(b"\n", 0, MAX_BYTES) + 1], False
+
+
+def read_digest(file: Path, zones: frozenset[bytes], ttl: int, before: Hosts | None = None) -> Hosts:
+    """The hosts file, digested; `before` where that was made of the same. zones are the apexes (wire) answered here,
+    ttl is in seconds. Raises OSError."""
+    data, whole = read_hosts(file)
+    made_of = blake2b(repr((sorted(zones), ttl, whole)).encode(), digest_size=16)
+    made_of.update(data)
+    if before is not None and before.made_of == made_of.digest():
+        return before
+    found = digest(parse_hosts(data), zones, ttl)
+    trouble = found.trouble if whole else f"the hosts file is longer than {MAX_BYTES >> 20} MB: the rest is left out"
+    return replace(found, made_of=made_of.digest(), trouble=trouble)

@@ -1,0 +1,187 @@
+"""From a query and a snapshot to what is said: the order of decisions of an authoritative server that forwards.
+
+RFC 1034 section 4.3.2 for the walk, RFC 2308 for negatives, RFC 4592 for wildcards, RFC 8482 for ANY.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vmdns.dns.builtin_zones import RESOLVER
+from vmdns.dns.message import (
+    AAAA,
+    ANY,
+    BADVERS,
+    CNAME,
+    EDE_INVALID_QUERY_TYPE,
+    FORMERR,
+    HINFO,
+    HTTPS,
+    IN,
+    NOERROR,
+    NOT_OFFERED_TYPES,
+    NOT_QUERY_TYPES,
+    NXDOMAIN,
+    REFUSED,
+    SERVFAIL,
+    SOA,
+    SVCB,
+    A,
+    Query,
+    Record,
+)
+from vmdns.dns.name import labels, unicode_name
+from vmdns.dns.rrset import Node, RRset
+from vmdns.state.snapshot import Snapshot
+from vmdns.state.views import View
+
+MAX_CHAIN = 16
+_MINIMAL_ANY = b"\x07RFC8482\x00"
+
+# Extended DNS Errors (RFC 8914 section 4).
+EDE_NOT_READY, EDE_PROHIBITED = 14, 18
+EDE_OTHER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is said: rcode, sections, AA, and an EDE. chase is a name outside of our zones that a CNAME led to."""
+
+    rcode: int = NOERROR
+    answer: tuple[Record, ...] = ()
+    authority: tuple[Record, ...] = ()
+    authoritative: bool = True
+    extended_error: tuple[int, str] | None = None
+    chase: bytes | None = None
+    why: tuple[str, ...] = field(default=(), compare=False)
+
+
+def answer(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
+    """The reply for someone of this view, or None where the question is not ours and is to be forwarded."""
+    if query.edns is not None and query.edns.version > 0:
+        return Reply(BADVERS, authoritative=False)
+    if query.cls == IN and query.type in NOT_QUERY_TYPES:
+        error = (EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for")
+        return Reply(FORMERR, authoritative=False, extended_error=error)
+    if query.cls != IN or query.type in NOT_OFFERED_TYPES:
+        return Reply(REFUSED, authoritative=False, extended_error=(EDE_PROHIBITED, "not offered by this server"))
+    key = unicode_name(query.key) or query.key
+    zone = _zone_of(key, snapshot)
+    if zone is None:
+        node = snapshot.find(key, view) or snapshot.outside.get(key)
+        if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
+            return _at(query, query.name, node, key, snapshot, ())
+        if _is_bare(key, query.type):
+            why = ("a single label is never forwarded",)
+            return Reply(NXDOMAIN, authority=(_soa(snapshot, b"\0"),), authoritative=False, why=why)
+        return None
+    return _walk(query, key, zone, snapshot, view)
+
+
+def _is_bare(key: bytes, kind: int) -> bool:
+    return len(labels(key)) == 1 and kind in (A, AAAA, HTTPS, SVCB, ANY)
+
+
+def _zone_of(key: bytes, snapshot: Snapshot) -> bytes | None:
+    """The apex of the closest zone of ours at or above the name; None if it is to be forwarded."""
+    while True:
+        if key in snapshot.zones:
+            return key
+        if key in snapshot.forwarded or not key[0]:
+            return None
+        key = key[1 + key[0] :]
+
+
+def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Reply:
+    chain: list[Record] = []
+    passed: set[bytes] = set()
+    owner = query.name
+    while key not in passed and len(passed) < MAX_CHAIN:
+        passed.add(key)
+        node = snapshot.find(key, view)
+        if node is None:
+            node = _wildcard(key, zone, snapshot, view)
+        if node is None:
+            return _absent(key, zone, snapshot, tuple(chain))
+        alias = node.get(CNAME)
+        if alias is None or query.type in (CNAME, ANY):
+            error = None if node else _why_empty(key, snapshot, view)
+            return _at(query, owner, node, zone, snapshot, tuple(chain), error)
+        chain.append(Record(owner, CNAME, alias.ttl, alias.rdatas[0]))
+        owner = alias.rdatas[0]
+        key = owner.lower()
+        target = _zone_of(key, snapshot)
+        if target is None:
+            return Reply(answer=tuple(chain), chase=key)
+        zone = target
+    return Reply(answer=tuple(chain), why=("its CNAME records go in a circle",))
+
+
+def _wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node | None:
+    """The node of the wildcard that covers the name: that of the closest encloser alone (RFC 4592 section 3.3.1).
+
+    A VM that runs is such a wildcard itself, but not for services (RFC 2782): those it has are known.
+    """
+    above, below = key, b""
+    while above != zone:
+        above, below = above[1 + above[0] :], above
+        if (guest := snapshot.owner(above)) is not None:
+            covered = snapshot.wildcards and below[1:2] != b"_"
+            return snapshot.nodes.get(b"\x01*" + above) or (snapshot.below(guest, view) if covered else None)
+        if snapshot.find(above, view) is not None:
+            return snapshot.nodes.get(b"\x01*" + above)
+    return None
+
+
+def _at(
+    query: Query,
+    owner: bytes,
+    node: Node,
+    zone: bytes,
+    snapshot: Snapshot,
+    chain: tuple[Record, ...],
+    error: tuple[int, str] | None = None,
+) -> Reply:
+    if query.type == ANY and node:
+        # RFC 8482 section 4.2: one small record says that all of them are not given.
+        records: tuple[Record, ...] = (Record(owner, HINFO, snapshot.ttl, _MINIMAL_ANY),)
+        return Reply(answer=chain + records)
+    rrset = node.get(query.type)
+    if rrset is not None:
+        return Reply(answer=chain + _records(owner, query.type, rrset))
+    error = error if query.type in (A, AAAA) else None
+    return Reply(answer=chain, authority=(_soa(snapshot, zone),), extended_error=error)
+
+
+def _why_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | None:
+    """Why a VM has no address for this view; None where the name is no VM's."""
+    while key[0]:
+        guest = snapshot.owner(key)
+        if guest is not None:
+            why = snapshot.seen(guest, view).why
+            return (EDE_NOT_READY if guest.waiting else EDE_OTHER, why) if why else None
+        key = key[1 + key[0] :]
+    return None
+
+
+def _absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
+    why = snapshot.absent.get(key)
+    if not snapshot.looked and zone in snapshot.own:
+        return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
+    return Reply(
+        # Whoever asks here for encrypted servers (RFC 9462 section 4) is to hear that there are none.
+        NOERROR if zone == RESOLVER else NXDOMAIN,
+        answer=chain,
+        authority=(_soa(snapshot, zone),),
+        extended_error=(EDE_OTHER, why) if why else None,
+        why=(why,) if why else (),
+    )
+
+
+def _records(owner: bytes, kind: int, rrset: RRset) -> tuple[Record, ...]:
+    return tuple(Record(owner, kind, rrset.ttl, rdata) for rdata in rrset.rdatas)
+
+
+def _soa(snapshot: Snapshot, apex: bytes) -> Record:
+    """The SOA of a negative response; its TTL is the time the negative may be kept (RFC 2308 section 3)."""
+    return Record(apex, SOA, snapshot.ttl, snapshot.soa)

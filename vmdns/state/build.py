@@ -1,0 +1,210 @@
+"""Builds a snapshot from the facts: a pure function, run again as a whole after each change.
+
+With 300 VMs a build takes a few milliseconds, which is less than one debounce; `tests/bench/churn.py` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from vmdns.dns.builtin_zones import reverse_name
+from vmdns.dns.message import AAAA, CNAME, PTR, A, soa_rdata
+from vmdns.dns.name import from_labels
+from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, addresses, given
+from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
+from vmdns.state.forward_hint import forward_hints
+from vmdns.state.hosts_names import Hosts, digest
+from vmdns.state.naming import Owners, assign
+from vmdns.state.networks import Networks, Owner, file_key, index
+from vmdns.state.policy import Policy
+from vmdns.state.reachability import rules
+from vmdns.state.shared_addresses import double
+from vmdns.state.snapshot import Guest, Snapshot, numbered
+from vmdns.state.static_records import Common, common, names_above
+from vmdns.state.views import ways
+from vmdns.state.wanted_names import Relative
+
+# SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
+_REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800
+_CLAIMED = (ADDITIONS, NEIGHBOUR, FORWARD)
+_CACHED_VMS = 1024
+
+_Pointers = dict[bytes, list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the policy and the hosts file give by themselves. Kept between builds: a block list takes a second."""
+
+    policy: Policy
+    hosts: Hosts
+    common: Common
+
+
+def base(policy: Policy, hosts: Hosts, before: Base | None = None) -> Base:
+    """The base of this policy and hosts file; `before` where that holds for them too."""
+    if before is not None and before.hosts is hosts and _decides_base(before.policy) == _decides_base(policy):
+        return Base(policy, hosts, before.common)
+    return Base(policy, hosts, common(policy, hosts))
+
+
+def _decides_base(policy: Policy) -> object:
+    return policy.zones, policy.ttl, policy.records, policy.reserved_allowed, policy.forwarded
+
+
+def build(
+    facts: Iterable[Fact],
+    policy: Policy,
+    now: float,
+    serial: int,
+    on: Base | None = None,
+    owners: Owners | None = None,
+) -> Snapshot:
+    """Builds the snapshot that these facts mean at this Unix time, in whatever order they come.
+
+    on: the base, where it was made before; otherwise the lines of the hosts file are among the facts.
+    owners: `name_owners` of the snapshot before.
+    """
+    facts = list(facts)
+    if on is None:
+        lines = [fact for fact in facts if isinstance(fact, HostName)]
+        on = base(policy, digest(lines, policy.apexes, policy.ttl))
+    machines = sorted((fact for fact in facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
+    networks = _index(facts, machines, now)
+    found_addresses = {machine.uuid: addresses(machine, networks) for machine in machines}
+    reachable = {
+        uuid: frozenset(one.address for one in found.addresses if one.network.kind != "nat")
+        for uuid, found in found_addresses.items()
+    }
+    naming = assign(machines, on.common.reserved, policy.zones, owners, reachable)
+    forwards = {fact.name: fact.forwards for fact in facts if isinstance(fact, NatNetwork) and fact.enabled}
+    guests: dict[str, Guest] = {}
+    for machine in machines:
+        named = naming.by_uuid.get(machine.uuid)
+        if named is None:
+            continue
+        found = found_addresses[machine.uuid]
+        own = next(relative[0] for relative in named.names if len(relative) == 1)
+        hints = forward_hints(machine, own, found.addresses, forwards, networks)
+        known = (*found.addresses, *hints)
+        led = rules(machine, known, forwards) if machine.online else ()
+        guests[machine.uuid] = Guest(machine, named, known, found.refused, led)
+    owned, absent = _owners(guests, on)
+    pointers = _pointers(guests, on)
+    bridged = {
+        one.network
+        for machine in machines
+        if machine.online
+        for one in machine.adapters
+        if one.network.kind == "bridged"
+    }
+    return Snapshot(
+        serial=serial,
+        ttl=policy.ttl,
+        own=policy.own,
+        zones=policy.apexes,
+        forwarded=policy.forwarded,
+        nodes=on.common.nodes,
+        late=on.common.late,
+        above=frozenset(above for owner in (*owned, *pointers) for above in names_above(owner, policy.apexes)),
+        owned=owned,
+        pointers={pointer: tuple(pairs) for pointer, pairs in pointers.items()},
+        outside=on.hosts.outside,
+        soa=numbered(_soa(policy), serial),
+        absent=absent,
+        by_uuid=guests,
+        ways=ways(networks.facts, sorted(bridged, key=repr), policy.resolvers),
+        wildcards=policy.wildcards,
+        lan=policy.lan,
+        problems=(*naming.problems, *_problems(guests, pointers)),
+        name_owners=naming.owners,
+        looked=policy.looked,
+        valid_until=_first_end(machines, networks),
+    )
+
+
+def _index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Networks:
+    """What is known of networks, and which VM each address was given to by VirtualBox's DHCP."""
+    many, few = [], []
+    for fact in facts:
+        if isinstance(fact, Lease | Neighbour):
+            many.append(fact)
+        elif not isinstance(fact, Machine | HostName):
+            few.append(fact)
+    networks = index([*sorted(few, key=repr), *many], now)
+    for machine in machines:
+        for adapter in machine.adapters if machine.online else ():
+            found = given(adapter, networks)
+            if found is not None:
+                owner = Owner(adapter.mac, machine.name)
+                networks.owners.setdefault((adapter.network.dhcp_name, found.address), owner)
+    return networks
+
+
+def _owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, str], dict[bytes, str]]:
+    """Which VM has which name (wire), and of the names of VMs that do not run why they are not there."""
+    owned: dict[bytes, str] = {}
+    absent: dict[bytes, str] = {}
+    for uuid, guest in guests.items():
+        is_known = guest.forwards or any(one.network.kind != "nat" for one in guest.addresses)
+        for owner in wire_names(guest.named.names, on.policy.own):
+            if not guest.machine.online:
+                absent[owner] = f"VM {guest.machine.name!r} is not running ({guest.machine.state})"
+            elif not is_known and {A, AAAA} & on.common.late.get(owner, {}).keys():
+                continue  # what the user wrote into the hosts file is better than no address at all
+            elif not {CNAME, A, AAAA} & on.common.nodes.get(owner, {}).keys():
+                owned[owner] = uuid
+    return owned, absent
+
+
+def _pointers(guests: Mapping[str, Guest], on: Base) -> _Pointers:
+    """The VMs at each address by the name of its reverse record: what DHCP gave comes before what guests claim."""
+    found: _Pointers = {}
+    for uuid, guest in guests.items():
+        for address in {one.address: None for one in guest.addresses if one.network.kind != "nat"}:
+            pointer = reverse_name(address)
+            if PTR not in on.common.nodes.get(pointer, {}):
+                found.setdefault(pointer, []).append((address, uuid))
+    for pairs in found.values():
+        if len(pairs) > 1:
+            pairs.sort(key=lambda pair: (_is_claimed(guests[pair[1]], pair[0]), pair))
+    return found
+
+
+def _is_claimed(guest: Guest, address: str) -> bool:
+    return all(one.source in _CLAIMED for one in guest.addresses if one.address == address)
+
+
+def _problems(guests: Mapping[str, Guest], pointers: _Pointers) -> list[str]:
+    """Which addresses are not taken for a VM's, and which one several VMs have on one network."""
+    found = [f"VM {guest.machine.name!r}: {text}" for guest in guests.values() for text in guest.refused]
+    shared = sorted((pointer, pairs) for pointer, pairs in pointers.items() if len(pairs) > 1)
+    doubles = (double(pairs[0][0], [guests[uuid] for _, uuid in pairs]) for _, pairs in shared)
+    return [*found, *(str(one) for one in doubles if one)]
+
+
+def _first_end(machines: Iterable[Machine], networks: Networks) -> float:
+    """When the first lease of a VM that runs ends, in Unix seconds; 0 where none does."""
+    ends = (
+        lease.until
+        for machine in machines
+        if machine.online
+        for adapter in machine.adapters
+        for lease in networks.leases.get((file_key(adapter.network.dhcp_name), adapter.mac), ())
+        if lease.until > networks.now
+    )
+    return min(ends, default=0.0)
+
+
+@lru_cache(maxsize=_CACHED_VMS)
+def wire_names(names: tuple[Relative, ...], zones: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The wire names of a VM in all zones."""
+    below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in names]
+    return tuple(relative + zone for relative in below for zone in zones)
+
+
+def _soa(policy: Policy) -> bytes:
+    server, mailbox = b"\x05vmdns" + policy.own[0], b"\x0ahostmaster" + policy.own[0]
+    return soa_rdata(server, mailbox, 0, _REFRESH, _RETRY, _EXPIRE, policy.ttl)

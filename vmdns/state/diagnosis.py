@@ -1,0 +1,376 @@
+"""What may keep a client from its answer, found in what the running vmdns knows: findings, each with its remedy.
+
+Pure: the facts, the snapshot and the status of the running vmdns come in as values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_address, ip_interface
+
+from vmdns.dns.name import shown
+from vmdns.state.addresses import FIXED, LEASE, Address
+from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, listed
+from vmdns.state.forwarding_findings import forwarding_findings
+from vmdns.state.shared_addresses import SAME_MAC, double
+from vmdns.state.snapshot import Guest
+from vmdns.state.views import Ways
+
+# A guest that keeps its lease renews it after half of it: VirtualBox gives ten minutes.
+ASKED_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Everything that is looked at. status is the running server's (None: none runs), now in Unix seconds; guests with
+    the names that the running server gave them."""
+
+    status: Mapping[str, object] | None
+    facts: tuple[Fact, ...]
+    guests: tuple[Guest, ...]
+    ways: Ways
+    now: float
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the networks are those of `vmdns demo`, whose guests do not ask and whose host is another one."""
+        return bool(self.ways.loopback)
+
+    @cached_property
+    def listeners(self) -> frozenset[str]:
+        """The addresses at which port 53 is answered."""
+        if self.simulated:
+            return frozenset(place.address for place in self.ways.places)
+        return frozenset(str(one["address"]) for one in self.listed("listeners") if _is_open(one) and one["port"] == 53)
+
+    @cached_property
+    def failed_listeners(self) -> frozenset[str]:
+        """The addresses at which port 53 was to be answered, and is not."""
+        return frozenset(str(one["address"]) for one in self.listed("listeners")) - self.listeners
+
+    def listed(self, key: str) -> Sequence[Mapping[str, object]]:
+        """A list of the status."""
+        found = (self.status or {}).get(key)
+        return found if isinstance(found, list) else []
+
+    def handed_out(self, network: Network) -> frozenset[str]:
+        """The name servers that VirtualBox's DHCP server gives to guests on this network."""
+        servers = (fact for fact in self.facts if isinstance(fact, DhcpServer) and fact.enabled)
+        return frozenset(one for fact in servers if fact.network == network.dhcp_name for one in fact.name_servers)
+
+    @cached_property
+    def asked(self) -> dict[tuple[str, str], float]:
+        """When who asked where, in Unix seconds."""
+        return {(str(one["address"]), str(one["at"])): float(str(one["time"])) for one in self.listed("askers")}
+
+
+def _is_open(listener: Mapping[str, object]) -> bool:
+    return listener["state"] == "listening"
+
+
+def examine(patient: Patient) -> list[Finding]:
+    """All findings: the server's, each network's, each running guest's; none twice."""
+    return list(dict.fromkeys([*_server(patient), *_networks(patient), *_guests(patient)]))
+
+
+# -- the server -----------------------------------------------------------------------------------------------
+
+
+def _server(patient: Patient) -> Iterator[Finding]:
+    status = patient.status
+    if status is None:
+        yield Finding("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run")
+        return
+    yield Finding("vmdns", OK, f"vmdns {status['version']} runs")
+    if status.get("config_error"):
+        text = f"{status['config_error']}; the configuration before it stays in force"
+        yield Finding("configuration", PROBLEM, text)
+    for fault in _texts(status, "faults"):
+        yield Finding("vmdns", PROBLEM, fault)
+    for source in patient.listed("sources"):
+        if source["name"] == "hosts" and source["state"] == "failing":
+            yield Finding("hosts file", WARNING, str(source["detail"]))
+    yield from _listeners(patient)
+    yield from _virtualbox(status)
+    yield from _upstreams(patient)
+    yield from forwarding_findings(status)
+
+
+def _texts(status: Mapping[str, object], key: str) -> list[str]:
+    found = status.get(key)
+    return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def _listeners(patient: Patient) -> Iterator[Finding]:
+    addresses: dict[tuple[str, str, str], list[str]] = {}
+    for one in patient.listed("listeners"):
+        where, detail = str(one["address"]), str(one["detail"])
+        if _is_open(one) and (one["port"] == 53 or patient.simulated):
+            continue
+        if detail:
+            text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
+            # What comes before the command is the reason, or what changes less than the command.
+            before = remedy.partition("`")[0].rstrip("; (")
+            key = PROBLEM, f"{text}: {before}" if before else text, _quoted(remedy)
+        else:
+            # The user chose it.
+            key = WARNING, f"is answered at port {one['port']} only, which guests and most systems never ask", ""
+        addresses.setdefault(key, []).append(where)
+    for (level, text, command), where_all in addresses.items():
+        yield Finding("port 53", level, f"{listed(where_all)} {text}", command)
+    if patient.listeners and not patient.simulated:
+        yield Finding("port 53", OK, f"answered at {', '.join(sorted(patient.listeners))}")
+
+
+def _quoted(text: str) -> str:
+    """The command that a sentence holds in backquotes."""
+    parts = text.split("`")
+    return parts[1] if len(parts) > 2 else ""
+
+
+def _virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
+    box = status.get("virtualbox")
+    if not isinstance(box, Mapping):
+        return
+    if box["state"] == "ok":
+        how = "simulated" if box["reader"] == "simulation" else f"read through {box['reader']}"
+        yield Finding("VirtualBox", OK, f"{box['version']}, {how}")
+    else:
+        detail = str(box["detail"]).removeprefix("VirtualBox").lstrip(": ")
+        yield Finding("VirtualBox", PROBLEM, detail or "is not read")
+
+
+def _upstreams(patient: Patient) -> Iterator[Finding]:
+    servers = patient.listed("upstreams")
+    if not servers:
+        text = "none is known, so names outside of the VMs' zones are not answered; name one:"
+        yield Finding("upstreams", PROBLEM, text, "vmdns run --upstream ADDRESS")
+    silent = [one for one in servers if one.get("silent") or (one["failed"] and not one["answered"])]
+    for one in silent:
+        # Another one answers in its place.
+        level = PROBLEM if len(silent) == len(servers) else WARNING
+        yield Finding("upstream", level, f"{one['address']}: {one['error'] or 'does not answer'}")
+    for sentence in _texts(patient.status or {}, "left_out"):
+        yield Finding("upstream", WARNING, sentence)
+
+
+# -- networks -------------------------------------------------------------------------------------------------
+
+
+def _networks(patient: Patient) -> Iterator[Finding]:
+    servers = {fact.network: fact for fact in patient.facts if isinstance(fact, DhcpServer)}
+    used = {adapter.network for _, adapter in _online(patient)}
+    networks = [fact for fact in patient.facts if isinstance(fact, NatNetwork | HostInterface)]
+    for fact in sorted(networks, key=repr):
+        if isinstance(fact, NatNetwork) and fact.enabled:
+            network = Network("natnetwork", fact.name)
+            yield from _handed(patient, f"NAT Network {fact.name}", servers.get(fact.name), network in used, fact.name)
+        elif isinstance(fact, HostInterface):
+            server = servers.get(f"HostInterfaceNetworking-{fact.name}")
+            network = Network("hostonly", fact.name)
+            yield from _handed(patient, f"host-only {fact.name}", server, network in used, fact.name)
+    yield from _shared(patient)
+    yield from _twins(patient)
+    yield from _same_address(patient)
+
+
+def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: bool, name: str) -> Iterator[Finding]:
+    wire = f"vmdns wire --network {_shell(name)} --apply"
+    level = PROBLEM if used else WARNING
+    if server is None or not server.enabled:
+        what = "has no DHCP server" if server is None else "has its DHCP server switched off"
+        if subject.startswith("NAT"):
+            yield Finding(subject, WARNING, f"{what}: VirtualBox makes it when the network first starts", wire)
+        elif server is None:
+            doors = listed(patient.ways.on(Network("hostonly", name))) or "the address of vmdns"
+            yield Finding(subject, WARNING, f"{what}: set {doors} as the DNS server in its guests")
+        else:
+            command = f"VBoxManage dhcpserver modify --network={_shell(server.network)} --enable"
+            yield Finding(subject, WARNING, what, command)
+        return
+    if not server.name_servers:
+        yield Finding(subject, level, "its DHCP server names no DNS server", wire)
+        return
+    wrong: list[str] = []
+    for address in server.name_servers:
+        trap = _trap(address, server)
+        if trap:
+            wrong.append(f"{address}, {trap}")
+        elif not patient.ways.owns(address):
+            wrong.append(f"{address}, which is no address of this computer")
+        elif patient.status is None or address in patient.listeners:
+            yield Finding(subject, OK, f"its guests are given {address}, which is vmdns")
+        elif address not in patient.failed_listeners:  # else that is a finding of its own
+            text = f"its guests are given {address}, where vmdns is not told to listen: add it to listen (--listen), or"
+            yield Finding(subject, level, f"{text} leave listen out")
+    if wrong:
+        yield Finding(subject, level, f"its guests are given {listed(wrong)}", wire)
+
+
+def _trap(address: str, server: DhcpServer) -> str:
+    """The two addresses that VirtualBox 7.2 hands out where this computer's own resolver is at a loopback address."""
+    if address == server.address:
+        return "which is their DHCP server and answers no DNS"
+    at = ip_interface(f"{server.address}/{server.mask}")
+    if address == str(at.network.network_address + 3):
+        return "which VirtualBox also gives to the first of them"
+    if ip_address(address).is_loopback:
+        return "which is the guest itself"
+    return ""
+
+
+def _shared(patient: Patient) -> Iterator[Finding]:
+    for address, networks in patient.ways.handed.items():
+        if len(networks) > 1:
+            names = " and ".join(network.name for network in networks)
+            text = f"{names} share {address}: vmdns cannot tell their guests apart"
+            yield Finding("NAT Networks", WARNING, text, "vmdns wire --apply")
+
+
+def _twins(patient: Patient) -> Iterator[Finding]:
+    seen: dict[tuple[Network, str], Machine] = {}
+    for machine, adapter in _online(patient):
+        other = seen.setdefault((adapter.network, adapter.mac), machine)
+        if other is not machine and adapter.network.kind != "nat":
+            text = (
+                f"has the MAC address of {other.name!r} on {adapter.network.name}, and so its lease; shut it down, then"
+            )
+            command = f"VBoxManage modifyvm {machine.uuid} --mac-address{adapter.slot + 1}=auto"
+            yield Finding(f"VM {machine.name!r}", PROBLEM, text, command)
+
+
+def _same_address(patient: Patient) -> Iterator[Finding]:
+    """VMs that have one address on one network; not those with one MAC, which `_twins` has."""
+    at: dict[str, list[Guest]] = {}
+    for guest in patient.guests:
+        for address in {one.address for one in guest.addresses if one.network.kind != "nat"}:
+            at.setdefault(address, []).append(guest)
+    for address, guests in sorted(at.items()):
+        found = double(address, guests) if len(guests) > 1 else None
+        if found is not None and found.remedy != SAME_MAC:
+            yield Finding(f"address {address}", PROBLEM, f"{found.text}; {found.remedy}")
+
+
+def _online(patient: Patient) -> Iterator[tuple[Machine, Adapter]]:
+    machines = sorted((fact for fact in patient.facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
+    for machine in machines:
+        for adapter in machine.adapters if machine.online else ():
+            yield machine, adapter
+
+
+# -- guests ---------------------------------------------------------------------------------------------------
+
+
+def _guests(patient: Patient) -> Iterator[Finding]:
+    held = Counter(
+        place for guest in patient.guests for place in {(one.network, one.address) for one in guest.addresses}
+    )
+    for guest in patient.guests:
+        machine = guest.machine
+        if not machine.online:
+            continue
+        subject = f"VM {machine.name!r}"
+        found = [
+            *_name(subject, guest), *_refused(subject, guest), *_reachable(subject, guest),
+            *_asks(subject, guest, patient),
+        ]  # fmt: skip
+        yield from found
+        # Those that share an address are a finding of their own.
+        alone = all(held[one.network, one.address] == 1 for one in guest.addresses if one.network.kind != "nat")
+        if not found and alone:
+            places = [one.address for one in guest.addresses] or ["ports forwarded on this computer"]
+            yield Finding(subject, OK, f"is {shown(guest.named.label)} at {', '.join(places)}")
+
+
+def _name(subject: str, guest: Guest) -> Iterator[Finding]:
+    """The names that the VM should have and does not get."""
+    for one in guest.named.problems:
+        yield Finding(subject, WARNING, "; ".join(filter(None, (f"it {one.text}", one.remedy))), one.command)
+
+
+def _refused(subject: str, guest: Guest) -> Iterator[Finding]:
+    """What is reported of it and not used, and its unplugged cables (address.py)."""
+    for one in guest.refused:
+        yield Finding(subject, PROBLEM, "; ".join(filter(None, (one.text, one.remedy))), one.command)
+
+
+def _reachable(subject: str, guest: Guest) -> Iterator[Finding]:
+    machine = guest.machine
+    plugged = [adapter for adapter in machine.adapters if adapter.cable]
+    useful = [one for one in guest.addresses if one.network.kind != "nat"]
+    if not machine.adapters:
+        command = f"VBoxManage modifyvm {machine.uuid} --nic1=nat"
+        yield Finding(subject, PROBLEM, "it has no network adapter; shut it down, then", command)
+    elif useful or guest.forwards or len(guest.refused) > len(machine.adapters) - len(plugged):
+        return  # else what is refused, besides unplugged cables, is the reason
+    elif not plugged:
+        return
+    elif all(adapter.network.kind == "nat" for adapter in plugged):
+        number = plugged[0].slot + 1
+        command = f"VBoxManage controlvm {machine.uuid} natpf{number} ssh,tcp,127.0.0.1,{_free_port(machine)},,22"
+        yield Finding(subject, WARNING, "it is on NAT alone, where nobody can reach it", command)
+    else:
+        names = listed(list(dict.fromkeys(_called(adapter.network) for adapter in plugged)))
+        text = f"no address of it is known on {names}: "
+        leased = [adapter for adapter in plugged if adapter.network.kind in ("natnetwork", "hostonly", "intnet")]
+        if leased:
+            text += "it has no lease of VirtualBox's DHCP, and Guest Additions report none; have it ask again"
+            yield Finding(subject, WARNING, text, _replug(machine, leased[0].slot + 1))
+        else:
+            text += "Guest Additions report none, and it has sent this computer nothing; ping this computer from it"
+            yield Finding(subject, WARNING, text)
+
+
+def _free_port(machine: Machine) -> int:
+    """A port that is the same each time and most likely free."""
+    return 20_000 + int(machine.uuid.replace("-", "")[-6:], 16) % 10_000
+
+
+def _asks(subject: str, guest: Guest, patient: Patient) -> Iterator[Finding]:
+    """Whether the guest asked lately, where it can be told: on networks that do not hide it, and that tell guests to
+    ask vmdns. Those that do not are a finding of their own."""
+    if patient.status is None or patient.simulated:
+        return
+    for one in guest.addresses:
+        doors = [address for address in patient.ways.on(one.network) if address in patient.listeners]
+        if one.network.kind not in ("hostonly", "bridged") or not doors or ":" in one.address:
+            continue
+        if one.network.kind == "hostonly" and patient.handed_out(one.network).isdisjoint(doors):
+            continue
+        last = max((patient.asked.get((one.address, door), 0.0) for door in doors), default=0.0)
+        if patient.now - last > ASKED_SECONDS:
+            yield _not_asking(subject, one, guest.machine, doors[0])
+
+
+def _not_asking(subject: str, one: Address, machine: Machine, door: str) -> Finding:
+    text = f"{one.address} has not asked vmdns lately"
+    if one.network.kind == "bridged":
+        return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {door} in the guest")
+    if one.source not in (LEASE, FIXED):
+        return Finding(
+            subject, WARNING, f"{text}: its address is not from VirtualBox's DHCP, so set {door} in the guest"
+        )
+    number = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0) + 1
+    text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"
+    return Finding(subject, WARNING, text, _replug(machine, number))
+
+
+def _replug(machine: Machine, number: int) -> str:
+    """The command that has a guest renew its lease, whatever system it runs."""
+    link = f"VBoxManage controlvm {machine.uuid} setlinkstate{number}"
+    return f"{link} off && {link} on"
+
+
+def _called(network: Network) -> str:
+    kinds = {"natnetwork": "NAT Network ", "hostonly": "host-only ", "bridged": "the LAN of ", "intnet": "internal "}
+    return f"{kinds.get(network.kind, '')}{network.name}" if network.name else "NAT"
+
+
+def _shell(text: str) -> str:
+    """A word of a command line, quoted where it must be; the same in all shells."""
+    plain = text and all(char.isalnum() or char in "-_./" for char in text)
+    return text if plain else '"' + text.replace('"', '\\"') + '"'

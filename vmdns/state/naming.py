@@ -1,0 +1,301 @@
+"""Which VM has which names: assigned to all registered VMs at once, the same way every time.
+
+A VM keeps the names that it has as long as it exists. A free name goes to a VM that runs before one that is off, then
+to the older one; the other VM gets `name-2`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import NamedTuple
+
+from vmdns.dns.name import MAX_LABEL
+from vmdns.state.facts import Machine
+from vmdns.state.problem import Problem
+from vmdns.state.wanted_names import Kind, Relative, Wish, natural_label, vagrant_wishes, wishes
+
+# Names by which machines find services without being told (RFC 6761, web proxy discovery, ISATAP, CERT VU#598349),
+# and our own.
+RESERVED = frozenset({"localhost", "localdomain", "wpad", "isatap", "broadcasthost", "vmdns"})
+
+Owners = Mapping[Relative, str]  # the VM (UUID) that has a name
+
+
+class Reservation(NamedTuple):
+    """A label that no VM may take. why follows "is".
+
+    addresses are those that the hosts file has for the label: a VM with one of them may take it.
+    """
+
+    why: str
+    remedy: str = "rename the VM"
+    addresses: frozenset[str] = frozenset()
+
+
+class Named(NamedTuple):
+    """The names of one VM, below each zone: the first is the one PTR records and people use.
+
+    denied: the names that it would have and does not get, and problems: why; note: other VMs that would have its
+    names. Both are without the subject.
+    """
+
+    names: tuple[Relative, ...]
+    problems: tuple[Problem, ...] = ()
+    denied: tuple[Relative, ...] = ()
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The first name as text."""
+        return ".".join(self.names[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Names by UUID, one text for each name that a VM would have and does not get, and the owners of all names."""
+
+    by_uuid: Mapping[str, Named]
+    problems: tuple[str, ...]
+    owners: Owners = field(default_factory=dict)
+
+
+def assign(
+    machines: Iterable[Machine],
+    reserved: Mapping[str, Reservation],
+    zones: tuple[str, ...],
+    owners: Owners | None = None,
+    addresses: Mapping[str, frozenset[str]] | None = None,
+) -> Naming:
+    """Gives every accessible VM that is not ignored its names.
+
+    zones are the names of our zones as text. owners is what the last assignment returned. addresses are those that
+    are known of VMs, by UUID: they matter where the hosts file has a name that a VM would have.
+    """
+    registered = list(machines)
+    if not registered:
+        return Naming({}, (), owners or {})  # VirtualBox was not read yet, or went away
+    assignment = _Assignment(registered, reserved, zones, owners or {}, addresses or {})
+    assignment.keep_names()
+    assignment.give_labels()
+    assignment.give_others()
+    return assignment.result({machine.uuid for machine in registered})
+
+
+class _Assignment:
+    """One run of `assign`: `taken` fills up with the names that are given, the most important ones first."""
+
+    def __init__(
+        self,
+        machines: list[Machine],
+        reserved: Mapping[str, Reservation],
+        zones: tuple[str, ...],
+        owners: Owners,
+        addresses: Mapping[str, frozenset[str]],
+    ) -> None:
+        self._reserved = reserved
+        self._owners = owners
+        self._addresses = addresses
+        self._present = sorted((one for one in machines if one.accessible and not one.ignored), key=_precedence)
+        self._machines = {machine.uuid: machine for machine in self._present}
+        vagrant = vagrant_wishes(self._present, owners)
+        self._wishes = {one.uuid: (*wishes(one, zones), *vagrant.get(one.uuid, ())) for one in self._present}
+        self.taken: dict[Relative, str] = {(machine.uuid.lower(),): machine.uuid for machine in self._present}
+        self._label: dict[str, str] = {}
+        self._denied: dict[str, list[Relative]] = {}
+        self._problems_of: dict[str, list[Problem]] = {}
+        self._not_given: list[tuple[Machine, Wish]] = []  # of the user's own
+        self._losers: dict[Relative, list[str]] = {}  # other VMs that would have a name
+        self._problems: list[str] = []
+
+    def keep_names(self) -> None:
+        """Gives each VM the names that it has had, if it still would have them.
+
+        A name of Vagrant's kind is kept while the VM runs: a VM that is off must not keep it from the next one.
+        """
+        for machine in self._present:
+            for wish in self._wishes[machine.uuid]:
+                kept = self._owners.get(wish.relative) == machine.uuid
+                if kept and (machine.online or wish.kind is not Kind.VAGRANT):
+                    self._take(wish.relative, machine)
+
+    def give_labels(self) -> None:
+        """Gives each VM the label of its name, or that label with a number where it cannot have it."""
+        wanting: dict[str, list[Machine]] = {}
+        for machine in self._present:
+            wanting.setdefault(natural_label(machine), []).append(machine)
+        numbers = self._kept_numbers()
+        without: dict[str, list[Machine]] = {}
+        # The shortest first: a label with a number is longer than the one that it stands for.
+        for wanted in sorted(wanting, key=lambda one: (len(one), one)):
+            for machine in wanting[wanted]:
+                if self._take((wanted,), machine):
+                    self._label[machine.uuid] = wanted
+                    continue
+                kept = (one for one in numbers.get(machine.uuid, ()) if _stands_for(one, wanted))
+                given = next((one for one in kept if self._take((one,), machine)), None)
+                if given is None:
+                    without.setdefault(wanted, []).append(machine)
+                else:
+                    self._label[machine.uuid] = given
+        for wanted, machines in without.items():
+            free = (one for one in _numbered(wanted) if (one,) not in self.taken and one not in self._reserved)
+            for machine in machines:
+                given = next(free)
+                self._take((given,), machine)
+                self._label[machine.uuid] = given
+
+    def give_others(self) -> None:
+        """Gives all other names, kind after kind."""
+        others: dict[Kind, list[tuple[Machine, Wish]]] = {kind: [] for kind in list(Kind)[1:]}
+        for machine in self._present:
+            for wish in self._wishes[machine.uuid][1:]:
+                others[wish.kind].append((machine, wish))
+        for kind, found in others.items():
+            for machine, wish in found:
+                if not self._take(wish.relative, machine) and kind is Kind.USER:
+                    self._not_given.append((machine, wish))
+
+    def result(self, registered: set[str]) -> Naming:
+        """What was given. A VM that is registered, but has no names now, keeps those that nobody else took."""
+        names = {machine.uuid: self._names_of(machine) for machine in self._present}
+        for machine, wish in self._not_given:
+            self._deny(machine, wish)
+        for machine in self._present:
+            natural = natural_label(machine)
+            users = {wish.relative for wish in self._wishes[machine.uuid] if wish.kind in (Kind.USER, Kind.VAGRANT)}
+            if self._label[machine.uuid] != natural and users.isdisjoint(names[machine.uuid]):
+                self._explain_label(machine, natural)
+        notes: dict[str, list[str]] = {}
+        for relative, losers in self._losers.items():
+            more = f" and {len(losers) - 1} more" if len(losers) > 1 else ""
+            note = f"has the name {'.'.join(relative)}, which {losers[0]}{more} would have as well"
+            notes.setdefault(self.taken[relative], []).append(note)
+        by_uuid = {
+            uuid: Named(
+                given,
+                tuple(self._problems_of.get(uuid, ())),
+                tuple(self._denied.get(uuid, ())),
+                "; ".join(notes.get(uuid, ())),
+            )
+            for uuid, given in names.items()
+        }
+        owners = {relative: uuid for relative, uuid in self.taken.items() if relative != (uuid.lower(),)}
+        for relative, uuid in self._owners.items():
+            if uuid in registered and uuid not in self._machines:
+                owners.setdefault(relative, uuid)
+        return Naming(by_uuid, tuple(self._problems), owners)
+
+    # -- single names -----------------------------------------------------------------------------------------
+
+    def _take(self, relative: Relative, machine: Machine) -> bool:
+        """Whether the VM has this name now."""
+        if not relative or (len(relative) == 1 and self._reservation(relative, machine) is not None):
+            return False
+        return self.taken.setdefault(relative, machine.uuid) == machine.uuid
+
+    def _reservation(self, relative: Relative, machine: Machine) -> Reservation | None:
+        """What keeps the VM from this name; None where it may have it.
+
+        A VM without a known address keeps a name of the hosts file that it has had: the line may well be its own.
+        """
+        found = self._reserved.get(relative[0]) if len(relative) == 1 else None
+        if found is None or not found.addresses:
+            return found
+        known = self._addresses.get(machine.uuid)
+        own = not known.isdisjoint(found.addresses) if known else self._owners.get(relative) == machine.uuid
+        return None if own else found
+
+    def _kept_numbers(self) -> dict[str, list[str]]:
+        """The single labels that each VM has had, the shortest first."""
+        found: dict[str, list[str]] = {}
+        for relative in sorted((one for one in self._owners if len(one) == 1), key=lambda one: (len(one[0]), one)):
+            found.setdefault(self._owners[relative], []).append(relative[0])
+        return found
+
+    def _names_of(self, machine: Machine) -> tuple[Relative, ...]:
+        given = [wish for wish in self._wishes[machine.uuid] if self.taken.get(wish.relative) == machine.uuid]
+        # A name in a zone, and a name of Vagrant's kind, are better than the whole text as one label.
+        first = [wish.relative for wish in given if wish.kind is Kind.USER and wish.text == machine.name]
+        first += [wish.relative for wish in given if wish.kind is Kind.VAGRANT][:1]
+        others = [wish.relative for wish in given]
+        return tuple(dict.fromkeys([*first, (self._label[machine.uuid],), *others, (machine.uuid.lower(),)]))
+
+    # -- what is reported -------------------------------------------------------------------------------------
+
+    def _explain_label(self, machine: Machine, wanted: str) -> None:
+        given = self._label[machine.uuid]
+        found = self._reservation((wanted,), machine)
+        remedy, command = "rename one of the two VMs, or choose a name for this one", self._command(machine)
+        if found is not None:
+            remedy, command = found.remedy, ""
+            if found.addresses and not machine.online:
+                return  # until it runs, it is not known whether the hosts file means this VM
+        text = f"is {given}, because {self._why(machine, (wanted,))}"
+        self._report(machine, (wanted,), Problem(text, remedy, command))
+
+    def _deny(self, machine: Machine, wish: Wish) -> None:
+        found = self._reservation(wish.relative, machine)
+        remedy, command = "rename the VM", ""
+        if found is not None and found.addresses:
+            remedy = found.remedy
+        elif wish.text != machine.name:
+            remedy, command = f"choose another name than {wish.text!r}, or none", self._command(machine)
+        text = f"does not get the name {wish.text!r}, because {self._why(machine, wish.relative)}"
+        self._report(machine, wish.relative, Problem(text, remedy, command))
+
+    def _command(self, machine: Machine) -> str:
+        """The command that leaves the VM the names that it has: one for all of its problems, as each sets all names."""
+        given = [
+            wish.text
+            for wish in self._wishes[machine.uuid]
+            if wish.kind is Kind.USER and wish.text in machine.names and self.taken.get(wish.relative) == machine.uuid
+        ]
+        label = self._label[machine.uuid]
+        if not given and label != natural_label(machine):
+            given = [label]
+        names = shlex.quote(",".join(given)) if given else ""
+        return f"VBoxManage setextradata {machine.uuid} vmdns/names {names}".rstrip()
+
+    def _why(self, machine: Machine, relative: Relative) -> str:
+        if not relative:
+            return "DNS cannot carry it"
+        found = self._reservation(relative, machine)
+        if found is not None:
+            return f"{relative[0]} is {found.why}"
+        owner = self._machines[self.taken[relative]]
+        self._losers.setdefault(relative, []).append(f"VM {machine.name!r} ({machine.uuid})")
+        return f"VM {owner.name!r} ({owner.uuid}) has the name {'.'.join(relative)}"
+
+    def _report(self, machine: Machine, relative: Relative, problem: Problem) -> None:
+        self._denied.setdefault(machine.uuid, []).append(relative)
+        self._problems_of.setdefault(machine.uuid, []).append(problem)
+        self._problems.append(f"VM {machine.name!r} ({machine.uuid}) {problem}")
+
+
+def _precedence(machine: Machine) -> tuple[bool, int, float, str]:
+    """Who gets a free name first: a VM that runs, then the one that was registered first.
+
+    Without an order of registration: the one that has been in its state for longer.
+    """
+    return not machine.online, machine.registration_index, machine.state_changed or inf, machine.uuid
+
+
+def _numbered(wanted: str) -> Iterator[str]:
+    """The labels that a VM may get in place of one that it cannot have, the best first."""
+    return (_with_number(wanted, number) for number in count(2))
+
+
+def _with_number(wanted: str, number: int) -> str:
+    suffix = f"-{number}"
+    return wanted[: MAX_LABEL - len(suffix)].rstrip("-") + suffix
+
+
+def _stands_for(given: str, wanted: str) -> bool:
+    """Whether a label is another one with a number."""
+    match = re.search(r"-([1-9][0-9]{0,8})\Z", given)
+    return match is not None and int(match[1]) > 1 and _with_number(wanted, int(match[1])) == given

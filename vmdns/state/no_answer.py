@@ -1,0 +1,56 @@
+"""Why a query has no answer, in words: what `vmdns ask` prints for NXDOMAIN, NODATA, REFUSED and SERVFAIL."""
+
+from __future__ import annotations
+
+from vmdns.dns.name import to_text
+from vmdns.state.findings import listed
+from vmdns.state.snapshot import Guest, Snapshot
+from vmdns.state.typed_name import relative_text, similar_name
+from vmdns.state.views import View
+
+_REVERSE = (b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")
+
+
+def no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot, view: View) -> str:
+    """One or two sentences. key: the wire name in lower case; kind, rcode: as text; reason: the Extended DNS Error.
+
+    Compares the name with those of all VMs, which takes long where there are thousands.
+    """
+    name = to_text(key)
+    because = f": {reason}" if reason else ""
+    if rcode == "NXDOMAIN":
+        if reason:
+            return f"{name} is not answered (NXDOMAIN){because}"
+        return f"{_no_such_name(key, name, snapshot, view)} (NXDOMAIN)"
+    if rcode == "NOERROR":
+        return f"{name} has no {kind} record (NODATA){because}"
+    if rcode == "REFUSED":
+        return f"vmdns refuses to answer (REFUSED){because}"
+    return f"vmdns has no answer for {name} ({rcode}){because or '; vmdns status shows how the upstreams fare'}"
+
+
+def _no_such_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
+    if key.endswith(_REVERSE):
+        return f"No name is known for the address of {name}"
+    if not key.endswith(snapshot.own):
+        return f"There is no name {name}"
+    guest = _owner_above(key, snapshot)
+    if guest is not None and key[1:2] == b"_":
+        services = [f"_{one.name}._{one.protocol}" for one in snapshot.seen(guest, view).services]
+        has = listed(services) if services else "none: they come from port-forward rules"
+        return f"VM {guest.machine.name!r} has no service {name}; it has {has}"
+    if guest is not None:
+        return f"{name} lies below VM {guest.machine.name!r}, and names below VMs are switched off (wildcards = false)"
+    similar = similar_name(key, snapshot)
+    hint = f" Did you mean {similar}?" if similar else ""
+    return f"No VM is called {relative_text(key, snapshot)}.{hint}"
+
+
+def _owner_above(key: bytes, snapshot: Snapshot) -> Guest | None:
+    """The running VM that has a name above this one."""
+    while key[0]:
+        guest = snapshot.owner(key)
+        if guest is not None:
+            return guest
+        key = key[1 + key[0] :]
+    return None

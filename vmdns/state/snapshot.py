@@ -1,0 +1,260 @@
+"""What is answered at one time: common nodes, and the VMs, each of which is seen anew from each view.
+
+A view's nodes are made when they are first asked for, and kept as long as the snapshot: a build costs the same
+whether one network asks or ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+
+from vmdns.dns.builtin_zones import reverse_name
+from vmdns.dns.message import PTR, SOA, SRV, srv_rdata
+from vmdns.dns.name import from_labels
+from vmdns.dns.rrset import Node, RRset, address_record
+from vmdns.state.addresses import Address
+from vmdns.state.facts import Machine, Network, PortForward
+from vmdns.state.naming import Named, Owners
+from vmdns.state.problem import Problem
+from vmdns.state.reachability import Choice, Seen, choices, leads, seen
+from vmdns.state.views import View, Ways
+
+_MOST_VIEWS = 10_000  # pairs of asker and address that are remembered
+
+
+class Right(Enum):
+    """What an asker may ask: nothing, our zones, or everything. UNKNOWN: it may yet turn out to be a VM."""
+
+    NOTHING, NAMES, ALL, UNKNOWN = range(4)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One VM as people see it: its names below each zone, its addresses, the port-forward rules that lead to it, and
+    what is to be said of it."""
+
+    machine: Machine
+    named: Named
+    addresses: tuple[Address, ...]
+    refused: tuple[Problem, ...]
+    forwards: tuple[PortForward, ...] = ()
+
+    @property
+    def answers(self) -> object:
+        """What of it decides answers: two that are equal here are answered alike."""
+        places = [(one.address, one.network) for one in self.addresses]
+        return self.machine.online, self.named.names, places, self.forwards
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it runs, and nothing leads to it yet."""
+        return self.machine.online and not self.addresses and not self.forwards
+
+    @property
+    def note(self) -> str:
+        """Why it has no address, or not the name it wanted; '' if all is well."""
+        names = [*(one.text for one in self.named.problems), self.named.note]
+        parts = [*(f"it {text}" for text in names if text), *(one.text for one in self.refused)]
+        if self.waiting:
+            parts.append("running, but no address is known yet")
+        return "; ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is answered at one time. Immutable; readers keep the one they took.
+
+    nodes maps wire names to what is there for everybody and goes before VMs (without the SOA of an apex), late what
+    comes after them; a name without records of its own that has names below it is there with none (an empty
+    non-terminal), above counts those that VMs make. owned are the names of VMs that run, pointers the names of their
+    reverse records, with the address and each VM that has it; both tell VMs by their UUIDs. outside has those names of
+    the hosts file that are in no zone of ours. zones are the apexes (wire) of the zones that are answered here and
+    never forwarded, own those of them that hold VMs. absent says of names that are not there why (wire name -> text).
+    name_owners says which VM has which name, and is what the next assignment of names begins with.
+    valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
+    """
+
+    serial: int = 0
+    ttl: int = 5
+    own: tuple[bytes, ...] = ()
+    zones: frozenset[bytes] = frozenset()
+    forwarded: frozenset[bytes] = frozenset()
+    nodes: Mapping[bytes, Node] = field(default_factory=dict)
+    late: Mapping[bytes, Node] = field(default_factory=dict)
+    above: frozenset[bytes] = frozenset()
+    owned: Mapping[bytes, str] = field(default_factory=dict)
+    pointers: Mapping[bytes, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    outside: Mapping[bytes, Node] = field(default_factory=dict)
+    soa: bytes = b""
+    absent: Mapping[bytes, str] = field(default_factory=dict)
+    by_uuid: Mapping[str, Guest] = field(default_factory=dict)
+    ways: Ways = field(default_factory=Ways)
+    problems: tuple[str, ...] = ()
+    name_owners: Owners = field(default_factory=dict)
+    wildcards: bool = True
+    lan: str = "guests"
+    looked: bool = True
+    valid_until: float = 0.0
+    _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rights: dict[tuple[str, str], Right] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen: dict[tuple[str, View], Seen] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # By networks, of which there are few.
+    _led: dict[tuple[Network, bool, tuple[Network, ...]], bool] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def numbered(self, serial: int) -> Snapshot:
+        """The same with another serial."""
+        return replace(self, serial=serial, soa=numbered(self.soa, serial))
+
+    @cached_property
+    def guests(self) -> tuple[Guest, ...]:
+        """The VMs by their UUIDs' order."""
+        return tuple(self.by_uuid[uuid] for uuid in sorted(self.by_uuid))
+
+    def view(self, local: str, peer: str) -> View:
+        """The view of someone who asked from `peer` at the host's address `local`."""
+        found = self._views.get((local, peer))
+        if found is None:
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            found = self._views[local, peer] = self.ways.view(local, peer)
+        return found
+
+    def right(self, local: str, peer: str) -> Right:
+        """What someone may ask who asked from `peer` at the host's address `local`."""
+        found = self._rights.get((local, peer))
+        if found is None:
+            if len(self._rights) >= _MOST_VIEWS:
+                self._rights.clear()
+            found = self._rights[local, peer] = self._decide(local, peer)
+        return found
+
+    def _decide(self, local: str, peer: str) -> Right:
+        trusted = self.ways.trusted(local, peer)
+        if trusted or self.is_guest(peer):
+            return Right.ALL
+        if self.lan == "names":
+            return Right.NAMES
+        if self.lan == "all":
+            return Right.NAMES if trusted is False else Right.ALL
+        return Right.UNKNOWN if trusted is None and self.lan == "guests" else Right.NOTHING
+
+    def is_guest(self, address: str) -> bool:
+        """Whether a VM has this address."""
+        try:
+            return reverse_name(address) in self.pointers
+        except ValueError:
+            return False
+
+    def seen(self, guest: Guest, view: View) -> Seen:
+        """What this view can use of a VM."""
+        if len(guest.addresses) == 1 and not guest.forwards:
+            one = guest.addresses[0]
+            if self._leads(one.network, ":" in one.address, view):
+                return Seen((one.address,))
+        key = guest.machine.uuid, view
+        found = self._seen.get(key)
+        if found is None:
+            if len(self._seen) >= 10 * _MOST_VIEWS:
+                self._seen.clear()
+            attached = tuple(dict.fromkeys(adapter.network for adapter in guest.machine.adapters))
+            found = self._seen[key] = seen(
+                guest.machine.name, guest.addresses, guest.forwards, attached, view, self.ways
+            )
+        return found
+
+    def choices(self, guest: Guest, view: View) -> tuple[Choice, ...]:
+        """Why this view gets some addresses of a VM and not its others, the chosen ones first."""
+        return choices(guest.addresses, self.seen(guest, view), view, self.ways)
+
+    def is_foreign(self, key: bytes) -> bool:
+        """Whether a wire name (lower case) surely is not ours, in no view. Of names with a `_` it is not sure."""
+        if key in self.outside or key in self.nodes or key in self.owned or key in self.late or key in self.above:
+            return False
+        if key in self.pointers or key[1:2] == b"_" or not key.isascii():
+            return False
+        while key not in self.zones:
+            if key in self.forwarded or not key[0]:
+                return True
+            key = key[1 + key[0] :]
+        return False
+
+    def _leads(self, network: Network, six: bool, view: View) -> bool:
+        key = network, six, view.members
+        found = self._led.get(key)
+        if found is None:
+            found = self._led[key] = leads(network, six, view, self.ways)
+        return found
+
+    def owner(self, key: bytes) -> Guest | None:
+        """The VM that runs and has this wire name (lower case)."""
+        uuid = self.owned.get(key)
+        return None if uuid is None else self.by_uuid[uuid]
+
+    def find(self, key: bytes, view: View) -> Node | None:
+        """What is at a wire name (lower case) for a view; None where there is no such name."""
+        guest = self.owner(key)
+        if guest is not None:
+            return {**self._addresses(guest, view), **self.nodes.get(key, {})}
+        if key in self.pointers:
+            for address, uuid in self.pointers[key]:
+                one = self.by_uuid[uuid]
+                if address in self.seen(one, view).addresses and not self.seen(one, view).forwarded:
+                    name = [part.encode("ascii") for part in one.named.names[0]]
+                    pointed = from_labels(name)[:-1] + self.own[0]
+                    return {PTR: RRset(self.ttl, (pointed,))}
+        node = self.nodes.get(key)
+        if not node:
+            node = self.late.get(key, node)
+        if node is None:
+            if key in self.above:
+                return {}
+            return self._services(key, view) if key[1:2] == b"_" else None
+        if key in self.zones:
+            return {**node, SOA: RRset(self.ttl, (self.soa,))}
+        if key[:6] == b"\x05vmdns" and key[6:] in self.own:
+            kind, rdata = address_record(view.local)
+            return {**node, kind: RRset(self.ttl, (rdata,))}
+        return node
+
+    def below(self, guest: Guest, view: View) -> Node:
+        """What a name below a VM has that has nothing of its own: the VM's addresses."""
+        return self._addresses(guest, view)
+
+    def _addresses(self, guest: Guest, view: View) -> Node:
+        found: dict[int, list[bytes]] = {}
+        for address in self.seen(guest, view).addresses:
+            kind, rdata = address_record(address)
+            found.setdefault(kind, []).append(rdata)
+        return {kind: RRset(self.ttl, tuple(rdatas)) for kind, rdatas in found.items()}
+
+    def _services(self, key: bytes, view: View) -> Node | None:
+        """`_ssh._tcp.web.local`, or the empty non-terminal `_tcp.web.local` above it (RFC 2782)."""
+        first, rest = key[1 : 1 + key[0]].decode("ascii", "replace"), key[1 + key[0] :]
+        guest = self.owner(rest)
+        if guest is not None:
+            services = self.seen(guest, view).services
+            return {} if any(f"_{one.protocol}" == first for one in services) else None
+        second, owner = rest[1 : 1 + rest[0]].decode("ascii", "replace"), rest[1 + rest[0] :]
+        guest = self.owner(owner) if owner else None
+        if guest is None:
+            return None
+        services = self.seen(guest, view).services
+        targets = [
+            srv_rdata(one.port, owner) for one in services if f"_{one.name}" == first and f"_{one.protocol}" == second
+        ]
+        return {SRV: RRset(self.ttl, tuple(dict.fromkeys(targets)))} if targets else None
+
+
+def numbered(soa: bytes, serial: int) -> bytes:
+    """The data of a SOA record with another serial."""
+    return soa[:-20] + (serial & 0xFFFFFFFF).to_bytes(4, "big") + soa[-16:]
+
+
+def names_of(guest: Guest, zones: Sequence[str]) -> list[str]:
+    """All names of a VM as text, the one of PTR records first."""
+    return [".".join((*relative, zone)) for relative in guest.named.names for zone in zones]

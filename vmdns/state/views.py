@@ -1,0 +1,253 @@
+"""Who asks: a view is those who get the same answers, known by the address that a query came from and came to.
+
+The engines of NAT and NAT Network hide the guest: its packets reach the host's server from the host itself, so there
+only the address the query came to can name the network, which is the one that the network's DHCP hands out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
+from typing import NamedTuple
+
+from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, LoopbackNetwork, NatNetwork, Network
+
+# Addresses that vmdns gives the host, one for each NAT Network (RFC 2544's range, which no real network uses).
+GIVEN = ip_network("198.18.53.0/24")
+
+HOST = Network("host")
+NAT = Network("nat")
+
+# Interfaces that lead to containers or tunnels: their addresses are not the host's to anybody else.
+INNER = re.compile(r"(docker|br-|virbr|veth|lxc|cni|flannel|podman|tun|tap|wg|utun|bridge1\d\d)")
+
+
+class View(NamedTuple):
+    """The networks (HOST among them) whose askers cannot be told apart, and the host's address that they asked at."""
+
+    members: tuple[Network, ...] = (HOST,)
+    local: str = "127.0.0.1"
+
+
+class Place(NamedTuple):
+    """One address of the host: the interface as the system calls it."""
+
+    interface: str
+    at: IPv4Interface | IPv6Interface
+
+    @property
+    def address(self) -> str:
+        return str(self.at.ip)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """By which of its addresses the host can be reached, from which networks.
+
+    places are the host's addresses, without link-local ones. networks maps an interface (the system's name) to the
+    host-only or bridged network that it is. handed says which NAT Networks hand out an address of the host as their
+    name server, gateways what a NAT Network calls its gateway. resolvers are the host's own name servers. loopback
+    says which networks loopback addresses stand for.
+    """
+
+    places: tuple[Place, ...] = ()
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    handed: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
+    gateways: Mapping[str, str] = field(default_factory=dict)
+    resolvers: tuple[str, ...] = ()
+    loopback: Mapping[str, Network] = field(default_factory=dict)
+
+    def owns(self, address: str) -> bool:
+        """Whether it is an address of the host."""
+        return _is_loopback(address) or any(place.address == address for place in self.places)
+
+    def place_of(self, address: str, local: str = "") -> Place | None:
+        """The host's own address on the link that this address is on: `local` if it is one of several."""
+        try:
+            wanted = ip_address(address.partition("%")[0])
+        except ValueError:
+            return None
+        found = [place for place in self.places if wanted in place.at.network]
+        return next((place for place in found if place.address == local), found[0] if found else None)
+
+    def on(self, network: Network) -> tuple[str, ...]:
+        """The host's IPv4 addresses on a host-only or bridged network."""
+        return tuple(
+            place.address for place in self.places if place.at.version == 4 and self._network(place) == network
+        )
+
+    @property
+    def reachable(self) -> tuple[str, ...]:
+        """The host's IPv4 addresses that a guest behind NAT can reach, those of its LAN first."""
+        outer = [
+            place
+            for place in self.places
+            if place.at.version == 4 and not place.at.ip.is_loopback and not INNER.match(place.interface)
+        ]
+        outer.sort(key=lambda one: (self._kind(one) == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
+        return tuple(place.address for place in outer)
+
+    def _kind(self, place: Place) -> str:
+        network = self.networks.get(place.interface)
+        return network.kind if network is not None else ""
+
+    def doors(self, lan: bool) -> tuple[str, ...]:
+        """The addresses of the host at which guests ask; lan: whether those of bridged networks are among them."""
+        kinds = ("hostonly", "bridged") if lan else ("hostonly",)
+        own = [one for one in self.places if one.at.version == 4 and not one.at.ip.is_loopback]
+        found = [one.address for one in own if self._kind(one) in kinds or one.at.ip in GIVEN]
+        told = {*self.handed, *self.resolvers}
+        return tuple(dict.fromkeys(found + [one.address for one in own if one.address in told]))
+
+    def trusted(self, local: str, peer: str) -> bool | None:
+        """Whether someone may ask everything: the host, and guests of networks that nobody else is on.
+
+        None for a neighbour on a LAN, where it takes more to tell a guest from a stranger.
+        """
+        if _is_loopback(local) or peer == local or self.owns(peer):
+            return True
+        place = self.place_of(peer, local)
+        if place is None:
+            return False
+        return True if self._kind(place) == "hostonly" else None
+
+    def same_link(self, one: Network, other: Network) -> bool:
+        """Whether two networks are one: the same, or interfaces of the host that are on the same LAN."""
+        if one == other:
+            return one.kind != "nat"
+        if one.kind != "bridged" or other.kind != "bridged":
+            return False
+        prefixes = [
+            {place.at.network for place in self.places if self.networks.get(place.interface) == network}
+            for network in (one, other)
+        ]
+        return bool(prefixes[0] & prefixes[1])
+
+    def view(self, local: str, peer: str) -> View:
+        """The view of someone who asked from `peer` at the host's address `local`."""
+        if local in self.loopback:
+            network = self.loopback[local]
+            return View((network,), self.asked_from(network))
+        if _is_loopback(local):
+            # Where the host's first name server is a loopback address, VirtualBox's engines pass queries on to it.
+            passed = bool(self.resolvers) and _is_loopback(self.resolvers[0])
+            return View((HOST, NAT) if passed else (HOST,), local)
+        if peer == local or self.owns(peer):
+            return View(self._hidden(local), local)
+        place = self.place_of(peer, local) or next((one for one in self.places if one.address == local), None)
+        return View((Network("bridged") if place is None else self._network(place),), local)
+
+    def _network(self, place: Place) -> Network:
+        """The network that an address of the host is on: a LAN like any other where no VM is bridged to it."""
+        return self.networks.get(place.interface) or Network("bridged", place.interface)
+
+    def _hidden(self, local: str) -> tuple[Network, ...]:
+        """Who may be behind a query that comes from the host itself."""
+        handed = self.handed.get(local, ())
+        passed = local in self.resolvers
+        if handed and not passed:
+            return handed
+        return (*handed, HOST, NAT)
+
+    def asked_from(self, network: Network) -> str:
+        """The host's address at which guests of this network ask; empty where there is none."""
+        if network == HOST:
+            return "127.0.0.1"
+        if network.kind in ("hostonly", "bridged"):
+            return next(iter(self.on(network)), "")
+        for address, networks in self.handed.items():
+            if network in networks:
+                return address
+        outward = [one for one in self.resolvers if self.owns(one) and not _is_loopback(one)]
+        return next(iter((*outward, *self.reachable)), "") if network.kind in ("nat", "natnetwork") else ""
+
+
+def system_name(name: str) -> str:
+    """The system's name of an interface, from VirtualBox's: on macOS that is `en0: Wi-Fi`."""
+    return name.partition(": ")[0]
+
+
+def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str, ...] = ()) -> Ways:
+    """What the facts say of the ways to the host. bridged: the networks that VMs which are online are bridged to.
+
+    resolvers: the addresses of its own name servers, in their order.
+    """
+    places: dict[Place, None] = {}
+    networks: dict[str, Network] = {}
+    handed: dict[str, list[Network]] = {}
+    gateways: dict[str, str] = {}
+    servers: list[DhcpServer] = []
+    interfaces: list[HostInterface] = []
+    aliases: dict[str, str] = {}
+    loopback: dict[str, Network] = {}
+    for fact in facts:
+        match fact:
+            case HostAddress():
+                place = _place(fact.interface, fact.prefix)
+                if place is not None:
+                    places[place] = None
+                if fact.alias:
+                    aliases[fact.alias] = fact.interface
+            case HostInterface():
+                interfaces.append(fact)
+            case LoopbackNetwork():
+                loopback[fact.address] = fact.network
+            case DhcpServer() if fact.enabled:
+                servers.append(fact)
+            case NatNetwork() if fact.enabled:
+                at = _interface(fact.prefix)
+                if at is not None and at.network.num_addresses > 2:
+                    gateways[fact.name] = str(at.network.network_address + 1)
+            case _:
+                pass
+    known = bool(places)
+    for one in interfaces:
+        place = _place(one.name, one.prefix)
+        if place is None:
+            continue
+        # The system may call it otherwise (Windows): then the address tells which one is meant.
+        named = next((other.interface for other in places if other.at == place.at), place.interface)
+        networks[named] = Network("hostonly", one.name)
+        # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
+        if not known:
+            places[Place(named, place.at)] = None
+    names = {place.interface: place.interface for place in places}
+    for network in bridged:
+        name = aliases.get(network.name) or names.get(system_name(network.name))
+        if name is not None:
+            networks.setdefault(name, network)
+    for server in servers:
+        if server.network in gateways:
+            for address in server.name_servers:
+                handed.setdefault(address, []).append(Network("natnetwork", server.network))
+    return Ways(
+        tuple(sorted(places, key=lambda place: (place.interface, place.at.version, place.at))),
+        networks,
+        {address: tuple(sorted(among, key=lambda one: one.name)) for address, among in sorted(handed.items())},
+        gateways,
+        resolvers,
+        loopback,
+    )
+
+
+def _interface(text: str) -> IPv4Interface | IPv6Interface | None:
+    try:
+        return ip_interface(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _place(interface: str, prefix: str) -> Place | None:
+    at = _interface(prefix)
+    return None if at is None or at.ip.is_link_local else Place(interface, at)
+
+
+def _is_loopback(address: str) -> bool:
+    parsed: IPv4Address | IPv6Address
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return parsed.is_loopback

@@ -1,0 +1,24 @@
+"""The difference between two snapshots that users are told of: a VM that appeared, went, or answers differently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmdns.state.snapshot import Guest
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One VM whose names or addresses changed: before and after, None where it was not or is no more online."""
+
+    before: Guest | None
+    after: Guest | None
+
+
+def compare(before: Guest | None, after: Guest | None) -> Change | None:
+    """What changed of a VM for those who ask for it; None where it answers as before."""
+    was = before if before is not None and before.machine.online else None
+    now = after if after is not None and after.machine.online else None
+    if (was or now) and (was is None or now is None or was.answers != now.answers):
+        return Change(was, now)
+    return None

@@ -1,0 +1,250 @@
+"""The one cell of mutable state: the last report of each source, and the snapshot built from them.
+
+A report means "this is what I see now"; equal ones stop here. A build runs in a thread, one at a time, and publishing
+its snapshot is one assignment, so that readers never lock and never see half a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from vmdns.state.build import Base, base, build
+from vmdns.state.facts import Fact, Lease, Machine, Neighbour
+from vmdns.state.hosts_names import Hosts
+from vmdns.state.naming import Owners
+from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Snapshot
+from vmdns.state.vm_change import Change, compare
+
+DEBOUNCE_SECONDS = 0.003
+# The next build waits for this many times what the last one took: building has a tenth of a core at most, also where a
+# guest changes its address without end.
+INTERVAL_FACTOR = 10
+MOST_INTERVAL = 1.0
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class _Built(NamedTuple):
+    """What a build made: its snapshot, the base for the next one, and the VMs that answer differently now."""
+
+    snapshot: Snapshot
+    base: Base
+    changes: list[Change]
+    seconds: float
+
+
+class Table:
+    """Holds facts by source, builds when they changed, and notifies listeners. Used by one thread.
+
+    wall gives the Unix time; in_thread runs a function beside the event loop; owners are those of the names of VMs
+    when vmdns ran last.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        wall: Callable[[], float] = time.time,
+        in_thread: InThread = asyncio.to_thread,
+        owners: Owners | None = None,
+    ) -> None:
+        self._policy = policy
+        self._wall = wall
+        self._in_thread = in_thread
+        self._facts: dict[str, dict[str, Fact]] = {}
+        self._parts: dict[str, dict[str, Fact | None]] = {}  # of a report in several parts, those until now
+        self._hosts = Hosts()
+        self._base = base(policy, self._hosts)
+        self._listeners: list[Callable[[list[Change]], None]] = []
+        self._changed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._next = float("-inf")  # when the next build may begin, in the time of the event loop
+        self._after: list[Callable[[], None]] = []
+        # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
+        self.snapshot = build((), policy, wall(), int(wall()) & 0xFFFFFFFF, self._base, owners)
+
+    def subscribe(self, listener: Callable[[list[Change]], None]) -> None:
+        """`listener` receives the VMs that answer differently, by their UUIDs' order, after each new snapshot."""
+        self._listeners.append(listener)
+
+    # -- reports ----------------------------------------------------------------------------------------------
+
+    def put(self, source: str, facts: Mapping[str, Fact], *, begins: bool = True, ends: bool = True) -> None:
+        """Takes all that a source sees now: at once, or in parts, of which the first begins and the last ends."""
+        if begins:
+            self._parts.pop(source, None)
+        parts: dict[str, Fact | None] = {**self._parts.pop(source, {}), **facts}
+        if not ends:
+            self._parts[source] = parts
+            return
+        before = self._facts.get(source, {})
+        self.patch(source, {**dict.fromkeys(before), **parts})
+
+    def patch(self, source: str, changes: Mapping[str, Fact | None], *, ends: bool = True) -> None:
+        """Takes single facts of a source; None where one is gone. ends: whether nothing follows that belongs to it."""
+        changes = {**self._parts.pop(source, {}), **changes}
+        if not ends:
+            self._parts[source] = changes
+            return
+        facts = self._facts.setdefault(source, {})
+        for key, fact in changes.items():
+            if facts.get(key) == fact:
+                continue
+            self._changed = True
+            if fact is None:
+                del facts[key]
+            else:
+                facts[key] = fact
+        if self._changed:
+            self._schedule()
+
+    def abandon(self, source: str) -> None:
+        """The rest of a report in parts will not come."""
+        self._parts.pop(source, None)
+
+    def put_hosts(self, hosts: Hosts) -> None:
+        """Takes the hosts file, digested for the policy in force."""
+        if hosts is not self._hosts:
+            self._hosts = hosts
+            self._changed = True
+            self._schedule()
+
+    def configure(self, policy: Policy) -> None:
+        """Another policy from now on."""
+        if policy != self._policy:
+            self._policy = policy
+            self._changed = True
+            self._schedule()
+
+    @property
+    def facts(self) -> list[Fact]:
+        """What all sources report, but for the hosts file."""
+        return [fact for facts in self._facts.values() for fact in facts.values()]
+
+    @property
+    def networks(self) -> Iterable[Fact]:
+        """The facts that are about no single VM: there are few."""
+        return [fact for fact in self.facts if not isinstance(fact, Machine | Lease | Neighbour)]
+
+    def held(self, source: str) -> Mapping[str, Fact]:
+        """What a source has reported last, by its keys."""
+        return self._facts.get(source, {})
+
+    def count(self, source: str) -> int:
+        """How many facts a source has reported."""
+        return self._hosts.count if source == "hosts" else len(self._facts.get(source, ()))
+
+    # -- builds -----------------------------------------------------------------------------------------------
+
+    def rebuild(self) -> None:
+        """Builds and publishes now, in this thread."""
+        self._stop()
+        self._changed = False
+        try:
+            self._publish(self._job()())
+        finally:
+            self._watch_expiry()
+        self._call_after()
+
+    def after(self, call: Callable[[], None]) -> None:
+        """Calls back once all that was put by now is in force: at once, if it is."""
+        self._after.append(call)
+        if self._timer is None and self._task is None:
+            self._call_after()
+
+    async def settled(self) -> None:
+        """Ends once all that was put by now is in force."""
+        done = asyncio.Event()
+        self.after(done.set)
+        await done.wait()
+
+    def _schedule(self) -> None:
+        if self._timer is None and self._task is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + DEBOUNCE_SECONDS, self._next), self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def _job(self) -> Callable[[], _Built]:
+        """A build of what there is now, to be run in whatever thread."""
+        return partial(_build, self.facts, self._policy, self._wall(), self._hosts, self._base, self.snapshot)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._changed = False
+        try:
+            built = await self._in_thread(self._job())
+            self._next = loop.time() + min(INTERVAL_FACTOR * built.seconds, MOST_INTERVAL)
+            self._publish(built)
+        except Exception as error:
+            loop.call_exception_handler({"message": "a change could not be put in force", "exception": error})
+        finally:
+            self._task = None
+            self._watch_expiry()
+        if self._changed:
+            self._schedule()
+        else:
+            self._call_after()
+
+    def _call_after(self) -> None:
+        calls, self._after = self._after, []
+        for call in calls:
+            call()
+
+    def _publish(self, built: _Built) -> None:
+        before, self._base = self.snapshot, built.base
+        made = built.snapshot
+        if made == before:
+            return
+        if built.changes or _zone_data(made) != _zone_data(before):
+            made = made.numbered((before.serial + 1) & 0xFFFFFFFF)
+        self.snapshot = made
+        for listener in self._listeners:
+            listener(built.changes)
+
+    def _watch_expiry(self) -> None:
+        """Builds again when the first lease ends."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        end = self.snapshot.valid_until
+        if end:
+            # At most an hour ahead: the wall clock may jump, and then this look corrects it. A time that has passed
+            # means that no build succeeded since: not in a hurry.
+            left = end - self._wall()
+            delay = min(left + 0.01, 3600.0) if left > 0 else 1.0
+            self._expiry = asyncio.get_running_loop().call_later(delay, self._begin)
+
+    def _stop(self) -> None:
+        for one in (self._timer, self._expiry, self._task):
+            if one is not None:
+                one.cancel()
+        self._timer = self._expiry = self._task = None
+
+    def close(self) -> None:
+        """No build from now on."""
+        self._stop()
+
+
+def _build(facts: list[Fact], policy: Policy, now: float, hosts: Hosts, before: Base, old: Snapshot) -> _Built:
+    begun = time.perf_counter()
+    on = base(policy, hosts, before)
+    made = build(facts, policy, now, old.serial, on, old.name_owners)
+    pairs = ((old.by_uuid.get(uuid), made.by_uuid.get(uuid)) for uuid in sorted({*old.by_uuid, *made.by_uuid}))
+    changes = [one for one in (compare(*pair) for pair in pairs if pair[0] != pair[1]) if one is not None]
+    return _Built(made, on, changes, time.perf_counter() - begun)
+
+
+def _zone_data(snapshot: Snapshot) -> Snapshot:
+    """What of a snapshot is in its zones: not why things are so, nor when leases end."""
+    return replace(snapshot, by_uuid={}, absent={}, problems=(), name_owners={}, valid_until=0.0)
