@@ -40,6 +40,8 @@ def test_names_that_were_withheld_come_with_the_line_that_allows_them() -> None:
         ("shop.test", "test"),
         ("db.prod.corp.example", "prod.corp.example"),
         ("lan", "lan"),
+        ("example.co.uk", "example.co.uk"),
+        ("db.example.com.au", "example.com.au"),
     ],
 )
 def test_the_domain_to_allow(name: str, domain: str) -> None:

@@ -10,6 +10,8 @@ MOST_NAMES = 64
 SECONDS = 3600.0  # after that, a name that nobody asks for any more is forgotten
 # Names that networks use for themselves: below these, the domain is a single label.
 _LOCAL = frozenset({"lan", "test", "home", "corp", "internal", "intranet", "private", "localdomain", "localnet"})
+# Below these, countries with a domain of two letters register names for anybody (co.uk, com.au).
+_REGISTRIES = frozenset({"ac", "co", "com", "edu", "go", "gob", "gov", "ltd", "mil", "ne", "net", "or", "org"})
 
 
 class HeldBack:
@@ -46,4 +48,6 @@ def domain_to_allow(name: str) -> str:
         parts = parts[1:] or parts
         while len(parts) > 2 and parts[0].isdigit():  # 10.0.0.1.nip.io
             parts = parts[1:]
+    if len(parts) == 2 and parts[0] in _REGISTRIES and len(parts[1]) == 2:
+        return name.rstrip(".")  # not the names of everybody there
     return ".".join(parts)
