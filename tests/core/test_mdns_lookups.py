@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,10 +76,32 @@ def test_each_client_has_so_many_lookups_at_once() -> None:
     lookups = Lookups()
     assert begun(lookups, "a", range(50), 0.0) == CLIENT_LOOKUPS
     assert lookups.state(name(0), "b", 0.0) is State.LOOKUP  # another client waits for the same one
-    assert begun(lookups, "b", range(100, 150), 0.0) == CLIENT_LOOKUPS
-    assert begun(lookups, "c", range(200, 250), 0.0) == ALL_QUERIES - 2 * CLIENT_LOOKUPS
     lookups.end(name(0), (), 1.0)
     assert begun(lookups, "a", range(300, 350), 1.0) == 1
+
+
+@pytest.mark.parametrize(("clients", "least"), [(2, 28), (8, 14)])
+def test_a_client_that_counts_as_several_leaves_others_a_share(clients: int, least: int) -> None:
+    """One client, from several addresses, asks 100 unknown names a second from each for 6 s; another one asks for 30
+    printers, five a second, and finds at least so many."""
+    lookups, found = Lookups(), 0
+    ends: list[tuple[float, bytes, tuple[str, ...]]] = []
+    for tick in range(600):
+        now = tick / 100
+        for one in [one for one in ends if one[0] <= now]:
+            ends.remove(one)
+            lookups.end(one[1], one[2], now)
+        for client in map(str, range(clients)):
+            unknown = to_wire(f"unknown{tick}-{client}.local")
+            if lookups.state(unknown, client, now) is State.LOOKUP:
+                lookups.begin(unknown, client, now)
+                ends.append((now + WAIT_SECONDS, unknown, ()))
+        printer = to_wire(f"printer{tick}.local")
+        if tick % 20 == 0 and lookups.state(printer, "office", now) is State.LOOKUP:
+            lookups.begin(printer, "office", now)
+            ends.append((now + 0.1, printer, FOUND))
+            found += 1
+    assert found >= least
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.4), st.sampled_from("abc"), st.booleans()), max_size=300))

@@ -14,6 +14,8 @@ from vmdns.state.naming import RESERVED
 # Queries a second, first and repeated ones alike, and lookups pending at once.
 CLIENT_QUERIES, ALL_QUERIES = 10, 20
 CLIENT_LOOKUPS = 8
+EXCESSIVE_SECONDS = 5.0  # how long a client that wanted too much leaves others their share
+MOST_REFUSED = 256
 MOST_WAITERS = 256  # clients' queries that wait for all lookups together
 
 ABSENT_SECONDS = 60.0
@@ -40,6 +42,8 @@ class Lookups:
         self._pending: dict[bytes, str] = {}  # and the client that each is charged to
         self._sent: tuple[tuple[float, str], ...] = ()  # queries of the last second, with their clients
         self._active_until = float("-inf")
+        self._refused: dict[str, tuple[float, int]] = {}  # lookups of a client in the second that began then
+        self._excessive_until: dict[str, float] = {}
         self.waiters = 0
 
     def __len__(self) -> int:
@@ -56,7 +60,7 @@ class Lookups:
         if name in self._pending:
             return State.LOOKUP
         few = sum(one == client for one in tuple(self._pending.values())) < CLIENT_LOOKUPS
-        return State.LOOKUP if few and self._may_send(client, now) else State.OVER_BUDGET
+        return State.LOOKUP if few and self._may_send(client, now) else self._refuse(client, now)
 
     def result(self, name: bytes, now: float) -> tuple[str, ...] | None:
         """The addresses that a recent lookup found, () for nobody; None where there was no lookup."""
@@ -104,8 +108,29 @@ class Lookups:
         self._results = {}
 
     def _may_send(self, client: str, now: float) -> bool:
+        """Whether a client may cause one more query.
+
+        One that wanted too much lately may use no more than what it leaves to all others. So several clients that
+        flood, or one that counts as several (by two addresses, or by UDP and TCP), leave the others a share.
+        """
         recent = [one for at, one in self._sent if at > now - 1.0]
-        return len(recent) < ALL_QUERIES and recent.count(client) < CLIENT_QUERIES
+        used, left = recent.count(client), ALL_QUERIES - len(recent)
+        return used < CLIENT_QUERIES and left > (used if self._is_excessive(client, now) else 0)
+
+    def _is_excessive(self, client: str, now: float) -> bool:
+        return now < self._excessive_until.get(client, now)
+
+    def _refuse(self, client: str, now: float) -> State:
+        """Counts a refused lookup: a client that wanted as many as its budget within a second wants too much."""
+        begun, refused = self._refused.get(client, (now, 0))
+        if now - begun >= 1.0:
+            begun, refused = now, 0
+        if len(self._refused) >= MOST_REFUSED:
+            self._refused, self._excessive_until = {}, {}
+        self._refused[client] = begun, refused + 1
+        if refused + 1 >= CLIENT_QUERIES:
+            self._excessive_until[client] = now + EXCESSIVE_SECONDS
+        return State.OVER_BUDGET
 
     def _charge(self, client: str, now: float) -> None:
         self._sent = (*(one for one in self._sent if one[0] > now - 1.0), (now, client))
