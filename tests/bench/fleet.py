@@ -28,7 +28,6 @@ sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world`
 from world import DHCP, LINK, PREFIX, address
 
 from vmdns.demo.reader import SimulatedReader, simulated
-from vmdns.server.scheduling_linux import long_turns
 from vmdns.sources import worker
 from vmdns.sources.reader import Found
 from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, Network, Report
@@ -101,4 +100,4 @@ class Fleet:
 
 
 if __name__ == "__main__":
-    worker.main(long_turns, simulated(Fleet().reader))
+    worker.main(simulated(Fleet().reader))

@@ -25,7 +25,6 @@ from tests.host.confine import allowed, directives
 from tests.needs import no_mount_namespace
 from vmdns.host import systemd_unit_text
 from vmdns.host.program import Owner, Program
-from vmdns.server.scheduling_linux import NICER
 
 pytestmark = pytest.mark.slow
 UID = 54321
@@ -81,11 +80,6 @@ def test_its_exposure_is_below_two(tmp_path: Path) -> None:
     assert found[1]
     assert float(found[0][1]) < 2.0
     assert float(found[1][1]) > 9.0, "what starts VMs is not confined, or this measures nothing"
-
-
-def test_the_thread_that_answers_may_weigh_more() -> None:
-    """RLIMIT_NICE (getrlimit(2)), which systemd takes as a nice value where there is a sign."""
-    assert directives(systemd_unit_text.text(ALICE))["LimitNICE"] == [f"-{NICER}"]
 
 
 @ANALYZE

@@ -27,7 +27,7 @@ class Worker:
         self.facts: dict[str, dict[str, Any]] = {}
         options = {"reader": reader, "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vmdns.daemon.worker_main"],
+            [sys.executable, "-m", "vmdns.sources.worker"],
             env=lab.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self.process.stdin is not None

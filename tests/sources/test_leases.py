@@ -228,22 +228,6 @@ def test_a_new_file_is_read_even_if_its_rename_is_told_late(tmp_path: Path) -> N
     watcher.stop()
 
 
-def test_what_its_thread_does_first(tmp_path: Path) -> None:
-    threads: list[int] = []
-    found: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def report(_: object) -> None:
-        assert len(threads) == 1, "it was done before anything is read"
-        found.put(threading.get_ident())
-
-    watcher = LeaseWatcher(
-        tmp_path, report, lambda _: None, lambda: None, lambda: threads.append(threading.get_ident())
-    )
-    watcher.start()
-    assert [found.get(timeout=10)] == threads
-    watcher.stop()
-
-
 def test_a_folder_that_is_replaced_is_read_anew(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.02)
     watched.write(content(ONE))

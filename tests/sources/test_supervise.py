@@ -1,4 +1,4 @@
-"""The supervisor with played workers: small programs that stand in for `vmdns.daemon.worker_main`."""
+"""The supervisor with played workers: small programs that stand in for `vmdns.sources.worker`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def until(process: subprocess.Popen[bytes], key: str, value: object) -> list[dic
 
 
 def test_it_begins_as_the_supervisor_starts_it() -> None:
-    with started("import runpy; runpy.run_module('vmdns.daemon.worker_main', run_name='__main__')") as process:
+    with started("import runpy; runpy.run_module('vmdns.sources.worker', run_name='__main__')") as process:
         assert until(process, "pid", process.pid) == [{"pid": process.pid}]
 
 
@@ -157,5 +157,5 @@ def test_a_home_that_is_not_there_is_not_created(tmp_path: Path) -> None:
     options = {"reader": "auto", "home": str(tmp_path / "none"), "interval": 30.0, "failures": 0}
     box = Box(installation=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
     with pytest.raises(Lost, match="there is no folder"):
-        Work(options, Output(io.BytesIO()), lambda: None, box).run()
+        Work(options, Output(io.BytesIO()), box).run()
     assert list(tmp_path.iterdir()) == []

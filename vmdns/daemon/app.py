@@ -41,7 +41,6 @@ from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import Others
 from vmdns.server.forwarder import Forwarder
-from vmdns.server.scheduling_linux import long_turns
 from vmdns.server.upstream_filter import is_own
 from vmdns.sources import hosts_file
 from vmdns.sources.file_watcher import FolderWatch
@@ -531,8 +530,8 @@ def run(config: Config, config_path: Path, options: Options, say: Say, worker: S
     take_over(say)
     _allow_sockets()
     keep_to_ourselves()
-    long_turns()
-    sys.setswitchinterval(0.0001)  # where one thread serves all listeners, it has its own times (server/udp.py)
+    # The UDP thread waits this long at most for the interpreter lock while the event loop runs Python code.
+    sys.setswitchinterval(0.0001)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(main())

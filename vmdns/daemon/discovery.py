@@ -11,7 +11,6 @@ from typing import Any
 
 from vmdns.config import Config
 from vmdns.daemon.task_restart import lasting
-from vmdns.server.scheduling_linux import long_turns
 from vmdns.sources.reader import LEAST, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor
 from vmdns.sources.wsl import HINT, is_wsl
@@ -68,7 +67,7 @@ class Discovery:
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
         interval = config.limits.look_interval
-        self._supervisor = Supervisor(config.reader, home, interval, self._hear, long_turns, self._worker)
+        self._supervisor = Supervisor(config.reader, home, interval, self._hear, self._worker)
         self._task = asyncio.create_task(lasting("reading VirtualBox", self._supervisor.run))
 
     def nudge(self, source: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vmdns.server.scheduling_linux import long_turns
 from vmdns.sources import worker
 
 
@@ -19,7 +18,7 @@ def main() -> None:
     given, output = worker.streams()
     wanted = json.loads(given.readline())
     if "wire" not in wanted:
-        worker.run(given, output, wanted, long_turns)
+        worker.run(given, output, wanted)
         return
     from vmdns.commands.wire_networks import Wire
     from vmdns.daemon.keep_wired import look

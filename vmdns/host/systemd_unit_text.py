@@ -23,7 +23,7 @@ WATCHDOG_SECONDS = 60
 # setrlimit is not among the allowed calls, so the unit sets what vmdns needs: each forwarded query takes one.
 _OPEN_FILES = 8192
 
-# sched_setattr and LimitNICE are for server/scheduling_linux.py alone.
+# sched_setattr is for server/scheduling_linux.py alone.
 _CONFINED = """\
 AmbientCapabilities=CAP_NET_BIND_SERVICE
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
@@ -58,7 +58,6 @@ SystemCallErrorNumber=EPERM
 KeyringMode=private
 UMask=0077
 LimitNOFILE={files}
-LimitNICE=-5
 TasksMax=256
 """
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import select
 import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from vmdns.server.listeners import Listener
 from vmdns.server.packed_answers import NOTHING
 from vmdns.server.poller import POSSIBLE, Waiting
 from vmdns.server.recvmmsg import SIZE, Batch
-from vmdns.server.scheduling_linux import short_turns
+from vmdns.server.scheduling_linux import request_short_slice
 from vmdns.server.udp_listener import Ask, Door, FindAnswers
 
 log = logging.getLogger(__name__)
@@ -37,9 +36,6 @@ CALLS = batch.load() if hasattr(select, "epoll") else None
 MANY = 4  # datagrams that came together: more are sure to follow
 _ROUNDS = 4  # of what came meanwhile, before other listeners have their turn
 _PATIENCE = 1.0  # seconds until a thread has done what it is told
-# After so long a thread that wants the interpreter's lock has who holds it asked for it: the one that answers soon when
-# it wakes, others only when it has answered, which takes less.
-_WANTED_SECONDS, _KEPT_SECONDS = 0.00005, 0.0005
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -89,7 +85,7 @@ class Together:
         done.wait(_PATIENCE)
 
     def _run(self) -> None:
-        short_turns()
+        request_short_slice()
         try:
             while self._changed():
                 self._turn()
@@ -120,9 +116,7 @@ class Together:
         try:
             for door in self._doors.values():
                 door.flush()
-            sys.setswitchinterval(_WANTED_SECONDS)
             numbers = self._waiting.wait() if self.tries is None else self.tries.wait()
-            sys.setswitchinterval(_KEPT_SECONDS)
             doors = [self._doors[number] for number in numbers if number in self._doors]
             for door in doors:
                 self._take(door)
@@ -199,7 +193,7 @@ class Alone:
         return True
 
     def _run(self) -> None:
-        short_turns()
+        request_short_slice()
         self.door.outbox.adopt()
         try:
             while not self._stopping:

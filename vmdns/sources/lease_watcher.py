@@ -30,16 +30,12 @@ RENAME_SECONDS = 0.03
 _FRESH = SUFFIX + "-tmp"
 _FOLDER = ""  # stands for the folder among the files in trouble
 
-# What a thread does first that does much at once.
-Begin = Callable[[], object]
-
 
 class LeaseWatcher:
     """Watches one folder from threads of its own.
 
     report receives the leases of all files, by a key of their own, whenever they changed; trouble one sentence
-    for a file that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced, begin by the
-    thread that reads the files before it does anything.
+    for a file that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced.
     """
 
     def __init__(
@@ -48,13 +44,11 @@ class LeaseWatcher:
         report: Callable[[Mapping[str, Lease]], None],
         trouble: Callable[[str], None],
         settings: Callable[[], None],
-        begin: Begin = lambda: None,
     ) -> None:
         self.folder = folder
         self._report = report
         self._trouble = trouble
         self._settings = settings
-        self._begin = begin
         self._files: dict[str, tuple[Lease, ...]] = {}
         self._bad: dict[str, str] = {}
         self._said = ""
@@ -104,7 +98,6 @@ class LeaseWatcher:
         self._queue.put(None)
 
     def _run(self) -> None:
-        self._begin()
         due: dict[str, tuple[float, int]] = {}
         first = True
         followed = time.monotonic()

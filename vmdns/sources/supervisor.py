@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 # -P: never import from the folder that vmdns happens to be started in.
-WORKER = (sys.executable, "-P", "-m", "vmdns.daemon.worker_main")
+WORKER = (sys.executable, "-P", "-m", "vmdns.sources.worker")
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0  # less than what counts as silence
@@ -37,8 +37,7 @@ SILENT_SECONDS = 30.0  # six beats
 
 
 class Supervisor:
-    """Runs workers one after the other. `message` is called in the event loop's thread; `begin` by the thread that
-    reads what a worker says, before it does."""
+    """Runs workers one after the other. `message` is called in the event loop's thread."""
 
     def __init__(
         self,
@@ -46,14 +45,12 @@ class Supervisor:
         home: str | None,
         interval: float,
         message: Callable[[Message], None],
-        begin: Callable[[], object] = lambda: None,
         worker: Sequence[str] = WORKER,
     ) -> None:
         """worker: the command line of the process that reads VirtualBox."""
         self._options = {"reader": reader, "home": home, "interval": interval}
         self._home = home
         self._message = message
-        self._begin = begin
         self._worker = worker
         self._process: Worker | None = None
         self._failures = 0
@@ -152,7 +149,7 @@ class Supervisor:
         last_words: deque[str] = deque(maxlen=5)
         # A worker that tells more than can be taken has to wait, which makes one message of many changes.
         room = threading.Semaphore(MOST_WAITING)
-        reading = process.stdout, loop, messages, room, self._begin
+        reading = process.stdout, loop, messages, room
         threading.Thread(target=_read_messages, args=reading, daemon=True).start()
         threading.Thread(target=_read_errors, args=(process.stderr, last_words), daemon=True).start()
         worked = told = False
@@ -200,7 +197,6 @@ def _read_messages(
     loop: asyncio.AbstractEventLoop,
     messages: asyncio.Queue[Message | None],
     room: threading.Semaphore,
-    begin: Callable[[], object],
 ) -> None:
     def put(message: Message | None) -> None:
         try:
@@ -208,7 +204,6 @@ def _read_messages(
         except RuntimeError:
             return  # the loop is closed: nobody listens any more
 
-    begin()
     # A socket whose other end closed before it read everything ends by an error (daemon/worker_service.py).
     with contextlib.suppress(OSError), pipe:
         for line in pipe:

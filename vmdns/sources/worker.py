@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from vmdns.sources.installation import Installation, find, user_home
-from vmdns.sources.lease_watcher import Begin, LeaseWatcher
+from vmdns.sources.lease_watcher import LeaseWatcher
 from vmdns.sources.reader import Lost, OtherHome, Reader, Unavailable, Upgraded
 from vmdns.sources.report_diff import Told
 from vmdns.state.facts import Fact, to_json
@@ -46,7 +46,6 @@ BEAT_SECONDS = 5.0
 PORTION = 64  # facts in a line
 PAUSE_SECONDS = 0.02
 STUCK_SECONDS = 15.0
-SWITCH_SECONDS = 0.0005  # a lease file with thousands of leases keeps no other thread waiting
 
 
 class Output:
@@ -167,11 +166,10 @@ THIS_COMPUTER = Box()
 class Work:
     """What the worker does until VirtualBox is lost. options: reader, home (or null), interval, failures."""
 
-    def __init__(self, options: Mapping[str, Any], output: Output, begin: Begin, box: Box = THIS_COMPUTER) -> None:
+    def __init__(self, options: Mapping[str, Any], output: Output, box: Box = THIS_COMPUTER) -> None:
         self._box = box
         self._options = options
         self._output = output
-        self._begin = begin
         self._reader: Reader | None = None
         self._watcher: LeaseWatcher | None = None
 
@@ -226,7 +224,6 @@ class Work:
             Told("leases", self._output.facts).tell,
             lambda text: self._output.send({"trouble": "leases", "text": text}),
             self._nudge,
-            self._begin,
         )
         try:
             self._watcher.start()
@@ -274,16 +271,14 @@ def run(
     given: IO[bytes],
     output: Output,
     options: Mapping[str, Any],
-    begin: Begin = lambda: None,
     box: Box = THIS_COMPUTER,
 ) -> None:
-    """Works until the server is gone, or VirtualBox: does not return. begin: see `LeaseWatcher`."""
-    sys.setswitchinterval(SWITCH_SECONDS)
+    """Works until the server is gone, or VirtualBox: does not return."""
     if options.get("home"):
         os.environ["VBOX_USER_HOME"] = options["home"]
     output.send({"pid": os.getpid()})
     watcher = box.host(output)
-    work = Work(options, output, begin, box)
+    work = Work(options, output, box)
 
     def look(source: str) -> None:
         work.wake() if source == "virtualbox" else watcher.look(source)
@@ -302,7 +297,11 @@ def run(
     os._exit(0)
 
 
-def main(begin: Begin = lambda: None, box: Box = THIS_COMPUTER) -> None:
-    """Runs the worker with its standard input and output. begin: see `LeaseWatcher`."""
+def main(box: Box = THIS_COMPUTER) -> None:
+    """Runs the worker with its standard input and output."""
     given, output = streams()
-    run(given, output, json.loads(given.readline()), begin, box)
+    run(given, output, json.loads(given.readline()), box)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 A confined service (vmdns/host/systemd_unit.py) hands its confinement on to whatever it starts. VirtualBox's VMs do not
 work in it: VBoxHeadless is setuid root. So systemd listens at a socket and starts a worker, outside of the
 confinement, for each connection (systemd.socket(5), Accept=yes). What is said is what is said to a worker that the
-server started itself (daemon/worker_main.py), with `{"pid": N}` first, as nothing else tells whom to end when it hangs.
+server started itself (sources/worker.py), with `{"pid": N}` first, as nothing else tells whom to end when it hangs.
 """
 
 from __future__ import annotations
