@@ -17,8 +17,9 @@ import dns.rdatatype
 from vmdns.control.report import explain
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question
 from vmdns.dns.message import Query, make_query, respond
+from vmdns.dns.name import to_text
 from vmdns.state.authoritative import Reply
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Snapshot, names_of
 
 Find = Callable[[Question], Awaitable[Forwarded | Failure]]
 Handle = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
@@ -92,10 +93,13 @@ def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     ways = snapshot.ways
     if wanted in ways.loopback:
         return "127.0.0.1", wanted
+    zones = [to_text(zone) for zone in snapshot.own]
+    typed = wanted.lower().rstrip(".")
     for guest in snapshot.guests:
         if not guest.machine.online:
             continue
-        named = wanted == guest.machine.name or wanted in (".".join(names) for names in guest.named.names)
+        full = names_of(guest, zones)
+        named = wanted == guest.machine.name or typed in (*full, *(".".join(names) for names in guest.named.names))
         networks = [one.network for one in guest.addresses if one.address == wanted]
         if named:
             networks = [adapter.network for adapter in guest.machine.adapters]
