@@ -411,6 +411,7 @@ def test_a_cname_made_of_a_dname_has_the_case_of_the_owner_and_not_of_our_query(
     assert found.answer[0].rdata == from_labels([b"Elsewhere", b"Test"])
     assert found.answer[1].rdata == from_labels([b"ab", b"www", b"Elsewhere", b"Test"])
     if kind == "A":
+        assert found.answer[2].owner == found.answer[1].rdata
         assert found.answer[2].rdata == from_labels([b"Web", b"Other", b"Example"])
 
 

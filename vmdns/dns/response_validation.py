@@ -149,6 +149,7 @@ def _rebuild(
     else:
         return Rejected(Verdict.FAILED, "the aliases (CNAME) of this name do not end")
 
+    _spell_as_targets(kept)
     ttl = min((_ttl(one, limits) for one in kept), default=limits.cache_ttl)
     try:
         _check(kept, trusted, own)
@@ -174,6 +175,22 @@ def _rebuild(
     answer = tuple(record for one in kept for record in _records([one], _ttl(one, limits)))
     authentic = bool(parsed.flags & 0x0020)
     return Forwarded(rcode, answer, tuple(authority), ttl, authentic)
+
+
+def _spell_as_targets(chain: list[dns.rrset.RRset]) -> None:
+    """Gives the owner of the records behind a CNAME that was made of a DNAME the letter case of its target.
+
+    A server that makes one takes the random letter case of our query into both.
+    """
+    target: dns.name.Name | None = None
+    made = False
+    for one in chain:
+        if one.name == target:
+            one.name = target
+        if one.rdtype == dns.rdatatype.DNAME:
+            made = True
+        elif one.rdtype == wire.CNAME:
+            target, made = one[0].target if made else None, False
 
 
 class _Answers:
