@@ -12,7 +12,6 @@ from tests import clock
 from tests.facts import EVERYWHERE, NETWORKS, NOW, lease, report, vm
 from vmdns.dns.message import A
 from vmdns.dns.name import to_wire
-from vmdns.sources.report_diff import Told
 from vmdns.state.facts import Fact, Machine
 from vmdns.state.policy import Policy
 from vmdns.state.vm_change import Change
@@ -142,14 +141,13 @@ async def test_single_facts_come_and_go(bench: Bench) -> None:
 async def test_no_vm_is_without_an_address_while_its_lease_gives_way_twice(bench: Bench) -> None:
     """The second change comes before the first is in force: then the lease that came is gone as well."""
     numbers = range(1, 101)
-    told = Told("leases", lambda verb, source, facts: getattr(bench.table, verb)(source, facts))
     bench.put("virtualbox", *NETWORKS, *(vm(n, f"vm{n}") for n in numbers))
-    told.tell({f"{n} first": lease(n, f"10.0.2.{n}") for n in numbers})
+    bench.table.put("leases", {f"{n} first": lease(n, f"10.0.2.{n}") for n in numbers})
     await settled()
     seen: list[set[str]] = []
     bench.table.subscribe(lambda _: seen.append({str(bench.addresses(f"vm{n}.local")) for n in numbers}))
-    told.tell({f"{n} second": lease(n, f"10.0.3.{n}", issued=NOW) for n in numbers})
-    told.tell({f"{n} third": lease(n, f"10.0.2.{100 + n}", issued=NOW) for n in numbers})
+    bench.table.put("leases", {f"{n} second": lease(n, f"10.0.3.{n}", issued=NOW) for n in numbers})
+    bench.table.put("leases", {f"{n} third": lease(n, f"10.0.2.{100 + n}", issued=NOW) for n in numbers})
     await settled()
     assert seen
     assert all("[]" not in one for one in seen)
@@ -158,15 +156,14 @@ async def test_no_vm_is_without_an_address_while_its_lease_gives_way_twice(bench
 
 @on_a_clock
 async def test_no_vm_is_without_an_address_while_all_leases_give_way_to_others(bench: Bench) -> None:
-    """A report in several parts is put in force as a whole."""
+    """A report is published as a whole."""
     numbers = range(1, 101)
-    told = Told("leases", lambda verb, source, facts: getattr(bench.table, verb)(source, facts))
     bench.put("virtualbox", *NETWORKS, *(vm(n, f"vm{n}") for n in numbers))
-    told.tell({f"{n} old": lease(n, f"10.0.2.{10 + n}") for n in numbers})
+    bench.table.put("leases", {f"{n} old": lease(n, f"10.0.2.{10 + n}") for n in numbers})
     await settled()
     seen: list[set[str]] = []
     bench.table.subscribe(lambda _: seen.append({str(bench.addresses(f"vm{n}.local")) for n in numbers}))
-    told.tell({f"{n} new": lease(n, f"10.0.2.{120 + n}", issued=NOW) for n in numbers})
+    bench.table.put("leases", {f"{n} new": lease(n, f"10.0.2.{120 + n}", issued=NOW) for n in numbers})
     await settled()
     assert seen
     assert all("[]" not in one for one in seen)

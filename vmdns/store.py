@@ -57,7 +57,6 @@ class Table:
         self._wall = wall
         self._in_thread = in_thread
         self._facts: dict[str, dict[str, Fact]] = {}
-        self._parts: dict[str, dict[str, Fact | None]] = {}  # of a report in several parts, those until now
         self._hosts = Hosts()
         self._base = base(policy, self._hosts)
         self._listeners: list[Callable[[list[Change]], None]] = []
@@ -76,23 +75,12 @@ class Table:
 
     # -- reports ----------------------------------------------------------------------------------------------
 
-    def put(self, source: str, facts: Mapping[str, Fact], *, begins: bool = True, ends: bool = True) -> None:
-        """Takes all that a source sees now: at once, or in parts, of which the first begins and the last ends."""
-        if begins:
-            self._parts.pop(source, None)
-        parts: dict[str, Fact | None] = {**self._parts.pop(source, {}), **facts}
-        if not ends:
-            self._parts[source] = parts
-            return
-        before = self._facts.get(source, {})
-        self.patch(source, {**dict.fromkeys(before), **parts})
+    def put(self, source: str, facts: Mapping[str, Fact]) -> None:
+        """Takes all that a source sees now."""
+        self.patch(source, {**dict.fromkeys(self._facts.get(source, {})), **facts})
 
-    def patch(self, source: str, changes: Mapping[str, Fact | None], *, ends: bool = True) -> None:
-        """Takes single facts of a source; None where one is gone. ends: whether nothing follows that belongs to it."""
-        changes = {**self._parts.pop(source, {}), **changes}
-        if not ends:
-            self._parts[source] = changes
-            return
+    def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
+        """Takes single facts of a source; None where one is gone."""
         facts = self._facts.setdefault(source, {})
         for key, fact in changes.items():
             if facts.get(key) == fact:
@@ -104,10 +92,6 @@ class Table:
                 facts[key] = fact
         if self._changed:
             self._schedule()
-
-    def abandon(self, source: str) -> None:
-        """The rest of a report in parts will not come."""
-        self._parts.pop(source, None)
 
     def put_hosts(self, hosts: Hosts) -> None:
         """Takes the hosts file, digested for the policy in force."""

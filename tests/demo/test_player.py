@@ -8,7 +8,7 @@ from typing import Any
 
 from vmdns.demo.scene import BOOT, LEASED, MOVE
 from vmdns.demo.worker import Player
-from vmdns.sources.worker import Output
+from vmdns.sources.worker_protocol import WorkerOutput
 from vmdns.state.facts import Machine
 
 
@@ -19,7 +19,7 @@ class Stage:
         self.now = 1000.0
         self.written = io.BytesIO()
         self.player = Player(lambda: self.now, self.sleep)
-        self.player.host(Output(self.written)).start()
+        self.player.host(WorkerOutput(self.written)).start()
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

@@ -22,24 +22,22 @@ PATIENCE = 30.0
 # Tells as the worker does, and of each address that it told whether it could be bound at once.
 PROGRAM = """
 import json, socket, sys
-from vmdns.state.facts import to_json
 from vmdns.sources.netlink import NetlinkWatcher
+from vmdns.sources.worker_protocol import WorkerOutput
 
-def say(**message):
-    print(json.dumps(message), flush=True)
+output = WorkerOutput(sys.stdout.buffer)
 
-def tell(verb, source, facts):
+def report(source, facts):
     for fact in facts.values() if source == "addresses" else ():
-        if fact is not None:
-            address = fact.prefix.partition("/")[0]
-            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-                try:
-                    probe.bind((address, 0))
-                except OSError as error:
-                    say(unbound=fact.prefix)
-    say(**{verb: source, "facts": {key: None if fact is None else to_json(fact) for key, fact in facts.items()}})
+        address = fact.prefix.partition("/")[0]
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            try:
+                probe.bind((address, 0))
+            except OSError as error:
+                output.send({"unbound": fact.prefix})
+    output.report(source, facts)
 
-watcher = NetlinkWatcher(tell, lambda source, text: say(trouble=source, text=text), lambda source: say(looked=source))
+watcher = NetlinkWatcher(report, output.report_trouble, output.confirm_look)
 watcher.start()
 for line in sys.stdin:
     watcher.look(line.strip())

@@ -15,7 +15,8 @@ import pytest
 
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import Found, Lost, OtherHome
-from vmdns.sources.worker import Box, Output, Work, open_reader
+from vmdns.sources.worker import Box, Work, open_reader
+from vmdns.sources.worker_protocol import WorkerOutput
 
 PROGRAM = """
 from vmdns.sources import worker
@@ -157,5 +158,5 @@ def test_a_home_that_is_not_there_is_not_created(tmp_path: Path) -> None:
     options = {"reader": "auto", "home": str(tmp_path / "none"), "interval": 30.0, "failures": 0}
     box = Box(installation=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
     with pytest.raises(Lost, match="there is no folder"):
-        Work(options, Output(io.BytesIO()), box).run()
+        Work(options, WorkerOutput(io.BytesIO()), box).run()
     assert list(tmp_path.iterdir()) == []

@@ -99,14 +99,11 @@ class Discovery:
         source = message.get("put") or message.get("patch") or message.get("trouble") or ""
         if "put" in message or "patch" in message:
             facts: dict[str, Fact | None] = {key: _fact(one) for key, one in message["facts"].items()}
-            ends = not message.get("more")
             if "put" in message:
                 kept = {key: self._kept(source, key, one) for key, one in facts.items() if one}
-                self._table.put(source, kept, begins=not message.get("part"), ends=ends)
+                self._table.put(source, kept)
             else:
-                self._table.patch(source, facts, ends=ends)
-            if not ends:
-                return
+                self._table.patch(source, facts)
             if source == "virtualbox":
                 self._back()
                 self._table.after(self._looked)
@@ -160,7 +157,6 @@ class Discovery:
             self._stale = None
 
     def _away(self, why: str) -> None:
-        self._table.abandon("virtualbox")
         source = self.sources["virtualbox"]
         if source.detail != why:
             self._say(why)

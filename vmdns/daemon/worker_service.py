@@ -11,14 +11,15 @@ import json
 from typing import Any
 
 from vmdns.sources import worker
+from vmdns.sources.worker_protocol import open_streams
 
 
 def main() -> None:
     """Serves the connection that is standard input and output."""
-    given, output = worker.streams()
-    wanted = json.loads(given.readline())
+    requests, output = open_streams()
+    wanted = json.loads(requests.readline())
     if "wire" not in wanted:
-        worker.run(given, output, wanted)
+        worker.run(requests, output, wanted)
         return
     from vmdns.commands.wire_networks import Wire
     from vmdns.daemon.keep_wired import look

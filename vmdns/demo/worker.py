@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from vmdns.demo.reader import SimulatedReader, simulated
 from vmdns.demo.scene import Moment, moment, next_change
 from vmdns.sources.reader import Found, key
-from vmdns.sources.report_diff import Told
-from vmdns.sources.worker import Output, main
+from vmdns.sources.worker import main
+from vmdns.sources.worker_protocol import WorkerOutput
 from vmdns.state.facts import Fact
 
 VERSION = "7.2"
@@ -24,16 +24,14 @@ class Player:
         self._clock = clock
         self._sleep = sleep
         self._begun, self._start = clock(), time.time()
-        self._output: Output | None = None
-        self._told: list[Told] = []
+        self._output: WorkerOutput | None = None
         now = self._now()
         self._known: dict[str, Fact] = {key(fact): fact for fact in now.virtualbox}
         self.reader = SimulatedReader(Found(VERSION, "simulation", ""), now.virtualbox, self._changes)
 
-    def host(self, output: Output) -> Player:
+    def host(self, output: WorkerOutput) -> Player:
         """Itself as the watcher of a host."""
         self._output = output
-        self._told = [Told(source, output.facts) for source in ("leases", "addresses", "neighbours")]
         return self
 
     def start(self) -> None:
@@ -43,15 +41,20 @@ class Player:
     def look(self, source: str) -> None:
         """Confirms a look: what there is has been reported."""
         assert self._output is not None
-        self._output.send({"looked": source})
+        self._output.confirm_look(source)
 
     def _now(self) -> Moment:
         return moment(self._clock() - self._begun, self._start)
 
     def _report(self, now: Moment) -> None:
-        sources: tuple[tuple[Fact, ...], ...] = (now.leases, now.addresses, now.neighbours)
-        for told, facts in zip(self._told, sources, strict=True):
-            told.tell({repr(fact): fact for fact in facts})
+        assert self._output is not None
+        sources: dict[str, tuple[Fact, ...]] = {
+            "leases": now.leases,
+            "addresses": now.addresses,
+            "neighbours": now.neighbours,
+        }
+        for source, facts in sources.items():
+            self._output.report(source, {repr(fact): fact for fact in facts})
 
     def _changes(self, seconds: float) -> Iterator[Fact]:
         passed = self._clock() - self._begun

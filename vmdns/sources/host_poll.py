@@ -18,7 +18,7 @@ from contextlib import suppress
 from vmdns.sources import host_addresses as addresses
 from vmdns.sources import neighbour_commands
 from vmdns.sources import neighbour_table as neighbours
-from vmdns.sources.report_diff import Tell, Told
+from vmdns.sources.worker_protocol import Report
 from vmdns.state.program_output import decode_console
 
 ADDRESS_SECONDS = 2.0
@@ -26,12 +26,12 @@ NEIGHBOUR_SECONDS = 4.0
 
 
 class PollWatcher:
-    """As `NetlinkWatcher`: looks from a thread of its own, and tells the sources `addresses` and `neighbours`."""
+    """As `NetlinkWatcher`: looks from a thread of its own, and reports the sources `addresses` and `neighbours`."""
 
-    def __init__(self, tell: Tell, trouble: Callable[[str, str], None], looked: Callable[[str], None]) -> None:
+    def __init__(self, report: Report, trouble: Callable[[str, str], None], looked: Callable[[str], None]) -> None:
         self._trouble = trouble
         self._looked = looked
-        self._told = {source: Told(source, tell) for source in ("addresses", "neighbours")}
+        self._report = report
         self._looks = {"addresses": self._look_at_addresses, "neighbours": self._look_at_neighbours}
         self._failing: set[str] = set()
         self._neighbours = neighbours.Neighbours()
@@ -84,10 +84,10 @@ class PollWatcher:
             self._aliases = aliases(_getmac())
             self._interfaces = set(found)
         entries = addresses.from_psutil(found, psutil.net_if_stats())
-        self._told["addresses"].tell(addresses.facts(entries, self._aliases))
+        self._report("addresses", addresses.facts(entries, self._aliases))
 
     def _look_at_neighbours(self) -> None:
-        self._told["neighbours"].tell(self._neighbours.facts(neighbour_commands.read(), time.time()))
+        self._report("neighbours", self._neighbours.facts(neighbour_commands.read(), time.time()))
 
 
 def _getmac() -> Iterable[str]:

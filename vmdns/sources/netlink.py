@@ -20,7 +20,7 @@ from typing import Any
 
 from vmdns.sources import host_addresses as addresses
 from vmdns.sources import neighbour_table as neighbours
-from vmdns.sources.report_diff import Tell, Told
+from vmdns.sources.worker_protocol import Report
 
 # <linux/rtnetlink.h>: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR; RTMGRP_NEIGH
 _PLACES = 0x1 | 0x10 | 0x100
@@ -35,15 +35,14 @@ AGAIN_SECONDS = 5.0  # after a failure
 
 
 class NetlinkWatcher:
-    """Watches from a thread of its own; tells the sources `addresses` and `neighbours`.
+    """Watches from a thread of its own; reports the sources `addresses` and `neighbours`.
 
     trouble receives a source and a sentence, '' once it is over; looked is called with the source after each look
     that `look` asked for, when what it found was told.
     """
 
-    def __init__(self, tell: Tell, trouble: Callable[[str, str], None], looked: Callable[[str], None]) -> None:
-        self._told_addresses = Told("addresses", tell)
-        self._told_neighbours = Told("neighbours", tell)
+    def __init__(self, report: Report, trouble: Callable[[str, str], None], looked: Callable[[str], None]) -> None:
+        self._report = report
         self._trouble = trouble
         self._looked = looked
         self._failed = False
@@ -127,7 +126,7 @@ class NetlinkWatcher:
             for (index, address), mac in self._entries.items()
             if index in self._names
         ]
-        self._told_neighbours.tell(self._neighbours.facts(found, time.time()))
+        self._report("neighbours", self._neighbours.facts(found, time.time()))
         if self._failed:
             self._failed = False
             for source in ("addresses", "neighbours"):
@@ -147,7 +146,7 @@ class NetlinkWatcher:
             for one in kernel.get_addr()
             if one["index"] in up and not one["flags"] & _TENTATIVE
         ]
-        self._told_addresses.tell(addresses.facts(found))
+        self._report("addresses", addresses.facts(found))
 
     def _take(self, message: Any) -> bool:
         """Takes over one entry of the neighbour table; whether that changed it."""

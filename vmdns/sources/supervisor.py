@@ -37,7 +37,7 @@ SILENT_SECONDS = 30.0  # six beats
 
 
 class Supervisor:
-    """Runs workers one after the other. `message` is called in the event loop's thread."""
+    """Runs workers one after the other. `message` is called in the event loop's thread with each message."""
 
     def __init__(
         self,
@@ -248,8 +248,7 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
             messages.append(json.loads(line))
             if "lost" in messages[-1]:
                 raise Unavailable(messages[-1]["lost"])
-            if "more" not in messages[-1]:
-                wanted -= {*messages[-1], messages[-1].get("put"), messages[-1].get("trouble")}
+            wanted -= {*messages[-1], messages[-1].get("put"), messages[-1].get("trouble")}
             if not wanted:
                 return messages
         raise Unavailable("VirtualBox does not answer")
