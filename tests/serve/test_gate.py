@@ -41,6 +41,24 @@ class World:
         return sum(self.gate.admit(asker, 5000) is Verdict.SEND for _ in range(count))
 
 
+def test_one_vm_is_one_client_of_lookups_with_all_its_addresses_and_a_network_of_strangers_another() -> None:
+    world = World()
+    facts = [*NETWORKS, HostAddress("vboxnet0", "192.168.56.1/24"), vm(1, "web", HOSTONLY, HOSTONLY)]
+    world.snapshot = build([*facts, lease(1, GUEST, HOSTONLY), lease(1 + 256, OTHER, HOSTONLY)], Policy(), NOW, 1)
+
+    def client(peer: str, proven: bool) -> str:
+        asker = world.gate.asker(DOOR, peer, proven)
+        assert asker is not None
+        return asker.lookup_client
+
+    for proven in (False, True):
+        assert client(GUEST, proven) == client(OTHER, proven)
+        strangers = {client(f"192.168.56.{host}", proven) for host in range(2, 100)}
+        assert len(strangers) == 1
+        assert client(GUEST, proven) not in strangers
+    assert client(GUEST, False) != client(GUEST, True)  # what is sent in its name leaves it its lookups by TCP
+
+
 def response(records: int) -> bytes:
     return respond(
         parse_query(QUERY), limit=1232, answer=[Record(NAME, 1, 5, bytes((1, 2, 3, n))) for n in range(records)]

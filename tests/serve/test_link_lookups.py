@@ -13,7 +13,7 @@ import pytest
 from dnsbench import HOST, Script, question
 
 from tests.clock import run
-from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
+from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
 from vmdns.dns.limits import Limits
 from vmdns.dns.mdns_message import parse, responses
 from vmdns.dns.message import Record
@@ -214,7 +214,7 @@ def test_one_clients_servfail_is_not_given_to_another() -> None:
         lan = Lan()
         datagrams, listener = lan.server.datagrams, Listener(DOOR, 53, None, None)  # type: ignore[arg-type]
         lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
-            State.OVER_BUDGET if client == FLOODER else State.ABSENT
+            State.OVER_BUDGET if client == uuid(1) else State.ABSENT
         )
         packet = question("printer.local")
         refused = datagrams.ask(packet, (FLOODER, 4000), listener)

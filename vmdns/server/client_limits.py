@@ -49,12 +49,16 @@ class Counted:
 
 class Asker:
     """Somebody at one address, asking at one of the host's. own: the host, or guests of NAT behind it; stranger: no
-    guest of this host; silent: what no answer may be sent to."""
+    guest of this host; silent: what no answer may be sent to. lookup_client: what its lookups by multicast DNS are
+    counted by: one VM with all its addresses, or one network."""
 
-    __slots__ = ("counted", "own", "peer", "silent", "stranger")
+    __slots__ = ("counted", "lookup_client", "own", "peer", "silent", "stranger")
 
-    def __init__(self, counted: Counted, peer: str, *, own: bool, stranger: bool, silent: bool) -> None:
+    def __init__(
+        self, counted: Counted, lookup_client: str, peer: str, *, own: bool, stranger: bool, silent: bool
+    ) -> None:
         self.counted = counted
+        self.lookup_client = lookup_client
         self.peer = peer
         self.own = own
         self.stranger = stranger
@@ -130,7 +134,9 @@ class Gate:
             counted = self._count(f"{peer} proven", 1 if key == peer else PROVEN_SHARE)
         else:
             counted = self._count(key, 1)
-        return Asker(counted, peer, own=own, stranger=stranger, silent=silent)
+        # Proven or not are two clients, so that what is sent in a VM's name leaves it its lookups.
+        lookup_client = (snapshot.vm_at(peer) or key) + (" proven" if proven else "")
+        return Asker(counted, lookup_client, peer, own=own, stranger=stranger, silent=silent)
 
     def _count(self, key: str, share: int) -> Counted:
         rate = float(self._limits().asker_rate) / share

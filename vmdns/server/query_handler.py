@@ -111,7 +111,7 @@ class Decisions:
     def _client(self, query: Query, peer: str, local: str) -> str:
         """What lookups of a client are counted by; '' for this computer itself."""
         asker = self._gate.asker(local, peer, query.proven)
-        return "" if asker is None else asker.counted.key
+        return "" if asker is None else asker.lookup_client
 
     async def _looked_up(self, query: Query, reply: Reply, client: str, limit: int) -> bytes:
         """What others on the host's links say of a name in `local` (left to the server by RFC 6762 section 22.1)."""

@@ -145,10 +145,15 @@ class Snapshot:
 
     def is_guest(self, address: str) -> bool:
         """Whether a VM has this address."""
+        return bool(self.vm_at(address))
+
+    def vm_at(self, address: str) -> str:
+        """The UUID of the VM that has this address, of the likeliest where several claim it; '' for none."""
         try:
-            return reverse_name(address) in self.pointers
+            pairs = self.pointers.get(reverse_name(address), ())
         except ValueError:
-            return False
+            return ""
+        return pairs[0][1] if pairs else ""
 
     def seen(self, guest: Guest, view: View) -> Seen:
         """What this view can use of a VM."""
