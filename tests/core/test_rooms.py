@@ -88,7 +88,7 @@ def test_the_rules_are_kept(file: Path) -> None:
         ("server/x.py", "from vmdns.sources import worker", "server imports vmdns.sources.worker"),
         ("server/x.py", "from vmdns.mdns import links", "server imports vmdns.mdns.links"),
         ("sources/x.py", "import vmdns.daemon.app", "sources imports vmdns.daemon.app"),
-        ("demo/x.py", "from vmdns.server.udp import Alone", "demo imports vmdns.server.udp.Alone"),
+        ("demo/x.py", "from vmdns.server.udp import UdpThread", "demo imports vmdns.server.udp.UdpThread"),
         ("sources/x.py", "from vmdns.demo import reader", "sources imports vmdns.demo.reader"),
         ("host/x.py", "print('x')", "it calls print"),
         ("store.py", "import sys\nsys.stdout.write('x')", "it calls sys.stdout.write"),

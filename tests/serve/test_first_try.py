@@ -23,9 +23,9 @@ from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import source_ports as ports
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import Others
+from vmdns.server.first_query import POSSIBLE
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
-from vmdns.server.poller import POSSIBLE
 from vmdns.server.source_ports import MOST_SECONDS, MOST_USES, Noise, Ports
 from vmdns.server.upstream_socket import Sockets
 

@@ -28,8 +28,8 @@ from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
 from vmdns.server import upstream_server, upstream_socket
+from vmdns.server.first_query import POSSIBLE
 from vmdns.server.forwarder import Forwarder
-from vmdns.server.poller import POSSIBLE
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
 LIMITS = Limits(upstream_timeout=10, query_timeout=20)

@@ -11,9 +11,8 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.message import Record, make_query, parse_query, respond
 from vmdns.dns.name import to_wire
 from vmdns.server import client_limits as gate
-from vmdns.server.client_limits import MOST_ACCOUNTS, Gate
+from vmdns.server.client_limits import MOST_ACCOUNTS, MOST_VERIFIED, VERIFIED_SECONDS, Gate, VerifiedClients
 from vmdns.server.rate_limit import Verdict
-from vmdns.server.verified_clients import MOST_PROVEN, PROVEN_SECONDS, Proven
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.policy import Policy
@@ -176,7 +175,7 @@ def test_t8_a_guest_has_an_allowance_and_all_once_it_is_proven() -> None:
     assert None in passed
     world.gate.prove(GUEST)
     assert {world.gate.passes(asker, made, len(QUERY)) for _ in range(100)} == {made}
-    world.now += PROVEN_SECONDS
+    world.now += VERIFIED_SECONDS
     assert any(world.gate.passes(asker, made, len(QUERY)) != made for _ in range(2000))
 
 
@@ -258,9 +257,9 @@ def test_t11_no_more_is_remembered_than_the_bounds() -> None:
         world.gate.asker(LAN_DOOR, f"10.{number >> 8}.{number & 255}.1")
     assert len(world.gate._counted) <= MOST_ACCOUNTS
     assert len(world.gate._askers) <= gate.MOST_ASKERS
-    proven = Proven()
-    for number in range(MOST_PROVEN + 50):
+    proven = VerifiedClients()
+    for number in range(MOST_VERIFIED + 50):
         proven.add(str(number), 0.0)
-    assert len(proven) == MOST_PROVEN
+    assert len(proven) == MOST_VERIFIED
     assert not proven.has("0", 1.0)
-    assert proven.has(str(MOST_PROVEN), 1.0)
+    assert proven.has(str(MOST_VERIFIED), 1.0)

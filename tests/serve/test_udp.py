@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from selectors import SelectSelector
 
 import dns.message
 import pytest
 from dnsbench import HOST, Bench, Script, question, run, until
 
 from vmdns.dns.limits import Limits
+from vmdns.server import udp
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
-from vmdns.server.udp import CALLS
 
 
 @pytest.mark.parametrize("batches", [True, False])
 def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
-    together = batches and CALLS is not None
     before = set(threading.enumerate())
 
     def threads() -> list[str]:
@@ -37,7 +37,7 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
             benches.append(Bench(server, listener, script))
             for bench in benches:
                 assert (await bench.ask("db.local")).answer
-        assert threads() == (["udp"] if together else sorted(f"udp-{one.listener.address}" for one in benches))
+        assert threads() == ["udp"]
         while benches:
             gone = benches.pop(0)
             server.close(gone.listener)
@@ -75,7 +75,6 @@ def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(b
     run(main())
 
 
-@pytest.mark.skipif(CALLS is None, reason="only where one thread serves all listeners")
 def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
     async def main() -> None:
         script = Script()
@@ -106,6 +105,29 @@ def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
         finally:
             over.set()
             thread.join()
+        await server.stop()
+
+    run(main())
+
+
+def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows: no recvmmsg, no MSG_DONTWAIT, and select(2) for all listeners."""
+    monkeypatch.setattr(udp, "DefaultSelector", SelectSelector)
+    monkeypatch.setattr(udp, "CALLS", None)
+    monkeypatch.setattr(udp, "_DONT_WAIT", 0)
+
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches = []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            listener = bind(host, 0)
+            server.open(listener)
+            benches.append(Bench(server, listener, script))
+        for bench in (*benches, *benches):
+            packets = [question("db.local", ident=at) for at in range(50)]
+            assert sorted(reply[:2] for reply in await bench.udp(*packets)) == sorted(one[:2] for one in packets)
+        assert server.datagrams.path == "one by one"
         await server.stop()
 
     run(main())

@@ -7,11 +7,11 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from selectors import EVENT_READ, DefaultSelector
 
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, refusal, render
 from vmdns.dns.message import Query
 from vmdns.server.forwarder import Forwarder
-from vmdns.server.poller import Waiting
 
 
 class Asker:
@@ -22,9 +22,11 @@ class Asker:
         self._ours, self._bell = socket.socketpair()
         self._asked: deque[tuple[Query, int, Callable[[bytes | None], None]]] = deque()
         self._stopping = False
-        self._waiting = Waiting()
-        self._waiting.add(self._ours.fileno())
-        self.tries = forwarder.tries(self._waiting)
+        self._selector = DefaultSelector()
+        self._selector.register(self._ours, EVENT_READ)
+        tries = forwarder.tries(self._selector)
+        assert tries is not None
+        self.tries = tries
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -55,7 +57,7 @@ class Asker:
                     query, limit, tell = self._asked.popleft()
                     self._answer(query, limit, tell)
         self.tries.end()
-        self._waiting.close()
+        self._selector.close()
         for _, _, tell in self._asked:
             tell(None)
 

@@ -40,8 +40,8 @@ from vmdns.mdns.publisher import MdnsPublisher
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import Others
+from vmdns.server.forward_routes import is_own_listener
 from vmdns.server.forwarder import Forwarder
-from vmdns.server.upstream_filter import is_own
 from vmdns.sources import hosts_file
 from vmdns.sources.file_watcher import FolderWatch
 from vmdns.sources.supervisor import WORKER
@@ -320,7 +320,7 @@ class App:
 
     def _configure_forwarder(self) -> None:
         own, zones = self.listening.own, frozenset(self.config.zone_names)
-        found = self._found_upstreams.by_proxy(lambda server: is_own(server, own))
+        found = self._found_upstreams.by_proxy(lambda server: is_own_listener(server, own))
         default = self.config.upstreams or found.default
         domains = dict.fromkeys(self._host_domains, default)
         # `vmdns host --apply` has the host ask us for our zones.

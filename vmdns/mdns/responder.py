@@ -66,8 +66,6 @@ class Responder:
 
     def __init__(self, lots: Lots) -> None:
         self._lots = lots
-        self._names: dict[bytes, tuple[str, ...]] = {}
-        self._pointers: dict[str, bytes] = {}
         self._owners: dict[bytes, Owner] = {}
         self._fresh: deque[Owner] = deque()  # not probed for yet: a few begin at a time
         self._start: float | None = None  # when the next of them begin
@@ -92,45 +90,27 @@ class Responder:
         New ones are probed for and announced, gone ones get a goodbye, changed ones are announced again. The first
         name that has an address is what the address points to.
         """
-        pointed = pointers(names)
-        others = {
-            name: names.get(name, ()) for name in names.keys() | self._names if names.get(name) != self._names.get(name)
+        wanted: dict[bytes, tuple[bool, Records]] = {
+            name: (True, host_records(addresses)) for name, addresses in names.items() if addresses
         }
-        gone = {address: None for address in self._pointers if address not in pointed}
-        self.change({name: others[name] for name in (*names, *self._names) if name in others}, {**gone, **pointed}, now)
-
-    def change(self, names: Mapping[bytes, tuple[str, ...]], pointed: Mapping[str, bytes | None], now: float) -> None:
-        """Other addresses of these names, none of those that are gone; and what these addresses point to now."""
-        wanted: dict[bytes, tuple[bool, Records]] = {}
-        for name, addresses in names.items():
-            wanted[name] = True, host_records(addresses)
-            if addresses:
-                self._names[name] = addresses
-            else:
-                self._names.pop(name, None)
-        for address, first in pointed.items():
-            wanted[reverse_name(address)] = False, {} if first is None else {PTR: (first,)}
-            if first is None:
-                self._pointers.pop(address, None)
-            else:
-                self._pointers[address] = first
+        for address, first in pointers(names).items():
+            wanted[reverse_name(address)] = False, {PTR: (first,)}
         gone: list[Record] = []
-        for name, (host, fresh) in wanted.items():
-            owner = self._owners.get(name)
-            if owner is None:
-                if fresh:
-                    self._owners[name] = Owner(name, host, fresh, None)
-                    self._fresh.append(self._owners[name])
-                continue
-            if owner.records == fresh:
+        for name, owner in list(self._owners.items()):
+            records = wanted[name][1] if name in wanted else {}
+            if owner.records == records:
                 continue
             if owner.spoken:
-                gone += [record for record in owner.everything(ttl=0) if record.type not in fresh]
-            if fresh:
-                owner.become(fresh, now)
+                gone += [record for record in owner.everything(ttl=0) if record.type not in records]
+            if records:
+                owner.become(records, now)
                 self._plan(owner)
             else:
                 del self._owners[name]
+        for name, (host, records) in wanted.items():
+            if name not in self._owners:
+                self._owners[name] = Owner(name, host, records, None)
+                self._fresh.append(self._owners[name])
         if self._fresh and self._start is None:
             self._start = now + self._lots(0, PROBE_GAP)
         if gone:

@@ -21,11 +21,12 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.truncation import cut, least_query
 from vmdns.server.flood_filter import MUTE_SECONDS, Mute
 from vmdns.server.rate_limit import IN_VAIN, MAKING, Account, Bucket, Verdict, to_stranger
-from vmdns.server.verified_clients import Proven
 from vmdns.state.snapshot import Snapshot
 
 MOST_ACCOUNTS = 4096  # some 600 bytes each: 2.5 MB
 MOST_ASKERS = 4096
+MOST_VERIFIED = 4096  # some 200 bytes each: 0.8 MB
+VERIFIED_SECONDS = 3600.0
 STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers are counted together
 MOST_SILENCED = 64  # questions of one asker that are read in vain, until the kernel is told to drop them
 PROVEN_SHARE = 4  # an address that is proven and no known guest's has a quarter of a guest's bounds to itself
@@ -73,6 +74,28 @@ class Asker:
         self.counted.account.work.charge(IN_VAIN)
 
 
+class VerifiedClients:
+    """The addresses whose owner has shown, by TCP or a cookie of ours, that what is sent there reaches it; the one
+    verified longest ago first. now is a monotonic clock in seconds."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, address: str, now: float) -> None:
+        """Takes it for verified for an hour; the oldest is dropped where there are too many."""
+        self._until.pop(address, None)
+        while len(self._until) >= MOST_VERIFIED:
+            self._until.pop(next(iter(self._until), ""), None)
+        self._until[address] = now + VERIFIED_SECONDS
+
+    def has(self, address: str, now: float) -> bool:
+        """Whether it is verified."""
+        return self._until.get(address, 0.0) > now
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+
 class Gate:
     """current gives the snapshot in force, limits the limits; now is a monotonic clock in seconds."""
 
@@ -82,7 +105,7 @@ class Gate:
         self._current = current
         self._limits = limits
         self._now = now
-        self._proven = Proven()
+        self._verified = VerifiedClients()
         self._askers: dict[tuple[str, str, bool], Asker | None] = {}
         self._counted: dict[str, Counted] = {}
 
@@ -181,7 +204,7 @@ class Gate:
 
     def prove(self, peer: str) -> None:
         """This address is its owner's."""
-        self._proven.add(peer, self._now())
+        self._verified.add(peer, self._now())
 
     def passes(self, asker: Asker | None, response: bytes, received: int = 0) -> bytes | None:
         """What is sent of a response, by UDP: it, a cut one, or nothing. received: the bytes of its query, 0 where
@@ -189,7 +212,7 @@ class Gate:
         if asker is None or asker.own:
             return response
         now = self._now()
-        if self._proven.has(asker.peer, now):
+        if self._verified.has(asker.peer, now):
             return response
         received = received or least_query(response)
         if asker.stranger:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from selectors import BaseSelector
 from typing import Protocol
 
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question
 from vmdns.dns.message import Query
 from vmdns.server.first_query import FirstTries
 from vmdns.server.in_flight import Waiter
-from vmdns.server.poller import Waiting
 from vmdns.state.authoritative import Reply
 from vmdns.state.link_lookups import State
 
@@ -46,5 +46,5 @@ class Others:
     admit: Admit
     links: LinkLookups | None = None
     begin: Begin | None = None
-    tries: Callable[[Waiting], FirstTries] | None = None
+    tries: Callable[[BaseSelector], FirstTries | None] | None = None
     settle: Callable[[float], Awaitable[None]] | None = None

@@ -8,21 +8,26 @@ reply, a fault of the network) goes on in the event loop, which is told what com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable
+from selectors import EVENT_READ, BaseSelector
 from typing import Protocol
 
 from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.response_validation import Rejected, Verdict
 from vmdns.server.in_flight import Flight
-from vmdns.server.poller import Waiting
 from vmdns.server.source_ports import Noise, Port, Ports
 from vmdns.server.upstream_server import Judge
 from vmdns.server.upstream_socket import MOST_DATAGRAM, MOST_STRAYS, Sockets
 
 _log = logging.getLogger(__name__)
+
+# select(2), which is all that Windows has, waits for few sockets: the event loop sends all upstream queries there.
+POSSIBLE = sys.platform != "win32"
 
 _MOST_UNSENT = 64
 _LOOK_SECONDS = 1.0  # between looks at what nobody waits for
@@ -98,15 +103,15 @@ class Owner(Protocol):
 class FirstTries:
     """The attempts of one thread, which waits in `wait` for as long as it is `busy`. Used in that thread alone.
 
-    now is the clock of the servers; waiting has the sockets that the thread serves as well.
+    now is the clock of the servers; selector also has the listeners' sockets.
     """
 
-    def __init__(self, owner: Owner, sockets: Sockets, now: Callable[[], float], waiting: Waiting) -> None:
+    def __init__(self, owner: Owner, sockets: Sockets, now: Callable[[], float], selector: BaseSelector) -> None:
         self._owner = owner
         self._now = now
         self._noise = Noise()
         self._ports = Ports(sockets, self._noise)
-        self._waiting = waiting
+        self._selector = selector
         self._numbers: set[int] = set()  # of sockets of theirs
         # By file number, in the order of their beginning; and those with which the event loop goes on.
         self._alone: dict[int, Attempt] = {}
@@ -147,7 +152,7 @@ class FirstTries:
             port = attempt.port
             try:
                 if port.uses == 1:
-                    self._waiting.add(port.number)
+                    self._selector.register(port.number, EVENT_READ)
                     self._numbers.add(port.number)
                 port.socket.send(packet)
             except OSError as error:
@@ -159,12 +164,12 @@ class FirstTries:
         if self._unsent:
             self._send()
         if not self.busy:
-            return self._waiting.wait()
+            return [key.fd for key, _ in self._selector.select()]
         until = self._look_at
         for first in self._alone.values():
             until = min(until, first.next_at)
             break
-        numbers = self._waiting.wait(until - time.monotonic())
+        numbers = [key.fd for key, _ in self._selector.select(until - time.monotonic())]
         now, others = time.monotonic(), []
         for number in numbers:
             if (attempt := self._alone.get(number)) is not None:
@@ -282,6 +287,7 @@ class FirstTries:
         self._drop(attempt.port)
 
     def _drop(self, port: Port) -> None:
-        self._waiting.remove(port.number)
+        with contextlib.suppress(KeyError):  # it has not been used yet
+            self._selector.unregister(port.number)
         self._numbers.discard(port.number)
         self._ports.drop(port)

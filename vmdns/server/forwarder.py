@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from selectors import BaseSelector
 from typing import Any
 
 from vmdns.dns import message as wire
@@ -36,10 +37,9 @@ from vmdns.dns.name import to_text
 from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, judge
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.failover import AllFailed, Round, patience
-from vmdns.server.first_query import Attempt, Came, FirstTries
+from vmdns.server.first_query import POSSIBLE, Attempt, Came, FirstTries
 from vmdns.server.forward_routes import Known, Routes, known
 from vmdns.server.in_flight import Flight, Flights, Waiter, tell
-from vmdns.server.poller import Waiting
 from vmdns.server.upstream_server import Judge, Server, in_turn
 from vmdns.server.upstream_socket import Sockets, budget
 from vmdns.state.withheld_names import HeldBack
@@ -150,10 +150,12 @@ class Forwarder:
             self._ask_first(flight, tries)
         return True
 
-    def tries(self, waiting: Waiting) -> FirstTries:
-        """For a thread that waits for others in this way."""
+    def tries(self, selector: BaseSelector) -> FirstTries | None:
+        """For a thread that waits with this selector; None where select(2) is all that the system has."""
+        if not POSSIBLE:
+            return None
         self._loop = asyncio.get_running_loop()
-        return FirstTries(self, self._sockets, self._now, waiting)
+        return FirstTries(self, self._sockets, self._now, selector)
 
     async def resolve(self, query: wire.Query, limit: int) -> bytes:
         """The response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL that says why."""

@@ -11,9 +11,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from selectors import BaseSelector
+from typing import Any
 
 from vmdns.dns.cookie import COOKIE, FULL
-from vmdns.dns.forwarded_answer import Question, refusal, render
+from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, refusal, render
 from vmdns.dns.message import NXDOMAIN, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
 from vmdns.dns.truncation import put_on, take_off, truncated, udp_room
 from vmdns.server.answer_cache import AnswerCache, Answers, find
@@ -24,18 +26,19 @@ from vmdns.server.external_names import Others
 from vmdns.server.first_query import FirstTries
 from vmdns.server.flood_filter import MUTE_SECONDS, Mute
 from vmdns.server.listeners import Listener
-from vmdns.server.pending_reply import Asked, Make, Peer, response
-from vmdns.server.poller import Waiting
 from vmdns.server.query_handler import Decisions
 from vmdns.server.rate_limit import Verdict
-from vmdns.server.udp import CALLS, Alone, Together
+from vmdns.server.udp import UdpThread
 from vmdns.server.udp_listener import Door
 from vmdns.state.common_answer import quick
-from vmdns.state.common_forward import Foreign, foreign
+from vmdns.state.common_forward import Foreign, foreign, respond_to
 from vmdns.state.snapshot import Right, Snapshot
 from vmdns.state.views import View
 
 log = logging.getLogger(__name__)
+
+Peer = tuple[Any, ...]
+Make = Callable[[Forwarded | Failure], bytes]  # the response of what is known
 
 MOST_ASKERS = 4096
 MOST_PENDING = 10_000  # datagrams that wait for the event loop; more are not answered, and asked again
@@ -65,8 +68,8 @@ class Datagrams:
         self._counts = decisions.counts
         self._closed = Counts()
         self.answer_cache = AnswerCache()
-        self._together: Together | None = None  # while it has a door
-        self._doors: dict[Listener, tuple[Door, Together | Alone]] = {}
+        self._thread: UdpThread | None = None  # while it has a listener
+        self._doors: dict[Listener, Door] = {}
         self._mutes: dict[Listener, Mute] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: deque[tuple[Query, bytes, Peer, Listener]] = deque()
@@ -77,12 +80,12 @@ class Datagrams:
     @property
     def counts(self) -> Counts:
         """What the threads did by themselves; the rest is among the counts of the decisions."""
-        return sum((thread.counts for thread in {thread for _, thread in self._doors.values()}), self._closed)
+        return self._closed if self._thread is None else self._closed + self._thread.counts
 
     @property
     def path(self) -> str:
         """How datagrams are taken: in batches, one by one, or both."""
-        return " and ".join(sorted({door.path for door, _ in self._doors.values()}))
+        return " and ".join(sorted({door.path for door in self._doors.values()}))
 
     def open(self, listener: Listener, *, batches: bool) -> None:
         """Answers on it from now on."""
@@ -90,26 +93,20 @@ class Datagrams:
         if not self._doors:
             self.answer_cache.publish(self._current())
         self._mutes[listener] = Mute(listener.udp)
-        how = self.answer_cache, self.cached_answers, self.ask, self._tries
-        if batches and CALLS is not None:
-            if self._together is None:
-                self._together = Together(*how, CALLS)
-            self._doors[listener] = self._together.open(listener), self._together
-        else:
-            alone = Alone(listener, *how)
-            self._doors[listener] = alone.door, alone
+        if self._thread is None:
+            self._thread = UdpThread(self.answer_cache, self.cached_answers, self.ask, self._tries)
+        self._doors[listener] = self._thread.open(listener, batches=batches)
 
     def close(self, listener: Listener) -> None:
         """Answers on it no more."""
-        door, thread = self._doors.pop(listener)
-        self._mutes.pop(listener).lift(math.inf)  # also for the datagram that ends the thread
-        if thread.close(door):
-            self._closed += thread.counts
-            if thread is self._together:
-                self._together = None
+        door = self._doors.pop(listener)
+        self._mutes.pop(listener).lift(math.inf)
+        if self._thread is not None and self._thread.close(door):
+            self._closed += self._thread.counts
+            self._thread = None
 
-    def _tries(self, waiting: Waiting) -> FirstTries | None:
-        return self._others.tries(waiting) if self._others.tries is not None else None
+    def _tries(self, selector: BaseSelector) -> FirstTries | None:
+        return self._others.tries(selector) if self._others.tries is not None else None
 
     def _lift(self, listener: Listener) -> None:
         if listener in self._mutes:
@@ -118,7 +115,7 @@ class Datagrams:
     def publish(self, snapshot: Snapshot) -> None:
         """This snapshot is in force."""
         self.answer_cache.publish(snapshot)
-        for door, _ in self._doors.values():
+        for door in self._doors.values():
             door.forget_askers()
 
     # -- in the threads of the listeners -----------------------------------------------------------------------
@@ -264,7 +261,7 @@ class Datagrams:
     ) -> bytes | None:
         """The response without its id to a common question for others, where one is known."""
         packet, end, key = asked.packet, asked.end, asked.question.name
-        made = self._miss(asked.question, partial(response, asked), peer, listener, counted)
+        made = self._miss(asked.question, partial(_respond_to, asked), peer, listener, counted)
         if made is False:
             self._hand_over(parse_query(packet), packet, peer, listener)
         if isinstance(made, bool):
@@ -276,11 +273,11 @@ class Datagrams:
         self, question: Question, make: Make, peer: Peer, listener: Listener, asker: Asker | None
     ) -> bytes | bool:
         """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
-        _, thread = self._doors.get(listener, (None, None))
+        thread = self._thread
         if self._others.begin is None or thread is None or thread.tries is None:
             return False
         post = self._post if asker is None else partial(self._post_counted, asker)
-        found = self._others.begin(question, Asked(make, listener, peer, post), thread.tries)
+        found = self._others.begin(question, lambda found: post(listener, peer, make(found)), thread.tries)
         self._counts.forwarded += found is not False
         if found is True:
             self._gate.missed(asker)
@@ -382,9 +379,15 @@ class Datagrams:
 
     def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
         """Sends it, together with others where a thread that receives says it."""
-        door, _ = self._doors.get(listener, (None, None))
+        door = self._doors.get(listener)
         if door is None or not door.outbox.put(reply, peer):
             self._send(listener, reply, peer)
+
+
+def _respond_to(asked: Foreign, found: Forwarded | Failure) -> bytes:
+    """The response to a common query for a name outside the local zones."""
+    made = respond_to(asked, found) if isinstance(found, Forwarded) else None
+    return made or render(parse_query(asked.packet), found, asked.limit)
 
 
 def _is_plain(query: Query, packet: bytes) -> bool:

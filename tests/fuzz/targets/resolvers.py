@@ -13,7 +13,7 @@ from vmdns.host import upstreams_windows
 from vmdns.host.systemd_resolved import parse_link
 from vmdns.host.upstreams_linux import behind_stub, parse_resolv_conf
 from vmdns.host.upstreams_macos import parse_scutil
-from vmdns.server.upstream_filter import usable
+from vmdns.server.forward_routes import usable_servers
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
 PATHS = (
@@ -54,7 +54,7 @@ def _registry(data: bytes) -> dict[str, dict[str, object]]:
 def _sound(found: Upstreams) -> None:
     problems: list[str] = []
     for servers in (found.default, *found.domains.values()):
-        for one in usable(servers, OWN, problems):
+        for one in usable_servers(servers, OWN, problems):
             address = ip_address(one.address)
             assert not address.is_multicast
             assert 0 < one.port < 65536
