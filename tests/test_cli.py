@@ -21,6 +21,7 @@ import vmdns.daemon
 from vmdns import cli
 from vmdns import cli_parser as arguments_module
 from vmdns.cli_parser import build_parser
+from vmdns.commands import direct_read
 from vmdns.commands import server_request as client
 from vmdns.config import Config, Options, parse, values_in_force
 from vmdns.config_types import Listen
@@ -300,9 +301,9 @@ def test_names(run: Run) -> None:
         assert (status, json.loads(out), err) == (0, NAMES, "")
 
 
-def test_names_without_a_server_takes_one_look(app: types.ModuleType, run: Run, tmp_path: Path) -> None:
+def test_names_without_a_server_takes_one_look(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Config] = []
-    app.look_once = lambda config: looked.append(config) or NAMES  # type: ignore[attr-defined]
+    monkeypatch.setattr(direct_read, "read_names", lambda config: looked.append(config) or NAMES)
     status, out, err = run("names", "--json", "--reader", "vboxmanage", "--vbox-home", str(tmp_path))
     assert (status, json.loads(out)) == (0, NAMES)
     assert err == "vmdns: no vmdns runs for this VirtualBox home; this is one look at VirtualBox\n"
@@ -318,11 +319,11 @@ def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pyt
         assert run("names")[2] == ""
 
 
-def test_names_without_anything(app: types.ModuleType, run: Run) -> None:
-    def look_once(config: Config) -> dict[str, Any]:
+def test_names_without_anything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_facts(config: Config) -> dict[str, Any]:
         raise Unavailable("VirtualBox is not installed")
 
-    app.look_once = look_once  # type: ignore[attr-defined]
+    monkeypatch.setattr(direct_read, "read_facts", read_facts)
     status, out, err = run("names")
     assert (status, out) == (1, "")
     assert err.splitlines()[-1] == "vmdns: VirtualBox is not installed"

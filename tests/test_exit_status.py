@@ -34,16 +34,14 @@ REFUSED = {key: {"error": "not that"} for key in ANSWERS}
 @pytest.fixture(autouse=True)
 def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a look at VirtualBox or at this computer would find is not the matter here."""
-    from vmdns.commands import doctor
-    from vmdns.daemon import app
+    from vmdns.commands import direct_read, doctor
     from vmdns.sources.reader import Unavailable
     from vmdns.state.findings import Host
 
     def look(config: Config) -> Any:
         raise Unavailable("VirtualBox is not installed")
 
-    monkeypatch.setattr(app, "look_once", look)
-    monkeypatch.setattr(app, "facts_once", look)
+    monkeypatch.setattr(direct_read, "read_facts", look)
     monkeypatch.setattr(doctor, "gather", lambda status, report: Host())
     monkeypatch.setattr("vmdns.commands.wire_networks.find", lambda *_: None, raising=False)
     monkeypatch.setenv("PATH", os.devnull)

@@ -27,23 +27,23 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
 
     async def main() -> None:
         told: list[str] = []
-        app = App(Config(), None, Options(), told.append)
+        app = App(Config(), tmp_path / "none.toml", Options(), told.append)
         file.write_text(lines)
         for _ in range(2):
-            await app._read_hosts()
+            await app.hosts.read()
         assert told == [sentence]
-        status = app._requests.status()
+        status = app.status.read()
         assert sentence in status["problems"]
         (source,) = [one for one in status["sources"] if one["name"] == "hosts"]
         assert (source["state"], source["detail"], source["facts"]) == ("failing", sentence, 6)
-        assert to_wire("shop.test") in app._hosts.outside
-        kept = app._hosts
-        await app._read_hosts()
-        assert app._hosts is kept
+        assert to_wire("shop.test") in app.hosts.hosts.outside
+        kept = app.hosts.hosts
+        await app.hosts.read()
+        assert app.hosts.hosts is kept
         file.write_text("192.168.56.20 shop.test\n")
-        await app._read_hosts()
+        await app.hosts.read()
         assert told == [sentence]
-        assert app._requests.status()["problems"] == []
+        assert app.status.read()["problems"] == []
         app.table.close()
 
     asyncio.run(main())
@@ -55,18 +55,18 @@ def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_con
     file = tmp_path / "hosts"
     found = Upstreams((Upstream("192.0.2.1"),))
     monkeypatch.setattr(hostsfile, "path", lambda: file)
-    monkeypatch.setattr("vmdns.daemon.app.read_upstreams", lambda: found)
+    monkeypatch.setattr("vmdns.daemon.upstream_watch.read_upstreams", lambda: found)
     monkeypatch.setattr(App, "_follow", lambda *_: None)  # it listens nowhere
 
     async def main() -> None:
         app = App(Config(), tmp_path / "none.toml", Options(), lambda _: None)
-        await app._read_hosts()
-        assert not app._hosts.count
+        await app.hosts.read()
+        assert not app.hosts.hosts.count
         file.write_text("192.168.56.20 shop.test\n")
         app.reload()
-        await asyncio.gather(*app._tasks)
-        assert to_wire("shop.test") in app._hosts.outside
-        assert app._found_upstreams is found
+        await app._tasks.finished()
+        assert to_wire("shop.test") in app.hosts.hosts.outside
+        assert app.upstreams.found is found
         app.table.close()
 
     asyncio.run(main())

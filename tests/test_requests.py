@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 from tests.core.test_doctor import STATUS, WORLD
@@ -24,9 +23,7 @@ async def answers(*hosts: HostName) -> tuple[dict[str, Any], dict[str, Any], dic
     table.put("virtualbox", {str(number): fact for number, fact in enumerate((*WORLD, vm(1, "web")))})
     table.put("leases", {"1": lease(1, "10.0.2.4")})
     table.rebuild()
-    app = SimpleNamespace(table=table, config=SimpleNamespace(zones=POLICY.zones))
-    requests = Requests(app)  # type: ignore[arg-type]
-    requests.status = lambda: dict(STATUS)  # type: ignore[method-assign]
+    requests = Requests(table, lambda *_: None, lambda: POLICY.zones, lambda: dict(STATUS), dict)
     found = [await requests.handle({"do": do}) for do in ("names", "doctor", "status")]  # type: ignore[misc]
     table.close()
     return found[0], found[1], found[2]

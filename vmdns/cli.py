@@ -14,25 +14,15 @@ from typing import TYPE_CHECKING, Any
 from vmdns import cli_format
 from vmdns.cli_parser import build_parser, run_parser
 from vmdns.commands import standard_streams
+from vmdns.commands.command_error import DONE, FAILED, NOT_RUNNING, USAGE, CommandError
 from vmdns.dns.escaping import safe
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
-    from vmdns.config import Config, Options
+    from vmdns.commands.server_request import Server
 
-DONE, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
-DOCTOR_SECONDS = 60  # for an answer of the running vmdns, or a look at VirtualBox
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
-
-
-class _Fail(Exception):
-    """Ends the command: what to print on standard error, and the exit status."""
-
-    def __init__(self, text: str, status: int = FAILED) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class _OutputFailed(Exception):
@@ -84,7 +74,7 @@ def _command(argv: Sequence[str] | None) -> int:
         if getattr(arguments, "vbox_home", ""):
             arguments.vbox_home = _existing_folder(arguments.vbox_home)
         return _COMMANDS[arguments.command](arguments)
-    except _Fail as fail:
+    except CommandError as fail:
         _complain(f"vmdns: {safe(fail)}")
         return fail.status
     except KeyboardInterrupt:
@@ -96,7 +86,7 @@ def _existing_folder(text: str) -> str:
     path = os.path.abspath(os.path.expanduser(text))
     if not os.path.isdir(path):
         what = "is not a folder" if os.path.exists(path) else "does not exist"
-        raise _Fail(f"--vbox-home: {path} {what}; name the folder that has VirtualBox.xml", USAGE)
+        raise CommandError(f"--vbox-home: {path} {what}; name the folder that has VirtualBox.xml", USAGE)
     return path
 
 
@@ -117,85 +107,51 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def _run(arguments: Namespace) -> int:
+    from vmdns.commands.configuration import load_config, options_of
     from vmdns.daemon import app
 
-    options = _options(arguments)
-    config, path = _configuration(arguments.config, options)
-    status = app.run(config, path, options, _say)
+    options = options_of(arguments)
+    config, path = load_config(arguments.config, options)
+    status = app.run(config, path, options, _log)
     standard_streams.flush()  # a log that cannot be written is no failure of the server
     return status
 
 
 def _demo(arguments: Namespace) -> int:
     from vmdns.commands import demo as demo_command
+    from vmdns.commands.configuration import load_config, options_of
     from vmdns.daemon import app
 
     try:
-        options, left_out = demo_command.options(_options(arguments))
+        options, left_out = demo_command.options(options_of(arguments))
     except OSError as error:
-        raise _Fail(str(error)) from None
-    config, path = _configuration(arguments.config, options)
+        raise CommandError(str(error)) from None
+    config, path = load_config(arguments.config, options)
     for line in (demo_command.NOTE, *left_out):
-        _say(line)
-    status = app.run(config, path, options, _say, demo_command.WORKER)
+        _log(line)
+    status = app.run(config, path, options, _log, demo_command.WORKER)
     standard_streams.flush()
     return status
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     # The server goes on when nobody reads its output any more.
     with contextlib.suppress(OSError, ValueError):
         print(safe(line), flush=True)
 
 
-def _options(arguments: Namespace) -> Options:
-    from vmdns.config import Options
-
-    listen, upstreams = getattr(arguments, "listen", ()), getattr(arguments, "upstream", ())
-    return Options(
-        tuple(listen), tuple(upstreams), arguments.vbox_home, arguments.reader, getattr(arguments, "wire", False)
-    )
-
-
-def _configuration(file: str | None, options: Options | None = None) -> tuple[Config, Path]:
-    """The configuration in force, and its file: the one named, or the usual one, which need not exist."""
-    from pathlib import Path
-
-    from vmdns.config import Config, ConfigError, ConfigMissing, OptionError, Options, load
-    from vmdns.dns.zonefile import check_records
-    from vmdns.host.folders import config_file
-
-    try:
-        path = Path(file) if file is not None else config_file()
-        try:
-            config = load(path, check_records)
-        except ConfigMissing:
-            if file is not None:
-                raise
-            config = Config()
-        return config.with_options(options or Options()), path
-    except OptionError as error:
-        raise _Fail(str(error), USAGE) from None
-    except (ConfigError, RuntimeError) as error:
-        raise _Fail(str(error)) from None
-
-
 def _names(arguments: Namespace) -> int:
-    from vmdns.commands import server_request
-    from vmdns.control.client import ControlError, NotRunning
-
     if arguments.watch:
         return _watch(arguments)
-    try:
-        found = server_request.request(_server(arguments), {"do": "names"})
-    except NotRunning as error:
-        if arguments.demo:
-            raise _not_running(arguments, error) from None
-        _complain(f"vmdns: {error}; this is one look at VirtualBox")
-        found = _look_once(arguments)
-    except ControlError as error:
-        raise _Fail(str(error)) from None
-    status = _show(arguments, _sound(arguments, found), lambda look: cli_format.names(found, time.time(), look))
+    server, request = _server(arguments), {"do": "names"}
+    found = server.request(request) if arguments.demo else server.request_if_running(request)
+    if found is None:
+        _complain(f"vmdns: {server.missing}; this is one look at VirtualBox")
+        from vmdns.commands import direct_read
+        from vmdns.commands.configuration import load_config, options_of
+
+        found = direct_read.read_names(load_config(None, options_of(arguments))[0])
+    status = _show(arguments, found, lambda look: cli_format.names(found, time.time(), look))
     if not found["names"] and not arguments.vbox_home:
         from vmdns.host.other_users import hint
         from vmdns.sources.installation import user_home
@@ -205,206 +161,125 @@ def _names(arguments: Namespace) -> int:
     return status
 
 
-def _look_once(arguments: Namespace) -> dict[str, Any]:
-    from vmdns.daemon import app
-    from vmdns.sources.reader import Unavailable
-
-    config, _ = _configuration(None, _options(arguments))
-    try:
-        return app.look_once(config)
-    except (Unavailable, OSError) as error:
-        raise _Fail(str(error)) from None
-
-
 def _watch(arguments: Namespace) -> int:
-    from vmdns.commands import server_request
     from vmdns.control.client import ControlError, NotRunning
 
-    look = _look()
+    look, server = _look(), _server(arguments)
     try:
-        for line in server_request.stream(_server(arguments), {"do": "watch"}):
+        for line in server.stream({"do": "watch"}):
             if arguments.json:
-                _print([json.dumps(_sound(arguments, line))], flush=True)
+                _print([json.dumps(line)], flush=True)
             elif "change" in line:
                 _print([cli_format.change(line, look)], flush=True)
             else:
-                found = cli_format.names(_sound(arguments, line), time.time(), look)
-                _print([*_simulation(arguments), *found], flush=True)
+                _print([*_simulation(arguments), *cli_format.names(line, time.time(), look)], flush=True)
     except NotRunning as error:
-        raise _not_running(arguments, error) from None
+        raise server.not_running(error) from None
     except ControlError as error:
-        raise _Fail(str(error)) from None
-    raise _Fail("vmdns has ended", NOT_RUNNING)
+        raise CommandError(str(error)) from None
+    raise CommandError("vmdns has ended", NOT_RUNNING)
 
 
 def _ask(arguments: Namespace) -> int:
-    response = _request(arguments, {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.asker})
+    message = {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.asker}
+    response = _server(arguments).request(message)
     shown = cli_format.dig if arguments.dig else cli_format.answer
     _show(arguments, response, lambda look: shown(response, arguments.asker, look))
     return DONE if response["found"] else FAILED
 
 
 def _status(arguments: Namespace) -> int:
-    response = _request(arguments, {"do": "status"})
+    response = _server(arguments).request({"do": "status"})
     return _show(arguments, response, lambda look: cli_format.status(response, time.time(), look))
 
 
 def _host(arguments: Namespace) -> int:
-    from vmdns.commands import host as hosting
+    from vmdns.commands import host as host_command
 
-    status = None if arguments.undo else _status_if_any(arguments)
-    _refuse_simulation(arguments)
-    zones = status["zones"] if status else _configuration(None)[0].zones
+    server = _server(arguments)
+    status = None if arguments.undo else server.request_if_running({"do": "status"})
+    server.refuse_simulation()
+    if status:
+        zones = status["zones"]
+    else:
+        from vmdns.commands.configuration import load_config
+
+        zones = load_config(None)[0].zones
     try:
-        response = hosting.command(
-            "undo" if arguments.undo else "apply" if arguments.apply else "plan",
-            arguments.whole,
-            status,
-            zones,
-            (lambda line: None) if arguments.json else _say,
-        )
-    except hosting.NoServer as error:
-        raise _Fail(str(error), NOT_RUNNING) from None
-    except (hosting.Refused, OSError, RuntimeError) as error:
-        raise _Fail(str(error)) from None
+        response = host_command.command(_action(arguments), arguments.whole, status, zones, _step_log(arguments))
+    except host_command.NoServer as error:
+        raise CommandError(str(error), NOT_RUNNING) from None
+    except (host_command.Refused, OSError, RuntimeError) as error:
+        raise CommandError(str(error)) from None
     return _show(arguments, response, lambda look: cli_format.host(response, arguments.whole, look))
 
 
 def _wire(arguments: Namespace) -> int:
     from vmdns.commands import wire as wire_command
+    from vmdns.commands.configuration import load_config
     from vmdns.commands.wire_networks import Refused, Wire
 
-    config, _ = _configuration(arguments.config)
+    config, _ = load_config(arguments.config)
     home = wire_command.home_of(arguments.vbox_home, config.vbox_home)
     try:
         wire = Wire(home, config.zones, may=wire_command.can_ask())
-        response = wire_command.command(
-            wire,
-            "undo" if arguments.undo else "apply" if arguments.apply else "plan",
-            arguments.network,
-            (lambda line: None) if arguments.json else _say,
-        )
+        response = wire_command.command(wire, _action(arguments), arguments.network, _step_log(arguments))
     except (Refused, OSError, RuntimeError) as error:
-        raise _Fail(str(error)) from None
+        raise CommandError(str(error)) from None
     if arguments.undo and config.wire:
-        response["notes"].append("wire = true stands in vmdns.toml, so vmdns sets them again while it runs")
+        response["notes"].append("vmdns.toml has wire = true, so vmdns sets them again while it runs")
     return _show(arguments, response, lambda look: cli_format.wire(response, look))
 
 
-def _status_if_any(arguments: Namespace) -> dict[str, Any] | None:
-    return _request_if_any(arguments, {"do": "status"})
-
-
-def _server(arguments: Namespace) -> str:
-    """Which vmdns is meant: what `client` takes for a VirtualBox home."""
-    from vmdns.control.client import DEMO
-
-    return DEMO if getattr(arguments, "demo", False) else str(arguments.vbox_home)
-
-
-def _request_if_any(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any] | None:
-    """The response of the running vmdns, None where none runs."""
-    from vmdns.commands import server_request
-    from vmdns.control.client import ControlError, NotRunning
-
-    try:
-        return _sound(arguments, server_request.request(_server(arguments), message))
-    except NotRunning as error:
-        if getattr(arguments, "demo", False):
-            raise _not_running(arguments, error) from None
-        return None
-    except ControlError as error:
-        raise _Fail(str(error)) from None
-
-
 def _hosts(arguments: Namespace) -> int:
-    from vmdns.host import hosts_block
+    from vmdns.commands import hosts
 
-    file = hosts_block.path()
+    server = _server(arguments)
+
+    def names() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = server.request({"do": "names"})["names"]
+        if arguments.keep or arguments.apply:
+            server.refuse_simulation()
+        return found
+
     try:
         if arguments.keep:
-            return _keep(arguments)
-        wanted = None if arguments.undo else hosts_block.lines(_request(arguments, {"do": "names"})["names"])
-        if arguments.apply:
-            _refuse_simulation(arguments)
-        now = hosts_block.read(file)
-        if (arguments.apply or arguments.undo) and now != wanted:
-            writer = hosts_block.Writer(file, once=True)
-            writer.write(wanted)
-            writer.close()
-        done = arguments.apply or arguments.undo
-        response = {"file": str(file), "before": now, "block": wanted, "done": done}
-        return _show(arguments, response, lambda look: cli_format.hosts(response))
+            hosts.keep(lambda: server.stream({"do": "watch"}), names, _log)
+        response = hosts.command(_action(arguments), names)
     except OSError as error:
-        raise _Fail(str(error)) from None
-
-
-def _keep(arguments: Namespace) -> int:
-    """Writes the block at each change until Ctrl-C. Raises OSError."""
-    from vmdns.commands import server_request
-    from vmdns.control.client import ControlError, NotRunning
-    from vmdns.host import hosts_block
-
-    file = hosts_block.path()
-    wanted = hosts_block.lines(_request(arguments, {"do": "names"})["names"])
-    _refuse_simulation(arguments)
-    writer = hosts_block.Writer(file, once=False)
-    written: list[str] | None = None
-    try:
-        for _ in server_request.stream(_server(arguments), {"do": "watch"}):
-            wanted = hosts_block.lines(_request(arguments, {"do": "names"})["names"])
-            if wanted != written:
-                writer.write(wanted)
-                written = wanted
-                _say(f"{len(wanted)} {'line' if len(wanted) == 1 else 'lines'} of names in {file}")
-    except (NotRunning, ControlError) as error:
-        raise _Fail(str(error), NOT_RUNNING) from None
-    finally:
-        writer.close()
-        if written is not None:
-            _say(f"the names are taken out of {file}")
-    raise _Fail("vmdns has ended", NOT_RUNNING)
+        raise CommandError(str(error)) from None
+    return _show(arguments, response, lambda look: cli_format.hosts(response))
 
 
 def _doctor(arguments: Namespace) -> int:
     from vmdns.commands import doctor
-    from vmdns.commands.parallel import run_parallel
-    from vmdns.daemon import app
-    from vmdns.sources.reader import Unavailable
-    from vmdns.state.findings import PROBLEM, Finding, host_findings
+    from vmdns.commands.configuration import load_config, options_of
 
     def report(line: str) -> None:
         print(f"vmdns: {safe(line)}", file=sys.stderr, flush=True)
 
-    def look() -> list[Finding]:
-        config, _ = _configuration(None, _options(arguments))
-        try:
-            return doctor.examined(app.facts_once(config), app.policy_of(config))
-        except (Unavailable, OSError) as error:
-            what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
-            return [*doctor.examined([], app.policy_of(config)), what]
-
-    def from_server() -> list[Finding]:
-        return [Finding(**one) for one in _request(arguments, {"do": "doctor"})["findings"]]
-
-    try:
-        (status,) = run_parallel({"vmdns": lambda: _status_if_any(arguments)}, DOCTOR_SECONDS, report).values()
-        if status is None:
-            report("no vmdns runs; this is one look at VirtualBox")
-        what, task = ("VirtualBox", look) if status is None else ("vmdns", from_server)
-        (findings,) = run_parallel({what: task}, DOCTOR_SECONDS, report).values()
-    except ValueError:
-        raise _Fail(f"no answer within {DOCTOR_SECONDS} s") from None
-    except _Fail as fail:
-        if fail.status != FAILED:
-            raise
-        # A vmdns that does not answer is a finding as well; this computer is checked all the same.
-        status, findings = None, [Finding("vmdns", PROBLEM, str(fail).removeprefix("vmdns "), "vmdns run")]
-    # What this computer asks is no matter to simulated VMs.
-    on_host = [] if _simulation(arguments) else list(host_findings(doctor.gather(status, report)))
-    response = doctor.answer([*findings, *on_host])
+    response = doctor.command(_server(arguments), lambda: load_config(None, options_of(arguments))[0], report)
     _show(arguments, response, lambda look: cli_format.doctor(response, look))
     return DONE if response["well"] else FAILED
+
+
+def _action(arguments: Namespace) -> str:
+    return "undo" if arguments.undo else "apply" if arguments.apply else "plan"
+
+
+def _step_log(arguments: Namespace) -> Callable[[str], None]:
+    """Where a command's steps are printed while it does them; nowhere with --json."""
+    return (lambda line: None) if arguments.json else _log
+
+
+def _server(arguments: Namespace) -> Server:
+    """The running vmdns that the command means; the same object each time."""
+    from vmdns.commands.server_request import Server
+
+    if not hasattr(arguments, "server"):
+        arguments.server = Server(str(arguments.vbox_home), demo=getattr(arguments, "demo", False))
+    server: Server = arguments.server
+    return server
 
 
 def _service(arguments: Namespace) -> int:
@@ -416,38 +291,32 @@ def _service(arguments: Namespace) -> int:
     if "--vbox-home" in options:
         _existing_folder(options[options.index("--vbox-home") + 1])
     if action == "install":
-        # What would end each start of the service is said now.
+        from vmdns.commands.configuration import load_config, options_of
+
+        # A configuration that would end each start of the service is an error now.
         given = run_parser().parse_args(arguments.options)
-        _configuration(given.config, _options(given))
-    say = (lambda line: None) if arguments.json else _say
+        load_config(given.config, options_of(given))
     try:
-        one = service.Service()
         if action == "status":
-            found = one.status()
+            found = service.Service().status()
             _show(arguments, found, lambda look: cli_format.service(found, time.time(), look))
             return DONE if found["running"] else NOT_RUNNING
-        steps, left = (one.install(options), []) if action == "install" else one.uninstall()
-        notes = one.notes() if steps and action == "install" else []
-        response = service.answer(steps, left, notes, done=False)
-        if not arguments.json:
-            _print(cli_format.plan(response, _look()))
-        if steps and (arguments.yes or _agreed(arguments)):
-            if action == "install":
-                one.apply(steps, say)
-            else:
-                one.undo(say)
-            response["done"] = True
-        elif steps and not arguments.json:
+        response = service.run_command(action, options, lambda plan: _agreed(arguments, plan), _step_log(arguments))
+        if response["steps"] and not (response["done"] or arguments.json):
             _print([f"Do it with: vmdns service {action} --yes"])
         if arguments.json:
             _show(arguments, response, lambda look: [])
         return DONE
     except (NotPossible, OSError, RuntimeError) as error:
-        raise _Fail(str(error)) from None
+        raise CommandError(str(error)) from None
 
 
-def _agreed(arguments: Namespace) -> bool:
-    """Whether the user, if one is there, says yes."""
+def _agreed(arguments: Namespace, plan: dict[str, Any]) -> bool:
+    """Shows the plan. Returns whether to do it: with --yes, or when a user at the terminal agrees."""
+    if not arguments.json:
+        _print(cli_format.plan(plan, _look()))
+    if arguments.yes or not plan["steps"]:
+        return bool(arguments.yes)
     if arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     try:
@@ -457,15 +326,15 @@ def _agreed(arguments: Namespace) -> bool:
 
 
 def _config(arguments: Namespace) -> int:
-    from vmdns.config import render, values_in_force
+    from vmdns.config import render
 
-    response = None if arguments.config else _request_if_any(arguments, {"do": "config"})
+    response = None if arguments.config else _server(arguments).request_if_running({"do": "config"})
     if response is None:
-        config, path = _configuration(arguments.config)
-        file = str(path) if os.path.exists(path) else ""
-        response = {"running": False, "file": file, "fault": "", "values": values_in_force(config)}
+        from vmdns.commands.configuration import describe_config
+
+        response = describe_config(arguments.config)
         if not arguments.config:
-            what = f"the values of {file}" if file else "the defaults: there is no vmdns.toml"
+            what = f"the values of {response['file']}" if response["file"] else "the defaults: there is no vmdns.toml"
             _complain(f"vmdns: no vmdns runs; these are {safe(what)}")
     if arguments.json:
         _show(arguments, response, lambda look: [])
@@ -473,7 +342,7 @@ def _config(arguments: Namespace) -> int:
         about = [f"# {one}" if one else "" for one in _simulation(arguments)]
         _print([*about, *render(response["values"]).splitlines()])
     if response["fault"]:
-        raise _Fail(f"{response['fault']}; the values before stay in force")
+        raise CommandError(f"{response['fault']}; the values before stay in force")
     return DONE
 
 
@@ -484,47 +353,16 @@ def _completion(arguments: Namespace) -> int:
     return DONE
 
 
-def _request(arguments: Namespace, message: dict[str, Any]) -> dict[str, Any]:
-    from vmdns.commands import server_request
-    from vmdns.control.client import ControlError, NotRunning
-
-    try:
-        return _sound(arguments, server_request.request(_server(arguments), message))
-    except NotRunning as error:
-        raise _not_running(arguments, error) from None
-    except ControlError as error:
-        raise _Fail(str(error)) from None
-
-
-def _not_running(arguments: Namespace, error: Exception) -> _Fail:
-    if getattr(arguments, "demo", False):
-        return _Fail("no vmdns demo runs; start one with: vmdns demo", NOT_RUNNING)
-    return _Fail(f"{error}; start one with: vmdns run", NOT_RUNNING)
-
-
-def _sound(arguments: Namespace, response: dict[str, Any]) -> dict[str, Any]:
-    if "error" in response:
-        raise _Fail(str(response["error"]))
-    arguments.simulation = str(response.get("simulation", ""))
-    return response
-
-
 def _simulation(arguments: Namespace) -> list[str]:
-    """What a command says first when `vmdns demo` answered it."""
-    text = getattr(arguments, "simulation", "")
+    """What a command prints first when `vmdns demo` answered it."""
+    text = arguments.server.simulation if hasattr(arguments, "server") else ""
     return [safe(text), ""] if text else []
-
-
-def _refuse_simulation(arguments: Namespace) -> None:
-    """Keeps a command from changing this computer for the sake of VMs that do not exist."""
-    if _simulation(arguments):
-        raise _Fail("this is a simulation (vmdns demo), for which nothing is changed; stop it and start: vmdns run")
 
 
 def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[cli_format.Look], Sequence[str]]) -> int:
     if arguments.json:
         # In ASCII, so that what steers a terminal stays escaped.
-        simulation = getattr(arguments, "simulation", "")
+        simulation = arguments.server.simulation if hasattr(arguments, "server") else ""
         _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
     else:
         _print([*_simulation(arguments), *lines(_look())])

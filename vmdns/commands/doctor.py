@@ -1,4 +1,4 @@
-"""`vmdns doctor`: gathers what is known and what this host does, and has it examined."""
+"""`vmdns doctor`: collects the findings of the server and the checks of this computer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ import dns.message
 import dns.query
 import dns.rcode
 
+from vmdns.commands import direct_read
 from vmdns.commands import host as hosting
+from vmdns.commands.command_error import FAILED, CommandError
 from vmdns.commands.parallel import run_parallel
+from vmdns.commands.server_request import Server
+from vmdns.config import Config
 from vmdns.host import hosts_block as hostsfile
 from vmdns.regular_file import read_regular
+from vmdns.sources.reader import Unavailable
 from vmdns.state.build import build
 from vmdns.state.diagnosis import Patient, examine
 from vmdns.state.facts import Fact
-from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, Host, is_well, verdict
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, verdict
 from vmdns.state.policy import Policy
 from vmdns.state.program_output import decode_console
 from vmdns.state.views import GIVEN
@@ -37,8 +42,47 @@ from vmdns.state.views import GIVEN
 UPSTREAM_SECONDS = 3.0
 _MOST_BYTES = 16 * 1024 * 1024  # of a browser's settings
 CHECKS_SECONDS = 5.0  # for all checks of this computer together
+SERVER_SECONDS = 60  # for a response of the running vmdns, or a look at VirtualBox
 
 Report = Callable[[str], None]
+
+
+def command(server: Server, config: Callable[[], Config], report: Report) -> dict[str, Any]:
+    """The response of `vmdns doctor`; report gets a line for what takes long. Raises `CommandError`."""
+    try:
+        (status,) = run_parallel(
+            {"vmdns": lambda: server.request_if_running({"do": "status"})}, SERVER_SECONDS, report
+        ).values()
+        if status is None:
+            report("no vmdns runs; this is one look at VirtualBox")
+        what, task = ("VirtualBox", partial(look, config)) if status is None else ("vmdns", partial(ask, server))
+        (findings,) = run_parallel({what: task}, SERVER_SECONDS, report).values()
+    except ValueError:
+        raise CommandError(f"no answer within {SERVER_SECONDS} s") from None
+    except CommandError as error:
+        if error.status != FAILED:
+            raise
+        # A vmdns that does not answer is a finding as well; this computer is checked all the same.
+        status, findings = None, [Finding("vmdns", PROBLEM, str(error).removeprefix("vmdns "), "vmdns run")]
+    # The settings of this computer do not matter to simulated VMs.
+    on_host = [] if server.simulation else list(host_findings(gather(status, report)))
+    return answer([*findings, *on_host])
+
+
+def look(config: Callable[[], Config]) -> list[Finding]:
+    """The findings of one look at VirtualBox, where no vmdns runs. Raises `CommandError`."""
+    using = config()
+    policy = direct_read.policy_of(using)
+    try:
+        return examined(direct_read.read_facts(using), policy)
+    except (Unavailable, OSError) as error:
+        what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
+        return [*examined([], policy), what]
+
+
+def ask(server: Server) -> list[Finding]:
+    """The findings of the running vmdns. Raises `CommandError`."""
+    return [Finding(**one) for one in server.request({"do": "doctor"})["findings"]]
 
 
 def examined(facts: Iterable[Fact], policy: Policy) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Reaches this user's running vmdns, wherever its control channel may be."""
+"""Sends requests to this user's running vmdns, wherever its control channel may be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vmdns.commands.command_error import NOT_RUNNING, CommandError
 from vmdns.control import client as control_client
-from vmdns.control.client import DEMO, NotRunning, instance_key
+from vmdns.control.client import DEMO, ControlError, NotRunning, instance_key
 from vmdns.host.folders import control_folders
 
 ANSWER_SECONDS = 10.0
@@ -46,3 +47,62 @@ def _first(home: str, ask: Callable[[Path, str | None], T]) -> T:
             nobody = nobody or error
     assert nobody is not None
     raise nobody
+
+
+class Server:
+    """The running vmdns that a command means.
+
+    simulation: what the last response said of itself, "" for a real one; missing: why no vmdns answered, once so.
+    """
+
+    def __init__(self, home: str, *, demo: bool = False) -> None:
+        """home: the VirtualBox home of that vmdns, "" for any; demo: the one of `vmdns demo` is meant."""
+        self.simulation = ""
+        self.missing = ""
+        self._home = DEMO if demo else home
+        self._demo = demo
+
+    def request(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The response. Raises `CommandError`, also where no vmdns runs."""
+        try:
+            return self._checked(request(self._home, message))
+        except NotRunning as error:
+            raise self.not_running(error) from None
+        except ControlError as error:
+            raise CommandError(str(error)) from None
+
+    def request_if_running(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """The response, or None where no vmdns runs and no simulation is meant. Raises `CommandError`."""
+        try:
+            return self._checked(request(self._home, message))
+        except NotRunning as error:
+            if self._demo:
+                raise self.not_running(error) from None
+            self.missing = str(error)
+            return None
+        except ControlError as error:
+            raise CommandError(str(error)) from None
+
+    def stream(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The lines of a response that lasts. Raises `NotRunning`, `ControlError`, and `CommandError` for an error."""
+        for line in stream(self._home, message):
+            yield line if "change" in line else self._checked(line)
+
+    def refuse_simulation(self) -> None:
+        """Keeps a command from changing this computer for the sake of VMs that do not exist. Raises `CommandError`."""
+        if self.simulation:
+            raise CommandError(
+                "this is a simulation (vmdns demo), for which nothing is changed; stop it and start: vmdns run"
+            )
+
+    def not_running(self, error: Exception) -> CommandError:
+        """The error that says how to start one."""
+        if self._demo:
+            return CommandError("no vmdns demo runs; start one with: vmdns demo", NOT_RUNNING)
+        return CommandError(f"{error}; start one with: vmdns run", NOT_RUNNING)
+
+    def _checked(self, response: dict[str, Any]) -> dict[str, Any]:
+        if "error" in response:
+            raise CommandError(str(response["error"]))
+        self.simulation = str(response.get("simulation", ""))
+        return response

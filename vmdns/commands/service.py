@@ -20,6 +20,7 @@ SCOPE = "service"
 _SYSTEMD = Path("/run/systemd/system")
 
 Say = Callable[[str], None]
+Agreed = Callable[[dict[str, Any]], bool]
 
 
 def run_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
@@ -173,6 +174,24 @@ class Service:
         return [
             f"it ends when {who} has logged out; `sudo loginctl enable-linger {who}` keeps it from start to shutdown"
         ]
+
+
+def run_command(
+    action: str, options: Sequence[str], agreed: Callable[[dict[str, Any]], bool], say: Say
+) -> dict[str, Any]:
+    """The response of `vmdns service`: action is install or uninstall; agreed gets the response before anything is
+    done, and decides whether it is. Raises `NotPossible`, OSError."""
+    one = Service()
+    steps, left = (one.install(options), []) if action == "install" else one.uninstall()
+    notes = one.notes() if steps and action == "install" else []
+    response = answer(steps, left, notes, done=False)
+    if agreed(response) and steps:
+        if action == "install":
+            one.apply(steps, say)
+        else:
+            one.undo(say)
+        response["done"] = True
+    return response
 
 
 def _owner() -> Owner:

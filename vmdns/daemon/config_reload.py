@@ -1,0 +1,69 @@
+"""The configuration in force, and its reload: a valid file is applied at once, an invalid one changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
+from vmdns.dns.message import Record
+from vmdns.dns.zonefile import check_records, parse_records
+
+
+def records_of(config: Config) -> tuple[Record, ...]:
+    """The user's own records, parsed."""
+    return parse_records(config.records, config.zones, config.limits.ttl)
+
+
+class ConfigReload:
+    """Holds the configuration in force.
+
+    apply is called with the configuration before, after a new one took its place. error: why the file as it is now is
+    not in force, "" where it is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        path: Path,
+        options: Options,
+        apply: Callable[[Config], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.records = records_of(config)
+        self.path = path
+        self.error = ""
+        self._options = options
+        self._apply = apply
+        self._log = log
+        self._reading = asyncio.Lock()  # one read at a time, so that the newest content wins
+
+    def current(self) -> Config:
+        """The configuration in force."""
+        return self.config
+
+    async def read(self) -> None:
+        """Reads the file in a thread and applies it."""
+        async with self._reading:
+            try:
+                config, records = await asyncio.to_thread(self._load)
+            except ConfigError as error:
+                if str(error) != self.error:
+                    self._log(f"{error}; the configuration before stays in force")
+                self.error = str(error)
+                return
+            self.error = ""
+            if config != self.config:
+                before, self.config, self.records = self.config, config, records
+                self._apply(before)
+                self._log(f"the configuration was read again: {self.path}")
+
+    def _load(self) -> tuple[Config, tuple[Record, ...]]:
+        try:
+            config = load(self.path, check_records)
+        except ConfigMissing:
+            config = Config()
+        config = config.with_options(self._options)
+        return config, records_of(config)

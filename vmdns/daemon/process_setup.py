@@ -1,0 +1,33 @@
+"""Prepares the process of `vmdns run`: logging, limits, privileges, scheduling."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from vmdns.daemon.output import take_over
+from vmdns.host.capabilities_linux import keep_to_ourselves
+
+# Seconds that the UDP thread waits at most for the interpreter lock while the event loop runs Python code.
+SWITCH_INTERVAL = 0.0001
+OPEN_FILES = 4096
+
+
+def prepare_process(log: Callable[[str], None]) -> None:
+    """To be called once, before the event loop starts."""
+    take_over(log)
+    _raise_open_files_limit()
+    keep_to_ourselves()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+def _raise_open_files_limit() -> None:
+    """Raises the soft limit (256 on macOS, 1024 on Linux): each forwarded query takes one socket."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
