@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vmdns import config
+from vmdns.dns.upstreams import Upstream
 from vmdns.dns.zonefile import check_records
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host import resolv_conf, upstreams_linux
+from vmdns.host import resolv_conf, system_file, upstreams_linux
 from vmdns.host.journal import Journal
 from vmdns.host.program import has_vms
 from vmdns.host.system_file import SystemFile
@@ -90,6 +92,26 @@ def test_half_a_hosts_file_never_replaces_the_whole(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="longer than"):
         hostsfile.write(tmp_path / "hosts", ["192.168.56.4 web.local"])
     assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost # and more\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "setting"), [(resolv_conf, resolv_conf.ResolvConf), (system_file, lambda name: SystemFile("x", name))]
+)
+def test_half_a_file_is_never_saved_to_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, setting: Callable[[str], Any]
+) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 20)
+    (tmp_path / "file").write_text("nameserver 192.0.2.1\nsearch lab.example\n")
+    with pytest.raises(OSError, match="longer than"):
+        setting(str(tmp_path / "file")).read()
+
+
+def test_half_an_address_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "nameserver 192.0.2.5\nnameserver 192.0.2.100\n"
+    monkeypatch.setattr(upstreams_linux, "_MOST_BYTES", len(text) - 3)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/resolv.conf").write_text(text)
+    assert upstreams_linux.read(tmp_path).default == (Upstream("192.0.2.5"),)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -27,3 +27,14 @@ def read_regular(path: Path, most: int) -> bytes:
         return b"".join(pieces)
     finally:
         os.close(handle)
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """All of its bytes, for a file that will be written again: a part of it must never replace it.
+
+    Raises OSError as `read_regular` does, and where it has more than `most` bytes.
+    """
+    data = read_regular(path, most)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"longer than {most >> 10} KiB", str(path))
+    return data

@@ -6,7 +6,6 @@ removed. The part for Windows was not run there.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.regular_file import read_regular
+from vmdns.regular_file import read_whole
 from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
 
 _MOST_BYTES = 64 * 1024 * 1024
@@ -96,17 +95,10 @@ def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
     return before + (end if unended else b"") + b"".join(row.encode("ascii") + end for row in rows) + after
 
 
-def _bytes(file: Path) -> bytes:
-    data = read_regular(file, _MOST_BYTES)
-    if len(data) > _MOST_BYTES:  # half of it must never replace the whole
-        raise OSError(errno.EFBIG, f"longer than {_MOST_BYTES >> 20} MiB", str(file))
-    return data
-
-
 def read(file: Path) -> list[str] | None:
     """The block in that file. Raises OSError, also where there is half a block."""
     try:
-        return block(_bytes(file))
+        return block(read_whole(file, _MOST_BYTES))
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -117,7 +109,7 @@ def write(file: Path, wanted: Sequence[str] | None) -> bool:
     """Gives the file that block, or none, by replacing it whole. Returns whether it changed. Raises OSError."""
     target = file.resolve()
     try:
-        data = _bytes(target)
+        data = read_whole(target, _MOST_BYTES)
     except FileNotFoundError:
         data = b""
     try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from vmdns.host import elevation
 from vmdns.host.program import Program
-from vmdns.regular_file import read_regular
+from vmdns.regular_file import read_whole
 
 LABEL = "local.vmdns"
 _TRIES = 10
@@ -67,7 +67,7 @@ class Agent:
 
     def read(self) -> str | None:
         try:
-            return read_regular(Path(self.name), _MOST_BYTES).decode("utf-8")
+            return read_whole(Path(self.name), _MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             return None
 

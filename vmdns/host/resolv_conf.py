@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.regular_file import read_regular
+from vmdns.regular_file import read_whole
 
 OURS = "/etc/vmdns/resolv.conf"
 _HEAD = "# by vmdns host --whole: all names are asked of vmdns; vmdns host --undo takes it back"
@@ -64,7 +64,7 @@ class ResolvConf:
             found = os.lstat(self.name)
             if stat.S_ISLNK(found.st_mode):
                 return {"link": os.readlink(self.name)}
-            text = read_regular(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
+            text = read_whole(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             return None
         return {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmdns.host import elevation
-from vmdns.regular_file import read_regular
+from vmdns.regular_file import read_whole
 
 _MOST_BYTES = 1_048_576
 
@@ -44,7 +44,7 @@ class SystemFile:
 
     def read(self) -> str | None:
         try:
-            return read_regular(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
+            return read_whole(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
         except (FileNotFoundError, NotADirectoryError):
             return None
 

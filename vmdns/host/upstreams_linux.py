@@ -118,7 +118,10 @@ def read(root: Path = Path("/")) -> Upstreams:
 
 
 def _text(path: Path) -> str:
-    return read_regular(path, _MOST_BYTES).decode("utf-8", "replace")
+    """The lines of a file that are whole within the bound: half an address would be another one."""
+    data = read_regular(path, _MOST_BYTES)
+    whole = data if len(data) <= _MOST_BYTES else data[: data.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace")
 
 
 def watched(root: Path = Path("/")) -> list[Path]:
