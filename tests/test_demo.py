@@ -18,6 +18,7 @@ import dns.reversename
 import pytest
 
 from tests.test_app import Run
+from vmdns.command_name import command_name
 from vmdns.server.listeners import bind
 
 STANDING = ("127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4")
@@ -187,3 +188,18 @@ def test_without_a_demo_none_is_asked(short: Path) -> None:
         assert "no vmdns demo runs; start one with: vmdns demo" in done.stderr
     finally:
         real.stop()
+
+
+@pytest.mark.parametrize(
+    ("called", "in_path", "name"),
+    [(".venv/bin/vmdns", False, ".venv/bin/vmdns"), ("/v/bin/vmdns", True, "vmdns"), ("__main__.py", False, "vmdns")],
+)
+def test_messages_name_the_command_as_the_user_called_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, called: str, in_path: bool, name: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [called, "run"])
+    if in_path:
+        (tmp_path / "vmdns").write_text("#!/bin/sh\n")
+        (tmp_path / "vmdns").chmod(0o755)
+    assert command_name() == name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import sys
 import unicodedata
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
+from vmdns.command_name import command_name
 from vmdns.config import Options
 from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen
@@ -68,18 +68,11 @@ def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
             command = f"dig @{address} -p {ports[address]} +noall +answer {words}"
         else:
             asker = {HOST: "", "127.0.1.1": " --as web", "127.0.1.2": " --as 서버"}[address]
-            command = f"{_program()} ask {words.removeprefix('-x ')}{asker}"
+            command = f"{command_name()} ask {words.removeprefix('-x ')}{asker}"
         wide = sum(unicodedata.east_asian_width(letter) == "W" for letter in command)
         lines.append(f"  {command:<{54 - wide}}  # {text}")
-    more = f"{_program()} names --watch shows each change; ask, status and doctor work as well. Ctrl-C ends it."
+    more = f"{command_name()} names --watch shows each change; ask, status and doctor work as well. Ctrl-C ends it."
     return [*lines, "", more, ""]
-
-
-def _program() -> str:
-    """How the user calls vmdns."""
-    if shutil.which("vmdns") or os.path.basename(sys.argv[0]) != "vmdns":
-        return "vmdns"
-    return sys.argv[0]
 
 
 def _free_port() -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vmdns.command_name import command_name
 from vmdns.dns.message import make_query
 from vmdns.host import plan
 from vmdns.host.earlier_run import SCOPE, journal
@@ -59,7 +60,9 @@ def _command(
     shown = [one.as_json() for one in todo]
     if done and todo:
         if ask.check and status is None:
-            raise NoServer("no vmdns runs here, so this computer would ask nobody; start one with: vmdns run")
+            raise NoServer(
+                f"no vmdns runs here, so this computer would ask nobody; start one with: {command_name()} run"
+            )
         apply(ask, todo, say)
     return {"steps": shown, "left": [], "notes": list(ask.notes) if todo else [], "done": done}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vmdns.command_name import command_name
 from vmdns.commands.command_error import NOT_RUNNING, CommandError
 from vmdns.control import client as control_client
 from vmdns.control.client import DEMO, ControlError, NotRunning, instance_key
@@ -98,8 +99,8 @@ class Server:
     def not_running(self, error: Exception) -> CommandError:
         """The error that says how to start one."""
         if self._demo:
-            return CommandError("no vmdns demo runs; start one with: vmdns demo", NOT_RUNNING)
-        return CommandError(f"{error}; start one with: vmdns run", NOT_RUNNING)
+            return CommandError(f"no vmdns demo runs; start one with: {command_name()} demo", NOT_RUNNING)
+        return CommandError(f"{error}; start one with: {command_name()} run", NOT_RUNNING)
 
     def _checked(self, response: dict[str, Any]) -> dict[str, Any]:
         if "error" in response:

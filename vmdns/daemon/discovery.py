@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from vmdns.command_name import command_name
 from vmdns.config import Config
 from vmdns.daemon.task_restart import lasting
 from vmdns.sources.reader import LEAST, is_too_old
@@ -121,7 +122,7 @@ class Discovery:
         elif "absent" in message:
             self._away(
                 "VirtualBox is not installed here; vmdns serves what it has and picks it up when it appears (to see "
-                "vmdns work without VirtualBox: vmdns demo)"
+                f"vmdns work without VirtualBox: {command_name()} demo)"
             )
         elif "lost" in message:
             self._away(f"VirtualBox: {message['lost']}; its last names stay in force")
