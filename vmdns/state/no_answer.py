@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dns.exception
+import dns.name
+import dns.reversename
+
 from vmdns.dns.name import to_text
 from vmdns.state.findings import listed
 from vmdns.state.snapshot import Guest, Snapshot
@@ -31,7 +35,7 @@ def no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot
 
 def _no_such_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
     if key.endswith(_REVERSE):
-        return f"No name is known for the address of {name}"
+        return _no_such_address(name, snapshot)
     if not key.endswith(snapshot.own):
         return f"There is no name {name}"
     guest = _owner_above(key, snapshot)
@@ -44,6 +48,17 @@ def _no_such_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
     similar = similar_name(key, snapshot)
     hint = f" Did you mean {similar}?" if similar else ""
     return f"No VM is called {relative_text(key, snapshot)}.{hint}"
+
+
+def _no_such_address(name: str, snapshot: Snapshot) -> str:
+    """The sentence for a reverse name: `vmdns ask 10.0.2.4` where that is no VM's address, or not for this client."""
+    try:
+        address = dns.reversename.to_address(dns.name.from_text(name))
+    except (dns.exception.DNSException, ValueError):  # a name of fewer labels than an address has
+        return f"There is no name {name}"
+    if any(one.address == address for guest in snapshot.guests for one in guest.addresses):
+        return f"No VM that this client can reach has the address {address}"
+    return f"No name is known for {address}"
 
 
 def _owner_above(key: bytes, snapshot: Snapshot) -> Guest | None:
