@@ -82,10 +82,10 @@ def test_applied_and_undone(run: Run, wanted: Path) -> None:
         status, out, _ = run("host", "--apply")
         assert (status, out.splitlines()) == (0, [f"write {wanted}: what it is for", "- a note"])
         assert wanted.read_text() == TEXT.replace("127.0.0.1", "127.0.0.1:5300")
-        assert run("host", "--apply") == (0, "Nothing is to be done.\n", "")
+        assert run("host", "--apply") == (0, "Nothing to do.\n", "")
     assert run("host", "--undo") == (0, f"remove {wanted}\n", "")
     assert not wanted.exists()
-    assert run("host", "--undo") == (0, "Nothing is to be done.\n", "")
+    assert run("host", "--undo") == (0, "Nothing to do.\n", "")
 
 
 @ROOT
@@ -121,7 +121,7 @@ def test_a_missing_right_is_one_sentence(run: Run, wanted: Path, monkeypatch: py
     status, _, err = run("host", "--apply")
     assert (status, wanted.exists()) == (1, False)
     assert err.startswith("vmdns: this needs root, and there is no sudo or no terminal")
-    assert run("host", "--undo") == (0, "Nothing is to be done.\n", "")
+    assert run("host", "--undo") == (0, "Nothing to do.\n", "")
 
 
 def test_a_journal_of_another_version_is_said(run: Run) -> None:
@@ -186,13 +186,13 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_block_is_shown_written_and_taken_out(run: Run, hosts: Path) -> None:
     before = hosts.read_bytes()
     with serving(Fake({"names": {**NAMES, "names": [WEB]}})):
-        assert run("hosts")[1].splitlines() == [BLOCK, "", f"These names would stand in {hosts}."]
+        assert run("hosts")[1].splitlines() == [BLOCK, "", f"These names would be written to {hosts}."]
         assert hosts.read_bytes() == before
-        assert run("hosts", "--apply")[1].splitlines()[-1] == f"These names stand in {hosts}."
+        assert run("hosts", "--apply")[1].splitlines()[-1] == f"These names are in {hosts}."
         assert hostsfile.read(hosts) == [BLOCK]
         assert json.loads(run("hosts", "--json")[1])["block"] == [BLOCK]
     status, out, _ = run("hosts", "--undo")
-    assert (status, out) == (0, f"No block of vmdns stands in {hosts}.\n")
+    assert (status, out) == (0, f"There are no lines of vmdns in {hosts}.\n")
     assert hosts.read_bytes() == before
 
 

@@ -389,7 +389,7 @@ def test_the_command(box: FakeBox, host: Host, capsys: pytest.CaptureFixture[str
     assert answer["done"] is True
     assert answer["networks"][0]["steps"][0]["kind"] == "loopback-address"
     assert cli.main(["wire", "--apply"]) == 0
-    assert capsys.readouterr().out == "Nothing is to be done.\n"
+    assert capsys.readouterr().out == "Nothing to do.\n"
     assert cli.main(["wire", "--undo", "--network", "lab"]) == 0
     assert "take the DHCP group vmdns away from lab" in capsys.readouterr().out
     assert cli.main(["wire", "--network", "nosuch"]) == 1

@@ -223,7 +223,7 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
             lines += [indent + safe(line) for line in command.splitlines()]
     lines += [paint("!", 33, look) + " " + safe(one) for one in response["left"]]
     lines += [safe(f"- {one}") for one in response["notes"]]
-    return lines or ["Nothing is to be done."]
+    return lines or ["Nothing to do."]
 
 
 def host(response: Mapping[str, Any], whole: bool, look: Look) -> list[str]:
@@ -241,7 +241,7 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
     steps = [step for one in response["networks"] for step in one["steps"]]
     if response["done"]:
         if not (response["changed"] or response["left"]):
-            return ["Nothing is to be done."]
+            return ["Nothing to do."]
         told = response["left"] or response["notes"]
         return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, look) if told else []
     rows = [
@@ -249,23 +249,23 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
         for one in response["networks"]
     ]
     lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, look) if rows else []
-    end = "Do it with: vmdns wire --apply" if steps else "Nothing is to be done."
+    end = "Do it with: vmdns wire --apply" if steps else "Nothing to do."
     notes = response["notes"]
     rest = plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []
     return [*lines, *([""] if lines else []), *rest, end]
 
 
 def hosts(response: Mapping[str, Any]) -> list[str]:
-    """What `vmdns hosts` shows: the block, and whether it stands in the file."""
+    """What `vmdns hosts` shows: the block, and whether it is in the file."""
     lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
     stands = response["done"] or response["block"] == response["before"]
     if response["block"] is None:
-        return [f"No block of vmdns stands in {response['file']}."]
-    said = "stand in" if stands else "would stand in"
+        return [f"There are no lines of vmdns in {response['file']}."]
+    verb = "are in" if stands else "would be written to"
     return [
         *lines,
         "" if lines else "No VM is running that this computer reaches.",
-        f"These names {said} {response['file']}.",
+        f"These names {verb} {response['file']}.",
     ]
 
 

@@ -27,7 +27,7 @@ and ask it from another terminal:
 _STATUS = """\
 exit status:
   0  done
-  1  failed; the reason stands on standard error
+  1  failed; the reason is on standard error
   2  the command line is wrong
   3  no vmdns runs
 """
@@ -155,7 +155,7 @@ examples:
 """
 
 _HOSTS = """\
-Shows the block of names that would stand in this computer's hosts file, for
+Shows the lines that would be written to this computer's hosts file, for
 computers that shall not ask vmdns: the running VMs that this computer reaches.
 Everything outside of the block stays as it is.
 """
@@ -262,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vmdns",
         description=_ABOUT,
-        epilog=_STATUS + "\n'vmdns COMMAND --help' tells more of each command.",
+        epilog=_STATUS + "\n'vmdns COMMAND --help' explains each command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vmdns {__version__}")

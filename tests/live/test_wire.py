@@ -94,7 +94,7 @@ def test_apply_read_back_and_undo(wired: Lab) -> None:
     assert '<Option name="119" value="local vm.internal"/>' in xml
     assert 'IPAddress="10.0.2.2" networkMask="255.255.255.0" lowerIP="10.0.2.4" upperIP="10.0.2.254" enabled="1"' in xml
 
-    assert wire(wired, "--apply") == "Nothing is to be done.\n"
+    assert wire(wired, "--apply") == "Nothing to do.\n"
     assert networks(wired) == xml
     # What vmdns reads of VirtualBox tells the networks apart.
     handed = wire(wired)
