@@ -147,6 +147,15 @@ def test_beyond_the_bound_the_users_own_lines_are_kept_and_it_is_said(
     assert "40 of them are left out" in found.trouble
 
 
+def test_many_names_on_one_line_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "MOST_BLOCKED", 10)
+    monkeypatch.setattr(hosts, "MOST_LINES", 10)
+    line = "192.168.56.1 " + " ".join(f"own{number}.test" for number in range(50)) + "\n"
+    found = digested(tmp_path, line.encode())
+    assert found.count == 20
+    assert "30 of them are left out" in found.trouble
+
+
 def test_a_file_beyond_the_bound_is_cut_after_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = b"10.0.0.1 a.test\n10.0.0.2 b.test\n10.0.0.3 c.test\n"
     for most in range(len(lines) + 2):

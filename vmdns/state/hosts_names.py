@@ -62,7 +62,8 @@ def digest(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) -> Host
             if added or host.canonical:
                 lines[key] = host
         if apart:
-            if blocks and len(names.nodes) >= MOST_BLOCKED and owner not in names.nodes:
+            most = MOST_BLOCKED + (0 if blocks else MOST_LINES)
+            if len(names.nodes) >= most and owner not in names.nodes:
                 left_out += 1
                 continue
             added = names.put(owner, kind, rdata)
