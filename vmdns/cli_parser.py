@@ -126,9 +126,9 @@ VirtualBox, of the sources of names and of the upstreams.
 _WIRE = """\
 Shows what would make VirtualBox's networks hand vmdns out to their guests as
 their DNS server: NAT Networks and host-only networks. Nothing is changed
-without --apply; what was changed is noted, and --undo takes it back. Giving
-this computer an address is the only step that asks for rights; where they are
-missing, networks share an address that it has.
+without --apply; --undo restores what was there. Giving this computer an address
+is the only step that asks for rights; where they are missing, networks share an
+address that it has.
 """
 
 _WIRE_EXAMPLES = """\
@@ -136,14 +136,14 @@ examples:
   vmdns wire                        the plan
   vmdns wire --apply                do it
   vmdns wire --network NatNetwork   for this network only
-  vmdns wire --undo                 everything as it was
+  vmdns wire --undo                 restore what was there
 """
 
 _HOST = """\
 Shows what would make this computer ask vmdns: for the names of VMs only, or
 with --whole for everything, which VirtualBox then passes on to guests on NAT.
-Nothing is changed without --apply; what was changed is noted, and --undo takes
-it back. Rights are asked for when a step needs them.
+Nothing is changed without --apply; --undo restores what was there. Rights are
+asked for when a step needs them.
 """
 
 _HOST_EXAMPLES = """\
@@ -151,13 +151,13 @@ examples:
   vmdns host                        the plan
   vmdns host --apply                do it
   vmdns host --whole                the plan to ask vmdns for everything
-  vmdns host --undo                 everything as it was
+  vmdns host --undo                 restore what was there
 """
 
 _HOSTS = """\
 Shows the lines that would be written to this computer's hosts file, for
-computers that shall not ask vmdns: the running VMs that this computer reaches.
-Everything outside of the block stays as it is.
+computers that do not ask vmdns: the running VMs that this computer can reach.
+Everything else in the file stays as it is.
 """
 
 _HOSTS_EXAMPLES = """\
@@ -180,7 +180,7 @@ examples:
   vmdns service install                   the plan, and whether to do it
   vmdns service install --yes -- --wire   after --: options of vmdns run
   vmdns service status                    whether it runs, what it said last
-  vmdns service uninstall                 everything as it was
+  vmdns service uninstall                 restore what was there
 
 exit status of status: 0 it runs, 3 it does not
 """
@@ -188,8 +188,8 @@ exit status of status: 0 it runs, 3 it does not
 _DOCTOR = """\
 Looks for what keeps names from being answered: in the running vmdns, on each of
 VirtualBox's networks, for each VM that runs, and on this computer. Each finding
-is a line; below it stands the command that mends it, the least drastic one that
-does. The last line is the verdict. It changes nothing.
+is a line, with the command that fixes it below, the least drastic one. The last
+line is the verdict. It changes nothing.
 
 To find out whether a DNS server answers names in local itself, it asks each
 upstream for one that nobody has.
@@ -230,7 +230,8 @@ exit status:
 """
 
 _COMPLETION = """\
-Prints a script that lets your shell complete vmdns' commands and options.
+Prints a script for your shell that completes the commands and options of vmdns
+and the names of your VMs.
 """
 
 _COMPLETION_EXAMPLES = """\
@@ -348,7 +349,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         help="answer at this address and port instead of the default ones; may be repeated",
     )
     parser.add_argument(
-        "--wire", action="store_true", help="keep VirtualBox's networks wired, as vmdns wire --apply does"
+        "--wire", action="store_true", help="keep the networks set up as vmdns wire --apply does, while vmdns runs"
     )
     _home(parser)
     _reader(parser)
@@ -364,7 +365,10 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 def _home(parser: argparse.ArgumentParser, *, demo: bool = False) -> None:
     parser.add_argument(
-        "--vbox-home", default="", metavar="DIR", help="the VirtualBox home that is meant (default: VBOX_USER_HOME's)"
+        "--vbox-home",
+        default="",
+        metavar="DIR",
+        help="VirtualBox's settings folder (default: VBOX_USER_HOME, or else the usual one)",
     )
     if demo:
         parser.add_argument("--demo", action="store_true", help="ask vmdns demo, even while a vmdns run is running")
