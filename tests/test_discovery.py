@@ -32,7 +32,7 @@ class Bench:
         self.looked += 1
 
     def hear(self, **message: Any) -> None:
-        self.discovery._hear(message)
+        self.discovery._receive(message)
 
     def put(self, source: str, *facts: Fact) -> None:
         self.hear(put=source, facts={str(at): to_json(fact) for at, fact in enumerate(facts)})
@@ -153,11 +153,11 @@ async def test_a_neighbour_that_another_worker_had_seen_stays_as_old(bench: Benc
     seen = Neighbour("eth0", mac(1), "192.168.1.7", NOW - 60)
     bench.hear(put="neighbours", facts={"n": to_json(seen)})
     bench.hear(lost="VBoxSVC went away")
-    assert list(bench.table.held("neighbours").values()) == [seen]
+    assert list(bench.table.reported("neighbours").values()) == [seen]
     bench.hear(put="neighbours", facts={"n": to_json(replace(seen, since=NOW))})
-    assert list(bench.table.held("neighbours").values()) == [seen]
+    assert list(bench.table.reported("neighbours").values()) == [seen]
     other = replace(seen, mac=mac(2), since=NOW)
     bench.hear(put="neighbours", facts={"n": to_json(other)})
-    assert list(bench.table.held("neighbours").values()) == [other]
+    assert list(bench.table.reported("neighbours").values()) == [other]
     assert bench.discovery.sources["neighbours"].state == "ok"
-    bench.discovery.nudge("neighbours")  # nothing without a worker
+    bench.discovery.request_look("neighbours")  # nothing without a worker

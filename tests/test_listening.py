@@ -12,8 +12,8 @@ import pytest
 
 from tests import clock
 from vmdns.config_types import Listen
-from vmdns.daemon import listening
-from vmdns.daemon.listening import Listening
+from vmdns.daemon import listen_addresses as listening
+from vmdns.daemon.listen_addresses import ListenAddresses
 
 
 class Ports:
@@ -26,7 +26,7 @@ class Ports:
         server: Any = SimpleNamespace(open=self.open.append, close=self.open.remove, listeners=self.open)
         monkeypatch.setattr(listening, "bind", self._bind)
         monkeypatch.setattr(listening, "why_not", lambda error, address, port: f"{port}: {os.strerror(error.errno)}")
-        self.listening = Listening(server, self.said.append, lambda: None)
+        self.listening = ListenAddresses(server, self.said.append, lambda: None)
 
     def _bind(self, address: str, port: int) -> Any:
         if error := self.errors.get(port):

@@ -125,7 +125,7 @@ class Told(Notifier):
 
 def test_ready_means_that_questions_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(readiness, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
 
     async def main() -> None:
         listener, told = bind("127.0.0.1", 0), Told(0.02)

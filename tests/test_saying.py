@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from vmdns.daemon.log_limit import MOST_LINES
-from vmdns.daemon.output import take_over
+from vmdns.daemon.log_output import print_log_records
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     lines: list[str] = []
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    handler = take_over(lines.append)
+    handler = print_log_records(lines.append)
     yield lines
     logging.getLogger().removeHandler(handler)
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 import pytest
 
 from vmdns.daemon import suspend_detector as waking
-from vmdns.daemon.suspend_detector import Waking
+from vmdns.daemon.suspend_detector import SuspendDetector
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_what_is_missed_is_told_once(
     passed: tuple[float, ...], missed: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time that passes by the clock from one look to the next, and what is told of it."""
-    monkeypatch.setattr(waking, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(waking, "CHECK_SECONDS", 0.0)
     told: list[float] = []
     times = iter(accumulate(passed, initial=1000.0))
 
@@ -32,7 +32,7 @@ def test_what_is_missed_is_told_once(
                 done.set()
                 return 1000.0 + sum(passed)
 
-        one = Waking(lambda seconds: told.append(round(seconds, 3)), now)
+        one = SuspendDetector(lambda seconds: told.append(round(seconds, 3)), now)
         one.start()
         async with asyncio.timeout(10):
             await done.wait()

@@ -14,8 +14,8 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.test_wiring import INTERFACE, LAN, TEXT
-from vmdns.daemon import keep_wired as wired
-from vmdns.daemon.keep_wired import Wired
+from vmdns.daemon import wire_watch as wired
+from vmdns.daemon.wire_watch import WireWatch
 from vmdns.state.facts import DhcpServer, HostAddress, Machine, NatNetwork
 
 NET = NatNetwork("lab", "10.0.2.0/24")
@@ -72,7 +72,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         runner.run(asyncio.wait_for(work, 30))
 
 
-async def settled(one: Wired) -> None:
+async def settled(one: WireWatch) -> None:
     """Until it has nothing left to do."""
     if one._task is not None:
         await one._task
@@ -82,7 +82,7 @@ def test_a_change_of_networks_means_a_look(played: PlayedWire) -> None:
     said: list[str] = []
 
     async def work() -> None:
-        one = Wired(said.append)
+        one = WireWatch(said.append)
         for facts in ([NET], [NET], [NET, Machine("u", "web", "Running")], [Machine("u", "db")], [NET]):
             one.changed(facts, None, ZONES)
             await settled(one)
@@ -104,7 +104,7 @@ def test_a_change_of_networks_means_a_look(played: PlayedWire) -> None:
 
 def test_changes_while_it_looks_are_one_more_look(played: PlayedWire) -> None:
     async def work() -> None:
-        one = Wired(lambda line: None)
+        one = WireWatch(lambda line: None)
         played.go.clear()
         one.changed([NET], None, ZONES)
         await asyncio.to_thread(played.began.wait, 20)
@@ -119,7 +119,7 @@ def test_changes_while_it_looks_are_one_more_look(played: PlayedWire) -> None:
 
 def test_the_end_waits_for_a_look_and_no_other_begins(played: PlayedWire) -> None:
     async def work() -> None:
-        one = Wired(lambda line: None)
+        one = WireWatch(lambda line: None)
         played.go.clear()
         one.changed([NET], None, ZONES)
         await asyncio.to_thread(played.began.wait, 20)
@@ -138,7 +138,7 @@ def test_what_it_says(played: PlayedWire) -> None:
     said: list[str] = []
 
     async def work() -> None:
-        one = Wired(said.append)
+        one = WireWatch(said.append)
         played.steps, played.notes = ["have it hand out 192.0.2.20"], ["shares 192.0.2.20"]
         await one.look()
         played.steps = []
@@ -164,7 +164,7 @@ def test_what_it_says(played: PlayedWire) -> None:
 
 def test_after_a_failure_anything_means_a_look(played: PlayedWire) -> None:
     async def work() -> None:
-        one = Wired(lambda line: None)
+        one = WireWatch(lambda line: None)
         played.error = OSError("no")
         for _ in range(2):
             one.changed([NET], None, ZONES)
@@ -180,7 +180,7 @@ def test_after_a_failure_anything_means_a_look(played: PlayedWire) -> None:
 
 def test_a_fact_of_a_dhcp_server_counts(played: PlayedWire) -> None:
     async def work() -> None:
-        one = Wired(lambda line: None)
+        one = WireWatch(lambda line: None)
         for servers in (("192.0.2.1",), ("198.18.53.1",)):
             one.changed([DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=servers)], None, ZONES)
             await settled(one)
@@ -201,7 +201,7 @@ def test_a_look_on_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     said: list[str] = []
 
     async def work() -> None:
-        one = Wired(said.append)
+        one = WireWatch(said.append)
         one.changed([NET], None, ("local", "vm.internal"))
         await settled(one)
 

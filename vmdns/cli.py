@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vmdns.commands.server_request import Server
 
-INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
+INTERRUPTED = 130  # the status that shells give a command that Ctrl-C ended
 
 
 class _OutputFailed(Exception):
@@ -97,7 +97,7 @@ def _complain(line: str) -> None:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A fault of vmdns: said as Python does, but without what a text of others in it would do to the terminal."""
+    """Prints an uncaught exception as Python does, with control characters escaped."""
     import traceback
 
     for part in traceback.format_exception(kind, error, trace):
@@ -354,14 +354,14 @@ def _completion(arguments: Namespace) -> int:
 
 
 def _simulation(arguments: Namespace) -> list[str]:
-    """What a command prints first when `vmdns demo` answered it."""
+    """The lines that a command prints first when `vmdns demo` answered it."""
     text = arguments.server.simulation if hasattr(arguments, "server") else ""
     return [safe(text), ""] if text else []
 
 
 def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[cli_format.Look], Sequence[str]]) -> int:
     if arguments.json:
-        # In ASCII, so that what steers a terminal stays escaped.
+        # In ASCII, so that control characters stay escaped.
         simulation = arguments.server.simulation if hasattr(arguments, "server") else ""
         _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
     else:
@@ -374,7 +374,7 @@ def _look() -> cli_format.Look:
 
 
 def _print(lines: Sequence[str], *, flush: bool = False) -> None:
-    """Prints what a command found. Raises `_OutputFailed`, which no command takes for a failure of its own."""
+    """Prints the output of a command. Raises `_OutputFailed`, which no command handles."""
     try:
         for line in lines:
             print(line)

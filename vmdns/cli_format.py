@@ -20,7 +20,7 @@ _COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31
 
 
 class Look(NamedTuple):
-    """What the terminal bears: columns (0 for no bound), and colour."""
+    """What the terminal can show: columns (0 for no limit), and colour."""
 
     width: int = 0
     colour: bool = False
@@ -60,7 +60,7 @@ def paint(text: str, code: int, look: Look) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], look: Look) -> list[str]:
-    """Aligned columns below a head, the widest ones cut until the whole fits."""
+    """Aligned columns below a head, the widest ones cut until the table fits."""
     cells = [list(head), *([safe(cell) for cell in row] for row in rows)]
     widths = [max(_width(row[at]) for row in cells) for at in range(len(head))]
     over = sum(widths) + len(GAP) * (len(widths) - 1) - look.width if look.width else 0
@@ -213,7 +213,7 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
 
 
 def plan(response: Mapping[str, Any], look: Look) -> list[str]:
-    """The steps of a plan with the command lines that do the same, what is left as it is, and what is to be known."""
+    """The steps of a plan with the command lines that do the same, what is left as it is, and notes."""
     lines = []
     for number, step in enumerate(response["steps"], 1):
         lines.append(paint(safe(f"{number}. {step['what']}"), 1, look))
@@ -242,8 +242,8 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
     if response["done"]:
         if not (response["changed"] or response["left"]):
             return ["Nothing to do."]
-        told = response["left"] or response["notes"]
-        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, look) if told else []
+        more = response["left"] or response["notes"]
+        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, look) if more else []
     rows = [
         (one["title"], " ".join(one["now"]) or "nothing", one["wanted"] if one["steps"] else "as it is")
         for one in response["networks"]
@@ -258,10 +258,10 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
 def hosts(response: Mapping[str, Any]) -> list[str]:
     """What `vmdns hosts` shows: the block, and whether it is in the file."""
     lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
-    stands = response["done"] or response["block"] == response["before"]
+    written = response["done"] or response["block"] == response["before"]
     if response["block"] is None:
         return [f"There are no lines of vmdns in {response['file']}."]
-    verb = "are in" if stands else "would be written to"
+    verb = "are in" if written else "would be written to"
     return [
         *lines,
         "" if lines else "No VM is running that this computer reaches.",
@@ -270,7 +270,7 @@ def hosts(response: Mapping[str, Any]) -> list[str]:
 
 
 def service(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
-    """What `vmdns service status` shows: a line, and what vmdns said last."""
+    """What `vmdns service status` shows: a line, and the last lines of the log."""
     if response["running"]:
         since = f", up {age(now - response['since'])}" if response["since"] else ""
         pid = f", process {response['pid']}" if response["pid"] else ""
@@ -290,7 +290,7 @@ def _milliseconds(upstream: Mapping[str, Any]) -> str:
 
 
 def doctor(response: Mapping[str, Any], look: Look) -> list[str]:
-    """What `vmdns doctor` found: a line each, and below it the command that mends it; at the end the verdict."""
+    """What `vmdns doctor` found: a line each, and below it the command that fixes it; at the end the verdict."""
     marks = {"ok": ("ok", 32), "warning": ("?", 33), "problem": ("!", 31)}
     lines = []
     for one in response["findings"]:

@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What vmdns was told. Empty `listen` and `upstreams` mean: find out yourself."""
+    """The configuration. Empty `listen` and `upstreams` mean: found automatically."""
 
     listen: tuple[Listen, ...] = ()
     zones: tuple[str, ...] = ("local", "vm.internal")
@@ -249,7 +249,7 @@ def _unknown(key: str, known: Mapping[str, object]) -> str:
 
 
 def _line_of_record(text: str, lines: Mapping[str, int], message: str) -> int:
-    """The line of the file that a "line N" inside a multi-line `records` means, or 0 where that cannot be told."""
+    """The line of the file that a "line N" inside a multi-line `records` means, or 0 where that is not known."""
     found = re.match(r"line (\d+)\b", message)
     start = lines.get("records", 0)
     if found is None or not start:

@@ -12,7 +12,7 @@ _PIECE = 32_768
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """Its first `most` bytes and one more, if there are so many. Raises FileNotFoundError or another OSError.
+    """Its first `most` bytes, and one more if it is longer. Raises FileNotFoundError or another OSError.
 
     A FIFO would be waited for and a device never end, so neither is read.
     """

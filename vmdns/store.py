@@ -101,7 +101,7 @@ class Table:
             self._schedule()
 
     def configure(self, policy: Policy) -> None:
-        """Another policy from now on."""
+        """Uses another policy from now on."""
         if policy != self._policy:
             self._policy = policy
             self._changed = True
@@ -117,8 +117,8 @@ class Table:
         """The facts that are about no single VM: there are few."""
         return [fact for fact in self.facts if not isinstance(fact, Machine | Lease | Neighbour)]
 
-    def held(self, source: str) -> Mapping[str, Fact]:
-        """What a source has reported last, by its keys."""
+    def reported(self, source: str) -> Mapping[str, Fact]:
+        """The last report of a source, by its keys."""
         return self._facts.get(source, {})
 
     def count(self, source: str) -> int:
@@ -138,13 +138,13 @@ class Table:
         self._call_after()
 
     def after(self, call: Callable[[], None]) -> None:
-        """Calls back once all that was put by now is in force: at once, if it is."""
+        """Calls back once everything reported until now is published: at once, if it is."""
         self._after.append(call)
         if self._timer is None and self._task is None:
             self._call_after()
 
     async def settled(self) -> None:
-        """Ends once all that was put by now is in force."""
+        """Ends once everything reported until now is published."""
         done = asyncio.Event()
         self.after(done.set)
         await done.wait()
@@ -160,7 +160,7 @@ class Table:
             self._task = asyncio.get_running_loop().create_task(self._work())
 
     def _job(self) -> Callable[[], _Built]:
-        """A build of what there is now, to be run in whatever thread."""
+        """A build of the current reports, to be run in any thread."""
         return partial(_build, self.facts, self._policy, self._wall(), self._hosts, self._base, self.snapshot)
 
     async def _work(self) -> None:
@@ -171,7 +171,7 @@ class Table:
             self._next = loop.time() + min(INTERVAL_FACTOR * built.seconds, MOST_INTERVAL)
             self._publish(built)
         except Exception as error:
-            loop.call_exception_handler({"message": "a change could not be put in force", "exception": error})
+            loop.call_exception_handler({"message": "a change could not be published", "exception": error})
         finally:
             self._task = None
             self._watch_expiry()
@@ -216,7 +216,7 @@ class Table:
         self._timer = self._expiry = self._task = None
 
     def close(self) -> None:
-        """No build from now on."""
+        """Stops building."""
         self._stop()
 
 

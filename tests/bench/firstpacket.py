@@ -57,7 +57,7 @@ async def serve(count: int) -> None:
     discovery._stale_seconds = 3600.0  # the VMs stay in force though no VirtualBox is here
     supervisor = Supervisor("auto", None, 30.0, discovery._hear)
     task = asyncio.create_task(supervisor.run())
-    while not table.held("addresses"):
+    while not table.reported("addresses"):
         await asyncio.sleep(0.01)
     table.subscribe(tell)
     print("ready", flush=True)

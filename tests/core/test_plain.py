@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.daemon.log_limit import MOST_KEYS, MOST_LINES, SECONDS, Sparing
+from vmdns.daemon.log_limit import MOST_KEYS, MOST_LINES, SECONDS, LogLimit
 from vmdns.dns.escaping import safe
 
 # What each of them does to somebody: a colour, the 8-bit form of ESC [, a window's title, a forged line, a line as
@@ -36,7 +36,7 @@ def test_each_hostile_one_is_escaped() -> None:
 
 
 def test_ten_lines_a_minute_and_then_how_many_were_left_out() -> None:
-    sparing = Sparing()
+    sparing = LogLimit()
     told = [sparing.lines("VM 'evil'", str(number), number / 100) for number in range(1000)]
     assert told == [[str(number)] if number < MOST_LINES else [] for number in range(1000)]
     assert sparing.lines("VM 'web'", "hello", 10.0) == ["hello"], "others are heard meanwhile"
@@ -45,7 +45,7 @@ def test_ten_lines_a_minute_and_then_how_many_were_left_out() -> None:
 
 
 def test_a_clock_that_goes_back_begins_a_minute_anew() -> None:
-    sparing = Sparing()
+    sparing = LogLimit()
     for _ in range(MOST_LINES + 1):
         sparing.lines("a", "x", 1000.0)
     assert sparing.lines("a", "x", 1000.0) == []
@@ -53,7 +53,7 @@ def test_a_clock_that_goes_back_begins_a_minute_anew() -> None:
 
 
 def test_keys_are_bounded() -> None:
-    sparing = Sparing()
+    sparing = LogLimit()
     for number in range(3 * MOST_KEYS):
         sparing.lines(str(number), "x", 0.0)
-    assert len(sparing._told) <= MOST_KEYS
+    assert len(sparing._counts) <= MOST_KEYS

@@ -1,4 +1,4 @@
-"""vmdns without a window: what it says goes into a log, for Task Scheduler on Windows. Not yet run there."""
+"""vmdns without a window: its output goes to a log, for Task Scheduler on Windows. Not run there yet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_BYTES = 1_000_000
 
 
 def log_file() -> Path:
-    """The log, in the folder where the journal of changes stands. Raises RuntimeError where no home is known."""
+    """The log, in the folder with the journal of changes. Raises RuntimeError where no home is known."""
     from vmdns.host.folders import state_folder
 
     return state_folder() / "vmdns.log"
@@ -26,7 +26,7 @@ def open_log(file: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line as ever. Returns its exit status."""
+    """Runs the command line with the log as its output. Returns its exit status."""
     open_log(log_file())
     from vmdns.cli import main as run
 

@@ -15,7 +15,7 @@ from vmdns.control.client import ControlError, NotRunning
 
 
 def script(shell: str) -> str:
-    """What has a shell (bash, zsh, fish or powershell) complete `vmdns`."""
+    """The script that makes a shell (bash, zsh, fish or powershell) complete `vmdns`."""
     return shellcode(["vmdns"], shell=shell)
 
 

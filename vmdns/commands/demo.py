@@ -14,7 +14,7 @@ from vmdns.command_name import command_name
 from vmdns.config import Options
 from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen
-from vmdns.daemon.listening import FALLBACK_PORTS
+from vmdns.daemon.listen_addresses import FALLBACK_PORTS
 from vmdns.daemon.requests import SIMULATION
 from vmdns.demo.scene import LOOPBACK, title
 from vmdns.server.listeners import Listener, bind

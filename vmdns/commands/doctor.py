@@ -169,7 +169,7 @@ def answers_local(server: str) -> bool:
 
 
 def encrypted(home: Path, environ: Mapping[str, str]) -> Iterator[str]:
-    """Browsers of this user that were told to use DNS over HTTPS, by their own settings files."""
+    """Browsers of this user whose settings files turn DNS over HTTPS on."""
     local = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     roaming = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
     support = home / "Library" / "Application Support"
@@ -199,7 +199,7 @@ def _texts(folder: Path, pattern: str) -> Iterator[str]:
 
 def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
     """The firewall that is on and lets no query in to these addresses of this computer, and the command that lets it;
-    None where that cannot be told."""
+    None where that is not known."""
     if sys.platform == "linux":
         return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-all"), addresses)
     if sys.platform == "win32":

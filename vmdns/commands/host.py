@@ -1,4 +1,4 @@
-"""`vmdns host`: joins what was found of this machine, where vmdns listens, and the journal to a plan."""
+"""`vmdns host`: plans and applies resolver settings, from this machine's resolver, vmdns' listeners and the journal."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def apply(ask: Ask, steps: Sequence[plan.Step], say: Callable[[str], None]) -> N
 
 
 def answers(address: str, patience: float) -> bool:
-    """Whether a DNS server there answers for local. as one that owns it, within so many seconds."""
+    """Whether a DNS server there answers for local. as one that owns it, patience: for at most this many seconds."""
     question = make_query(0x5644, b"\5local\0", _SOA)
     end = time.monotonic() + patience
     while True:
@@ -177,7 +177,7 @@ def undo_steps() -> tuple[list[plan.Step], list[str]]:
 
 
 def clean() -> list[str]:
-    """Takes away rules of ours that no journal knows any more, as a vmdns that was deleted leaves them (Windows).
+    """Removes rules of ours that no journal has any more, as a vmdns that was deleted leaves them (Windows).
 
     Returns what was done, or the command that does it where the right is missing. Not run on Windows yet.
     """

@@ -1,4 +1,4 @@
-"""`vmdns service`: joins the user, the way vmdns is installed, and the journal to a plan that starts it by itself."""
+"""`vmdns service`: plans, installs and removes the service that starts `vmdns run` with the user's session."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ class Service:
         return plan.plan(self.wanted(options))
 
     def uninstall(self) -> tuple[list[plan.Step], list[str]]:
-        """The steps that take it away, and sentences on what is left as it is. Raises OSError."""
+        """The steps that remove it, and sentences on what is left as it is. Raises OSError."""
         steps, left = plan.undo_plan(self.journal, SCOPE, self.make)
         if not self.journal.entries(SCOPE) and self.status()["installed"]:
-            left.append(f"{self.name} is there, and vmdns has no note of having made it; take it away yourself")
+            left.append(f"{self.name} is there, and vmdns has no record of having made it; remove it yourself")
         return steps, left
 
     def apply(self, steps: Sequence[plan.Step], say: Say) -> None:
@@ -129,7 +129,7 @@ class Service:
             self._give()
 
     def undo(self, say: Say) -> list[str]:
-        """Takes everything away; sentences on what is left. Raises OSError."""
+        """Removes everything. Returns sentences on what is left. Raises OSError."""
         try:
             return plan.undo(self.journal, SCOPE, self.make, say)
         finally:
@@ -145,7 +145,7 @@ class Service:
                 os.chown(path, self.owner.uid, -1)
 
     def status(self) -> dict[str, Any]:
-        """Whether it is installed, enabled and runs, since when (Unix seconds), and what it said last."""
+        """Whether it is installed, enabled and runs, since when (Unix seconds), and the last lines of its log."""
         if sys.platform == "win32":
             from vmdns.commands.background import log_file
             from vmdns.host import launchd as launchagent
@@ -163,13 +163,11 @@ class Service:
         return {"service": self.name, "user": self.owner.name, **found}
 
     def notes(self) -> list[str]:
-        """What is to be known after an installation."""
+        """Notes for the user after an installation."""
         if sys.platform == "win32":
             return []
         if sys.platform == "darwin":
-            return [
-                "macOS may keep port 53 from an agent; vmdns then takes a port of 5300-5399, and says so in its log"
-            ]
+            return ["macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it"]
         who = self.owner.name
         return [
             f"it ends when {who} has logged out; `sudo loginctl enable-linger {who}` keeps it from start to shutdown"

@@ -1,4 +1,4 @@
-"""`vmdns wire`: what is asked of `Wire`, and what the user is told besides its steps."""
+"""`vmdns wire`: runs `Wire` and adds notes for the user to its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joins VirtualBox's networks, this machine's addresses and the journal to a plan for guests, and does it."""
+"""Plans and applies DHCP options of VirtualBox's networks, by its settings, this host's addresses and the journal."""
 
 from __future__ import annotations
 
@@ -87,15 +87,17 @@ class Wire:
         self._version: tuple[int, ...] = ()
 
     def plan(self, network: str = "") -> list[Network]:
-        """What is and what is to be done, for all networks or the one named. Raises `Refused` where there is none such.
+        """The networks with the steps to do, all or the one named. Raises `Refused` for an unknown one.
 
         Names are VirtualBox's: of a NAT Network, a host-only interface, or a DHCP server's network.
         """
         return [Network(row, self._steps(row)) for row in self._rows(network)]
 
     def apply(self, networks: Sequence[Network], say: Callable[[str], None], network: str = "") -> list[Network]:
-        """Does what was planned, with a line for each step; what was done. Where the host cannot be given an address,
-        networks share one that it has."""
+        """Applies the plan, with a line for each step, and returns what was done.
+
+        Where the host cannot be given an address, networks share one that it has.
+        """
         done: dict[str, list[Step]] = {one.row.network: [] for one in networks}
         try:
             self._do(networks, done, say)
@@ -110,7 +112,7 @@ class Wire:
         return [Network(one.row, done.get(one.row.network, [])) for one in networks]
 
     def undo(self, say: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
-        """Takes back what was done; which networks changed, and sentences on what is left as it is."""
+        """Undoes what was applied. Returns the changed networks, and a sentence for each setting that stays."""
         self._check_home()
         entries = self.journal.entries(SCOPE)
         given = {one.name: one.after.get("6") for one in entries if one.kind == DHCP_GROUP and one.after}
@@ -144,7 +146,7 @@ class Wire:
 
     @property
     def resolvers(self) -> tuple[str, ...]:
-        """Whom the host itself asks, as VirtualBox sees it."""
+        """The name servers of the host, as VirtualBox sees them."""
         return _resolvers()
 
     def _rows(self, network: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""`vmdns ask`, and the rest of a CNAME chain that leaves our zones: both put a question to the server itself."""
+"""`vmdns ask`, and the rest of a CNAME chain that leaves our zones: both send a query to the server itself."""
 
 from __future__ import annotations
 

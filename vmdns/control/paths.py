@@ -1,6 +1,6 @@
 """Where the control channel of one running vmdns is: its key, its folder, and the lock that keeps it the only one.
 
-One vmdns serves one VirtualBox home. In the folder stand, by the key of that home, `<key>.lock`, held while the
+One vmdns serves one VirtualBox home. In the folder stand, by the key of that home, `<key>.lock`, locked while the
 server lives, and `<key>.sock` (a Unix socket) or `<key>.json` (port and token on the loopback address, Windows).
 """
 

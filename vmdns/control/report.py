@@ -1,4 +1,4 @@
-"""What commands show of a running server: the snapshot as plain JSON values."""
+"""The snapshot as JSON values, for commands."""
 
 from __future__ import annotations
 
@@ -163,10 +163,8 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
 def _shared_addresses(snapshot: Snapshot, guest: Guest) -> Iterator[Problem]:
     """What is to be said of addresses of this VM that others have on the same network."""
     for place in dict.fromkeys((one.address, one.network) for one in guest.addresses):
-        held_by = (snapshot.by_uuid[uuid] for _, uuid in snapshot.pointers.get(reverse_name(place[0]), ()))
-        found = double(
-            place[0], [one for one in held_by if place in {(it.address, it.network) for it in one.addresses}]
-        )
+        owners = (snapshot.by_uuid[uuid] for _, uuid in snapshot.pointers.get(reverse_name(place[0]), ()))
+        found = double(place[0], [one for one in owners if place in {(it.address, it.network) for it in one.addresses}])
         if found is not None:
             yield found
 

@@ -39,7 +39,7 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE = 0, 1, 76
 
 
 class _Gone(Exception):
-    """The client went away, or says or takes nothing."""
+    """The client went away, or sends or receives nothing."""
 
 
 class ControlServer:
@@ -80,7 +80,7 @@ class ControlServer:
         if len(os.fsencode(place)) > MAX_SOCKET_PATH:
             raise ControlError(f"{place} is too long for a socket's path, at most {MAX_SOCKET_PATH} bytes")
         with contextlib.suppress(FileNotFoundError):
-            # Whose lock is gone is dead, so what it left can go.
+            # Its lock is free, so its server is dead and the socket can go.
             if not stat.S_ISSOCK(place.lstat().st_mode):
                 raise ControlError(f"{place} is in the way; remove it")
             place.unlink()
@@ -104,7 +104,7 @@ class ControlServer:
         self.where = f"127.0.0.1:{port}"
 
     async def close(self) -> None:
-        """Ends all connections and leaves nothing behind."""
+        """Closes all connections and removes the socket."""
         lock, self._lock = self._lock, None
         if self._server is not None:
             self._server.close()
@@ -124,7 +124,7 @@ class ControlServer:
         assert task is not None
         self._clients.add(task)
         try:
-            # Those over the limit are told so, but there is a limit to that too.
+            # Clients over the limit get an error, but there is a limit to that too.
             if self._lock and len(self._clients) <= 2 * MAX_CLIENTS and self._is_this_user(writer):
                 await self._serve(reader, writer)
                 writer.close()
@@ -204,13 +204,13 @@ class ControlServer:
 
 def peer_user(connection: socket.socket) -> int:
     """The user at the other end of a Unix socket: Linux, unix(7) SO_PEERCRED; macOS, unix(4) LOCAL_PEERCRED, which was
-    not run there. Raises OSError where it cannot be told."""
+    not run there. Raises OSError where the system does not know."""
     if sys.platform == "linux":
         _, user, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return int(user)
     if sys.platform == "darwin":
         return user_of_xucred(connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE))
-    raise OSError("this system does not tell")
+    raise OSError("this system does not know the peer of a socket")
 
 
 def user_of_xucred(data: bytes) -> int:
@@ -243,7 +243,7 @@ async def _next(lines: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 async def _encoded(message: dict[str, Any]) -> str:
-    """As JSON, long lists item by item: the names of 10,000 VMs take 50 ms at once."""
+    """As JSON, long lists item by item: long lists at once would block the event loop."""
     parts = []
     for key, value in message.items():
         if isinstance(value, list) and len(value) > MOST_AT_ONCE:

@@ -48,7 +48,7 @@ class Admission:
         self._strangers: dict[str, float] = {}
 
     async def admit(self, peer: str) -> None:
-        """Returns as soon as a VM is known to have this address, or when it does not come out."""
+        """Returns as soon as a VM is known to have this address, or after WAIT_SECONDS."""
         now = asyncio.get_running_loop().time()
         if self._strangers.get(peer, 0.0) > now:
             return
@@ -69,12 +69,12 @@ class Admission:
             self._strangers[peer] = now + STRANGER_SECONDS
 
     def looked(self) -> None:
-        """The neighbour table was looked at: who is not known in a moment is a stranger."""
+        """The neighbour table was read: a peer that is not known in SETTLE_SECONDS is none of ours."""
         for event in self._waiting.values():
             asyncio.get_running_loop().call_later(SETTLE_SECONDS, event.set)
 
     def changed(self) -> None:
-        """The table has a new snapshot: whoever turned out to be a guest waits no more."""
+        """After a new snapshot: peers that are guests in it wait no longer."""
         for peer, event in self._waiting.items():
             if self._is_guest(peer):
                 event.set()

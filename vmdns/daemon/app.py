@@ -23,13 +23,13 @@ from vmdns.daemon.admission import Admission
 from vmdns.daemon.config_reload import ConfigReload
 from vmdns.daemon.discovery import Discovery, Source
 from vmdns.daemon.hosts_reader import HostsReader
-from vmdns.daemon.listening import Listening
+from vmdns.daemon.listen_addresses import ListenAddresses
 from vmdns.daemon.process_setup import prepare_process
 from vmdns.daemon.reports import Reports, ready_lines, report_leftovers, report_other_user, wait_for_first_look
 from vmdns.daemon.requests import Requests
 from vmdns.daemon.status import Status
-from vmdns.daemon.suspend_detector import Waking, clock
-from vmdns.daemon.task_restart import Faults, Tasks, lasting
+from vmdns.daemon.suspend_detector import SuspendDetector, clock
+from vmdns.daemon.task_restart import Faults, Tasks, run_with_restarts
 from vmdns.daemon.upstream_watch import UpstreamWatch
 from vmdns.host.folders import control_folders, state_folder
 from vmdns.host.name_owners import NameOwners
@@ -49,8 +49,8 @@ from vmdns.state.vm_change import Change
 from vmdns.store import Table
 
 if TYPE_CHECKING:
-    from vmdns.daemon.keep_wired import Wired
     from vmdns.daemon.readiness import Readiness
+    from vmdns.daemon.wire_watch import WireWatch
 
 Log = Callable[[str], None]
 
@@ -70,7 +70,7 @@ class App:
         self._simulation = options.demo
         self._first_look_over = asyncio.Event()
         self._readiness: Readiness | None = None
-        self._wired: Wired | None = None
+        self._wired: WireWatch | None = None
         self._listens: object = None
         self._faults = Faults(_log_fault)
         self._tasks = Tasks(self._faults)
@@ -79,7 +79,7 @@ class App:
         current = self._configuration.current
 
         self._forwarder = Forwarder(config.limits, clock, self._reports.report_withheld)
-        self._admission = Admission(self._is_guest, lambda: self._discovery.nudge("neighbours"))
+        self._admission = Admission(self._is_guest, lambda: self._discovery.request_look("neighbours"))
         self._server = DnsServer(
             self._snapshot,
             Others(
@@ -93,7 +93,7 @@ class App:
             ),
             config.limits,
         )
-        self._listening = Listening(self._server, log, lambda: self.upstreams.configure())
+        self._listening = ListenAddresses(self._server, log, lambda: self.upstreams.configure())
         self.upstreams = UpstreamWatch(
             self._forwarder, current, lambda: self._listening.own, self._configure_table, log
         )
@@ -150,14 +150,14 @@ class App:
             await self.hosts.read()
             self.table.rebuild()
             self._tasks.spawn(self._report_ready())
-            self._tasks.spawn(lasting("reading upstreams", self.upstreams.poll))
+            self._tasks.spawn(run_with_restarts("reading upstreams", self.upstreams.poll))
             if sys.platform == "win32" and not self._simulation:
                 self._tasks.spawn(report_leftovers(self._log))
             await self._open_control(parts)
             self._watch_files(parts)
             self._discovery.start(self._configuration.config)
             parts.push_async_callback(self._discovery.stop)
-            suspends = Waking(self._resume)
+            suspends = SuspendDetector(self._resume)
             suspends.start()
             parts.callback(suspends.stop)
             await stop.wait()
@@ -228,7 +228,7 @@ class App:
         if self._readiness is not None:
             self._readiness.ready(lines[0])
         if not self._simulation:
-            machines = any(isinstance(one, Machine) for one in self.table.held("virtualbox").values())
+            machines = any(isinstance(one, Machine) for one in self.table.reported("virtualbox").values())
             await report_other_user(config, self._discovery.virtualbox, machines, self._log)
 
     async def _stop_wiring(self) -> None:
@@ -309,9 +309,9 @@ class App:
         if not config.wire:
             return
         if self._wired is None:
-            from vmdns.daemon.keep_wired import Wired
+            from vmdns.daemon.wire_watch import WireWatch
 
-            self._wired = Wired(self._log)
+            self._wired = WireWatch(self._log)
         home = str(config.vbox_home) if config.vbox_home else None
         self._wired.changed(self.table.networks, home, config.zones, self.upstreams.found.resolvers)
 
@@ -330,8 +330,8 @@ class App:
 
     def _resume(self, seconds: float) -> None:
         """After a suspend: events were missed, so everything is looked at again."""
-        self._log(f"this computer slept, or vmdns was held up, for {seconds:.0f} s: everything is looked at again")
-        self._discovery.woke()
+        self._log(f"this computer slept, or vmdns was stopped, for {seconds:.0f} s: everything is looked at again")
+        self._discovery.resume()
         self._forwarder.woke()
         self._multicast.again()
         self._listening.woke()

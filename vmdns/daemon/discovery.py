@@ -1,4 +1,4 @@
-"""VirtualBox as the server sees it: the worker's messages go into the table, and its health into the status."""
+"""Starts the worker process that reads VirtualBox, passes its reports to the store, and keeps each source's health."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from vmdns.command_name import command_name
 from vmdns.config import Config
-from vmdns.daemon.task_restart import lasting
+from vmdns.daemon.task_restart import run_with_restarts
 from vmdns.sources.reader import LEAST, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor
 from vmdns.sources.wsl import HINT, is_wsl
@@ -35,20 +35,23 @@ class Source:
 
 
 class Discovery:
-    """Keeps a worker running, and what it told: `looked` is called once VirtualBox was looked at or is not there,
-    `looked_at` with a source that was to be looked at (`nudge`), once that is done."""
+    """Keeps a worker running and stores its reports.
+
+    looked is called once VirtualBox was read or is missing; looked_at with the source that `request_look` named, once
+    its report is stored.
+    """
 
     def __init__(
         self,
         table: Table,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         looked: Callable[[], None],
         looked_at: Callable[[str], None] = lambda source: None,
         worker: Sequence[str] = WORKER,
     ) -> None:
         self._worker = worker
         self._table = table
-        self._say = say
+        self._log = log
         self._looked = looked
         self._looked_at = looked_at
         self._stale_seconds = 0.0
@@ -64,22 +67,22 @@ class Discovery:
         if self._task is not None:
             self._task.cancel()
         elif self._worker == WORKER and is_wsl():
-            self._say(HINT)
+            self._log(HINT)
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
         interval = config.limits.look_interval
-        self._supervisor = Supervisor(config.reader, home, interval, self._hear, self._worker)
-        self._task = asyncio.create_task(lasting("reading VirtualBox", self._supervisor.run))
+        self._supervisor = Supervisor(config.reader, home, interval, self._receive, self._worker)
+        self._task = asyncio.create_task(run_with_restarts("reading VirtualBox", self._supervisor.run))
 
-    def nudge(self, source: str) -> None:
-        """Asks for a look at once (at `virtualbox`, `addresses` or `neighbours`); what it finds comes as ever."""
+    def request_look(self, source: str) -> None:
+        """Asks for a look at once (at `virtualbox`, `addresses` or `neighbours`); its report comes like any other."""
         if self._supervisor is not None:
             self._supervisor.nudge(source)
 
-    def woke(self) -> None:
-        """After a sleep, everything is looked at again."""
+    def resume(self) -> None:
+        """Requests a look at everything, after a suspend."""
         for source in ("virtualbox", "addresses", "neighbours"):
-            self.nudge(source)
+            self.request_look(source)
 
     async def stop(self) -> None:
         """Ends the worker."""
@@ -89,12 +92,12 @@ class Discovery:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _hear(self, message: dict[str, Any]) -> None:
-        """One message of the worker. One that makes no sense must not end the reading of those that follow."""
+    def _receive(self, message: dict[str, Any]) -> None:
+        """Receives one message of the worker. An invalid one must not keep those that follow from being read."""
         try:
             self._take(message)
         except (KeyError, TypeError, ValueError) as error:
-            self._say(f"a message about VirtualBox made no sense ({type(error).__name__}: {error})")
+            self._log(f"a message about VirtualBox made no sense ({type(error).__name__}: {error})")
 
     def _take(self, message: dict[str, Any]) -> None:
         source = message.get("put") or message.get("patch") or message.get("trouble") or ""
@@ -114,7 +117,7 @@ class Discovery:
         elif source:
             self.sources[source].become("failing" if message["text"] else "ok", message["text"])
             if message["text"]:
-                self._say(message["text"])
+                self._log(message["text"])
         elif "looked" in message:
             self._table.after(partial(self._looked_at, message["looked"]))
         elif "found" in message:
@@ -129,7 +132,7 @@ class Discovery:
 
     def _kept(self, source: str, key: str, fact: Fact) -> Fact:
         """The fact; a neighbour that a worker before this one had seen has been there since then."""
-        before = self._table.held(source).get(key)
+        before = self._table.reported(source).get(key)
         if isinstance(fact, Neighbour) and isinstance(before, Neighbour) and fact.mac == before.mac:
             return replace(fact, since=min(fact.since, before.since))
         return fact
@@ -139,19 +142,19 @@ class Discovery:
             return
         self.virtualbox = {**found, "detail": detail}
         if found["reader"] == SIMULATION:
-            self._say(f"a simulated VirtualBox {found['version']} takes the place of the real one")
+            self._log(f"a simulated VirtualBox {found['version']} takes the place of the real one")
             return
         through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
         because = f", because {detail}" if detail else ""
-        self._say(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
+        self._log(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
         if is_too_old(found["version"]):
             least = ".".join(map(str, LEAST))
-            self._say(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
+            self._log(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
 
     def _back(self) -> None:
         source = self.sources["virtualbox"]
         if source.state in ("failing", "stale"):
-            self._say("VirtualBox is read again")
+            self._log("VirtualBox is read again")
         source.become("ok")
         if self._stale is not None:
             self._stale.cancel()
@@ -160,21 +163,21 @@ class Discovery:
     def _away(self, why: str) -> None:
         source = self.sources["virtualbox"]
         if source.detail != why:
-            self._say(why)
+            self._log(why)
         if source.state != "stale":
             source.become("failing" if self._table.count("virtualbox") else "waiting", why)
         if self._stale is None and self._table.count("virtualbox"):
-            self._stale = asyncio.get_running_loop().call_later(self._stale_seconds, self._forget)
+            self._stale = asyncio.get_running_loop().call_later(self._stale_seconds, self._expire)
         self._looked()
 
-    def _forget(self) -> None:
+    def _expire(self) -> None:
         """The last report is too old to be true any more."""
         self._stale = None
         self.sources["virtualbox"].become("stale", self.sources["virtualbox"].detail)
-        self._say("VirtualBox was away for too long: its names are taken back")
+        self._log("VirtualBox was away for too long: its names are taken back")
         self._table.put("virtualbox", {})
 
 
-def _fact(told: Any) -> Fact | None:
+def _fact(value: Any) -> Fact | None:
     """A fact of a message, which the reading thread may have made of JSON already."""
-    return from_json(told) if isinstance(told, dict) else told
+    return from_json(value) if isinstance(value, dict) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from vmdns.daemon.output import take_over
+from vmdns.daemon.log_output import print_log_records
 from vmdns.host.capabilities_linux import keep_to_ourselves
 
 # Seconds that the UDP thread waits at most for the interpreter lock while the event loop runs Python code.
@@ -15,7 +15,7 @@ OPEN_FILES = 4096
 
 def prepare_process(log: Callable[[str], None]) -> None:
     """To be called once, before the event loop starts."""
-    take_over(log)
+    print_log_records(log)
     _raise_open_files_limit()
     keep_to_ourselves()
     sys.setswitchinterval(SWITCH_INTERVAL)

@@ -1,4 +1,4 @@
-"""Tells the service manager that vmdns answers: once when it does, and again and again while it does."""
+"""Notifies the service manager that vmdns answers: once when it is ready, then as its watchdog (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vmdns.host.systemd_notify import Notifier
 from vmdns.server.listeners import Listener
 
 ANSWER_SECONDS = 2.0
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 _SOA = 6
 
 
 class Readiness:
-    """One vmdns and its service manager."""
+    """Notifications of one vmdns to its service manager. listeners gives the sockets that are open now."""
 
     def __init__(self, notifier: Notifier, listeners: Callable[[], Sequence[Listener]]) -> None:
         self._notifier = notifier
@@ -24,11 +24,11 @@ class Readiness:
         self._task: asyncio.Task[None] | None = None
 
     def ready(self, status: str) -> None:
-        """vmdns is ready; told as soon as a question to itself is answered. Signs of life follow if they are wanted."""
+        """Notifies READY=1 once a query to the server itself is answered, then WATCHDOG=1 if the manager wants it."""
         self._task = asyncio.create_task(self._go(status))
 
     async def stop(self) -> None:
-        """vmdns ends."""
+        """Notifies STOPPING=1."""
         self._notifier.stopping()
         if self._task is not None:
             self._task.cancel()
@@ -36,28 +36,28 @@ class Readiness:
 
     async def _go(self, status: str) -> None:
         while not await self._answers():
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
         self._notifier.ready(status)
         while self._notifier.seconds:
-            # Half of the time, as sd_watchdog_enabled(3) advises. No answer, no sign: then vmdns is started anew.
+            # Half of the time, as sd_watchdog_enabled(3) advises. Without an answer, the manager restarts vmdns.
             await asyncio.sleep(self._notifier.seconds / 2)
             if await self._answers():
                 self._notifier.alive()
 
     async def _answers(self) -> bool:
-        """Whether a question to the first listener is answered, by UDP and as everybody asks it."""
+        """Whether a query to the first listener is answered, by UDP as a client sends it."""
         listeners = self._listeners()
         if not listeners:
             return False
         where = listeners[0].udp.getsockname()
         loop = asyncio.get_running_loop()
-        question = make_query(0x7664, b"\5local\0", _SOA)
+        query = make_query(0x7664, b"\5local\0", _SOA)
         with socket.socket(listeners[0].udp.family, socket.SOCK_DGRAM) as one:
             one.setblocking(False)
             try:
                 one.connect(where)
-                await loop.sock_sendall(one, question)
+                await loop.sock_sendall(one, query)
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    return (await loop.sock_recv(one, 4096))[:2] == question[:2]
+                    return (await loop.sock_recv(one, 4096))[:2] == query[:2]
             except (OSError, TimeoutError):
                 return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmdns.config import Config
 from vmdns.control import report
-from vmdns.daemon.log_limit import Sparing
+from vmdns.daemon.log_limit import LogLimit
 from vmdns.dns.escaping import safe
 from vmdns.server.listeners import Listener
 from vmdns.state.vm_change import Change
@@ -23,7 +23,7 @@ class Reports:
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
-        self._limit = Sparing()
+        self._limit = LogLimit()
         self._problems: tuple[str, ...] = ()
 
     def report_change(self, change: Change, zones: tuple[str, ...], now: float) -> dict[str, object]:
@@ -42,7 +42,7 @@ class Reports:
     def report_withheld(self, name: str) -> None:
         """Logs that an answer for this name was withheld by the rebinding guard, with the remedy."""
         line = (
-            f"! {safe(name)}: an answer from outside held a private address and was withheld (DNS rebinding); if the "
+            f"! {safe(name)}: an answer from outside had a private address and was withheld (DNS rebinding); if the "
             f'name is yours, write in vmdns.toml: private_domains = ["{safe(domain_to_allow(name))}"]'
         )
         self._log_limited("answers withheld", line, time.time())

@@ -1,4 +1,4 @@
-"""What commands ask of a running vmdns over its control channel."""
+"""Answers the requests of commands over the control channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vmdns.state.findings import Finding
 
 SIMULATION = "This is a simulation (vmdns demo): these VMs and networks do not exist."
-MOST_WAITING = 10_000  # changes that a watcher which does not read may leave behind
+MOST_PENDING = 10_000  # changes for a watcher that does not read
 
 
 class Requests:
@@ -47,7 +47,7 @@ class Requests:
     def notify_watchers(self, change: dict[str, Any]) -> None:
         """Sends a change to every `vmdns names --watch`."""
         for queue in self._watchers:
-            if queue.qsize() < MOST_WAITING:
+            if queue.qsize() < MOST_PENDING:
                 queue.put_nowait(change)
 
     def handle(self, message: dict[str, Any]) -> Awaitable[dict[str, Any]] | AsyncIterator[dict[str, Any]]:
@@ -75,7 +75,7 @@ class Requests:
                 return _completed({"error": f"this vmdns does not know {other!r}; it is version {__version__}"})
 
     async def _names(self) -> dict[str, Any]:
-        """In a thread: with thousands of VMs it takes long."""
+        """In a thread: with many VMs it takes long."""
         snapshot, zones = self._table.snapshot, self._zones()
         return await asyncio.to_thread(report.names, snapshot, zones, time.time())
 
@@ -91,7 +91,7 @@ class Requests:
         return {"findings": [one._asdict() for one in await self._findings(self._status())]}
 
     async def _findings(self, status: dict[str, Any]) -> list[Finding]:
-        """In a thread: with thousands of VMs it takes long."""
+        """In a thread: with many VMs it takes long."""
         from vmdns.state.diagnosis import Patient, examine
 
         table = self._table

@@ -12,7 +12,7 @@ from vmdns import __version__
 from vmdns.config import values_in_force
 from vmdns.daemon.config_reload import ConfigReload
 from vmdns.daemon.discovery import Discovery, Source
-from vmdns.daemon.listening import Listening
+from vmdns.daemon.listen_addresses import ListenAddresses
 from vmdns.daemon.task_restart import Faults
 from vmdns.daemon.upstream_watch import UpstreamWatch
 from vmdns.server.dns_server import DnsServer
@@ -29,7 +29,7 @@ class Status:
     table: Table
     server: DnsServer
     forwarder: Forwarder
-    listening: Listening
+    listening: ListenAddresses
     discovery: Discovery
     upstreams: UpstreamWatch
     sources: Mapping[str, Source]

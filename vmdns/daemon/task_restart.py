@@ -9,7 +9,7 @@ from typing import Any
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a restart
 
 
-async def lasting(what: str, work: Callable[[], Awaitable[None]]) -> None:
+async def run_with_restarts(what: str, work: Callable[[], Awaitable[None]]) -> None:
     """Does the work until it is over or cancelled, and restarts it after a failure. what: the work, for the log."""
     loop = asyncio.get_running_loop()
     pause = FIRST_PAUSE

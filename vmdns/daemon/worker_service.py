@@ -1,7 +1,7 @@
-"""What systemd starts beside a confined `vmdns run`, for each connection to its socket (host/systemd_unit.py).
+"""The process that systemd starts outside the confinement of `vmdns run`, for each connection to its socket.
 
-The first line says what is wanted: the options of a worker (sources/worker.py), or `{"wire": {"home", "zones"}}` for
-one look at whether VirtualBox's networks are wired (daemon/keep_wired.py). Only the user whose VMs these are may
+The first line is the request: the options of a worker (sources/worker.py), or `{"wire": {"home", "zones"}}` for
+one check of VirtualBox's DHCP servers (daemon/wire_watch.py). Only the user whose VMs these are may
 connect.
 """
 
@@ -22,16 +22,16 @@ def main() -> None:
         worker.run(requests, output, wanted)
         return
     from vmdns.commands.wire_networks import Wire
-    from vmdns.daemon.keep_wired import look
+    from vmdns.daemon.wire_watch import apply_once
     from vmdns.host.elevation import is_elevated
 
-    said: dict[str, Any] = {"steps": [], "troubles": []}
+    response: dict[str, Any] = {"steps": [], "troubles": []}
     try:
         wire = Wire(wanted["wire"]["home"], tuple(wanted["wire"]["zones"]), may=is_elevated())
-        look(wire, said["steps"], said["troubles"])
+        apply_once(wire, response["steps"], response["troubles"])
     except (OSError, RuntimeError) as error:
-        said["error"] = str(error)
-    output.send(said)
+        response["error"] = str(error)
+    output.send(response)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def why_not(error: OSError, address: str, port: int) -> str:
-    """Why an address and port could not be bound, and the exact remedy. vmdns tries again (daemon/listening.py)."""
+    """Why an address and port could not be bound, and the remedy. daemon/listen_addresses.py tries again."""
     what = f"{address} port {port}"
     refused = error.errno in (errno.EACCES, errno.EPERM) or getattr(error, "winerror", 0) == 10013
     in_use = error.errno == errno.EADDRINUSE or getattr(error, "winerror", 0) == 10048

@@ -158,7 +158,7 @@ class UdpThread:
         self._answer_cache.tick()
         keys, held, others = batch.keys(found), [], 0
         for door, start, end in parts:
-            some, asked = door.held(batch, keys[start:end], start, end)
+            some, asked = door.reported(batch, keys[start:end], start, end)
             held += some
             others += asked
         silent = others > 0 and NOTHING in held

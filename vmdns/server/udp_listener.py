@@ -103,7 +103,7 @@ class Door:
             return None  # then the question itself meets the same fault, and is answered by SERVFAIL
         return found
 
-    def held(self, batch: Batch, keys: Sequence[bytes], start: int, end: int) -> tuple[list[bytes], int]:
+    def reported(self, batch: Batch, keys: Sequence[bytes], start: int, end: int) -> tuple[list[bytes], int]:
         """The responses to these datagrams of a batch in packed form, and how many were not cached. keys: theirs.
         Few steps for each datagram, as it is here that a busy server spends its time."""
         asker = batch.asker(start, end)

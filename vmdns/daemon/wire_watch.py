@@ -1,4 +1,4 @@
-"""`vmdns run --wire`: keeps VirtualBox's networks wired, by a look whenever what the plan rests on has changed."""
+"""`vmdns run --wire`: keeps VirtualBox's DHCP servers pointed at vmdns, checked whenever a network changes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from vmdns.commands.wire_networks import Wire
 from vmdns.host.elevation import is_elevated
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
 
-_RESTS_ON = (DhcpServer, NatNetwork, HostInterface, HostAddress)
-_PATIENCE_SECONDS = 5.0  # for a look that is under way when vmdns ends
+_RELEVANT = (DhcpServer, NatNetwork, HostInterface, HostAddress)
+_STOP_SECONDS = 5.0  # for a check in progress when vmdns ends
 
 
-class Wired:
-    """Looks, and does what is to be done, in a thread; nobody is asked for rights.
+class WireWatch:
+    """Plans and applies in a thread, without asking for privileges.
 
-    say gets a line for each step, and once for what is wrong. Used from one event loop.
+    log gets a line for each step, and for each problem once. Used from one event loop.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
         self._seen: object = None
         self._wanted: tuple[str | None, tuple[str, ...]] = (None, ())
         self._made: object = None
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
         self._again = False
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def changed(
         self, facts: Iterable[Fact], home: str | None, zones: tuple[str, ...], resolvers: tuple[str, ...] = ()
     ) -> None:
-        """To be called with what is known now, as often as one likes: only a change of networks, or of whom the host
-        itself asks, means a look."""
+        """Checks in the background if the networks, or the servers that the host uses, changed since the last call."""
         wanted = home, zones
-        seen = frozenset(fact for fact in facts if isinstance(fact, _RESTS_ON)), wanted, resolvers
+        seen = frozenset(fact for fact in facts if isinstance(fact, _RELEVANT)), wanted, resolvers
         if seen == self._seen:
             return
         self._seen, self._wanted = seen, wanted
@@ -46,20 +45,20 @@ class Wired:
             self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def look(self) -> None:
-        """One look now; says what it did. Ends when it is done."""
+        """Plans and applies once, and logs the steps."""
         steps, troubles = await asyncio.to_thread(self._once, *self._wanted)
         for line in steps:
-            self._say(f"wiring: {line}")
+            self._log(f"wiring: {line}")
         for line in troubles:
-            if line not in self._told:
-                self._say(f"wiring: {line}")
-        self._told = set(troubles)
+            if line not in self._reported:
+                self._log(f"wiring: {line}")
+        self._reported = set(troubles)
 
     async def stop(self) -> None:
-        """Waits for a look that is under way."""
+        """Waits for a check in progress."""
         self._again = False
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=_PATIENCE_SECONDS)
+            await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
 
     async def _work(self) -> None:
         try:
@@ -74,30 +73,30 @@ class Wired:
         troubles: list[str] = []
         try:
             if "VMDNS_BESIDE" in os.environ:
-                self._beside(home, zones, steps, troubles)
+                self._apply_outside(home, zones, steps, troubles)
                 return steps, troubles
             if self._wire is None or self._made != (home, zones):
                 self._wire, self._made = Wire(home, zones, may=is_elevated()), (home, zones)
-            look(self._wire, steps, troubles)
+            apply_once(self._wire, steps, troubles)
         except (OSError, RuntimeError) as error:
             troubles.append(str(error))
-            self._seen = None  # the next change of anything has it look again
+            self._seen = None  # so that the next call checks again
         return steps, troubles
 
-    def _beside(self, home: str | None, zones: tuple[str, ...], steps: list[str], troubles: list[str]) -> None:
-        """Where vmdns is confined: the look is one of a process that is not. A VBoxSVC that VBoxManage starts must not
-        be confined either."""
+    def _apply_outside(self, home: str | None, zones: tuple[str, ...], steps: list[str], troubles: list[str]) -> None:
+        """Has a process outside of systemd's confinement do it. A VBoxSVC that VBoxManage starts must not be confined
+        either."""
         from vmdns.sources.worker_socket import VARIABLE, ask
 
-        said = ask(os.environ[VARIABLE], {"wire": {"home": home, "zones": zones}})
-        steps += map(str, said.get("steps", ()))
-        troubles += map(str, said.get("troubles", ()))
-        if "error" in said:
-            raise OSError(str(said["error"]))
+        response = ask(os.environ[VARIABLE], {"wire": {"home": home, "zones": zones}})
+        steps += map(str, response.get("steps", ()))
+        troubles += map(str, response.get("troubles", ()))
+        if "error" in response:
+            raise OSError(str(response["error"]))
 
 
-def look(wire: Wire, steps: list[str], troubles: list[str]) -> None:
-    """One look; what it did is added to the steps, what is wrong to the troubles. Raises OSError, RuntimeError."""
+def apply_once(wire: Wire, steps: list[str], troubles: list[str]) -> None:
+    """Plans and applies; adds what it did to steps and what is wrong to troubles. Raises OSError, RuntimeError."""
     networks = wire.apply(wire.plan(), steps.append)
     troubles += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
     guests = wire.guests([one.row.network for one in networks if one.steps])

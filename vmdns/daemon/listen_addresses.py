@@ -1,4 +1,4 @@
-"""Which addresses the server listens on, and what it does where it may not."""
+"""The addresses that the server listens on, and what it does where it cannot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_SECONDS = 5.0
 
 @dataclass(slots=True, eq=False)
 class Wanted:
-    """One address that was asked for: where it is listened on, and why not where it was asked.
+    """One wanted address and the listener for it.
 
     trouble says why it could not be bound, with the remedy; as long as it is set, binding is tried again. error is the
     errno that it explains.
@@ -31,15 +31,15 @@ class Wanted:
     trouble: str = ""
     error: int = 0
     fallback: Listener | None = None  # the port that served until then: `vmdns host` may have named it to this computer
-    followed: bool = False  # wanted because a network has it, not because it was asked for
+    followed: bool = False  # wanted because a network has it, not by the configuration
 
 
-class Listening:
-    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes what was asked once it can."""
+class ListenAddresses:
+    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes the wanted port once it can."""
 
-    def __init__(self, server: DnsServer, say: Callable[[str], None], changed: Callable[[], None]) -> None:
+    def __init__(self, server: DnsServer, log: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._server = server
-        self._say = say
+        self._log = log
         self._changed = changed
         self._wanted: list[Wanted] = []
         self._given: dict[Listen, Listener] = {}
@@ -54,12 +54,12 @@ class Listening:
         """Sockets that a service manager opened: listened on as long as vmdns runs, and instead of the default."""
         self._given = {Listen(one.address, one.port): one for one in listeners}
 
-    def want(self, listens: Iterable[Listen], doors: Iterable[str] = ()) -> None:
-        """Listens on these; where there are none, on the default and on port 53 of the doors, the host's addresses at
-        which guests ask. Closes what is not wanted any more, and keeps what is."""
+    def want(self, listens: Iterable[Listen], guest_addresses: Iterable[str] = ()) -> None:
+        """Listens on these. Where there are none: on the default, and on port 53 of guest_addresses, the addresses of
+        the host that guests send queries to. Closes the other listeners and keeps those that are wanted still."""
         chosen = tuple(listens)
         default = not chosen
-        followed = [Listen(address, 53) for address in doors] if default else []
+        followed = [Listen(address, 53) for address in guest_addresses] if default else []
         kept = {one.listen: one for one in self._wanted}
         before = self.own
         self._wanted = []
@@ -71,7 +71,7 @@ class Listening:
         for old in kept.values():
             for listener in filter(None, (old.fallback, old.listener)):
                 self._server.close(listener)
-                self._say(f"no longer listening on {listener.address} port {listener.port}")
+                self._log(f"no longer listening on {listener.address} port {listener.port}")
         self._schedule()
         if self.own != before:
             self._changed()
@@ -97,7 +97,7 @@ class Listening:
             except OSError:
                 continue
         if elsewhere:
-            self._say(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {address} either")
+            self._log(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {address} either")
 
     def _explain(self, one: Wanted, error: OSError) -> None:
         """Reports why the address cannot be bound, once for each kind of error."""
@@ -105,13 +105,13 @@ class Listening:
             return
         one.error = error.errno or 0
         one.trouble = why_not(error, *one.listen)
-        self._say(one.trouble)
+        self._log(one.trouble)
 
     def _take(self, one: Wanted, listener: Listener) -> None:
         one.fallback, one.listener = one.listener, listener
         self._server.open(listener)
         instead = f" instead of {one.listen.port}" if one.listen.port not in (0, listener.port) else ""
-        self._say(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
+        self._log(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
 
     def _schedule(self) -> None:
         """Tries every five seconds to bind what could not be bound: the user may have freed the port, allowed it, or
@@ -138,7 +138,7 @@ class Listening:
             self._changed()
 
     def woke(self) -> None:
-        """After a sleep, what could not be listened on is tried at once."""
+        """After a suspend, tries at once to bind what could not be bound."""
         self._try_again()
 
     def status(self) -> list[dict[str, Any]]:
