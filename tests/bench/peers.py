@@ -8,8 +8,10 @@ They are found on PATH, or in that folder (`~/.cache/vmdns-bench`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
@@ -58,9 +60,17 @@ def fetch() -> None:
 
 
 def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that is free for UDP and TCP, below those that systems give to clients (Linux: from 32768 on)."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+        ):
+            udp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
 
 
 class Server:
