@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         exited = exit_of_argparse
     except _OutputFailed as failed:
         failure = failed.reason
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     failure = standard_streams.flush() or failure
     if failure is not None and not isinstance(failure, BrokenPipeError):
         _complain(f"vmdns: cannot write the output: {failure.strerror}")
@@ -77,8 +79,6 @@ def _command(argv: Sequence[str] | None) -> int:
     except CommandError as fail:
         _complain(f"vmdns: {safe(fail)}")
         return fail.status
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _existing_folder(text: str) -> str:
