@@ -22,7 +22,6 @@ from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 from vmdns.server.udp import CALLS
 from vmdns.state.build import build
-from vmdns.state.common_answer import quick
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Right
 from vmdns.state.views import View
@@ -206,26 +205,3 @@ def test_a_change_is_answered_at_once(batches: bool) -> None:
         await server.stop()
 
     run(main())
-
-
-@given(st.sampled_from(NAMES), st.sampled_from(KINDS), st.booleans(), st.binary(max_size=14), st.integers(0, 200))
-def test_the_quick_path_gives_the_same_or_nothing(name: str, kind: str, edns: bool, noise: bytes, at: int) -> None:
-    server, _ = served()
-    whole = question(name, kind, **({"use_edns": 0} if edns else {"use_edns": -1}))
-    at = min(at, len(whole))
-    for packet in (whole, whole[:at] + noise, whole[:at] + noise + whole[at + len(noise) :], whole + noise):
-        slow = server.handle(packet, HOST, HOST, False)
-        if isinstance(slow, Coroutine):
-            asyncio.run(slow)  # it is forwarded
-            continue
-        fast = quick(packet, SNAPSHOT, SNAPSHOT.view(HOST, HOST), True) if len(packet) > 12 else None
-        if fast is not None:
-            response, key = fast
-            end = 12 + len(key)
-            assert packet[:2] + response[:10] + packet[12:end] + response[end - 2 :] == slow
-
-
-def test_the_quick_path_is_taken() -> None:
-    view = SNAPSHOT.view(HOST, HOST)
-    for name, kind in (("db.local", "A"), ("db.local", "AAAA"), ("DB.vm.internal", "A")):
-        assert quick(question(name, kind), SNAPSHOT, view, True) is not None, name

@@ -1,4 +1,4 @@
-"""Every response that stands ready, or is made by the quick path, is what dnspython makes of the same decision.
+"""Every response from the cache, and the one that it was made of, is what dnspython makes of the same decision.
 
 Byte for byte, for askers on several networks, while the world changes.
 """
@@ -28,7 +28,6 @@ from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
 from vmdns.state.authoritative import Reply, answer
 from vmdns.state.build import build
-from vmdns.state.common_answer import quick
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Lease, Machine, PortForward
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Right, Snapshot
@@ -144,13 +143,6 @@ class World:
             if response is None:
                 response = self.server.datagrams.answer(packet, (peer, 1234), listener)
             found += [packet[:2] + response] if response is not None else []
-        right = self.snapshot.right(local, peer)
-        if right in (Right.ALL, Right.NAMES):
-            quickly = quick(packet, self.snapshot, self.snapshot.view(local, peer), right is Right.ALL)
-            if quickly is not None:
-                response, name = quickly
-                end = 12 + len(name)
-                found.append(packet[:2] + response[:10] + packet[12:end] + response[end - 2 :])
         return found
 
     def truth(self, packet: bytes, door: tuple[str, str]) -> bytes | None:

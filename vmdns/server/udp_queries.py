@@ -30,10 +30,7 @@ from vmdns.server.query_handler import Decisions
 from vmdns.server.rate_limit import Verdict
 from vmdns.server.udp import UdpThread
 from vmdns.server.udp_listener import Door
-from vmdns.state.common_answer import quick
-from vmdns.state.common_forward import Foreign, foreign, respond_to
 from vmdns.state.snapshot import Right, Snapshot
-from vmdns.state.views import View
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +176,6 @@ class Datagrams:
         if sort[1] not in (Right.ALL, Right.NAMES):
             return None
         found = find(self.answer_cache.view(sort), plain)
-        if found is None and cookie:
-            found = self._made(plain, snapshot, sort)
         if found is not None and cookie:
             told, proves = self._cookies.meet(cookie, peer[0])
             if proves:
@@ -191,42 +186,19 @@ class Datagrams:
             self._counts.answered += 1
         return found
 
-    def _made(self, packet: bytes, snapshot: Snapshot, sort: tuple[View, Right]) -> bytes | None:
-        """The response without its id that the quick path makes, kept for others."""
-        if len(packet) <= 12 or sort[1] not in (Right.ALL, Right.NAMES):
-            return None
-        found = quick(packet, snapshot, sort[0], sort[1] is Right.ALL)
-        if found is None:
-            return None
-        response, name = found
-        end = 12 + len(name)
-        self.answer_cache.store(sort, snapshot, packet[2:12] + name + packet[end:], response)
-        return response[:10] + packet[12:end] + response[end - 2 :]
-
     def answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
         """The response without its id, where our own zones make it at once; None for silence or for later."""
         self._counts.queries += 1
         try:
-            snapshot = self._current()
-            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-            made = self._made(packet, snapshot, asker)
-            if made is None:
-                asked = foreign(packet, snapshot) if asker[1] is Right.ALL else None
-                counted = self._gate.asker(listener.address, peer[0])
-                if asked is not None and self._gate.may_miss(counted):
-                    return self._abroad(asked, peer, listener, asker, counted)
-                return self._slow(packet, peer, listener, snapshot, asker)
+            return self._answer(packet, peer, listener)
         except Exception:
             log.exception("a question could not be answered")
             self._counts.failed += 1
             return bare_reply(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
-        self._counts.answered += 1
-        return made
 
-    def _slow(
-        self, packet: bytes, peer: Peer, listener: Listener, snapshot: Snapshot, asker: tuple[View, Right]
-    ) -> bytes | None:
-        """The same for any packet."""
+    def _answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
+        snapshot = self._current()
+        asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
         try:
             query = parse_query(packet)
         except Malformed as malformed:
@@ -255,19 +227,6 @@ class Datagrams:
         elif reply is not None and _is_plain(query, packet):
             self.answer_cache.store(asker, snapshot, _key(query, packet), _lowered(query, response))
         return response[2:]
-
-    def _abroad(
-        self, asked: Foreign, peer: Peer, listener: Listener, asker: tuple[View, Right], counted: Asker | None
-    ) -> bytes | None:
-        """The response without its id to a common question for others, where one is known."""
-        packet, end, key = asked.packet, asked.end, asked.question.name
-        made = self._miss(asked.question, partial(_respond_to, asked), peer, listener, counted)
-        if made is False:
-            self._hand_over(parse_query(packet), packet, peer, listener)
-        if isinstance(made, bool):
-            return None
-        self.answer_cache.store_forwarded(asker, packet[2:12] + key + packet[end:], made[2:12] + key + made[end:])
-        return made[2:]
 
     def _miss(
         self, question: Question, make: Make, peer: Peer, listener: Listener, asker: Asker | None
@@ -382,12 +341,6 @@ class Datagrams:
         door = self._doors.get(listener)
         if door is None or not door.outbox.put(reply, peer):
             self._send(listener, reply, peer)
-
-
-def _respond_to(asked: Foreign, found: Forwarded | Failure) -> bytes:
-    """The response to a common query for a name outside the local zones."""
-    made = respond_to(asked, found) if isinstance(found, Forwarded) else None
-    return made or render(parse_query(asked.packet), found, asked.limit)
 
 
 def _is_plain(query: Query, packet: bytes) -> bool:

@@ -176,18 +176,6 @@ class Snapshot:
         """Why this view gets some addresses of a VM and not its others, the chosen ones first."""
         return choices(guest.addresses, self.seen(guest, view), view, self.ways)
 
-    def is_foreign(self, key: bytes) -> bool:
-        """Whether a wire name (lower case) surely is not ours, in no view. Of names with a `_` it is not sure."""
-        if key in self.outside or key in self.nodes or key in self.owned or key in self.late or key in self.above:
-            return False
-        if key in self.pointers or key[1:2] == b"_" or not key.isascii():
-            return False
-        while key not in self.zones:
-            if key in self.forwarded or not key[0]:
-                return True
-            key = key[1 + key[0] :]
-        return False
-
     def _leads(self, network: Network, six: bool, view: View) -> bool:
         key = network, six, view.members
         found = self._led.get(key)
