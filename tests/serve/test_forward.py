@@ -797,8 +797,7 @@ def test_a_fault_of_our_own_is_servfail_and_is_logged(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(forward, "judge", broken)
-    monkeypatch.setattr(forward, "quick_judge", broken)
+    monkeypatch.setattr(forward, "validate_response", broken)
 
     async def scenario() -> None:
         async with lab() as net:

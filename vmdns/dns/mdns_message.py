@@ -9,22 +9,17 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from vmdns.dns.message import AAAA, ANY, CNAME, IN, NS, PTR, A, Record, append, remember
+from vmdns.dns.message import AAAA, ANY, CNAME, HEADER, IN, NS, PTR, A, Record, append, remember, skip_name
+from vmdns.dns.record_parser import NSEC, Names, ParsedRecord, parse_name, parse_record
 
-NSEC = 47
 MAX_PACKET = 9000  # RFC 6762 section 17
-# Pointers in one name, more than the labels of the longest that anybody writes (ip6.arpa has 34). Without a bound, a
-# packet of 9,000 bytes that points through itself takes a third of a second.
-MOST_POINTERS = 64
 SIZE = 1440  # what fits an Ethernet frame below IPv6 and UDP, with some room for tunnels
 FLUSH = UNICAST = 0x8000  # the top bit of the class, in records and in questions (sections 10.2 and 5.4)
 RESPONSE, TRUNCATED = 0x8400, 0x0200  # QR with AA; TC
 
-_HEADER = struct.Struct("!6H")
 _QTAIL = struct.Struct("!HH")
-_FIXED = struct.Struct("!HHIH")
-_LENGTHS = {A: 4, AAAA: 16}
-_NAMED = {NS, CNAME, PTR, NSEC}  # their rdata begins with a name
+_CLASS_MASK = 0x7FFF
+_NAME_FIRST = {NS, CNAME, PTR, NSEC}  # their rdata begins with a name
 
 
 class Question(NamedTuple):
@@ -68,87 +63,38 @@ def parse(packet: bytes) -> Message | None:
     """What the packet says; None where it is no message, or its opcode or rcode is not 0 (sections 18.3 and 18.11)."""
     if not 12 <= len(packet) <= MAX_PACKET:
         return None
-    ident, flags, *counts = _HEADER.unpack_from(packet)
+    ident, flags, *counts = HEADER.unpack_from(packet)
     if flags & 0x780F:
         return None
-    names: dict[int, tuple[bytes, int]] = {}
+    names: Names = {}
     try:
         at = 12
         questions: list[Question] = []
         for _ in range(counts[0]):
-            name, at = _name(packet, at, names)
+            name, at = parse_name(packet, at, names)
             kind, cls = _QTAIL.unpack_from(packet, at)
             at += 4
-            if cls & 0x7FFF in (IN, ANY):
+            if cls & _CLASS_MASK in (IN, ANY):
                 questions.append(Question(name, name.lower(), kind, bool(cls & UNICAST)))
         sections: list[tuple[Heard, ...]] = []
         for count in counts[1:]:
             heard: list[Heard] = []
             for _ in range(count):
-                record, at = _record(packet, at, names)
-                if record is not None:
-                    heard.append(record)
+                record, at = parse_record(packet, at, names, _CLASS_MASK)
+                if record.cls & _CLASS_MASK == IN:
+                    heard.append(Heard(record.key, record.type, record.ttl, _lower_names(record)))
             sections.append(tuple(heard))
     except (IndexError, ValueError, struct.error):
         return None
     return Message(ident, flags, tuple(questions), *sections)
 
 
-def _record(packet: bytes, at: int, names: dict[int, tuple[bytes, int]]) -> tuple[Heard | None, int]:
-    owner, at = _name(packet, at, names)
-    kind, cls, ttl, length = _FIXED.unpack_from(packet, at)
-    at += 10
-    end = at + length
-    if end > len(packet):
-        raise ValueError("rdata runs past the packet")
-    if cls & 0x7FFF != IN:
-        return None, end
-    rdata = packet[at:end]
-    if len(rdata) != _LENGTHS.get(kind, length):
-        raise ValueError("an address of another length")
-    if kind in _NAMED:
-        name, after = _name(packet, at, names)
-        if after > end:
-            raise ValueError("a name runs past its rdata")
-        rdata = name.lower() + packet[after:end]
-    return Heard(owner.lower(), kind, ttl if ttl < 1 << 31 else 0, rdata), end  # RFC 2181 section 8
-
-
-def _name(packet: bytes, at: int, names: dict[int, tuple[bytes, int]]) -> tuple[bytes, int]:
-    """The name there without compression, and where it ends. Pointers lead back only, so that they come to an end."""
-    known = names.get(at)
-    if known is not None:
-        return known
-    start, out, end, earliest, pointers = at, bytearray(), 0, at, 0
-    while True:
-        length = packet[at]
-        if length >= 0xC0:
-            pointers += 1
-            if pointers > MOST_POINTERS:
-                raise ValueError("too many pointers in a name")
-            end = end or at + 2
-            at = (length & 0x3F) << 8 | packet[at + 1]
-            if at >= earliest:
-                raise ValueError("a pointer that does not lead back")
-            earliest = at
-            if (behind := names.get(at)) is not None:
-                out += behind[0]
-                break
-            continue
-        if length > 63:
-            raise ValueError("label type")
-        if at + 1 + length > len(packet):
-            raise ValueError("a label runs past the packet")
-        out += packet[at : at + 1 + length]
-        at += 1 + length
-        if length == 0:
-            break
-        if len(out) > 255:
-            raise ValueError("name over 255 bytes")
-    if len(out) > 255:
-        raise ValueError("name over 255 bytes")
-    found = names[start] = bytes(out), end or at
-    return found
+def _lower_names(record: ParsedRecord) -> bytes:
+    """The rdata of a record with the name that it begins with, if any, in lower case."""
+    if record.type not in _NAME_FIRST:
+        return record.rdata
+    end = skip_name(record.rdata, 0)
+    return record.rdata[:end].lower() + record.rdata[end:]
 
 
 def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
@@ -169,7 +115,7 @@ def query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = 
     for record in authority:
         append(out, record, offsets)
         count += 1
-    _HEADER.pack_into(out, 0, 0, 0, len(questions), 0, count, 0)
+    HEADER.pack_into(out, 0, 0, 0, len(questions), 0, count, 0)
     return bytes(out)
 
 
@@ -228,7 +174,7 @@ def responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> 
 
 
 def _finish(out: bytearray, counts: Sequence[int]) -> bytes:
-    _HEADER.pack_into(out, 0, 0, RESPONSE, 0, counts[0], 0, counts[1])
+    HEADER.pack_into(out, 0, 0, RESPONSE, 0, counts[0], 0, counts[1])
     return bytes(out)
 
 
@@ -245,5 +191,5 @@ def legacy_response(ident: int, questions: Sequence[Question], answers: Iterable
             del out[mark:]
             break
         count += 1
-    _HEADER.pack_into(out, 0, ident, RESPONSE, len(questions), count, 0, 0)
+    HEADER.pack_into(out, 0, ident, RESPONSE, len(questions), count, 0, 0)
     return bytes(out)

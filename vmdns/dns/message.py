@@ -34,7 +34,7 @@ EDE_INVALID_QUERY_TYPE = 30  # RFC 9824 section 9
 # Of an OPT record: padding takes 468 (RFC 8467), all else less. 16,000 empty ones take 15 ms to walk.
 MOST_OPTION_BYTES = 4096
 
-_HEADER = struct.Struct("!6H")
+HEADER = struct.Struct("!6H")
 _FIXED = struct.Struct("!HHIH")
 _QTAIL = struct.Struct("!HH")
 _ANY_CLASS = 255
@@ -122,7 +122,7 @@ def parse_query(packet: bytes) -> Query:
     """
     if len(packet) < 12:
         raise Malformed(None, "short")
-    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(packet)
+    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(packet)
     if flags & 0x8000:
         raise Malformed(None, "a response")
     if flags & 0x7800:
@@ -131,7 +131,7 @@ def parse_query(packet: bytes) -> Query:
         raise Malformed(bare_reply(packet, FORMERR), "counts")
     question = b""
     try:
-        end = _skip_name(packet, 12, pointers=False)
+        end = skip_name(packet, 12)
         kind, cls = _QTAIL.unpack_from(packet, end)
         question = packet[12 : end + 4]
         if answers or authorities or additionals > 4:
@@ -143,7 +143,8 @@ def parse_query(packet: bytes) -> Query:
     return Query(ident, flags, name, name.lower(), kind, cls, question, edns)
 
 
-def _skip_name(packet: bytes, at: int, *, pointers: bool) -> int:
+def skip_name(packet: bytes, at: int, *, pointers: bool = False) -> int:
+    """The place behind the name that begins at a place. Raises ValueError and IndexError."""
     start = at
     while True:
         length = packet[at]
@@ -163,7 +164,7 @@ def _read_edns(packet: bytes, at: int, count: int, cls: int) -> Edns | None:
     edns = None
     for _ in range(count):
         owner = packet[at]
-        end = _skip_name(packet, at, pointers=True)
+        end = skip_name(packet, at, pointers=True)
         kind, size, ttl, length = _FIXED.unpack_from(packet, end)
         at = end + 10 + length
         if at > len(packet):
@@ -248,7 +249,7 @@ def respond(
             break
     if truncated:
         flags |= 0x0200
-    _HEADER.pack_into(out, 0, query.id, flags, 1, counts[0], counts[1], 1 if opt else 0)
+    HEADER.pack_into(out, 0, query.id, flags, 1, counts[0], counts[1], 1 if opt else 0)
     out += opt
     return bytes(out)
 
@@ -327,7 +328,7 @@ def make_query(
     ident: int, key: bytes, kind: int, *, flags: int = 0x0100, dnssec_ok: bool = False, edns: bool = True
 ) -> bytes:
     """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
-    out = _HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + _QTAIL.pack(kind, IN)
+    out = HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + _QTAIL.pack(kind, IN)
     if edns:
         out += b"\0" + _FIXED.pack(OPT, UDP_SIZE, 0x8000 if dnssec_ok else 0, 0)
     return out

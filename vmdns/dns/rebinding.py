@@ -10,12 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from functools import lru_cache
 
-import dns.rdata
-import dns.rdatatype
-import dns.rdtypes.nsbase as nsbase
-import dns.rdtypes.svcbbase as svcb
-
-from vmdns.dns import message
+from vmdns.dns.message import AAAA, CNAME, HTTPS, SVCB, A, skip_name
 
 _INNER = tuple(
     ipaddress.ip_network(prefix)
@@ -40,6 +35,7 @@ _INNER = tuple(
 _HOLDS_IPV4 = tuple(ipaddress.ip_network(prefix) for prefix in ("::ffff:0:0/96", "::/96", "64:ff9b::/96"))
 _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 _6TO4 = ipaddress.ip_network("2002::/16")
+_HINT_SIZES = {4: 4, 6: 16}  # service parameters ipv4hint and ipv6hint (RFC 9460 section 14.3.2)
 
 
 def _heads() -> frozenset[tuple[int, bytes]]:
@@ -73,21 +69,39 @@ def _inner(packed: bytes) -> bool:
     return address in _LOCAL_NAT64
 
 
-def addresses(rdata: dns.rdata.Rdata) -> Iterator[bytes]:
-    """The addresses, packed, that a client may connect to because of this record."""
-    if rdata.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-        yield rdata.to_wire() or b""
-    elif isinstance(rdata, svcb.SVCBBase):
-        for hint in rdata.params.values():
-            if isinstance(hint, svcb.IPv4HintParam | svcb.IPv6HintParam):
-                for text in hint.addresses:
-                    yield ipaddress.ip_address(text).packed
+def addresses(kind: int, rdata: bytes) -> Iterator[bytes]:
+    """The addresses, packed, that a client may connect to because of this record. Raises ValueError and IndexError."""
+    if kind in (A, AAAA):
+        yield rdata
+    elif kind in (SVCB, HTTPS):
+        yield from _hints(rdata)
 
 
-def target(rdata: dns.rdata.Rdata) -> bytes | None:
+def _hints(rdata: bytes) -> Iterator[bytes]:
+    """The ipv4hint and ipv6hint parameters of a record with service parameters (RFC 9460 section 2.2)."""
+    at = 2 + len(_svcb_target(rdata))
+    last = -1
+    while at < len(rdata):
+        key, length = int.from_bytes(rdata[at : at + 2], "big"), int.from_bytes(rdata[at + 2 : at + 4], "big")
+        at += 4
+        if key <= last or at + length > len(rdata):
+            raise ValueError("service parameters")
+        size = _HINT_SIZES.get(key)
+        if size is not None:
+            if length == 0 or length % size:
+                raise ValueError("length of an address hint")
+            yield from (rdata[first : first + size] for first in range(at, at + length, size))
+        last, at = key, at + length
+
+
+def _svcb_target(rdata: bytes) -> bytes:
+    return rdata[2 : skip_name(rdata, 2)]
+
+
+def target(kind: int, rdata: bytes) -> bytes | None:
     """The wire name, in lower case, at which a client goes on looking for addresses; None if there is none."""
-    if isinstance(rdata, nsbase.NSBase) and rdata.rdtype == message.CNAME:
-        return rdata.target.to_digestable()
-    if isinstance(rdata, svcb.SVCBBase):
-        return rdata.target.to_digestable()
+    if kind == CNAME:
+        return rdata.lower()
+    if kind in (SVCB, HTTPS):
+        return _svcb_target(rdata).lower()
     return None

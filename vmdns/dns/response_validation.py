@@ -1,47 +1,38 @@
-"""Judges what an upstream sent back: is it the answer to our question, and what of it may be passed on?
+"""Validates the response of an upstream: whether it answers our query, and what of it may be passed on.
 
-Nothing of an upstream's message is relayed. The answer is built anew from the one chain that was asked for:
+Nothing of an upstream's message is relayed. The answer is built from the one chain that was asked for:
 question -> CNAME ... -> records of the type (RFC 2181 section 5.4.1, RFC 5452 section 6); everything else is dropped.
 """
 
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import dns.exception
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdata
-import dns.rdatatype
-import dns.rrset
-
 from vmdns.dns import message as wire
 from vmdns.dns import rebinding
-from vmdns.dns.common_response import in_lower_case, quick_judge
 from vmdns.dns.forwarded_answer import EDE_BLOCKED, Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.dns.message_cost import MOST_THINGS, is_heavy
-from vmdns.dns.name import from_labels
+from vmdns.dns.record_parser import DNAME, NSEC, NSEC3, RRSIG, Names, ParsedRecord, parse_record
 from vmdns.dns.upstreams import closest
 
 # Why an answer is withheld that `private_domains` would allow.
 PRIVATE_ADDRESS = "a private address in an answer from outside is withheld (DNS rebinding); private_domains allows it"
 MOST_ALIASES = 16
-# dnspython takes some 50 us a record, and meanwhile nobody else is served: so 15 ms at the most.
 MOST_RECORDS = 300
-_DENIAL = frozenset({dns.rdatatype.NSEC, dns.rdatatype.NSEC3})
+_DENIAL = frozenset({NSEC, NSEC3})
+_RCODES = {wire.SERVFAIL: "SERVFAIL", wire.REFUSED: "REFUSED", wire.FORMERR: "FORMERR", wire.NOTIMP: "NOTIMP"}
 
 
 class Verdict(enum.Enum):
-    """What to do where a message gives no answer."""
+    """What to do after a message that gives no answer."""
 
-    IGNORE = "not the reply to our question: go on waiting for it"
-    OTHER_CASE = "the question came back in another case: ask again over TCP"
-    TRUNCATED = "ask again over TCP"
-    NO_EDNS = "ask again without EDNS"
+    IGNORE = "not the response to our query: keep waiting for it"
+    OTHER_CASE = "the question came back in another case: retry over TCP"
+    TRUNCATED = "retry over TCP"
+    NO_EDNS = "retry without EDNS"
     FAILED = "this server has no answer: ask the next one"
 
 
@@ -57,7 +48,7 @@ class _Blocked(Exception):
     """The answer would lead into the user's own networks."""
 
 
-def judge(
+def validate_response(
     message: bytes,
     sent: wire.Query,
     limits: Limits,
@@ -66,43 +57,32 @@ def judge(
     own: Callable[[bytes], bool],
     stream: bool = False,
 ) -> Forwarded | Rejected:
-    """Judges a message that came back on the socket through which `sent` went out.
+    """Validates a message that arrived on the socket through which `sent` was sent. Never raises.
 
     trusted: the name may have private addresses. own: whether a wire name (lower case) lies in our zones,
-    where no alias from outside may lead. stream: it came over TCP.
+    where no alias from outside may lead. stream: it arrived over TCP.
     """
-    return quick_judge(message, sent, limits, trusted, own) or judge_fully(message, sent, limits, trusted, own, stream)
-
-
-def judge_fully(
-    message: bytes, sent: wire.Query, limits: Limits, trusted: bool, own: Callable[[bytes], bool], stream: bool
-) -> Forwarded | Rejected:
-    """The same by the general path."""
-    rejected = _is_reply(message, sent, stream)
+    rejected = _check_header(message, sent, stream)
     if rejected is not None and rejected.verdict is Verdict.OTHER_CASE:
         restored = message[:12] + sent.question + message[12 + len(sent.question) :]
-        found = judge_fully(restored, sent, limits, trusted, own, stream)
+        found = validate_response(restored, sent, limits, trusted=trusted, own=own, stream=stream)
         if isinstance(found, Forwarded):
             return rejected._replace(answer=found)
         return found if found.verdict in (Verdict.NO_EDNS, Verdict.IGNORE) else rejected
     if rejected is not None:
         return rejected
-    if is_heavy(message):
-        return Rejected(Verdict.FAILED, f"over {MOST_THINGS} things in its records")
     try:
-        # ValueError and its like: dnspython promises DNSException only, but its input is a stranger's.
-        parsed = dns.message.from_wire(in_lower_case(message, sent), ignore_trailing=True)
-        rcode = int(parsed.rcode())
-        if rcode == 16 and sent.edns is not None:
+        parsed = _parse_response(message, sent)
+        if parsed.rcode == wire.BADVERS and sent.edns is not None:
             return Rejected(Verdict.NO_EDNS, "BADVERS")
-        if rcode not in (wire.NOERROR, wire.NXDOMAIN):
-            return Rejected(Verdict.FAILED, f"answered {dns.rcode.to_text(dns.rcode.Rcode(rcode))}")
-        return _rebuild(parsed, sent, limits, trusted, own)
-    except (dns.exception.DNSException, ValueError, IndexError, KeyError, AttributeError, RecursionError) as error:
-        return Rejected(Verdict.IGNORE, f"cannot be parsed: {error!r}")
+        if parsed.rcode not in (wire.NOERROR, wire.NXDOMAIN):
+            return Rejected(Verdict.FAILED, f"answered {_RCODES.get(parsed.rcode, f'RCODE {parsed.rcode}')}")
+        return _rebuild_answer(parsed, sent, limits, trusted, own)
+    except (IndexError, ValueError, struct.error) as error:
+        return Rejected(Verdict.IGNORE, f"cannot be parsed: {error}")
 
 
-def _is_reply(message: bytes, sent: wire.Query, stream: bool) -> Rejected | None:
+def _check_header(message: bytes, sent: wire.Query, stream: bool) -> Rejected | None:
     """RFC 5452 section 9.1: id and question must be ours (the socket is connected, so address and port are)."""
     if len(message) < 12 or int.from_bytes(message[:2], "big") != sent.id:
         return Rejected(Verdict.IGNORE, "short, or another id")
@@ -128,151 +108,214 @@ def _is_reply(message: bytes, sent: wire.Query, stream: bool) -> Rejected | None
     return None
 
 
-def _rebuild(
-    parsed: dns.message.Message, sent: wire.Query, limits: Limits, trusted: bool, own: Callable[[bytes], bool]
+class _RRset:
+    """The records of one owner and type, of signatures those that cover one type (RFC 4034 section 3)."""
+
+    __slots__ = ("key", "owner", "rdatas", "ttl", "type")
+
+    def __init__(self, record: ParsedRecord, ttl: int) -> None:
+        self.owner = record.owner
+        self.key = record.key
+        self.type = record.type
+        self.ttl = ttl
+        self.rdatas = [record.rdata]
+
+    @property
+    def covered(self) -> int:
+        """The type that signatures cover; 0 for other records."""
+        return _covered_type(self.type, self.rdatas[0])
+
+
+class _Response(NamedTuple):
+    rcode: int
+    authentic: bool
+    answer: list[ParsedRecord]
+    authority: list[ParsedRecord]
+
+
+def _parse_response(message: bytes, sent: wire.Query) -> _Response:
+    """Raises ValueError, IndexError and struct.error. The whole message is read, since part of it may be malformed."""
+    # Other names point into the question, and would have the random case of our query.
+    message = message[:12] + sent.key + message[12 + len(sent.key) :]
+    _, flags, _, *counts = wire.HEADER.unpack_from(message)
+    at = 12 + len(sent.question)
+    names: Names = {12: (sent.key, at - 4)}
+    sections: list[list[ParsedRecord]] = []
+    for count in counts:
+        records = []
+        for _ in range(count):
+            record, at = parse_record(message, at, names)
+            if record.type == wire.TXT and not record.rdata:
+                raise ValueError("a TXT record without a string")
+            records.append(record)
+        sections.append(records)
+    answer, authority, additional = sections
+    opts = [record for record in additional if record.type == wire.OPT]
+    if (
+        len(opts) > 1
+        or any(record.type == wire.OPT for record in answer + authority)
+        or any(record.owner != b"\0" for record in opts)
+    ):
+        raise ValueError("OPT record")
+    rcode = flags & 0xF | (opts[0].ttl >> 24 << 4 if opts else 0)
+    return _Response(rcode, flags & 0x0020 != 0, answer, authority)
+
+
+def _rebuild_answer(
+    parsed: _Response, sent: wire.Query, limits: Limits, trusted: bool, own: Callable[[bytes], bool]
 ) -> Forwarded | Rejected:
-    found = _Answers(parsed.answer)
+    found = _Answers(parsed.answer, limits)
     signed = sent.dnssec_ok
-    kept: list[dns.rrset.RRset] = []
+    kept: list[_RRset] = []
     name, complete = sent.key, False
     for _ in range(MOST_ALIASES + 1):
-        sets = found.of(name, sent.type, signed)
+        sets = found.find(name, sent.type, signed)
         if sets:
-            kept += found.alias(name, sent.key, signed) if sent.type == wire.CNAME else sets
+            kept += found.find_alias(name, sent.key, signed) if sent.type == wire.CNAME else sets
             complete = True
             break
-        alias = found.alias(name, sent.key, signed)
+        alias = found.find_alias(name, sent.key, signed)
         if not alias:
             break
         kept += alias
-        name = rebinding.target(found.of(name, wire.CNAME, False)[0][0]) or name
+        name = found.find(name, wire.CNAME, False)[0].rdatas[0].lower()
     else:
         return Rejected(Verdict.FAILED, "the aliases (CNAME) of this name do not end")
 
-    _spell_as_targets(kept)
-    ttl = min((_ttl(one, limits) for one in kept), default=limits.cache_ttl)
+    _restore_case(kept)
+    ttl = min((one.ttl for one in kept), default=limits.cache_ttl)
     try:
-        _check(kept, trusted, own)
+        _check_targets(kept, trusted, own)
     except _Blocked as why:
         return Forwarded(wire.NOERROR, ttl=ttl, error=(EDE_BLOCKED, str(why)))
 
-    rcode = wire.NOERROR if complete else int(parsed.rcode())
+    answer = tuple(record for one in kept for record in _records(one, one.ttl))
+    if complete and not signed:
+        return Forwarded(wire.NOERROR, answer, (), ttl, parsed.authentic)
+    rcode = wire.NOERROR if complete else parsed.rcode
+    sets = list(_group_rrsets(parsed.authority, limits).values())
     authority: list[wire.Record] = []
     if not complete:
-        soa = _soa(parsed.authority, name)
-        if soa is None and rcode == wire.NOERROR and _is_referral(parsed):
+        soa = _find_soa(sets, name)
+        if soa is None and rcode == wire.NOERROR and any(one.type == wire.NS for one in sets):
+            # RFC 2308 section 2.2: name servers and no SOA.
             return Rejected(Verdict.FAILED, "answered with a referral: it is no recursive server")
         # RFC 2308 section 5: the lesser of the SOA's TTL and its MINIMUM; without a SOA it is not kept.
         negative = 0
         if soa is not None:
-            negative = min(_ttl(soa, limits), soa[0].minimum, limits.negative_ttl)
-            authority += _records([soa], negative)
+            minimum = int.from_bytes(soa.rdatas[0][-4:], "big")
+            negative = min(soa.ttl, minimum, limits.negative_ttl)
+            authority += _records(soa, negative)
         ttl = min(ttl, negative)
     if signed:
-        proofs = [one for one in parsed.authority if _is_proof(one, complete)]
-        ttl = min((_ttl(one, limits) for one in proofs), default=ttl) if ttl else 0
-        authority += [record for one in proofs for record in _records([one], _ttl(one, limits))]
-    answer = tuple(record for one in kept for record in _records([one], _ttl(one, limits)))
-    authentic = bool(parsed.flags & 0x0020)
-    return Forwarded(rcode, answer, tuple(authority), ttl, authentic)
+        proofs = [one for one in sets if _is_proof(one, complete)]
+        ttl = min((one.ttl for one in proofs), default=ttl) if ttl else 0
+        authority += [record for one in proofs for record in _records(one, one.ttl)]
+    return Forwarded(rcode, answer, tuple(authority), ttl, parsed.authentic)
 
 
-def _spell_as_targets(chain: list[dns.rrset.RRset]) -> None:
-    """Gives the owner of the records behind a CNAME that was made of a DNAME the letter case of its target.
+_Key = tuple[bytes, int, int]  # owner in lower case, type, covered type
+
+
+def _covered_type(kind: int, rdata: bytes) -> int:
+    return int.from_bytes(rdata[:2], "big") if kind == RRSIG else 0
+
+
+def _group_rrsets(records: Iterable[ParsedRecord], limits: Limits) -> dict[_Key, _RRset]:
+    """The record sets of class IN of a section. The lowest TTL counts (RFC 2181 section 5.2); all are capped."""
+    sets: dict[_Key, _RRset] = {}
+    for record in records:
+        if record.cls != wire.IN:
+            continue
+        key = record.key, record.type, _covered_type(record.type, record.rdata)
+        ttl = min(record.ttl, limits.cache_ttl)
+        rrset = sets.get(key)
+        if rrset is None:
+            sets[key] = _RRset(record, ttl)
+            continue
+        rrset.ttl = min(rrset.ttl, ttl)
+        if record.type in (wire.CNAME, DNAME, wire.SOA):
+            rrset.rdatas = [record.rdata]  # a name has one of these (RFC 2181 section 10.1, RFC 6672 section 2.4)
+        elif record.rdata not in rrset.rdatas:
+            rrset.rdatas.append(record.rdata)
+    return sets
+
+
+def _restore_case(chain: list[_RRset]) -> None:
+    """Gives the owner of the records after a CNAME that was made of a DNAME the letter case of its target.
 
     A server that makes one takes the random letter case of our query into both.
     """
-    target: dns.name.Name | None = None
+    target = b""
     made = False
     for one in chain:
-        if one.name == target:
-            one.name = target
-        if one.rdtype == dns.rdatatype.DNAME:
+        if one.key == target.lower():
+            one.owner = target
+        if one.type == DNAME:
             made = True
-        elif one.rdtype == wire.CNAME:
-            target, made = one[0].target if made else None, False
+        elif one.type == wire.CNAME:
+            target, made = one.rdatas[0] if made else b"", False
 
 
 class _Answers:
-    """The records of class IN in an answer section, by owner and type."""
+    """The record sets of an answer section."""
 
-    def __init__(self, section: Iterable[dns.rrset.RRset]) -> None:
-        self._sets: dict[bytes, list[dns.rrset.RRset]] = {}
-        for one in section:
-            if one.rdclass == wire.IN and len(one):
-                self._sets.setdefault(one.name.to_digestable(), []).append(one)
+    def __init__(self, section: Iterable[ParsedRecord], limits: Limits) -> None:
+        self._sets = _group_rrsets(section, limits)
 
-    def of(self, owner: bytes, kind: int, signed: bool) -> list[dns.rrset.RRset]:
+    def find(self, owner: bytes, kind: int, signed: bool) -> list[_RRset]:
         """The records of this owner and type, with their signatures if wanted."""
-        sets = self._sets.get(owner, [])
-        if kind == wire.ANY:
-            return sets
-        kept = [one for one in sets if one.rdtype == kind]
-        if kept and signed and kind != dns.rdatatype.RRSIG:
-            kept += [one for one in sets if one.rdtype == dns.rdatatype.RRSIG and one.covers == kind]
-        return kept
+        if kind in (wire.ANY, RRSIG):
+            return [one for one in self._sets.values() if one.key == owner and kind in (wire.ANY, one.type)]
+        rrset = self._sets.get((owner, kind, 0))
+        if rrset is None:
+            return []
+        signatures = self._sets.get((owner, RRSIG, kind)) if signed else None
+        return [rrset] if signatures is None else [rrset, signatures]
 
-    def alias(self, owner: bytes, asked: bytes, signed: bool) -> list[dns.rrset.RRset]:
-        """The CNAME of this owner, behind the DNAME that it was made of (RFC 6672 sections 3.1 and 5.3.1).
+    def find_alias(self, owner: bytes, asked: bytes, signed: bool) -> list[_RRset]:
+        """The CNAME of this owner, after the DNAME that it was made of (RFC 6672 sections 3.1 and 5.3.1).
 
-        A CNAME made of a DNAME begins as the name does that was asked for, so in the random case of our query: it is
-        made anew in lower case, and what the owner of the DNAME wrote is kept.
+        A CNAME made of a DNAME begins with the labels of our query, in their random case: they are replaced by those
+        in lower case, and what the owner of the DNAME wrote is kept.
         """
-        kept = self.of(owner, wire.CNAME, signed)
+        kept = self.find(owner, wire.CNAME, signed)
         above = owner
         while kept and above[0]:
             above = above[1 + above[0] :]
-            if not (dnames := self.of(above, dns.rdatatype.DNAME, signed)):
+            if not (dnames := self.find(above, DNAME, signed)):
                 continue
-            begin = dns.name.from_wire(asked, 0)[0] if owner == asked else kept[0].name
-            begin = begin.relativize(dnames[0].name)
-            made = dns.name.Name(begin.labels + dnames[0][0].target.labels)
-            if made == kept[0][0].target:
-                kept[0] = dns.rrset.from_rdata(kept[0].name, kept[0].ttl, kept[0][0].replace(target=made))
+            alias = kept[0]
+            begin = asked if owner == asked else alias.owner
+            made = begin[: len(begin) - len(above)] + dnames[0].rdatas[0]
+            if made.lower() == alias.rdatas[0].lower():
+                alias.rdatas = [made]
                 return dnames + kept
         return kept
 
 
-def _check(kept: list[dns.rrset.RRset], trusted: bool, own: Callable[[bytes], bool]) -> None:
+def _check_targets(kept: list[_RRset], trusted: bool, own: Callable[[bytes], bool]) -> None:
     for one in kept:
-        for rdata in one:
-            name = rebinding.target(rdata)
+        for rdata in one.rdatas:
+            name = rebinding.target(one.type, rdata)
             if name is not None and own(name):
                 raise _Blocked("blocked: an alias from outside into our own zone")
-            if not trusted and any(rebinding.inner(packed) for packed in rebinding.addresses(rdata)):
+            inner = [packed for packed in rebinding.addresses(one.type, rdata) if rebinding.inner(packed)]
+            if inner and not trusted:
                 raise _Blocked(PRIVATE_ADDRESS)
 
 
-def _soa(section: Iterable[dns.rrset.RRset], name: bytes) -> dns.rrset.RRset | None:
-    """The SOA of a negative answer: that of the name's zone or of one above it, or it says nothing of the name."""
-    for one in section:
-        right = one.rdtype == wire.SOA and one.rdclass == wire.IN and len(one) == 1
-        if right and closest(name, (one.name.to_digestable(),)) is not None:
-            return one
-    return None
+def _find_soa(sets: Iterable[_RRset], name: bytes) -> _RRset | None:
+    """The SOA of a negative answer: that of the name's zone or of one above it; others do not apply to the name."""
+    return next((one for one in sets if one.type == wire.SOA and closest(name, (one.key,)) is not None), None)
 
 
-def _is_referral(parsed: dns.message.Message) -> bool:
-    """RFC 2308 section 2.2: name servers and no SOA."""
-    return any(one.rdtype == wire.NS for one in parsed.authority)
+def _is_proof(one: _RRset, complete: bool) -> bool:
+    """Whether a validating client needs it beside the answer (RFC 4035 section 3.1.3)."""
+    if one.type == RRSIG:
+        return one.covered in _DENIAL or (not complete and one.covered == wire.SOA)
+    return one.type in _DENIAL
 
 
-def _is_proof(one: dns.rrset.RRset, complete: bool) -> bool:
-    """What one who validates needs beside the answer (RFC 4035 section 3.1.3)."""
-    if one.rdclass != wire.IN:
-        return False
-    if one.rdtype == dns.rdatatype.RRSIG:
-        return one.covers in _DENIAL or (not complete and one.covers == wire.SOA)
-    return one.rdtype in _DENIAL
-
-
-def _ttl(one: dns.rrset.RRset, limits: Limits) -> int:
-    """RFC 2181 section 8: a TTL with its highest bit set is 0 (dnspython sees to that); all are capped."""
-    return min(int(one.ttl), limits.cache_ttl)
-
-
-def _records(sets: Iterable[dns.rrset.RRset], ttl: int) -> Iterator[wire.Record]:
-    for one in sets:
-        owner = from_labels(list(one.name.labels[:-1]))
-        for rdata in one:
-            yield wire.Record(owner, int(one.rdtype), ttl, rdata.to_wire() or b"")
+def _records(one: _RRset, ttl: int) -> Iterator[wire.Record]:
+    return (wire.Record(one.owner, one.type, ttl, rdata) for rdata in one.rdatas)

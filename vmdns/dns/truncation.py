@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from vmdns.dns.cookie import BADCOOKIE, COOKIE, FULL, legal
-from vmdns.dns.message import OPT, UDP_SIZE, opt_record
+from vmdns.dns.message import OPT, UDP_SIZE, opt_record, skip_name
 
 _ONE_WITH_OPT = b"\0\1\0\0\0\0\0\1"
 _OPT_START = b"\0" + struct.pack("!HH", OPT, UDP_SIZE)
@@ -53,7 +53,7 @@ def truncated(query: bytes) -> bytes | None:
         return None
     try:
         end = _question_end(query)
-    except IndexError:
+    except (IndexError, ValueError):
         return None
     if end > len(query):
         return None
@@ -70,10 +70,7 @@ def least_query(response: bytes) -> int:
 
 
 def _question_end(packet: bytes) -> int:
-    at = 12
-    while packet[at]:
-        at += 1 + packet[at]
-    return at + 5
+    return skip_name(packet, 12) + 4
 
 
 def take_off(packet: bytes) -> tuple[bytes, bytes]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vmdns.dns.mdns_message import NSEC, Heard, nsec_rdata
+from vmdns.dns.mdns_message import Heard, nsec_rdata
 from vmdns.dns.message import ANY, Record
+from vmdns.dns.record_parser import NSEC
 from vmdns.dns.rrset import address_record
 
 TTL = 120  # seconds, of records that hold a host's name or address (section 10)

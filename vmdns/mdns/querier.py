@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from vmdns.dns.mdns_message import NSEC, Heard, parse, query
+from vmdns.dns.mdns_message import Heard, parse, query
 from vmdns.dns.message import AAAA, A
+from vmdns.dns.record_parser import NSEC
 from vmdns.mdns.links import Link
 from vmdns.state.link_lookups import Lookups, State
 

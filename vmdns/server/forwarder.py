@@ -21,7 +21,6 @@ from typing import Any
 
 from vmdns.dns import message as wire
 from vmdns.dns.cache import Cache
-from vmdns.dns.common_response import quick_judge
 from vmdns.dns.forwarded_answer import (
     EDE_BLOCKED,
     EDE_NO_REACHABLE_AUTHORITY,
@@ -34,7 +33,7 @@ from vmdns.dns.forwarded_answer import (
 )
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_text
-from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, judge
+from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, validate_response
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.failover import AllFailed, Round, patience
 from vmdns.server.first_query import POSSIBLE, Attempt, Came, FirstTries
@@ -236,9 +235,11 @@ class Forwarder:
             self.go_on(flight, None)
 
     def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
-        """The answer that a message is, where that is seen quickly."""
+        """The answer in a response; None where the event loop has to act on it: a retry, or an error to report."""
         trusted = flight.trusted or flight.servers[0].local
-        return quick_judge(message, sent, self._limits, trusted, self._routes.is_own)
+        own = self._routes.is_own
+        found = validate_response(message, sent, self._limits, trusted=trusted, own=own)
+        return found if isinstance(found, Forwarded) and found.error is None else None
 
     def answered(self, attempt: Attempt, found: Forwarded) -> None:
         """The first server answered a flight."""
@@ -275,7 +276,7 @@ class Forwarder:
             trusted = flight.trusted or server.local
 
             def judged(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
-                return judge(message, sent, limits, trusted=trusted, own=self._routes.is_own, stream=stream)
+                return validate_response(message, sent, limits, trusted=trusted, own=self._routes.is_own, stream=stream)
 
             return judged
 

@@ -14,7 +14,7 @@ from vmdns.dns import message as wire
 from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
-from vmdns.dns.response_validation import Rejected, Verdict, judge
+from vmdns.dns.response_validation import Rejected, Verdict, validate_response
 from vmdns.dns.upstreams import Upstream
 from vmdns.server.upstream_query import encode_query
 from vmdns.server.upstream_socket import Sockets
@@ -70,7 +70,7 @@ async def _probe(sockets: Sockets, upstream: Upstream, seconds: float, *, edns: 
     responses: list[_Response] = []
 
     def judged(message: bytes) -> Forwarded | Rejected:
-        found = judge(message, sent, _LIMITS, trusted=True, own=lambda name: False)
+        found = validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
         verdict = found.verdict if isinstance(found, Rejected) else None
         if verdict is not Verdict.IGNORE:
             responses.append(_Response(message[3] & 0xF, verdict))
