@@ -28,7 +28,7 @@ from vmdns.config_types import Listen
 from vmdns.control.server import ControlServer, Handler, instance_key
 from vmdns.dns.upstreams import Upstream
 from vmdns.dns.zonefile import check_records
-from vmdns.sources.reader import Unavailable
+from vmdns.sources.reader import ReaderUnavailable
 
 from .test_show import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
 
@@ -321,7 +321,7 @@ def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pyt
 
 def test_names_without_anything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_facts(config: Config) -> dict[str, Any]:
-        raise Unavailable("VirtualBox is not installed")
+        raise ReaderUnavailable("VirtualBox is not installed")
 
     monkeypatch.setattr(direct_read, "read_facts", read_facts)
     status, out, err = run("names")

@@ -35,11 +35,11 @@ REFUSED = {key: {"error": "not that"} for key in ANSWERS}
 def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a look at VirtualBox or at this computer would find is not the matter here."""
     from vmdns.commands import direct_read, doctor
-    from vmdns.sources.reader import Unavailable
+    from vmdns.sources.reader import ReaderUnavailable
     from vmdns.state.findings import Host
 
     def look(config: Config) -> Any:
-        raise Unavailable("VirtualBox is not installed")
+        raise ReaderUnavailable("VirtualBox is not installed")
 
     monkeypatch.setattr(direct_read, "read_facts", look)
     monkeypatch.setattr(doctor, "gather", lambda status, report: Host())

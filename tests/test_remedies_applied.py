@@ -20,7 +20,7 @@ from tests.host.test_wireplan import HEAD, group, network, server
 from tests.test_wiring import HOST_ONLY, Host, told, wire
 from vmdns import cli
 from vmdns.commands import wire as wire_command
-from vmdns.sources.vboxmanage_output import machine
+from vmdns.sources.vboxmanage_output import parse_machine
 from vmdns.state.build import build
 from vmdns.state.diagnosis import Patient, examine
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward
@@ -57,7 +57,7 @@ def facts(box: FakeBox, addresses: Iterable[str], *more: Fact) -> list[Fact]:
         DhcpServer(one.network, one.address, one.mask, one.enabled, (), one.name_servers)
         for one in networks.servers.values()
     ]
-    found += [machine(file.read_text()) for file in sorted(box.home.glob("showvminfo-*"))]
+    found += [parse_machine(file.read_text()) for file in sorted(box.home.glob("showvminfo-*"))]
     return [*found, *more]
 
 
@@ -224,7 +224,7 @@ def test_a_port_forward_is_open_to_this_computer_alone(box: FakeBox) -> None:
     box.says(f"showvminfo {UUID}", vm(adapter("nat")))
     (found,) = findings(facts(box, ()))
     run(box, found.command)
-    (rule,) = machine((box.home / f"showvminfo-{UUID}").read_text()).adapters[0].forwards
+    (rule,) = parse_machine((box.home / f"showvminfo-{UUID}").read_text()).adapters[0].forwards
     assert rule == PortForward("ssh", "tcp", "127.0.0.1", rule.host_port, "", 22)
 
 

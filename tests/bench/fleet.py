@@ -29,7 +29,7 @@ from world import DHCP, LINK, PREFIX, address
 
 from vmdns.demo.reader import SimulatedReader, simulated
 from vmdns.sources import worker
-from vmdns.sources.reader import Found
+from vmdns.sources.reader import VirtualBoxInfo
 from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, Network, Report
 
 # CPU time that the reader of VirtualBox's API takes for a VM that runs (docs/testing.md has how that was measured).
@@ -58,7 +58,9 @@ class Fleet:
         self._done = (Path(FOLDER) / "done").open("a", buffering=1)
         self._rest = b""
         network = HostInterface(LINK, PREFIX), DhcpServer(NETWORK.dhcp_name, DHCP, "255.255.0.0")
-        self.reader = SimulatedReader(Found("7.2.0", "api", FOLDER), (*self._machines, *network), self._changes)
+        self.reader = SimulatedReader(
+            VirtualBoxInfo("7.2.0", "api", FOLDER), (*self._machines, *network), self._changes
+        )
 
     def _changes(self, seconds: float) -> Iterator[Machine]:
         if not select.select([self._orders], [], [], seconds)[0]:

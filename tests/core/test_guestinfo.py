@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmdns.sources.vboxmanage_output import properties as parse_properties
+from vmdns.sources.vboxmanage_output import parse_properties
 from vmdns.state import guest_properties as guestinfo
 from vmdns.state.facts import Report
 from vmdns.state.guest_properties import MAX_REPORTS

@@ -117,7 +117,7 @@ def test_a_broken_rule_is_found(file: str, source: str, what: str) -> None:
         ("dns/x.py", "import re\nimport dns.name\nimport idna\nfrom vmdns.dns.name import label"),
         ("server/x.py", "import asyncio\nfrom vmdns.dns import message\nfrom vmdns.server.listeners import bind"),
         ("daemon/app.py", "from vmdns.server.dns_server import DnsServer\nfrom vmdns.sources import hosts_file"),
-        ("demo/x.py", "from vmdns.state.facts import Fact\nfrom vmdns.sources.reader import key"),
+        ("demo/x.py", "from vmdns.state.facts import Fact\nfrom vmdns.sources.reader import fact_key"),
         ("cli.py", "print('x')"),
     ],
 )

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from vmdns.sources import host_poll as hostpoll
-from vmdns.sources import neighbour_commands as neighbourcommands
-from vmdns.sources.host_addresses import Entry, facts, from_psutil
+from vmdns.sources import neighbours as neighbourcommands
+from vmdns.sources.host_addresses import InterfaceAddress, address_facts, parse_psutil
 from vmdns.sources.host_poll import PollWatcher
-from vmdns.sources.neighbour_table import Entry as Seen
+from vmdns.sources.neighbours import NeighbourEntry as Seen
 from vmdns.state.facts import HostAddress
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
@@ -23,26 +23,26 @@ INET, INET6 = socket.AF_INET, socket.AF_INET6
 
 def test_what_counts() -> None:
     entries = [
-        Entry("lo", "127.0.0.1", 8),
-        Entry("lo", "::1", 128),
-        Entry("lo", "198.18.53.1", 32),
-        Entry("eth0", "192.168.1.5", 24),
-        Entry("eth0", "192.168.1.5", 24),
-        Entry("eth0", "2001:db8::5", 64),
-        Entry("eth0", "fe80::5", 64),
-        Entry("eth0", "169.254.1.5", 16),
-        Entry("eth0", "0.0.0.0", 0),
-        Entry("eth0", "None", 24),
+        InterfaceAddress("lo", "127.0.0.1", 8),
+        InterfaceAddress("lo", "::1", 128),
+        InterfaceAddress("lo", "198.18.53.1", 32),
+        InterfaceAddress("eth0", "192.168.1.5", 24),
+        InterfaceAddress("eth0", "192.168.1.5", 24),
+        InterfaceAddress("eth0", "2001:db8::5", 64),
+        InterfaceAddress("eth0", "fe80::5", 64),
+        InterfaceAddress("eth0", "169.254.1.5", 16),
+        InterfaceAddress("eth0", "0.0.0.0", 0),
+        InterfaceAddress("eth0", "None", 24),
     ]
-    assert [(one.interface, one.prefix) for one in facts(entries).values()] == [
+    assert [(one.interface, one.prefix) for one in address_facts(entries).values()] == [
         ("eth0", "192.168.1.5/24"),
         ("eth0", "2001:db8::5/64"),
         ("lo", "127.0.0.1/8"),
         ("lo", "198.18.53.1/32"),
         ("lo", "::1/128"),
     ]
-    assert facts(
-        [Entry("Ethernet 2", "192.168.56.1", 24)], {"Ethernet 2": "VirtualBox Host-Only Ethernet Adapter"}
+    assert address_facts(
+        [InterfaceAddress("Ethernet 2", "192.168.56.1", 24)], {"Ethernet 2": "VirtualBox Host-Only Ethernet Adapter"}
     ) == {
         "address:Ethernet 2 192.168.56.1/24": HostAddress(
             "Ethernet 2", "192.168.56.1/24", "VirtualBox Host-Only Ethernet Adapter"
@@ -69,9 +69,9 @@ def nic(family: int, address: str, netmask: str | None) -> Any:
     ],
 )
 def test_psutil(one: Any, expected: list[tuple[str, int]]) -> None:
-    found = from_psutil({"x": [one]}, {"x": SimpleNamespace(isup=True)})
+    found = parse_psutil({"x": [one]}, {"x": SimpleNamespace(isup=True)})
     assert [(entry.address, entry.length) for entry in found] == expected
-    assert from_psutil({"x": [one]}, {"x": SimpleNamespace(isup=False)}) == []
+    assert parse_psutil({"x": [one]}, {"x": SimpleNamespace(isup=False)}) == []
 
 
 class Polled:
@@ -99,7 +99,7 @@ def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch
     )
     own, seen = ["192.168.1.5"], [Seen("en0", "080027000001", "192.168.1.7")]
     monkeypatch.setitem(sys.modules, "psutil", psutil)
-    monkeypatch.setattr(neighbourcommands, "read", lambda: seen)
+    monkeypatch.setattr(neighbourcommands, "read_neighbours", lambda: seen)
     for name in ("ADDRESS_SECONDS", "NEIGHBOUR_SECONDS"):
         monkeypatch.setattr(hostpoll, name, 3600.0)
     polled = Polled()
@@ -118,13 +118,13 @@ def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch
     def fail() -> list[Seen]:
         raise subprocess.TimeoutExpired(["arp"], 5.0)
 
-    monkeypatch.setattr(neighbourcommands, "read", fail)
+    monkeypatch.setattr(neighbourcommands, "read_neighbours", fail)
     polled.look("neighbours")
     polled.look("neighbours")
     ((source, text),) = polled.troubles
     assert source == "neighbours"
     assert "timed out" in text
-    monkeypatch.setattr(neighbourcommands, "read", lambda: seen)
+    monkeypatch.setattr(neighbourcommands, "read_neighbours", lambda: seen)
     polled.look("neighbours")
     assert polled.troubles[1:] == [("neighbours", "")]
     assert polled.told == [("neighbours", ["neighbour:en0 192.168.1.7"])]
@@ -133,5 +133,5 @@ def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(sys.platform == "win32", reason="loopback has another name")
 def test_this_machine_by_psutil() -> None:
     psutil = pytest.importorskip("psutil")
-    found = facts(from_psutil(psutil.net_if_addrs(), psutil.net_if_stats()))
+    found = address_facts(parse_psutil(psutil.net_if_addrs(), psutil.net_if_stats()))
     assert "127.0.0.1/8" in {one.prefix for one in found.values()}

@@ -15,7 +15,7 @@ import pytest
 
 from vmdns.sources import supervisor as supervise
 from vmdns.sources.supervisor import Message, Supervisor
-from vmdns.sources.worker_socket import VARIABLE, Beside, ask
+from vmdns.sources.worker_socket import SOCKET_VARIABLE, SocketWorker, send_request
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 PATIENCE = 30.0
@@ -56,7 +56,7 @@ def door(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
 
     def open_it(program: str) -> Door:
         made.append(Door(short / "door", program))
-        monkeypatch.setenv(VARIABLE, str(short / "door"))
+        monkeypatch.setenv(SOCKET_VARIABLE, str(short / "door"))
         return made[-1]
 
     yield open_it
@@ -142,7 +142,7 @@ def test_no_number_that_means_more_than_one_process_is_killed(
 ) -> None:
     killed: list[tuple[int, int]] = []
     door("import sys; sys.stdin.read()")
-    one = Beside(os.environ[VARIABLE])
+    one = SocketWorker(os.environ[SOCKET_VARIABLE])
     monkeypatch.setattr(os, "kill", lambda *what: killed.append(what))
     one.pid = pid
     one.kill()
@@ -151,19 +151,19 @@ def test_no_number_that_means_more_than_one_process_is_killed(
 
 
 def test_where_nobody_listens_it_is_said_and_tried_again(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(short / "nobody"))
+    monkeypatch.setenv(SOCKET_VARIABLE, str(short / "nobody"))
     heard = play(lambda heard: len(heard) == 2, monkeypatch)
     assert all("its reader cannot be started" in one["lost"] for one in heard)
 
 
 @pytest.mark.parametrize(
     ("program", "error"),
-    [("pass", "without an answer"), ("print('[]')", "no sense"), ("print('x')", "without an answer")],
+    [("pass", "without an answer"), ("print('[]')", "invalid"), ("print('x')", "without an answer")],
 )
 def test_an_answer_that_is_none(door: Callable[[str], Door], program: str, error: str) -> None:
     door("import sys; sys.stdin.readline(); " + program)
     with pytest.raises(OSError, match=error):
-        ask(os.environ[VARIABLE], {"wire": {}})
+        send_request(os.environ[SOCKET_VARIABLE], {"wire": {}})
 
 
 def test_the_real_one_wires_and_says_what_is_wrong(
@@ -177,7 +177,7 @@ def test_the_real_one_wires_and_says_what_is_wrong(
         "import vmdns.commands.wire_networks as w; w.find = lambda environ: None; "
         "from vmdns.daemon.worker_service import main; main()"
     )
-    said = ask(os.environ[VARIABLE], {"wire": {"home": None, "zones": ["local"]}})
+    said = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": None, "zones": ["local"]}})
     assert said["steps"] == []
     assert "VirtualBox is not installed here" in said["error"]
 
@@ -194,7 +194,7 @@ print("nobody hears this")
 os._exit(0)
 """
     door(program)
-    one = Beside(os.environ[VARIABLE])
+    one = SocketWorker(os.environ[SOCKET_VARIABLE])
     line = one.stdout.readline()
     assert line.startswith(b'{"pid":')
     assert one.stdout.read() == b""

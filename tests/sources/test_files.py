@@ -158,7 +158,7 @@ def test_one_look_after_the_last_of_several_events(events: list[float], looks: l
             seen.append(round(loop.time(), 3))
 
         for at in events:
-            loop.call_at(at, watch._soon, loop, look)
+            loop.call_at(at, watch._debounce, loop, look)
         await asyncio.sleep(10)
         watch.stop()
         return seen

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.sources.lease_file import MAX_BYTES, MAX_LEASES, SUFFIX, Damaged, parse_leases, read_leases
+from vmdns.sources.lease_file import MAX_BYTES, MAX_LEASES, SUFFIX, InvalidLeaseFile, parse_leases, read_leases
 from vmdns.state.facts import Lease
 
 # Written by VBoxNetDHCP 7.2.22 for two BusyBox guests.
@@ -107,7 +107,7 @@ def test_what_is_not_known_is_passed_over() -> None:
 
 def test_a_file_cut_anywhere_is_damaged() -> None:
     for end in range(len(REAL) - 1):
-        with pytest.raises(Damaged):
+        with pytest.raises(InvalidLeaseFile):
             parse_leases(REAL[:end], "lab")
 
 
@@ -141,7 +141,7 @@ BOMB = b"""<?xml version="1.0"?>
     ids=lambda data: repr(data[:24]),
 )
 def test_damaged(data: bytes) -> None:
-    with pytest.raises(Damaged):
+    with pytest.raises(InvalidLeaseFile):
         parse_leases(data, "lab")
 
 
@@ -166,7 +166,7 @@ def test_any_bytes_in_a_real_file_give_leases_or_damage(data: st.DataObject) -> 
         changed[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     try:
         found = parse_leases(bytes(changed), "lab")
-    except Damaged:
+    except InvalidLeaseFile:
         found = ()
     assert len(found) <= 2
     assert all(len(one.mac) == 12 and one.until >= one.issued for one in found)
@@ -190,7 +190,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / f"lab{SUFFIX}"
     with path.open("wb") as huge:
         huge.truncate(1 << 40)  # sparse: takes no room, and would never be read to its end
-    with pytest.raises(Damaged, match="larger than"):
+    with pytest.raises(InvalidLeaseFile, match="larger than"):
         read_leases(path)
 
 
@@ -207,7 +207,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str) -> None:
             path.symlink_to(path)
         case device:
             path.symlink_to(f"/dev/{device}")
-    with pytest.raises((Damaged, OSError)):
+    with pytest.raises((InvalidLeaseFile, OSError)):
         read_leases(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.sources.machine_state import state_names
+from vmdns.sources.virtualbox_api import name_states
 from vmdns.state.facts import ONLINE_STATES
 
 # As vboxapi of each version has them (VirtualBox SDK reference, enum MachineState).
@@ -31,7 +31,7 @@ SEVEN = {
     ],
 )
 def test_the_number_of_each_state(version: str, constants: dict[str, int], running: int) -> None:
-    names = state_names(constants, version)
+    names = name_states(constants, version)
     assert names[running] == "Running"
     assert names[running + 1] == "Paused"
     assert names[2] == "Saved"
@@ -42,10 +42,10 @@ def test_the_number_of_each_state(version: str, constants: dict[str, int], runni
 
 @pytest.mark.parametrize(("version", "first", "last"), [("6_1", 5, 18), ("7_0", 6, 19), ("7_2", 6, 19)])
 def test_the_states_with_addresses_are_first_online_to_last_online(version: str, first: int, last: int) -> None:
-    names = state_names({}, version)
+    names = name_states({}, version)
     assert {number for number, name in names.items() if name in ONLINE_STATES} == set(range(first, last + 1))
     assert set(names.values()) >= ONLINE_STATES
 
 
 def test_a_state_of_a_later_version_keeps_its_own_name() -> None:
-    assert state_names({**SEVEN, "Dreaming": 40}, "7_3")[40] == "Dreaming"
+    assert name_states({**SEVEN, "Dreaming": 40}, "7_3")[40] == "Dreaming"

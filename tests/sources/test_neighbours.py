@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from vmdns.sources import neighbour_commands as commands
-from vmdns.sources.host_poll import aliases
-from vmdns.sources.neighbour_table import MOST, Entry, Neighbours, usable
+from vmdns.sources import neighbours as commands
+from vmdns.sources.host_poll import parse_aliases
+from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourEntry, NeighbourHistory, is_unicast_neighbour
 from vmdns.state.facts import Neighbour
 
 MAC = "080027000001"
@@ -55,7 +55,7 @@ def addresses(found: dict[str, Neighbour]) -> list[str]:
     ],
 )
 def test_what_a_machine_can_have(mac: str, address: str, expected: bool) -> None:
-    assert usable(Entry("eth0", mac, address)) is expected
+    assert is_unicast_neighbour(NeighbourEntry("eth0", mac, address)) is expected
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,20 @@ def test_what_a_machine_can_have(mac: str, address: str, expected: bool) -> None
     ],
 )
 def test_temporary_addresses_do_not_count(there: list[str], expected: list[str]) -> None:
-    entries = [Entry("eth0", MAC, address) for address in there]
-    assert sorted(addresses(Neighbours().facts(entries, 5.0))) == sorted(expected)
-    others = [Entry("eth1", MAC, RANDOM[0]), Entry("eth0", "080027000002", "2001:db8::3c2d:3e4f:5a6b:7c8d")]
-    assert len(Neighbours().facts(entries + others, 5.0)) == len(expected) + 2  # of other links and other machines
+    entries = [NeighbourEntry("eth0", MAC, address) for address in there]
+    assert sorted(addresses(NeighbourHistory().facts(entries, 5.0))) == sorted(expected)
+    others = [
+        NeighbourEntry("eth1", MAC, RANDOM[0]),
+        NeighbourEntry("eth0", "080027000002", "2001:db8::3c2d:3e4f:5a6b:7c8d"),
+    ]
+    assert (
+        len(NeighbourHistory().facts(entries + others, 5.0)) == len(expected) + 2
+    )  # of other links and other machines
 
 
 def test_of_addresses_that_may_all_be_temporary_the_first_that_was_seen_counts() -> None:
-    seen = Neighbours()
-    first, second = (Entry("eth0", MAC, one) for one in reversed(RANDOM))
+    seen = NeighbourHistory()
+    first, second = (NeighbourEntry("eth0", MAC, one) for one in reversed(RANDOM))
     assert addresses(seen.facts([first], 1.0)) == [first.address]
     assert addresses(seen.facts([first, second], 2.0)) == [first.address]
     assert seen.facts([second], 3.0) == {
@@ -88,7 +93,7 @@ def test_of_addresses_that_may_all_be_temporary_the_first_that_was_seen_counts()
 
 
 def test_since_is_the_first_time_without_a_gap() -> None:
-    seen, entry = Neighbours(), Entry("eth0", MAC, "192.168.1.7")
+    seen, entry = NeighbourHistory(), NeighbourEntry("eth0", MAC, "192.168.1.7")
     for now, there, since in ((1.0, True, 1.0), (2.0, True, 1.0), (3.0, False, None), (4.0, True, 4.0)):
         found = seen.facts([entry] if there else [], now)
         assert [one.since for one in found.values()] == ([] if since is None else [since])
@@ -97,31 +102,34 @@ def test_since_is_the_first_time_without_a_gap() -> None:
 
 
 def test_of_too_many_the_newest_are_taken() -> None:
-    def entries(first: int, count: int) -> list[Entry]:
-        return [Entry("eth0", f"080027{at:06x}", f"10.0.{at // 256}.{at % 256}") for at in range(first, first + count)]
+    def entries(first: int, count: int) -> list[NeighbourEntry]:
+        return [
+            NeighbourEntry("eth0", f"080027{at:06x}", f"10.0.{at // 256}.{at % 256}")
+            for at in range(first, first + count)
+        ]
 
-    seen = Neighbours()
-    old = entries(0, MOST)
-    assert len(seen.facts(old, 1.0)) == MOST
-    fresh = entries(MOST, 10)
+    seen = NeighbourHistory()
+    old = entries(0, MAX_ENTRIES)
+    assert len(seen.facts(old, 1.0)) == MAX_ENTRIES
+    fresh = entries(MAX_ENTRIES, 10)
     found = seen.facts(old + fresh, 2.0)
-    assert len(found) == MOST
+    assert len(found) == MAX_ENTRIES
     assert {f"neighbour:eth0 {one.address}" for one in fresh} <= found.keys()
 
 
-def kept(entries: list[Entry]) -> list[tuple[str, ...]]:
-    return [(one.interface, one.mac, one.address) for one in Neighbours().facts(entries, time.time()).values()]
+def kept(entries: list[NeighbourEntry]) -> list[tuple[str, ...]]:
+    return [(one.interface, one.mac, one.address) for one in NeighbourHistory().facts(entries, time.time()).values()]
 
 
 def test_macos() -> None:
-    assert kept(list(commands.arp(sample("macos-arp")))) == [
+    assert kept(list(commands.parse_arp(sample("macos-arp")))) == [
         ("bridge100", "525400010203", "192.168.64.2"),
         ("en0", "080027" + "0a0b0c", "192.168.1.77"),
         ("en0", "3c22fb000102", "192.168.1.1"),
         ("en0", "3c22fbaabbcc", "192.168.1.42"),
         ("vboxnet0", "080027000001", "192.168.56.101"),
     ]
-    assert kept(list(commands.ndp(sample("macos-ndp")))) == [
+    assert kept(list(commands.parse_ndp(sample("macos-ndp")))) == [
         ("en0", "080027000001", "2001:db8:1763:4351::1000"),
         ("en0", "080027000002", "2001:db8:1763:4351:a00:27ff:fe00:2"),
     ]
@@ -130,19 +138,19 @@ def test_macos() -> None:
 def test_windows() -> None:
     router, machine = ("Ethernet", "3c22fb000102", "192.168.1.1"), ("Ethernet", "0800270a0b0c", "192.168.1.77")
     only = ("VirtualBox Host-Only Network #2", "080027000001", "192.168.57.101")
-    assert kept(list(commands.netsh(sample("windows-ipv4")))) == [machine, router, only]
-    assert kept(list(commands.netsh(sample("windows-ipv4").replace("\n", "\r\n")))) == [machine, router, only]
-    assert kept(list(commands.netsh(sample("windows-ipv4-it")))) == [machine, router]
-    assert kept(list(commands.netsh(sample("windows-ipv6")))) == [
+    assert kept(list(commands.parse_netsh(sample("windows-ipv4")))) == [machine, router, only]
+    assert kept(list(commands.parse_netsh(sample("windows-ipv4").replace("\n", "\r\n")))) == [machine, router, only]
+    assert kept(list(commands.parse_netsh(sample("windows-ipv4-it")))) == [machine, router]
+    assert kept(list(commands.parse_netsh(sample("windows-ipv6")))) == [
         ("Ethernet", "080027000001", "2001:db8::501"),
         ("Ethernet", "42454dccbae2", "2001:db8::4045:4dff:fecc:bae2"),
     ]
-    assert aliases(sample("windows-getmac").splitlines()) == {
+    assert parse_aliases(sample("windows-getmac").splitlines()) == {
         "Ethernet": "Intel(R) Ethernet Connection (7) I219-V",
         "Wi-Fi": "Intel(R) Wireless-AC 9560",
         "VirtualBox Host-Only Network #2": "VirtualBox Host-Only Ethernet Adapter #2",
     }
-    assert aliases(["INFO: no adapters", ""]) == {}
+    assert parse_aliases(["INFO: no adapters", ""]) == {}
 
 
 @pytest.mark.parametrize(
@@ -150,13 +158,13 @@ def test_windows() -> None:
 )
 def test_windows_in_french_and_with_other_headings(heading: str) -> None:
     text = sample("windows-ipv4-fr").replace("Interface 12 : Ethernet", heading.format("Ethernet"))
-    assert kept(list(commands.netsh(text))) == [
+    assert kept(list(commands.parse_netsh(text))) == [
         ("Ethernet", "020000000001", "192.168.1.1"),
         ("Ethernet", "080027aabbcc", "192.168.1.50"),
     ]
 
 
-@pytest.mark.parametrize("parse", [commands.arp, commands.ndp, commands.netsh])
+@pytest.mark.parametrize("parse", [commands.parse_arp, commands.parse_ndp, commands.parse_netsh])
 @given(text=some.text(alphabet="(:.)-%0aF \n\tonat1f[]", max_size=300))
 def test_no_output_breaks_them(parse, text: str) -> None:
-    Neighbours().facts(parse(text), 1.0)
+    NeighbourHistory().facts(parse(text), 1.0)

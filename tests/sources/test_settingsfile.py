@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.sources import zoo
-from vmdns.sources.settings_file import Damaged, machine, registry
+from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry
 from vmdns.state import xml_tree as plainxml
 from vmdns.state.facts import Network, PortForward
 
@@ -29,7 +29,7 @@ def network(adapters: str) -> str:
 @pytest.mark.parametrize("path", sorted((zoo.FOLDER / "machines").iterdir()), ids=lambda path: path.stem)
 def test_recorded(path) -> None:
     expected = zoo.MACHINES[path.stem]
-    found = machine(path.read_bytes())
+    found = parse_machine(path.read_bytes())
     if expected.online:  # the file cannot tell
         expected = replace(expected, state=found.state, state_changed=found.state_changed, reports=())
     assert found == expected
@@ -37,7 +37,7 @@ def test_recorded(path) -> None:
 
 def test_recorded_registry() -> None:
     home = Path("/home/user/.config/VirtualBox")
-    found = registry((zoo.FOLDER / "VirtualBox.xml").read_bytes(), home)
+    found = parse_registry((zoo.FOLDER / "VirtualBox.xml").read_bytes(), home)
     assert found == {uuid: home / "machines" / f"{uuid}.vbox" for uuid in zoo.MACHINES}
 
 
@@ -50,7 +50,7 @@ def test_registry_paths() -> None:
         b'<MachineEntry uuid="{}" src="c.vbox"/><MachineEntry src="d.vbox"/>'
         b"</MachineRegistry></Global></VirtualBox>"
     )
-    assert registry(data, Path("/home")) == {
+    assert parse_registry(data, Path("/home")) == {
         "aaaaaaaa-0000-0000-0000-000000000001": Path("/vms/a b/a.vbox"),
         "aaaaaaaa-0000-0000-0000-000000000002": Path("/home/Machines/b/b.xml"),
     }
@@ -69,7 +69,7 @@ def test_registry_paths() -> None:
     ],
 )
 def test_state(attributes, state) -> None:
-    assert machine(vbox(attributes=attributes)).state == state
+    assert parse_machine(vbox(attributes=attributes)).state == state
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_state(attributes, state) -> None:
     ],
 )
 def test_network(adapter, expected) -> None:
-    found = machine(vbox(network(adapter))).adapters
+    found = parse_machine(vbox(network(adapter))).adapters
     assert [one.network for one in found] == ([expected] if expected else [])
 
 
@@ -117,7 +117,7 @@ def test_network(adapter, expected) -> None:
 )
 def test_cable(version, written, expected) -> None:
     adapter = f'<Adapter slot="0" enabled="true" MACAddress="080027000001" {written}><NAT/></Adapter>'
-    assert machine(vbox(network(adapter), version=version)).adapters[0].cable is expected
+    assert parse_machine(vbox(network(adapter), version=version)).adapters[0].cable is expected
 
 
 def test_rules() -> None:
@@ -128,7 +128,7 @@ def test_rules() -> None:
     adapter = (
         f'<Adapter slot="3" enabled="true" MACAddress="0800270000AB"><NAT network="10.9/16">{rules}</NAT></Adapter>'
     )
-    (found,) = machine(vbox(network(adapter))).adapters
+    (found,) = parse_machine(vbox(network(adapter))).adapters
     assert (found.slot, found.mac) == (3, "0800270000ab")
     assert found.forwards == (
         PortForward("b", "tcp", "", 80, "", 8080),
@@ -141,14 +141,14 @@ def test_rules() -> None:
     [('lastStateChange="2026-11-22T22:13:02Z"', 1795385582.0), ('lastStateChange="once"', 0.0), ("", 0.0)],
 )
 def test_time_of_the_last_state_change(attributes, expected) -> None:
-    assert machine(vbox(attributes=attributes)).state_changed == expected
+    assert parse_machine(vbox(attributes=attributes)).state_changed == expected
 
 
 def test_only_the_current_state_counts_and_no_snapshot() -> None:
     old = network('<Adapter slot="0" enabled="true" MACAddress="080027000001"><NAT/></Adapter>')
     new = network('<Adapter slot="0" enabled="true" MACAddress="080027000002"><NATNetwork name="N"/></Adapter>')
     snapshot = f'<Snapshot uuid="{{x}}" name="s">{old}<Groups><Group name="/old"/></Groups></Snapshot>'
-    found = machine(vbox(f'{snapshot}{new}<Groups><Group name="/a"/><Group name="/b"/></Groups>'))
+    found = parse_machine(vbox(f'{snapshot}{new}<Groups><Group name="/a"/><Group name="/b"/></Groups>'))
     assert [one.mac for one in found.adapters] == ["080027000002"]
     assert found.groups == ("/a", "/b")
 
@@ -158,7 +158,7 @@ def test_extra_data() -> None:
         '<ExtraDataItem name="vmdns/names" value=" web ,, shop"/><ExtraDataItem name="vmdns/ignore" value="on"/>'
         '<ExtraDataItem name="vmdns/address" value="10.0.2.9, x"/>'
     )
-    found = machine(vbox(f"<ExtraData>{items}</ExtraData>"))
+    found = parse_machine(vbox(f"<ExtraData>{items}</ExtraData>"))
     assert (found.names, found.ignored, found.set_addresses) == (("web", "shop"), True, ("10.0.2.9", "x"))
 
 
@@ -187,20 +187,20 @@ BOMB = (
     ids=lambda data: repr(data[:40]),
 )
 def test_damaged(data) -> None:
-    with pytest.raises(Damaged):
-        machine(data)
+    with pytest.raises(InvalidSettingsFile):
+        parse_machine(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"<VirtualBox", BOMB])
 def test_damaged_registry(data) -> None:
-    with pytest.raises(Damaged):
-        registry(data, Path())
+    with pytest.raises(InvalidSettingsFile):
+        parse_registry(data, Path())
 
 
 def test_too_large(monkeypatch) -> None:
     monkeypatch.setattr(plainxml, "MAX_BYTES", 100)
-    with pytest.raises(Damaged, match="100 bytes"):
-        machine(vbox())
+    with pytest.raises(InvalidSettingsFile, match="100 bytes"):
+        parse_machine(vbox())
 
 
 LAUGHS = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9)) + "]>"
@@ -224,9 +224,9 @@ LAUGHS = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n}
     ids=["laughs", "deep", "deep and whole", "wide", "codec", "no codec", "utf-16", "nul", "digits"],
 )
 def test_hostile_settings_are_damaged(data: bytes) -> None:
-    with pytest.raises(Damaged):
-        machine(data)
+    with pytest.raises(InvalidSettingsFile):
+        parse_machine(data)
 
 
 def test_a_version_of_many_digits() -> None:
-    assert machine(b'<V version="' + b"9" * 5000 + b'.1"><Machine uuid="{1}" name="web"/></V>').name == "web"
+    assert parse_machine(b'<V version="' + b"9" * 5000 + b'.1"><Machine uuid="{1}" name="web"/></V>').name == "web"

@@ -118,10 +118,10 @@ def test_a_wish_is_told_once_until_it_is_fulfilled(monkeypatch: pytest.MonkeyPat
     def wish(messages: list[Message], played: Played) -> bool:
         if len(messages) == 1 and not heard:
             for _ in range(3):  # the second and third are one more look, after the first
-                played.nudge("neighbours")
+                played.request_look("neighbours")
         heard[:] = [one for one in messages if "looked" not in one]
         return len(heard) >= 3
 
     _, played = play(program, wish, monkeypatch)
     assert [one.get("text") for one in heard] == [None, '{"look": "neighbours"}', '{"look": "neighbours"}']
-    played.nudge("neighbours")  # without a worker it is nothing
+    played.request_look("neighbours")  # without a worker it is nothing

@@ -17,7 +17,7 @@ from vmdns.sources import vboxmanage_machines
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources import vboxmanage_reader as vboxmanage
 from vmdns.sources.installation import Installation
-from vmdns.sources.reader import Found, Lost, OtherHome, Unavailable
+from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, WrongHome
 from vmdns.sources.vboxmanage_reader import VBoxManageReader
 from vmdns.state.facts import Fact, Machine, Network, PortForward, Report
 from vmdns.state.guest_properties import PATTERN
@@ -34,7 +34,7 @@ BUSY = "VBoxManage: error: The object is not ready\nVBoxManage: error: Details: 
 LONG = (zoo.FOLDER / "long.txt").read_text("utf-8")
 
 
-INDEXES = {uuid: at for at, uuid in enumerate(output.vms(zoo.out("list", "vms")))}
+INDEXES = {uuid: at for at, uuid in enumerate(output.parse_vms(zoo.out("list", "vms")))}
 YOUNGEST = len(INDEXES)  # the place of the first VM that is registered later
 SAVED_AT = 1795385583.0  # lastStateChange in the settings file of RUN2
 LISTED_AT = 1795385582.0  # the time that `World.long` prints
@@ -128,7 +128,7 @@ FACTS = {name: told(fact) if isinstance(fact, Machine) else fact for name, fact 
 
 def test_found(world) -> None:
     reader = world.reader()
-    assert reader.found == Found("7.2.22_Debian", "vboxmanage", str(world.home))
+    assert reader.found == VirtualBoxInfo("7.2.22_Debian", "vboxmanage", str(world.home))
     world.environ["VBOX_USER_HOME"] = "/elsewhere"
     named = VBoxManageReader(Installation(world.fake.folder, world.fake.path), world.environ, str(world.home))
     assert named.found.home == str(world.home)
@@ -186,13 +186,13 @@ def test_6_1_knows_no_format(world) -> None:
 @pytest.mark.parametrize("printed", ["", "no version", "VirtualBox"])
 def test_no_virtualbox(world, printed) -> None:
     world.fake.plays("--version", printed)
-    with pytest.raises(Unavailable, match="is not VirtualBox's"):
+    with pytest.raises(ReaderUnavailable, match="is not VirtualBox's"):
         world.reader()
 
 
 def test_no_vboxmanage(world) -> None:
     world.fake.path.unlink()
-    with pytest.raises(Unavailable, match="cannot be run"):
+    with pytest.raises(ReaderUnavailable, match="cannot be run"):
         world.reader()
 
 
@@ -495,7 +495,7 @@ def test_lost_after_a_second_try(world, reader, words) -> None:
     assert reader.wait(0) == {}
     world.index()
     world.fake.plays(words, status=1, err="VBoxManage: error: Failed to create the VirtualBox object!\n")
-    with pytest.raises(Lost, match="Failed to create the VirtualBox object"):
+    with pytest.raises(VirtualBoxLost, match="Failed to create the VirtualBox object"):
         reader.wait(0)
 
 
@@ -508,19 +508,19 @@ def test_the_vms_of_another_home_are_not_taken_for_those_of_the_named_one(world,
     world.fake.plays("list vms", listed)
     world.fake.plays("list runningvms", listed)
     world.index()
-    with pytest.raises(OtherHome, match=rf"not in {re.escape(str(world.home))}; quit VirtualBox and all its VMs"):
+    with pytest.raises(WrongHome, match=rf"not in {re.escape(str(world.home))}; quit VirtualBox and all its VMs"):
         reader.wait(0)
-    with pytest.raises(OtherHome):
+    with pytest.raises(WrongHome):
         world.reader().look()
     (world.home / "VirtualBox.xml").unlink()
     if listed:
-        with pytest.raises(OtherHome):
+        with pytest.raises(WrongHome):
             world.reader().look()
 
 
 def test_upgraded(world, reader) -> None:
     (world.fake.folder / "VBoxSVC").write_text("another")
-    with pytest.raises(Lost, match="upgraded"):
+    with pytest.raises(VirtualBoxLost, match="upgraded"):
         reader.wait(0)
 
 
@@ -543,17 +543,17 @@ def test_nudge_ends_the_pause_when_virtualbox_xml_was_replaced(world, monkeypatc
     reader = world.reader()
     reader.look()
     before = len(world.fake.asked())
-    reader.nudge()
+    reader.request_network_look()
     assert reader.wait(0) == {}
     world.out("natnetwork list", "10.9.0.0/16", "10.8.0.0/16")
-    reader.nudge()
+    reader.request_network_look()
     assert reader.wait(0) == {}
     assert world.fake.asked()[before:] == [], "nothing was replaced"
     found = []
     waiting = threading.Thread(target=lambda: found.append(reader.wait(60)))
     waiting.start()
     world.index()
-    reader.nudge()
+    reader.request_network_look()
     waiting.join(60)
     assert [set(changes) for changes in found] == [{'natnetwork:리눅스 lab: "x"'}]
 

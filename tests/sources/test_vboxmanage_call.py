@@ -9,7 +9,7 @@ import pytest
 
 from tests.sources.fakevboxmanage import FakeVBoxManage
 from vmdns.sources import vboxmanage_call
-from vmdns.sources.vboxmanage_call import Failed, VBoxManage, utf8_locale
+from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError, choose_locale
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
 
@@ -40,14 +40,16 @@ def test_failure_has_its_text_and_code(fake) -> None:
         "VBoxManage: error: Details: code VBOX_E_OBJECT_NOT_FOUND (0x80bb0001), component VirtualBoxWrap\n"
     )
     fake.plays("showvminfo x", "name=", err=errors, status=1)
-    with pytest.raises(Failed, match=r"showvminfo x: Could not find a registered machine with UUID \{x\}") as failure:
+    with pytest.raises(
+        VBoxManageError, match=r"showvminfo x: Could not find a registered machine with UUID \{x\}"
+    ) as failure:
         VBoxManage(fake.path, os.environ)("showvminfo", "x")
     assert failure.value.code == 0x80BB0001
 
 
 def test_failure_without_words(fake) -> None:
     fake.plays("list vms", status=139)
-    with pytest.raises(Failed, match="list vms: exit status 139") as failure:
+    with pytest.raises(VBoxManageError, match="list vms: exit status 139") as failure:
         VBoxManage(fake.path, os.environ)("list", "vms")
     assert failure.value.code == 0
 
@@ -55,7 +57,7 @@ def test_failure_without_words(fake) -> None:
 def test_hanging_is_a_failure_and_leaves_no_process(fake) -> None:
     # Long enough for the script to start, so that it is the hanging that is cut off.
     fake.plays("list vms", "beginning", hangs=True)
-    with pytest.raises(Failed, match=r"list vms: no answer in 1\.1 s"):
+    with pytest.raises(VBoxManageError, match=r"list vms: no answer in 1\.1 s"):
         VBoxManage(fake.path, os.environ, (0.9, 1.1))("list", "vms")
     assert len(fake.log()) == 2
     for asked in fake.log():
@@ -75,12 +77,12 @@ def test_too_much_output(fake, monkeypatch) -> None:
     fake.plays("list dvds", "x" * 1001)
     call = VBoxManage(fake.path, os.environ)
     assert len(call("list", "vms")) == 1000
-    with pytest.raises(Failed, match="more than 1000 bytes"):
+    with pytest.raises(VBoxManageError, match="more than 1000 bytes"):
         call("list", "dvds")
 
 
 def test_no_program(tmp_path) -> None:
-    with pytest.raises(Failed, match="cannot be run"):
+    with pytest.raises(VBoxManageError, match="cannot be run"):
         VBoxManage(tmp_path / "VBoxManage", os.environ)("--version")
 
 
@@ -90,7 +92,7 @@ def test_sign_of_life(fake, monkeypatch) -> None:
     call.moved = 0.0
     call("a")
     first, call.moved = call.moved, 0.0
-    with pytest.raises(Failed):
+    with pytest.raises(VBoxManageError):
         call("b")
     assert 0.0 < first <= call.moved
 
@@ -119,13 +121,13 @@ def test_what_it_costs(fake) -> None:
     ],
 )
 def test_utf8_locale(available, platform, expected) -> None:
-    assert utf8_locale(available, platform) == expected
-    assert utf8_locale(reversed(available), platform) == expected
+    assert choose_locale(available, platform) == expected
+    assert choose_locale(reversed(available), platform) == expected
 
 
 def test_a_machine_without_the_locale_command(fake, tmp_path) -> None:
     fake.plays("a")
     call = VBoxManage(fake.path, {"PATH": str(tmp_path)})
-    with contextlib.suppress(Failed):  # the script needs its PATH too
+    with contextlib.suppress(VBoxManageError):  # the script needs its PATH too
         call("a")
     assert fake.log()[0].locale in ("C.UTF-8", "en_US.UTF-8")

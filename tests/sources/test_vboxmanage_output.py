@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from tests.sources import zoo
 from vmdns.sources import vboxmanage_output as output
-from vmdns.sources.vboxmanage_dhcp import dhcp_servers
+from vmdns.sources.vboxmanage_output import parse_dhcp_servers
 from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.state.guest_properties import PATTERN, reports
 
@@ -33,19 +33,19 @@ def test_recorded_vms() -> None:
     }
     expected[zoo.NOBODY] = ""  # the name that looks like two lines
     expected[zoo.named(f'" {{{zoo.NOBODY}}}\n"y').uuid] = "y"
-    assert output.vms(zoo.out("list", "vms")) == expected
+    assert output.parse_vms(zoo.out("list", "vms")) == expected
 
 
 def test_recorded_running_vms() -> None:
     running = {uuid: machine.name for uuid, machine in zoo.MACHINES.items() if machine.online}
     assert len(running) == 4
-    assert output.vms(zoo.out("list", "runningvms")) == running
+    assert output.parse_vms(zoo.out("list", "runningvms")) == running
 
 
 @pytest.mark.parametrize("uuid", [uuid for uuid in SHOWN if zoo.MACHINES[uuid].name != "percent"])
 def test_recorded_machine(uuid) -> None:
     expected = replace(zoo.MACHINES[uuid], reports=(), names=(), ignored=False)
-    assert output.machine(zoo.out("showvminfo", uuid, "--machinereadable")) == expected
+    assert output.parse_machine(zoo.out("showvminfo", uuid, "--machinereadable")) == expected
 
 
 def test_the_zoo_has_what_it_is_for() -> None:
@@ -57,7 +57,7 @@ def test_the_zoo_has_what_it_is_for() -> None:
 
 
 def test_recorded_rule_that_vboxmanage_takes_for_a_format() -> None:
-    shown = output.machine(zoo.out("showvminfo", zoo.named("percent").uuid, "--machinereadable"))
+    shown = output.parse_machine(zoo.out("showvminfo", zoo.named("percent").uuid, "--machinereadable"))
     (rule,) = zoo.named("percent").adapters[0].forwards
     (seen,) = shown.adapters[0].forwards
     assert rule.name == "%s%n"
@@ -66,7 +66,7 @@ def test_recorded_rule_that_vboxmanage_takes_for_a_format() -> None:
 
 def test_recorded_states() -> None:
     text = (zoo.FOLDER / "long.txt").read_text("utf-8")
-    found = output.states(text)
+    found = output.parse_states(text)
     assert found == {uuid: (zoo.MACHINES[uuid].state, zoo.MACHINES[uuid].state_changed) for uuid in found}
     assert {state for state, _ in found.values()} == {"Running", "Paused", "Saved", "PoweredOff"}
 
@@ -75,8 +75,8 @@ def test_recorded_properties() -> None:
     for uuid, machine in zoo.MACHINES.items():
         words = ("guestproperty", "enumerate", uuid, "--old-format", "--patterns", PATTERN)
         if machine.online:
-            assert reports(output.properties(zoo.out(*words)), machine.state) == machine.reports
-    told = output.properties(zoo.out(*words[:2], zoo.named("run2").uuid, *words[3:]))
+            assert reports(output.parse_properties(zoo.out(*words)), machine.state) == machine.reports
+    told = output.parse_properties(zoo.out(*words[:2], zoo.named("run2").uuid, *words[3:]))
     net = "/VirtualBox/GuestInfo/Net/"
     assert {name.removeprefix(net): value for name, (value, _) in told.items() if name.startswith(net)} == {
         "0/MAC": "080027112233",
@@ -91,15 +91,15 @@ def test_recorded_properties() -> None:
 
 
 def test_recorded_extra_data() -> None:
-    found = output.extra_data(zoo.out("getextradata", zoo.named("ignored").uuid, "enumerate"))
+    found = output.parse_extra_data(zoo.out("getextradata", zoo.named("ignored").uuid, "enumerate"))
     assert found["vmdns/ignore"] == "yes"
     assert any(value.endswith("multi\nline") for value in found.values())
 
 
 def test_recorded_networks() -> None:
-    assert sorted(output.nat_networks(zoo.out("natnetwork", "list")), key=str) == facts(NatNetwork)
-    assert sorted(dhcp_servers(zoo.out("list", "dhcpservers")), key=str) == facts(DhcpServer)
-    assert sorted(output.host_interfaces(zoo.out("list", "hostonlyifs")), key=str) == facts(HostInterface)
+    assert sorted(output.parse_nat_networks(zoo.out("natnetwork", "list")), key=str) == facts(NatNetwork)
+    assert sorted(parse_dhcp_servers(zoo.out("list", "dhcpservers")), key=str) == facts(DhcpServer)
+    assert sorted(output.parse_host_interfaces(zoo.out("list", "hostonlyifs")), key=str) == facts(HostInterface)
     assert len(facts(NatNetwork)) == 3
     assert len(facts(DhcpServer)) == 3
     assert [server.name_servers for server in facts(DhcpServer)] == [(), ("192.0.2.10",), ()]
@@ -125,7 +125,7 @@ def test_recorded_networks() -> None:
     ],
 )
 def test_vms(text, expected) -> None:
-    assert output.vms(text) == expected
+    assert output.parse_vms(text) == expected
 
 
 def shown(lines: str, *, name: str = "n", state: str = "poweroff") -> str:
@@ -144,7 +144,7 @@ def shown(lines: str, *, name: str = "n", state: str = "poweroff") -> str:
     ],
 )
 def test_machine_name(written, name) -> None:
-    assert output.machine(shown("", name=written)).name == name
+    assert output.parse_machine(shown("", name=written)).name == name
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_machine_name(written, name) -> None:
     ],
 )
 def test_machine_state(word, state) -> None:
-    assert output.machine(shown("", state=word)).state == state
+    assert output.parse_machine(shown("", state=word)).state == state
 
 
 def adapter(number: int, kind: str, detail: str = "", cable: str = "on") -> str:
@@ -199,7 +199,7 @@ def adapter(number: int, kind: str, detail: str = "", cable: str = "on") -> str:
 )
 def test_machine_network(kind, detail, network) -> None:
     text = shown(f'nic1="none"\nnic2="none"\n{adapter(3, kind, detail)}nic4="none"')
-    (found,) = output.machine(text).adapters
+    (found,) = output.parse_machine(text).adapters
     assert (found.slot, found.mac, found.network, found.cable) == (2, "080027000003", network, True)
 
 
@@ -212,7 +212,7 @@ def test_machine_forwards_belong_to_the_adapter_above_them() -> None:
         + 'Forwarding(0)="a "b",udp,,53,10.0.2.15,53"\n'
         + 'nic4="none"'
     )
-    first, second, third = output.machine(text).adapters
+    first, second, third = output.parse_machine(text).adapters
     assert first.forwards == (PortForward("ssh", "tcp", "127.0.0.1", 2222, "", 22),)
     assert (second.forwards, second.cable) == ((), False)
     assert third.forwards == (PortForward('a "b"', "udp", "", 53, "10.0.2.15", 53),)
@@ -232,12 +232,12 @@ def test_machine_forwards_belong_to_the_adapter_above_them() -> None:
 )
 def test_no_machine(text) -> None:
     with pytest.raises(ValueError):
-        output.machine(text)
+        output.parse_machine(text)
 
 
 def test_machine_of_6_1_has_no_encryption_and_no_architecture() -> None:
     text = f'name="a"\ngroups="/x,/y"\nostype="Other"\nUUID="{U1}"\nVMState="running"\nnic1="none"\n'
-    assert output.machine(text) == Machine(U1, "a", "Running", ("/x", "/y"))
+    assert output.parse_machine(text) == Machine(U1, "a", "Running", ("/x", "/y"))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_machine_of_6_1_has_no_encryption_and_no_architecture() -> None:
     ],
 )
 def test_states(text, expected) -> None:
-    assert output.states(text).get(U1) == (expected or None)
+    assert output.parse_states(text).get(U1) == (expected or None)
 
 
 @pytest.mark.parametrize(
@@ -280,13 +280,13 @@ def test_states(text, expected) -> None:
     ],
 )
 def test_properties(text, expected) -> None:
-    assert output.properties(text) == expected
+    assert output.parse_properties(text) == expected
 
 
 def test_properties_of_64_kilobytes() -> None:
     long = ", x: " * 13_000
     text = f"Name: /a, value: {long}, timestamp: 1, flags: \nName: /b, value: 2, timestamp: 0, flags: \n"
-    assert output.properties(text) == {"/a": (long, 1e-9), "/b": ("2", 0.0)}
+    assert output.parse_properties(text) == {"/a": (long, 1e-9), "/b": ("2", 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -300,14 +300,14 @@ def test_properties_of_64_kilobytes() -> None:
     ],
 )
 def test_extra_data(text, expected) -> None:
-    assert output.extra_data(text) == expected
+    assert output.parse_extra_data(text) == expected
 
 
 def test_translated_networks() -> None:
     text = zoo.out("natnetwork", "list")
     for label, other in {"Name:": "Имя:", "Enabled:": "Включено:", " Yes\n": " Да\n", " No\n": " Нет\n"}.items():
         text = text.replace(label, other)
-    assert sorted(output.nat_networks(text), key=str) == facts(NatNetwork)
+    assert sorted(output.parse_nat_networks(text), key=str) == facts(NatNetwork)
     text = zoo.out("list", "dhcpservers")
     for label, other in {
         "NetworkName:": "Имя сети:",
@@ -317,7 +317,7 @@ def test_translated_networks() -> None:
     }.items():
         text = text.replace(label, other)
     text = text.replace("Fixed Address:", "Адрес:").replace("slot", "слот")
-    assert sorted(dhcp_servers(text), key=str) == facts(DhcpServer)
+    assert sorted(parse_dhcp_servers(text), key=str) == facts(DhcpServer)
 
 
 SERVER = """\
@@ -378,7 +378,7 @@ STAR = "include MAC*       *"
     ],
 )
 def test_name_servers_of_an_ordinary_guest(scopes, expected) -> None:
-    (server,) = dhcp_servers(SERVER + "".join(scopes))
+    (server,) = parse_dhcp_servers(SERVER + "".join(scopes))
     assert list(server.name_servers) == (["192.0.2.1", "192.0.2.2"] if expected == "whole" else expected)
 
 
@@ -387,7 +387,7 @@ def test_dhcp_server_with_an_adapter_that_is_disabled() -> None:
         "VM NIC: ",
         f"VM NIC: {U1} slot 7, MAC NS_ERROR_FAILURE\n    Fixed Address:    10.0.2.9\nIndividual Config:    VM NIC: ",
     )
-    assert sorted(dhcp_servers(text), key=str) == facts(DhcpServer)
+    assert sorted(parse_dhcp_servers(text), key=str) == facts(DhcpServer)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_host_interfaces(address, mask, expected) -> None:
         "Name:            v\nGUID:            g\nDHCP:            Disabled\n"
         f"IPAddress:       {address}\nNetworkMask:     {mask}\nIPV6Address:     \n"
     )
-    assert [one.prefix for one in output.host_interfaces(text)] == expected
+    assert [one.prefix for one in output.parse_host_interfaces(text)] == expected
 
 
 def test_host_only_networks() -> None:
@@ -419,7 +419,7 @@ def test_host_only_networks() -> None:
         "State:           Disabled\nNetworkMask:     255.255.0.0\nLowerIP:         10.5.0.1\n"
         "UpperIP:         10.5.0.9\nVBoxNetworkName: hostonly-second one\n\n"
     )
-    assert output.host_only_networks(text) == [
+    assert output.parse_host_only_networks(text) == [
         HostInterface("HostNetwork", "192.168.56.1/24"),
         HostInterface("second one", "10.5.0.1/16"),
     ]
@@ -430,9 +430,11 @@ def test_nothing_breaks_a_parser(text, at, words) -> None:
     recorded = zoo.CALLS[words]["out"]
     damaged = recorded[:at] + text + recorded[at + 1 :]
     for parse in (
-        output.vms, output.states, output.properties, output.extra_data, output.nat_networks, dhcp_servers,
-        output.host_interfaces, output.host_only_networks,
+        output.parse_vms,
+        output.parse_states, output.parse_properties, output.parse_extra_data,
+        output.parse_nat_networks, parse_dhcp_servers,
+        output.parse_host_interfaces, output.parse_host_only_networks,
     ):  # fmt: skip
         parse(damaged)
     with contextlib.suppress(ValueError):
-        output.machine(damaged)
+        output.parse_machine(damaged)

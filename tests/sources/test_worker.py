@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 
 from vmdns.sources.installation import Installation
-from vmdns.sources.reader import Found, Lost, OtherHome
-from vmdns.sources.worker import Box, Work, open_reader
+from vmdns.sources.reader import VirtualBoxInfo, VirtualBoxLost, WrongHome
+from vmdns.sources.worker import VirtualBoxSession, WorkerSources, open_reader
 from vmdns.sources.worker_protocol import WorkerOutput
 
 PROGRAM = """
 from vmdns.sources import worker
 worker.ABSENT_SECONDS = 0.05
-worker.main(box=worker.Box(installation=lambda environ: None))
+worker.main(sources=worker.WorkerSources(installation=lambda environ: None))
 """
 LEASES_ALONE = """
 import time
 from vmdns.sources import worker
-worker.main(box=worker.Box(installation=lambda environ: True, reader=lambda *_: time.sleep(60)))
+worker.main(sources=worker.WorkerSources(installation=lambda environ: True, reader=lambda *_: time.sleep(60)))
 """
 OPTIONS = {"reader": "auto", "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
 
@@ -123,7 +123,7 @@ class _Api:
     closed = False
 
     def __init__(self, *_: object) -> None:
-        self.found = Found("7.2.22", "api", self.home)
+        self.found = VirtualBoxInfo("7.2.22", "api", self.home)
 
     def close(self) -> None:
         type(self).closed = True
@@ -148,7 +148,7 @@ def test_a_vboxsvc_of_another_home_is_let_go_and_named(
         assert open_reader(installation, choice, None, 30.0)[0].found.home == str(tmp_path / "served")
     monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "named"))
     assert not _Api.closed
-    with pytest.raises(OtherHome) as caught:
+    with pytest.raises(WrongHome) as caught:
         open_reader(installation, choice, None, 30.0, failures=99)
     assert str(caught.value).startswith(f"VBoxSVC runs with the settings in {tmp_path / 'served'} and not in")
     assert _Api.closed
@@ -156,7 +156,7 @@ def test_a_vboxsvc_of_another_home_is_let_go_and_named(
 
 def test_a_home_that_is_not_there_is_not_created(tmp_path: Path) -> None:
     options = {"reader": "auto", "home": str(tmp_path / "none"), "interval": 30.0, "failures": 0}
-    box = Box(installation=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
-    with pytest.raises(Lost, match="there is no folder"):
-        Work(options, WorkerOutput(io.BytesIO()), box).run()
+    sources = WorkerSources(installation=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
+    with pytest.raises(VirtualBoxLost, match="there is no folder"):
+        VirtualBoxSession(options, WorkerOutput(io.BytesIO()), sources).run()
     assert list(tmp_path.iterdir()) == []

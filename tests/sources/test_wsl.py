@@ -9,7 +9,7 @@ import pytest
 
 from tests.sources import zoo
 from tests.sources.fakevboxmanage import FakeVBoxManage
-from vmdns.sources import installation, wsl
+from vmdns.sources import installation
 from vmdns.sources.installation import Installation, find
 from vmdns.sources.vboxmanage_reader import VBoxManageReader
 from vmdns.state.facts import Machine
@@ -22,8 +22,8 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Drive C of a Windows with VirtualBox, seen from a WSL without a VirtualBox of its own."""
     kernel = tmp_path / "osrelease"
     kernel.write_text("5.15.167.4-microsoft-standard-WSL2\n")
-    monkeypatch.setattr(wsl, "_KERNEL", kernel)
-    monkeypatch.setattr(wsl, "_MOUNTS", tmp_path / "mnt")
+    monkeypatch.setattr(installation, "_WSL_KERNEL", kernel)
+    monkeypatch.setattr(installation, "_WSL_MOUNTS", tmp_path / "mnt")
     monkeypatch.setattr(installation, "_PLACES", {"other": (), "darwin": ()})
     monkeypatch.setattr(installation, "_MODULES_ROOT", tmp_path)
     folder = tmp_path / "mnt" / "c" / "Program Files" / "Oracle" / "VirtualBox"
@@ -49,10 +49,10 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_kernel_tells(kernel: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsl, "_KERNEL", tmp_path / "osrelease")
+    monkeypatch.setattr(installation, "_WSL_KERNEL", tmp_path / "osrelease")
     if kernel is not None:
         (tmp_path / "osrelease").write_text(kernel)
-    assert wsl.is_wsl() is expected
+    assert installation.is_wsl() is expected
 
 
 def test_windows_virtualbox_is_found(windows: Path) -> None:
@@ -61,7 +61,7 @@ def test_windows_virtualbox_is_found(windows: Path) -> None:
 
 
 def test_not_outside_of_wsl(windows: Path) -> None:
-    (wsl._KERNEL).write_text("6.12.41+deb13-amd64\n")
+    (installation._WSL_KERNEL).write_text("6.12.41+deb13-amd64\n")
     assert find({"PATH": "/usr/bin"}, "linux") is None
 
 
@@ -96,4 +96,4 @@ def test_of_two_windows_users_neither_is_guessed(windows: Path) -> None:
     for user in ("one", "two"):
         (windows / "Users" / user / ".VirtualBox").mkdir(parents=True)
         (windows / "Users" / user / ".VirtualBox" / "VirtualBox.xml").write_text("")
-    assert wsl.windows_user_home() is None
+    assert installation.windows_user_home() is None

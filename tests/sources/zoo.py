@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vmdns.sources.reader import key
+from vmdns.sources.reader import fact_key
 from vmdns.state.facts import Fact, Machine, from_json
 
 FOLDER = Path(__file__).parent / "samples" / "zoo"
@@ -14,7 +14,7 @@ CALLS: dict[str, dict[str, Any]] = {
     " ".join(call["arguments"]): call for call in json.loads((FOLDER / "calls.json").read_text("utf-8"))
 }
 FACTS: dict[str, Fact] = {
-    key(fact): fact for fact in map(from_json, json.loads((FOLDER / "facts.json").read_text("utf-8")))
+    fact_key(fact): fact for fact in map(from_json, json.loads((FOLDER / "facts.json").read_text("utf-8")))
 }
 MACHINES = {fact.uuid: fact for fact in FACTS.values() if isinstance(fact, Machine)}
 NOBODY = "11111111-2222-3333-4444-555555555555"

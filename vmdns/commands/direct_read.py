@@ -10,7 +10,7 @@ from vmdns.config import Config
 from vmdns.control import report
 from vmdns.dns.zonefile import parse_records
 from vmdns.sources import hosts_file
-from vmdns.sources.reader import Unavailable
+from vmdns.sources.reader import ReaderUnavailable
 from vmdns.sources.supervisor import look_once
 from vmdns.state.build import build
 from vmdns.state.facts import Fact, from_json
@@ -18,7 +18,7 @@ from vmdns.state.policy import Policy
 
 
 def read_facts(config: Config) -> list[Fact]:
-    """What one look at VirtualBox and the hosts file finds. Raises `Unavailable`, OSError."""
+    """What one look at VirtualBox and the hosts file finds. Raises `ReaderUnavailable`, OSError."""
     home = str(config.vbox_home) if config.vbox_home else None
     facts: dict[str, Fact] = {}
     for message in look_once(config.reader, home, config.limits.look_interval):
@@ -35,7 +35,7 @@ def read_names(config: Config) -> dict[str, Any]:
     now = time.time()
     try:
         return report.names(build(read_facts(config), policy_of(config), now, 0), config.zones, now)
-    except (Unavailable, OSError) as error:
+    except (ReaderUnavailable, OSError) as error:
         raise CommandError(str(error)) from None
 
 

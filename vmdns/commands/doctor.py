@@ -30,7 +30,7 @@ from vmdns.commands.server_request import Server
 from vmdns.config import Config
 from vmdns.host import hosts_block as hostsfile
 from vmdns.regular_file import read_regular
-from vmdns.sources.reader import Unavailable
+from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
 from vmdns.state.diagnosis import Patient, examine
 from vmdns.state.facts import Fact
@@ -75,7 +75,7 @@ def look(config: Callable[[], Config]) -> list[Finding]:
     policy = direct_read.policy_of(using)
     try:
         return examined(direct_read.read_facts(using), policy)
-    except (Unavailable, OSError) as error:
+    except (ReaderUnavailable, OSError) as error:
         what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
         return [*examined([], policy), what]
 

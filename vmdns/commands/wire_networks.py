@@ -19,11 +19,10 @@ from vmdns.host.upstreams import read_upstreams
 from vmdns.host.virtualbox_networks import NotRunning, VirtualBox, host_only, registry
 from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, Look, Row, rows
 from vmdns.sources import vboxmanage_output as output
-from vmdns.sources.installation import find, user_home
-from vmdns.sources.reader import OtherHome
-from vmdns.sources.vboxmanage_call import Failed, VBoxManage
-from vmdns.sources.vboxmanage_machines import registered
-from vmdns.sources.wsl import HINT
+from vmdns.sources.installation import WSL_HINT, find, user_home
+from vmdns.sources.reader import WrongHome
+from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
+from vmdns.sources.vboxmanage_machines import read_registered
 from vmdns.state.facts import HostAddress, HostInterface
 from vmdns.state.views import GIVEN, ways
 
@@ -76,7 +75,7 @@ class Wire:
         if installation is None:
             raise OSError("VirtualBox is not installed here; if it is, put the folder of VBoxManage into PATH")
         if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
-            raise OSError(HINT)
+            raise OSError(WSL_HINT)
         self._vboxmanage = VBoxManage(installation.vboxmanage, environ, _LIMITS_SECONDS)
         self._named_home = environ.get("VBOX_USER_HOME")
         self._zones = tuple(zones)
@@ -135,9 +134,9 @@ class Wire:
     def guests(self, networks: Sequence[str]) -> list[str]:
         """The names of the VMs that run with an adapter on one of these networks (named as DHCP servers are)."""
         found = []
-        for uuid in output.vms(self._call("list", "runningvms")) if networks else ():
+        for uuid in output.parse_vms(self._call("list", "runningvms")) if networks else ():
             try:
-                machine = output.machine(self._call("showvminfo", uuid, "--machinereadable"))
+                machine = output.parse_machine(self._call("showvminfo", uuid, "--machinereadable"))
             except (OSError, ValueError):
                 continue  # it starts or stops just now
             if any(adapter.network.dhcp_name in networks for adapter in machine.adapters):
@@ -185,7 +184,7 @@ class Wire:
             if match is None:
                 raise OSError(f"{self.box.program} is not VirtualBox's")
             self._version = int(match[1]), int(match[2])
-        interfaces = tuple(output.host_interfaces(self._call("list", "hostonlyifs")))
+        interfaces = tuple(output.parse_host_interfaces(self._call("list", "hostonlyifs")))
         entries = self.journal.entries(SCOPE)
         return Look(
             version=self._version,
@@ -203,13 +202,13 @@ class Wire:
 
     def _vmnets(self) -> list[HostInterface]:
         try:
-            return output.host_only_networks(self._vboxmanage("list", "hostonlynets"))
-        except Failed:
+            return output.parse_host_only_networks(self._vboxmanage("list", "hostonlynets"))
+        except VBoxManageError:
             return []  # 6.1 has none
 
     def _hosts(self, interfaces: Sequence[HostInterface]) -> Iterator[str]:
         """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""
-        others = output.host_interfaces(self._call("list", "bridgedifs"))
+        others = output.parse_host_interfaces(self._call("list", "bridgedifs"))
         facts = [HostAddress(one.name, one.prefix) for one in others]
         found = [one for one in ways([*facts, *interfaces], ()).reachable if one not in _given()]
         first = _outward()
@@ -217,13 +216,13 @@ class Wire:
 
     def _check_home(self) -> None:
         """Raises `Refused` where VBoxManage would change the networks of another VirtualBox home than the named one."""
-        if self._named_home and not registered(self.box.home / "VirtualBox.xml", self._call("list", "vms"))[1]:
-            raise Refused(f"VirtualBox: {OtherHome(self._named_home)}")
+        if self._named_home and not read_registered(self.box.home / "VirtualBox.xml", self._call("list", "vms"))[1]:
+            raise Refused(f"VirtualBox: {WrongHome(self._named_home)}")
 
     def _call(self, *arguments: str) -> str:
         try:
             return self._vboxmanage(*arguments)
-        except Failed as failed:
+        except VBoxManageError as failed:
             if failed.code == _E_FAIL and arguments[:2] == ("dhcpserver", "restart"):
                 raise NotRunning(str(failed)) from None
             raise OSError(f"VBoxManage {failed}") from None

@@ -12,9 +12,9 @@ from typing import Any
 from vmdns.command_name import command_name
 from vmdns.config import Config
 from vmdns.daemon.task_restart import run_with_restarts
-from vmdns.sources.reader import LEAST, is_too_old
+from vmdns.sources.installation import WSL_HINT, is_wsl
+from vmdns.sources.reader import MIN_VERSION, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor
-from vmdns.sources.wsl import HINT, is_wsl
 from vmdns.state.facts import Fact, Neighbour, from_json
 from vmdns.store import Table
 
@@ -67,7 +67,7 @@ class Discovery:
         if self._task is not None:
             self._task.cancel()
         elif self._worker == WORKER and is_wsl():
-            self._log(HINT)
+            self._log(WSL_HINT)
         self._stale_seconds = config.limits.source_stale
         home = str(config.vbox_home) if config.vbox_home else None
         interval = config.limits.look_interval
@@ -77,7 +77,7 @@ class Discovery:
     def request_look(self, source: str) -> None:
         """Asks for a look at once (at `virtualbox`, `addresses` or `neighbours`); its report comes like any other."""
         if self._supervisor is not None:
-            self._supervisor.nudge(source)
+            self._supervisor.request_look(source)
 
     def resume(self) -> None:
         """Requests a look at everything, after a suspend."""
@@ -148,7 +148,7 @@ class Discovery:
         because = f", because {detail}" if detail else ""
         self._log(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
         if is_too_old(found["version"]):
-            least = ".".join(map(str, LEAST))
+            least = ".".join(map(str, MIN_VERSION))
             self._log(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
 
     def _back(self) -> None:

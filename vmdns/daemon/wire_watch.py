@@ -86,9 +86,9 @@ class WireWatch:
     def _apply_outside(self, home: str | None, zones: tuple[str, ...], steps: list[str], troubles: list[str]) -> None:
         """Has a process outside of systemd's confinement do it. A VBoxSVC that VBoxManage starts must not be confined
         either."""
-        from vmdns.sources.worker_socket import VARIABLE, ask
+        from vmdns.sources.worker_socket import SOCKET_VARIABLE, send_request
 
-        response = ask(os.environ[VARIABLE], {"wire": {"home": home, "zones": zones}})
+        response = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": home, "zones": zones}})
         steps += map(str, response.get("steps", ()))
         troubles += map(str, response.get("troubles", ()))
         if "error" in response:

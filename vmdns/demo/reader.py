@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from vmdns.sources.installation import Installation
-from vmdns.sources.reader import Found, key
-from vmdns.sources.worker import Box
+from vmdns.sources.reader import VirtualBoxInfo, fact_key
+from vmdns.sources.worker import WorkerSources
 from vmdns.state.facts import Fact
 
 # Waits for changes at most that many seconds, and returns the facts that are new or different.
@@ -18,10 +18,10 @@ Changes = Callable[[float], Iterable[Fact]]
 class SimulatedReader:
     """Reports the given facts first, then what `changes` returns. VMs and networks are never removed."""
 
-    def __init__(self, found: Found, facts: Iterable[Fact], changes: Changes) -> None:
+    def __init__(self, found: VirtualBoxInfo, facts: Iterable[Fact], changes: Changes) -> None:
         self.found = found
         self.moved = time.monotonic()
-        self._facts = {key(fact): fact for fact in facts}
+        self._facts = {fact_key(fact): fact for fact in facts}
         self._changes = changes
 
     def look(self) -> Mapping[str, Fact]:
@@ -31,24 +31,24 @@ class SimulatedReader:
     def wait(self, seconds: float) -> Mapping[str, Fact | None]:
         """The changes of at most that many seconds."""
         self.moved = time.monotonic()
-        changed = {key(fact): fact for fact in self._changes(seconds)}
+        changed = {fact_key(fact): fact for fact in self._changes(seconds)}
         self._facts.update(changed)
         return dict(changed)
 
-    def nudge(self) -> None:
+    def request_network_look(self) -> None:
         """Does nothing: only `changes` changes anything."""
 
-    def wake(self) -> None:
+    def request_look(self) -> None:
         """Does nothing, for the same reason."""
 
     def close(self) -> None:
         """Does nothing: no VirtualBox is open."""
 
 
-def simulated(reader: SimulatedReader) -> Box:
+def simulated(reader: SimulatedReader) -> WorkerSources:
     """This computer with that reader in place of its VirtualBox; lease files and the host's network are the real ones.
 
     The lease files are those in the folder `reader.found.home`.
     """
     home = Path(reader.found.home)
-    return Box(lambda environ: Installation(home, home / "VBoxManage"), lambda *options: (reader, ""))
+    return WorkerSources(lambda environ: Installation(home, home / "VBoxManage"), lambda *options: (reader, ""))

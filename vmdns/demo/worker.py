@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from vmdns.demo.reader import SimulatedReader, simulated
 from vmdns.demo.scene import Moment, moment, next_change
-from vmdns.sources.reader import Found, key
+from vmdns.sources.reader import VirtualBoxInfo, fact_key
 from vmdns.sources.worker import main
 from vmdns.sources.worker_protocol import WorkerOutput
 from vmdns.state.facts import Fact
@@ -26,8 +26,8 @@ class Player:
         self._begun, self._start = clock(), time.time()
         self._output: WorkerOutput | None = None
         now = self._now()
-        self._known: dict[str, Fact] = {key(fact): fact for fact in now.virtualbox}
-        self.reader = SimulatedReader(Found(VERSION, "simulation", ""), now.virtualbox, self._changes)
+        self._known: dict[str, Fact] = {fact_key(fact): fact for fact in now.virtualbox}
+        self.reader = SimulatedReader(VirtualBoxInfo(VERSION, "simulation", ""), now.virtualbox, self._changes)
 
     def host(self, output: WorkerOutput) -> Player:
         """Itself as the watcher of a host."""
@@ -62,11 +62,11 @@ class Player:
         now = self._now()
         self._report(now)
         for fact in now.virtualbox:
-            if self._known.get(key(fact)) != fact:
-                self._known[key(fact)] = fact
+            if self._known.get(fact_key(fact)) != fact:
+                self._known[fact_key(fact)] = fact
                 yield fact
 
 
 if __name__ == "__main__":
     player = Player()
-    main(box=simulated(player.reader)._replace(host=player.host, lease_files=False))
+    main(sources=simulated(player.reader)._replace(host=player.host, lease_files=False))

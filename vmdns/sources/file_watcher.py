@@ -1,4 +1,4 @@
-"""Calls back when something in one of some folders changed: an event only ever means "look again"."""
+"""Watches files and folders. An event only means "read again"."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-# Editors and network managers write a file in several steps; one look after the last of them is enough, and one
-# that comes this much after the first where there is no last.
-SETTLE_SECONDS = 0.1
-LONGEST_SECONDS = 1.0
-# How often it is looked for folders that were made, replaced or mounted, and for links that lead elsewhere: the system
-# sends no event for those.
+# Debounce: editors and network managers write a file in several steps. The callback comes this long after the last
+# change, and at the latest this long after the first.
+DEBOUNCE_SECONDS = 0.1
+MAX_SECONDS = 1.0
+# Interval of checks for folders that were created, replaced or mounted, and for changed links: no event is sent for
+# those.
 FOLDER_SECONDS = 2.0
 
-# What may mean other content. A file that is only read must not wake anybody: every program reads files of /etc. Linux
-# tells when a file that was written is closed, others only that it was written.
+# Events that may mean new content. Reads cause no callback: every program reads files of /etc. Linux has an event for
+# closing a file after writing, other systems only for writing.
 CHANGES: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
     FileMovedEvent,
@@ -52,7 +52,7 @@ Find = Callable[[], Iterable[Path]]
 
 
 class FolderWatch:
-    """Watches files and folders, which need not exist yet, and calls back in the event loop's thread."""
+    """Watches files and folders, which need not exist yet. Callbacks run in the event loop's thread."""
 
     def __init__(self) -> None:
         self._observer: BaseObserver = Observer()
@@ -65,11 +65,11 @@ class FolderWatch:
         self._end = threading.Event()
 
     def add(self, find: Find, changed: Callable[[], None]) -> list[str]:
-        """Calls `changed` after any of the files that `find` names was written, replaced, made or removed, or anything
-        in any of these folders (not in their subfolders); symbolic links count where they are and where they lead.
+        """Calls `changed` after a change of a file that `find` returns, or in a folder that it returns (not in
+        subfolders). For a symbolic link, both the link and its target are watched.
 
-        `find` is called again every FOLDER_SECONDS, in a thread. Returns a sentence for each folder whose events cannot
-        be had: it is polled. Raises OSError where no thread can be started.
+        `find` is called again every FOLDER_SECONDS, in a thread. Returns a sentence for each folder that must be polled
+        because it cannot be watched. Raises OSError if no thread can be started.
         """
         wanted = find, partial(self._from_thread, asyncio.get_running_loop(), changed)
         self.start()
@@ -79,12 +79,12 @@ class FolderWatch:
             return self._schedule(*wanted)
 
     def start(self) -> None:
-        """Begins to watch, as `add` does too. Raises OSError where the system cannot."""
-        # First of all: an observer that is not running yet notices a missing folder only when it starts, and gives up.
+        """Starts the threads; `add` does that too. Raises OSError."""
+        # An observer that is scheduled before it runs fails at its start for a missing folder.
         if not self._running:
             _start(self._observer)
             self._running = True
-            threading.Thread(target=self._follow, name="folders", daemon=True).start()
+            threading.Thread(target=self._rewatch, name="folders", daemon=True).start()
 
     def _schedule(self, find: Find, changed: Callable[[], None]) -> list[str]:
         troubles = []
@@ -93,9 +93,9 @@ class FolderWatch:
             try:
                 self._observer.schedule(handler, str(folder), recursive=False, event_filter=CHANGES)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # `_follow` notices once it is there
+                continue  # `_rewatch` notices when it exists
             except OSError as error:  # such as no inotify watches left
-                troubles.append(f"{folder} cannot be watched ({error.strerror or error}); it is looked at every second")
+                troubles.append(f"{folder} cannot be watched ({error.strerror or error}); it is polled every second")
                 if self._poller is None:
                     self._poller = PollingObserver()
                     _start(self._poller)
@@ -104,7 +104,7 @@ class FolderWatch:
         return troubles
 
     def _folders(self) -> dict[Path, tuple[int, int] | None]:
-        """Which folders are to be watched now; None for one that is not there."""
+        """The folders to watch now, with device and inode; None for a missing one."""
         found: dict[Path, tuple[int, int] | None] = {}
         for find, _ in self._wanted:
             for folder in _by_folder(find()):
@@ -116,13 +116,13 @@ class FolderWatch:
                     found[folder] = status.st_dev, status.st_ino
         return found
 
-    def _follow(self) -> None:
-        """Watches what is there now, whenever that is something else than before."""
+    def _rewatch(self) -> None:
+        """Watches everything again whenever a folder was created, replaced or removed."""
         while not self._end.wait(FOLDER_SECONDS):
             with self._lock:
                 found = self._folders()
                 observers = [one for one in (self._observer, self._poller) if one is not None]
-                if found == self._seen and all(map(watches, observers)):
+                if found == self._seen and all(map(is_watching, observers)):
                     continue
                 self._seen = found
                 for observer in observers:
@@ -130,14 +130,14 @@ class FolderWatch:
                 for wanted in self._wanted:
                     self._schedule(*wanted)
                 changed = [call for _, call in self._wanted]
-            for call in changed:  # whatever happened before or between the two watches
+            for call in changed:  # for changes before and between the two watches
                 with suppress(RuntimeError):  # the loop is closed
                     call()
 
     def _from_thread(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
-        loop.call_soon_threadsafe(self._soon, loop, changed)
+        loop.call_soon_threadsafe(self._debounce, loop, changed)
 
-    def _soon(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
+    def _debounce(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
         if not self._running:
             return
         now = loop.time()
@@ -145,7 +145,7 @@ class FolderWatch:
         if changed in self._timers:
             first, timer = self._timers[changed]
             timer.cancel()
-        at = min(now + SETTLE_SECONDS, first + LONGEST_SECONDS)
+        at = min(now + DEBOUNCE_SECONDS, first + MAX_SECONDS)
         self._timers[changed] = first, loop.call_at(at, self._look, changed)
 
     def _look(self, changed: Callable[[], None]) -> None:
@@ -153,7 +153,7 @@ class FolderWatch:
         changed()
 
     def stop(self) -> None:
-        """Calls back no more."""
+        """Ends all callbacks."""
         for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -169,17 +169,17 @@ def _start(observer: BaseObserver) -> None:
     observer.start()
 
 
-def watches(observer: BaseObserver) -> bool:
-    """Whether it still watches all its folders: one that was removed ends its emitter, and a new folder in its place
-    may well have the same inode."""
+def is_watching(observer: BaseObserver) -> bool:
+    """Whether it still watches all its folders. The emitter of a removed folder ends, and a new folder in its place may
+    have the same inode."""
     return all(emitter.is_alive() for emitter in observer.emitters)
 
 
 def _by_folder(paths: Iterable[Path]) -> dict[Path, set[str] | None]:
-    """The folders to watch, each with the names in it that matter; None for all."""
+    """The folders to watch, each with the relevant file names; None for all."""
     wanted: dict[Path, set[str] | None] = {}
     for path in paths:
-        # os.path, as pathlib raises for a folder that may not be searched and for links in a circle.
+        # os.path, because pathlib raises for unreadable folders and circular links.
         for one in {path, Path(os.path.realpath(path))}:
             if os.path.isdir(one):
                 wanted[one] = None

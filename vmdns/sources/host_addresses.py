@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 from vmdns.state.facts import HostAddress
 
 
-class Entry(NamedTuple):
-    """An address as the system tells it: without a scope, its prefix length in bits."""
+class InterfaceAddress(NamedTuple):
+    """An address of an interface: without a scope, its prefix length in bits."""
 
     interface: str
     address: str
     length: int
 
 
-def facts(entries: Iterable[Entry], aliases: Mapping[str, str] | None = None) -> dict[str, HostAddress]:
-    """By their keys `address:<interface> <prefix>`. aliases are VirtualBox's names of interfaces."""
+def address_facts(
+    entries: Iterable[InterfaceAddress], aliases: Mapping[str, str] | None = None
+) -> dict[str, HostAddress]:
+    """Facts by their keys `address:<interface> <prefix>`. aliases maps interfaces to VirtualBox's names for them."""
     found = {}
     for entry in entries:
         try:
@@ -33,8 +35,8 @@ def facts(entries: Iterable[Entry], aliases: Mapping[str, str] | None = None) ->
     return dict(sorted(found.items()))
 
 
-def from_psutil(addresses: Mapping[str, Iterable[Any]], stats: Mapping[str, Any]) -> list[Entry]:
-    """What `psutil.net_if_addrs` and `psutil.net_if_stats` say of the interfaces that are up."""
+def parse_psutil(addresses: Mapping[str, Iterable[Any]], stats: Mapping[str, Any]) -> list[InterfaceAddress]:
+    """The addresses of interfaces that are up, from `psutil.net_if_addrs` and `psutil.net_if_stats`."""
     found = []
     for name, entries in addresses.items():
         if name in stats and not stats[name].isup:
@@ -42,12 +44,12 @@ def from_psutil(addresses: Mapping[str, Iterable[Any]], stats: Mapping[str, Any]
         for one in entries:
             if one.family in (socket.AF_INET, socket.AF_INET6):
                 text = one.address.partition("%")[0]
-                found.append(Entry(name, text, _length(text, one.netmask)))
+                found.append(InterfaceAddress(name, text, _length(text, one.netmask)))
     return found
 
 
 def _length(address: str, mask: str | None) -> int:
-    """The prefix length that a mask means. Windows tells none of IPv6: there a link has 64 bits (RFC 4291, 2.5.4)."""
+    """The prefix length of a mask. Windows reports none for IPv6: there a link has 64 bits (RFC 4291, 2.5.4)."""
     at = ip_address(address)
     if not mask:
         return at.max_prefixlen if at.is_loopback or at.version == 4 else 64

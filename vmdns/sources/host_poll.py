@@ -1,7 +1,7 @@
-"""The host's addresses and neighbours where the system tells no changes to us: looked up every few seconds.
+"""Polls the host's addresses and neighbours on macOS and Windows.
 
-On Windows VirtualBox calls an adapter by its description; getmac(1) pairs those with the names that the system uses,
-and is asked when there are other interfaces than before. Neither macOS nor Windows has been run.
+On Windows, VirtualBox names an adapter by its description. getmac maps names of interfaces to descriptions, and runs
+when the set of interfaces changed. Never run on macOS or Windows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from vmdns.sources import host_addresses as addresses
-from vmdns.sources import neighbour_commands
-from vmdns.sources import neighbour_table as neighbours
+from vmdns.sources import neighbours
 from vmdns.sources.worker_protocol import Report
 from vmdns.state.program_output import decode_console
 
@@ -26,43 +25,43 @@ NEIGHBOUR_SECONDS = 4.0
 
 
 class PollWatcher:
-    """As `NetlinkWatcher`: looks from a thread of its own, and reports the sources `addresses` and `neighbours`."""
+    """Like `NetlinkWatcher`: reports the sources `addresses` and `neighbours` from its own thread."""
 
     def __init__(self, report: Report, trouble: Callable[[str, str], None], looked: Callable[[str], None]) -> None:
         self._trouble = trouble
         self._looked = looked
         self._report = report
-        self._looks = {"addresses": self._look_at_addresses, "neighbours": self._look_at_neighbours}
+        self._looks = {"addresses": self._report_addresses, "neighbours": self._report_neighbours}
         self._failing: set[str] = set()
-        self._neighbours = neighbours.Neighbours()
+        self._neighbours = neighbours.NeighbourHistory()
         self._interfaces: set[str] = set()
         self._aliases: dict[str, str] = {}
-        self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self) -> None:
-        """Begins to look, and reports what is there."""
+        """Starts the thread."""
         threading.Thread(target=self._run, name="hostpoll", daemon=True).start()
 
     def look(self, source: str) -> None:
-        """Called from another thread: look at this source at once."""
-        self._asked.put(source)
+        """Reads this source now. Called from another thread."""
+        self._requests.put(source)
 
     def _run(self) -> None:
         pauses = {"addresses": ADDRESS_SECONDS, "neighbours": NEIGHBOUR_SECONDS}
         due = dict.fromkeys(pauses, 0.0)
-        asked: set[str] = set()
+        requested: set[str] = set()
         while True:
             for source, at in list(due.items()):
-                if source in asked or at <= time.monotonic():
+                if source in requested or at <= time.monotonic():
                     self._look(source)
                     due[source] = time.monotonic() + pauses[source]
-            for source in asked:
+            for source in requested:
                 self._looked(source)
-            asked = set()
+            requested = set()
             with suppress(queue.Empty):
-                asked.add(self._asked.get(timeout=max(0.0, min(due.values()) - time.monotonic())))
+                requested.add(self._requests.get(timeout=max(0.0, min(due.values()) - time.monotonic())))
                 while True:
-                    asked.add(self._asked.get_nowait())
+                    requested.add(self._requests.get_nowait())
 
     def _look(self, source: str) -> None:
         try:
@@ -70,34 +69,34 @@ class PollWatcher:
         except Exception as error:
             if source not in self._failing:
                 self._failing.add(source)
-                self._trouble(source, f"the host's {source} cannot be looked up ({type(error).__name__}: {error})")
+                self._trouble(source, f"the host's {source} cannot be read ({type(error).__name__}: {error})")
             return
         if source in self._failing:
             self._failing.remove(source)
             self._trouble(source, "")
 
-    def _look_at_addresses(self) -> None:
+    def _report_addresses(self) -> None:
         import psutil
 
         found = psutil.net_if_addrs()
         if sys.platform == "win32" and found.keys() != self._interfaces:
-            self._aliases = aliases(_getmac())
+            self._aliases = parse_aliases(_getmac())
             self._interfaces = set(found)
-        entries = addresses.from_psutil(found, psutil.net_if_stats())
-        self._report("addresses", addresses.facts(entries, self._aliases))
+        entries = addresses.parse_psutil(found, psutil.net_if_stats())
+        self._report("addresses", addresses.address_facts(entries, self._aliases))
 
-    def _look_at_neighbours(self) -> None:
-        self._report("neighbours", self._neighbours.facts(neighbour_commands.read(), time.time()))
+    def _report_neighbours(self) -> None:
+        self._report("neighbours", self._neighbours.facts(neighbours.read_neighbours(), time.time()))
 
 
 def _getmac() -> Iterable[str]:
-    """Empty where it fails: then interfaces are known by their addresses alone."""
+    """Lines of getmac; none where it fails: then interfaces are matched by address only."""
     try:
         done = subprocess.run(
             ["getmac", "/v", "/fo", "csv", "/nh"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=neighbour_commands.TIMEOUT_SECONDS,
+            timeout=neighbours.TIMEOUT_SECONDS,
             check=True,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
@@ -106,6 +105,6 @@ def _getmac() -> Iterable[str]:
     return decode_console(done.stdout, sys.platform).splitlines()
 
 
-def aliases(lines: Iterable[str]) -> dict[str, str]:
+def parse_aliases(lines: Iterable[str]) -> dict[str, str]:
     """`getmac /v /fo csv /nh`: connection name -> description, which is VirtualBox's name of the adapter."""
     return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 3 and row[0]}

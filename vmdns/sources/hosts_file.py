@@ -1,4 +1,4 @@
-"""The host's hosts file: read as hosts(5) says, watched by its folder."""
+"""Parses the host's hosts file (hosts(5))."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) 
 
 @lru_cache(maxsize=4096)
 def _address(text: str) -> str:
-    """An address as it is written everywhere else; '' for what is none."""
+    """The canonical text of an address; '' for anything else."""
     try:
         return str(ip_address(text.partition("%")[0]))
     except ValueError:
@@ -40,10 +40,10 @@ def _address(text: str) -> str:
 
 
 def parse_hosts(data: bytes) -> Iterator[HostName]:
-    """The names in a hosts file, line by line; lines that make no sense are left out.
+    """The names in a hosts file; invalid lines are left out.
 
-    Bytes that are not UTF-8 (old editors write Latin-1) spoil at most the name they stand in. What vmdns wrote there
-    itself (`vmdns hosts`) is left out: a VM would lose its name to itself.
+    Bytes that are not UTF-8 (old editors write Latin-1) make only their own name invalid. The block that `vmdns hosts`
+    writes is left out: otherwise a VM would lose its name to that block.
     """
     inside = False
     for raw in BytesIO(data.removeprefix(codecs.BOM_UTF8)):
@@ -63,9 +63,9 @@ def parse_hosts(data: bytes) -> Iterator[HostName]:
 
 
 def read_hosts(file: Path) -> tuple[bytes, bool]:
-    """The content of that file, nothing where there is no such file; and whether it is whole. Raises OSError.
+    """The content of the file, b"" if it does not exist, and whether it is complete. Raises OSError.
 
-    What is longer than MAX_BYTES is cut after a line.
+    A file longer than MAX_BYTES is cut after a line.
     """
     try:
         data = read_regular(file, MAX_BYTES)
@@ -77,8 +77,8 @@ def read_hosts(file: Path) -> tuple[bytes, bool]:
 
 
 def read_digest(file: Path, zones: frozenset[bytes], ttl: int, before: Hosts | None = None) -> Hosts:
-    """The hosts file, digested; `before` where that was made of the same. zones are the apexes (wire) answered here,
-    ttl is in seconds. Raises OSError."""
+    """The names of the hosts file; `before` if nothing changed. zones are the local apexes (wire form), ttl is in
+    seconds. Raises OSError."""
     data, whole = read_hosts(file)
     made_of = blake2b(repr((sorted(zones), ttl, whole)).encode(), digest_size=16)
     made_of.update(data)

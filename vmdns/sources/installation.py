@@ -1,4 +1,8 @@
-"""VirtualBox on this machine's disk: where its programs, its API bindings and its user's settings lie."""
+"""Finds VirtualBox: its programs, its API bindings and the user's settings folder.
+
+In Windows Subsystem for Linux (WSL), VBoxManage.exe can be run, so the VMs of the Windows user can be read. But guests
+cannot send queries into WSL, which has a network of its own behind Windows: vmdns belongs on the Windows side.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmdns.sources import wsl
-
 # Where the installers of Oracle and of the distributions put VirtualBox (/usr/local: FreeBSD).
 _PLACES = {
     "darwin": ("/Applications/VirtualBox.app/Contents/MacOS",),
     "other": ("/usr/lib/virtualbox", "/usr/lib64/virtualbox", "/opt/VirtualBox", "/usr/local/lib/virtualbox"),
 }
-# Where the packages of distributions put the vboxapi module, for interpreters other than their own to find.
+# Where packages of distributions install the vboxapi module, for other interpreters too.
 _MODULES = ("usr/lib/python3/dist-packages", "usr/lib/python3*/site-packages", "usr/lib64/python3*/site-packages")
 _MODULES_ROOT = Path("/")
 
@@ -24,8 +26,8 @@ _MODULES_ROOT = Path("/")
 class Installation:
     """One VirtualBox.
 
-    program: the folder with VBoxSVC; vboxmanage: the program itself, not a wrapper where that can be told;
-    sdk: what VBOX_SDK_PATH must name; vboxapi: a folder that holds the vboxapi package of this VirtualBox.
+    program: the folder with VBoxSVC; vboxmanage: the program itself rather than a wrapper script, if possible;
+    sdk: what VBOX_SDK_PATH must name; vboxapi: a folder with the vboxapi package of this VirtualBox.
     """
 
     program: Path
@@ -37,11 +39,11 @@ class Installation:
 def find(environ: Mapping[str, str], platform: str = sys.platform) -> Installation | None:
     """The VirtualBox to use: the one the environment names, the one on PATH, or the one in a usual place.
 
-    In WSL, where there is none for Linux, the one of Windows.
+    In WSL without a VirtualBox for Linux: the one of Windows.
     """
     found = _find(environ, platform, ".exe" if platform == "win32" else "", _folders(environ, platform))
-    if found is None and platform == "linux" and wsl.is_wsl():
-        found = _find(environ, platform, ".exe", [*_folders(environ, platform), *wsl.program_folders()])
+    if found is None and platform == "linux" and is_wsl():
+        found = _find(environ, platform, ".exe", [*_folders(environ, platform), *wsl_program_folders()])
     return found
 
 
@@ -60,7 +62,7 @@ def _find(environ: Mapping[str, str], platform: str, suffix: str, folders: Itera
 
 
 def stamp(installation: Installation) -> str:
-    """Another text after an upgrade of VirtualBox; '' when it is gone."""
+    """A text that changes with each upgrade of VirtualBox; '' when it was removed."""
     for name in ("VBoxSVC", "VBoxSVC.exe", installation.vboxmanage.name):
         try:
             status = (installation.program / name).stat()
@@ -116,3 +118,32 @@ def _installation(vboxmanage: Path, environ: Mapping[str, str], platform: str) -
         sdk=sdk if (sdk / "bindings").is_dir() else None,
         vboxapi=next((folder for folder in installers if (folder / "vboxapi" / "__init__.py").is_file()), None),
     )
+
+
+WSL_HINT = (
+    "This is WSL: VirtualBox runs on Windows, and its VMs cannot send queries into WSL. Install and run vmdns on "
+    "Windows instead."
+)
+
+_WSL_KERNEL = Path("/proc/sys/kernel/osrelease")
+_WSL_MOUNTS = Path("/mnt")  # the mount points of Windows' drives
+
+
+def is_wsl() -> bool:
+    """Whether this is WSL 1 or 2, by the release name of the kernel."""
+    try:
+        return "microsoft" in _WSL_KERNEL.read_text("ascii", "replace").lower()
+    except OSError:
+        return False
+
+
+def wsl_program_folders() -> Iterator[Path]:
+    """Where VirtualBox's installer for Windows installs its programs, on all drives."""
+    for drive in sorted(_WSL_MOUNTS.glob("?")):
+        yield drive / "Program Files" / "Oracle" / "VirtualBox"
+
+
+def windows_user_home() -> Path | None:
+    """The folder of the Windows user's VirtualBox.xml; None if no user has one, or several have."""
+    found = [file.parent for file in _WSL_MOUNTS.glob("?/Users/*/.VirtualBox/VirtualBox.xml")]
+    return found[0] if len(found) == 1 else None

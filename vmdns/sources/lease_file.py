@@ -1,6 +1,6 @@
 """VirtualBox's lease files, `<network>-Dhcpd.leases` (VBoxNetDHCP, Dhcpd/Db.cpp).
 
-The file is a claim from outside: it is parsed with its size and depth bounded and without DTDs or entities.
+The file is untrusted input: its size and depth are bounded, and DTDs and entities are refused.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII)
 _KEYS = ("mac", "state", "address", "issued", "expiration")
 
 
-class Damaged(ValueError):
-    """The file is no lease file; what it said before stays in force."""
+class InvalidLeaseFile(ValueError):
+    """The file is not a lease file; its last valid content stays in use."""
 
 
 def parse_leases(data: bytes, network: str) -> tuple[Lease, ...]:
-    """The acknowledged leases in a lease file, in the file's order; one MAC may have several. Raises `Damaged`.
+    """The acknowledged leases of a lease file, in its order; one MAC may have several. Raises `InvalidLeaseFile`.
 
     `expiration` is a lifetime in seconds from `issued` (Unix seconds). An entry without a state, from old
-    versions of VirtualBox, counts as expired, as VirtualBox itself takes it.
+    versions of VirtualBox, counts as expired, as in VirtualBox itself.
     """
     if len(data) > MAX_BYTES:
-        raise Damaged(f"larger than {MAX_BYTES} bytes")
+        raise InvalidLeaseFile(f"larger than {MAX_BYTES} bytes")
     reader = _Reader(network)
-    # VBoxNetDHCP writes UTF-8. Any other declared encoding would be looked up among Python's codecs.
+    # VBoxNetDHCP writes UTF-8. Otherwise a declared encoding would select any of Python's codecs.
     parser = expat.ParserCreate("utf-8")
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
@@ -45,9 +45,9 @@ def parse_leases(data: bytes, network: str) -> tuple[Lease, ...]:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise Damaged(str(error)) from None
+        raise InvalidLeaseFile(str(error)) from None
     if not reader.complete:
-        raise Damaged("no Leases element")
+        raise InvalidLeaseFile("no Leases element")
     return tuple(reader.found)
 
 
@@ -60,14 +60,14 @@ class _Reader:
         self.entry: dict[str, str] = {}
 
     def doctype(self, *_: object) -> None:
-        raise Damaged("it has a document type declaration")
+        raise InvalidLeaseFile("it has a document type declaration")
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Damaged("nested too deep")
+            raise InvalidLeaseFile("nested too deep")
         if self.depth == 1 and name != "Leases":
-            raise Damaged(f"the outermost element is {name[:40]}")
+            raise InvalidLeaseFile(f"the outermost element is {name[:40]}")
         if name == "Lease":
             self.entry = dict(attributes)
         elif name == "Address":
@@ -87,7 +87,7 @@ class _Reader:
 
 
 def _lease(network: str, mac: str, state: str, address: str, issued: str, expiration: str) -> Lease | None:
-    """One entry, None where it is not acknowledged or makes no sense: others of the file still count."""
+    """One lease, None where it is not acknowledged or invalid: the other leases of the file still count."""
     mac = mac.lower()
     if state != "acked" or not _MAC.fullmatch(mac):
         return None
@@ -95,7 +95,7 @@ def _lease(network: str, mac: str, state: str, address: str, issued: str, expira
         begin, lifetime = int(issued), int(expiration)
     except ValueError:
         return None
-    if not _is_usable(address):
+    if not _is_unicast(address):
         return None
     if not (0 <= begin < 1 << 40 and 0 <= lifetime < 1 << 32):
         return None
@@ -103,9 +103,9 @@ def _lease(network: str, mac: str, state: str, address: str, issued: str, expira
 
 
 @lru_cache(maxsize=MAX_LEASES)
-def _is_usable(address: str) -> bool:
+def _is_unicast(address: str) -> bool:
     try:
-        there = IPv4Address(address)  # takes one form only, the one that it prints
+        there = IPv4Address(address)  # accepts canonical form only
     except AddressValueError:
         return False
     return not (there.is_unspecified or there.is_loopback or there.is_multicast)
@@ -114,7 +114,6 @@ def _is_usable(address: str) -> bool:
 def read_leases(path: Path) -> tuple[Lease, ...]:
     """Reads one lease file.
 
-    Only a regular file is read, and never more than its bound: the folder is the user's, its content is not. Raises
-    `FileNotFoundError`, another `OSError`, or `Damaged`.
+    Raises `FileNotFoundError`, another `OSError`, or `InvalidLeaseFile`.
     """
     return parse_leases(read_regular(path, MAX_BYTES), path.name.removesuffix(SUFFIX))

@@ -16,26 +16,26 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-from vmdns.sources.file_watcher import CHANGES, watches
-from vmdns.sources.lease_file import SUFFIX, Damaged, read_leases
+from vmdns.sources.file_watcher import CHANGES, is_watching
+from vmdns.sources.lease_file import SUFFIX, InvalidLeaseFile, read_leases
 from vmdns.state.facts import Lease
 
-# A file that is missing or damaged may be in the middle of being written: how long to wait before each new look.
+# A missing or invalid file may be half written: seconds before each retry.
 RETRIES = (0.02, 0.2, 0.5, 1.0, 2.0)
-# A folder that is replaced, removed or unmounted says nothing of it to whoever watches it: how often that is looked at.
+# A folder that is replaced, removed or unmounted causes no event: interval of that check.
 FOLDER_SECONDS = 2.0
 SETTINGS = "VirtualBox.xml"
-# How long after the new file was written its rename is over; watchdog may hold the rename back for half a second.
+# The rename follows the written file within this time; watchdog may delay the rename's event by half a second.
 RENAME_SECONDS = 0.03
-_FRESH = SUFFIX + "-tmp"
-_FOLDER = ""  # stands for the folder among the files in trouble
+_TEMPORARY = SUFFIX + "-tmp"
+_FOLDER = ""  # the key of the folder in _bad
 
 
 class LeaseWatcher:
-    """Watches one folder from threads of its own.
+    """Watches one folder from its own threads.
 
-    report receives the leases of all files, by a key of their own, whenever they changed; trouble one sentence
-    for a file that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced.
+    report receives the leases of all files by their keys, whenever they changed; trouble receives a sentence about
+    files that cannot be read, '' once all can; settings is called when VirtualBox.xml was replaced.
     """
 
     def __init__(
@@ -51,37 +51,37 @@ class LeaseWatcher:
         self._settings = settings
         self._files: dict[str, tuple[Lease, ...]] = {}
         self._bad: dict[str, str] = {}
-        self._said = ""
+        self._reported_trouble = ""
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._observer: BaseObserver | None = None
-        self._seen: tuple[int, int] | None = None  # which folder is watched, where the system tells folders apart
+        self._seen: tuple[int, int] | None = None  # which folder is watched, by device and inode
 
     def start(self) -> None:
-        """Begins to watch, and reports what is there. Raises OSError where the folder is missing."""
+        """Starts the threads, and reports all leases. Raises OSError if the folder is missing."""
         self._watch()
         self._queue.put("")
         self._thread.start()
 
     def _watch(self) -> None:
-        """Watches the folder, and has all that it holds looked at. Raises OSError."""
+        """Watches the folder, and queues all its lease files. Raises OSError."""
         handler = _Names(self._queue.put)
         self._seen = _identity(self.folder)
         try:
             self._observer = _observe(Observer(), handler, self.folder)
         except FileNotFoundError:
             raise
-        except OSError:  # no inotify watches left: look every second instead
+        except OSError:  # no inotify watches left: poll every second
             self._observer = _observe(PollingObserver(), handler, self.folder)
         for name in {*(path.name for path in self.folder.glob("*" + SUFFIX)), *self._files}:
             self._queue.put(name)
 
-    def _follow(self) -> None:
-        """Watches the folder that is there now, where another took the place of the one that was watched."""
+    def _rewatch(self) -> None:
+        """Watches the folder again if it was replaced."""
         found = _identity(self.folder)
-        if found == self._seen and (self._observer is None or watches(self._observer)):
+        if found == self._seen and (self._observer is None or is_watching(self._observer)):
             return
-        self._note(_FOLDER, "" if found else f"{self.folder} is gone; the last leases stay in force")
+        self._set_trouble(_FOLDER, "" if found else f"{self.folder} is gone; the last leases stay in force")
         if found is None:
             self._seen = None
             return
@@ -90,7 +90,7 @@ class LeaseWatcher:
                 self._observer.stop()
             self._watch()
         except OSError:
-            self._seen = None  # gone again, or not ours to read yet
+            self._seen = None  # removed again, or not readable yet
 
     def stop(self) -> None:
         if self._observer is not None:
@@ -100,39 +100,39 @@ class LeaseWatcher:
     def _run(self) -> None:
         due: dict[str, tuple[float, int]] = {}
         first = True
-        followed = time.monotonic()
+        checked = time.monotonic()
         while True:
             names = self._next(due)
             if names is None:
                 return
-            if time.monotonic() - followed >= FOLDER_SECONDS:
-                self._follow()
-                followed = time.monotonic()
+            if time.monotonic() - checked >= FOLDER_SECONDS:
+                self._rewatch()
+                checked = time.monotonic()
             if SETTINGS in names:
                 self._settings()
             now = time.monotonic()
             for name in names:
-                if name.endswith(_FRESH):
+                if name.endswith(_TEMPORARY):
                     due.setdefault(name.removesuffix("-tmp"), (now + RENAME_SECONDS, 0))
-            looks = [(name, 0) for name in names if name.endswith(SUFFIX)]
-            looks += [(name, tries) for name, (at, tries) in due.items() if at <= now and name not in names]
+            reads = [(name, 0) for name in names if name.endswith(SUFFIX)]
+            reads += [(name, tries) for name, (at, tries) in due.items() if at <= now and name not in names]
             changed = False
-            for name, tries in looks:
+            for name, tries in reads:
                 due.pop(name, None)
-                done, fresh = self._look(name, last=tries >= len(RETRIES))
-                changed = changed or fresh
+                done, new = self._read(name, last=tries >= len(RETRIES))
+                changed = changed or new
                 if not done:
                     due[name] = (now + RETRIES[min(tries, len(RETRIES) - 1)], tries + 1)
             if changed or first:
                 first = False
                 self._report(self._facts())
-            # After the first report, which says that all is well.
-            if (text := "; ".join(self._bad.values())) != self._said:
-                self._said = text
+            # After the first report, which clears earlier trouble.
+            if (text := "; ".join(self._bad.values())) != self._reported_trouble:
+                self._reported_trouble = text
                 self._trouble(text)
 
     def _next(self, due: Mapping[str, tuple[float, int]]) -> set[str] | None:
-        """The names that changed, gathered until the queue is empty; empty when a new look is due; None to end."""
+        """The names of changed files, until the queue is empty; empty if a retry is due; None to end."""
         left = min((at for at, _ in due.values()), default=float("inf")) - time.monotonic()
         timeout = max(0.0, min(left, FOLDER_SECONDS))
         names: set[str] = set()
@@ -145,27 +145,27 @@ class LeaseWatcher:
             return names
         return None
 
-    def _look(self, name: str, *, last: bool) -> tuple[bool, bool]:
-        """Reads one file: whether that is settled, and whether its leases changed."""
+    def _read(self, name: str, *, last: bool) -> tuple[bool, bool]:
+        """Reads one file. Returns whether no retry is needed, and whether its leases changed."""
         before = self._files.get(name, ())
         try:
             self._files[name] = read_leases(self.folder / name)
-            self._note(name, "")
+            self._set_trouble(name, "")
             return True, self._files[name] != before
         except FileNotFoundError:
-            # Between the two renames the file is away for an instant. With its folder gone, nothing is known of it.
+            # The file is missing for an instant between two renames. If its folder is missing, its leases are kept.
             if last and (self._seen is None or _identity(self.folder) != self._seen):
                 return False, False
             if last:
                 self._files.pop(name, None)
-                self._note(name, "")
+                self._set_trouble(name, "")
             return last, last and bool(before)
-        except (OSError, Damaged) as error:
-            self._note(name, f"{name} cannot be read ({error}); its last good content stays in force")
-            # It is looked at until it can be read: who gets the right to read a file gets no event.
+        except (OSError, InvalidLeaseFile) as error:
+            self._set_trouble(name, f"{name} cannot be read ({error}); its last good content stays in force")
+            # Retried until it can be read: a change of permissions causes no event.
             return False, False
 
-    def _note(self, name: str, text: str) -> None:
+    def _set_trouble(self, name: str, text: str) -> None:
         if self._bad.get(name, "") == text:
             return
         self._bad.pop(name, None)
@@ -179,7 +179,7 @@ class LeaseWatcher:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Which folder this is, or None where there is none."""
+    """The device and inode of a folder; None if it does not exist."""
     try:
         found = folder.stat()
     except OSError:
@@ -195,7 +195,7 @@ def _observe(observer: BaseObserver, handler: FileSystemEventHandler, folder: Pa
 
 
 class _Names(FileSystemEventHandler):
-    """Passes on the names of files that matter; VirtualBox writes logs into the same folder all the time."""
+    """Passes on the names of lease files and VirtualBox.xml; VirtualBox also writes logs into the folder."""
 
     def __init__(self, put: Callable[[str], None]) -> None:
         self._put = put
@@ -203,5 +203,5 @@ class _Names(FileSystemEventHandler):
     def on_any_event(self, event: FileSystemEvent) -> None:
         for path in (event.src_path, event.dest_path):
             name = Path(path if isinstance(path, str) else path.decode(errors="replace")).name
-            if name.endswith((SUFFIX, _FRESH)) or name == SETTINGS:
+            if name.endswith((SUFFIX, _TEMPORARY)) or name == SETTINGS:
                 self._put(name)

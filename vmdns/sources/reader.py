@@ -1,7 +1,7 @@
-"""The one seam behind which VirtualBox is read: through its API, or through VBoxManage.
+"""The interface of readers of VirtualBox: through its API, through VBoxManage, or simulated.
 
-Keys of facts: `machine:<uuid>`, `natnetwork:<name>`, `dhcp:<network name>`, `interface:<name> <prefix>`, and of
-simulated ones `loopback:<address>`.
+Keys of facts: `machine:<uuid>`, `natnetwork:<name>`, `dhcp:<network name>`, `interface:<name> <prefix>`, and in a
+simulation `loopback:<address>`.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from typing import NamedTuple, Protocol
 
 from vmdns.state.facts import DhcpServer, Fact, HostInterface, LoopbackNetwork, Machine, NatNetwork
 
-# The API and VBoxManage have DHCP options by group and lease files in this form since 6.1.
-LEAST = (6, 1)
+# 6.1 brought DHCP options by group and the present form of lease files.
+MIN_VERSION = (6, 1)
 
 
 def is_too_old(version: str) -> bool:
-    """Whether a version of VirtualBox, such as 5.2.44, is older than what the readers are made for."""
+    """Whether a version of VirtualBox, such as 5.2.44, is older than what the readers support."""
     numbers = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", version)
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) < LEAST
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) < MIN_VERSION
 
 
-class Found(NamedTuple):
-    """The VirtualBox that a reader found: its version, the reader's name, and VBOX_USER_HOME's folder."""
+class VirtualBoxInfo(NamedTuple):
+    """The VirtualBox that a reader uses: its version, the reader's name, and the settings folder (VBOX_USER_HOME)."""
 
     version: str
     reader: str
     home: str
 
 
-class Unavailable(Exception):
-    """This reader cannot work here; the text says why and what to do."""
+class ReaderUnavailable(Exception):
+    """This reader does not work here; the text says why and what to do."""
 
 
-class Lost(Exception):
-    """VirtualBox went away: the process that reads it must end and be started anew."""
+class VirtualBoxLost(Exception):
+    """The connection to VirtualBox is lost: the worker process must end and be started again."""
 
 
-class Upgraded(Lost):
-    """VirtualBox was upgraded or removed while it was read: its old VBoxSVC must be left alone until it ends."""
+class VirtualBoxUpgraded(VirtualBoxLost):
+    """VirtualBox was upgraded or removed: no client may connect until its old VBoxSVC has ended."""
 
 
-class OtherHome(Lost):
-    """VBoxSVC serves another settings folder than the one that was named. It must be left alone until it ends, which it
-    does five seconds after its last client. A user has one VBoxSVC, whichever folder a new client names."""
+class WrongHome(VirtualBoxLost):
+    """VBoxSVC serves another settings folder than the configured one. A user has one VBoxSVC, whichever folder a new
+    client names; it ends five seconds after its last client."""
 
     def __init__(self, named: str, served: str = "another folder") -> None:
         what = f"VBoxSVC runs with the settings in {served} and not in {named}"
@@ -52,27 +52,27 @@ class OtherHome(Lost):
 
 
 class Reader(Protocol):
-    """Looks at VirtualBox. Used by one thread of the worker process."""
+    """Reads VirtualBox. Used by one thread of the worker process."""
 
-    found: Found
+    found: VirtualBoxInfo
 
     def look(self) -> Mapping[str, Fact]:
-        """Everything there is now. Raises `Lost`."""
+        """Reads everything. Raises `VirtualBoxLost`."""
 
     def wait(self, seconds: float) -> Mapping[str, Fact | None]:
-        """Waits for changes at most that long; what changed, None for what is gone. Raises `Lost`."""
+        """Waits for changes at most that long. Returns what changed; None for what is gone. Raises `VirtualBoxLost`."""
 
-    def nudge(self) -> None:
-        """Called from another thread: something in VirtualBox's folder changed, look at networks again soon."""
+    def request_network_look(self) -> None:
+        """Has networks read again soon, because VirtualBox's folder changed. Called from another thread."""
 
-    def wake(self) -> None:
-        """Called from another thread: look at which VMs there are and how they are, soon."""
+    def request_look(self) -> None:
+        """Has the list of VMs and their states read soon. Called from another thread."""
 
     def close(self) -> None:
-        """Lets VirtualBox go."""
+        """Closes the connection."""
 
 
-def key(fact: Fact) -> str:
+def fact_key(fact: Fact) -> str:
     """The key under which a reader reports this fact. Raises TypeError for a fact that no reader reports."""
     match fact:
         case Machine():

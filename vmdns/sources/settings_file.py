@@ -1,8 +1,8 @@
 """VirtualBox's settings files: which VMs there are (VirtualBox.xml), and one VM as it is powered off (.vbox).
 
-VBoxManage shows a powered-off VM only while it holds the VM's session lock, and whoever starts or changes the VM
-in that moment fails with "already locked by a session". Its settings file says the same without a lock, and costs
-a thousandth. VirtualBox replaces these files as a whole, so a half-written one is never seen.
+VBoxManage takes the session lock of a powered-off VM to show it, and starting or changing the VM meanwhile fails with
+"already locked by a session". Its settings file has the same data, needs no lock and costs a thousandth. VirtualBox
+replaces these files as a whole, so a half-written one is never seen.
 (Settings.cpp, MachineConfigFile::readMachine and readNetworkAdapters; the schema is VirtualBox-settings.xsd.)
 """
 
@@ -19,7 +19,7 @@ from vmdns.state.port_forward import order
 from vmdns.state.timestamp import parse_timestamp
 from vmdns.state.xml_tree import tree
 
-# The element that tells what an adapter is attached to, and the attribute that names it.
+# The element for what an adapter is attached to, and the attribute with its name.
 _KINDS = {
     "NAT": ("nat", ""), "NATNetwork": ("natnetwork", "name"), "BridgedInterface": ("bridged", "name"),
     "InternalNetwork": ("intnet", "name"), "HostOnlyInterface": ("hostonly", "name"),
@@ -28,12 +28,12 @@ _KINDS = {
 }  # fmt: skip
 
 
-class Damaged(ValueError):
-    """The file is none of VirtualBox's settings files, or one that only VirtualBox can read (an encrypted VM)."""
+class InvalidSettingsFile(ValueError):
+    """The file is not a settings file of VirtualBox, or only VirtualBox can read it (an encrypted VM)."""
 
 
-def registry(data: bytes, home: Path) -> dict[str, Path]:
-    """VirtualBox.xml: UUID -> settings file of each registered VM. Raises `Damaged`."""
+def parse_registry(data: bytes, home: Path) -> dict[str, Path]:
+    """VirtualBox.xml: UUID -> settings file of each registered VM. Raises `InvalidSettingsFile`."""
     found = {}
     for entry in _tree(data).iterfind("{*}Global/{*}MachineRegistry/{*}MachineEntry"):
         source, uuid = entry.get("src"), _uuid(entry)
@@ -42,12 +42,12 @@ def registry(data: bytes, home: Path) -> dict[str, Path]:
     return found
 
 
-def machine(data: bytes) -> Machine:
-    """A .vbox file: the VM as its settings have it, in a state of a VM that does not run. Raises `Damaged`."""
+def parse_machine(data: bytes) -> Machine:
+    """A .vbox file: the VM with its settings, in a state of a VM that is not running. Raises `InvalidSettingsFile`."""
     root = _tree(data)
     element = root.find("{*}Machine")
     if element is None or not (uuid := _uuid(element)):
-        raise Damaged("no Machine element with a UUID")
+        raise InvalidSettingsFile("no Machine element with a UUID")
     extra = {item.get("name", ""): item.get("value", "") for item in element.iterfind("{*}ExtraData/{*}ExtraDataItem")}
     groups = tuple(group.get("name", "") for group in element.iterfind("{*}Groups/{*}Group"))
     version = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", root.get("version", ""))
@@ -56,7 +56,7 @@ def machine(data: bytes) -> Machine:
     try:
         adapters = sorted(_adapters(element, cable), key=lambda adapter: adapter.slot)
     except ValueError as error:
-        raise Damaged(str(error)) from None
+        raise InvalidSettingsFile(str(error)) from None
     return Machine(
         uuid=uuid,
         name=element.get("name", ""),
@@ -72,7 +72,7 @@ def _tree(data: bytes) -> xml.Element:
     try:
         return tree(data)
     except ValueError as error:
-        raise Damaged(str(error)) from None
+        raise InvalidSettingsFile(str(error)) from None
 
 
 def _uuid(element: xml.Element) -> str:

@@ -1,4 +1,4 @@
-"""Keeps a worker process running beside the server, and passes on what it says."""
+"""Keeps a worker process running, and passes on its messages."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vmdns.sources.installation import find
-from vmdns.sources.reader import Unavailable
+from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.facts import from_json
 from vmdns.state.program_output import decode_text
 
 if TYPE_CHECKING:
-    from vmdns.sources.worker_socket import Beside
+    from vmdns.sources.worker_socket import SocketWorker
 
-    Worker = subprocess.Popen[bytes] | Beside
+    Worker = subprocess.Popen[bytes] | SocketWorker
 
 Message = dict[str, Any]
 
-# -P: never import from the folder that vmdns happens to be started in.
+# -P: never import from the current folder.
 WORKER = (sys.executable, "-P", "-m", "vmdns.sources.worker")
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 20.0  # less than what counts as silence
-MOST_WAITING = 8  # messages that the event loop has not taken yet: what comes behind them waits for all of them
-HELD_UP_SECONDS = 2.0  # to take what was said while vmdns itself was held up, as in a sleep of this computer
+MAX_PAUSE = 20.0  # less than SILENT_SECONDS
+MAX_PENDING = 8  # messages that the event loop has not handled yet
+RESUME_SECONDS = 2.0  # to read messages that arrived while vmdns was suspended
 SILENT_SECONDS = 30.0  # six beats
 
 
@@ -54,16 +54,16 @@ class Supervisor:
         self._worker = worker
         self._process: Worker | None = None
         self._failures = 0
-        self._looking: dict[str, bool] = {}  # sources that a look was asked for; whether again since
+        self._looking: dict[str, bool] = {}  # sources with a pending request; whether it was requested again since
 
     async def run(self) -> None:
-        """Until cancelled: a worker runs. Pauses grow while it fails at once."""
+        """Keeps a worker running until cancelled. Pauses grow while workers fail at once."""
         try:
             while True:
-                pause = min(FIRST_PAUSE * 1.5**self._failures, LONGEST_PAUSE)
+                pause = min(FIRST_PAUSE * 1.5**self._failures, MAX_PAUSE)
                 try:
                     worked = await self._run_one(pause)
-                except OSError as error:  # no process to be had, or it ended before it read its options
+                except OSError as error:  # no process could be started, or it ended before it read its options
                     worked = False
                     self._message({"lost": f"its reader cannot be started ({error})"})
                     await asyncio.sleep(pause)
@@ -71,8 +71,8 @@ class Supervisor:
         finally:
             self.stop()
 
-    def nudge(self, source: str) -> None:
-        """Asks the worker to look at this source at once. One wish is under way at a time, so that none can block."""
+    def request_look(self, source: str) -> None:
+        """Requests a look at this source now. Only one request a source is pending, so that writing never blocks."""
         if source in self._looking:
             self._looking[source] = True
             return
@@ -83,11 +83,11 @@ class Supervisor:
             process.stdin.write(json.dumps({"look": source}).encode() + b"\n")
             process.stdin.flush()
         except (OSError, ValueError):
-            return  # it ended; the next one looks at everything anyway
+            return  # it ended; the next one reads everything
         self._looking[source] = False
 
     def stop(self) -> None:
-        """Ends the worker; it lets VirtualBox go by itself when its input ends."""
+        """Ends the worker, which closes its connection to VirtualBox when its input ends."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -100,8 +100,8 @@ class Supervisor:
             process.wait(5.0)
 
     def start(self, pause: float) -> Worker:
-        """Starts one worker, which stays `pause` seconds after it lost VirtualBox. Raises OSError."""
-        process = self._beside() or self._child()
+        """Starts one worker, which ends `pause` seconds after it lost VirtualBox. Raises OSError."""
+        process = self._connect_worker() or self._spawn_worker()
         assert process.stdin is not None
         process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
         process.stdin.flush()
@@ -109,15 +109,15 @@ class Supervisor:
         self._looking = {}
         return process
 
-    def _beside(self) -> Beside | None:
-        """Where vmdns is confined, a worker that is not."""
+    def _connect_worker(self) -> SocketWorker | None:
+        """A worker outside the sandbox, if vmdns runs in one."""
         if "VMDNS_BESIDE" not in os.environ or self._worker != WORKER:
             return None
-        from vmdns.sources.worker_socket import VARIABLE, Beside
+        from vmdns.sources.worker_socket import SOCKET_VARIABLE, SocketWorker
 
-        return Beside(os.environ[VARIABLE])
+        return SocketWorker(os.environ[SOCKET_VARIABLE])
 
-    def _child(self) -> subprocess.Popen[bytes]:
+    def _spawn_worker(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             self._worker,
             stdin=subprocess.PIPE,
@@ -125,8 +125,8 @@ class Supervisor:
             stderr=subprocess.PIPE,
             env=self.environ(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            # Ctrl-C in the terminal is for the server, which ends the worker in its own order. Not another session:
-            # Linux may give each of them as much of a core, and then the worker takes it from those that answer.
+            # Ctrl-C in the terminal is for the server, which ends the worker itself. A process group and not a session:
+            # autogroup scheduling of Linux would give the worker's session as much CPU time as the server's.
             process_group=0 if os.name == "posix" else None,
         )
 
@@ -140,25 +140,25 @@ class Supervisor:
         return environ
 
     async def _run_one(self, pause: float) -> bool:
-        """Runs one worker to its end; whether it had found VirtualBox."""
+        """Runs one worker until it ends. Returns whether it read VirtualBox."""
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
         process = self.start(pause)
         assert process.stdout is not None
         assert process.stderr is not None
-        last_words: deque[str] = deque(maxlen=5)
-        # A worker that tells more than can be taken has to wait, which makes one message of many changes.
-        room = threading.Semaphore(MOST_WAITING)
+        error_lines: deque[str] = deque(maxlen=5)
+        # Backpressure: a worker that waits merges its changes into one message.
+        room = threading.Semaphore(MAX_PENDING)
         reading = process.stdout, loop, messages, room
         threading.Thread(target=_read_messages, args=reading, daemon=True).start()
-        threading.Thread(target=_read_errors, args=(process.stderr, last_words), daemon=True).start()
-        worked = told = False
+        threading.Thread(target=_read_errors, args=(process.stderr, error_lines), daemon=True).start()
+        worked = reported = False
         while True:
             try:
                 message = await _next(messages)
             except TimeoutError:
-                self._message({"lost": "VirtualBox does not answer: its reader is started anew"})
-                told = True
+                self._message({"lost": "VirtualBox does not answer: its reader is started again"})
+                reported = True
                 process.kill()
                 continue
             if message is None:
@@ -166,29 +166,29 @@ class Supervisor:
             if "pid" in message:
                 process.pid = int(message["pid"])
             worked = worked or message.get("put") == "virtualbox"
-            told = told or "lost" in message
+            reported = reported or "lost" in message
             if "looked" in message:
                 if self._looking.pop(message["looked"], False):
-                    self.nudge(message["looked"])
+                    self.request_look(message["looked"])
                 else:
                     self._message(message)
             elif "beat" not in message and "pid" not in message:
                 self._message(message)
             room.release()
-            await asyncio.sleep(0)  # a queue that is never empty never waits
+            await asyncio.sleep(0)  # get() does not yield while the queue is not empty
         await asyncio.to_thread(process.wait)
-        if not told:
-            self._message({"lost": " ".join(last_words) or f"its reader ended (status {process.returncode})"})
+        if not reported:
+            self._message({"lost": " ".join(error_lines) or f"its reader ended (status {process.returncode})"})
             await asyncio.sleep(pause)
         return worked
 
 
 async def _next(messages: asyncio.Queue[Message | None]) -> Message | None:
-    """The next message. Raises TimeoutError after too long a silence."""
+    """The next message. Raises TimeoutError after SILENT_SECONDS without one."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SILENT_SECONDS):
             return await messages.get()
-    async with asyncio.timeout(HELD_UP_SECONDS):
+    async with asyncio.timeout(RESUME_SECONDS):
         return await messages.get()
 
 
@@ -202,16 +202,16 @@ def _read_messages(
         try:
             loop.call_soon_threadsafe(messages.put_nowait, message)
         except RuntimeError:
-            return  # the loop is closed: nobody listens any more
+            return  # the loop is closed
 
-    # A socket whose other end closed before it read everything ends by an error (daemon/worker_service.py).
+    # A socket whose other end closed with unread data ends with an error.
     with contextlib.suppress(OSError), pipe:
         for line in pipe:
             try:
                 message = json.loads(line)
             except ValueError:
                 continue
-            # What makes no sense is left to who takes it.
+            # Invalid facts are left for the receiver to report.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 message["facts"] = {key: one and from_json(one) for key, one in message["facts"].items()}
             while not room.acquire(timeout=1.0):
@@ -221,22 +221,22 @@ def _read_messages(
     put(None)
 
 
-def _read_errors(pipe: IO[bytes], last_words: deque[str]) -> None:
+def _read_errors(pipe: IO[bytes], error_lines: deque[str]) -> None:
     with pipe:
         for line in pipe:
             text = decode_text(line, sys.platform).strip()
             if text:
-                last_words.append(text)
+                error_lines.append(text)
 
 
 def look_once(reader: str, home: str | None, interval: float, seconds: float = 120.0) -> list[Message]:
-    """The messages of one look by a worker of its own: `found`, then `put` for each source. Blocks.
+    """The messages of a new worker that reads everything once: `found`, then `put` for each source. Blocks.
 
-    Raises `Unavailable` where VirtualBox is not there or does not answer in that many seconds.
+    Raises `ReaderUnavailable` where VirtualBox is not installed or does not answer within `seconds`.
     """
     supervisor = Supervisor(reader, home, interval, lambda message: None)
     if find(supervisor.environ()) is None:
-        raise Unavailable("VirtualBox is not installed; to see vmdns work without it: vmdns demo")
+        raise ReaderUnavailable("VirtualBox is not installed; to see vmdns work without it: vmdns demo")
     process = supervisor.start(0.0)
     timer = threading.Timer(seconds, process.kill)
     timer.start()
@@ -247,11 +247,11 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
         for line in process.stdout:
             messages.append(json.loads(line))
             if "lost" in messages[-1]:
-                raise Unavailable(messages[-1]["lost"])
+                raise ReaderUnavailable(messages[-1]["lost"])
             wanted -= {*messages[-1], messages[-1].get("put"), messages[-1].get("trouble")}
             if not wanted:
                 return messages
-        raise Unavailable("VirtualBox does not answer")
+        raise ReaderUnavailable("VirtualBox does not answer")
     finally:
         timer.cancel()
         supervisor.stop()

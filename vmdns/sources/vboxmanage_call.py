@@ -1,4 +1,4 @@
-"""One call of VBoxManage: in a locale that loses no letter, with an end, and its output bounded."""
+"""Calls VBoxManage with a UTF-8 locale, a timeout and bounded output."""
 
 from __future__ import annotations
 
@@ -14,60 +14,60 @@ from typing import IO
 
 from vmdns.state.program_output import decode_text
 
-# VBoxManage 7.2 hangs for ever in one of some hundred calls, and does well in the next.
+# VBoxManage 7.2 hangs in about one of a hundred calls; the next call works.
 LIMITS_SECONDS = (4.0, 10.0)
 MAX_BYTES = 16 * 1024 * 1024
 
 
-class Failed(Exception):
-    """VBoxManage did not do it. `code` is VirtualBox's result code, such as 0x80bb0001; 0 where it told none."""
+class VBoxManageError(Exception):
+    """VBoxManage failed. `code` is VirtualBox's result code, such as 0x80bb0001; 0 if it printed none."""
 
     def __init__(self, text: str, code: int = 0) -> None:
         super().__init__(text)
         self.code = code
 
 
-class _Hung(Failed):
-    """It did not end in time, and was ended."""
+class _VBoxManageTimeout(VBoxManageError):
+    """It did not end in time, and was killed."""
 
 
 class VBoxManage:
     """Runs `program` with arguments, one process at a time.
 
-    limits: seconds that the first and the second try of a call may take. moved: monotonic time at which the last one
-    ended; spent: seconds of a processor that all of them took.
+    limits: timeouts in seconds of the first and the second try of a call. moved: monotonic time at which the last call
+    ended; spent: CPU seconds of all calls.
     """
 
     def __init__(self, program: Path, environ: Mapping[str, str], limits: tuple[float, float] = LIMITS_SECONDS) -> None:
         self._program = program
-        self._windows = program.suffix.lower() == ".exe"  # in WSL, too
+        self._windows = program.suffix.lower() == ".exe"  # also in WSL
         self._limits = limits
         self.moved = time.monotonic()
         self.spent = 0.0
         self._environ = dict(environ)
         if sys.platform != "win32":
-            # In any other locale VBoxManage ends its output at the first foreign letter, and says nothing of it.
-            self._environ["LC_ALL"] = utf8_locale(self._locales())
+            # In any other locale VBoxManage silently truncates its output at the first non-ASCII letter.
+            self._environ["LC_ALL"] = choose_locale(self._locales())
 
     def __call__(self, *arguments: str) -> str:
-        """Its standard output. Raises `Failed` when it fails, hangs twice, or prints too much."""
+        """Returns its standard output. Raises `VBoxManageError` when it fails, hangs twice, or prints too much."""
         first, second = self._limits
         try:
             return self._try(arguments, first)
-        except _Hung:
+        except _VBoxManageTimeout:
             return self._try(arguments, second)
 
     def _try(self, arguments: tuple[str, ...], limit: float) -> str:
-        before = _clock()
+        before = _cpu_seconds()
         try:
             output = self._run([str(self._program), *arguments], limit)
             return decode_text(output.replace(b"\r\n", b"\n") if self._windows else output, sys.platform)
         finally:
             self.moved = time.monotonic()
-            self.spent += _clock() - before
+            self.spent += _cpu_seconds() - before
 
     def _run(self, command: list[str], limit: float) -> bytes:
-        # Files and not pipes: a VBoxSVC that VBoxManage starts may inherit and keep them.
+        # Files instead of pipes: a VBoxSVC that VBoxManage starts may inherit pipes and keep them open.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
                 process = subprocess.Popen(
@@ -76,18 +76,18 @@ class VBoxManage:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
-                    start_new_session=True,  # Ctrl-C in a terminal is for vmdns, not for VBoxManage
+                    start_new_session=True,  # Ctrl-C in a terminal is for vmdns only
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
                 )
             except OSError as error:
-                raise Failed(f"{command[0]} cannot be run ({error.strerror})") from None
+                raise VBoxManageError(f"{command[0]} cannot be run ({error.strerror})") from None
             hung = threading.Event()
 
             def end() -> None:
                 hung.set()
                 process.kill()
 
-            # Not wait(timeout): that polls on POSIX, and a call would cost up to 50 ms more.
+            # Not wait(timeout), which polls on POSIX and adds up to 50 ms to a call.
             timer = threading.Timer(limit, end)
             timer.daemon = True
             timer.start()
@@ -97,23 +97,23 @@ class VBoxManage:
                 timer.cancel()
                 process.kill()
             if status and hung.is_set():
-                raise _Hung(f"{' '.join(command[1:3])}: no answer in {limit:g} s")
+                raise _VBoxManageTimeout(f"{' '.join(command[1:3])}: no answer in {limit:g} s")
             if status:
                 raise _failure(command, _read(err, 65536), status)
             output = _read(out, MAX_BYTES + 1)
             if len(output) > MAX_BYTES:
-                raise Failed(f"{' '.join(command[:3])}: more than {MAX_BYTES} bytes of output")
+                raise VBoxManageError(f"{' '.join(command[:3])}: more than {MAX_BYTES} bytes of output")
             return output
 
     def _locales(self) -> list[str]:
         try:
             return self._run(["locale", "-a"], self._limits[0]).decode("ascii", "replace").split()
-        except Failed:
+        except VBoxManageError:
             return []
 
 
-def utf8_locale(available: Iterable[str], platform: str = sys.platform) -> str:
-    """The UTF-8 locale to run VBoxManage in, of those that `locale -a` lists; C first, which translates nothing."""
+def choose_locale(available: Iterable[str], platform: str = sys.platform) -> str:
+    """The UTF-8 locale for VBoxManage, of those that `locale -a` lists: C if possible, which translates nothing."""
     names = {re.sub("[-.]", "", name).lower(): name for name in sorted(available)}
     for wanted in ("cutf8", "en_usutf8"):
         if wanted in names:
@@ -122,8 +122,8 @@ def utf8_locale(available: Iterable[str], platform: str = sys.platform) -> str:
     return next(others, "en_US.UTF-8" if platform == "darwin" else "C.UTF-8")
 
 
-def _clock() -> float:
-    """Seconds that VBoxManage and VBoxSVC took, where each takes about as much; of the wall where that is unknown."""
+def _cpu_seconds() -> float:
+    """CPU seconds of VBoxManage and VBoxSVC, which takes about as much; wall time on Windows."""
     if sys.platform == "win32":
         return time.monotonic()
     import resource  # POSIX only
@@ -137,9 +137,9 @@ def _read(file: IO[bytes], most: int) -> bytes:
     return file.read(most)
 
 
-def _failure(command: list[str], errors: bytes, status: int) -> Failed:
+def _failure(command: list[str], errors: bytes, status: int) -> VBoxManageError:
     text = decode_text(errors, sys.platform)
     line = next((line for line in text.split("\n") if "error:" in line), "")
     code = re.search(r"\(0x([0-9a-fA-F]{8})\)", text)
     why = line.partition("error:")[2].strip() or f"exit status {status}"
-    return Failed(f"{' '.join(command[1:3])}: {why}"[:300], int(code[1], 16) if code else 0)
+    return VBoxManageError(f"{' '.join(command[1:3])}: {why}"[:300], int(code[1], 16) if code else 0)

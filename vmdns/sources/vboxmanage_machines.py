@@ -1,12 +1,12 @@
-"""The VMs as VBoxManage and their settings files show them.
+"""Reads VMs with VBoxManage and from their settings files.
 
-Four things, measured on 7.2, decide what is asked:
-- `showvminfo` takes the VM's session lock. Of a VM that runs it shares the lock; of any other it holds it, and the
-  user's own `startvm` or `modifyvm` fails meanwhile. So a VM that does not run is read from its settings file.
-- `list runningvms` leaves out VMs that run but are being saved, or have a snapshot made or deleted; with `--long` the
-  lists know each VM's state, take no lock, and a quarter of the time of `showvminfo`. But they are made for people.
-- What is changed while a VM runs is saved in its settings file at once; so is its extra data.
-- `showvminfo` of a VM that starts or stops may fail in any way: the VM stays as it was, and is asked again.
+Four facts, measured on 7.2, determine what is called:
+- `showvminfo` takes the VM's session lock. For a running VM it shares the lock; for any other it keeps it, and the
+  user's `startvm` or `modifyvm` fails meanwhile. So a VM that is not running is read from its settings file.
+- `list runningvms` omits running VMs that are being saved or have a snapshot taken or deleted. With `--long`, lists
+  have each VM's state, take no lock and a quarter of the time of `showvminfo`, but their output is made for people.
+- Changes to a running VM and its extra data are saved in its settings file at once.
+- `showvminfo` of a VM that starts or stops may fail in any way: the VM is kept as it was, and read again later.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 
 from vmdns.regular_file import read_regular
 from vmdns.sources import settings_file, vboxmanage_output
-from vmdns.sources.vboxmanage_call import Failed, VBoxManage
+from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
 from vmdns.state.extradata import parse_extra
 from vmdns.state.facts import ONLINE_STATES, Machine, Report
 from vmdns.state.guest_properties import PATTERN, reports
 from vmdns.state.xml_tree import MAX_BYTES
 
-MAX_LONG = 50  # VMs up to which `list vms --long` ends soon (50 ms a VM)
-# Between looks at the states of all running VMs, per VM and at least. Nothing else changes without a new settings file.
+MAX_LONG = 50  # VMs for which `list vms --long` is called (50 ms a VM)
+# Between reads of the states of all running VMs, per VM and at least. Anything else changes the settings file too.
 STATE_SECONDS = 2.0
 STATES_SECONDS = 10.0
 
@@ -35,8 +35,8 @@ _NOT_FOUND = 0x80BB0001
 Stamp = tuple[int, int, int] | None
 
 
-def stamp_of(path: Path) -> Stamp:
-    """Another value after the file was replaced or written; None without one."""
+def file_stamp(path: Path) -> Stamp:
+    """A value that changes when the file is replaced or written; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -44,18 +44,18 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def registered(index: Path, text: str) -> tuple[dict[str, Path], bool]:
-    """The settings file of each VM in VirtualBox.xml, by UUID, and whether those can be the VMs in `text`, what
-    `list vms` printed: one VM at least is in both, or there are none.
+def read_registered(index: Path, text: str) -> tuple[dict[str, Path], bool]:
+    """The settings file of each VM in VirtualBox.xml, by UUID, and whether that file can be the one of the VBoxSVC that
+    printed `text` for `list vms`: at least one VM is in both, or neither has any.
 
-    VBoxManage talks to the VBoxSVC that runs, whatever its home.
+    VBoxManage connects to the running VBoxSVC, whatever its home.
     """
-    listed = vboxmanage_output.vms(text)
+    listed = vboxmanage_output.parse_vms(text)
     try:
-        paths = settings_file.registry(read_regular(index, MAX_BYTES), index.parent)
+        paths = settings_file.parse_registry(read_regular(index, MAX_BYTES), index.parent)
     except FileNotFoundError:
         return {}, not listed
-    except (OSError, settings_file.Damaged):
+    except (OSError, settings_file.InvalidSettingsFile):
         return {}, True
     return paths, not (listed.keys().isdisjoint(paths) if listed else paths and not text.strip())
 
@@ -65,9 +65,9 @@ class _Vm:
     """One registered VM.
 
     listed: its name in `list vms`; index: its place there, in the order of registration;
-    looked: monotonic time of the last look at it while it ran;
-    shown: whether `showvminfo` showed it in this run, with the settings as they are;
-    asked: its listed name when it was asked for although it did not run, for want of a settings file.
+    looked: monotonic time at which it was last read while running;
+    shown: whether `showvminfo` showed it in this run with its present settings;
+    asked: its listed name when `showvminfo` was called although it was not running, because it has no settings file.
     """
 
     uuid: str
@@ -82,13 +82,13 @@ class _Vm:
     asked: str | None = None
 
 
-class Machines:
-    """Every registered VM, kept between looks because a look is dear. index is the path of VirtualBox.xml."""
+class MachineList:
+    """All registered VMs, cached because reading one is slow. index is the path of VirtualBox.xml."""
 
     def __init__(self, call: VBoxManage, index: Path, major: int) -> None:
         self._call = call
         self._index = index
-        # 7.0 brought another format, which cuts times to milliseconds, and this option.
+        # 7.0 brought this option, and a new format that truncates times to milliseconds.
         self._format = ("--old-format",) if major >= 7 else ()
         self._vms: dict[str, _Vm] = {}
         self._next_index = count()
@@ -97,16 +97,16 @@ class Machines:
         self.stale = True
 
     def lacks(self, running: Set[str]) -> bool:
-        """Whether one of these UUIDs is not known yet."""
+        """Whether one of these UUIDs is unknown."""
         return not running <= self._vms.keys()
 
     def relist(self, text: str) -> bool:
-        """Takes over what `list vms` says. `stale` tells when this is due besides.
+        """Replaces the list of VMs by the output of `list vms`. `stale` is true when this is due.
 
-        Returns whether those can be the VMs of VirtualBox.xml (`registered`).
+        Returns whether these can be the VMs of VirtualBox.xml (`read_registered`).
         """
-        listed = vboxmanage_output.vms(text)
-        paths, known = registered(self._index, text)
+        listed = vboxmanage_output.parse_vms(text)
+        paths, known = read_registered(self._index, text)
         self._vms = {
             uuid: self._vms.get(uuid) or _Vm(uuid, name, next(self._next_index)) for uuid, name in listed.items()
         }
@@ -116,32 +116,31 @@ class Machines:
         return known
 
     def look(self, running: Set[str], budget: float) -> Iterator[Machine]:
-        """All VMs. Those that run are looked at until `budget` is spent: changed ones first, then the oldest look.
-
-        budget is in seconds of a processor. The others are as they were, or as their settings have them.
+        """All VMs. Running ones are read until `budget` (CPU seconds) is spent: changed ones first, then by the time of
+        the last read. The others are as they were, or as in their settings files.
         """
         self._states = None
         for vm in self._vms.values():
             self._read_settings(vm)
             if vm.uuid not in running:
-                vm.fact, vm.shown = self._resting(vm), False
-        waiting = [vm for vm in self._vms.values() if vm.uuid in running]
-        waiting.sort(key=lambda vm: (vm.shown, vm.looked))
+                vm.fact, vm.shown = self._offline_machine(vm), False
+        running_vms = [vm for vm in self._vms.values() if vm.uuid in running]
+        running_vms.sort(key=lambda vm: (vm.shown, vm.looked))
         end = self._call.spent + budget
-        due = self._stated + max(STATES_SECONDS, STATE_SECONDS * len(waiting))
-        if waiting and budget > 0 and time.monotonic() >= due:
-            self._look_at_states(waiting)
-        for vm in waiting:
-            vm.fact = self._running(vm, self._call.spent < end)
+        due = self._stated + max(STATES_SECONDS, STATE_SECONDS * len(running_vms))
+        if running_vms and budget > 0 and time.monotonic() >= due:
+            self._read_states(running_vms)
+        for vm in running_vms:
+            vm.fact = self._online_machine(vm, self._call.spent < end)
         facts = ((vm.index, vm.fact) for vm in self._vms.values() if vm.fact is not None)
-        # Adapters matter of an online VM alone, and the API's reader does not read them of others.
+        # Adapters matter for online VMs only; the API reader reads no others either.
         return (
             replace(fact, registration_index=index, adapters=fact.adapters if fact.online else ())
             for index, fact in facts
         )
 
-    def _resting(self, vm: _Vm) -> Machine | None:
-        """A VM that `list runningvms` does not name."""
+    def _offline_machine(self, vm: _Vm) -> Machine | None:
+        """A VM that is not in `list runningvms`."""
         if vm.listed == vboxmanage_output.INACCESSIBLE and (vm.settings is None or vm.settings.name != vm.listed):
             return Machine(vm.uuid, "", accessible=False)
         if vm.fact is not None and vm.fact.online:
@@ -156,21 +155,21 @@ class Machines:
         vm.asked = vm.listed
         try:
             return self._show(vm)
-        except (Failed, ValueError) as error:
+        except (VBoxManageError, ValueError) as error:
             return None if _is_gone(error) else Machine(vm.uuid, vm.listed, "PoweredOff")
 
-    def _look_at_states(self, waiting: list[_Vm]) -> None:
+    def _read_states(self, running_vms: list[_Vm]) -> None:
         self._stated = time.monotonic()
         states: dict[str, tuple[str, float]] = {}
-        with contextlib.suppress(Failed):
-            states = vboxmanage_output.states(self._call("list", "runningvms", "--long"))
-        for vm in waiting:
+        with contextlib.suppress(VBoxManageError):
+            states = vboxmanage_output.parse_states(self._call("list", "runningvms", "--long"))
+        for vm in running_vms:
             state, since = states.get(vm.uuid, ("", 0.0))
             if vm.fact is not None and vm.fact.online and state in ONLINE_STATES:
                 vm.fact = replace(vm.fact, state=state, state_changed=since)
 
-    def _running(self, vm: _Vm, may_look: bool) -> Machine | None:
-        """A VM that `list runningvms` names; as it was where it is not its turn or cannot be asked just now."""
+    def _online_machine(self, vm: _Vm, may_look: bool) -> Machine | None:
+        """A VM in `list runningvms`; as it was if it is not its turn or it cannot be read now."""
         before = vm.fact
         if before is None or not before.online:
             before = replace(vm.settings or Machine(vm.uuid, vm.listed), state="Running", state_changed=0.0)
@@ -181,52 +180,52 @@ class Machines:
         if not vm.shown or vm.settings is None:
             try:
                 machine = self._show(vm)
-            except (Failed, ValueError) as error:
+            except (VBoxManageError, ValueError) as error:
                 return None if _is_gone(error) else before
             vm.shown = True
         return replace(machine, reports=self._reports(machine, before.reports)) if machine.online else machine
 
     def _reports(self, machine: Machine, before: tuple[Report, ...]) -> tuple[Report, ...]:
         try:
-            told = self._call("guestproperty", "enumerate", machine.uuid, *self._format, "--patterns", PATTERN)
-        except Failed:
+            text = self._call("guestproperty", "enumerate", machine.uuid, *self._format, "--patterns", PATTERN)
+        except VBoxManageError:
             return before
-        return reports(vboxmanage_output.properties(told), machine.state)
+        return reports(vboxmanage_output.parse_properties(text), machine.state)
 
     def _show(self, vm: _Vm) -> Machine:
-        """The VM as VirtualBox has it. Raises `Failed` or ValueError."""
-        machine = vboxmanage_output.machine(self._call("showvminfo", vm.uuid, "--machinereadable"))
+        """The VM as `showvminfo` shows it. Raises `VBoxManageError` or ValueError."""
+        machine = vboxmanage_output.parse_machine(self._call("showvminfo", vm.uuid, "--machinereadable"))
         if vm.settings is not None:
             settings = vm.settings
             return replace(
                 machine, names=settings.names, ignored=settings.ignored, set_addresses=settings.set_addresses
             )
-        extra = vboxmanage_output.extra_data(self._call("getextradata", vm.uuid, "enumerate"))
+        extra = vboxmanage_output.parse_extra_data(self._call("getextradata", vm.uuid, "enumerate"))
         return replace(machine, **parse_extra(extra)._asdict())
 
     def _read_settings(self, vm: _Vm) -> None:
-        now = stamp_of(vm.path) if vm.path is not None else None
+        now = file_stamp(vm.path) if vm.path is not None else None
         if vm.path is None or now == vm.stamp:
             return
         vm.stamp, vm.settings, vm.shown = now, None, False
         try:
-            settings = settings_file.machine(read_regular(vm.path, MAX_BYTES))
-        except (OSError, settings_file.Damaged):
-            self.stale = True  # VirtualBox may call it inaccessible now
+            settings = settings_file.parse_machine(read_regular(vm.path, MAX_BYTES))
+        except (OSError, settings_file.InvalidSettingsFile):
+            self.stale = True  # it may be inaccessible now
             return
         if vm.listed == vboxmanage_output.INACCESSIBLE:
-            self.stale = True  # and now no longer
+            self.stale = True  # it may be accessible again
         vm.settings = settings if settings.uuid == vm.uuid else None
 
     def _state(self, uuid: str) -> tuple[str, float]:
-        """The state of a VM that left `list runningvms`, and since when; '' where only its settings tell."""
+        """The state of a VM that left `list runningvms`, and since when; '' if it must come from its settings file."""
         if self._states is None:
             self._states = {}
             if len(self._vms) <= MAX_LONG:
-                with contextlib.suppress(Failed):
-                    self._states = vboxmanage_output.states(self._call("list", "vms", "--long"))
+                with contextlib.suppress(VBoxManageError):
+                    self._states = vboxmanage_output.parse_states(self._call("list", "vms", "--long"))
         return self._states.get(uuid, ("", 0.0))
 
 
 def _is_gone(error: Exception) -> bool:
-    return isinstance(error, Failed) and error.code == _NOT_FOUND
+    return isinstance(error, VBoxManageError) and error.code == _NOT_FOUND

@@ -1,8 +1,8 @@
-"""What VBoxManage prints, as values.
+"""Parses the output of VBoxManage.
 
-Nothing is escaped in most of it: names may hold quotes and line breaks, so each pattern is anchored on what
-VBoxManage itself writes around a value. Its labels may be translated (7.0 and later have Russian), so patterns
-rely on their order and on the words that are not (VBoxManageInfo.cpp, VBoxManageList.cpp, VBoxManageNATNetwork.cpp,
+Most of it is not escaped: names may contain quotes and line breaks, so each pattern is anchored on what VBoxManage
+writes around a value. Labels may be translated (7.0 and later have Russian), so patterns rely on the order of labels
+and on words that are never translated (VBoxManageInfo.cpp, VBoxManageList.cpp, VBoxManageNATNetwork.cpp,
 VBoxManageGuestProp.cpp).
 """
 
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Interface
 from itertools import zip_longest
 
-from vmdns.state.facts import Adapter, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.state.dhcp_options import NAME_SERVERS, Scope, name_servers
+from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
 from vmdns.state.port_forward import nat_rule, network_rule, order
 from vmdns.state.timestamp import parse_timestamp
 
@@ -80,19 +81,19 @@ _HOST_ONLY_NETWORK = re.compile(
 NO = ("No", "Нет")
 
 
-def vms(text: str) -> dict[str, str]:
-    """`list vms` or `list runningvms`: UUID -> name, which is "<inaccessible>" where VirtualBox cannot read the VM.
+def parse_vms(text: str) -> dict[str, str]:
+    """`list vms` or `list runningvms`: UUID -> name, "<inaccessible>" if VirtualBox cannot read the VM.
 
-    A name that itself looks like two lines of this list also yields a UUID that belongs to no VM.
+    A name that looks like two lines of this list also yields a UUID of no VM.
     """
     return {match[2]: match[1] for match in _VM.finditer(text)}
 
 
-def machine(text: str) -> Machine:
+def parse_machine(text: str) -> Machine:
     """`showvminfo UUID --machinereadable`, without names and reports. Raises ValueError on anything else.
 
-    VBoxManage up to 7.2 prints rules of plain NAT as a format string: a rule name with a percent sign comes out
-    wrong, or ends VBoxManage.
+    VBoxManage up to 7.2 prints rules of plain NAT as a format string: a rule name with a percent sign is printed wrong
+    or crashes VBoxManage.
     """
     name = _NAME.match(text)
     uuid = re.search(rf'^UUID="({_UUID})"$', text, re.MULTILINE)
@@ -137,8 +138,8 @@ def _rules(texts: list[str]) -> list[PortForward]:
     return sorted(rules, key=order)
 
 
-def states(text: str) -> dict[str, tuple[str, float]]:
-    """`list vms --long`: UUID -> state and when it began, of those VMs whose state is a word that is known.
+def parse_states(text: str) -> dict[str, tuple[str, float]]:
+    """`list vms --long`: UUID -> state and when it began, for VMs in a known state.
 
     The time is in whole Unix seconds.
     """
@@ -154,21 +155,21 @@ def states(text: str) -> dict[str, tuple[str, float]]:
     return found
 
 
-def properties(text: str) -> dict[str, tuple[str, float]]:
+def parse_properties(text: str) -> dict[str, tuple[str, float]]:
     """`guestproperty enumerate --old-format`: name -> value, time in Unix seconds (6.x has only this format).
 
-    The other format of 7.x cuts the time to milliseconds. Values are raw: a guest may make one value look like
-    several properties, all of which it could have set anyway.
+    The other format of 7.x truncates the time to milliseconds. Values are not escaped: a guest may make one value look
+    like several properties, all of which it could have set anyway.
     """
     return {match[1]: (match[2], int(match[3]) / 1e9) for match in _PROPERTY.finditer(text)}
 
 
-def extra_data(text: str) -> dict[str, str]:
+def parse_extra_data(text: str) -> dict[str, str]:
     """`getextradata UUID enumerate`: key -> value."""
     return {match[1]: match[2] for match in _EXTRA.finditer(text)}
 
 
-def nat_networks(text: str) -> list[NatNetwork]:
+def parse_nat_networks(text: str) -> list[NatNetwork]:
     """`natnetwork list`, with the rules for IPv4."""
     found = []
     for block in text.split("\n\n"):
@@ -188,13 +189,13 @@ def nat_networks(text: str) -> list[NatNetwork]:
     return found
 
 
-def host_interfaces(text: str) -> list[HostInterface]:
+def parse_host_interfaces(text: str) -> list[HostInterface]:
     """`list hostonlyifs`: those with an IPv4 address."""
     return _interfaces(match for block in text.split("\n\n") if (match := _INTERFACE.match(block)))
 
 
-def host_only_networks(text: str) -> list[HostInterface]:
-    """`list hostonlynets` of macOS: the host has the lowest address of each (vmnet, host mode)."""
+def parse_host_only_networks(text: str) -> list[HostInterface]:
+    """`list hostonlynets` of macOS: the host has the lowest address of each network (vmnet, host mode)."""
     return _interfaces(_HOST_ONLY_NETWORK.finditer(text))
 
 
@@ -208,3 +209,58 @@ def _interfaces(matches: Iterator[re.Match[str]]) -> list[HostInterface]:
         if int(prefix.ip):
             found.append(HostInterface(match["name"], prefix.with_prefixlen))
     return found
+
+
+_SERVER = re.compile(
+    rf"{LABEL}(?P<network>.*?)\nDhcpd IP: +(?P<address>{IP})\n{LABEL}{IP}\n{LABEL}{IP}\n"
+    rf"{LABEL}(?P<mask>{IP})\n{LABEL}(?P<enabled>\S+)\n",
+    re.DOTALL,
+)
+_FIXED = re.compile(rf"^\S[^\n]* ((?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}})\n {{4}}{LABEL}({IP})$", re.MULTILINE)
+_OPTION = re.compile(r" +([0-9]+)/\w+: (.*)")
+_EVERYONE = re.compile(r" {4}\S.*? (\S+) MAC\* +\*")
+
+
+def parse_dhcp_servers(text: str) -> list[DhcpServer]:
+    """`list dhcpservers`, with fixed addresses by MAC, also those of VMs' adapters (VirtualBox resolves their MACs)."""
+    found = []
+    for block in text.split("\n\n"):
+        match = _SERVER.match(block)
+        if match is None:
+            continue
+        fixed = {(mac.replace(":", ""), address) for mac, address in _FIXED.findall(block)}
+        found.append(
+            DhcpServer(
+                match["network"],
+                match["address"],
+                match["mask"],
+                match["enabled"] not in NO,
+                tuple(sorted(fixed)),
+                _name_servers(block[match.end() :]),
+            )
+        )
+    return found
+
+
+def _name_servers(text: str) -> tuple[str, ...]:
+    """From the options of a server: those of the whole server, then a part for each group, then for single VMs."""
+    whole, *others = re.split(r"\n(?=\S)", text)
+    groups = []
+    for part in others:
+        words = [match[1] for match in map(_EVERYONE.fullmatch, part.split("\n")) if match]
+        if words and "exclude" not in words:
+            groups.append(_scope(part))
+    return name_servers(_scope(whole), groups)
+
+
+def _scope(part: str) -> Scope:
+    """Labels may be translated, but suppressed options are always in the last line before the options."""
+    title, *lines = part.rstrip("\n").split("\n")
+    options = {match[1]: match[2] for match in map(_OPTION.fullmatch, lines) if match}
+    others = [line for line in lines if not _OPTION.fullmatch(line)]
+    suppressed = others[-1 if options else -2] if len(others) > 1 else ""
+    return Scope(
+        title.partition(":")[2].strip(),
+        options.get(str(NAME_SERVERS), ""),
+        str(NAME_SERVERS) in re.findall("[0-9]+", suppressed.partition(":")[2]),
+    )

@@ -1,4 +1,4 @@
-"""What is read of VirtualBox's objects: one VM, and the networks."""
+"""Reads VMs and networks from VirtualBox's API objects."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NAMES = {
 }  # fmt: skip
 
 
-def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | None:
-    """The VM as it is now, None where it is gone; as it was before where it cannot be read just now. Raises `Lost`.
+def read_machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | None:
+    """Reads a VM: None where it no longer exists, `before` where it cannot be read now. Raises `VirtualBoxLost`.
 
-    The adapters are half of the calls, and matter of an online VM alone.
+    Adapters take half of the calls, so they are read for online VMs only.
     """
     try:
         extra = set(raw.getExtraDataKeys())
@@ -39,7 +39,7 @@ def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | Non
             groups=tuple(str(group) for group in api.array(raw, "groups")),
             **parse_extra({key: str(raw.getExtraData(key)) for key in KEYS if key in extra})._asdict(),
         )
-        found = current(api, raw, found)
+        found = read_state(api, raw, found)
         return replace(found, adapters=tuple(_adapters(api, raw))) if found.online else found
     except Exception as error:
         api.check(error)
@@ -50,15 +50,15 @@ def machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine | Non
         return before if isinstance(before, Machine) else None
 
 
-def current(api: Api, raw: Any, found: Machine) -> Machine:
-    """The VM with what changes most: its state, and what Guest Additions report while it is online."""
+def read_state(api: Api, raw: Any, found: Machine) -> Machine:
+    """Reads only what changes most: the state, and the Guest Additions reports of an online VM."""
     changed = float(int(raw.lastStateChange) // 1000)  # VirtualBox gives milliseconds
     found = replace(found, state=api.states.get(raw.state, ""), state_changed=changed, reports=())
     if not found.online:
         return replace(found, adapters=())
     names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
-    told = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
-    return replace(found, reports=reports(told, found.state))
+    properties = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
+    return replace(found, reports=reports(properties, found.state))
 
 
 def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
@@ -86,8 +86,8 @@ def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
         )
 
 
-def networks(api: Api) -> list[Fact]:
-    """NAT Networks and DHCP servers. Raises what the API raises."""
+def read_networks(api: Api) -> list[Fact]:
+    """Reads NAT Networks and DHCP servers. Raises what the API raises."""
     facts: list[Fact] = []
     for raw in api.array(api.vbox, "NATNetworks"):
         rules = _rules(api.array(raw, "portForwardRules4"), network_rule)
@@ -114,7 +114,7 @@ def _groups_for_everyone(api: Api, raw: Any) -> Iterator[Scope]:
             for one in api.array(group, "conditions")
             if one.type == api.mac_wildcard and str(one.value) == EVERYONE
         ]
-        if stars and all(stars):  # what is excluded as well is nobody's
+        if stars and all(stars):  # a group that also excludes is not for every guest
             yield _scope(api, group, str(group.name))
 
 
@@ -136,8 +136,8 @@ def _fixed(api: Api, raw: Any) -> Iterator[tuple[str, str]]:
             yield mac, address
 
 
-def interfaces(api: Api) -> list[Fact]:
-    """The host's addresses on host-only interfaces: one call that takes VBoxSVC a tenth of a second."""
+def read_interfaces(api: Api) -> list[Fact]:
+    """Reads the host's addresses on host-only interfaces. Takes VBoxSVC a tenth of a second."""
     return [
         HostInterface(str(raw.name), _prefix(str(raw.IPAddress), str(raw.networkMask)))
         for raw in api.array(api.vbox.host, "networkInterfaces")
@@ -146,12 +146,12 @@ def interfaces(api: Api) -> list[Fact]:
 
 
 def _rules(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> tuple[PortForward, ...]:
-    return tuple(sorted(_readable(texts, parse), key=order))
+    return tuple(sorted(_parse_all(texts, parse), key=order))
 
 
-def _readable(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> Iterator[PortForward]:
+def _parse_all(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> Iterator[PortForward]:
     for text in texts:
-        with suppress(ValueError):  # a rule of a form that this version does not know is left out
+        with suppress(ValueError):  # rules in an unknown form are left out
             yield parse(str(text))
 
 

@@ -1,9 +1,9 @@
-"""VirtualBox through its API: a full look, then a new look at each VM that an event names.
+"""Reads VirtualBox through its API: everything first, then each VM that an event names.
 
-Two traps, measured on 7.2, decide the shape of this file:
-- an XPCOM client whose VBoxSVC died can never connect again, so `Lost` ends the whole process;
-- pyvbox's `events.register_callback` hands a null event on and kills VBoxSVC: a passive listener of our own instead,
-  which never hands on a null event (IEventSource.getEvent gives one at each time-out).
+Two faults, measured on 7.2, determine the design:
+- an XPCOM client whose VBoxSVC died can never connect again, so `VirtualBoxLost` ends the process;
+- pyvbox's `events.register_callback` passes null events on to eventProcessed, which kills VBoxSVC. This reader has a
+  passive listener of its own and drops null events (IEventSource.getEvent returns one at each timeout).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from vmdns.sources import virtualbox_facts as read
 from vmdns.sources.installation import Installation, stamp
-from vmdns.sources.reader import Found, Lost, Upgraded, key
+from vmdns.sources.reader import VirtualBoxInfo, VirtualBoxLost, VirtualBoxUpgraded, fact_key
 from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api
+from vmdns.sources.virtualbox_facts import read_interfaces, read_machine, read_networks, read_state
 from vmdns.state.facts import Fact, Machine
 
 _NET = "/VirtualBox/GuestInfo/Net/"
@@ -33,7 +33,7 @@ _EVENTS = (
 
 
 class ApiReader:
-    """The `Reader` through the API. `moved` is the monotonic time of the last call that came back."""
+    """Reads VirtualBox through its API. `moved` is the monotonic time of the last call that returned."""
 
     def __init__(self, installation: Installation, environ: Mapping[str, str], interval: float = 30.0) -> None:
         self._installation = installation
@@ -41,132 +41,132 @@ class ApiReader:
         self._api = Api(installation, environ)
         vbox = self._api.vbox
         with self._connected():
-            self.found = Found(str(vbox.version), "api", str(vbox.homeFolder))
+            self.found = VirtualBoxInfo(str(vbox.version), "api", str(vbox.homeFolder))
             self._source = vbox.eventSource
         self._event_names = {self._api.events[name]: name for name in _EVENTS if name in self._api.events}
         self.moved = time.monotonic()
         self._stamp = stamp(installation)
         self._proxies: dict[str, Any] = {}
         self._facts: dict[str, Fact] = {}
-        self._taken: dict[str, set[str]] = {}  # the keys of networks and of interfaces
+        self._kinds: dict[str, set[str]] = {}  # the keys of networks and of interfaces
         self._interfaces: list[tuple[int, str]] = []
         self._counts: dict[str, str] = {}
         self._registered: dict[str, int] = {}  # by UUID, in VirtualBox's order, which is that of registration
         self._next_index = count()
-        self._due: dict[str, None] = {}  # VMs to look at, in the order of their events
+        self._due: dict[str, None] = {}  # VMs to read, in the order of their events
         self._networks_due = self._interfaces_due = False
         self._looked = 0.0
-        self._nudged = self._woken = False
+        self._networks_requested = self._look_requested = False
         self._turn = 0
         self._index: tuple[int, int] | None = None
         self._listener: Any = None
 
-    # -- the seam ---------------------------------------------------------------------------------------------
+    # -- Reader ---------------------------------------------------------------------------------------------
 
     def look(self) -> Mapping[str, Fact]:
         with self._connected():
-            return self._look()
+            return self._read_all()
 
     def wait(self, seconds: float) -> Mapping[str, Fact | None]:
         with self._connected():
             return self._wait(time.monotonic() + seconds)
 
-    def nudge(self) -> None:
-        self._nudged = True
+    def request_network_look(self) -> None:
+        self._networks_requested = True
 
-    def wake(self) -> None:
-        self._woken = self._nudged = True
+    def request_look(self) -> None:
+        self._look_requested = self._networks_requested = True
 
     def close(self) -> None:
-        with suppress(Exception):  # where VBoxSVC is gone it forgot the listener with itself
+        with suppress(Exception):  # a VBoxSVC that ended has no listener any more
             if self._listener is not None:
                 self._source.unregisterListener(self._listener)
         self._source = self._listener = self._api.vbox = None
         self._proxies.clear()
         self._api.manager.deinit()
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- reads ----------------------------------------------------------------------------------------------
 
-    def _look(self) -> Mapping[str, Fact]:
-        self._register()  # before the look, so that nothing falls between the look and the first event
+    def _read_all(self) -> Mapping[str, Fact]:
+        self._register()  # before reading, so that no event is missed
         self._facts = {}
-        self._look_at_networks({})
+        self._read_networks({})
         self._list()
         for uuid in list(self._proxies):
             machine = self._machine(uuid)
             if machine is not None:
-                self._facts[key(machine)] = machine
+                self._facts[fact_key(machine)] = machine
         self._looked = time.monotonic()
         self._interfaces_due = True
         return dict(self._facts)
 
     def _wait(self, until: float) -> Mapping[str, Fact | None]:
         while True:
-            changes = self._look_at_due() or self._collect(max(0.0, min(until - time.monotonic(), 1.0)))
-            if self._nudged:
-                self._nudged = False
+            changes = self._read_due() or self._read_events(max(0.0, min(until - time.monotonic(), 1.0)))
+            if self._networks_requested:
+                self._networks_requested = False
                 self._networks_due = True
-            if self._woken or time.monotonic() - self._looked >= self._interval:
-                self._woken = False
-                self._slow_look(changes)
+            if self._look_requested or time.monotonic() - self._looked >= self._interval:
+                self._look_requested = False
+                self._read_periodically(changes)
             if changes or time.monotonic() >= until:
                 return changes
 
-    def _collect(self, seconds: float) -> dict[str, Fact | None]:
-        """Waits for events, and looks again at what they name."""
+    def _read_events(self, seconds: float) -> dict[str, Fact | None]:
+        """Waits for events, and reads the state of the VMs that they name."""
         changes: dict[str, Fact | None] = {}
-        event = self._event(int(seconds * 1000))
+        event = self._next_event(int(seconds * 1000))
         uuids: dict[str, None] = {}
         networks = False
         for _ in range(500):
             if event is None:
                 break
             name = self._event_names.get(event.type, "")
-            uuid = self._named(event, name)
+            uuid = self._vm_of_event(event, name)
             if uuid:
                 uuids[uuid] = None
             networks = networks or "NATNetwork" in name or name.startswith("OnHost")
             self._source.eventProcessed(self._listener, event)
-            event = self._event(0)
+            event = self._next_event(0)
         for uuid in uuids:
-            self._glance(uuid, changes)
+            self._read_state(uuid, changes)
         self._due.update(uuids)
         self._networks_due = self._networks_due or networks
         return changes
 
-    def _glance(self, uuid: str, changes: dict[str, Fact | None]) -> None:
-        """What addresses depend on most, in two calls: it is told at once, and the whole VM looked at after it."""
+    def _read_state(self, uuid: str, changes: dict[str, Fact | None]) -> None:
+        """Reads in two calls what addresses depend on most. The whole VM is read afterwards."""
         before = self._facts.get(f"machine:{uuid}")
         raw = self._proxies.get(uuid)
         if raw is None or not isinstance(before, Machine) or not before.accessible:
             return
         try:
-            now = read.current(self._api, raw, before)
-            if before.online or not now.online:  # of one that comes online the adapters are still to be read
-                self._note(f"machine:{uuid}", now, changes)
+            now = read_state(self._api, raw, before)
+            if before.online or not now.online:  # adapters of a VM that comes online are not read yet
+                self._record(f"machine:{uuid}", now, changes)
         except Exception as error:
             self._api.check(error)
 
-    def _look_at_due(self) -> dict[str, Fact | None]:
+    def _read_due(self) -> dict[str, Fact | None]:
         changes: dict[str, Fact | None] = {}
         due, self._due = self._due, {}
         for uuid in due:
-            self._look_again(uuid, changes)
+            self._read_again(uuid, changes)
         if self._networks_due:
             self._networks_due = False
-            self._look_at_networks(changes)
+            self._read_networks(changes)
         if self._interfaces_due:
             self._interfaces_due = False
-            self._look_at_interfaces(changes)
+            self._read_interfaces(changes)
         return changes
 
-    def _event(self, milliseconds: int) -> Any:
+    def _next_event(self, milliseconds: int) -> Any:
         try:
             event = self._source.getEvent(self._listener, milliseconds)
         except Exception as error:
             if self._api.code(error) != OBJECT_NOT_FOUND:
                 raise
-            # VBoxSVC drops a listener that was not read for long; what it would have said is read again.
+            # VBoxSVC drops a listener that was not read for long. Everything is read again.
             self._listener = None
             self._register()
             self._looked = -self._interval
@@ -174,12 +174,12 @@ class ApiReader:
         self.moved = time.monotonic()
         return event
 
-    def _named(self, event: Any, name: str) -> str:
-        """The UUID of the VM that this event tells us to look at; '' for none."""
+    def _vm_of_event(self, event: Any, name: str) -> str:
+        """The UUID of the VM that must be read because of this event; '' for none."""
         cast = self._api.manager.queryInterface
         if name == "OnGuestPropertyChanged":
             change = cast(event, "IGuestPropertyChangedEvent")
-            return str(change.machineId) if self._matters(change) else ""
+            return str(change.machineId) if self._is_relevant(change) else ""
         if name == "OnExtraDataChanged":
             change = cast(event, "IExtraDataChangedEvent")
             return str(change.machineId) if str(change.key).startswith("vmdns/") else ""
@@ -187,21 +187,21 @@ class ApiReader:
             return str(cast(event, "IMachineEvent").machineId)
         return ""
 
-    def _matters(self, change: Any) -> bool:
+    def _is_relevant(self, change: Any) -> bool:
         name = str(change.name)
         if not name.startswith(_NET):
             return False
         if name != _NET + "Count":
             return True
-        # Guest Additions rewrite the count every ten seconds as a sign of life. It is news where the number is another
-        # one, or where the reports of an earlier run, or of before the state was saved, are not used until then.
+        # Guest Additions rewrite the count every ten seconds. It matters where the number changed, and where reports
+        # are not used yet because they are from an earlier run or from before the state was saved.
         uuid, value = str(change.machineId), str(change.value)
-        fresh = self._counts.get(uuid) != value
+        changed = self._counts.get(uuid) != value
         self._counts[uuid] = value
         known = self._facts.get(f"machine:{uuid}")
-        return fresh or (value != "0" and isinstance(known, Machine) and not known.reports)
+        return changed or (value != "0" and isinstance(known, Machine) and not known.reports)
 
-    def _look_again(self, uuid: str, changes: dict[str, Fact | None]) -> None:
+    def _read_again(self, uuid: str, changes: dict[str, Fact | None]) -> None:
         if uuid not in self._proxies:
             try:
                 self._proxies[uuid] = self._api.vbox.findMachine(uuid)
@@ -210,35 +210,35 @@ class ApiReader:
         machine = self._machine(uuid) if uuid in self._proxies else None
         if machine is None:
             self._proxies.pop(uuid, None)
-        self._note(f"machine:{uuid}", machine, changes)
+        self._record(f"machine:{uuid}", machine, changes)
 
-    def _slow_look(self, changes: dict[str, Fact | None]) -> None:
-        """Corrects what events missed: which VMs there are, their states in one call, a glance at the online ones.
+    def _read_periodically(self, changes: dict[str, Fact | None]) -> None:
+        """Corrects what events missed: the list of VMs, all states in one call, and the state of each online VM.
 
-        One VM a time is looked at whole, so that nothing that was missed stays so for ever.
+        One VM a round is read whole, so that nothing stays wrong for ever.
         """
         if stamp(self._installation) != self._stamp:
-            raise Upgraded("it was upgraded or removed")
+            raise VirtualBoxUpgraded("it was upgraded or removed")
         self._list()
         states = self._api.vbox.getMachineStates(list(self._proxies.values()))
         for known in [one for one in self._facts if one.startswith("machine:")]:
             if known.removeprefix("machine:") not in self._proxies:
-                self._note(known, None, changes)
+                self._record(known, None, changes)
         for uuid, state in zip(list(self._proxies), states, strict=True):
             before = self._facts.get(f"machine:{uuid}")
             if not isinstance(before, Machine) or before.state != self._api.states.get(state, ""):
-                self._look_again(uuid, changes)
+                self._read_again(uuid, changes)
             elif before.online:
-                self._glance(uuid, changes)
+                self._read_state(uuid, changes)
         if self._proxies:
             self._turn += 1
-            self._look_again(list(self._proxies)[self._turn % len(self._proxies)], changes)
-        self._look_at_networks(changes)
-        self._look_at_interfaces(changes)
+            self._read_again(list(self._proxies)[self._turn % len(self._proxies)], changes)
+        self._read_networks(changes)
+        self._read_interfaces(changes)
         self._looked = time.monotonic()
 
     def _list(self) -> None:
-        """Which VMs there are, asked again only when VirtualBox.xml says so: 1,000 fresh proxies cost half a second."""
+        """Lists the VMs again if VirtualBox.xml changed: 1,000 new proxies take half a second."""
         try:
             found = os.stat(os.path.join(self.found.home, "VirtualBox.xml"))
             index = found.st_mtime_ns, found.st_size
@@ -249,28 +249,28 @@ class ApiReader:
             self._registered = {uuid: at for uuid, at in self._registered.items() if uuid in self._proxies}
         self._index = index
 
-    def _look_at_networks(self, changes: dict[str, Fact | None]) -> None:
-        self._take("networks", read.networks(self._api), changes)
+    def _read_networks(self, changes: dict[str, Fact | None]) -> None:
+        self._replace("networks", read_networks(self._api), changes)
 
-    def _look_at_interfaces(self, changes: dict[str, Fact | None]) -> None:
-        """Asks for the host's interfaces where there are others than before; their addresses hardly ever change."""
+    def _read_interfaces(self, changes: dict[str, Fact | None]) -> None:
+        """Reads the host-only interfaces if the set of interfaces changed; their addresses hardly ever change."""
         names = socket.if_nameindex()
         if names != self._interfaces:
             self._interfaces = names
-            self._take("interfaces", read.interfaces(self._api), changes)
+            self._replace("interfaces", read_interfaces(self._api), changes)
 
-    def _take(self, what: str, found: list[Fact], changes: dict[str, Fact | None]) -> None:
-        """Takes over everything there is of one kind."""
+    def _replace(self, what: str, found: list[Fact], changes: dict[str, Fact | None]) -> None:
+        """Replaces all facts of one kind."""
         self.moved = time.monotonic()
-        facts = {key(fact): fact for fact in found}
-        for known in self._taken.get(what, set()) - facts.keys():
-            self._note(known, None, changes)
+        facts = {fact_key(fact): fact for fact in found}
+        for known in self._kinds.get(what, set()) - facts.keys():
+            self._record(known, None, changes)
         for name, fact in facts.items():
-            self._note(name, fact, changes)
-        self._taken[what] = set(facts)
+            self._record(name, fact, changes)
+        self._kinds[what] = set(facts)
 
-    def _note(self, name: str, fact: Fact | None, changes: dict[str, Fact | None]) -> None:
-        """Takes the fact over, and down as a change if it is one."""
+    def _record(self, name: str, fact: Fact | None, changes: dict[str, Fact | None]) -> None:
+        """Keeps the fact, and adds it to the changes if it is new or different."""
         if self._facts.get(name) == fact:
             return
         if fact is None:
@@ -283,7 +283,7 @@ class ApiReader:
         self.moved = time.monotonic()
         if uuid not in self._registered:
             self._registered[uuid] = next(self._next_index)
-        machine = read.machine(self._api, self._proxies[uuid], uuid, self._facts.get(f"machine:{uuid}"))
+        machine = read_machine(self._api, self._proxies[uuid], uuid, self._facts.get(f"machine:{uuid}"))
         return machine and replace(machine, registration_index=self._registered[uuid])
 
     # -- the connection ---------------------------------------------------------------------------------------
@@ -295,11 +295,11 @@ class ApiReader:
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Whatever fails here past the single VM means that only a fresh process can go on."""
+        """Turns errors into `VirtualBoxLost`: only a new process can connect again."""
         try:
             yield
-        except Lost:
+        except VirtualBoxLost:
             raise
         except Exception as error:
             self._api.check(error)
-            raise Lost(f"VirtualBox's API failed ({error})") from error
+            raise VirtualBoxLost(f"VirtualBox's API failed ({error})") from error

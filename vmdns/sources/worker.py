@@ -19,12 +19,12 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.lease_watcher import LeaseWatcher
-from vmdns.sources.reader import Lost, OtherHome, Reader, Unavailable, Upgraded
+from vmdns.sources.reader import Reader, ReaderUnavailable, VirtualBoxLost, VirtualBoxUpgraded, WrongHome
 from vmdns.sources.worker_protocol import WorkerOutput, open_streams
 
-PATIENT_FAILURES = 4  # with growing pauses some ten seconds
-ABSENT_SECONDS = 5.0  # between looks for a VirtualBox that is not there
-UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: an upgrade or another home needs that it does
+PATIENT_FAILURES = 4  # takes about ten seconds with the growing pauses
+ABSENT_SECONDS = 5.0  # between checks for an installation
+UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: wait for that after an upgrade and for another home
 BEAT_SECONDS = 5.0
 STUCK_SECONDS = 15.0
 
@@ -32,11 +32,11 @@ STUCK_SECONDS = 15.0
 def open_reader(
     installation: Installation, choice: str, home: str | None, interval: float, failures: int = 0
 ) -> tuple[Reader, str]:
-    """The reader that was chosen, and why not the better one.
+    """Opens the chosen reader. Returns it, and why the better one is not used.
 
-    failures is how often in a row a reader could not be opened: a VBoxSVC that just died may be back in a moment,
-    so VBoxManage takes over from an API that loads only when it goes on failing. Raises `Unavailable` where none can
-    work here, `Lost` where VirtualBox does not answer.
+    failures is how often in a row no reader could be opened: a VBoxSVC that just died may be back soon, so VBoxManage
+    replaces an API that loads only after several failures. Raises `ReaderUnavailable` where no reader works here,
+    `VirtualBoxLost` where VirtualBox does not answer.
     """
     why = ""
     if choice in ("auto", "api"):
@@ -44,15 +44,15 @@ def open_reader(
 
         try:
             reader = ApiReader(installation, os.environ, interval)
-        except (Unavailable, Lost) as error:
-            if choice == "api" or (isinstance(error, Lost) and failures < PATIENT_FAILURES):
+        except (ReaderUnavailable, VirtualBoxLost) as error:
+            if choice == "api" or (isinstance(error, VirtualBoxLost) and failures < PATIENT_FAILURES):
                 raise
             why = str(error)
         else:
             named = os.environ.get("VBOX_USER_HOME")
             if named and not is_same_folder(named, reader.found.home):
-                reader.close()  # else it would keep that VBoxSVC alive
-                raise OtherHome(named, reader.found.home)
+                reader.close()  # an open connection keeps that VBoxSVC alive
+                raise WrongHome(named, reader.found.home)
             return reader, ""
     from vmdns.sources.vboxmanage_reader import VBoxManageReader
 
@@ -60,7 +60,7 @@ def open_reader(
 
 
 def is_same_folder(one: str, other: str) -> bool:
-    """Whether both paths lead to the same folder; false where one of them is missing."""
+    """Whether both paths are the same folder; false where one of them is missing."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -74,11 +74,11 @@ class HostWatcher(Protocol):
         """Reports everything, then each change."""
 
     def look(self, source: str) -> None:
-        """Looks at this source at once, and reports `looked` afterwards."""
+        """Reads this source now, and confirms it afterwards."""
 
 
-def watch_host(output: WorkerOutput) -> HostWatcher:
-    """The watcher of the host's addresses and neighbours that this system can have."""
+def open_host_watcher(output: WorkerOutput) -> HostWatcher:
+    """The watcher of the host's addresses and neighbours for this system."""
 
     if sys.platform == "linux":
         from vmdns.sources.netlink import NetlinkWatcher
@@ -89,44 +89,46 @@ def watch_host(output: WorkerOutput) -> HostWatcher:
     return PollWatcher(output.report, output.report_trouble, output.confirm_look)
 
 
-class Box(NamedTuple):
+class WorkerSources(NamedTuple):
     """What a worker reads: the VirtualBox and the network of this computer, or simulated ones (vmdns/demo).
 
-    Where lease_files is false, the watcher of the host reports leases as well.
+    If lease_files is false, the host watcher reports leases too.
     """
 
     installation: Callable[[Mapping[str, str]], Installation | None] = find
     reader: Callable[[Installation, str, str | None, float, int], tuple[Reader, str]] = open_reader
-    host: Callable[[WorkerOutput], HostWatcher] = watch_host
+    host: Callable[[WorkerOutput], HostWatcher] = open_host_watcher
     lease_files: bool = True
 
 
-THIS_COMPUTER = Box()
+THIS_COMPUTER = WorkerSources()
 
 
-class Work:
-    """What the worker does until VirtualBox is lost. options: reader, home (or null), interval, failures."""
+class VirtualBoxSession:
+    """Reads VirtualBox and its lease files. options: reader, home (or null), interval, failures."""
 
-    def __init__(self, options: Mapping[str, Any], output: WorkerOutput, box: Box = THIS_COMPUTER) -> None:
-        self._box = box
+    def __init__(
+        self, options: Mapping[str, Any], output: WorkerOutput, sources: WorkerSources = THIS_COMPUTER
+    ) -> None:
+        self._sources = sources
         self._options = options
         self._output = output
         self._reader: Reader | None = None
         self._watcher: LeaseWatcher | None = None
 
     def run(self) -> None:
-        """Reads for ever. Raises `Lost` or `Unavailable`."""
+        """Reads until it raises `VirtualBoxLost` or `ReaderUnavailable`."""
         installation = self._find()
         home = self._options["home"]
-        if home and not os.path.isdir(home):  # VirtualBox would create it
-            raise Lost(f"there is no folder {home}, which vbox_home names; it is read once it is there")
-        self._watch_leases(user_home(os.environ), at_last=False)  # which change without VBoxSVC as well
-        self._reader, detail = self._box.reader(
+        if home and not os.path.isdir(home):  # VirtualBox would create the folder
+            raise VirtualBoxLost(f"there is no folder {home}, which vbox_home names; it is read once it is there")
+        self._watch_leases(user_home(os.environ), report_errors=False)  # they change without VBoxSVC too
+        self._reader, detail = self._sources.reader(
             installation, *(self._options[name] for name in ("reader", "home", "interval", "failures"))
         )
         self._output.send({"found": self._reader.found._asdict(), "detail": detail})
-        threading.Thread(target=_beat, args=(self._output, self._reader), daemon=True).start()
-        self._watch_leases(Path(self._reader.found.home), at_last=True)
+        threading.Thread(target=_send_beats, args=(self._output, self._reader), daemon=True).start()
+        self._watch_leases(Path(self._reader.found.home), report_errors=True)
         try:
             self._output.report("virtualbox", self._reader.look())
             self._output.report_changes("virtualbox", self._reader.wait(0))
@@ -136,24 +138,24 @@ class Work:
         finally:
             self._reader.close()
 
-    def wake(self) -> None:
-        """Looks at VirtualBox soon; what it finds comes as ever."""
+    def request_look(self) -> None:
+        """Has VirtualBox read soon."""
         if self._reader is not None:
-            self._reader.wake()
+            self._reader.request_look()
         self._output.confirm_look("virtualbox")
 
     def _find(self) -> Installation:
-        """The installation, once there is one."""
+        """Waits for an installation of VirtualBox."""
         count = 0
-        while (found := self._box.installation(os.environ)) is None:
+        while (found := self._sources.installation(os.environ)) is None:
             self._output.send({"beat": count} if count else {"absent": True})
             count += 1
             time.sleep(ABSENT_SECONDS)
         return found
 
-    def _watch_leases(self, home: Path, *, at_last: bool) -> None:
-        """Watches the lease files in that folder, unless it does already."""
-        if not self._box.lease_files:
+    def _watch_leases(self, home: Path, *, report_errors: bool) -> None:
+        """Watches the lease files in that folder."""
+        if not self._sources.lease_files:
             return
         if self._watcher is not None:
             if self._watcher.folder == home:
@@ -163,22 +165,22 @@ class Work:
             home,
             partial(self._output.report, "leases"),
             partial(self._output.report_trouble, "leases"),
-            self._nudge,
+            self._request_network_look,
         )
         try:
             self._watcher.start()
         except OSError as error:
             self._watcher = None
-            if at_last:
+            if report_errors:
                 self._output.report_trouble("leases", f"the folder of lease files cannot be watched ({error})")
 
-    def _nudge(self) -> None:
+    def _request_network_look(self) -> None:
         if self._reader is not None:
-            self._reader.nudge()
+            self._reader.request_network_look()
 
 
-def _beat(output: WorkerOutput, reader: Reader) -> None:
-    """A sign of life while the reader moves; without one the server ends this process and starts another."""
+def _send_beats(output: WorkerOutput, reader: Reader) -> None:
+    """Sends a beat while the reader is alive; without beats the server replaces this process."""
     count = 0
     while True:
         time.sleep(BEAT_SECONDS)
@@ -187,43 +189,45 @@ def _beat(output: WorkerOutput, reader: Reader) -> None:
             output.send({"beat": count})
 
 
-def _follow_parent(requests: IO[bytes], look: Callable[[str], None]) -> None:
-    """Hears wishes, and ends this process when its input ends: the server is gone, however it went."""
+def _serve_requests(requests: IO[bytes], look: Callable[[str], None]) -> None:
+    """Serves requests, and ends this process when its input ends because the server ended."""
     for line in requests:
         with suppress(ValueError, KeyError, TypeError):
             look(json.loads(line)["look"])
     os._exit(0)
 
 
-def run(requests: IO[bytes], output: WorkerOutput, options: Mapping[str, Any], box: Box = THIS_COMPUTER) -> None:
+def run(
+    requests: IO[bytes], output: WorkerOutput, options: Mapping[str, Any], sources: WorkerSources = THIS_COMPUTER
+) -> None:
     """Reads until the server or VirtualBox has ended, then ends this process."""
     if options.get("home"):
         os.environ["VBOX_USER_HOME"] = options["home"]
     output.send({"pid": os.getpid()})
-    watcher = box.host(output)
-    work = Work(options, output, box)
+    watcher = sources.host(output)
+    work = VirtualBoxSession(options, output, sources)
 
     def look(source: str) -> None:
-        work.wake() if source == "virtualbox" else watcher.look(source)
+        work.request_look() if source == "virtualbox" else watcher.look(source)
 
-    threading.Thread(target=_follow_parent, args=(requests, look), daemon=True).start()
+    threading.Thread(target=_serve_requests, args=(requests, look), daemon=True).start()
     watcher.start()
     pause = options["pause"]
     try:
         work.run()
     except Exception as error:
         output.send({"lost": str(error) or type(error).__name__})
-        if isinstance(error, Upgraded | OtherHome):
+        if isinstance(error, VirtualBoxUpgraded | WrongHome):
             pause = max(pause, UPGRADE_SECONDS)
-    # The other watchers go on meanwhile. Then out at once: libraries of a dead VBoxSVC do not end in order.
+    # The other watchers continue meanwhile. os._exit, because the libraries of a dead VBoxSVC do not shut down cleanly.
     time.sleep(pause)
     os._exit(0)
 
 
-def main(box: Box = THIS_COMPUTER) -> None:
+def main(sources: WorkerSources = THIS_COMPUTER) -> None:
     """Runs the worker with its standard input and output."""
     requests, output = open_streams()
-    run(requests, output, json.loads(requests.readline()), box)
+    run(requests, output, json.loads(requests.readline()), sources)
 
 
 if __name__ == "__main__":

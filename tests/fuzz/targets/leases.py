@@ -1,17 +1,17 @@
-"""Any bytes of a lease file give leases that a DHCP server can have given, in bounds, or are Damaged."""
+"""Any bytes of a lease file give leases that a DHCP server can have given, in bounds, or are InvalidLeaseFile."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address
 
-from vmdns.sources.lease_file import MAX_LEASES, Damaged, parse_leases
+from vmdns.sources.lease_file import MAX_LEASES, InvalidLeaseFile, parse_leases
 
 
 def check(data: bytes) -> None:
     try:
         found = parse_leases(data, "lab")
-    except Damaged as error:
+    except InvalidLeaseFile as error:
         assert str(error).isprintable(), "a reason that is no line of text"
         return
     assert len(found) <= MAX_LEASES

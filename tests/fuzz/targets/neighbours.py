@@ -8,19 +8,18 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from vmdns.sources.neighbour_commands import arp, ndp, netsh
-from vmdns.sources.neighbour_table import MOST, Neighbours
+from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourHistory, parse_arp, parse_ndp, parse_netsh
 from vmdns.state.facts import from_json, to_json
 
-COMMANDS = (arp, ndp, netsh)
+COMMANDS = (parse_arp, parse_ndp, parse_netsh)
 
 
 def check(data: bytes) -> None:
-    read = COMMANDS[data[0] % len(COMMANDS)] if data else arp
-    seen = Neighbours()
+    read = COMMANDS[data[0] % len(COMMANDS)] if data else parse_arp
+    seen = NeighbourHistory()
     for now, text in enumerate(data[1:].decode("utf-8", "replace").split("\0")[:10]):
         facts = seen.facts(read(text), float(now))
-        assert len(facts) <= MOST
+        assert len(facts) <= MAX_ENTRIES
         for key, one in facts.items():
             assert key == f"neighbour:{one.interface} {one.address}"
             assert re.fullmatch("[0-9a-f]{12}", one.mac)

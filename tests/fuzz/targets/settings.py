@@ -1,4 +1,4 @@
-"""Any bytes of a settings file give a VM, or a list of VMs, of the right shape, or are Damaged.
+"""Any bytes of a settings file give a VM, or a list of VMs, of the right shape, or are InvalidSettingsFile.
 
 The first byte of the data says which of both files it is.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmdns.sources.settings_file import Damaged, machine, registry
+from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry
 from vmdns.state.facts import Machine, from_json, to_json
 
 
 def check(data: bytes) -> None:
     try:
         if data[:1] < b"\x80":
-            found = machine(data[1:])
+            found = parse_machine(data[1:])
         else:
-            for uuid, path in registry(data[1:], Path("/home")).items():
+            for uuid, path in parse_registry(data[1:], Path("/home")).items():
                 assert uuid and uuid == uuid.strip("{}").lower()
                 assert isinstance(path, Path)
             return
-    except Damaged:
+    except InvalidSettingsFile:
         return
     assert isinstance(found, Machine)
     assert not found.online

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from ipaddress import ip_interface
 
-from vmdns.sources import vboxmanage_dhcp
 from vmdns.sources import vboxmanage_output as output
 from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, from_json, to_json
 
@@ -25,22 +24,26 @@ def check(data: bytes) -> None:
 
 
 def _any(text: str) -> None:
-    for uuid, name in output.vms(text).items():
+    for uuid, name in output.parse_vms(text).items():
         assert uuid
         assert isinstance(name, str)
-    output.states(text)
-    for key, (value, time) in output.properties(text).items():
+    output.parse_states(text)
+    for key, (value, time) in output.parse_properties(text).items():
         assert key.startswith("/")
         assert isinstance(value, str)
         assert isinstance(time, float)
-    output.extra_data(text)
+    output.parse_extra_data(text)
     with contextlib.suppress(ValueError):
-        _told(output.machine(text))
-    for one in (*output.nat_networks(text), *output.host_interfaces(text), *output.host_only_networks(text)):
+        _told(output.parse_machine(text))
+    for one in (
+        *output.parse_nat_networks(text),
+        *output.parse_host_interfaces(text),
+        *output.parse_host_only_networks(text),
+    ):
         _told(one)
         if isinstance(one, HostInterface):
             ip_interface(one.prefix)
-    for server in vboxmanage_dhcp.dhcp_servers(text):
+    for server in output.parse_dhcp_servers(text):
         _told(server)
 
 
@@ -51,9 +54,9 @@ def _told(fact: Machine | NatNetwork | HostInterface | DhcpServer) -> None:
 def _name(name: str) -> None:
     name = name.replace("\0", "")
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    shown = output.machine(f'name="{quoted}"\n{SHOWN}')
+    shown = output.parse_machine(f'name="{quoted}"\n{SHOWN}')
     assert shown.name == name
     if f'"\n{SHOWN}' not in name and "UUID=" not in name and "VMState=" not in name:
         assert (shown.uuid, shown.state) == (UUID, "Running")
     if "\n" not in name and '" {' not in name:
-        assert output.vms(f'"{name}" {{{UUID}}}\n') == {UUID: name}
+        assert output.parse_vms(f'"{name}" {{{UUID}}}\n') == {UUID: name}
