@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from vmdns.dns.upstreams import Upstream
-from vmdns.server.source_ports import Noise, Ports
-from vmdns.server.upstream_socket import Sockets
+from vmdns.server.source_ports import RandomBytes, SourcePortPool
+from vmdns.server.upstream_socket import UpstreamSockets
 
 DRAWS, BUCKETS = 10_000, 64
 
@@ -31,7 +31,7 @@ def test_x07_ten_thousand_ports() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         upstream = Upstream("127.0.0.1", server.getsockname()[1])
-        ports = Ports(Sockets(100), Noise())
+        ports = SourcePortPool(UpstreamSockets(100), RandomBytes())
         drawn = []
         for _ in range(DRAWS):
             port = ports.take(upstream, 0.0)
@@ -41,7 +41,7 @@ def test_x07_ten_thousand_ports() -> None:
 
 
 def test_x07_ten_thousand_ids() -> None:
-    noise = Noise()
+    noise = RandomBytes()
     drawn = [int.from_bytes(noise.draw(2), "big") for _ in range(DRAWS)]
     assert even(chi_square(drawn, 0, 65536))
     # Nor does one tell the next.
@@ -53,7 +53,7 @@ def test_x07_what_rests_is_taken_at_random() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         upstream = Upstream("127.0.0.1", server.getsockname()[1])
-        ports = Ports(Sockets(1024), Noise())
+        ports = SourcePortPool(UpstreamSockets(1024), RandomBytes())
         opened: dict[int, int] = {}
         which = []
         waiting = [ports.take(upstream, 0.0) for _ in range(256)]

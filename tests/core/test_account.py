@@ -5,66 +5,75 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.server.rate_limit import ALLOWANCE, ALLOWANCE_BURST, FACTOR, MAKING, Account, Bucket, Verdict, to_stranger
+from vmdns.server.rate_limit import (
+    ALLOWANCE,
+    ALLOWANCE_BURST,
+    FACTOR,
+    MAKING,
+    Bucket,
+    ClientAccount,
+    SendDecision,
+    to_stranger,
+)
 
 RATE = 1000.0
 
 
 @given(st.lists(st.tuples(st.floats(-5, 60), st.integers(12, 512), st.integers(12, 1232)), max_size=300))
 def test_no_more_goes_out_than_the_law_allows(steps: list[tuple[float, int, int]]) -> None:
-    account, now, latest, received, sent = Account(RATE, 0.0), 0.0, 0.0, 0, 0
+    account, now, latest, received, sent = ClientAccount(RATE, 0.0), 0.0, 0.0, 0, 0
     passed = 0.0
     for later, asked, answered in steps:
         passed += max(0.0, later)
         now += later  # a clock that goes back counts as none
         received += asked
         match account.release(now, asked, answered):
-            case Verdict.SEND:
+            case SendDecision.SEND:
                 sent += answered
-            case Verdict.CUT:
+            case SendDecision.TRUNCATE:
                 sent += asked
-            case Verdict.SILENCE:
+            case SendDecision.DROP:
                 pass
         assert sent <= FACTOR * received + ALLOWANCE_BURST + ALLOWANCE * passed + 1e-6
         latest = max(latest, now)
 
 
 def test_what_is_too_much_is_cut_and_left_in_turns() -> None:
-    account = Account(RATE, 0.0)
+    account = ClientAccount(RATE, 0.0)
     verdicts = [account.release(0.0, 40, 1200) for _ in range(100)]
-    over = [one for one in verdicts if one is not Verdict.SEND]
-    assert verdicts[:54] == [Verdict.SEND] * 54
-    assert over[:4] == [Verdict.CUT, Verdict.SILENCE] * 2
-    assert verdicts.count(Verdict.SEND) * 1200 <= ALLOWANCE_BURST + FACTOR * 40 * len(verdicts)
+    over = [one for one in verdicts if one is not SendDecision.SEND]
+    assert verdicts[:54] == [SendDecision.SEND] * 54
+    assert over[:4] == [SendDecision.TRUNCATE, SendDecision.DROP] * 2
+    assert verdicts.count(SendDecision.SEND) * 1200 <= ALLOWANCE_BURST + FACTOR * 40 * len(verdicts)
 
 
 def test_old_musl_lives_on_what_each_second_allows() -> None:
-    account = Account(RATE, 0.0)
-    while account.release(0.0, 40, 500) is Verdict.SEND:
+    account = ClientAccount(RATE, 0.0)
+    while account.release(0.0, 40, 500) is SendDecision.SEND:
         pass
     # Four answers of 500 bytes a second, without TCP and without end.
     verdicts = {account.release(1.0 + count / 4, 40, 500) for count in range(1000)}
-    assert verdicts == {Verdict.SEND}
+    assert verdicts == {SendDecision.SEND}
 
 
 def test_answers_of_three_times_their_question_are_never_cut() -> None:
-    account = Account(RATE, 0.0)
-    while account.release(0.0, 40, 1200) is not Verdict.SILENCE:
+    account = ClientAccount(RATE, 0.0)
+    while account.release(0.0, 40, 1200) is not SendDecision.DROP:
         pass
-    assert {account.release(0.0, 40, 120) for _ in range(1000)} == {Verdict.SEND}
+    assert {account.release(0.0, 40, 120) for _ in range(1000)} == {SendDecision.SEND}
 
 
 def test_strangers() -> None:
-    assert to_stranger(40, 120) is Verdict.SEND
-    assert to_stranger(40, 121) is Verdict.CUT
+    assert to_stranger(40, 120) is SendDecision.SEND
+    assert to_stranger(40, 121) is SendDecision.TRUNCATE
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.01), st.booleans()), max_size=500))
 def test_no_more_questions_than_the_rate(steps: list[tuple[float, bool]]) -> None:
-    account, now, cost = Account(100.0, 0.0), 0.0, 0.0
+    account, now, cost = ClientAccount(100.0, 0.0), 0.0, 0.0
     for later, made in steps:
         now += later
-        if account.admit(now) is Verdict.SEND:
+        if account.admit(now) is SendDecision.SEND:
             cost += 1
             if made:
                 account.work.charge(MAKING)
@@ -74,16 +83,16 @@ def test_no_more_questions_than_the_rate(steps: list[tuple[float, bool]]) -> Non
 
 
 def test_of_what_is_too_much_one_in_three_is_answered_empty() -> None:
-    account = Account(100.0, 0.0)
+    account = ClientAccount(100.0, 0.0)
     verdicts = [account.admit(0.0) for _ in range(400)]
-    assert verdicts[:100] == [Verdict.SEND] * 100
-    assert verdicts[100:] == [Verdict.SILENCE, Verdict.SILENCE, Verdict.CUT] * 100
+    assert verdicts[:100] == [SendDecision.SEND] * 100
+    assert verdicts[100:] == [SendDecision.DROP, SendDecision.DROP, SendDecision.TRUNCATE] * 100
 
 
 def test_a_crawler_is_not_noticed() -> None:
-    account = Account(5000.0, 0.0)
+    account = ClientAccount(5000.0, 0.0)
     for count in range(60_000):  # a thousand a second for a minute, none of which stands ready
-        assert account.admit(count / 1000) is Verdict.SEND
+        assert account.admit(count / 1000) is SendDecision.SEND
         account.work.charge(MAKING)
 
 

@@ -16,7 +16,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.message import Query, Record, make_query, respond
 from vmdns.dns.name import labels
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import Others
+from vmdns.server.external_names import ExternalNames
 from vmdns.server.listeners import Listener, bind
 from vmdns.state.authoritative import Reply
 from vmdns.state.snapshot import Snapshot
@@ -60,9 +60,9 @@ class Script:
         self.forwarded.append(target)
         return respond(query, limit=limit, answer=[*reply.answer, Record(target, wire.A, 9, b"\xc6\x33\x64\x01")])
 
-    def others(self) -> Others:
+    def others(self) -> ExternalNames:
         """What the server asks for what is not its own."""
-        return Others(self.forward, self.cached, self.chase, self.admit)
+        return ExternalNames(self.forward, self.cached, self.chase, self.admit)
 
     def _made(self, query: Query, limit: int) -> bytes:
         return respond(query, limit=limit, answer=[Record(query.name, wire.A, 9, b"\xc6\x33\x64\x01")])

@@ -67,7 +67,7 @@ def test_fast_and_slow_give_the_same_bytes(asked: list[tuple[str, str, int, int]
             asyncio.run(slow)  # it is forwarded
         if not isinstance(slow, bytes):
             continue
-        ready = server.datagrams.cached_answers(listener, HOST)
+        ready = server.datagrams.find_answers(listener, HOST)
         assert ready is not None
         fast = find(ready, packet)
         if fast is None:
@@ -80,7 +80,7 @@ def test_what_was_said_once_stands_ready() -> None:
     server, listener = served()
     for name, kind in (("db.local", "A"), ("db.local", "AAAA"), ("nope.local", "A"), ("x.db.local", "A")):
         packet = question(name, kind)
-        ready = server.datagrams.cached_answers(listener, HOST)
+        ready = server.datagrams.find_answers(listener, HOST)
         assert ready is not None
         assert find(ready, packet) is None
         said = server.datagrams.answer(packet, (HOST, 1234), listener)
@@ -93,7 +93,7 @@ def test_no_packet_is_taken_for_another(tail: bytes) -> None:
     server, listener = served()
     packet = question("db.local", "HTTPS")
     server.datagrams.answer(packet, (HOST, 1234), listener)
-    ready = server.datagrams.cached_answers(listener, HOST)
+    ready = server.datagrams.find_answers(listener, HOST)
     assert ready
     for other in (packet[:12] + tail, tail, packet + tail, packet[:-4] + tail, packet[: len(tail)]):
         found = find(ready, other)

@@ -26,10 +26,10 @@ from tests.testzone import SNAPSHOT
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import make_query
 from vmdns.dns.name import to_wire
-from vmdns.server.counters import Counts
+from vmdns.server.counters import Counters
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
-from vmdns.server.udp_listener import Door
+from vmdns.server.udp_listener import UdpListener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.policy import Policy
@@ -230,15 +230,15 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
 
     async def main() -> None:
         server = DnsServer(script.current, script.others(), Limits())
-        thread_counts = Counts()
-        listener = Door(
+        thread_counts = Counters()
+        listener = UdpListener(
             Listener(HOST, 53, datagrams, None),  # type: ignore[arg-type]
-            server.datagrams.answer_cache, server.datagrams.cached_answers, server.datagrams.answer,
+            server.datagrams.answer_cache, server.datagrams.find_answers, server.datagrams.answer,
             thread_counts, None,
         )  # fmt: skip
         while datagrams.given:
             with contextlib.suppress(OSError):
-                listener.take()
+                listener.answer_one()
         assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
         counts = server.counts + thread_counts
         assert (counts.failed, counts.queries, counts.malformed) == (2, 5, 1)

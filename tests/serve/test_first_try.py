@@ -22,12 +22,12 @@ from vmdns.dns.message import Query, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import source_ports as ports
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import Others
+from vmdns.server.external_names import ExternalNames
 from vmdns.server.first_query import POSSIBLE
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
-from vmdns.server.source_ports import MOST_SECONDS, MOST_USES, Noise, Ports
-from vmdns.server.upstream_socket import Sockets
+from vmdns.server.source_ports import MOST_SECONDS, MOST_USES, RandomBytes, SourcePortPool
+from vmdns.server.upstream_socket import UpstreamSockets
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this system has no way to wait for many sockets in a thread")
 
@@ -39,13 +39,13 @@ def upstream() -> Iterator[Upstream]:
         yield Upstream(*sock.getsockname())
 
 
-def port_of(port: ports.Port) -> int:
+def port_of(port: ports.SourcePort) -> int:
     return int(port.socket.getsockname()[1])
 
 
 def test_f16_with_little_to_ask_each_question_has_a_port_of_its_own(upstream: Upstream) -> None:
-    sockets = Sockets(1000)
-    pool = Ports(sockets, Noise())
+    sockets = UpstreamSockets(1000)
+    pool = SourcePortPool(sockets, RandomBytes())
     used = []
     for _ in range(50):
         port = pool.take(upstream, 0.0)
@@ -59,8 +59,8 @@ def test_f16_with_little_to_ask_each_question_has_a_port_of_its_own(upstream: Up
 
 
 def test_under_load_ports_are_used_again_at_random_and_not_for_long(upstream: Upstream) -> None:
-    sockets = Sockets(4000)
-    pool = Ports(sockets, Noise())
+    sockets = UpstreamSockets(4000)
+    pool = SourcePortPool(sockets, RandomBytes())
     uses: dict[int, int] = {}
     order = []
     for _ in range(6000):
@@ -86,7 +86,7 @@ def test_under_load_ports_are_used_again_at_random_and_not_for_long(upstream: Up
 
 
 def test_one_port_has_one_question_at_a_time(upstream: Upstream) -> None:
-    pool = Ports(Sockets(100), Noise())
+    pool = SourcePortPool(UpstreamSockets(100), RandomBytes())
     taken = [pool.take(upstream, 0.0) for _ in range(40)]
     assert len({port_of(port) for port in taken}) == 40
     with contextlib.ExitStack() as stack:
@@ -95,7 +95,7 @@ def test_one_port_has_one_question_at_a_time(upstream: Upstream) -> None:
 
 
 def test_a_port_that_is_too_old_or_that_nobody_has_room_for_is_not_kept(upstream: Upstream) -> None:
-    pool = Ports(Sockets(8), Noise())  # a quarter may rest
+    pool = SourcePortPool(UpstreamSockets(8), RandomBytes())  # a quarter may rest
     taken = [pool.take(upstream, 0.0) for _ in range(8)]
     with pytest.raises(OSError, match="too many sockets"):
         pool.take(upstream, 0.0)
@@ -108,7 +108,7 @@ def test_a_port_that_is_too_old_or_that_nobody_has_room_for_is_not_kept(upstream
 
 
 def test_noise_is_never_given_twice() -> None:
-    noise = Noise()
+    noise = RandomBytes()
     drawn = [noise.draw(16) for _ in range(1000)]
     assert len(set(drawn)) == 1000
     assert {len(one) for one in drawn} == {16}
@@ -126,7 +126,7 @@ def test_what_rests_is_closed_soon_and_the_thread_waits_for_its_listener_alone(
             assert net.asker is not None
             for at in range(5):
                 assert told(await net.ask(f"www.{at}.fz.test")) == [GOOD]
-            await until(lambda: not net.asker.tries.busy and net.forwarder.status()["sockets"] == 0)
+            await until(lambda: not net.asker.first_queries.busy and net.forwarder.status()["sockets"] == 0)
 
     run(scenario)
 
@@ -175,8 +175,8 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
         async def nobody(*_: object) -> bytes:
             raise AssertionError
 
-        others = Others(forwarder.resolve, forwarder.cached, nobody, nobody)  # type: ignore[arg-type]
-        others.begin, others.tries, others.settle = forwarder.begin, forwarder.tries, forwarder.settle
+        others = ExternalNames(forwarder.resolve, forwarder.cached, nobody, nobody)  # type: ignore[arg-type]
+        others.begin, others.first_queries, others.settle = forwarder.begin, forwarder.first_queries, forwarder.settle
         server = DnsServer(lambda: SNAPSHOT, others, LIMITS)
         listener = bind("127.0.0.1", 0)
         server.open(listener)

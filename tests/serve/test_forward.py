@@ -493,7 +493,7 @@ def test_f37_x02_stale_answers_when_the_upstream_is_dead() -> None:
             for _ in range(3):
                 answer = await net.ask("short.1.fz.test")
                 assert (told(answer), answer.answer[0].ttl, ede(answer)[0]) == ([GOOD], 30, 3)
-            assert net.up.count() == 3  # the first time, and two tries
+            assert net.up.count() == 3  # the first time, and two first_queries
             net.clock.ahead += 31
             assert told(await net.ask("short.1.fz.test")) == [GOOD]
             assert net.up.count() == 5

@@ -10,9 +10,9 @@ from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import Record, make_query, parse_query, respond
 from vmdns.dns.name import to_wire
-from vmdns.server import client_limits as gate
-from vmdns.server.client_limits import MOST_ACCOUNTS, MOST_VERIFIED, VERIFIED_SECONDS, Gate, VerifiedClients
-from vmdns.server.rate_limit import Verdict
+from vmdns.server import client_limits as client_limits
+from vmdns.server.client_limits import MOST_ACCOUNTS, MOST_VERIFIED, VERIFIED_SECONDS, ClientLimits, VerifiedClients
+from vmdns.server.rate_limit import SendDecision
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.policy import Policy
@@ -32,12 +32,12 @@ class World:
         facts += [lease(1, GUEST, HOSTONLY), lease(2, OTHER, HOSTONLY)]
         self.snapshot = build(facts, Policy(), NOW, 1)
         self.now = 1000.0
-        self.gate = Gate(lambda: self.snapshot, lambda: Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
+        self.client_limits = ClientLimits(lambda: self.snapshot, lambda: Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
 
     def admitted(self, local: str, peer: str, count: int) -> int:
-        asker = self.gate.asker(local, peer)
-        assert asker is not None
-        return sum(self.gate.admit(asker, 5000) is Verdict.SEND for _ in range(count))
+        client = self.client_limits.client(local, peer)
+        assert client is not None
+        return sum(self.client_limits.admit(client, 5000) is SendDecision.SEND for _ in range(count))
 
 
 def test_one_vm_is_one_client_of_lookups_with_all_its_addresses_and_a_network_of_strangers_another() -> None:
@@ -46,9 +46,9 @@ def test_one_vm_is_one_client_of_lookups_with_all_its_addresses_and_a_network_of
     world.snapshot = build([*facts, lease(1, GUEST, HOSTONLY), lease(1 + 256, OTHER, HOSTONLY)], Policy(), NOW, 1)
 
     def client(peer: str, proven: bool) -> str:
-        asker = world.gate.asker(DOOR, peer, proven)
-        assert asker is not None
-        return asker.lookup_client
+        client = world.client_limits.client(DOOR, peer, proven)
+        assert client is not None
+        return client.lookup_client
 
     for proven in (False, True):
         assert client(GUEST, proven) == client(OTHER, proven)
@@ -80,11 +80,11 @@ def response(records: int) -> bytes:
     ],
 )
 def test_what_an_asker_is_counted_by(local: str, peer: str, key: str) -> None:
-    assert World().gate.key(local, peer) == key
+    assert World().client_limits.client_key(local, peer) == key
 
 
 @pytest.mark.parametrize(
-    ("local", "peer", "own", "stranger"),
+    ("local", "peer", "from_host", "stranger"),
     [
         (DOOR, DOOR, True, False),
         (DOOR, GUEST, False, False),
@@ -94,14 +94,14 @@ def test_what_an_asker_is_counted_by(local: str, peer: str, key: str) -> None:
         (LAN_DOOR, "203.0.113.9", False, True),
     ],
 )
-def test_who_is_a_stranger(local: str, peer: str, own: bool, stranger: bool) -> None:
-    asker = World().gate.asker(local, peer)
-    assert asker is not None
-    assert (asker.own, asker.stranger) == (own, stranger)
+def test_who_is_a_stranger(local: str, peer: str, from_host: bool, stranger: bool) -> None:
+    client = World().client_limits.client(local, peer)
+    assert client is not None
+    assert (client.from_host, client.stranger) == (from_host, stranger)
 
 
 def test_loopback_is_not_counted() -> None:
-    assert World().gate.asker("127.0.0.1", "127.0.0.1") is None
+    assert World().client_limits.client("127.0.0.1", "127.0.0.1") is None
 
 
 def test_one_guest_takes_nothing_from_another() -> None:
@@ -118,7 +118,7 @@ def test_one_guest_takes_nothing_from_another() -> None:
 def test_a_change_of_the_table_forgives_nothing() -> None:
     world = World(asker_rate=100)
     assert world.admitted(DOOR, GUEST, 1000) == 100
-    world.gate.forget_askers()
+    world.client_limits.forget_clients()
     assert world.admitted(DOOR, GUEST, 1000) == 0
 
 
@@ -129,16 +129,16 @@ def test_who_becomes_a_guest_while_it_is_looked_up() -> None:
 
     def looked_up_too_late() -> Snapshot:
         guests._current = lambda: world.snapshot
-        guests.forget_askers()
+        guests.forget_clients()
         return empty
 
-    guests = Gate(looked_up_too_late, Limits, lambda: world.now)
-    early = guests.asker(DOOR, GUEST)
+    guests = ClientLimits(looked_up_too_late, Limits, lambda: world.now)
+    early = guests.client(DOOR, GUEST)
     assert early is not None
-    assert early.counted.key == "192.168.56.0/24"
-    late = guests.asker(DOOR, GUEST)
+    assert early.usage.key == "192.168.56.0/24"
+    late = guests.client(DOOR, GUEST)
     assert late is not None
-    assert late.counted.key == GUEST
+    assert late.usage.key == GUEST
     assert not late.stranger
 
 
@@ -146,20 +146,20 @@ def test_t13_where_no_answer_may_go() -> None:
     world = World()
     for peer in ("192.168.56.255", "255.255.255.255", "224.0.0.251", "0.0.0.0", "::", "ff02::fb"):
         assert world.admitted(DOOR, peer, 1) == 0, peer
-        silent = world.gate.asker(DOOR, peer)
-        assert silent is not None
-        assert {world.gate.admit(silent, 5000) for _ in range(10)} == {Verdict.SILENCE}, peer
-    asker = world.gate.asker(DOOR, GUEST)
-    assert asker is not None
-    assert {world.gate.admit(asker, 0) for _ in range(10)} == {Verdict.SILENCE}
+        unanswerable = world.client_limits.client(DOOR, peer)
+        assert unanswerable is not None
+        assert {world.client_limits.admit(unanswerable, 5000) for _ in range(10)} == {SendDecision.DROP}, peer
+    client = world.client_limits.client(DOOR, GUEST)
+    assert client is not None
+    assert {world.client_limits.admit(client, 0) for _ in range(10)} == {SendDecision.DROP}
 
 
 def test_t8_a_stranger_gets_three_bytes_for_one() -> None:
     world = World()
-    asker = world.gate.asker(LAN_DOOR, STRANGER)
+    client = world.client_limits.client(LAN_DOOR, STRANGER)
     for records in range(20):
         made = response(records)
-        passed = world.gate.passes(asker, made, len(QUERY))
+        passed = world.client_limits.limit_response(client, made, len(QUERY))
         assert passed is not None
         assert len(passed) <= 3 * len(QUERY)
         assert (passed == made) is (len(made) <= 3 * len(QUERY))
@@ -168,95 +168,97 @@ def test_t8_a_stranger_gets_three_bytes_for_one() -> None:
 
 def test_t8_a_guest_has_an_allowance_and_all_once_it_is_proven() -> None:
     world = World()
-    asker, made = world.gate.asker(DOOR, GUEST), response(20)
-    passed = [world.gate.passes(asker, made, len(QUERY)) for _ in range(2000)]
+    client, made = world.client_limits.client(DOOR, GUEST), response(20)
+    passed = [world.client_limits.limit_response(client, made, len(QUERY)) for _ in range(2000)]
     sent = sum(len(one) for one in passed if one is not None)
     assert sent <= 3 * len(QUERY) * 2000 + 65_536
     assert None in passed
-    world.gate.prove(GUEST)
-    assert {world.gate.passes(asker, made, len(QUERY)) for _ in range(100)} == {made}
+    world.client_limits.verify_address(GUEST)
+    assert {world.client_limits.limit_response(client, made, len(QUERY)) for _ in range(100)} == {made}
     world.now += VERIFIED_SECONDS
-    assert any(world.gate.passes(asker, made, len(QUERY)) != made for _ in range(2000))
+    assert any(world.client_limits.limit_response(client, made, len(QUERY)) != made for _ in range(2000))
 
 
 def test_t8_what_comes_later_is_measured_by_what_its_query_must_have_had() -> None:
-    asker = World().gate.asker(LAN_DOOR, STRANGER)
-    passed = World().gate.passes(asker, response(20))
+    client = World().client_limits.client(LAN_DOOR, STRANGER)
+    passed = World().client_limits.limit_response(client, response(20))
     assert passed is not None
     assert len(passed) <= 3 * len(QUERY)
 
 
 def test_the_host_itself_gets_all() -> None:
     world, made = World(), response(20)
-    assert {world.gate.passes(world.gate.asker(DOOR, DOOR), made, 40) for _ in range(2000)} == {made}
+    assert {
+        world.client_limits.limit_response(world.client_limits.client(DOOR, DOOR), made, 40) for _ in range(2000)
+    } == {made}
 
 
 def test_t9_questions_for_others() -> None:
     world = World(asker_rate=5000, outstanding=10_000)
-    asker, other = world.gate.asker(DOOR, GUEST), world.gate.asker(DOOR, OTHER)
+    client, other = world.client_limits.client(DOOR, GUEST), world.client_limits.client(DOOR, OTHER)
     count = 0
-    while world.gate.may_miss(asker) and count < 10_000:
-        world.gate.missed(asker)
+    while world.client_limits.may_forward(client) and count < 10_000:
+        world.client_limits.count_forward(client)
         count += 1
     assert count == 400
-    assert world.gate.may_miss(other)
+    assert world.client_limits.may_forward(other)
     world.now += 1
     count = 0
-    while world.gate.may_miss(asker) and count < 10_000:
-        world.gate.missed(asker)
+    while world.client_limits.may_forward(client) and count < 10_000:
+        world.client_limits.count_forward(client)
         count += 1
     assert count == 200
 
 
 def test_t9_half_of_what_is_under_way_is_left_to_others() -> None:
     world = World(asker_rate=1_000_000, outstanding=100, query_timeout=5)
-    asker = world.gate.asker(DOOR, GUEST)
+    client = world.client_limits.client(DOOR, GUEST)
     for _ in range(50):
-        assert world.gate.may_miss(asker)
-        world.gate.missed(asker)
-    assert not world.gate.may_miss(asker)
-    assert world.gate.may_miss(world.gate.asker(DOOR, OTHER))
-    world.gate.met(asker)
-    assert world.gate.may_miss(asker)
-    world.gate.missed(asker)
+        assert world.client_limits.may_forward(client)
+        world.client_limits.count_forward(client)
+    assert not world.client_limits.may_forward(client)
+    assert world.client_limits.may_forward(world.client_limits.client(DOOR, OTHER))
+    world.client_limits.end_forward(client)
+    assert world.client_limits.may_forward(client)
+    world.client_limits.count_forward(client)
     world.now += 7  # an answer that never came
-    assert world.gate.may_miss(asker)
+    assert world.client_limits.may_forward(client)
 
 
 @pytest.mark.parametrize(("local", "peer", "share"), [(DOOR, GUEST, 1), (DOOR, UNKNOWN, 4), (LAN_DOOR, STRANGER, 4)])
 def test_who_is_proven_is_counted_by_himself(local: str, peer: str, share: int) -> None:
     world = World(asker_rate=5000, outstanding=1000)
-    flood, honest = world.gate.asker(local, peer), world.gate.asker(local, peer, proven=True)
+    flood, honest = world.client_limits.client(local, peer), world.client_limits.client(local, peer, proven=True)
     assert flood is not None
     assert honest is not None
     assert world.admitted(local, peer, 10_000) == 5000
-    while world.gate.may_miss(flood):
-        world.gate.missed(flood)
-    assert sum(world.gate.admit(honest, 5000) is Verdict.SEND for _ in range(10_000)) == 5000 // share
+    while world.client_limits.may_forward(flood):
+        world.client_limits.count_forward(flood)
+    assert sum(world.client_limits.admit(honest, 5000) is SendDecision.SEND for _ in range(10_000)) == 5000 // share
     count = 0
-    while world.gate.may_miss(honest):
-        world.gate.missed(honest)
+    while world.client_limits.may_forward(honest):
+        world.client_limits.count_forward(honest)
         count += 1
     assert count == 400 // share
-    neighbour = world.gate.asker(local, peer[:-1] + "3", proven=True)
+    neighbour = world.client_limits.client(local, peer[:-1] + "3", proven=True)
     assert neighbour is not None
-    assert world.gate.may_miss(neighbour)
+    assert world.client_limits.may_forward(neighbour)
 
 
 def test_an_address_of_the_host_is_counted_once_as_nobody_else_can_have_it() -> None:
-    gate = World().gate
-    one, other = gate.asker(DOOR, DOOR), gate.asker(DOOR, DOOR, proven=True)
+    client_limits = World().client_limits
+    one, other = client_limits.client(DOOR, DOOR), client_limits.client(DOOR, DOOR, proven=True)
     assert one is not None
     assert other is not None
-    assert one.counted is other.counted
+    assert one.usage is other.usage
 
 
 def test_t11_no_more_is_remembered_than_the_bounds() -> None:
     world = World()
     for number in range(MOST_ACCOUNTS + 50):
-        world.gate.asker(LAN_DOOR, f"10.{number >> 8}.{number & 255}.1")
-    assert len(world.gate._counted) <= MOST_ACCOUNTS
-    assert len(world.gate._askers) <= gate.MOST_ASKERS
+        world.client_limits.client(LAN_DOOR, f"10.{number >> 8}.{number & 255}.1")
+    assert len(world.client_limits._usages) <= MOST_ACCOUNTS
+    assert len(world.client_limits._clients) <= client_limits.MAX_CLIENTS
     proven = VerifiedClients()
     for number in range(MOST_VERIFIED + 50):
         proven.add(str(number), 0.0)

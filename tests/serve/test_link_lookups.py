@@ -57,7 +57,7 @@ class Lan:
         script = Script()
         script.snapshot = SNAPSHOT
         self.server = DnsServer(script.current, script.others(), Limits())
-        self.server.others.links = self.relay
+        self.server.external.links = self.relay
         self.server.publish(SNAPSHOT)
 
     def _forget(self) -> None:
@@ -236,7 +236,7 @@ def test_this_computer_gets_either_answer_from_memory() -> None:
             lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
             packet = question(f"{state.name.lower()}.local")
             first = datagrams.ask(packet, (HOST, 4000), listener)
-            ready = datagrams.cached_answers(listener, HOST)
+            ready = datagrams.find_answers(listener, HOST)
             assert first is not None
             assert ready is not None
             assert first[1] & 15 == rcode
@@ -258,7 +258,7 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
 
         async def denied() -> bool:
             await lan.ask("nobody.local", peer=HOST)
-            ready = datagrams.cached_answers(listener, HOST)
+            ready = datagrams.find_answers(listener, HOST)
             assert ready is not None
             assert datagrams.ask(packet, (HOST, 4000), listener) is not None
             return find(ready, packet) is not None
@@ -272,7 +272,7 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
             datagrams.answer_cache.expire(0.5)
             assert await denied()
             datagrams.answer_cache.expire(1.5)
-            ready = datagrams.cached_answers(listener, HOST)
+            ready = datagrams.find_answers(listener, HOST)
             assert ready is not None
             assert find(ready, packet) is not None
             forget()

@@ -11,7 +11,7 @@ import pytest
 from vmdns.dns.cookie import COOKIE
 from vmdns.dns.message import make_query, option
 from vmdns.dns.name import to_wire
-from vmdns.server.flood_filter import MOST_MUTED, MUTE_SECONDS, Mute
+from vmdns.server.flood_filter import MOST_MUTED, MUTE_SECONDS, FloodFilter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters on sockets are Linux's")
 
@@ -41,16 +41,16 @@ def heard(server: socket.socket, source: str, packet: bytes = QUERY) -> int:
 def test_who_is_muted_and_for_how_long() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        mute = Mute(server)
-        assert mute.add("127.0.0.9", 10.0)
-        assert mute.add("127.8.7.0/24", 11.0)
-        assert not mute.add("127.8.7.0/24", 11.1)  # it is muted: what comes now was waiting
+        flood_filter = FloodFilter(server)
+        assert flood_filter.mute("127.0.0.9", 10.0)
+        assert flood_filter.mute("127.8.7.0/24", 11.0)
+        assert not flood_filter.mute("127.8.7.0/24", 11.1)  # it is muted: what comes now was waiting
         assert all(heard(server, one) in A_THIRD for one in ("127.0.0.9", "127.8.7.1", "127.8.7.255"))
         assert [heard(server, one) for one in ("127.0.0.8", "127.0.0.1", "127.8.6.1")] == [COUNT] * 3
-        mute.lift(10.0 + MUTE_SECONDS)
+        flood_filter.unmute(10.0 + MUTE_SECONDS)
         assert heard(server, "127.0.0.9") == COUNT
         assert heard(server, "127.8.7.1") in A_THIRD
-        mute.lift(12.0)
+        flood_filter.unmute(12.0)
         assert heard(server, "127.8.7.1") == COUNT
 
 
@@ -68,7 +68,7 @@ def test_who_is_muted_and_for_how_long() -> None:
 def test_what_may_be_a_cookie_of_ours_comes_through(packet: bytes, all_of_them: bool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        assert Mute(server).add("127.0.0.0/8", 10.0)
+        assert FloodFilter(server).mute("127.0.0.0/8", 10.0)
         count = heard(server, "127.0.0.9", packet)
         assert count == COUNT if all_of_them else count in A_THIRD
 
@@ -76,9 +76,9 @@ def test_what_may_be_a_cookie_of_ours_comes_through(packet: bytes, all_of_them: 
 def test_no_more_than_the_bound_and_no_ipv6() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        mute = Mute(server)
-        assert not mute.add("fd00::/56", 0.0)
-        found = [mute.add(f"127.1.{number}.0/24", 0.0) for number in range(MOST_MUTED + 5)]
+        flood_filter = FloodFilter(server)
+        assert not flood_filter.mute("fd00::/56", 0.0)
+        found = [flood_filter.mute(f"127.1.{number}.0/24", 0.0) for number in range(MOST_MUTED + 5)]
         assert found == [True] * MOST_MUTED + [False] * 5
         assert heard(server, "127.1.0.1") in A_THIRD
         assert heard(server, f"127.1.{MOST_MUTED - 1}.1") in A_THIRD

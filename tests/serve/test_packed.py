@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.server.packed_answers import KEY, NOTHING, QUERY, SENT, key_of, packed, unpacked
+from vmdns.server.packed_answers import KEY, NO_RESPONSE, QUERY, SENT, key_of, packed, unpacked
 from vmdns.server.recvmmsg import ROOM, SIZE, Batch
 from vmdns.server.udp import CALLS
 
@@ -22,7 +22,7 @@ def test_a_response_comes_out_as_it_went_in(response: bytes, more: int) -> None:
     whole = response + bytes(more)
     assert unpacked(packed(whole)) == whole
     assert len(packed(whole)) == max(SENT, 10 + len(whole))
-    assert packed(whole) != NOTHING
+    assert packed(whole) != NO_RESPONSE
 
 
 @given(st.binary(max_size=70), st.binary(max_size=70), st.sampled_from(NEAR), st.binary(max_size=5))
@@ -66,8 +66,8 @@ def test_what_comes_is_told_as_it_came_and_nothing_of_what_came_before(
             assert batch.packet(at) == one
             assert batch.peer(at) == client.getsockname()
             assert (keys[at] == key_of(one[2:])) == (1 < len(one) <= QUERY)
-        assert batch.asker(0, len(sent)) == socket.inet_aton(HOST)
-        assert batch.askers(0, len(sent)) == [socket.inet_aton(HOST)] * len(sent)
+        assert batch.common_client(0, len(sent)) == socket.inet_aton(HOST)
+        assert batch.clients(0, len(sent)) == [socket.inet_aton(HOST)] * len(sent)
         batch.clear()
     assert batch.receive(server.fileno(), 0) <= 0
 
@@ -94,8 +94,8 @@ def test_each_gets_its_own_response_and_some_none(
             for at in range(start, end):
                 client.sendto(b"%02d what is asked" % at, server.getsockname())
             assert batch.receive(server.fileno(), start) == end - start
-            assert batch.asker(start, end) == socket.inet_aton(HOST)
-        held = [NOTHING if at in silent else packed(response) for at, response in enumerate(responses)]
+            assert batch.common_client(start, end) == socket.inet_aton(HOST)
+        held = [NO_RESPONSE if at in silent else packed(response) for at, response in enumerate(responses)]
         assert batch.send(parts, held, silent=bool(silent)) == 0
         client.sendto(b"99", one.getsockname())  # the last one: what did not come before its response does not come
         assert batch.receive(one.fileno(), 0) == 1

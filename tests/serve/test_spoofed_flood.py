@@ -38,9 +38,9 @@ class World:
         self.server = DnsServer(script.current, script.others(), Limits(asker_rate=400))
         self.server.publish(script.current())
         self.now = 1000.0
-        self.server._gate._now = lambda: self.now
+        self.server._clients._now = lambda: self.now
         self.listener = Listener(DOOR, 53, None, None)  # type: ignore[arg-type]
-        self.server.datagrams._mutes[self.listener] = SimpleNamespace(add=lambda key, now: False)  # type: ignore[assignment]
+        self.server.datagrams._flood_filters[self.listener] = SimpleNamespace(mute=lambda key, now: False)  # type: ignore[assignment]
 
     def udp(self, packet: bytes, peer: str) -> dns.message.Message | None:
         response = self.server.datagrams.ask(packet, (peer, 4000), self.listener)
@@ -55,7 +55,7 @@ class World:
 
     def cookie(self, peer: str) -> bytes:
         """What the server gave this address before."""
-        return self.server._cookies.meet(b"cccccccc", peer)[0]
+        return self.server._cookies.check(b"cccccccc", peer)[0]
 
 
 def with_cookie(packet: bytes, cookie: bytes) -> bytes:

@@ -138,7 +138,7 @@ class World:
         listener = Listener(local, 53, None, None)  # type: ignore[arg-type]
         found = []
         for _ in range(2):
-            ready = self.server.datagrams.cached_answers(listener, peer)
+            ready = self.server.datagrams.find_answers(listener, peer)
             response = find(ready, packet) if ready is not None else None
             if response is None:
                 response = self.server.datagrams.answer(packet, (peer, 1234), listener)

@@ -15,7 +15,7 @@ from vmdns.server.forwarder import Forwarder
 
 
 class Asker:
-    """One thread with its tries."""
+    """One thread with its first_queries."""
 
     def __init__(self, forwarder: Forwarder) -> None:
         self._forwarder = forwarder
@@ -24,9 +24,9 @@ class Asker:
         self._stopping = False
         self._selector = DefaultSelector()
         self._selector.register(self._ours, EVENT_READ)
-        tries = forwarder.tries(self._selector)
-        assert tries is not None
-        self.tries = tries
+        first_queries = forwarder.first_queries(self._selector)
+        assert first_queries is not None
+        self.first_queries = first_queries
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -51,12 +51,12 @@ class Asker:
 
     def _run(self) -> None:
         while not self._stopping:
-            if self.tries.wait():
+            if self.first_queries.wait():
                 self._ours.recv(1)
                 if self._asked:
                     query, limit, tell = self._asked.popleft()
                     self._answer(query, limit, tell)
-        self.tries.end()
+        self.first_queries.end()
         self._selector.close()
         for _, _, tell in self._asked:
             tell(None)
@@ -70,7 +70,7 @@ class Asker:
         def told(found: Forwarded | Failure) -> None:
             tell(render(query, found, limit))
 
-        found = self._forwarder.begin(Question.of(query), told, self.tries)
+        found = self._forwarder.begin(Question.of(query), told, self.first_queries)
         if not isinstance(found, bool):
             told(found)
         elif not found:

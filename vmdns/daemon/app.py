@@ -37,7 +37,7 @@ from vmdns.host.upstreams import watched
 from vmdns.mdns.publisher import MdnsPublisher
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import Others
+from vmdns.server.external_names import ExternalNames
 from vmdns.server.forwarder import Forwarder
 from vmdns.sources import hosts_file
 from vmdns.sources.file_watcher import FolderWatch
@@ -82,13 +82,13 @@ class App:
         self._admission = Admission(self._is_guest, lambda: self._discovery.request_look("neighbours"))
         self._server = DnsServer(
             self._snapshot,
-            Others(
+            ExternalNames(
                 self._forwarder.resolve,
                 self._forwarder.cached,
                 partial(chase, self._forwarder.find),
                 self._admission.admit,
                 begin=self._forwarder.begin,
-                tries=self._forwarder.tries,
+                first_queries=self._forwarder.first_queries,
                 settle=self._forwarder.settle,
             ),
             config.limits,
@@ -301,7 +301,7 @@ class App:
         config = self._configuration.config
         self._mdns.names, self._mdns.relay = config.mdns, config.mdns_relay
         self._mdns.schedule()
-        self._server.others.links = self._multicast if config.mdns_relay else None
+        self._server.external.links = self._multicast if config.mdns_relay else None
 
     def _keep_wired(self) -> None:
         """With wire = true, points the DHCP servers of VirtualBox's networks at vmdns whenever the networks change."""

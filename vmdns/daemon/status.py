@@ -100,5 +100,5 @@ class Status:
         now, wall = time.monotonic(), time.time()
         return [
             {"address": peer, "at": local, "time": wall - (now - moment)}
-            for (peer, local), moment in self.server.datagrams.askers.copy().items()
+            for (peer, local), moment in self.server.datagrams.recent_clients.copy().items()
         ]

@@ -1,7 +1,6 @@
-"""Cache of encoded answers: what was rendered once is sent again until a snapshot is published.
+"""Cache of encoded answers, cleared when a snapshot is published.
 
-Keys and answers are in the forms of `packed`; the name in a key is in lower case. What is put in comes from the slow
-path, so both give the same bytes.
+Keys and answers have the form of `packed_answers`; the name in a key is in lower case.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from vmdns.state.views import View
 
 MOST_ANSWERS = 50_000  # of all views together; some 330 bytes each: 16 MB
 MOST_FORWARDED = 8_192
-MOST_VIEWS = 1024  # strangers' addresses do not make views, but interfaces come and go
+MOST_VIEWS = 1024  # unknown clients add no views, but interfaces come and go
 FORWARDED_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
-# Negative answers to names that others on a link may have. Their absence is known for a minute, and a new name or a
-# changed link ends it (state/link_lookups.py).
+# Negative answers to names that another host on a link may have. Absence is cached for a minute
+# (state/link_lookups.py).
 ABSENT_SECONDS = 10.0
 
 ClientView = tuple[View, Right]
@@ -34,7 +33,7 @@ class Answers:
         self.by_key: dict[bytes, bytes] = {}
 
     def find_other_case(self, key: bytes) -> bytes | None:
-        """The answer under the key in lower case, if that differs; the question is echoed as it was asked.
+        """Returns the answer under the key in lower case, if that differs; the question is echoed as it was asked.
 
         Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name
         too early, which makes no other valid query's key: length bytes are no letters.
@@ -48,16 +47,16 @@ class Answers:
         return None if answer is None else answer[: BODY + 10] + name + answer[BODY + end :]
 
     def find(self, query: bytes) -> bytes | None:
-        """The answer to a query (without its id) in packed form, whatever the case of its name."""
+        """Returns the packed answer to a query (without its id), whatever the case of its name."""
         key = key_of(query)
         return self.by_key.get(key) or self.find_other_case(key)
 
 
 class AnswerCache:
-    """Answers for all views. Read by the threads that serve without a lock, changed under one.
+    """Cached answers for all views. The UDP thread reads them without a lock; changes are made under one.
 
-    Each view has one `Answers` object for good. Publishing a snapshot clears everything; forwarded answers are dropped
-    after a second, names that nobody on a link has after ten.
+    Each view has one `Answers` object. Publishing a snapshot clears everything; forwarded answers expire after a
+    second, and names that no host on a link has after ten.
     """
 
     def __init__(self) -> None:
@@ -71,7 +70,7 @@ class AnswerCache:
         self.next_second = 0.0
 
     def view(self, view: ClientView) -> Answers:
-        """The cached answers for one view."""
+        """Returns the cached answers for one view."""
         found = self._views.get(view)
         if found is None:
             with self._lock:
@@ -101,7 +100,7 @@ class AnswerCache:
                 self._forwarded.append((answers.by_key, key))
 
     def store_absent(self, view: ClientView, snapshot: Snapshot, query: bytes, response: bytes) -> None:
-        """Stores that nobody on a link has a name, which no VM has in this snapshot."""
+        """Stores that no host on a link has a name, which no VM has in this snapshot."""
         answers, key, answer = self.view(view), key_of(query), packed(response)
         with self._lock:
             if snapshot is self._snapshot and len(self._absent) < MOST_FORWARDED:
@@ -109,18 +108,18 @@ class AnswerCache:
                 self._absent.append((answers.by_key, key))
 
     def drop_absent(self) -> None:
-        """Others on a link may have these names now. Any thread may call this."""
+        """Drops names that were absent from the links, where they may exist now. Any thread may call this."""
         with self._lock:
             _drop(self._absent)
 
     def tick(self) -> None:
-        """Call this before the cache is used: it may have aged."""
+        """Drops expired answers. To be called before the cache is used."""
         moment = now()
         if moment >= self.next_second:
             self.expire(moment)
 
     def expire(self, now: float) -> None:
-        """Drops the forwarded answers of the second before, and absent names each ten. now is of time.monotonic."""
+        """Drops the forwarded answers of the second before, and absent names every ten. now is of time.monotonic."""
         self.next_second = now + FORWARDED_SECONDS
         if now >= self._absent_until:
             self._absent_until = now + ABSENT_SECONDS
@@ -150,11 +149,11 @@ def _drop(entries: _Entries) -> None:
 
 
 def find(answers: Answers, packet: bytes) -> bytes | None:
-    """The cached answer (without its id) to a packet, whatever the case of its name."""
+    """Returns the cached answer (without its id) to a packet, whatever the case of its name."""
     found = answers.find(packet[2:])
     return None if found is None else unpacked(found)
 
 
 def now() -> float:
-    """The clock of `expire`."""
+    """Returns the time for `expire`."""
     return time.monotonic()

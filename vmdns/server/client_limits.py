@@ -1,13 +1,14 @@
-"""Who may cost how much: questions from one address, bytes to addresses that nobody has proven, questions for others.
+"""Limits per client: queries from one address, bytes to addresses that are not verified, and forwarded queries.
 
-Loopback is free of all of it. The host's other addresses, behind which are the guests of NAT, are counted by what takes
-making. A VM is counted for itself, by an address that it is known to have; all others of a network together, since
-whoever is on a link can have any address there. Who is no guest of ours gets three bytes for one at most.
+Loopback is not limited. The host's other addresses, which guests of NAT share, are charged for uncached answers only. A
+VM has limits of its own, by an address that it is known to have; all other addresses of a network share them, since a
+host on a link can take any address there. A response to a client that is no guest has at most three times the bytes of
+its query.
 
-Anybody may send in the name of an address. So questions whose sender is proven, by TCP or by a cookie, are counted by
-themselves, for each address: a flood in somebody's name takes nothing from these.
+An address can be forged. So queries from verified clients, by TCP or by a cookie, have limits of their own for each
+address: a flood in a client's name takes nothing from these.
 
-Counters are changed by several threads without a lock: at worst a question goes uncounted.
+Several threads change the counters without a lock: at worst a query is not counted.
 """
 
 from __future__ import annotations
@@ -19,85 +20,84 @@ from ipaddress import ip_address, ip_network
 
 from vmdns.dns.limits import Limits
 from vmdns.dns.truncation import cut, least_query
-from vmdns.server.flood_filter import MUTE_SECONDS, Mute
-from vmdns.server.rate_limit import IN_VAIN, MAKING, Account, Bucket, Verdict, to_stranger
+from vmdns.server.flood_filter import MUTE_SECONDS, FloodFilter
+from vmdns.server.rate_limit import MAKING, REFUSED_FORWARD, Bucket, ClientAccount, SendDecision, to_stranger
 from vmdns.state.snapshot import Snapshot
 
 MOST_ACCOUNTS = 4096  # some 600 bytes each: 2.5 MB
-MOST_ASKERS = 4096
+MAX_CLIENTS = 4096
 MOST_VERIFIED = 4096  # some 200 bytes each: 0.8 MB
 VERIFIED_SECONDS = 3600.0
-STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers are counted together
-MOST_SILENCED = 64  # questions of one asker that are read in vain, until the kernel is told to drop them
-PROVEN_SHARE = 4  # an address that is proven and no known guest's has a quarter of a guest's bounds to itself
-MISSES = 25  # of so many questions one may be for others and not known: 200 of 5,000 a second
+STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers share limits
+MOST_SILENCED = 64  # questions of one client that are read in vain, until the kernel is told to drop them
+PROVEN_SHARE = 4  # a verified address that is no known guest's has a quarter of a guest's limits
+MISSES = 25  # of so many questions one may be for external and not known: 200 of 5,000 a second
 
 
-class Counted:
-    """What one asker, or all of a network, costs."""
+class ClientUsage:
+    """What one client, or all clients of a network, have used."""
 
-    __slots__ = ("account", "key", "misses", "muted_until", "share", "silenced", "under_way")
+    __slots__ = ("account", "forwards", "in_flight", "key", "muted_until", "share", "silenced")
 
     def __init__(self, key: str, rate: float, share: int, now: float) -> None:
         self.key = key
-        self.share = share  # of a guest's bounds it has one part of so many
-        self.silenced = 0  # questions since it was last muted
+        self.share = share  # its limits are a guest's, divided by this
+        self.silenced = 0  # dropped queries since it was last muted
         self.muted_until = 0.0
-        self.account = Account(rate, now)
-        self.misses = Bucket(rate / MISSES, 2 * rate / MISSES, now)
-        self.under_way: deque[float] = deque()  # when those end at the latest that others were asked
+        self.account = ClientAccount(rate, now)
+        self.forwards = Bucket(rate / MISSES, 2 * rate / MISSES, now)
+        self.in_flight: deque[float] = deque()  # latest ends of its forwarded queries
 
 
-class Asker:
-    """Somebody at one address, asking at one of the host's. own: the host, or guests of NAT behind it; stranger: no
-    guest of this host; silent: what no answer may be sent to. lookup_client: what its lookups by multicast DNS are
-    counted by: one VM with all its addresses, or one network."""
+class Client:
+    """A client at one address, which queries one of the host's. from_host: the host itself, or guests of NAT behind it;
+    stranger: no guest of this host; unanswerable: an address that no response may go to."""
 
-    __slots__ = ("counted", "lookup_client", "own", "peer", "silent", "stranger")
+    __slots__ = ("from_host", "lookup_client", "peer", "stranger", "unanswerable", "usage")
 
     def __init__(
-        self, counted: Counted, lookup_client: str, peer: str, *, own: bool, stranger: bool, silent: bool
+        self, usage: ClientUsage, lookup_client: str, peer: str, *, from_host: bool, stranger: bool, unanswerable: bool
     ) -> None:
-        self.counted = counted
+        self.usage = usage
         self.lookup_client = lookup_client
         self.peer = peer
-        self.own = own
+        self.from_host = from_host
         self.stranger = stranger
-        self.silent = silent
+        self.unanswerable = unanswerable
 
-    def charge(self) -> None:
-        """Its question did not stand ready."""
-        self.counted.account.work.charge(MAKING)
+    def charge_uncached(self) -> None:
+        """Charges a query whose answer was not cached."""
+        self.usage.account.work.charge(MAKING)
 
-    def charge_in_vain(self) -> None:
-        """It asked for others once too often: a flood of that is to end in silence soon."""
-        self.counted.account.work.charge(IN_VAIN)
+    def charge_refused_forward(self) -> None:
+        """Charges a query beyond the limit of forwards, so that a flood of them is dropped soon."""
+        self.usage.account.work.charge(REFUSED_FORWARD)
 
 
 class VerifiedClients:
-    """The addresses whose owner has shown, by TCP or a cookie of ours, that what is sent there reaches it; the one
-    verified longest ago first. now is a monotonic clock in seconds."""
+    """Addresses whose owner has shown, by TCP or by a cookie, that responses reach it; oldest first. now is a monotonic
+    clock in seconds."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
 
     def add(self, address: str, now: float) -> None:
-        """Takes it for verified for an hour; the oldest is dropped where there are too many."""
+        """Marks an address as verified for an hour. Drops the oldest where there are too many."""
         self._until.pop(address, None)
         while len(self._until) >= MOST_VERIFIED:
             self._until.pop(next(iter(self._until), ""), None)
         self._until[address] = now + VERIFIED_SECONDS
 
     def has(self, address: str, now: float) -> bool:
-        """Whether it is verified."""
+        """Whether an address is verified."""
         return self._until.get(address, 0.0) > now
 
     def __len__(self) -> int:
         return len(self._until)
 
 
-class Gate:
-    """current gives the snapshot in force, limits the limits; now is a monotonic clock in seconds."""
+class ClientLimits:
+    """current gives the current snapshot, limits the limits; now is a monotonic clock in seconds."""
 
     def __init__(
         self, current: Callable[[], Snapshot], limits: Callable[[], Limits], now: Callable[[], float] = time.monotonic
@@ -106,28 +106,28 @@ class Gate:
         self._limits = limits
         self._now = now
         self._verified = VerifiedClients()
-        self._askers: dict[tuple[str, str, bool], Asker | None] = {}
-        self._counted: dict[str, Counted] = {}
+        self._clients: dict[tuple[str, str, bool], Client | None] = {}
+        self._usages: dict[str, ClientUsage] = {}
 
-    def forget_askers(self) -> None:
-        """Who is a guest may be otherwise from now on; what was used up stays used up."""
-        self._askers = {}
+    def forget_clients(self) -> None:
+        """Drops what a new snapshot may change about clients; what they used stays."""
+        self._clients = {}
 
-    def asker(self, local: str, peer: str, proven: bool = False) -> Asker | None:
-        """Who asks from `peer` at the host's address `local`; None for who is not counted. proven: whether the question
-        came by TCP or with a cookie of ours."""
-        askers = self._askers
+    def client(self, local: str, peer: str, proven: bool = False) -> Client | None:
+        """Returns the client at `peer` that queries the host's address `local`; None where it is not limited. proven:
+        whether the query came by TCP or with a valid cookie."""
+        clients = self._clients
         try:
-            return askers[local, peer, proven]
+            return clients[local, peer, proven]
         except KeyError:
-            if len(askers) >= MOST_ASKERS:
-                askers.clear()
-            # Into what was there before it was looked up: if that is forgotten meanwhile, so is this.
-            found = askers[local, peer, proven] = self._find(local, peer, proven)
+            if len(clients) >= MAX_CLIENTS:
+                clients.clear()
+            # Into the dict that was there before the lookup: if it is replaced meanwhile, this entry goes with it.
+            found = clients[local, peer, proven] = self._find(local, peer, proven)
             return found
 
-    def key(self, local: str, peer: str) -> str:
-        """What somebody is counted by: an address or a network; '' for who is not counted."""
+    def client_key(self, local: str, peer: str) -> str:
+        """Returns the address or network whose limits a client shares; '' where it is not limited."""
         address = ip_address(peer.partition("%")[0])
         if address.is_loopback:
             return ""
@@ -137,111 +137,112 @@ class Gate:
         bits = STRANGERS_IPV4 if address.version == 4 else STRANGERS_IPV6
         return str(ip_network(f"{address}/{bits}", strict=False))
 
-    def _find(self, local: str, peer: str, proven: bool) -> Asker | None:
+    def _find(self, local: str, peer: str, proven: bool) -> Client | None:
         try:
-            key = self.key(local, peer)
+            key = self.client_key(local, peer)
         except ValueError:
             return None
         if not key:
             return None
         snapshot = self._current()
-        own = snapshot.ways.owns(peer)
-        stranger = not own and not snapshot.is_guest(peer) and snapshot.ways.trusted(local, peer) is not True
+        from_host = snapshot.ways.owns(peer)
+        stranger = not from_host and not snapshot.is_guest(peer) and snapshot.ways.trusted(local, peer) is not True
         address = ip_address(peer.partition("%")[0])
         place = snapshot.ways.place_of(peer, local)
-        # One answer to it would be many, or would be for nobody (T13).
-        silent = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
+        # A response to it would reach many hosts, or none.
+        unanswerable = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
         if place is not None and address.version == 4 and place.at.network.prefixlen < 31:
-            silent = silent or address == place.at.network.broadcast_address
-        if proven and not own:  # nobody else can have an address of the host's
-            counted = self._count(f"{peer} proven", 1 if key == peer else PROVEN_SHARE)
+            unanswerable = unanswerable or address == place.at.network.broadcast_address
+        if proven and not from_host:  # no other host can have an address of the host's
+            usage = self._usage_of(f"{peer} proven", 1 if key == peer else PROVEN_SHARE)
         else:
-            counted = self._count(key, 1)
+            usage = self._usage_of(key, 1)
         # Proven or not are two clients, so that what is sent in a VM's name leaves it its lookups.
         lookup_client = (snapshot.vm_at(peer) or key) + (" proven" if proven else "")
-        return Asker(counted, lookup_client, peer, own=own, stranger=stranger, silent=silent)
+        return Client(usage, lookup_client, peer, from_host=from_host, stranger=stranger, unanswerable=unanswerable)
 
-    def _count(self, key: str, share: int) -> Counted:
+    def _usage_of(self, key: str, share: int) -> ClientUsage:
         rate = float(self._limits().asker_rate) / share
-        found = self._counted.pop(key, None)
+        found = self._usages.pop(key, None)
         if found is None or found.account.work.rate != rate:
-            while len(self._counted) >= MOST_ACCOUNTS:
-                self._counted.pop(next(iter(self._counted), ""), None)
-            found = Counted(key, rate, share, self._now())
-        self._counted[key] = found
+            while len(self._usages) >= MOST_ACCOUNTS:
+                self._usages.pop(next(iter(self._usages), ""), None)
+            found = ClientUsage(key, rate, share, self._now())
+        self._usages[key] = found
         return found
 
-    # -- one question -----------------------------------------------------------------------------------------
+    # -- one query --------------------------------------------------------------------------------------------
 
-    def admit(self, asker: Asker, port: int) -> Verdict:
-        """Whether a datagram of this asker is answered: SEND; else CUT for one in three, and SILENCE. port is the one
-        that it came from: 0 takes no answer."""
-        if port == 0 or asker.silent:
-            return Verdict.SILENCE
+    def admit(self, client: Client, port: int) -> SendDecision:
+        """Returns whether a datagram of this client is answered: SEND; else TRUNCATE for one in three, and DROP. port
+        is its source port: 0 can get no response."""
+        if port == 0 or client.unanswerable:
+            return SendDecision.DROP
         now = self._now()
-        verdict = asker.counted.account.admit(now)
-        if verdict is Verdict.SILENCE and now < asker.counted.muted_until:
-            return Verdict.CUT  # of what is sent, one in three comes through the kernel
+        verdict = client.usage.account.admit(now)
+        if verdict is SendDecision.DROP and now < client.usage.muted_until:
+            return SendDecision.TRUNCATE  # the kernel has dropped two in three already
         return verdict
 
-    def floods(self, asker: Asker, mute: Mute) -> bool:
-        """One more of its questions was too much: whether it is muted now, for a moment in which it gains nothing."""
-        counted = asker.counted
-        counted.silenced += 1
-        if counted.silenced < MOST_SILENCED:
+    def mute_flood(self, client: Client, flood_filter: FloodFilter) -> bool:
+        """Counts a dropped query. Returns whether the client is muted now, for MUTE_SECONDS in which its tokens do not
+        refill."""
+        usage = client.usage
+        usage.silenced += 1
+        if usage.silenced < MOST_SILENCED:
             return False
-        counted.silenced = 0
+        usage.silenced = 0
         now = self._now()
-        if not mute.add(counted.key, now):
+        if not flood_filter.mute(usage.key, now):
             return False
-        counted.muted_until = now + MUTE_SECONDS
-        counted.account.work.charge(counted.account.work.rate * MUTE_SECONDS)
+        usage.muted_until = now + MUTE_SECONDS
+        usage.account.work.charge(usage.account.work.rate * MUTE_SECONDS)
         return True
 
-    def lift(self, mute: Mute) -> None:
-        """Hears those again whose moment is over."""
-        mute.lift(self._now())
+    def unmute(self, flood_filter: FloodFilter) -> None:
+        """Unmutes the networks whose time is over."""
+        flood_filter.unmute(self._now())
 
-    def prove(self, peer: str) -> None:
-        """This address is its owner's."""
+    def verify_address(self, peer: str) -> None:
+        """Marks an address as verified."""
         self._verified.add(peer, self._now())
 
-    def passes(self, asker: Asker | None, response: bytes, received: int = 0) -> bytes | None:
-        """What is sent of a response, by UDP: it, a cut one, or nothing. received: the bytes of its query, 0 where
-        that is not at hand any more; then as few as it must have had."""
-        if asker is None or asker.own:
+    def limit_response(self, client: Client | None, response: bytes, received: int = 0) -> bytes | None:
+        """Returns what is sent of a UDP response: all of it, a truncated one, or None. received: the length of its
+        query, 0 where it is not known any more; the shortest possible length is taken then."""
+        if client is None or client.from_host:
             return response
         now = self._now()
-        if self._verified.has(asker.peer, now):
+        if self._verified.has(client.peer, now):
             return response
         received = received or least_query(response)
-        if asker.stranger:
+        if client.stranger:
             verdict = to_stranger(received, len(response))
         else:
-            verdict = asker.counted.account.release(now, received, len(response))
-        if verdict is Verdict.SEND:
+            verdict = client.usage.account.release(now, received, len(response))
+        if verdict is SendDecision.SEND:
             return response
-        return cut(response) if verdict is Verdict.CUT else None
+        return cut(response) if verdict is SendDecision.TRUNCATE else None
 
-    # -- questions for others ---------------------------------------------------------------------------------
+    # -- forwarded queries -------------------------------------------------------------------------------------
 
-    def may_miss(self, asker: Asker | None) -> bool:
-        """Whether others may be asked for this asker: not too often, and not half of all that is under way."""
-        if asker is None:
+    def may_forward(self, client: Client | None) -> bool:
+        """Whether a query of this client may be forwarded: not too often, and at most half of all pending ones."""
+        if client is None:
             return True
-        counted, now = asker.counted, self._now()
-        while counted.under_way and counted.under_way[0] < now:
-            counted.under_way.popleft()
-        few = len(counted.under_way) < max(1, self._limits().outstanding // 2 // counted.share)
-        return few and counted.misses.level(now) >= 1
+        usage, now = client.usage, self._now()
+        while usage.in_flight and usage.in_flight[0] < now:
+            usage.in_flight.popleft()
+        few = len(usage.in_flight) < max(1, self._limits().outstanding // 2 // usage.share)
+        return few and usage.forwards.level(now) >= 1
 
-    def missed(self, asker: Asker | None) -> None:
-        """Others were asked for this asker."""
-        if asker is not None:
-            asker.counted.misses.charge(1)
-            asker.counted.under_way.append(self._now() + self._limits().query_timeout + 1)
+    def count_forward(self, client: Client | None) -> None:
+        """Counts a forwarded query."""
+        if client is not None:
+            client.usage.forwards.charge(1)
+            client.usage.in_flight.append(self._now() + self._limits().query_timeout + 1)
 
-    def met(self, asker: Asker | None) -> None:
-        """One of those questions has its answer."""
-        if asker is not None and asker.counted.under_way:
-            asker.counted.under_way.popleft()
+    def end_forward(self, client: Client | None) -> None:
+        """Ends one of the client's forwarded queries."""
+        if client is not None and client.usage.in_flight:
+            client.usage.in_flight.popleft()

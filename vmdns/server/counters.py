@@ -1,4 +1,4 @@
-"""What the DNS server did since its start."""
+"""Counters of the DNS server since its start."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(slots=True)
-class Counts:
-    """In questions; tcp_connections in connections. silenced are those by UDP that were too many: they got no answer,
+class Counters:
+    """Counts queries, and TCP connections. silenced counts the UDP queries beyond the rate limit, which got no response
     or an empty one with TC."""
 
     queries: int = 0
@@ -19,9 +19,9 @@ class Counts:
     silenced: int = 0
     tcp_connections: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
+    def __add__(self, other: Counters) -> Counters:
         mine, theirs = asdict(self), asdict(other)
-        return Counts(**{name: count + theirs[name] for name, count in mine.items()})
+        return Counters(**{name: count + theirs[name] for name, count in mine.items()})
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)

@@ -1,7 +1,7 @@
 """The DNS server: UDP and TCP on every listener (RFC 1035 section 4.2, RFC 7766).
 
-Datagrams are taken by threads of their own (`datagrams`), TCP by the event loop (`tcp`); both ask `decisions`. A
-packet can never raise past these files: what cannot be read gets FORMERR or silence, what fails gets SERVFAIL.
+One thread answers UDP (`udp_queries`), the event loop TCP (`tcp`); both use the query handler. A packet can never raise
+past these files: a malformed one gets FORMERR or no response, a fault of ours gives SERVFAIL.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import SERVFAIL, Malformed, bare_reply, parse_query, udp_limit, with_keepalive
-from vmdns.server.client_limits import Gate
+from vmdns.server.client_limits import ClientLimits
 from vmdns.server.cookies import Cookies
-from vmdns.server.counters import Counts
-from vmdns.server.external_names import Others
+from vmdns.server.counters import Counters
+from vmdns.server.external_names import ExternalNames
 from vmdns.server.listeners import Listener
-from vmdns.server.query_handler import Decisions
-from vmdns.server.tcp import Connections
-from vmdns.server.udp_queries import Datagrams
+from vmdns.server.query_handler import QueryHandler
+from vmdns.server.tcp import TcpConnections
+from vmdns.server.udp_queries import UdpQueries
 from vmdns.state.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -29,19 +29,22 @@ TCP_LIMIT = 65_535
 
 
 class DnsServer:
-    """Answers on its listeners from the current snapshot, and hands on to others what is not ours."""
+    """Answers on its listeners from the current snapshot, and forwards queries for external names."""
 
-    def __init__(self, current: Callable[[], Snapshot], others: Others, limits: Limits) -> None:
+    def __init__(self, current: Callable[[], Snapshot], external: ExternalNames, limits: Limits) -> None:
         self.limits = limits
-        self.others = others
+        self.external = external
         self._cookies = Cookies()
-        self._gate = Gate(current, lambda: self.limits)
-        self._decisions = Decisions(current, others, self._gate, lambda: self.limits)
-        self.datagrams = Datagrams(current, self._decisions, others, self._gate, self._cookies, self._spawn)
+        self._clients = ClientLimits(current, lambda: self.limits)
+        self._handler = QueryHandler(current, external, self._clients, lambda: self.limits)
+        self.datagrams = UdpQueries(current, self._handler, external, self._clients, self._cookies, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: dict[Listener, asyncio.Task[None]] = {}
-        self._connections = Connections(self.handle, self._spawn, lambda: self.limits, self._decisions.counts)
-        self._connections.met, self._connections.key = self._gate.prove, self._gate.key
+        self._connections = TcpConnections(self.handle, self._spawn, lambda: self.limits, self._handler.counts)
+        self._connections.on_query, self._connections.client_key = (
+            self._clients.verify_address,
+            self._clients.client_key,
+        )
 
     @property
     def listeners(self) -> list[Listener]:
@@ -49,38 +52,38 @@ class DnsServer:
 
     @property
     def connections(self) -> int:
-        """How many TCP connections are open."""
+        """The number of open TCP connections."""
         return len(self._connections)
 
     @property
-    def counts(self) -> Counts:
-        """What was done since the start."""
-        return self._decisions.counts + self.datagrams.counts
+    def counts(self) -> Counters:
+        """Counters since the start."""
+        return self._handler.counts + self.datagrams.counts
 
     def open(self, listener: Listener, *, batches: bool = True) -> None:
-        """Answers on it from now on. batches: whether datagrams are taken by the dozen where the system can."""
+        """Starts answering on a listener. batches: whether recvmmsg is used where the system has it."""
         self.datagrams.open(listener, batches=batches)
         self._accepting[listener] = asyncio.get_running_loop().create_task(self._connections.accept(listener))
 
     def close(self, listener: Listener) -> None:
-        """Answers on it no more; connections that are open stay."""
-        self._deafen(listener)
+        """Stops answering on a listener; open connections stay."""
+        self._stop_listening(listener)
         listener.close()
 
-    def _deafen(self, listener: Listener) -> None:
+    def _stop_listening(self, listener: Listener) -> None:
         self.datagrams.close(listener)
         self._accepting.pop(listener).cancel()
-        # Before it is closed: its number may belong to another socket the next moment.
+        # Before it is closed: its file number may be reused at once.
         asyncio.get_running_loop().remove_reader(listener.tcp)
 
     async def stop(self, grace: float = 1.0) -> None:
-        """Closes everything; questions under way have `grace` seconds to be answered."""
+        """Closes everything; pending queries have `grace` seconds to be answered."""
         listeners = self.listeners
         for listener in listeners:
-            self._deafen(listener)
-        self.datagrams.go_on()
-        if self.others.settle is not None:
-            self._spawn(self.others.settle(grace))
+            self._stop_listening(listener)
+        self.datagrams.resolve_pending()
+        if self.external.settle is not None:
+            self._spawn(self.external.settle(grace))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for listener in listeners:
@@ -90,28 +93,28 @@ class DnsServer:
         await self._connections.close(grace)
 
     def publish(self, snapshot: Snapshot) -> None:
-        """This snapshot is in force."""
-        self._gate.forget_askers()
+        """Takes a new snapshot."""
+        self._clients.forget_clients()
         self.datagrams.publish(snapshot)
 
     def handle(self, packet: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
-        """The response, one that is still to come, or None for silence. Never raises. Runs in the event loop."""
-        counts = self._decisions.counts
+        """Returns the response, what to await for it, or None for no response. Never raises. Runs in the event loop."""
+        counts = self._handler.counts
         counts.queries += 1
         try:
             query = parse_query(packet)
         except Malformed as malformed:
             counts.malformed += 1
             return malformed.reply
-        query = self._cookies.told(query, peer)
+        query = self._cookies.with_cookie(query, peer)
         if tcp:
             query = replace(with_keepalive(query, self.limits.tcp_idle), proven=True)
         limit = TCP_LIMIT if tcp else udp_limit(query)
         try:
-            response, reply = self._decisions.decide(query, peer, local, limit)
-            return self._decisions.onward(query, reply, peer, local, limit) if response is None else response
+            response, reply = self._handler.answer_locally(query, peer, local, limit)
+            return self._handler.answer_external(query, reply, peer, local, limit) if response is None else response
         except Exception:
-            log.exception("a question could not be answered")
+            log.exception("a query could not be answered")
             counts.failed += 1
             return bare_reply(packet, SERVFAIL)
 
@@ -120,10 +123,10 @@ class DnsServer:
             try:
                 await work
             except OSError:
-                self._decisions.counts.failed += 1  # a peer that went away, or does not read
+                self._handler.counts.failed += 1  # a peer that went away, or does not read
             except Exception:
                 log.exception("a response could not be sent")
-                self._decisions.counts.failed += 1
+                self._handler.counts.failed += 1
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)

@@ -1,4 +1,4 @@
-"""Whom a question goes to that our own zones do not answer."""
+"""Dependencies for names outside the local zones: forwarder, cache, mDNS querier."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Protocol
 
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question
 from vmdns.dns.message import Query
-from vmdns.server.first_query import FirstTries
+from vmdns.server.first_query import FirstQueries
 from vmdns.server.in_flight import Waiter
 from vmdns.state.authoritative import Reply
 from vmdns.state.link_lookups import State
 
-# The response in so many bytes at most, once an upstream gave it.
+# Gives the response in at most that many bytes, once an upstream has responded.
 Forward = Callable[[Query, int], Awaitable[bytes]]
-# The same where it is known already.
+# Gives the response from the cache; None where there is none.
 Cached = Callable[[Query, int], bytes | None]
-# The response where a reply of ours ends in an alias for a name of others.
+# Completes a local reply that ends in an alias for an external name.
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 # Waits until the peer with this address is known to be a guest, or for long enough.
 Admit = Callable[[str], Awaitable[None]]
-# What is known; else whether it was asked by the tries of the calling thread, and the waiter will be told.
-Begin = Callable[[Question, Waiter, FirstTries], Forwarded | Failure | bool]
+# Gives a cached answer; else whether the calling thread sends a query, of whose result the waiter is notified.
+Begin = Callable[[Question, Waiter, FirstQueries], Forwarded | Failure | bool]
 
 
 class LinkLookups(Protocol):
-    """Lookups of `X.local` by multicast DNS on the host's links (mdns/transport.py has the details)."""
+    """Lookups of `X.local` by multicast DNS on the host's links (mdns/transport.py)."""
 
     def state(self, name: bytes, client: str) -> State: ...
 
@@ -35,10 +35,9 @@ class LinkLookups(Protocol):
 
 
 @dataclass(slots=True)
-class Others:
-    """links looks up X.local on the host's links; there are no lookups where it is None. begin, tries (of a thread that
-    waits in this way) and settle ask upstreams in the threads that receive datagrams; without them the event loop does
-    it all."""
+class ExternalNames:
+    """links looks up X.local on the host's links; None turns that off. begin, first_queries (for a thread that waits
+    with this selector) and settle send upstream queries from the UDP thread; without them the event loop does."""
 
     forward: Forward
     cached: Cached
@@ -46,5 +45,5 @@ class Others:
     admit: Admit
     links: LinkLookups | None = None
     begin: Begin | None = None
-    tries: Callable[[BaseSelector], FirstTries | None] | None = None
+    first_queries: Callable[[BaseSelector], FirstQueries | None] | None = None
     settle: Callable[[float], Awaitable[None]] | None = None

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.server.upstream_server import Server, Unanswered
+from vmdns.server.upstream_server import Unanswered, UpstreamServer
 
 # A server may be silent for this part of limits.upstream_timeout, and no more seconds than that, before the next one
 # is asked as well.
@@ -37,25 +37,25 @@ def patience(limits: Limits) -> float:
     return min(_PATIENCE_PART * limits.upstream_timeout, _PATIENCE)
 
 
-class Round:
+class Failover:
     """The tries of one question."""
 
     def __init__(
-        self, servers: Sequence[Server], ask: Callable[[Server], Awaitable[Forwarded]], limits: Limits
+        self, servers: Sequence[UpstreamServer], ask: Callable[[UpstreamServer], Awaitable[Forwarded]], limits: Limits
     ) -> None:
         self._ask = ask
         self._limits = limits
         self._patience = patience(limits)
         self._left = dict.fromkeys(servers, _TRIES_EACH)
-        self._again: dict[Server, float] = {}
-        self._why: dict[Server, str] = {}
-        self._tries: dict[asyncio.Future[Forwarded], tuple[Server, float]] = {}
+        self._again: dict[UpstreamServer, float] = {}
+        self._why: dict[UpstreamServer, str] = {}
+        self._tries: dict[asyncio.Future[Forwarded], tuple[UpstreamServer, float]] = {}
         self._started = 0
         self._begun: float | None = None
         self._last = 0.0
         self._replied = False
 
-    def go_on(self, server: Server, asking: Awaitable[Forwarded], begun: float, now: float) -> None:
+    def go_on(self, server: UpstreamServer, asking: Awaitable[Forwarded], begun: float, now: float) -> None:
         """One server was asked at `begun`, both by the clock of the servers; to be said before `run`."""
         time = asyncio.get_running_loop().time() - (now - begun)
         self._begun = time
@@ -90,7 +90,7 @@ class Round:
                 task.cancel()
             await asyncio.gather(*self._tries, return_exceptions=True)
 
-    def _next(self, time: float, spare: bool) -> Server | None:
+    def _next(self, time: float, spare: bool) -> UpstreamServer | None:
         if self._started >= _MOST_TRIES:
             return None
         able = [
@@ -100,13 +100,13 @@ class Round:
         ]
         return min(able, key=lambda server: self._due(server, time), default=None)
 
-    def _due(self, server: Server, time: float) -> float:
+    def _due(self, server: UpstreamServer, time: float) -> float:
         """When this server is to be asked: a new one after a silence, at once where nobody is left to wait for."""
         if server in self._again:
             return self._again[server]
         return self._last + self._patience if self._tries else time
 
-    def _start(self, server: Server, time: float, begun: float, asking: Awaitable[Forwarded]) -> None:
+    def _start(self, server: UpstreamServer, time: float, begun: float, asking: Awaitable[Forwarded]) -> None:
         self._left[server] -= 1
         self._started += 1
         self._last = time

@@ -19,10 +19,10 @@ from typing import Protocol
 from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.response_validation import Rejected, Verdict
-from vmdns.server.in_flight import Flight
-from vmdns.server.source_ports import Noise, Port, Ports
-from vmdns.server.upstream_server import Judge
-from vmdns.server.upstream_socket import MOST_DATAGRAM, MOST_STRAYS, Sockets
+from vmdns.server.in_flight import InFlightQuery
+from vmdns.server.source_ports import RandomBytes, SourcePort, SourcePortPool
+from vmdns.server.upstream_server import Validate
+from vmdns.server.upstream_socket import MOST_DATAGRAM, MOST_STRAYS, UpstreamSockets
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ _GUESSED = Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no rep
 Came = bytes | Rejected | OSError
 
 
-class Attempt:
+class FirstQuery:
     """A query under way. begun is by the clock of the server; the others are in seconds of time.monotonic."""
 
     __slots__ = ("begun", "flight", "judge", "next_at", "over_at", "port", "sent", "server", "strays", "verdict")
 
-    def __init__(self, flight: Flight, port: Port, sent: wire.Query, begun: float) -> None:
+    def __init__(self, flight: InFlightQuery, port: SourcePort, sent: wire.Query, begun: float) -> None:
         self.flight = flight
         self.server = flight.servers[0]
         self.port = port
@@ -50,7 +50,7 @@ class Attempt:
         self.next_at = self.over_at = 0.0  # when others are asked as well, when nobody waits any more
         self.strays = 0
         # In the event loop, once that goes on with it.
-        self.judge: Judge | None = None
+        self.judge: Validate | None = None
         self.verdict: asyncio.Future[Forwarded | Rejected] | None = None
 
     @property
@@ -58,7 +58,7 @@ class Attempt:
         """Whether the event loop has heard enough."""
         return self.verdict is not None and self.verdict.done()
 
-    def expect(self, judge: Judge) -> None:
+    def expect(self, judge: Validate) -> None:
         """The event loop goes on with it, and judges what comes."""
         self.judge = judge
         self.verdict = asyncio.get_running_loop().create_future()
@@ -87,36 +87,38 @@ class Attempt:
 class Owner(Protocol):
     """Whose questions are asked: the forwarder. Any thread may call this."""
 
-    def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
+    def judged(self, flight: InFlightQuery, message: bytes, sent: wire.Query) -> Forwarded | None:
         """The answer that a message is; None where the event loop has to look at it."""
 
-    def answered(self, attempt: Attempt, found: Forwarded) -> None:
+    def answered(self, attempt: FirstQuery, found: Forwarded) -> None:
         """The question is answered."""
 
-    def go_on(self, flight: Flight, attempt: Attempt | None) -> None:
+    def go_on(self, flight: InFlightQuery, attempt: FirstQuery | None) -> None:
         """Lets the event loop go on with a question, from an attempt at it if there is one."""
 
-    def tell(self, attempt: Attempt, came: Came) -> None:
+    def tell(self, attempt: FirstQuery, came: Came) -> None:
         """Tells an attempt, with which the event loop goes on, what came."""
 
 
-class FirstTries:
+class FirstQueries:
     """The attempts of one thread, which waits in `wait` for as long as it is `busy`. Used in that thread alone.
 
     now is the clock of the servers; selector also has the listeners' sockets.
     """
 
-    def __init__(self, owner: Owner, sockets: Sockets, now: Callable[[], float], selector: BaseSelector) -> None:
+    def __init__(
+        self, owner: Owner, sockets: UpstreamSockets, now: Callable[[], float], selector: BaseSelector
+    ) -> None:
         self._owner = owner
         self._now = now
-        self._noise = Noise()
-        self._ports = Ports(sockets, self._noise)
+        self._noise = RandomBytes()
+        self._ports = SourcePortPool(sockets, self._noise)
         self._selector = selector
         self._numbers: set[int] = set()  # of sockets of theirs
         # By file number, in the order of their beginning; and those with which the event loop goes on.
-        self._alone: dict[int, Attempt] = {}
-        self._late: dict[int, Attempt] = {}
-        self._unsent: list[tuple[Attempt, bytes]] = []
+        self._alone: dict[int, FirstQuery] = {}
+        self._late: dict[int, FirstQuery] = {}
+        self._unsent: list[tuple[FirstQuery, bytes]] = []
         self._look_at = 0.0
 
     @property
@@ -124,7 +126,7 @@ class FirstTries:
         """Whether anything of theirs is waited for."""
         return bool(self._alone or self._late or self._ports.resting)
 
-    def ask(self, flight: Flight, patience: float, most: float) -> None:
+    def ask(self, flight: InFlightQuery, patience: float, most: float) -> None:
         """Asks the first server of a flight, as soon as the thread waits.
 
         After `patience` seconds others may be asked too; `most` is all it has.
@@ -138,7 +140,7 @@ class FirstTries:
         if not self.busy:
             self._look_at = now + _LOOK_SECONDS
         packet, sent = server.begin(flight.question, self._noise.draw)
-        attempt = Attempt(flight, port, sent, self._now())
+        attempt = FirstQuery(flight, port, sent, self._now())
         attempt.next_at, attempt.over_at = now + patience, now + most
         self._alone[port.number] = attempt
         self._unsent.append((attempt, packet))
@@ -202,7 +204,7 @@ class FirstTries:
         for port in self._ports.end():
             self._drop(port)
 
-    def _break_off(self, attempt: Attempt) -> None:
+    def _break_off(self, attempt: FirstQuery) -> None:
         """A fault of ours: the event loop asks anew."""
         _log.exception("a reply could not be taken")
         number = attempt.port.number
@@ -212,7 +214,7 @@ class FirstTries:
         if late is None:
             self._owner.go_on(attempt.flight, None)
 
-    def _hear(self, attempt: Attempt, now: float) -> None:
+    def _hear(self, attempt: FirstQuery, now: float) -> None:
         port = attempt.port
         try:
             message = port.socket.recv(MOST_DATAGRAM)
@@ -239,7 +241,7 @@ class FirstTries:
             self._drop(port)
         self._owner.answered(attempt, found)
 
-    def _hear_late(self, attempt: Attempt) -> None:
+    def _hear_late(self, attempt: FirstQuery) -> None:
         try:
             message = attempt.port.socket.recv(MOST_DATAGRAM)
         except BlockingIOError:
@@ -272,21 +274,21 @@ class FirstTries:
         for port in self._ports.tired(now):
             self._drop(port)
 
-    def _pass_on(self, attempt: Attempt) -> None:
+    def _pass_on(self, attempt: FirstQuery) -> None:
         """The event loop goes on with it; what comes yet is told to that."""
         del self._alone[attempt.port.number]
         self._late[attempt.port.number] = attempt
         self._owner.go_on(attempt.flight, attempt)
 
-    def _fail(self, attempt: Attempt, why: Rejected | OSError) -> None:
+    def _fail(self, attempt: FirstQuery, why: Rejected | OSError) -> None:
         self._owner.tell(attempt, why)
         self._forget(attempt)
 
-    def _forget(self, attempt: Attempt) -> None:
+    def _forget(self, attempt: FirstQuery) -> None:
         del self._late[attempt.port.number]
         self._drop(attempt.port)
 
-    def _drop(self, port: Port) -> None:
+    def _drop(self, port: SourcePort) -> None:
         with contextlib.suppress(KeyError):  # it has not been used yet
             self._selector.unregister(port.number)
         self._numbers.discard(port.number)

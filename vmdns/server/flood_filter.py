@@ -1,9 +1,10 @@
-"""Has the kernel drop most datagrams of who floods, before they take a place in the socket's queue or any time of ours.
+"""Has the kernel drop most datagrams of a flood, before they take a place in the socket's queue or any time of the
+server.
 
-One in three comes through, to be answered empty with TC, and so does each that ends in a DNS cookie as long as ours:
-what is sent in somebody's name must not silence him.
+One in three passes, to be answered empty with TC, and so does each that ends in a DNS cookie as long as ours: a flood
+in a client's name must not silence the client.
 
-By a filter on the socket (SO_ATTACH_FILTER, which takes no right), on Linux and by IPv4; elsewhere each datagram is
+Uses a filter on the socket (SO_ATTACH_FILTER, which needs no privilege) on Linux with IPv4; elsewhere each datagram is
 dropped when it is read.
 """
 
@@ -32,8 +33,8 @@ _ALL, _NOTHING = 0xFFFFFFFF, 0
 _OPTION_AT = 4 + FULL  # bytes from the end of a datagram
 
 
-class Mute:
-    """Who is muted on one socket. Times are of a monotonic clock, in seconds. Of any thread."""
+class FloodFilter:
+    """The muted networks of one socket. Times are of a monotonic clock, in seconds. Any thread may use it."""
 
     def __init__(self, udp: socket.socket) -> None:
         self._socket = udp
@@ -41,10 +42,10 @@ class Mute:
         self._until: dict[IPv4Network, float] = {}
         self.possible = sys.platform == "linux" and udp.family == socket.AF_INET
 
-    def add(self, key: str, now: float) -> bool:
-        """Mutes an address or a network for a moment; False where that cannot be, or is so already.
+    def mute(self, key: str, now: float) -> bool:
+        """Mutes an address or a network for MUTE_SECONDS. Returns False where that is not possible, or already done.
 
-        `lift` is due after MUTE_SECONDS.
+        `unmute` is due after MUTE_SECONDS.
         """
         network = ip_network(key)
         if not self.possible or not isinstance(network, IPv4Network):
@@ -55,8 +56,8 @@ class Mute:
             self._until[network] = now + MUTE_SECONDS
             return self._attach()
 
-    def lift(self, now: float) -> None:
-        """Hears again whose time is over."""
+    def unmute(self, now: float) -> None:
+        """Unmutes the networks whose time is over."""
         with self._lock:
             before = len(self._until)
             self._until = {network: until for network, until in self._until.items() if until > now}
@@ -80,7 +81,7 @@ class Mute:
 
 
 def program(muted: tuple[IPv4Network, ...]) -> bytes:
-    """The filter in the classic language of BPF: a part of the datagrams from these networks, all others."""
+    """Returns the filter as classic BPF: passes some datagrams from these networks, and all from others."""
     steps = []
     for number, network in enumerate(muted, 1):
         over = 3 * (len(muted) - number) + 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from vmdns.dns.name import to_text
 from vmdns.dns.upstreams import Upstream, Upstreams, closest
-from vmdns.server.upstream_server import Server
+from vmdns.server.upstream_server import UpstreamServer
 
 _ROOT = b"\0"
 
@@ -17,7 +17,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
-class Known:
+class RouteConfig:
     """What answers depend on, as it was configured: upstreams by domain, whose names may have private addresses, and
     our own zones. All names are wire names in lower case."""
 
@@ -31,27 +31,29 @@ class Known:
         return {*self.default, *(one for servers in self.domains.values() for one in servers)}
 
 
-def known(upstreams: Upstreams, own: frozenset[tuple[str, int]], zones: frozenset[bytes], problems: list[str]) -> Known:
+def known(
+    upstreams: Upstreams, own: frozenset[tuple[str, int]], zones: frozenset[bytes], problems: list[str]
+) -> RouteConfig:
     """The usable part of it. own: where we listen, which is never asked. Appends a sentence for each that is left out.
 
     The root among trusted names or domains would take every name for one of ours.
     """
     default = usable_servers(upstreams.default, own, problems)
     domains = {key: usable_servers(servers, own, problems) for key, servers in upstreams.domains.items()}
-    return Known(default, domains, (upstreams.search | upstreams.domains.keys()) - {_ROOT}, zones)
+    return RouteConfig(default, domains, (upstreams.search | upstreams.domains.keys()) - {_ROOT}, zones)
 
 
-class Routes:
+class ForwardRoutes:
     """The way of each name. Never changed: another takes its place, so that threads may use it without a lock."""
 
-    def __init__(self, what: Known, server: Callable[[Upstream], Server]) -> None:
+    def __init__(self, what: RouteConfig, server: Callable[[Upstream], UpstreamServer]) -> None:
         self.what = what
         made = {one: server(one) for one in what.upstreams}
-        self.servers: Mapping[Upstream, Server] = made
+        self.servers: Mapping[Upstream, UpstreamServer] = made
         self._default = tuple(made[one] for one in what.default)
         self._domains = {key: tuple(made[one] for one in servers) for key, servers in what.domains.items()}
 
-    def of(self, name: bytes) -> tuple[Server, ...]:
+    def of(self, name: bytes) -> tuple[UpstreamServer, ...]:
         """The servers to ask for a name, in the configured order. Empty where its domain has none that can be asked:
         such names go nowhere else."""
         if not self._domains:
@@ -71,7 +73,7 @@ class Routes:
         """Whether a name may have private addresses."""
         return bool(self.what.trusted) and closest(name, self.what.trusted) is not None
 
-    def asked_for(self) -> Iterable[tuple[Server, list[str]]]:
+    def asked_for(self) -> Iterable[tuple[UpstreamServer, list[str]]]:
         """Each server, with the domains that it is asked for."""
         found: dict[Upstream, list[str]] = {one: ["."] for one in self.what.default}
         for key, servers in self.what.domains.items():

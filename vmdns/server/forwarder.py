@@ -4,7 +4,7 @@ One question is asked once, however many wait for it (CVE-2020-25686); so also a
 sends back to us ends by itself. Everything is bounded: questions under way, those who wait for one, sockets, cache.
 
 The threads that receive datagrams ask the first server themselves (`begin`, `first_try`); everything else goes on in
-the event loop (`Round`). What both use is changed under one lock, which is never held while anybody waits.
+the event loop (`Failover`). What both use is changed under one lock, which is never held while anybody waits.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_text
 from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, validate_response
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.server.failover import AllFailed, Round, patience
-from vmdns.server.first_query import POSSIBLE, Attempt, Came, FirstTries
-from vmdns.server.forward_routes import Known, Routes, known
-from vmdns.server.in_flight import Flight, Flights, Waiter, tell
-from vmdns.server.upstream_server import Judge, Server, in_turn
-from vmdns.server.upstream_socket import Sockets, budget
+from vmdns.server.failover import AllFailed, Failover, patience
+from vmdns.server.first_query import POSSIBLE, Came, FirstQueries, FirstQuery
+from vmdns.server.forward_routes import ForwardRoutes, RouteConfig, known
+from vmdns.server.in_flight import InFlightQueries, InFlightQuery, Waiter, tell
+from vmdns.server.upstream_server import UpstreamServer, Validate, in_turn
+from vmdns.server.upstream_socket import UpstreamSockets, budget
 from vmdns.state.withheld_names import HeldBack
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ _STOPPING = Failure(wire.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, "vmdns is stoppi
 
 
 # What is said at once, or the flight that is waited for and whether it is a new one.
-_Met = tuple[Forwarded | Failure, Flight | None, bool]
+_Met = tuple[Forwarded | Failure, InFlightQuery | None, bool]
 
 
 class Forwarder:
@@ -78,11 +78,11 @@ class Forwarder:
         self._patience = patience(limits)
         self._now = now
         self._cache = Cache(limits)
-        self._sockets = Sockets(budget())
-        self._routes = Routes(Known(), self._server)  # nobody is known yet
+        self._sockets = UpstreamSockets(budget())
+        self._routes = ForwardRoutes(RouteConfig(), self._server)  # nobody is known yet
         self._generation = 0
-        self._known = Known()
-        self._flights = Flights()
+        self._known = RouteConfig()
+        self._flights = InFlightQueries()
         self._probes: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()  # for the cache, the flights and the configuration
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,7 +101,7 @@ class Forwarder:
             self._limits = limits
             self._patience = patience(limits)
             self._cache.configure(limits)
-            self._routes = Routes(what, self._server)
+            self._routes = ForwardRoutes(what, self._server)
             if what != self._known:
                 self._held_back.clear()
             if what.upstreams and what != self._known:
@@ -110,11 +110,11 @@ class Forwarder:
                 self._cache.clear()
         return list(dict.fromkeys(problems))
 
-    def _server(self, one: Upstream) -> Server:
+    def _server(self, one: Upstream) -> UpstreamServer:
         """The same as before, if there was one: what was learned of it stays true."""
         before = self._routes.servers.get(one)
         recovered = self._cache.forget_failures
-        return before or Server(one, self._sockets, self._now, recovered, self._spawn_probe, self._in_loop)
+        return before or UpstreamServer(one, self._sockets, self._now, recovered, self._spawn_probe, self._in_loop)
 
     def _spawn_probe(self, probe: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(probe)
@@ -130,8 +130,8 @@ class Forwarder:
             found = self._ready(Question.of(query))
         return None if found is None else render(query, found, limit)
 
-    def begin(self, question: Question, waiter: Waiter, tries: FirstTries) -> Forwarded | Failure | bool:
-        """What is known of a question; else asks in the thread of these tries, and whether the waiter will be told.
+    def begin(self, question: Question, waiter: Waiter, first_queries: FirstQueries) -> Forwarded | Failure | bool:
+        """Returns a cached answer; else whether a query is sent, of whose result the waiter is notified.
 
         False where it takes `resolve`: whoever could have a stale answer does not wait as long. For what no `refusal`
         is about.
@@ -146,15 +146,15 @@ class Forwarder:
         if flight is None:
             waiter(found)
         elif new:
-            self._ask_first(flight, tries)
+            self._ask_first(flight, first_queries)
         return True
 
-    def tries(self, selector: BaseSelector) -> FirstTries | None:
+    def first_queries(self, selector: BaseSelector) -> FirstQueries | None:
         """For a thread that waits with this selector; None where select(2) is all that the system has."""
         if not POSSIBLE:
             return None
         self._loop = asyncio.get_running_loop()
-        return FirstTries(self, self._sockets, self._now, selector)
+        return FirstQueries(self, self._sockets, self._now, selector)
 
     async def resolve(self, query: wire.Query, limit: int) -> bytes:
         """The response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL that says why."""
@@ -217,7 +217,7 @@ class Forwarder:
             return self._give_up(question, EDE_OTHER, "too many questions are under way"), None, False
         new = flight is None
         if flight is None:
-            flight = Flight(question, in_turn(servers), self._generation, routes.trusts(question.name))
+            flight = InFlightQuery(question, in_turn(servers), self._generation, routes.trusts(question.name))
             flights.add(flight)
         flights.join(flight, waiter)
         return _NOT_YET, flight, new
@@ -227,21 +227,21 @@ class Forwarder:
 
     # -- flights: in any thread -------------------------------------------------------------------------------
 
-    def _ask_first(self, flight: Flight, tries: FirstTries) -> None:
+    def _ask_first(self, flight: InFlightQuery, first_queries: FirstQueries) -> None:
         try:
-            tries.ask(flight, self._patience, self._limits.query_timeout)
+            first_queries.ask(flight, self._patience, self._limits.query_timeout)
         except Exception:
             _log.exception("asking for %s failed", to_text(flight.question.name))
             self.go_on(flight, None)
 
-    def judged(self, flight: Flight, message: bytes, sent: wire.Query) -> Forwarded | None:
+    def judged(self, flight: InFlightQuery, message: bytes, sent: wire.Query) -> Forwarded | None:
         """The answer in a response; None where the event loop has to act on it: a retry, or an error to report."""
         trusted = flight.trusted or flight.servers[0].local
         own = self._routes.is_own
         found = validate_response(message, sent, self._limits, trusted=trusted, own=own)
         return found if isinstance(found, Forwarded) and found.error is None else None
 
-    def answered(self, attempt: Attempt, found: Forwarded) -> None:
+    def answered(self, attempt: FirstQuery, found: Forwarded) -> None:
         """The first server answered a flight."""
         flight = attempt.flight
         with self._lock:
@@ -250,15 +250,15 @@ class Forwarder:
             waiters = self._flights.land(flight)
         tell(waiters, found)
 
-    def _keep(self, flight: Flight, found: Forwarded) -> None:
+    def _keep(self, flight: InFlightQuery, found: Forwarded) -> None:
         if flight.generation == self._generation:
             self._cache.put(flight.question, found, self._now())
 
-    def go_on(self, flight: Flight, attempt: Attempt | None) -> None:
+    def go_on(self, flight: InFlightQuery, attempt: FirstQuery | None) -> None:
         """Lets the event loop go on with a flight."""
         self._in_loop(self._fly, flight, attempt)
 
-    def tell(self, attempt: Attempt, came: Came) -> None:
+    def tell(self, attempt: FirstQuery, came: Came) -> None:
         """Tells the event loop what came of an attempt, with which it goes on."""
         self._in_loop(attempt.tell, came)
 
@@ -269,10 +269,10 @@ class Forwarder:
 
     # -- flights: in the event loop ---------------------------------------------------------------------------
 
-    def _fly(self, flight: Flight, attempt: Attempt | None) -> None:
+    def _fly(self, flight: InFlightQuery, attempt: FirstQuery | None) -> None:
         limits = self._limits
 
-        def judged_of(server: Server) -> Judge:
+        def judged_of(server: UpstreamServer) -> Validate:
             trusted = flight.trusted or server.local
 
             def judged(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
@@ -280,21 +280,21 @@ class Forwarder:
 
             return judged
 
-        def ask(server: Server) -> Awaitable[Forwarded]:
+        def ask(server: UpstreamServer) -> Awaitable[Forwarded]:
             return server.ask(flight.question, judged_of(server))
 
-        tries = Round(flight.servers, ask, limits)
+        first_queries = Failover(flight.servers, ask, limits)
         if attempt is not None:
             judged = judged_of(attempt.server)
             attempt.expect(judged)
             asking = attempt.server.ask(flight.question, judged, attempt)
-            tries.go_on(attempt.server, asking, attempt.begun, self._now())
-        flight.task = asyncio.get_running_loop().create_task(self._run(flight, tries))
+            first_queries.go_on(attempt.server, asking, attempt.begun, self._now())
+        flight.task = asyncio.get_running_loop().create_task(self._run(flight, first_queries))
         flight.task.add_done_callback(partial(self._flown, flight))
 
-    async def _run(self, flight: Flight, tries: Round) -> Forwarded | Failure:
+    async def _run(self, flight: InFlightQuery, first_queries: Failover) -> Forwarded | Failure:
         try:
-            found = await tries.run(lambda: self._sockets.spare, self._now)
+            found = await first_queries.run(lambda: self._sockets.spare, self._now)
             with self._lock:
                 self._keep(flight, found)
             if found.error == _HELD_BACK and self._held_back.add(flight.question.name, self._now()):
@@ -308,7 +308,7 @@ class Forwarder:
                     self._cache.put_failure(flight.question, failed.error, self._now(), seconds)
             return given
 
-    def _flown(self, flight: Flight, task: asyncio.Task[Forwarded | Failure]) -> None:
+    def _flown(self, flight: InFlightQuery, task: asyncio.Task[Forwarded | Failure]) -> None:
         if task.cancelled():
             found: Forwarded | Failure = _STOPPING
         elif (error := task.exception()) is not None:
@@ -318,7 +318,7 @@ class Forwarder:
             found = task.result()
         self._land(flight, found)
 
-    def _land(self, flight: Flight, found: Forwarded | Failure) -> None:
+    def _land(self, flight: InFlightQuery, found: Forwarded | Failure) -> None:
         with self._lock:
             waiters = self._flights.land(flight)
         tell(waiters, found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Listener:
-    """One address that is listened on by UDP and TCP."""
+    """One address and port that the server listens on by UDP and TCP."""
 
     address: str
     port: int
@@ -24,8 +24,8 @@ class Listener:
 def bind(address: str, port: int) -> Listener:
     """Binds both sockets. Port 0 takes a free one. Raises OSError.
 
-    Neither SO_REUSEPORT nor, on UDP, SO_REUSEADDR: a second server on the same port would silently take half of
-    the questions.
+    Sets neither SO_REUSEPORT nor, on UDP, SO_REUSEADDR: a second server on the same port would silently take half of
+    the queries.
     """
     info = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]
     family, where = info[0], info[4]

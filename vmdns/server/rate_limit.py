@@ -1,31 +1,29 @@
-"""What one asker may cost: questions by work, and bytes to an address that nobody has proven to be the asker's.
+"""Rate limits of one client: queries by the work they take, and bytes to addresses that are not verified.
 
-The sums of `Account` hold whatever the caller's clock does: time that goes back counts as none.
+The sums of `ClientAccount` hold whatever the clock does: time that goes back counts as none.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-# A question that stands ready costs 1, one that must be made costs MAKING more: it takes five to twenty times as long.
+# A cached answer costs 1, an uncached one MAKING more: it takes five to twenty times as long.
 READY, MAKING = 1.0, 4.0
-SLIP = (
-    3  # of the questions beyond the rate, one of so many is answered empty with TC: an honest client asks by TCP then
-)
-IN_VAIN = 20.0  # besides, for one that would have to be asked of others and is not: SERVFAIL with its reason is dear
-BURST_SECONDS = 1.0  # of a rate that may be used up at once: a page of a browser, the start of a crawler
+SLIP = 3  # one in SLIP queries beyond the rate gets an empty response with TC: a real client retries by TCP
+REFUSED_FORWARD = 20.0  # besides, for a query beyond the limit of forwards: SERVFAIL with its reason is expensive
+BURST_SECONDS = 1.0  # of a rate that may be used at once: a web page, the start of a crawler
 
-# To an address that is not proven, beside three bytes for each that came (issue of amplification: an attacker gains
-# nothing by 3 x). Old musl knows no TCP, so a guest that never proves itself gets some four long answers a second.
+# To an address that is not verified, beside three bytes for each received one (amplification by 3 gains an attacker
+# nothing). Old musl knows no TCP, so a guest that is never verified gets some four long answers a second.
 FACTOR = 3
 ALLOWANCE = 2_000.0  # bytes a second
 ALLOWANCE_BURST = 65_536.0  # bytes
 
 
-class Verdict(Enum):
-    """What becomes of a response: sent, cut to an empty one with TC, or not sent."""
+class SendDecision(Enum):
+    """What becomes of a response: sent whole, sent empty with TC, or dropped."""
 
-    SEND, CUT, SILENCE = range(3)
+    SEND, TRUNCATE, DROP = range(3)
 
 
 class Bucket:
@@ -40,33 +38,33 @@ class Bucket:
         self._at = now
 
     def level(self, now: float) -> float:
-        """How many tokens there are."""
+        """Returns how many tokens there are."""
         if now > self._at:
             self._level = min(self.burst, self._level + (now - self._at) * self.rate)
         self._at = now
         return self._level
 
     def take(self, now: float, amount: float) -> bool:
-        """Takes that many tokens where there are so many."""
+        """Takes that many tokens if there are enough. Returns whether it did."""
         if self.level(now) < amount:
             return False
         self._level -= amount
         return True
 
     def charge(self, amount: float) -> None:
-        """Takes tokens for what has been done already; the level may fall below zero."""
+        """Takes tokens for work that is done already; the level may fall below zero."""
         self._level -= amount
 
     def add(self, amount: float) -> None:
-        """Gives tokens, as far as there is room."""
+        """Adds tokens, up to `burst`."""
         self._level = min(self.burst, self._level + amount)
 
 
-class Account:
-    """What one asker, or all strangers of one network, may still cost.
+class ClientAccount:
+    """What one client, or all strangers of one network, may still use.
 
-    rate is in questions a second that stand ready. The law: to an address that is not proven, at most 3 bytes go for
-    each that came from it, and ALLOWANCE_BURST + ALLOWANCE * t in t seconds besides.
+    rate is in cached answers a second. The law: an address that is not verified gets at most 3 bytes for each byte that
+    came from it, and ALLOWANCE_BURST + ALLOWANCE * t in t seconds besides.
     """
 
     __slots__ = ("_bytes", "_cut", "_refused", "work")
@@ -77,31 +75,32 @@ class Account:
         self._cut = False
         self._refused = 0
 
-    def admit(self, now: float) -> Verdict:
-        """Whether one more question is answered: SEND; else CUT for one in SLIP, and SILENCE."""
+    def admit(self, now: float) -> SendDecision:
+        """Returns whether one more query is answered: SEND; else TRUNCATE for one in SLIP, and DROP."""
         if self.work.take(now, READY):
-            return Verdict.SEND
+            return SendDecision.SEND
         self._refused += 1
-        return Verdict.SILENCE if self._refused % SLIP else Verdict.CUT
+        return SendDecision.DROP if self._refused % SLIP else SendDecision.TRUNCATE
 
-    def release(self, now: float, received: int, sent: int) -> Verdict:
-        """What becomes of a response of `sent` bytes to a query of `received`, for an address that is not proven.
+    def release(self, now: float, received: int, sent: int) -> SendDecision:
+        """Returns what becomes of a response of `sent` bytes to a query of `received`, for an address that is not
+        verified.
 
-        Of those that are too much each second one is cut, the first of them too: whoever knows TCP asks by that at
-        once, and is proven then.
+        Beyond the allowance each second response is truncated, the first of them too: a client that knows TCP retries
+        by TCP, and is verified then.
         """
         self._bytes.level(now)
         self._bytes.add(FACTOR * received)
         if self._bytes.take(now, sent):
             self._cut = False
-            return Verdict.SEND
+            return SendDecision.SEND
         self._cut = not self._cut
         if self._cut:
-            self._bytes.charge(received)  # what is cut is about as long as its query
-            return Verdict.CUT
-        return Verdict.SILENCE
+            self._bytes.charge(received)  # a truncated response is about as long as its query
+            return SendDecision.TRUNCATE
+        return SendDecision.DROP
 
 
-def to_stranger(received: int, sent: int) -> Verdict:
-    """The same for a stranger of a LAN, who has no allowance."""
-    return Verdict.SEND if sent <= FACTOR * received else Verdict.CUT
+def to_stranger(received: int, sent: int) -> SendDecision:
+    """The same for a stranger on a LAN, which has no allowance."""
+    return SendDecision.SEND if sent <= FACTOR * received else SendDecision.TRUNCATE

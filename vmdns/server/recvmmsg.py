@@ -1,8 +1,8 @@
-"""Datagrams by the dozen: recvmmsg(2) and sendmmsg(2) through ctypes, where the system has them (Linux).
+"""Batches of datagrams: recvmmsg(2) and sendmmsg(2) through ctypes, where the system has them (Linux).
 
-All arrays are made once. A datagram comes into a slot of the length of a common one, and what is longer goes on
-elsewhere; responses go out from where they are laid in the form of `packed`. So what is done for 64 datagrams takes a
-few steps and not 64 times a few.
+All arrays are allocated once. A datagram is read into a slot of the common length, and its remainder elsewhere;
+responses are sent from where they lie in packed form (`packed_answers`). So 64 datagrams take a few steps and not 64
+times a few. See tests/bench/authoritative.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from vmdns.server.packed_answers import ID, KEY, NOTHING, QUERY, SENT, unpacked
+from vmdns.server.packed_answers import ID, KEY, NO_RESPONSE, QUERY, SENT, unpacked
 
 SIZE = 64  # datagrams at once
 # What Ethernet carries in one piece: more than the 1232 bytes that queries may have (RFC 6891 section 6.2.3).
@@ -25,7 +25,7 @@ _SLOT = QUERY + 4  # the datagram, and its length
 _REST = ROOM - QUERY
 _NAME = 16  # struct sockaddr_in
 _EMPTY = bytes(SIZE * _SLOT)
-# The keys of so many datagrams.
+# Reads the keys of `count` datagrams, by count.
 _KEYS = [struct.Struct(f"2x{KEY}s" * count).unpack_from for count in range(SIZE + 1)]
 _DONTWAIT = 0x40
 
@@ -36,7 +36,7 @@ class Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class Message(ctypes.Structure):
+class Msghdr(ctypes.Structure):
     """struct msghdr of recvmsg(2)."""
 
     _fields_ = (
@@ -50,21 +50,21 @@ class Message(ctypes.Structure):
     )
 
 
-class Header(ctypes.Structure):
+class Mmsghdr(ctypes.Structure):
     """struct mmsghdr: the message, and the length of what was received or sent."""
 
-    _fields_ = (("message", Message), ("length", ctypes.c_uint32))
+    _fields_ = (("message", Msghdr), ("length", ctypes.c_uint32))
 
 
-_HEADER = ctypes.sizeof(Header)
+_HEADER = ctypes.sizeof(Mmsghdr)
 
 # The datagrams from `start` to before `end` came by this socket: (socket, start, end).
 Part = tuple[socket.socket, int, int]
 
 
 class Calls(NamedTuple):
-    """recvmmsg and sendmmsg of the C library. Those at once, which never wait, keep the interpreter's lock: to get it
-    back from an event loop at work takes longer than a batch does. The one that may wait lets go of it."""
+    """recvmmsg and sendmmsg of the C library. The calls that never wait keep the interpreter lock, since getting it
+    back from a busy event loop takes longer than a batch. The call that may wait releases it."""
 
     send: Any
     receive_at_once: Any
@@ -72,7 +72,7 @@ class Calls(NamedTuple):
 
 
 def load() -> Calls | None:
-    """The calls; None where there are none."""
+    """Returns the calls; None where the system has none."""
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8 or sys.byteorder != "little":
         return None
     try:
@@ -87,7 +87,7 @@ def load() -> Calls | None:
 
 
 class Batch:
-    """Room for SIZE datagrams of IPv4, which may have come by several sockets, and for the responses to them."""
+    """Room for SIZE datagrams of IPv4, which may come from several sockets, and for their responses."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -96,14 +96,18 @@ class Batch:
         self._kept: list[Any] = []
         slots, rests, names, sent = map(self._address, (self._slots, self._rests, self._names, self._sent))
         self._vectors_in, self._vectors_out = (Iovec * (2 * SIZE))(), (Iovec * SIZE)()
-        incoming, outgoing, some = (Header * SIZE)(), (Header * SIZE)(), (Header * SIZE)()
+        incoming, outgoing, some = (
+            (Mmsghdr * SIZE)(),
+            (Mmsghdr * SIZE)(),
+            (Mmsghdr * SIZE)(),
+        )
         for at in range(SIZE):
             self._vectors_in[2 * at] = Iovec(slots + at * _SLOT, QUERY)
             self._vectors_in[2 * at + 1] = Iovec(rests + at * _REST, _REST)
             self._vectors_out[at] = Iovec(sent + at * SENT + ID, 0)
             name = names + at * _NAME
-            incoming[at] = Header(Message(name, _NAME, ctypes.addressof(self._vectors_in[2 * at]), 2))
-            outgoing[at] = Header(Message(name, _NAME, ctypes.addressof(self._vectors_out[at]), 1))
+            incoming[at] = Mmsghdr(Msghdr(name, _NAME, ctypes.addressof(self._vectors_in[2 * at]), 2))
+            outgoing[at] = Mmsghdr(Msghdr(name, _NAME, ctypes.addressof(self._vectors_out[at]), 1))
         self._outgoing, self._some = outgoing, some
         # Addresses as plain numbers are handed over faster than arrays.
         self._kept.append(incoming)
@@ -111,68 +115,69 @@ class Batch:
         # As plain integers, one for each datagram: its length, twice; its address; the length of its response, twice;
         # its id, twice.
         step = _HEADER // 4
-        self._lengths = memoryview(incoming).cast("B").cast("I")[Header.length.offset // 4 :: step]
+        self._lengths = memoryview(incoming).cast("B").cast("I")[Mmsghdr.length.offset // 4 :: step]
         self._lengths_of_keys = memoryview(self._slots).cast("I")[QUERY // 4 :: _SLOT // 4]
-        self._askers = memoryview(self._names).cast("I")[1 :: _NAME // 4]
+        self._clients = memoryview(self._names).cast("I")[1 :: _NAME // 4]
         self._sizes = memoryview(self._vectors_out).cast("B").cast("Q")[1::2]
         self._sizes_sent = memoryview(self._sent).cast("Q")[:: SENT // 8]
         self._ids = memoryview(self._slots).cast("H")[:: _SLOT // 2]
         self._ids_sent = memoryview(self._sent).cast("H")[ID // 2 :: SENT // 2]
 
     def _address(self, region: mmap.mmap) -> int:
-        held = (ctypes.c_char * len(region)).from_buffer(region)
-        self._kept.append(held)
-        return ctypes.addressof(held)
+        memory = (ctypes.c_char * len(region)).from_buffer(region)
+        self._kept.append(memory)
+        return ctypes.addressof(memory)
 
     def receive(self, number: int, start: int) -> int:
-        """Takes what waits on a socket (its file number), as far as there is room, as datagram `start` and those that
-        follow it. Returns how many; 0 or less: none."""
+        """Reads what has arrived at a socket (its file number), as far as there is room, as datagram `start` and those
+        that follow it. Returns how many; 0 or less for none."""
         headers = self._at_incoming + start * _HEADER
         found: int = self._calls.receive_at_once(number, headers, SIZE - start, _DONTWAIT, None)
         return found
 
     def keys(self, found: int) -> tuple[bytes, ...]:
-        """The keys of what was received, as `packed.key_of` makes them, but for datagrams longer than QUERY."""
+        """Returns the keys of the received datagrams, as `packed_answers.key_of` makes them, except for datagrams
+        longer than QUERY."""
         self._lengths_of_keys[:found] = self._lengths[:found]
         return _KEYS[found](self._slots)
 
-    def asker(self, start: int, end: int) -> bytes | None:
-        """The address that these datagrams are from, of four bytes; None where they are from several."""
-        askers = self._askers[start:end].tobytes()
-        first = askers[:4]
-        return first if askers == first * (end - start) else None
+    def common_client(self, start: int, end: int) -> bytes | None:
+        """Returns the source address (four bytes) of these datagrams; None where they have several."""
+        clients = self._clients[start:end].tobytes()
+        first = clients[:4]
+        return first if clients == first * (end - start) else None
 
-    def askers(self, start: int, end: int) -> list[bytes]:
-        """The addresses that these are from."""
-        askers = self._askers[start:end].tobytes()
-        return [askers[at : at + 4] for at in range(0, len(askers), 4)]
+    def clients(self, start: int, end: int) -> list[bytes]:
+        """Returns the source addresses of these datagrams."""
+        clients = self._clients[start:end].tobytes()
+        return [clients[at : at + 4] for at in range(0, len(clients), 4)]
 
     def length(self, at: int) -> int:
-        """The length of datagram `at`."""
+        """Returns the length of datagram `at`."""
         return self._lengths[at]
 
     def peer(self, at: int) -> tuple[str, int]:
-        """The address and the port that datagram `at` is from."""
+        """Returns the source address and port of datagram `at`."""
         name = self._names[at * _NAME : at * _NAME + 8]
         return socket.inet_ntoa(name[4:8]), int.from_bytes(name[2:4], "big")
 
     def packet(self, at: int) -> bytes:
-        """Datagram `at`."""
+        """Returns datagram `at`."""
         length, slot, rest = self.length(at), at * _SLOT, at * _REST
         if length <= QUERY:
             return self._slots[slot : slot + length]
         return self._slots[slot : slot + QUERY] + self._rests[rest : rest + length - QUERY]
 
-    def send(self, parts: Iterable[Part], held: Sequence[bytes], *, silent: bool = False) -> int:
-        """Sends the responses, as `packed` holds them; each datagram has one. Returns how many could not be sent.
+    def send(self, parts: Iterable[Part], packed: Sequence[bytes], *, silent: bool = False) -> int:
+        """Sends the packed responses, one for each datagram. Returns how many could not be sent.
 
-        silent: whether some are NOTHING, which is not sent.
+        silent: whether some are NO_RESPONSE, which is not sent.
         """
-        count, failed = len(held), 0
-        together = b"".join(held)
+        count, failed = len(packed), 0
+        together = b"".join(packed)
         if len(together) != count * SENT:
-            failed = sum(self._send_large(sock, start, held[start:end]) for sock, start, end in parts)
-            together = b"".join(one if len(one) == SENT else NOTHING for one in held)
+            failed = sum(self._send_large(sock, start, packed[start:end]) for sock, start, end in parts)
+            together = b"".join(one if len(one) == SENT else NO_RESPONSE for one in packed)
             silent = True
         self._sent[: len(together)] = together
         self._ids_sent[:count] = self._ids[:count]
@@ -186,7 +191,7 @@ class Batch:
         return failed
 
     def _choose(self, start: int, end: int) -> int:
-        """Has `_some` hold those of them that are sent. Returns how many."""
+        """Copies the headers of the responses to send into `_some`. Returns how many."""
         count = 0
         for at, size in enumerate(self._sizes[start:end].tolist(), start):
             if size:
@@ -195,12 +200,12 @@ class Batch:
         return count
 
     def clear(self) -> None:
-        """Makes room for the next: keys are filled up with zero bytes."""
+        """Makes room for the next batch: keys are padded with zero bytes."""
         self._slots[:] = _EMPTY
 
-    def _send_large(self, sock: socket.socket, start: int, held: Sequence[bytes]) -> int:
+    def _send_large(self, sock: socket.socket, start: int, packed: Sequence[bytes]) -> int:
         failed = 0
-        for at, one in enumerate(held, start):
+        for at, one in enumerate(packed, start):
             if len(one) != SENT:
                 try:
                     sock.sendto(self._slots[at * _SLOT : at * _SLOT + 2] + unpacked(one), self.peer(at))
@@ -218,6 +223,6 @@ def send_all(calls: Calls, number: int, headers: int, count: int) -> int:
         if sent > 0:
             done += sent
         elif ctypes.get_errno() != errno.EINTR:
-            done += 1  # the first of them is at fault
+            done += 1  # the first of them failed
             failed += 1
     return failed

@@ -1,4 +1,4 @@
-"""Sockets on random ports that a thread asks upstreams with, and asks again with where it has much to ask.
+"""UpstreamSockets on random ports that a thread asks upstreams with, and asks again with where it has much to ask.
 
 A port that nobody can guess is half of what keeps forged answers out (RFC 5452 section 9.2, RFC 6056 section 3.3.1).
 Opening one for each question takes 20 us, so under load those are used again that rest: a random one of many, each
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from vmdns.dns.upstreams import Upstream
-from vmdns.server.upstream_socket import Sockets, bind_anywhere, endpoint
+from vmdns.server.upstream_socket import UpstreamSockets, bind_anywhere, endpoint
 
 _fixed = lru_cache(maxsize=64)(endpoint)  # of addresses without an interface, which may be gone
 
@@ -22,7 +22,7 @@ MOST_SECONDS = 3.0
 MOST_RESTING = 256
 
 
-class Noise:
+class RandomBytes:
     """Random bytes of the system's, fetched by the block. For one thread."""
 
     _BLOCK = 4096
@@ -45,7 +45,7 @@ class Noise:
         return int.from_bytes(self.draw(4), "big") % count
 
 
-class Port:
+class SourcePort:
     """A socket connected to an upstream, on a port of its own. opened is of time.monotonic."""
 
     __slots__ = ("number", "opened", "socket", "upstream", "uses")
@@ -58,17 +58,17 @@ class Port:
         self.uses = 0
 
 
-class Ports:
+class SourcePortPool:
     """The ports of one thread. sockets counts those of all, and bounds them."""
 
-    def __init__(self, sockets: Sockets, noise: Noise) -> None:
+    def __init__(self, sockets: UpstreamSockets, noise: RandomBytes) -> None:
         self._sockets = sockets
         self._noise = noise
-        self._resting: dict[Upstream, list[Port]] = {}
+        self._resting: dict[Upstream, list[SourcePort]] = {}
         self.resting = 0
         sockets.pools.append(self)
 
-    def take(self, upstream: Upstream, now: float) -> Port:
+    def take(self, upstream: Upstream, now: float) -> SourcePort:
         """One that no other question uses. Raises OSError, ValueError."""
         most = self._most()
         among = self._resting.get(upstream)
@@ -82,7 +82,7 @@ class Ports:
         port.uses += 1
         return port
 
-    def rest(self, port: Port, now: float) -> bool:
+    def rest(self, port: SourcePort, now: float) -> bool:
         """Takes it back, its question being answered. Whether it may be used again: else it is to be dropped."""
         if port.uses >= MOST_USES or now - port.opened >= MOST_SECONDS or self.resting >= self._most():
             return False
@@ -90,25 +90,25 @@ class Ports:
         self.resting += 1
         return True
 
-    def drop(self, port: Port) -> None:
+    def drop(self, port: SourcePort) -> None:
         """Closes one that does not rest."""
         port.socket.close()
         self._sockets.closed()
 
-    def stray(self, number: int) -> Port | None:
+    def stray(self, number: int) -> SourcePort | None:
         """The resting one with this file number, which rests no more: something came that nobody waits for."""
         return next(iter(self._wake(lambda port: port.number == number)), None)
 
-    def tired(self, now: float) -> list[Port]:
+    def tired(self, now: float) -> list[SourcePort]:
         """Those that rested too long, and rest no more."""
         return self._wake(lambda port: now - port.opened >= MOST_SECONDS)
 
-    def end(self) -> list[Port]:
+    def end(self) -> list[SourcePort]:
         """All that rest, and rest no more; nothing is taken from now on."""
         self._sockets.pools.remove(self)
         return self._wake(lambda port: True)
 
-    def _wake(self, which: Callable[[Port], bool]) -> list[Port]:
+    def _wake(self, which: Callable[[SourcePort], bool]) -> list[SourcePort]:
         found = []
         for upstream, among in list(self._resting.items()):
             found += [port for port in among if which(port)]
@@ -121,7 +121,7 @@ class Ports:
     def _most(self) -> int:
         return min(MOST_RESTING, self._sockets.most // 4)
 
-    def _open(self, upstream: Upstream, now: float) -> Port:
+    def _open(self, upstream: Upstream, now: float) -> SourcePort:
         family, address = _fixed(upstream) if "%" not in upstream.address else endpoint(upstream)
         self._sockets.opened()
         try:
@@ -136,4 +136,4 @@ class Ports:
         except BaseException:
             self._sockets.closed()
             raise
-        return Port(upstream, sock, now)
+        return SourcePort(upstream, sock, now)

@@ -1,7 +1,7 @@
-"""DNS over TCP: any number of questions on a connection, answered as they are ready (RFC 7766 section 6.2.1.1).
+"""DNS over TCP: any number of queries on a connection, answered as soon as they are ready (RFC 7766 section 6.2.1.1).
 
-A connection ends when it is idle, when its peer is done and all is answered, when the peer does not read, or to
-make room for another one.
+A connection ends when it is idle, when its peer is done and all is answered, when the peer does not read, or to make
+room for another one.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from vmdns.dns.limits import Limits
-from vmdns.server.counters import Counts
+from vmdns.server.counters import Counters
 from vmdns.server.listeners import Listener
 
 log = logging.getLogger(__name__)
 
-PIPELINE = 100  # questions under way on one connection
-SEND_SECONDS = 5.0  # how long a peer that does not read is waited for
-FIRST_SECONDS = 3.0  # until the first question of a connection is whole
-WHOLE_SECONDS = 5.0  # from the first byte of a question to its last
-PAUSE_SECONDS = 0.1  # where no connection can be taken: file descriptors are out
+PIPELINE = 100  # pending queries on one connection
+SEND_SECONDS = 5.0  # timeout for a peer that does not read
+FIRST_SECONDS = 3.0  # until the first query of a connection is complete
+WHOLE_SECONDS = 5.0  # from the first byte of a query to its last
+PAUSE_SECONDS = 0.1  # after accept() failed for lack of file descriptors
 MOST_OF_ONE = 20  # connections of one guest, or of all strangers of one network
 
 Handle = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
 Spawn = Callable[[Awaitable[None]], asyncio.Task[None]]
 
 
-class Connections:
-    """The TCP connections of all listeners, least recently used first, and never more than the limits allow.
+class TcpConnections:
+    """The TCP connections of all listeners, least recently used first, within the limits.
 
-    handle answers a packet, spawn runs what must not be lost track of, limits are those in force.
+    handle answers a packet, spawn runs tasks that must be awaited at the end, limits gives the current limits.
     """
 
-    def __init__(self, handle: Handle, spawn: Spawn, limits: Callable[[], Limits], counts: Counts) -> None:
+    def __init__(self, handle: Handle, spawn: Spawn, limits: Callable[[], Limits], counts: Counters) -> None:
         self._handle = handle
         self._spawn = spawn
         self._limits = limits
         self._counts = counts
         self._open: dict[asyncio.Task[None], str] = {}
-        self._busy: set[asyncio.Task[None]] = set()  # those whose peers wait for an answer
+        self._busy: set[asyncio.Task[None]] = set()  # those with pending queries
         self._full = False
-        # Told of each peer that sent a question: it is where it says. And what a peer is counted by, asking at an
-        # address of the host; '' for the host itself.
-        self.met: Callable[[str], None] = lambda peer: None
-        self.key: Callable[[str, str], str] = lambda local, peer: ""
+        # on_query is called with each peer that sent a query, whose address is verified then. client_key(local, peer)
+        # gives the key of a peer's limits; '' for the host itself.
+        self.on_query: Callable[[str], None] = lambda peer: None
+        self.client_key: Callable[[str, str], str] = lambda local, peer: ""
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def accept(self, listener: Listener) -> None:
-        """Takes connections until it is cancelled."""
+        """Accepts connections until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -61,21 +61,22 @@ class Connections:
             except OSError as error:
                 if not self._full:
                     self._full = True
-                    log.warning("TCP connections cannot be taken (%s); UDP goes on", error.strerror)
+                    log.warning("no TCP connections can be accepted (%s); UDP still works", error.strerror)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             self._full = False
-            key = self.key(listener.address, peer[0])
+            key = self.client_key(listener.address, peer[0])
             self._make_room(key or peer[0], MOST_OF_ONE if key else None)
             self._counts.tcp_connections += 1
             task = loop.create_task(self._serve(connection, peer[0], listener.address))
             self._open[task] = key or peer[0]
-            task.add_done_callback(partial(self._gone, connection))
+            task.add_done_callback(partial(self._on_close, connection))
 
     def _make_room(self, key: str, limit: int | None) -> None:
-        """Ends the connection that was idle for longest where there are too many; of a peer with many, its own.
+        """Closes the connection that was idle for longest where there are too many; a peer with many loses one of its
+        own.
 
-        Only where nobody is idle, one that waits for an answer has to go.
+        A connection with pending queries is closed only if none is idle.
         """
         most = self._limits().tcp_connections
         share = max(2, min(limit or most, most // 2))
@@ -88,23 +89,23 @@ class Connections:
         del self._open[idle]
         idle.cancel()
 
-    def _gone(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+    def _on_close(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._open.pop(task, None)
         self._busy.discard(task)
-        connection.close()  # also where the task was ended before it began
+        connection.close()  # also where the task was cancelled before it started
 
-    def _used(self) -> None:
+    def _mark_used(self) -> None:
         task = asyncio.current_task()
         if task in self._open:
             self._open[task] = self._open.pop(task)
 
-    def _answered(self, task: asyncio.Task[None], pending: set[asyncio.Task[None]], one: asyncio.Task[None]) -> None:
+    def _on_answer(self, task: asyncio.Task[None], pending: set[asyncio.Task[None]], one: asyncio.Task[None]) -> None:
         pending.discard(one)
         if not pending:
             self._busy.discard(task)
 
     async def close(self, seconds: float) -> None:
-        """Ends all connections, and waits at most this long for it."""
+        """Closes all connections, and waits at most this long for it."""
         tasks = list(self._open)
         for task in tasks:
             task.cancel()
@@ -120,29 +121,29 @@ class Connections:
         own = asyncio.current_task()
         assert own is not None
         pending: set[asyncio.Task[None]] = set()
-        answers = _Answers(writer)
+        responses = _ResponseWriter(writer)
         try:
             first = True
             while True:
                 packet = await _read(reader, self._limits().tcp_idle, first)
                 if first:
                     first = False
-                    self.met(peer)
-                self._used()
+                    self.on_query(peer)
+                self._mark_used()
                 reply = self._handle(packet, peer, local, True)
                 if reply is None:
                     break
                 if isinstance(reply, bytes):
-                    await answers.send(reply)
+                    await responses.send(reply)
                     continue
-                task = self._spawn(answers.send_later(reply))
+                task = self._spawn(responses.send_later(reply))
                 pending.add(task)
                 self._busy.add(own)
-                task.add_done_callback(partial(self._answered, own, pending))
+                task.add_done_callback(partial(self._on_answer, own, pending))
                 if len(pending) >= PIPELINE:
                     await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         except (asyncio.IncompleteReadError, OSError):
-            pass  # idle, gone, or closing after its last question
+            pass  # idle, gone, or closing after its last query
         except asyncio.CancelledError:
             for task in pending:
                 task.cancel()
@@ -150,11 +151,12 @@ class Connections:
         finally:
             if pending:
                 await asyncio.wait(pending, timeout=self._limits().query_timeout + 1)
-            await answers.close()
+            await responses.close()
 
 
 async def _read(reader: asyncio.StreamReader, idle: float, first: bool) -> bytes:
-    """The next question. Raises TimeoutError where none begins within `idle` seconds, or none gets whole."""
+    """Returns the next message. Raises TimeoutError where none begins within `idle` seconds, or none is complete in
+    time."""
     async with asyncio.timeout(min(idle, FIRST_SECONDS) if first else idle) as waiting:
         start = await reader.readexactly(1)
         if not first:
@@ -163,7 +165,7 @@ async def _read(reader: asyncio.StreamReader, idle: float, first: bool) -> bytes
         return await reader.readexactly(length)
 
 
-class _Answers:
+class _ResponseWriter:
     """Writes responses, one after the other, to a peer that may not read them."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -187,7 +189,7 @@ class _Answers:
         await self.send(await reply)
 
     async def close(self) -> None:
-        """Closes the connection, with what was written if the peer reads it."""
+        """Closes the connection, after the peer has read what was written, if it does."""
         self._writer.close()
         try:
             async with asyncio.timeout(SEND_SECONDS):

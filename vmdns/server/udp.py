@@ -15,18 +15,18 @@ from selectors import EVENT_READ, BaseSelector, DefaultSelector
 
 from vmdns.server import recvmmsg as batch
 from vmdns.server.answer_cache import AnswerCache
-from vmdns.server.counters import Counts
-from vmdns.server.first_query import FirstTries
+from vmdns.server.counters import Counters
+from vmdns.server.first_query import FirstQueries
 from vmdns.server.listeners import Listener
-from vmdns.server.packed_answers import NOTHING
+from vmdns.server.packed_answers import NO_RESPONSE
 from vmdns.server.recvmmsg import SIZE, Batch
 from vmdns.server.scheduling_linux import request_short_slice
-from vmdns.server.udp_listener import Ask, Door, FindAnswers
+from vmdns.server.udp_listener import Ask, FindAnswers, UdpListener
 
 log = logging.getLogger(__name__)
 
-# Makes the first queries that share a thread's selector; None where the event loop sends all upstream queries.
-Tries = Callable[[BaseSelector], FirstTries | None]
+# Creates the `FirstQueries` that share this selector; None where the event loop sends all upstream queries.
+MakeFirstQueries = Callable[[BaseSelector], FirstQueries | None]
 
 CALLS = batch.load()
 
@@ -39,41 +39,43 @@ _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 class UdpThread:
     """Serves all listeners. counts are those of this thread."""
 
-    def __init__(self, answer_cache: AnswerCache, find_answers: FindAnswers, ask: Ask, tries: Tries) -> None:
-        self._how = answer_cache, find_answers, ask
+    def __init__(
+        self, answer_cache: AnswerCache, find_answers: FindAnswers, ask: Ask, first_queries: MakeFirstQueries
+    ) -> None:
+        self._dependencies = answer_cache, find_answers, ask
         self._answer_cache = answer_cache
         self._batch = Batch(CALLS) if CALLS is not None else None
-        self.counts = Counts()
+        self.counts = Counters()
         self._selector = DefaultSelector()
-        self.tries = tries(self._selector)
-        self._doors: dict[int, Door] = {}  # by file number
+        self.first_queries = first_queries(self._selector)
+        self._listeners: dict[int, UdpListener] = {}  # by file number
         # Listeners to open (True) or close, each with the event that reports that it is done.
-        self._changes: deque[tuple[Door, bool, threading.Event]] = deque()
+        self._changes: deque[tuple[UdpListener, bool, threading.Event]] = deque()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._selector.register(self._wake_receiver, EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="udp", daemon=True)
 
-    def open(self, listener: Listener, *, batches: bool) -> Door:
+    def open(self, bound: Listener, *, batches: bool) -> UdpListener:
         """Starts answering on a listener. batches: whether recvmmsg is used where the system has it."""
-        calls = CALLS if batches and listener.udp.family == socket.AF_INET else None
-        door = Door(listener, *self._how, self.counts, calls)
+        calls = CALLS if batches and bound.udp.family == socket.AF_INET else None
+        listener = UdpListener(bound, *self._dependencies, self.counts, calls)
         # Sending waits while the buffer is full, where reading can be told not to wait.
-        listener.udp.setblocking(_DONT_WAIT != 0)
-        self._change(door, True)
-        return door
+        bound.udp.setblocking(_DONT_WAIT != 0)
+        self._change(listener, True)
+        return listener
 
-    def close(self, door: Door) -> bool:
+    def close(self, listener: UdpListener) -> bool:
         """Stops answering there. Returns whether it was the last listener, so that the thread has ended."""
-        self._change(door, False)
-        door.socket.setblocking(False)
-        if self._doors:
+        self._change(listener, False)
+        listener.socket.setblocking(False)
+        if self._listeners:
             return False
         self._thread.join(_TIMEOUT)
         return True
 
-    def _change(self, door: Door, opened: bool) -> None:
+    def _change(self, listener: UdpListener, opened: bool) -> None:
         done = threading.Event()
-        self._changes.append((door, opened, done))
+        self._changes.append((listener, opened, done))
         self._wake_sender.send(b".")
         if not self._thread.ident:
             self._thread.start()
@@ -85,8 +87,8 @@ class UdpThread:
             while self._apply_changes():
                 self._serve()
         finally:
-            if self.tries is not None:
-                self.tries.end()
+            if self.first_queries is not None:
+                self.first_queries.end()
             self._selector.close()
             self._wake_receiver.close()
             self._wake_sender.close()
@@ -94,73 +96,75 @@ class UdpThread:
     def _apply_changes(self) -> bool:
         """Opens and closes listeners. Returns whether any is open."""
         while self._changes:
-            door, opened, done = self._changes.popleft()
+            listener, opened, done = self._changes.popleft()
             self._wake_receiver.recv(1)
-            number = door.socket.fileno()
+            number = listener.socket.fileno()
             if opened:
-                door.outbox.adopt()
-                self._doors[number] = door
+                listener.send_queue.use_in_this_thread()
+                self._listeners[number] = listener
                 self._selector.register(number, EVENT_READ)
             else:
-                del self._doors[number]
+                del self._listeners[number]
                 self._selector.unregister(number)
             done.set()
-        return bool(self._doors)
+        return bool(self._listeners)
 
     def _serve(self) -> None:
         """Waits for datagrams, and answers them."""
         try:
-            for door in self._doors.values():
-                door.flush()
-            if self.tries is None:
+            for listener in self._listeners.values():
+                listener.flush()
+            if self.first_queries is None:
                 numbers = [key.fd for key, _ in self._selector.select()]
             else:
-                numbers = self.tries.wait()
-            doors = [self._doors[number] for number in numbers if number in self._doors]
-            for door in doors:
-                self._take(door)
-            doors = [door for door in doors if door.batched]
-            for _ in range(_ROUNDS + len(doors)):
-                if not doors:
+                numbers = self.first_queries.wait()
+            listeners = [self._listeners[number] for number in numbers if number in self._listeners]
+            for listener in listeners:
+                self._answer_one(listener)
+            listeners = [listener for listener in listeners if listener.batched]
+            for _ in range(_ROUNDS + len(listeners)):
+                if not listeners:
                     break
-                doors = self._take_many(doors)
+                listeners = self._answer_batch(listeners)
         except Exception:
             self.counts.failed += 1
             log.exception("datagrams could not be answered")
             if self._batch is not None:
                 self._batch.clear()
 
-    def _take(self, door: Door) -> None:
+    def _answer_one(self, listener: UdpListener) -> None:
         """Reads one datagram where few are expected, which is the fastest then; without batches some more."""
         try:
-            if not door.many:
-                door.take(_DONT_WAIT)
-            for _ in range(0 if door.batched else _ROUNDS):
-                door.take(_DONT_WAIT)
+            if not listener.many:
+                listener.answer_one(_DONT_WAIT)
+            for _ in range(0 if listener.batched else _ROUNDS):
+                listener.answer_one(_DONT_WAIT)
         except OSError:
             pass  # no more datagrams, or an ICMP error caused by an earlier response; the socket still works
 
-    def _take_many(self, doors: list[Door]) -> list[Door]:
+    def _answer_batch(self, listeners: list[UdpListener]) -> list[UdpListener]:
         """Reads one batch from these listeners and answers it. Returns the listeners that did not fit into the batch,
         then those where more datagrams are likely."""
         batch, parts, found, at = self._batch, [], 0, 0
         assert batch is not None
-        while at < len(doors) and found < SIZE:
-            door = doors[at]
+        while at < len(listeners) and found < SIZE:
+            listener = listeners[at]
             at += 1
-            got = batch.receive(door.socket.fileno(), found)
-            door.many = got >= MANY
+            got = batch.receive(listener.socket.fileno(), found)
+            listener.many = got >= MANY
             if got > 0:
-                parts.append((door, found, found + got))
+                parts.append((listener, found, found + got))
                 found += got
         if not found:
-            return doors[at:]
+            return listeners[at:]
         self._answer_cache.tick()
-        keys, held, others = batch.keys(found), [], 0
-        for door, start, end in parts:
-            some, asked = door.reported(batch, keys[start:end], start, end)
-            held += some
-            others += asked
-        silent = others > 0 and NOTHING in held
-        self.counts.failed += batch.send([(door.socket, start, end) for door, start, end in parts], held, silent=silent)
-        return doors[at:] + [door for door, _, _ in parts if door.many]
+        keys, packed, uncached = batch.keys(found), [], 0
+        for listener, start, end in parts:
+            some, count = listener.answer_batch(batch, keys[start:end], start, end)
+            packed += some
+            uncached += count
+        silent = uncached > 0 and NO_RESPONSE in packed
+        self.counts.failed += batch.send(
+            [(listener.socket, start, end) for listener, start, end in parts], packed, silent=silent
+        )
+        return listeners[at:] + [listener for listener, _, _ in parts if listener.many]

@@ -1,4 +1,4 @@
-"""Questions by UDP: answered in the threads that receive them, but for what waits for somebody."""
+"""UDP queries: answered in the UDP thread, except those that wait for another host."""
 
 from __future__ import annotations
 
@@ -19,202 +19,204 @@ from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, refusal, re
 from vmdns.dns.message import NXDOMAIN, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
 from vmdns.dns.truncation import put_on, take_off, truncated, udp_room
 from vmdns.server.answer_cache import AnswerCache, Answers, find
-from vmdns.server.client_limits import Asker, Gate
+from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.cookies import Cookies
-from vmdns.server.counters import Counts
-from vmdns.server.external_names import Others
-from vmdns.server.first_query import FirstTries
-from vmdns.server.flood_filter import MUTE_SECONDS, Mute
+from vmdns.server.counters import Counters
+from vmdns.server.external_names import ExternalNames
+from vmdns.server.first_query import FirstQueries
+from vmdns.server.flood_filter import MUTE_SECONDS, FloodFilter
 from vmdns.server.listeners import Listener
-from vmdns.server.query_handler import Decisions
-from vmdns.server.rate_limit import Verdict
+from vmdns.server.query_handler import QueryHandler
+from vmdns.server.rate_limit import SendDecision
 from vmdns.server.udp import UdpThread
-from vmdns.server.udp_listener import Door
+from vmdns.server.udp_listener import UdpListener
 from vmdns.state.snapshot import Right, Snapshot
 
 log = logging.getLogger(__name__)
 
 Peer = tuple[Any, ...]
-Make = Callable[[Forwarded | Failure], bytes]  # the response of what is known
+Make = Callable[[Forwarded | Failure], bytes]  # makes the response
 
-MOST_ASKERS = 4096
-MOST_PENDING = 10_000  # datagrams that wait for the event loop; more are not answered, and asked again
+MAX_CLIENTS = 4096
+MOST_PENDING = 10_000  # queries that wait for the event loop; more get no response, and clients retry
 
-_OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # how the option begins
+_OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # the first bytes of the option
 _NEVER_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
-class Datagrams:
-    """spawn runs in the event loop what takes others."""
+class UdpQueries:
+    """Answers UDP queries. spawn runs in the event loop what has to wait."""
 
     def __init__(
         self,
         current: Callable[[], Snapshot],
-        decisions: Decisions,
-        others: Others,
-        gate: Gate,
+        handler: QueryHandler,
+        external: ExternalNames,
+        clients: ClientLimits,
         cookies: Cookies,
         spawn: Callable[[Awaitable[None]], object],
     ) -> None:
         self._current = current
-        self._decisions = decisions
-        self._others = others
-        self._gate = gate
+        self._handler = handler
+        self._external = external
+        self._clients = clients
         self._cookies = cookies
         self._spawn = spawn
-        self._counts = decisions.counts
-        self._closed = Counts()
+        self._counts = handler.counts
+        self._closed = Counters()
         self.answer_cache = AnswerCache()
         self._thread: UdpThread | None = None  # while it has a listener
-        self._doors: dict[Listener, Door] = {}
-        self._mutes: dict[Listener, Mute] = {}
+        self._listeners: dict[Listener, UdpListener] = {}
+        self._flood_filters: dict[Listener, FloodFilter] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: deque[tuple[Query, bytes, Peer, Listener]] = deque()
-        self._woken = False
-        # Who asked lately: (peer, the host's address that it asked at) -> when, in seconds of time.monotonic.
-        self.askers: dict[tuple[str, str], float] = {}
+        self._wake_sent = False
+        # Recent clients: (peer, the host's address that it queried) -> time of the query, in seconds of time.monotonic.
+        self.recent_clients: dict[tuple[str, str], float] = {}
 
     @property
-    def counts(self) -> Counts:
-        """What the threads did by themselves; the rest is among the counts of the decisions."""
+    def counts(self) -> Counters:
+        """Counters of the UDP thread; the rest is counted by the query handler."""
         return self._closed if self._thread is None else self._closed + self._thread.counts
 
     @property
     def path(self) -> str:
-        """How datagrams are taken: in batches, one by one, or both."""
-        return " and ".join(sorted({door.path for door in self._doors.values()}))
+        """How datagrams are read: in batches, one by one, or both."""
+        return " and ".join(sorted({udp_listener.path for udp_listener in self._listeners.values()}))
 
     def open(self, listener: Listener, *, batches: bool) -> None:
-        """Answers on it from now on."""
+        """Starts answering on a listener."""
         self._loop = asyncio.get_running_loop()
-        if not self._doors:
+        if not self._listeners:
             self.answer_cache.publish(self._current())
-        self._mutes[listener] = Mute(listener.udp)
+        self._flood_filters[listener] = FloodFilter(listener.udp)
         if self._thread is None:
-            self._thread = UdpThread(self.answer_cache, self.cached_answers, self.ask, self._tries)
-        self._doors[listener] = self._thread.open(listener, batches=batches)
+            self._thread = UdpThread(self.answer_cache, self.find_answers, self.ask, self._tries)
+        self._listeners[listener] = self._thread.open(listener, batches=batches)
 
     def close(self, listener: Listener) -> None:
-        """Answers on it no more."""
-        door = self._doors.pop(listener)
-        self._mutes.pop(listener).lift(math.inf)
-        if self._thread is not None and self._thread.close(door):
+        """Stops answering on a listener."""
+        udp_listener = self._listeners.pop(listener)
+        self._flood_filters.pop(listener).unmute(math.inf)
+        if self._thread is not None and self._thread.close(udp_listener):
             self._closed += self._thread.counts
             self._thread = None
 
-    def _tries(self, selector: BaseSelector) -> FirstTries | None:
-        return self._others.tries(selector) if self._others.tries is not None else None
+    def _tries(self, selector: BaseSelector) -> FirstQueries | None:
+        return self._external.first_queries(selector) if self._external.first_queries is not None else None
 
-    def _lift(self, listener: Listener) -> None:
-        if listener in self._mutes:
-            self._gate.lift(self._mutes[listener])
+    def _unmute(self, listener: Listener) -> None:
+        if listener in self._flood_filters:
+            self._clients.unmute(self._flood_filters[listener])
 
     def publish(self, snapshot: Snapshot) -> None:
-        """This snapshot is in force."""
+        """Takes a new snapshot."""
         self.answer_cache.publish(snapshot)
-        for door in self._doors.values():
-            door.forget_askers()
+        for udp_listener in self._listeners.values():
+            udp_listener.forget_clients()
 
-    # -- in the threads of the listeners -----------------------------------------------------------------------
+    # -- in the UDP thread -----------------------------------------------------------------------------------
 
-    def cached_answers(self, listener: Listener, peer: str) -> Answers | None:
-        """The cached answers for this peer; None where every query must be looked at."""
-        if len(self.askers) >= MOST_ASKERS:
-            self.askers.clear()
-        self.askers[peer, listener.address] = time.monotonic()
+    def find_answers(self, listener: Listener, peer: str) -> Answers | None:
+        """Returns the cached answers for this peer; None where each query must be checked."""
+        if len(self.recent_clients) >= MAX_CLIENTS:
+            self.recent_clients.clear()
+        self.recent_clients[peer, listener.address] = time.monotonic()
         snapshot = self._current()
         right = snapshot.right(listener.address, peer)
         if right in (Right.UNKNOWN, Right.NOTHING):
             return None
-        asker = self._gate.asker(listener.address, peer)
-        if asker is not None and not asker.own:
+        client = self._clients.client(listener.address, peer)
+        if client is not None and not client.from_host:
             return None
         return self.answer_cache.view((snapshot.view(listener.address, peer), right))
 
     def ask(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
-        """The response without its id; None for silence, or for later. For who is counted, and for what does not stand
-        ready as it was written."""
-        asker = self._gate.asker(listener.address, peer[0])
-        if asker is not None and (verdict := self._gate.admit(asker, peer[1])) is not Verdict.SEND:
-            proven = self._proven(packet, peer, listener)
+        """Returns the response without its id; None for no response, or where it is sent later. For limited clients,
+        and for queries whose answer is not cached in that form."""
+        client = self._clients.client(listener.address, peer[0])
+        if client is not None and (verdict := self._clients.admit(client, peer[1])) is not SendDecision.SEND:
+            proven = self._verified_client(packet, peer, listener)
             if proven is None:
-                return self._beyond_rate(packet, asker, verdict, listener)
-            asker = proven
-        made = self._stored(packet, peer, listener, asker)
+                return self._limit_rate(packet, client, verdict, listener)
+            client = proven
+        made = self._cached(packet, peer, listener, client)
         if made is None:
-            if asker is not None:
-                asker.charge()
+            if client is not None:
+                client.charge_uncached()
             made = self.answer(packet, peer, listener)
-        if made is None or asker is None or asker.own:
+        if made is None or client is None or client.from_host:
             return made
-        passed = self._gate.passes(asker, packet[:2] + made, len(packet))
+        passed = self._clients.limit_response(client, packet[:2] + made, len(packet))
         return passed[2:] if passed is not None else None
 
-    def _proven(self, packet: bytes, peer: Peer, listener: Listener) -> Asker | None:
-        """Who sent a query, where a valid cookie proves it and its own rate allows it."""
+    def _verified_client(self, packet: bytes, peer: Peer, listener: Listener) -> Client | None:
+        """Returns the sender of a query where a valid cookie verifies it and its own limits allow the query."""
         if not self._cookies.is_valid(_cookie(packet), peer[0]):
             return None
-        self._gate.prove(peer[0])
-        asker = self._gate.asker(listener.address, peer[0], proven=True)
-        return asker if asker is not None and self._gate.admit(asker, peer[1]) is Verdict.SEND else None
+        self._clients.verify_address(peer[0])
+        client = self._clients.client(listener.address, peer[0], proven=True)
+        return client if client is not None and self._clients.admit(client, peer[1]) is SendDecision.SEND else None
 
-    def _beyond_rate(self, packet: bytes, asker: Asker, verdict: Verdict, listener: Listener) -> bytes | None:
-        """The response without its id to one query too many: empty with TC, or none."""
+    def _limit_rate(self, packet: bytes, client: Client, verdict: SendDecision, listener: Listener) -> bytes | None:
+        """Returns the response without its id to a query beyond the rate: empty with TC, or None."""
         self._counts.silenced += 1
-        if self._gate.floods(asker, self._mutes[listener]) and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._lift, listener)
-        empty = truncated(packet) if verdict is Verdict.CUT else None
+        if self._clients.mute_flood(client, self._flood_filters[listener]) and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._unmute, listener)
+        empty = truncated(packet) if verdict is SendDecision.TRUNCATE else None
         return empty[2:] if empty is not None else None
 
-    def _stored(self, packet: bytes, peer: Peer, listener: Listener, asker: Asker | None) -> bytes | None:
-        """What stands ready for who is counted, and for what has a cookie, which is different each time."""
+    def _cached(self, packet: bytes, peer: Peer, listener: Listener, client: Client | None) -> bytes | None:
+        """Returns the cached answer for a limited client, or for a query with a cookie, which differs each time."""
         plain, cookie = take_off(packet)
-        if asker is None and not cookie:
+        if client is None and not cookie:
             return None
         snapshot = self._current()
-        sort = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-        if sort[1] not in (Right.ALL, Right.NAMES):
+        client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+        if client_view[1] not in (Right.ALL, Right.NAMES):
             return None
-        found = find(self.answer_cache.view(sort), plain)
+        found = find(self.answer_cache.view(client_view), plain)
         if found is not None and cookie:
-            told, proves = self._cookies.meet(cookie, peer[0])
+            cookie_data, proves = self._cookies.check(cookie, peer[0])
             if proves:
-                self._gate.prove(peer[0])
-            found = put_on(found, told, udp_room(plain))
+                self._clients.verify_address(peer[0])
+            found = put_on(found, cookie_data, udp_room(plain))
         if found is not None:
             self._counts.queries += 1
             self._counts.answered += 1
         return found
 
     def answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
-        """The response without its id, where our own zones make it at once; None for silence or for later."""
+        """Returns the response without its id; None for no response, or where it is sent later."""
         self._counts.queries += 1
         try:
             return self._answer(packet, peer, listener)
         except Exception:
-            log.exception("a question could not be answered")
+            log.exception("a query could not be answered")
             self._counts.failed += 1
             return bare_reply(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
 
     def _answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
         snapshot = self._current()
-        asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+        client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
         try:
             query = parse_query(packet)
         except Malformed as malformed:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
-        query = self._cookies.told(query, peer[0])
+        query = self._cookies.with_cookie(query, peer[0])
         if query.proven:
-            self._gate.prove(peer[0])
+            self._clients.verify_address(peer[0])
         limit = udp_limit(query)
-        response, reply = self._decisions.decide(query, peer[0], listener.address, limit)
+        response, reply = self._handler.answer_locally(query, peer[0], listener.address, limit)
         if response is None:
-            if reply is None and asker[1] is Right.ALL and refusal(query) is None:
-                counted = self._gate.asker(listener.address, peer[0], query.proven)
-                if not self._gate.may_miss(counted):
-                    return (self._others.cached(query, limit) or self._decisions.too_many(query, limit, counted))[2:]
-                made = self._miss(Question.of(query), partial(render, query, limit=limit), peer, listener, counted)
+            if reply is None and client_view[1] is Right.ALL and refusal(query) is None:
+                client = self._clients.client(listener.address, peer[0], query.proven)
+                if not self._clients.may_forward(client):
+                    return (
+                        self._external.cached(query, limit) or self._handler.forward_limit_reached(query, limit, client)
+                    )[2:]
+                made = self._forward(Question.of(query), partial(render, query, limit=limit), peer, listener, client)
                 if not isinstance(made, bool):
                     self._store_forwarded(query, packet, made, peer, listener)
                     return made[2:]
@@ -222,66 +224,67 @@ class Datagrams:
                     return None
             self._hand_over(query, packet, peer, listener)
             return None
-        if reply is not None and self._decisions.may_be_elsewhere(query, reply, snapshot):
+        if reply is not None and self._handler.may_exist_on_link(query, reply, snapshot):
             self._store_forwarded(query, packet, response, peer, listener, snapshot)
         elif reply is not None and _is_plain(query, packet):
-            self.answer_cache.store(asker, snapshot, _key(query, packet), _lowered(query, response))
+            self.answer_cache.store(client_view, snapshot, _key(query, packet), _with_lower_case_name(query, response))
         return response[2:]
 
-    def _miss(
-        self, question: Question, make: Make, peer: Peer, listener: Listener, asker: Asker | None
+    def _forward(
+        self, question: Question, make: Make, peer: Peer, listener: Listener, client: Client | None
     ) -> bytes | bool:
-        """The response that `make` makes of what is known; else whether it was asked for, and will be sent."""
+        """Returns the response that `make` makes of a cached answer; else whether a query was sent, whose response
+        follows."""
         thread = self._thread
-        if self._others.begin is None or thread is None or thread.tries is None:
+        if self._external.begin is None or thread is None or thread.first_queries is None:
             return False
-        post = self._post if asker is None else partial(self._post_counted, asker)
-        found = self._others.begin(question, lambda found: post(listener, peer, make(found)), thread.tries)
+        post = self._post if client is None else partial(self._post_limited, client)
+        found = self._external.begin(question, lambda found: post(listener, peer, make(found)), thread.first_queries)
         self._counts.forwarded += found is not False
         if found is True:
-            self._gate.missed(asker)
+            self._clients.count_forward(client)
         return found if isinstance(found, bool) else make(found)
 
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
-        """Has the event loop answer it."""
+        """Passes the query to the event loop."""
         if len(self._pending) >= MOST_PENDING or self._loop is None:
             self._counts.failed += 1
             return
         self._pending.append((query, packet, peer, listener))
-        if not self._woken:
-            self._woken = True
+        if not self._wake_sent:
+            self._wake_sent = True
             try:
-                self._loop.call_soon_threadsafe(self.go_on)
-            except RuntimeError:  # the loop is closed: this is the end
+                self._loop.call_soon_threadsafe(self.resolve_pending)
+            except RuntimeError:  # the loop is closed: the server is stopping
                 self._pending.clear()
 
     # -- in the event loop --------------------------------------------------------------------------------------
 
-    def go_on(self) -> None:
-        """Goes on with the questions that the threads handed over."""
-        self._woken = False  # first: what is put in from now on wakes the loop again
+    def resolve_pending(self) -> None:
+        """Resolves the queries that the UDP thread handed over."""
+        self._wake_sent = False  # first: later queries wake the loop again
         for _ in range(len(self._pending)):
             try:
-                self._take(*self._pending.popleft())
+                self._resolve(*self._pending.popleft())
             except Exception:
-                log.exception("a question could not be answered")
+                log.exception("a query could not be answered")
                 self._counts.failed += 1
 
-    def _take(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
+    def _resolve(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
         limit, snapshot = udp_limit(query), self._current()
-        response, reply = self._decisions.decide(query, peer[0], listener.address, limit)
-        onward = response or self._decisions.onward(query, reply, peer[0], listener.address, limit)
-        if not isinstance(onward, bytes):
-            # What others on the links say of a name stays known for a moment, above all that nobody has it.
-            relayed = reply is not None and reply.chase is None
-            kept = snapshot if relayed else None
-            self._spawn(self._finish_udp(listener, onward, query, packet, peer, kept))
+        response, reply = self._handler.answer_locally(query, peer[0], listener.address, limit)
+        answer_external = response or self._handler.answer_external(query, reply, peer[0], listener.address, limit)
+        if not isinstance(answer_external, bytes):
+            # A lookup on the links is cached for a moment, above all that no host has the name.
+            from_links = reply is not None and reply.chase is None
+            absent_in = snapshot if from_links else None
+            self._spawn(self._send_later(listener, answer_external, query, packet, peer, absent_in))
             return
-        self._send(listener, onward, peer)
+        self._send(listener, answer_external, peer)
         if response is None and reply is None:
-            self._store_forwarded(query, packet, onward, peer, listener)
+            self._store_forwarded(query, packet, answer_external, peer, listener)
 
-    async def _finish_udp(
+    async def _send_later(
         self,
         listener: Listener,
         coming: Awaitable[bytes],
@@ -304,47 +307,47 @@ class Datagrams:
         listener: Listener,
         absent_in: Snapshot | None = None,
     ) -> None:
-        """Caches a response for a second. absent_in: the snapshot that has no such name, where others on a link may
-        have it."""
-        counted = self._gate.asker(listener.address, peer[0])
-        if counted is not None and not counted.own and response[3] & 0xF == SERVFAIL:
-            return  # one client's budget was used up: it says nothing of others that are answered alike
+        """Caches a response for a second. absent_in: the snapshot that has no such name, where another host on a link
+        may have it."""
+        client = self._clients.client(listener.address, peer[0])
+        if client is not None and not client.from_host and response[3] & 0xF == SERVFAIL:
+            return  # one client's budget was used up, which says nothing about other clients of the view
         if _is_plain(query, packet):
             snapshot = self._current()
-            asker = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-            key, lowered = _key(query, packet), _lowered(query, response)
+            client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            key, lowered = _key(query, packet), _with_lower_case_name(query, response)
             if absent_in is not None and response[3] & 0xF == NXDOMAIN:
-                self.answer_cache.store_absent(asker, absent_in, key, lowered)
+                self.answer_cache.store_absent(client_view, absent_in, key, lowered)
             else:
-                self.answer_cache.store_forwarded(asker, key, lowered)
+                self.answer_cache.store_forwarded(client_view, key, lowered)
 
     def _send(self, listener: Listener, reply: bytes, peer: Peer) -> None:
-        passed = self._gate.passes(self._gate.asker(listener.address, peer[0]), reply)
+        passed = self._clients.limit_response(self._clients.client(listener.address, peer[0]), reply)
         if passed is None:
             self._counts.silenced += 1
             return
         try:
             listener.udp.sendto(passed, _NEVER_WAIT, peer)
         except OSError:
-            self._counts.failed += 1  # a full buffer or a peer that went away: it asks again
+            self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries
 
-    def _post_counted(self, asker: Asker, listener: Listener, peer: Peer, reply: bytes) -> None:
-        """The same for who is counted."""
-        self._gate.met(asker)
-        if asker.own:
+    def _post_limited(self, client: Client, listener: Listener, peer: Peer, reply: bytes) -> None:
+        """The same for a limited client."""
+        self._clients.end_forward(client)
+        if client.from_host:
             self._post(listener, peer, reply)
         else:
             self._send(listener, reply, peer)
 
     def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
-        """Sends it, together with others where a thread that receives says it."""
-        door = self._doors.get(listener)
-        if door is None or not door.outbox.put(reply, peer):
+        """Sends a response, together with others if this is the UDP thread."""
+        udp_listener = self._listeners.get(listener)
+        if udp_listener is None or not udp_listener.send_queue.put(reply, peer):
             self._send(listener, reply, peer)
 
 
 def _is_plain(query: Query, packet: bytes) -> bool:
-    """Whether the packet is a question and at most an OPT record without options: of those there are few kinds."""
+    """Whether the packet has a question and at most an OPT record without options: few of those differ."""
     length = 12 + len(query.question)
     if query.edns is None:
         return len(packet) == length
@@ -352,8 +355,8 @@ def _is_plain(query: Query, packet: bytes) -> bool:
 
 
 def _cookie(packet: bytes) -> bytes:
-    """The data of the COOKIE option of a query, where it is as long as ours; nothing where there is none such, or the
-    packet cannot be read."""
+    """Returns the data of the query's COOKIE option, if it is as long as ours; nothing if there is none, or the packet
+    is malformed."""
     if _OUR_COOKIE not in packet:
         return b""
     cookie = take_off(packet)[1]
@@ -370,6 +373,6 @@ def _key(query: Query, packet: bytes) -> bytes:
     return packet[2:12] + query.key + packet[12 + len(query.key) :]
 
 
-def _lowered(query: Query, response: bytes) -> bytes:
-    """The response without its id, as it is to the name in lower case: names after it point to it."""
+def _with_lower_case_name(query: Query, response: bytes) -> bytes:
+    """Returns the response without its id, with the name in lower case: later names point to it."""
     return response[2:12] + query.key + response[12 + len(query.key) :]

@@ -17,7 +17,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.response_validation import Rejected, Verdict, validate_response
 from vmdns.dns.upstreams import Upstream
 from vmdns.server.upstream_query import encode_query
-from vmdns.server.upstream_socket import Sockets
+from vmdns.server.upstream_socket import UpstreamSockets
 
 # How long a probe's response is waited for, in seconds.
 SILENCE_TIMEOUT = 1.5
@@ -41,7 +41,7 @@ class _Response(NamedTuple):
     verdict: Verdict | None  # None for an answer
 
 
-async def check_response(sockets: Sockets, upstream: Upstream) -> None:
+async def check_response(sockets: UpstreamSockets, upstream: Upstream) -> None:
     """Returns when the upstream has responded to a probe, whatever it said.
 
     Raises OSError (TimeoutError after SILENCE_TIMEOUT), ValueError.
@@ -49,7 +49,7 @@ async def check_response(sockets: Sockets, upstream: Upstream) -> None:
     await _probe(sockets, upstream, SILENCE_TIMEOUT, edns=False)
 
 
-async def find_abilities(sockets: Sockets, upstream: Upstream) -> Abilities:
+async def find_abilities(sockets: UpstreamSockets, upstream: Upstream) -> Abilities:
     """Finds out what an upstream can do. Raises OSError (TimeoutError), ValueError."""
     no_edns = flat_case = True
     for _ in range(_REPEATS):
@@ -65,7 +65,7 @@ async def find_abilities(sockets: Sockets, upstream: Upstream) -> Abilities:
     return Abilities(not no_edns, not flat_case)
 
 
-async def _probe(sockets: Sockets, upstream: Upstream, seconds: float, *, edns: bool) -> _Response:
+async def _probe(sockets: UpstreamSockets, upstream: Upstream, seconds: float, *, edns: bool) -> _Response:
     packet, sent = encode_query(_QUESTION, secrets.token_bytes, edns=edns, mix_case=True)
     responses: list[_Response] = []
 

@@ -14,7 +14,7 @@ from vmdns.dns.response_validation import Rejected, Verdict
 from vmdns.dns.upstreams import Upstream
 from vmdns.server.upstream_probe import Abilities, check_response, find_abilities
 from vmdns.server.upstream_query import encode_query
-from vmdns.server.upstream_socket import Sockets
+from vmdns.server.upstream_socket import UpstreamSockets
 
 # A server that fell silent is asked last, and probed again after so many seconds if there are queries.
 PROBE_SECONDS = 15.0
@@ -27,13 +27,13 @@ _CASE_SECONDS = 1.0
 _MOST_ROUNDS = 4
 
 
-class Judge(Protocol):
+class Validate(Protocol):
     """`core.judge.judge` with everything but the message filled in."""
 
     def __call__(self, message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected: ...
 
 
-class First(Protocol):
+class PendingFirst(Protocol):
     """A query over UDP that is under way already: what was sent, when by the clock of the server, and what comes."""
 
     @property
@@ -60,7 +60,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 InLoop = Callable[[Callable[[], None]], None]
 
 
-class Server:
+class UpstreamServer:
     """One upstream. now is a monotonic clock in seconds; recovered is called when it answers after a silence.
 
     What a client's query meets never changes how others' queries are sent: it starts a probe (`upstream_probe`), and
@@ -70,7 +70,7 @@ class Server:
     def __init__(
         self,
         upstream: Upstream,
-        sockets: Sockets,
+        sockets: UpstreamSockets,
         now: Callable[[], float],
         recovered: Callable[[], None],
         spawn: Spawn,
@@ -97,7 +97,7 @@ class Server:
     def __str__(self) -> str:
         return str(self.upstream)
 
-    async def ask(self, question: Question, judge: Judge, first: First | None = None) -> Forwarded:
+    async def ask(self, question: Question, judge: Validate, first: PendingFirst | None = None) -> Forwarded:
         """Asks until it answers: a silent server is given up by cancelling. Raises `Unanswered`.
 
         first: a query that is under way, to go on from.
@@ -138,7 +138,7 @@ class Server:
                     break
         raise self._fail(why, final=True)
 
-    async def _round(self, question: Question, judge: Judge, edns: bool, stream: bool) -> Forwarded | Rejected:
+    async def _round(self, question: Question, judge: Validate, edns: bool, stream: bool) -> Forwarded | Rejected:
         packet, sent = encode_query(question, secrets.token_bytes, edns=edns, mix_case=self._can().case)
         if stream:
             coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
@@ -261,6 +261,6 @@ class Server:
         }
 
 
-def in_turn(servers: tuple[Server, ...]) -> list[Server]:
+def in_turn(servers: tuple[UpstreamServer, ...]) -> list[UpstreamServer]:
     """The servers in the order to ask them: as configured, silent ones last."""
-    return sorted(servers, key=Server.is_silent) if any(server.silent for server in servers) else list(servers)
+    return sorted(servers, key=UpstreamServer.is_silent) if any(server.silent for server in servers) else list(servers)

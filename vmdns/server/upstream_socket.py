@@ -1,4 +1,4 @@
-"""Sockets to upstreams: a fresh one for each try, on a random port (RFC 5452 section 9.2, RFC 6056).
+"""UpstreamSockets to upstreams: a fresh one for each try, on a random port (RFC 5452 section 9.2, RFC 6056).
 
 A connected socket gets only what comes from the address and port that it asked. Reading goes through the loop's
 `sock_*` calls, so any selector loop will do.
@@ -54,19 +54,19 @@ def budget() -> int:
     return 4000 if soft == resource.RLIM_INFINITY else max(16, min(soft // 2, 4000))
 
 
-class Pool(Protocol):
-    """Sockets that a thread keeps; so many of them are open without a question."""
+class SocketPool(Protocol):
+    """UpstreamSockets that a thread keeps; so many of them are open without a question."""
 
     resting: int
 
 
-class Sockets:
+class UpstreamSockets:
     """Opens sockets to upstreams, never more than `most` at once; also counts those that threads open (`ports`)."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.open = 0
-        self.pools: list[Pool] = []
+        self.pools: list[SocketPool] = []
         self._lock = threading.Lock()
 
     @property

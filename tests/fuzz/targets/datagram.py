@@ -16,7 +16,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.message import Malformed, Query, parse_query, respond, udp_limit
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import Others
+from vmdns.server.external_names import ExternalNames
 from vmdns.server.listeners import Listener
 from vmdns.state.authoritative import Reply
 
@@ -42,7 +42,7 @@ async def _admit(peer: str) -> None:
 
 
 def _served() -> DnsServer:
-    return DnsServer(lambda: SNAPSHOT, Others(_forward, lambda query, limit: None, _chase, _admit), Limits())
+    return DnsServer(lambda: SNAPSHOT, ExternalNames(_forward, lambda query, limit: None, _chase, _admit), Limits())
 
 
 SERVER = _served()
@@ -92,11 +92,11 @@ def _same_by_threads(packet: bytes, peer: str, local: str, wanted: bytes | None)
     ask = SERVER.datagrams.ask if peer == "127.0.0.1" else SERVER.datagrams.answer
     first = ask(packet, (peer, 40000), listener)
     assert SERVER.counts.failed == (wanted is None and first is None and _handed_over(packet)), "an exception"
-    SERVER._decisions.counts.failed = 0
+    SERVER._handler.counts.failed = 0
     assert (None if wanted is None else wanted[2:]) == first, "the thread's path and the loop's differ"
     if first is not None:
         assert ask(packet, (peer, 40000), listener) == first, "another answer at the second time"
-    ready = SERVER.datagrams.cached_answers(listener, peer)
+    ready = SERVER.datagrams.find_answers(listener, peer)
     if ready is None:
         return
     again = find(ready, packet)

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Awaitable
 
 from vmdns.dns.limits import Limits
-from vmdns.server.counters import Counts
+from vmdns.server.counters import Counters
 from vmdns.server.listeners import bind
-from vmdns.server.tcp import Connections
+from vmdns.server.tcp import TcpConnections
 
 LOOP = asyncio.new_event_loop()
 TROUBLE: list[object] = []
@@ -67,7 +67,7 @@ async def _talk(stream: bytes, cut: int) -> list[bytes]:
     """Sends the stream in pieces of that many bytes; the answers until the server closes."""
     loop = asyncio.get_running_loop()
     listener = bind("127.0.0.1", 0)
-    connections = Connections(_handle, lambda work: loop.create_task(work), Limits, Counts())  # type: ignore[arg-type]
+    connections = TcpConnections(_handle, lambda work: loop.create_task(work), Limits, Counters())  # type: ignore[arg-type]
     accepting = loop.create_task(connections.accept(listener))
     try:
         async with asyncio.timeout(20):
