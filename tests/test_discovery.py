@@ -15,7 +15,7 @@ from vmdns.dns.name import to_wire
 from vmdns.sources.reader import is_too_old
 from vmdns.state.facts import Fact, Neighbour, to_json
 from vmdns.state.policy import Policy
-from vmdns.store import Table
+from vmdns.store import Store
 
 FOUND = {"version": "7.2.22", "reader": "api", "home": "/home"}
 
@@ -24,7 +24,7 @@ class Bench:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.looked = 0
-        self.table = Table(Policy(), lambda: NOW, clock.inline)
+        self.table = Store(Policy(), lambda: NOW, clock.inline)
         self.discovery = Discovery(self.table, self.said.append, self.look)
         self.discovery._stale_seconds = 600.0  # what start() takes from the configuration
 

@@ -44,7 +44,7 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
         await app.hosts.read()
         assert told == [sentence]
         assert app.status.read()["problems"] == []
-        app.table.close()
+        app.store.close()
 
     asyncio.run(main())
 
@@ -67,6 +67,6 @@ def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_con
         await app._tasks.finished()
         assert to_wire("shop.test") in app.hosts.hosts.outside
         assert app.upstreams.found is found
-        app.table.close()
+        app.store.close()
 
     asyncio.run(main())

@@ -15,7 +15,7 @@ from vmdns.dns.name import to_wire
 from vmdns.state.facts import Fact, Machine
 from vmdns.state.policy import Policy
 from vmdns.state.vm_change import Change
-from vmdns.store import DEBOUNCE_SECONDS, Table
+from vmdns.store import DEBOUNCE_SECONDS, Store
 
 
 class Bench:
@@ -25,7 +25,7 @@ class Bench:
         self.loop = asyncio.get_running_loop()
         self.ahead = 0.0
         self.told: list[tuple[float, list[Change]]] = []
-        self.table = Table(Policy(), self.wall, clock.inline)
+        self.table = Store(Policy(), self.wall, clock.inline)
         self.table.subscribe(lambda changes: self.told.append((round(self.loop.time(), 6), changes)))
 
     def wall(self) -> float:
@@ -203,7 +203,7 @@ async def test_a_table_begins_with_the_owners_of_the_last_run(bench: Bench) -> N
     bench.put("virtualbox", vm(2), *NETWORKS)
     await settled()
     owners = bench.table.snapshot.name_owners
-    table = Table(Policy(), bench.wall, clock.inline, owners)
+    table = Store(Policy(), bench.wall, clock.inline, owners)
     assert table.snapshot.name_owners == owners
     table.put("virtualbox", {"1": vm(1), "2": vm(2)})
     await settled()
@@ -249,7 +249,7 @@ async def test_a_name_in_other_letters_is_no_change_of_the_zone(bench: Bench) ->
 
 def test_the_serial_wraps_as_rfc_1982_wants() -> None:
     async def main() -> None:
-        table = Table(Policy(), lambda: float(0xFFFFFFFF), clock.inline)
+        table = Store(Policy(), lambda: float(0xFFFFFFFF), clock.inline)
         assert table.snapshot.serial == 0xFFFFFFFF
         table.put("virtualbox", {"a": vm(1)})
         await settled()

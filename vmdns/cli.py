@@ -181,10 +181,10 @@ def _watch(arguments: Namespace) -> int:
 
 
 def _ask(arguments: Namespace) -> int:
-    message = {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.asker}
+    message = {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.client}
     response = _server(arguments).request(message)
     shown = cli_format.dig if arguments.dig else cli_format.answer
-    _show(arguments, response, lambda look: shown(response, arguments.asker, look))
+    _show(arguments, response, lambda look: shown(response, arguments.client, look))
     return DONE if response["found"] else FAILED
 
 

@@ -142,7 +142,7 @@ def change(line: Mapping[str, Any], look: Look) -> str:
     return f"{at} {paint(sign, code, look)} {safe('  '.join(parts))}"
 
 
-def answer(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
+def answer(response: Mapping[str, Any], client: str | None, look: Look) -> list[str]:
     """The answer of `vmdns ask` as a table, or why there is none in words; then the reasons."""
     records = [(record.split(maxsplit=4) + [""] * 5)[:5] for record in response["answer"]]
     rows = [(name.removesuffix("."), kind, value, f"{ttl} s") for name, ttl, _, kind, value in records]
@@ -152,14 +152,14 @@ def answer(response: Mapping[str, Any], asker: str | None, look: Look) -> list[s
             lines.append(safe(response["extended_error"]))
     else:
         lines = [paint(safe(response["summary"]), 1, look)]
-    notes = [response["note"], f"asked as {asker}" if asker else "", *response["why"]]
+    notes = [response["note"], f"asked as {client}" if client else "", *response["why"]]
     notes = [one for one in notes if one and one not in response["summary"]]
     return [*lines, *([""] if notes else []), *(safe(f"- {one}") for one in notes)]
 
 
-def dig(response: Mapping[str, Any], asker: str | None, look: Look) -> list[str]:
+def dig(response: Mapping[str, Any], client: str | None, look: Look) -> list[str]:
     """The answer of `vmdns ask --dig`, in dig's way."""
-    asked = f", asked as {asker}" if asker else ""
+    asked = f", asked as {client}" if client else ""
     lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, look)]
     lines += [safe(record) for record in response["answer"]]
     for record in response.get("authority", []):
@@ -227,7 +227,7 @@ def plan(response: Mapping[str, Any], look: Look) -> list[str]:
 
 
 def host(response: Mapping[str, Any], whole: bool, look: Look) -> list[str]:
-    """What `vmdns host` shows: the plan and how to do it; of what was done, which was said as it was done, the rest."""
+    """What `vmdns host` shows: the plan and how to do it; what was done was logged already."""
     if response["done"]:
         rest = {"steps": [], "left": response["left"], "notes": response["notes"]}
         return plan(rest, look) if rest["left"] or rest["notes"] or not response["steps"] else []
@@ -236,8 +236,8 @@ def host(response: Mapping[str, Any], whole: bool, look: Look) -> list[str]:
 
 
 def wire(response: Mapping[str, Any], look: Look) -> list[str]:
-    """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; of what
-    was done, which was said as it was done, what is to be known."""
+    """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; what
+    was done was logged already, so only notes follow."""
     steps = [step for one in response["networks"] for step in one["steps"]]
     if response["done"]:
         if not (response["changed"] or response["left"]):

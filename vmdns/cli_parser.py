@@ -287,7 +287,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask = command("ask", "show what is answered for a name, and why", _ASK, _ASK_EXAMPLES)
     ask.add_argument("name", metavar="NAME", help="a name, a VM's name without zone, or an address")
     ask.add_argument("type", metavar="TYPE", nargs="?", help="the record type, like AAAA or TXT (default: A)")
-    ask.add_argument("--as", dest="asker", metavar="VM", help="ask as this VM, or the machine with this address")
+    ask.add_argument("--as", dest="client", metavar="VM", help="ask as this VM, or the machine with this address")
     ask.add_argument("--dig", action="store_true", help="show the answer in the form of dig")
     _json(ask)
     _home(ask, demo=True)

@@ -1,4 +1,4 @@
-"""Reading a file that others may have put there: a regular one, up to a bound, and without waiting for anybody."""
+"""Reads files that other users may have written: regular ones only, up to a bound, and without blocking."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class _Built(NamedTuple):
     seconds: float
 
 
-class Table:
+class Store:
     """Holds facts by source, builds when they changed, and notifies listeners. Used by one thread.
 
     wall gives the Unix time; in_thread runs a function beside the event loop; owners are those of the names of VMs

@@ -25,7 +25,7 @@ from vmdns.daemon.discovery import Discovery
 from vmdns.sources.supervisor import Supervisor
 from vmdns.state.facts import Machine, Neighbour, Network
 from vmdns.state.policy import Policy
-from vmdns.store import Table
+from vmdns.store import Store
 
 LAN = Network("bridged", "lan0")
 SEND = """
@@ -44,7 +44,7 @@ def machines(count: int) -> dict[str, Machine]:
 
 async def serve(count: int) -> None:
     """The server's part, in the host's namespace: prints a line for each VM that has an address."""
-    table = Table(Policy())
+    table = Store(Policy())
 
     def tell(news: object) -> None:
         now = time.time()
@@ -101,7 +101,7 @@ def first_packets(guests: int, count: int) -> None:
 
 async def cost(count: int) -> None:
     """What a neighbour costs the event loop with that many VMs: one that is a VM, and one that is none."""
-    table = Table(Policy())
+    table = Store(Policy())
     table.put("virtualbox", machines(count))
     table.rebuild()
     for what, number in (("is a VM", 7), ("is none", count + 7)):

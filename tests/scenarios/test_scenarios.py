@@ -61,7 +61,7 @@ from vmdns.state.facts import (
 from vmdns.state.hosts_names import digest
 from vmdns.state.policy import Policy
 from vmdns.state.views import View
-from vmdns.store import Table
+from vmdns.store import Store
 
 Rules = tuple[PortForward, ...]
 
@@ -87,7 +87,7 @@ class Stage:
         self.hosts: dict[str, HostName] = {}
         self.lines: list[str] = []
         self.asker: tuple[str, ...] = ("everywhere",)
-        self.table = Table(Policy(), self.wall, clock.inline)
+        self.table = Store(Policy(), self.wall, clock.inline)
         self.table.put("virtualbox", self.facts)
         self.table.subscribe(
             lambda changes: self.lines.extend(

@@ -67,8 +67,8 @@ def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
         if dig and address in ports:
             command = f"dig @{address} -p {ports[address]} +noall +answer {words}"
         else:
-            asker = {HOST: "", "127.0.1.1": " --as web", "127.0.1.2": " --as 서버"}[address]
-            command = f"{command_name()} ask {words.removeprefix('-x ')}{asker}"
+            option = {HOST: "", "127.0.1.1": " --as web", "127.0.1.2": " --as 서버"}[address]
+            command = f"{command_name()} ask {words.removeprefix('-x ')}{option}"
         wide = sum(unicodedata.east_asian_width(letter) == "W" for letter in command)
         lines.append(f"  {command:<{54 - wide}}  # {text}")
     more = f"{command_name()} names --watch shows each change; ask, status and doctor work as well. Ctrl-C ends it."

@@ -100,7 +100,7 @@ def answer(findings: Iterable[Finding]) -> dict[str, Any]:
 
 
 def gather(status: Mapping[str, Any] | None, report: Report) -> Host:
-    """Checks this computer: whom its resolver asks, its firewall, the upstreams of the running vmdns. All checks run at
+    """Checks this computer: its resolver, its firewall, the upstreams of the running vmdns. All checks run at
     the same time, and those that take longer than CHECKS_SECONDS are left out."""
     zones = status["zones"] if status is not None else []
     servers = [str(one["address"]) for one in status["upstreams"]] if status is not None else []

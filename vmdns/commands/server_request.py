@@ -40,14 +40,14 @@ def _first(home: str, ask: Callable[[Path, str | None], T]) -> T:
     places = [(folder, key) for folder in folders]
     if key is None:
         places += [(folder, DEMO) for folder in folders]
-    nobody: NotRunning | None = None
+    missing: NotRunning | None = None
     for folder, one in places:
         try:
             return ask(folder, one)
         except NotRunning as error:
-            nobody = nobody or error
-    assert nobody is not None
-    raise nobody
+            missing = missing or error
+    assert missing is not None
+    raise missing
 
 
 class Server:

@@ -34,7 +34,7 @@ async def chase(find: Find, query: Query, reply: Reply, target: bytes, limit: in
 
 
 async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> dict[str, Any]:
-    """What the server answers to `name` and `type`, to the asker `as` (default: this host), and why.
+    """What the server answers to `name` and `type`, to the client `as` (default: this host), and why.
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
     """
@@ -49,7 +49,7 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
         kind = dns.rdatatype.from_text(str(message.get("type") or kind_name).upper())
     except (dns.exception.DNSException, ValueError):  # ValueError: TYPE65536
         return {"error": f"{message['type']!r} is no record type; use one like A, AAAA, PTR, SRV or TXT"}
-    peer, local = _asker(snapshot, str(message.get("as") or ""))
+    peer, local = _client(snapshot, str(message.get("as") or ""))
     if not peer:
         what = "neither an address nor a VM that runs; write it like 192.168.56.101, or see vmdns names"
         return {"error": f"--as {message['as']}: {what}"}
@@ -83,7 +83,7 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
     }
 
 
-def _asker(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
+def _client(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     """From which address somebody asks, and at which of the host's: the name of a VM, an address, or '' for the host.
 
     A guest behind NAT asks, to the host, from the very address that it asks at.

@@ -76,14 +76,14 @@ def _ask(folder: Path, key: str | None, message: dict[str, Any], timeout: float 
 
 
 def _connect(folder: Path, key: str | None) -> Connection:
-    nobody = NotRunning(f"no vmdns runs {'here' if key is None else 'for this VirtualBox home'}")
+    not_running = NotRunning(f"no vmdns runs {'here' if key is None else 'for this VirtualBox home'}")
     if not is_own(folder):
-        raise nobody
+        raise not_running
     wanted = key or instance_key(None)
     if found := _open(folder, wanted):
         return found
     if key is not None:
-        raise nobody
+        raise not_running
     live: list[Connection] = []
     for other in _keys(folder, wanted):
         if found := _open(folder, other):
@@ -94,7 +94,7 @@ def _connect(folder: Path, key: str | None) -> Connection:
         connection.close()
     if live:
         raise ControlError("several vmdns run, none for the usual VirtualBox home; say which by --vbox-home")
-    raise nobody
+    raise not_running
 
 
 def _keys(folder: Path, without: str) -> list[str]:
@@ -103,7 +103,7 @@ def _keys(folder: Path, without: str) -> list[str]:
 
 
 def _open(folder: Path, key: str) -> Connection | None:
-    """A connection to that instance, None where nobody answers."""
+    """A connection to that instance, None without a server."""
     return _open_socket(folder / f"{key}.sock") or _open_port(folder / f"{key}.json")
 
 
@@ -121,8 +121,8 @@ def _open_socket(place: Path) -> Connection | None:
 
 def _open_port(place: Path) -> Connection | None:
     try:
-        said = json.loads(read_regular(place, 4096))
-        port, token = int(said["port"]), str(said["token"])
+        found = json.loads(read_regular(place, 4096))
+        port, token = int(found["port"]), str(found["token"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if not (0 < port < 65536 and token):

@@ -161,7 +161,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
 
 
 def _shared_addresses(snapshot: Snapshot, guest: Guest) -> Iterator[Problem]:
-    """What is to be said of addresses of this VM that others have on the same network."""
+    """Notes on addresses of this VM that other VMs have on the same network."""
     for place in dict.fromkeys((one.address, one.network) for one in guest.addresses):
         owners = (snapshot.by_uuid[uuid] for _, uuid in snapshot.pointers.get(reverse_name(place[0]), ()))
         found = double(place[0], [one for one in owners if place in {(it.address, it.network) for it in one.addresses}])

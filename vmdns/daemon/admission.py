@@ -1,6 +1,6 @@
 """Strangers on a LAN: a question waits a moment for the neighbour table to tell whether a VM asked it.
 
-A VM that knows the host's MAC since before it was paused asks without a word of its own, and the host's table has lost
+A VM that knows the host's MAC since before it was paused asks without a word of its own, and the host's store has lost
 it meanwhile: so the host is made to look for it, as the answer would.
 """
 
@@ -20,7 +20,7 @@ _DISCARD = 9  # the port of RFC 863, on which nothing listens
 
 def solicit(peer: str) -> None:
     """Has the system ask a neighbour for its MAC (ARP, or RFC 4861 section 7.2), by an empty datagram that no router
-    passes on: what a table says of it is true then, if it is there. Never raises."""
+    passes on: what a store says of it is true then, if it is there. Never raises."""
     with contextlib.suppress(OSError):
         family, kind, _, _, to = socket.getaddrinfo(
             peer, _DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST

@@ -46,7 +46,7 @@ from vmdns.state.facts import Machine
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.vm_change import Change
-from vmdns.store import Table
+from vmdns.store import Store
 
 if TYPE_CHECKING:
     from vmdns.daemon.readiness import Readiness
@@ -95,25 +95,25 @@ class App:
         )
         self._listening = ListenAddresses(self._server, log, lambda: self.upstreams.configure())
         self.upstreams = UpstreamWatch(
-            self._forwarder, current, lambda: self._listening.own, self._configure_table, log
+            self._forwarder, current, lambda: self._listening.own, self._configure_store, log
         )
         self._multicast = Multicast(log, forgotten=self._server.datagrams.answer_cache.drop_absent)
         self._mdns = MdnsPublisher(self._multicast, self._snapshot)
 
         self._name_owners = NameOwners(_name_owners_file(config) if worker == WORKER else None, log)
-        self.table = Table(self._policy(), owners=self._name_owners.read())
-        self.table.subscribe(self._publish)
+        self.store = Store(self._policy(), owners=self._name_owners.read())
+        self.store.subscribe(self._publish)
         self._discovery = Discovery(
-            self.table, log, self._end_first_look, lambda source: self._admission.looked(), worker
+            self.store, log, self._end_first_look, lambda source: self._admission.looked(), worker
         )
         now = time.time()
         sources = {**self._discovery.sources, "hosts": Source(since=now), "upstreams": self.upstreams.source}
         self.upstreams.source.since = now
-        self.hosts = HostsReader(current, self._policy, self.table.put_hosts, log, sources["hosts"])
+        self.hosts = HostsReader(current, self._policy, self.store.put_hosts, log, sources["hosts"])
         self.status = Status(
             now,
             self._configuration,
-            self.table,
+            self.store,
             self._server,
             self._forwarder,
             self._listening,
@@ -123,7 +123,7 @@ class App:
             self._faults,
         )
         self._requests = Requests(
-            self.table,
+            self.store,
             self._server.handle,
             lambda: current().zones,
             self.status.read,
@@ -148,7 +148,7 @@ class App:
                 return 1
             await self.upstreams.read()
             await self.hosts.read()
-            self.table.rebuild()
+            self.store.rebuild()
             self._tasks.spawn(self._report_ready())
             self._tasks.spawn(run_with_restarts("reading upstreams", self.upstreams.poll))
             if sys.platform == "win32" and not self._simulation:
@@ -169,7 +169,7 @@ class App:
     def _close_at_end(self, parts: AsyncExitStack) -> None:
         """The last of these ends first."""
         parts.push_async_callback(self._name_owners.close)
-        parts.callback(self.table.close)
+        parts.callback(self.store.close)
         parts.push_async_callback(self._forwarder.close)
         parts.push_async_callback(self._server.stop)
         parts.callback(self._listening.close)
@@ -220,7 +220,7 @@ class App:
     async def _report_ready(self) -> None:
         await wait_for_first_look(self._first_look_over, self._log)
         self._end_first_look()
-        await self.table.settled()
+        await self.store.settled()
         config = self._configuration.config
         lines = ready_lines(config.zones, self._server.listeners, self._simulation)
         for line in lines:
@@ -228,7 +228,7 @@ class App:
         if self._readiness is not None:
             self._readiness.ready(lines[0])
         if not self._simulation:
-            machines = any(isinstance(one, Machine) for one in self.table.reported("virtualbox").values())
+            machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
             await report_other_user(config, self._discovery.virtualbox, machines, self._log)
 
     async def _stop_wiring(self) -> None:
@@ -238,10 +238,10 @@ class App:
     # -- what the parts call ----------------------------------------------------------------------------------
 
     def _snapshot(self) -> Snapshot:
-        return self.table.snapshot
+        return self.store.snapshot
 
     def _is_guest(self, peer: str) -> bool:
-        return self.table.snapshot.is_guest(peer)
+        return self.store.snapshot.is_guest(peer)
 
     def _policy(self) -> Policy:
         config = self._configuration.config
@@ -258,16 +258,16 @@ class App:
             looked=self._first_look_over.is_set(),
         )
 
-    def _configure_table(self) -> None:
-        self.table.configure(self._policy())
+    def _configure_store(self) -> None:
+        self.store.configure(self._policy())
 
     def _end_first_look(self) -> None:
         if not self._first_look_over.is_set():
             self._first_look_over.set()
-            self._configure_table()
+            self._configure_store()
 
     def _publish(self, changes: list[Change]) -> None:
-        self._server.publish(self.table.snapshot)
+        self._server.publish(self.store.snapshot)
         try:
             self._follow(changes)
         except Exception as error:  # the new snapshot is published all the same
@@ -276,7 +276,7 @@ class App:
 
     def _follow(self, changes: list[Change]) -> None:
         """Everything that follows a new snapshot, besides the answers."""
-        snapshot = self.table.snapshot
+        snapshot = self.store.snapshot
         self._name_owners.keep(snapshot.name_owners)
         self._listen()
         self._keep_wired()
@@ -291,7 +291,7 @@ class App:
     def _listen(self) -> None:
         """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
         config = self._configuration.config
-        wanted = config.listen, self.table.snapshot.ways.doors(config.lan != "off")
+        wanted = config.listen, self.store.snapshot.ways.doors(config.lan != "off")
         if wanted != self._listens:
             self._listens = wanted
             self._listening.want(*wanted)
@@ -313,7 +313,7 @@ class App:
 
             self._wired = WireWatch(self._log)
         home = str(config.vbox_home) if config.vbox_home else None
-        self._wired.changed(self.table.networks, home, config.zones, self.upstreams.found.resolvers)
+        self._wired.changed(self.store.networks, home, config.zones, self.upstreams.found.resolvers)
 
     def _apply(self, before: Config) -> None:
         """Has every part use the configuration that was just reloaded."""
@@ -321,7 +321,7 @@ class App:
         self._server.limits = config.limits
         self._listen()
         self._announce()
-        self._configure_table()
+        self._configure_store()
         self._tasks.spawn(self.hosts.read())
         self.upstreams.configure()
         self._keep_wired()
@@ -334,8 +334,8 @@ class App:
         self._discovery.resume()
         self._forwarder.woke()
         self._multicast.again()
-        self._listening.woke()
-        self.table.rebuild()
+        self._listening.resume()
+        self.store.rebuild()
         self._tasks.spawn(self.upstreams.read())
         self._tasks.spawn(self.hosts.read())
 

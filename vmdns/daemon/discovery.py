@@ -16,7 +16,7 @@ from vmdns.sources.installation import WSL_HINT, is_wsl
 from vmdns.sources.reader import MIN_VERSION, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor
 from vmdns.state.facts import Fact, Neighbour, from_json
-from vmdns.store import Table
+from vmdns.store import Store
 
 SIMULATION = "simulation"  # the name of the reader of vmdns/demo
 
@@ -43,14 +43,14 @@ class Discovery:
 
     def __init__(
         self,
-        table: Table,
+        store: Store,
         log: Callable[[str], None],
         looked: Callable[[], None],
         looked_at: Callable[[str], None] = lambda source: None,
         worker: Sequence[str] = WORKER,
     ) -> None:
         self._worker = worker
-        self._table = table
+        self._store = store
         self._log = log
         self._looked = looked
         self._looked_at = looked_at
@@ -105,12 +105,12 @@ class Discovery:
             facts: dict[str, Fact | None] = {key: _fact(one) for key, one in message["facts"].items()}
             if "put" in message:
                 kept = {key: self._kept(source, key, one) for key, one in facts.items() if one}
-                self._table.put(source, kept)
+                self._store.put(source, kept)
             else:
-                self._table.patch(source, facts)
+                self._store.patch(source, facts)
             if source == "virtualbox":
                 self._back()
-                self._table.after(self._looked)
+                self._store.after(self._looked)
             elif "put" in message or self.sources[source].state != "failing":
                 # A change does not end the trouble that a part of the source may have; a new worker's report does.
                 self.sources[source].become("ok")
@@ -119,7 +119,7 @@ class Discovery:
             if message["text"]:
                 self._log(message["text"])
         elif "looked" in message:
-            self._table.after(partial(self._looked_at, message["looked"]))
+            self._store.after(partial(self._looked_at, message["looked"]))
         elif "found" in message:
             self._find(message["found"], message["detail"])
         elif "absent" in message:
@@ -132,7 +132,7 @@ class Discovery:
 
     def _kept(self, source: str, key: str, fact: Fact) -> Fact:
         """The fact; a neighbour that a worker before this one had seen has been there since then."""
-        before = self._table.reported(source).get(key)
+        before = self._store.reported(source).get(key)
         if isinstance(fact, Neighbour) and isinstance(before, Neighbour) and fact.mac == before.mac:
             return replace(fact, since=min(fact.since, before.since))
         return fact
@@ -165,8 +165,8 @@ class Discovery:
         if source.detail != why:
             self._log(why)
         if source.state != "stale":
-            source.become("failing" if self._table.count("virtualbox") else "waiting", why)
-        if self._stale is None and self._table.count("virtualbox"):
+            source.become("failing" if self._store.count("virtualbox") else "waiting", why)
+        if self._stale is None and self._store.count("virtualbox"):
             self._stale = asyncio.get_running_loop().call_later(self._stale_seconds, self._expire)
         self._looked()
 
@@ -175,7 +175,7 @@ class Discovery:
         self._stale = None
         self.sources["virtualbox"].become("stale", self.sources["virtualbox"].detail)
         self._log("VirtualBox was away for too long: its names are taken back")
-        self._table.put("virtualbox", {})
+        self._store.put("virtualbox", {})
 
 
 def _fact(value: Any) -> Fact | None:

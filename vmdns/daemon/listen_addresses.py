@@ -137,7 +137,7 @@ class ListenAddresses:
         if self.own != before:
             self._changed()
 
-    def woke(self) -> None:
+    def resume(self) -> None:
         """After a suspend, tries at once to bind what could not be bound."""
         self._try_again()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vmdns import __version__
 from vmdns.control import report
 from vmdns.control.ask import Handle, ask
-from vmdns.store import Table
+from vmdns.store import Store
 
 if TYPE_CHECKING:
     from vmdns.state.findings import Finding
@@ -28,7 +28,7 @@ class Requests:
 
     def __init__(
         self,
-        table: Table,
+        store: Store,
         handle: Handle,
         zones: Callable[[], tuple[str, ...]],
         status: Callable[[], dict[str, Any]],
@@ -36,7 +36,7 @@ class Requests:
         *,
         simulation: bool = False,
     ) -> None:
-        self._table = table
+        self._store = store
         self._query = handle
         self._zones = zones
         self._status = status
@@ -70,13 +70,13 @@ class Requests:
             case "doctor":
                 return self._doctor()
             case "ask":
-                return ask(self._query, self._table.snapshot, message)
+                return ask(self._query, self._store.snapshot, message)
             case other:
                 return _completed({"error": f"this vmdns does not know {other!r}; it is version {__version__}"})
 
     async def _names(self) -> dict[str, Any]:
         """In a thread: with many VMs it takes long."""
-        snapshot, zones = self._table.snapshot, self._zones()
+        snapshot, zones = self._store.snapshot, self._zones()
         return await asyncio.to_thread(report.names, snapshot, zones, time.time())
 
     async def status_with_verdict(self) -> dict[str, Any]:
@@ -94,8 +94,8 @@ class Requests:
         """In a thread: with many VMs it takes long."""
         from vmdns.state.diagnosis import Patient, examine
 
-        table = self._table
-        patient = Patient(status, tuple(table.facts), table.snapshot.guests, table.snapshot.ways, time.time())
+        store = self._store
+        patient = Patient(status, tuple(store.facts), store.snapshot.guests, store.snapshot.ways, time.time())
         return await asyncio.to_thread(examine, patient)
 
     async def _watch(self) -> AsyncIterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from vmdns.daemon.task_restart import Faults
 from vmdns.daemon.upstream_watch import UpstreamWatch
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
-from vmdns.store import Table
+from vmdns.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Status:
 
     started: float
     configuration: ConfigReload
-    table: Table
+    store: Store
     server: DnsServer
     forwarder: Forwarder
     listening: ListenAddresses
@@ -37,7 +37,7 @@ class Status:
 
     def read(self) -> dict[str, Any]:
         """Everything about this server's health."""
-        snapshot = self.table.snapshot
+        snapshot = self.store.snapshot
         forwarder = self.forwarder.status()
         hosts, virtualbox = self.sources["hosts"], self.sources["virtualbox"]
         problems = [
@@ -65,7 +65,7 @@ class Status:
                     "state": one.state,
                     "detail": one.detail,
                     "since": one.since,
-                    "facts": self.table.count(name),
+                    "facts": self.store.count(name),
                 }
                 for name, one in self.sources.items()
             ],
