@@ -260,7 +260,7 @@ FORGED = [
 @pytest.mark.parametrize("address", FORGED)
 @pytest.mark.parametrize("by", ["additions", "lease", "neighbour"])
 @pytest.mark.parametrize("network", [LAB, HOSTONLY, BRIDGED, INTNET, NAT], ids=lambda one: one.kind)
-def test_whoever_says_it(network: Network, by: str, address: str) -> None:
+def test_a_forged_address_is_never_answered(network: Network, by: str, address: str) -> None:
     """No source is believed what it cannot know: not a file of leases either, nor a neighbour table of packets."""
     reports, facts = (), [lease(2, "10.0.2.5"), LINK]
     if by == "additions":

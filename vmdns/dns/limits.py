@@ -23,11 +23,11 @@ LIMITS: dict[str, Limit] = {
     "negative_ttl": Limit(3_600, 0, 86_400, "s", "longest time a forwarded negative answer is kept"),
     "upstream_timeout": Limit(2, 0.1, 30, "s", "wait for one upstream before it is asked again or the next one is"),
     "query_timeout": Limit(5, 1, 30, "s", "wait for all upstreams together, then SERVFAIL"),
-    "outstanding": Limit(1_000, 10, 20_000, "queries", "questions under way to upstreams at once"),
+    "outstanding": Limit(1_000, 10, 20_000, "queries", "queries in flight to upstreams at once"),
     "tcp_idle": Limit(10, 1, 300, "s", "time after which an idle TCP connection is closed"),
     "tcp_connections": Limit(250, 4, 10_000, "connections", "TCP connections at once; the oldest idle one goes first"),
     "asker_rate": Limit(
-        5_000, 100, 10_000_000, "questions/s", "questions a second of one guest; what is more gets no answer"
+        5_000, 100, 10_000_000, "queries/s", "queries a second of one client; beyond that there is no answer"
     ),
     "source_stale": Limit(600, 10, 86_400, "s", "how long the last report of a silent source is believed"),
     "look_interval": Limit(30, 5, 3600, "s", "time between full looks at VirtualBox"),
