@@ -22,7 +22,9 @@ from vmdns.demo.scene import (
 )
 from vmdns.dns.name import to_wire
 from vmdns.state.build import build
+from vmdns.state.diagnosis import Patient, examine
 from vmdns.state.facts import Fact, Machine
+from vmdns.state.findings import Finding
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 
@@ -125,3 +127,12 @@ def test_the_table_in_the_docs_is_true() -> None:
         view = found.view(address, "127.0.0.1")
         answers = [found.seen(guests[name], view).addresses for name in ("db", "web")]
         assert [" ".join(one) or "none" for one in answers] == shown, address
+
+
+def test_doctor_advises_no_change_of_simulated_vms() -> None:
+    found: list[Finding] = []
+    for seconds in changes(ROUND_SECONDS):
+        now = snapshot(seconds)
+        found += examine(Patient({"version": "x"}, tuple(facts(seconds)), now.guests, now.ways, NOW + seconds))
+    assert any("no address of it is known" in one.text for one in found)
+    assert not any(one.command.startswith("VBoxManage") for one in found)

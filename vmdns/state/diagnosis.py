@@ -73,8 +73,14 @@ def _is_open(listener: Mapping[str, object]) -> bool:
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """All findings: the server's, each network's, each running guest's; none twice."""
-    return list(dict.fromkeys([*_server(patient), *_networks(patient), *_guests(patient)]))
+    """All findings: the server's, each network's, each running guest's; none twice.
+
+    VBoxManage cannot change the VMs of a simulation, so there its command lines are left out.
+    """
+    found = dict.fromkeys([*_server(patient), *_networks(patient), *_guests(patient)])
+    if patient.simulated:
+        return [one._replace(command="") if one.command.startswith("VBoxManage") else one for one in found]
+    return list(found)
 
 
 # -- the server -----------------------------------------------------------------------------------------------
