@@ -11,8 +11,8 @@ import pytest
 
 from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, uuid, vm
 from vmdns.control.ask import ask
-from vmdns.dns.message import parse_query, respond
-from vmdns.state.authoritative import answer
+from vmdns.dns.message import encode_response, parse_query
+from vmdns.state.authoritative import answer_query
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface, NatNetwork, PortForward
 from vmdns.state.policy import Policy
@@ -37,7 +37,7 @@ def asked(asker: str | None, name: str = "db.local", kind: str = "A") -> tuple[d
 
     def handle(packet: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
         put.append((peer, local))
-        return respond(parse_query(packet), limit=65_535)
+        return encode_response(parse_query(packet), limit=65_535)
 
     response = asyncio.run(ask(handle, SNAPSHOT, {"name": name, "type": kind, "as": asker}))
     return response, put[0] if put else None
@@ -87,11 +87,11 @@ def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, 
 
     def handle(packet: bytes, peer: str, local: str, tcp: bool) -> bytes:
         query = parse_query(packet)
-        reply = answer(query, snapshot, snapshot.view(local, peer))
+        reply = answer_query(query, snapshot, snapshot.view(local, peer))
         if reply is None:
-            return respond(query, rcode, limit=65_535)
+            return encode_response(query, rcode, limit=65_535)
         more = {"answer": reply.answer, "authority": reply.authority, "extended_error": reply.extended_error}
-        return respond(query, reply.rcode, limit=65_535, **more)  # type: ignore[arg-type]
+        return encode_response(query, reply.rcode, limit=65_535, **more)  # type: ignore[arg-type]
 
     return asyncio.run(ask(handle, snapshot, {"do": "ask", "name": name, "type": kind, "as": None}))
 

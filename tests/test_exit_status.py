@@ -36,13 +36,13 @@ def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a look at VirtualBox or at this computer would find is not the matter here."""
     from vmdns.commands import direct_read, doctor
     from vmdns.sources.reader import ReaderUnavailable
-    from vmdns.state.findings import Host
+    from vmdns.state.findings import HostState
 
     def look(config: Config) -> Any:
         raise ReaderUnavailable("VirtualBox is not installed")
 
     monkeypatch.setattr(direct_read, "read_facts", look)
-    monkeypatch.setattr(doctor, "gather", lambda status, report: Host())
+    monkeypatch.setattr(doctor, "gather", lambda status, report: HostState())
     monkeypatch.setattr("vmdns.commands.wire_networks.find", lambda *_: None, raising=False)
     monkeypatch.setenv("PATH", os.devnull)
 
@@ -138,9 +138,9 @@ def test_a_wrong_value_is_named_with_a_right_one(run: Run, words: str, said: str
 def test_doctor_with_a_vmdns_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even then: a finding, the checks of this computer, and a verdict."""
     from vmdns.commands import doctor
-    from vmdns.state.findings import Host
+    from vmdns.state.findings import HostState
 
-    monkeypatch.setattr(doctor, "gather", lambda status, report: Host(encrypted=("Firefox",)))
+    monkeypatch.setattr(doctor, "gather", lambda status, report: HostState(encrypted=("Firefox",)))
     monkeypatch.setattr("vmdns.commands.server_request.ANSWER_SECONDS", 0.05)
 
     async def hangs(message: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vmdns import cli
 from vmdns.commands import wire as wire_command
 from vmdns.sources.vboxmanage_output import parse_machine
 from vmdns.state.build import build
-from vmdns.state.diagnosis import Patient, examine
+from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward
 from vmdns.state.findings import OK, Finding
 from vmdns.state.policy import Policy
@@ -70,7 +70,7 @@ def findings(everything: list[Fact], *asked: tuple[str, str]) -> list[Finding]:
         "askers": [{"address": address, "at": at, "time": NOW} for address, at in asked],
     }  # fmt: skip
     snapshot = build(everything, Policy(), NOW, 1)
-    found = examine(Patient(status, tuple(everything), snapshot.guests, snapshot.ways, NOW))
+    found = find_findings(DoctorInput(status, tuple(everything), snapshot.guests, snapshot.ways, NOW))
     return [one for one in found if one.level != OK]
 
 

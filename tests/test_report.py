@@ -16,7 +16,7 @@ from vmdns.state.facts import Fact, HostName, PortForward
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
-from vmdns.state.vm_change import Change
+from vmdns.state.vm_change import VmChange
 
 ZONES = ("local", "vm.internal")
 
@@ -114,7 +114,7 @@ WHERE = "10.0.2.4 (NAT Network lab, lease)"
 def test_a_change(before: tuple[Fact, ...] | None, after: tuple[Fact, ...] | None, kind: str, line: str) -> None:
     was = made(*before).guests[0] if before else None
     now = made(*after).guests[0] if after else None
-    value = told.change(Change(was, now), ZONES, NOW)
+    value = told.change(VmChange(was, now), ZONES, NOW)
     assert json.loads(json.dumps(value)) == value
     assert value["change"] == kind
     assert value["at"] == NOW
@@ -123,7 +123,7 @@ def test_a_change(before: tuple[Fact, ...] | None, after: tuple[Fact, ...] | Non
 
 def test_a_change_says_why() -> None:
     def why(*facts: Fact) -> Any:
-        return told.change(Change(None, made(*facts).guests[0]), ZONES, NOW)["why"]
+        return told.change(VmChange(None, made(*facts).guests[0]), ZONES, NOW)["why"]
 
     assert why(*WEB) == "DHCP lease of lab, 540 s left"
     assert why(vm(1)) == "running, but no address is known yet"

@@ -9,7 +9,7 @@ from tests.core.test_doctor import STATUS, WORLD
 from tests.facts import NOW, lease, vm
 from vmdns.daemon.requests import Requests
 from vmdns.state.facts import HostName
-from vmdns.state.hosts_names import digest
+from vmdns.state.hosts_names import index_hosts
 from vmdns.state.policy import Policy
 from vmdns.store import Store
 
@@ -19,7 +19,7 @@ POLICY = Policy()
 async def answers(*hosts: HostName) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The responses to names, doctor and status of a server with one VM named web, and this hosts file."""
     table = Store(POLICY, wall=lambda: NOW)
-    table.put_hosts(digest(list(hosts), POLICY.apexes, POLICY.ttl))
+    table.put_hosts(index_hosts(list(hosts), POLICY.apexes, POLICY.ttl))
     table.put("virtualbox", {str(number): fact for number, fact in enumerate((*WORLD, vm(1, "web")))})
     table.put("leases", {"1": lease(1, "10.0.2.4")})
     table.rebuild()

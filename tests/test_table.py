@@ -14,7 +14,7 @@ from vmdns.dns.message import A
 from vmdns.dns.name import to_wire
 from vmdns.state.facts import Fact, Machine
 from vmdns.state.policy import Policy
-from vmdns.state.vm_change import Change
+from vmdns.state.vm_change import VmChange
 from vmdns.store import DEBOUNCE_SECONDS, Store
 
 
@@ -24,7 +24,7 @@ class Bench:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.ahead = 0.0
-        self.told: list[tuple[float, list[Change]]] = []
+        self.told: list[tuple[float, list[VmChange]]] = []
         self.table = Store(Policy(), self.wall, clock.inline)
         self.table.subscribe(lambda changes: self.told.append((round(self.loop.time(), 6), changes)))
 

@@ -139,7 +139,7 @@ def home(value: Any) -> Path | None:
 def labels(value: Any) -> tuple[str, ...]:
     """Single labels, as VM names become them."""
     for item in texts(value, "wpad"):
-        made = name.label(item)
+        made = name.to_label(item)
         if made != item.lower() or not made:
             raise ValueError(f"{item!r} is not one label" + (f"; write {made!r}" if made else ", like 'wpad'"))
     return tuple(dict.fromkeys(item.lower() for item in value))
@@ -149,10 +149,10 @@ def domain(value: str) -> str:
     """A domain name in lower case, without the final dot, other scripts as A-labels (RFC 5890)."""
     try:
         wire = name.to_wire(value.strip())
-        wire = name.unicode_name(wire) or wire
+        wire = name.convert_utf8_labels(wire) or wire
     except ValueError as error:
         raise ValueError(f"{error}; write it like 'corp.example'") from None
-    parts = [part.decode("ascii", "replace") for part in name.labels(wire)]
+    parts = [part.decode("ascii", "replace") for part in name.split_labels(wire)]
     if not parts or not all(_LABEL.match(part) for part in parts):
         raise ValueError(f"{value!r} is not a domain name; write it like 'corp.example'")
     return ".".join(parts)

@@ -13,13 +13,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from vmdns.state.build import Base, base, build
+from vmdns.state.build import Base, build, build_base
 from vmdns.state.facts import Fact, Lease, Machine, Neighbour
-from vmdns.state.hosts_names import Hosts
+from vmdns.state.hosts_names import HostsIndex
 from vmdns.state.naming import Owners
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
-from vmdns.state.vm_change import Change, compare
+from vmdns.state.vm_change import VmChange, compare_guests
 
 DEBOUNCE_SECONDS = 0.003
 # The next build waits for this many times what the last one took: building has a tenth of a core at most, also where a
@@ -35,7 +35,7 @@ class _Built(NamedTuple):
 
     snapshot: Snapshot
     base: Base
-    changes: list[Change]
+    changes: list[VmChange]
     seconds: float
 
 
@@ -57,9 +57,9 @@ class Store:
         self._wall = wall
         self._in_thread = in_thread
         self._facts: dict[str, dict[str, Fact]] = {}
-        self._hosts = Hosts()
-        self._base = base(policy, self._hosts)
-        self._listeners: list[Callable[[list[Change]], None]] = []
+        self._hosts = HostsIndex()
+        self._base = build_base(policy, self._hosts)
+        self._listeners: list[Callable[[list[VmChange]], None]] = []
         self._changed = False
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -69,7 +69,7 @@ class Store:
         # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
         self.snapshot = build((), policy, wall(), int(wall()) & 0xFFFFFFFF, self._base, owners)
 
-    def subscribe(self, listener: Callable[[list[Change]], None]) -> None:
+    def subscribe(self, listener: Callable[[list[VmChange]], None]) -> None:
         """`listener` receives the VMs that answer differently, by their UUIDs' order, after each new snapshot."""
         self._listeners.append(listener)
 
@@ -93,7 +93,7 @@ class Store:
         if self._changed:
             self._schedule()
 
-    def put_hosts(self, hosts: Hosts) -> None:
+    def put_hosts(self, hosts: HostsIndex) -> None:
         """Takes the hosts file, digested for the policy in force."""
         if hosts is not self._hosts:
             self._hosts = hosts
@@ -220,12 +220,12 @@ class Store:
         self._stop()
 
 
-def _build(facts: list[Fact], policy: Policy, now: float, hosts: Hosts, before: Base, old: Snapshot) -> _Built:
+def _build(facts: list[Fact], policy: Policy, now: float, hosts: HostsIndex, before: Base, old: Snapshot) -> _Built:
     begun = time.perf_counter()
-    on = base(policy, hosts, before)
+    on = build_base(policy, hosts, before)
     made = build(facts, policy, now, old.serial, on, old.name_owners)
     pairs = ((old.by_uuid.get(uuid), made.by_uuid.get(uuid)) for uuid in sorted({*old.by_uuid, *made.by_uuid}))
-    changes = [one for one in (compare(*pair) for pair in pairs if pair[0] != pair[1]) if one is not None]
+    changes = [one for one in (compare_guests(*pair) for pair in pairs if pair[0] != pair[1]) if one is not None]
     return _Built(made, on, changes, time.perf_counter() - begun)
 
 

@@ -6,7 +6,7 @@ import struct
 
 from tests.behaviour.asking import Asker, packet, question
 from tests.behaviour.table import TCP, UDP, case
-from vmdns.dns.name import from_labels, to_wire
+from vmdns.dns.name import join_labels, to_wire
 
 FORMERR, NOTIMP, REFUSED, NXDOMAIN = 1, 4, 5, 3
 ZONE = to_wire("local") + b"\0\6\0\1"
@@ -148,7 +148,7 @@ async def _(at: Asker) -> None:
 @case("H18")
 async def _(at: Asker) -> None:
     for label in (b"\x00", b"\xff", b"a.b", b"a b", b"\x1b[31m", b"x\ny", b"\x00\xff. "):
-        name = from_labels([label, at.unique.encode(), b"local"])
+        name = join_labels([label, at.unique.encode(), b"local"])
         sent = packet(1, 0, 0, 0, body=name + b"\0\1\0\1")
         got = await at.raw(sent)
         assert got[12 : 12 + len(name) + 4] == sent[12:]

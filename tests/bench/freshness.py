@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.live.lab import NET, Lab, Server, write_leases
-from vmdns.dns.message import make_query
+from vmdns.dns.message import encode_query
 from vmdns.dns.name import to_wire
 from vmdns.sources.installation import find
 from vmdns.sources.virtualbox_api import connect
@@ -29,7 +29,7 @@ GIVE_UP_SECONDS = 5.0
 
 def measure(port: int, name: str, changes: list[tuple[str, Callable[[], None]]]) -> tuple[list[float], int]:
     """Milliseconds from each change to the first answer with its address; how many never came."""
-    packet = make_query(7, to_wire(name), 1)
+    packet = encode_query(7, to_wire(name), 1)
     times, lost = [], 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", port))

@@ -22,25 +22,25 @@ from tests.facts import (
     vm,
 )
 from vmdns.state.address_check import SAME_MACHINE_ID
-from vmdns.state.addresses import ADDITIONS, FIXED, LEASE, Found
+from vmdns.state.addresses import ADDITIONS, FIXED, LEASE, FoundAddresses
 from vmdns.state.build import build
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
-from vmdns.state.guest_properties import reports
+from vmdns.state.guest_properties import parse_reports
 from vmdns.state.policy import Policy
 from vmdns.state.problem import Problem
 from vmdns.state.shared_addresses import SAME_MAC
 
 
-def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now: float = NOW) -> Found:
+def found(machine: Machine, *facts: Fact, others: tuple[Machine, ...] = (), now: float = NOW) -> FoundAddresses:
     guest = build((*NETWORKS, *facts, machine, *others), Policy(), now, 1).by_uuid[machine.uuid]
-    return Found(guest.addresses, guest.refused)
+    return FoundAddresses(guest.addresses, guest.refused)
 
 
-def refusals(one: Found) -> tuple[str, ...]:
+def refusals(one: FoundAddresses) -> tuple[str, ...]:
     return tuple(problem.text for problem in one.refused)
 
 
-def brief(one: Found) -> list[tuple[str, str]]:
+def brief(one: FoundAddresses) -> list[tuple[str, str]]:
     return [(each.address, each.source) for each in one.addresses]
 
 
@@ -75,7 +75,7 @@ def test_the_lease_file_of_each_kind_of_network(network: Network, dhcp_name: str
 
 @pytest.mark.parametrize("network", [NAT, Network("hostonlynetwork", "n"), Network("generic", "UDPTunnel")])
 def test_no_lease_where_virtualbox_runs_no_dhcp_server(network: Network) -> None:
-    assert found(vm(1, "web", network), lease(1, "10.0.2.4", NAT)) == Found((), ())
+    assert found(vm(1, "web", network), lease(1, "10.0.2.4", NAT)) == FoundAddresses((), ())
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_a_dhcp_server_that_is_off_gives_no_fixed_address_and_owns_none() -> Non
 
 def test_a_fixed_address_that_is_none_is_left_out() -> None:
     server = DhcpServer("lab", "10.0.2.3", "255.255.255.0", fixed=((mac(1), "none"), (mac(2), "")))
-    assert found(vm(1), server) == found(vm(2), server) == Found((), ())
+    assert found(vm(1), server) == found(vm(2), server) == FoundAddresses((), ())
 
 
 @pytest.mark.parametrize("state", ["PoweredOff", "Saved", "AbortedSaved", "Aborted", "Null", ""])
 def test_a_vm_that_is_not_online_has_no_address(state: str) -> None:
     machine = vm(1, state=state, reports=(report(1, "10.0.2.4"),))
-    assert found(machine, lease(1, "10.0.2.4")) == Found((), ())
+    assert found(machine, lease(1, "10.0.2.4")) == FoundAddresses((), ())
 
 
 @pytest.mark.parametrize("state", ["Running", "Paused", "Saving", "LiveSnapshotting", "Teleporting", "Restoring"])
@@ -133,7 +133,7 @@ def test_an_adapter_without_its_cable_has_no_address_and_says_so() -> None:
     machine = Machine(uuid(1), "web", "Running", adapters=(Adapter(2, mac(1), LAB, cable=False),))
     plug_in = f"VBoxManage controlvm {uuid(1)} setlinkstate3 on"
     unplugged = Problem("the cable of its adapter 3 is not connected", command=plug_in)
-    assert found(machine, lease(1, "10.0.2.4")) == Found((), (unplugged,))
+    assert found(machine, lease(1, "10.0.2.4")) == FoundAddresses((), (unplugged,))
 
 
 def test_addresses_come_in_the_order_of_the_adapters() -> None:
@@ -375,7 +375,7 @@ def test_a_property_that_can_be_no_guests_address_gives_no_address(network: Netw
     prefix = "/VirtualBox/GuestInfo/Net/"
     written = {"Count": "1", "0/MAC": mac(1).upper(), "0/V4/IP": address, "0/Status": "Up"}
     properties = {prefix + key: (value, NOW) for key, value in written.items()}
-    claims = reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
+    claims = parse_reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
     assert found(vm(1, "web", network, reports=claims)).addresses == ()
 
 

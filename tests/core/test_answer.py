@@ -11,10 +11,10 @@ import pytest
 
 from tests.facts import EVERYWHERE, NOW
 from tests.testzone import FACTS, SNAPSHOT, snapshot
-from vmdns.dns.message import Query, make_query, parse_query, respond
-from vmdns.dns.name import from_labels, label, to_wire
+from vmdns.dns.message import Query, encode_query, encode_response, parse_query
+from vmdns.dns.name import join_labels, to_label, to_wire
 from vmdns.dns.zonefile import parse_records
-from vmdns.state.authoritative import MAX_CHAIN, Reply, answer
+from vmdns.state.authoritative import MAX_CHAIN, Reply, answer_query
 from vmdns.state.build import build
 from vmdns.state.policy import Policy
 
@@ -23,23 +23,23 @@ SOA = "{} 5 IN SOA vmdns.local. hostmaster.local. 7 3600 1200 604800 5"
 
 
 def query(name: str | bytes, kind: str = "A", cls: str = "IN") -> Query:
-    key = name if isinstance(name, bytes) else from_labels([part.encode() for part in name.split(".") if part])
-    packet = bytearray(make_query(1, key, dns.rdatatype.from_text(kind)))
+    key = name if isinstance(name, bytes) else join_labels([part.encode() for part in name.split(".") if part])
+    packet = bytearray(encode_query(1, key, dns.rdatatype.from_text(kind)))
     at = 12 + len(key) + 2
     packet[at : at + 2] = int(dns.rdataclass.from_text(cls)).to_bytes(2, "big")
     return parse_query(bytes(packet))
 
 
 def reply(name: str | bytes, kind: str = "A", cls: str = "IN", at: object = SNAPSHOT) -> Reply | None:
-    return answer(query(name, kind, cls), at, EVERYWHERE)  # type: ignore[arg-type]
+    return answer_query(query(name, kind, cls), at, EVERYWHERE)  # type: ignore[arg-type]
 
 
 def said(name: str | bytes, kind: str = "A", at: object = SNAPSHOT) -> tuple[int, list[str], list[str], bool]:
     """rcode, answer and authority as text, AA."""
     asked = query(name, kind)
-    found = answer(asked, at, EVERYWHERE)  # type: ignore[arg-type]
+    found = answer_query(asked, at, EVERYWHERE)  # type: ignore[arg-type]
     assert found is not None
-    out = respond(
+    out = encode_response(
         asked,
         found.rcode,
         limit=65_535,
@@ -235,24 +235,24 @@ def test_no_transfer(kind: str, name: str) -> None:
 def test_a_later_version_of_edns() -> None:
     # E03.
     asked = dns.message.make_query("web-01.local", "A", use_edns=1)
-    found = answer(parse_query(asked.to_wire()), SNAPSHOT, EVERYWHERE)
+    found = answer_query(parse_query(asked.to_wire()), SNAPSHOT, EVERYWHERE)
     assert found is not None
     assert (found.rcode, found.answer) == (dns.rcode.BADVERS, ())
 
 
 def test_names_of_any_bytes() -> None:
     # H18.
-    name = from_labels([b"\x00\xff. \x1b", b"local"])
+    name = join_labels([b"\x00\xff. \x1b", b"local"])
     code, lines, authority, _ = said(name)
     assert (code, lines, authority) == (NXDOMAIN, [], [SOA.format("local.")])
 
 
-@pytest.mark.parametrize("name", ["리눅스.local", "리눅스.vm.internal", f"{label('리눅스')}.LOCAL"])
+@pytest.mark.parametrize("name", ["리눅스.local", "리눅스.vm.internal", f"{to_label('리눅스')}.LOCAL"])
 def test_a_name_in_another_script_is_found_by_its_bytes_too(name: str) -> None:
     code, lines, _, _ = said(name)
     assert code == NOERROR
     assert lines[0].endswith(" 5 IN A 192.168.56.104")
-    assert query(name).name in respond(query(name), limit=512)
+    assert query(name).name in encode_response(query(name), limit=512)
 
 
 # -- why -----------------------------------------------------------------------------------------------------------

@@ -29,13 +29,13 @@ from tests.facts import (
 )
 from vmdns.dns.builtin_zones import BUILT_IN, reverse_name
 from vmdns.dns.message import AAAA, CNAME, NS, PTR, SOA, TXT, A
-from vmdns.dns.name import labels, to_text, to_wire
+from vmdns.dns.name import split_labels, to_text, to_wire
 from vmdns.dns.rrset import Node
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostName
 from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot, names_of
+from vmdns.state.snapshot import Snapshot, list_names
 
 POLICY = Policy()
 
@@ -76,7 +76,7 @@ def test_a_vm_is_there_under_all_its_names_in_each_zone() -> None:
         for zone in POLICY.zones:
             assert addresses(snapshot, f"{below}.{zone}") == ["10.0.2.4"], below
     assert pointed(snapshot, "10.0.2.4") == ["web.local"]
-    assert names_of(snapshot.guests[0], POLICY.zones)[:2] == ["web.local", "web.vm.internal"]
+    assert list_names(snapshot.guests[0], POLICY.zones)[:2] == ["web.local", "web.vm.internal"]
 
 
 def test_names_above_names_are_there_with_nothing() -> None:
@@ -339,15 +339,16 @@ def test_what_holds_of_every_snapshot(world: list[Fact]) -> None:
             above = above[1 + above[0] :]
             assert above in everything or not below(above, snapshot.zones)
     for guest in snapshot.guests:
-        for name in names_of(guest, POLICY.zones):
+        for name in list_names(guest, POLICY.zones):
             assert snapshot.find(to_wire(name), EVERYWHERE) is not None or not guest.machine.online
             assert to_wire(name) not in snapshot.zones
 
 
 def below(name: bytes, zones: Iterable[bytes]) -> bool:
-    parts = labels(name)
+    parts = split_labels(name)
     return any(
-        len(labels(zone)) <= len(parts) and parts[len(parts) - len(labels(zone)) :] == labels(zone) for zone in zones
+        len(split_labels(zone)) <= len(parts) and parts[len(parts) - len(split_labels(zone)) :] == split_labels(zone)
+        for zone in zones
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vmdns.dns import cache as cache_module
 from vmdns.dns import message
-from vmdns.dns.cache import Cache
+from vmdns.dns.cache import ForwardedCache
 from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
@@ -34,14 +34,14 @@ def negative(rcode: int = message.NXDOMAIN, ttl: int = 20) -> Forwarded:
 
 @pytest.mark.parametrize(("age", "ttls"), [(0, (60, 90)), (0.9, (60, 90)), (1, (59, 89)), (59.9, (1, 31)), (60, None)])
 def test_ttls_count_down_and_the_least_ends_it(age: float, ttls: tuple[int, int] | None) -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(60), 1000.0)
     found = cache.get(question(), 1000.0 + age)
     assert (None if found is None else tuple(one.ttl for one in found.answer)) == ttls
 
 
 def test_what_is_got_twice_in_one_second_is_made_once() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(), 0.0)
     assert cache.get(question(), 5.1) is cache.get(question(), 5.9)
     assert cache.get(question(), 6.0) is not cache.get(question(), 5.9)
@@ -58,30 +58,30 @@ def test_what_is_got_twice_in_one_second_is_made_once() -> None:
     ],
 )
 def test_do_cd_name_and_type_tell_answers_apart(asked: Question, hit: bool) -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(), 0.0)
     assert (cache.get(asked, 0.0) is not None) is hit
 
 
 def test_nxdomain_holds_for_every_type_and_nodata_for_one() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), negative(), 0.0)
     assert cache.get(question(kind=message.TXT), 5.0) == negative().aged(5)
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), negative(message.NOERROR), 0.0)
     assert cache.get(question(), 5.0) is not None
     assert cache.get(question(kind=message.TXT), 5.0) is None
 
 
 def test_nxdomain_at_the_end_of_an_alias_says_nothing_of_other_types() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), replace(negative(), answer=(record(60, kind=message.CNAME),)), 0.0)
     assert cache.get(question(), 0.0) is not None
     assert cache.get(question(kind=message.TXT), 0.0) is None
 
 
 def test_what_comes_later_takes_the_place_of_what_was_known() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(), 0.0)
     cache.put(question(), negative(), 1.0)
     assert cache.get(question(), 2.0) == negative().aged(1)
@@ -96,7 +96,7 @@ def test_what_comes_later_takes_the_place_of_what_was_known() -> None:
 
 
 def test_an_expired_answer_does_not_hide_a_later_nxdomain() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(5), 0.0)
     cache.put(question(kind=message.AAAA), negative(), 10.0)
     assert cache.get(question(), 11.0) == negative().aged(1)
@@ -107,7 +107,7 @@ def test_an_expired_answer_does_not_hide_a_later_nxdomain() -> None:
 
 @pytest.mark.parametrize(("age", "given"), [(61, True), (3600, True), (60 + DAY - 1, True), (60 + DAY, False)])
 def test_stale_answers_for_a_day_with_ttl_30(age: float, given: bool) -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), replace(positive(60), authentic=True), 0.0)
     assert cache.get(question(), age) is None
     stale = cache.stale(question(), age, "upstream is dead")
@@ -118,7 +118,7 @@ def test_stale_answers_for_a_day_with_ttl_30(age: float, given: bool) -> None:
 
 
 def test_a_stale_nxdomain_has_a_code_of_its_own() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), negative(), 0.0)
     stale = cache.stale(question(), 100.0, "why")
     assert stale is not None
@@ -126,7 +126,7 @@ def test_a_stale_nxdomain_has_a_code_of_its_own() -> None:
 
 
 def test_failures_are_kept_for_their_time_beside_what_was_known() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(60), 0.0)
     cache.put_failure(question(), (22, "dead"), 100.0, 5.0)
     assert cache.failure(question(), 104.9) == (22, "dead")
@@ -143,14 +143,14 @@ def test_failures_are_kept_for_their_time_beside_what_was_known() -> None:
 
 def test_the_number_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "MOST_FAILURES", 3)
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     for at in range(5):
         cache.put_failure(question(f"{at}.example"), (22, ""), 0.0, 5.0)
     assert [cache.failure(question(f"{at}.example"), 0.0) is not None for at in range(5)] == [False] * 2 + [True] * 3
 
 
 def test_the_least_recently_used_go_first() -> None:
-    cache = Cache(Limits(cache_entries=3))
+    cache = ForwardedCache(Limits(cache_entries=3))
     for name in "abc":
         cache.put(question(name), positive(), 0.0)
     cache.get(question("a"), 1.0)
@@ -159,7 +159,7 @@ def test_the_least_recently_used_go_first() -> None:
 
 
 def test_many_names_stay_within_entries_and_bytes() -> None:
-    cache = Cache(Limits(cache_entries=100))
+    cache = ForwardedCache(Limits(cache_entries=100))
     for at in range(2000):
         cache.put(question(f"{at}.example"), positive(), 0.0)
         cache.put(question(f"{at}.neg.example"), negative(), 0.0)
@@ -171,13 +171,13 @@ def test_many_names_stay_within_entries_and_bytes() -> None:
 
 
 def test_an_answer_larger_than_all_the_room_is_not_kept() -> None:
-    cache = Cache(Limits(cache_entries=10))
+    cache = ForwardedCache(Limits(cache_entries=10))
     cache.put(question(), positive(size=60_000), 0.0)
     assert (len(cache), cache.size) == (0, 0)
 
 
 def test_a_cache_of_0_entries_keeps_nothing_and_smaller_limits_count_at_once() -> None:
-    cache = Cache(Limits(cache_entries=5))
+    cache = ForwardedCache(Limits(cache_entries=5))
     for name in "abcde":
         cache.put(question(name), positive(), 0.0)
     cache.configure(Limits(cache_entries=2))
@@ -188,7 +188,7 @@ def test_a_cache_of_0_entries_keeps_nothing_and_smaller_limits_count_at_once() -
 
 
 def test_clear_forgets_everything() -> None:
-    cache = Cache(Limits())
+    cache = ForwardedCache(Limits())
     cache.put(question(), positive(), 0.0)
     cache.put_failure(question("x"), (22, ""), 0.0, 60.0)
     cache.clear()

@@ -12,42 +12,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.dns.cookie import COOKIE
-from vmdns.dns.message import Malformed, Record, bare_reply, make_query, option, parse_query, respond, udp_limit
+from vmdns.dns.message import (
+    Malformed,
+    Record,
+    encode_header_response,
+    encode_option,
+    encode_query,
+    encode_response,
+    parse_query,
+    udp_response_limit,
+)
 from vmdns.dns.name import to_wire
-from vmdns.dns.truncation import cut, least_query, put_on, take_off, truncated, udp_room
+from vmdns.dns.truncation import (
+    add_cookie,
+    encode_truncated,
+    minimum_query_size,
+    remove_cookie,
+    response_limit,
+    strip_records,
+)
 
 CLIENT, WHOLE = b"cccccccc", b"cccccccc" + b"s" * 16
 NAME = to_wire("web.local")
 
 
 def asked(cookie: bytes = b"", *, edns: bool = True, size: int = 1232) -> bytes:
-    plain = make_query(7, NAME, 1, edns=edns)
+    plain = encode_query(7, NAME, 1, edns=edns)
     if edns:
         plain = plain[:-8] + size.to_bytes(2, "big") + plain[-6:]
     if not cookie:
         return plain
-    data = option(COOKIE, cookie)
+    data = encode_option(COOKIE, cookie)
     return plain[:-2] + len(data).to_bytes(2, "big") + data
 
 
 def answered(packet: bytes, told: bytes = b"", **how: object) -> bytes:
     query = replace(parse_query(packet), told=told)
-    return respond(query, limit=1232, answer=[Record(NAME, 1, 5, b"\1\2\3\4")] * 10, **how)  # type: ignore[arg-type]
+    return encode_response(query, limit=1232, answer=[Record(NAME, 1, 5, b"\1\2\3\4")] * 10, **how)  # type: ignore[arg-type]
 
 
 def test_cut_says_tc_and_holds_nothing() -> None:
     for edns in (False, True):
         packet = asked(edns=edns)
-        read = dns.message.from_wire(cut(answered(packet, extended_error=(3, "old") if edns else None)))
+        read = dns.message.from_wire(strip_records(answered(packet, extended_error=(3, "old") if edns else None)))
         assert read.flags & dns.flags.TC
         assert (read.id, str(read.question[0].name), read.answer, read.options) == (7, "web.local.", [], ())
         assert read.edns == (0 if edns else -1)
-        assert len(cut(answered(packet))) <= len(packet)
-        assert least_query(answered(packet)) == len(packet)
+        assert len(strip_records(answered(packet))) <= len(packet)
+        assert minimum_query_size(answered(packet)) == len(packet)
 
 
 def test_cut_asks_for_our_cookie_where_the_client_knows_cookies() -> None:
-    read = dns.message.from_wire(cut(answered(asked(CLIENT), option(COOKIE, WHOLE))))
+    read = dns.message.from_wire(strip_records(answered(asked(CLIENT), encode_option(COOKIE, WHOLE))))
     assert read.rcode() == dns.rcode.BADCOOKIE
     assert not read.flags & dns.flags.TC
     (cookie,) = read.options
@@ -56,28 +72,28 @@ def test_cut_asks_for_our_cookie_where_the_client_knows_cookies() -> None:
 
 
 def test_what_has_no_question_is_left() -> None:
-    assert cut(bare_reply(asked(), 1)) == bare_reply(asked(), 1)
-    assert least_query(bare_reply(asked(), 1)) == 12
+    assert strip_records(encode_header_response(asked(), 1)) == encode_header_response(asked(), 1)
+    assert minimum_query_size(encode_header_response(asked(), 1)) == 12
 
 
 def test_a_cookie_is_taken_off() -> None:
     for size in (512, 1232, 4096):
         for cookie in (CLIENT, WHOLE):
-            plain, found = take_off(asked(cookie, size=size))
+            plain, found = remove_cookie(asked(cookie, size=size))
             assert (plain, found) == (asked(size=size), cookie)
-            assert udp_room(plain) == udp_limit(parse_query(plain))
+            assert response_limit(plain) == udp_response_limit(parse_query(plain))
 
 
 def test_what_is_no_plain_cookie_is_left() -> None:
-    two = asked(CLIENT)[:-14] + (24).to_bytes(2, "big") + option(COOKIE, CLIENT) * 2
+    two = asked(CLIENT)[:-14] + (24).to_bytes(2, "big") + encode_option(COOKIE, CLIENT) * 2
     for packet in (asked(), asked(edns=False), asked(b"ccc"), asked(CLIENT) + b"x", asked(CLIENT)[:-1], two):
-        assert take_off(packet) == (packet, b"")
+        assert remove_cookie(packet) == (packet, b"")
 
 
 @given(st.binary(max_size=80))
 def test_anything_is_taken_off_or_left(data: bytes) -> None:
     for packet in (data, asked()[:12] + data, asked(CLIENT)[: len(data)] + data):
-        plain, cookie = take_off(packet)
+        plain, cookie = remove_cookie(packet)
         if cookie:
             assert len(plain) + 4 + len(cookie) == len(packet)
             try:
@@ -90,18 +106,18 @@ def test_anything_is_taken_off_or_left(data: bytes) -> None:
 
 def test_put_on_gives_what_the_general_path_gives() -> None:
     plain = answered(asked())
-    assert put_on(plain[2:], WHOLE, 1232) == answered(asked(CLIENT), option(COOKIE, WHOLE))[2:]
-    assert put_on(plain[2:], WHOLE, len(plain) + 28) is not None
-    assert put_on(plain[2:], WHOLE, len(plain) + 27) is None
-    assert put_on(answered(asked(), extended_error=(3, "old"))[2:], WHOLE, 1232) is None
-    assert put_on(answered(asked(edns=False))[2:], WHOLE, 1232) is None
+    assert add_cookie(plain[2:], WHOLE, 1232) == answered(asked(CLIENT), encode_option(COOKIE, WHOLE))[2:]
+    assert add_cookie(plain[2:], WHOLE, len(plain) + 28) is not None
+    assert add_cookie(plain[2:], WHOLE, len(plain) + 27) is None
+    assert add_cookie(answered(asked(), extended_error=(3, "old"))[2:], WHOLE, 1232) is None
+    assert add_cookie(answered(asked(edns=False))[2:], WHOLE, 1232) is None
 
 
 @given(st.booleans(), st.booleans(), st.sampled_from([b"", CLIENT, WHOLE]))
 def test_the_shortest_answer_is_no_longer_than_its_query(edns: bool, recursion: bool, cookie: bytes) -> None:
     packet = bytearray(asked(cookie if edns else b"", edns=edns))
     packet[2] = recursion
-    made = truncated(bytes(packet))
+    made = encode_truncated(bytes(packet))
     assert made is not None
     assert len(made) <= len(packet)
     read, query = dns.message.from_wire(made), dns.message.from_wire(bytes(packet))
@@ -114,9 +130,9 @@ def test_the_shortest_answer_is_no_longer_than_its_query(edns: bool, recursion: 
 
 @given(st.binary(max_size=60))
 def test_the_shortest_answer_is_for_queries_alone(noise: bytes) -> None:
-    made = truncated(noise)
+    made = encode_truncated(noise)
     assert made is None or len(made) <= len(noise)
     response = bytearray(asked())
     response[2] |= 0x80
-    assert truncated(bytes(response)) is None
-    assert truncated(asked()[:20]) is None
+    assert encode_truncated(bytes(response)) is None
+    assert encode_truncated(asked()[:20]) is None

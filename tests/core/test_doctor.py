@@ -10,9 +10,18 @@ import pytest
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, uuid, vm
 from vmdns.state.address_check import SAME_MACHINE_ID
 from vmdns.state.build import build
-from vmdns.state.diagnosis import Patient, examine
+from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
-from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, listed
+from vmdns.state.findings import (
+    OK,
+    PROBLEM,
+    WARNING,
+    Finding,
+    HostState,
+    find_host_findings,
+    has_no_problem,
+    join_words,
+)
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 
@@ -41,16 +50,16 @@ STATUS: dict[str, Any] = {
     "upstreams": [{"address": "192.0.2.53:53", "failed": 0, "answered": 3, "error": "", "silent": False}],
     "askers": [{"address": "192.168.56.102", "at": "192.168.56.1", "time": NOW - 5}],
 }
-WELL = Host(zones_answered={"local": True, "vm.internal": True})
+WELL = HostState(zones_answered={"local": True, "vm.internal": True})
 
 
 def found(
-    *facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS, host: Host = WELL
+    *facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS, host: HostState = WELL
 ) -> list[Finding]:
     everything = (*world, *facts)
     snapshot: Snapshot = build(everything, Policy(), NOW, 7)
-    findings = examine(Patient(status, everything, snapshot.guests, snapshot.ways, NOW))
-    return [*findings, *host_findings(host)]
+    findings = find_findings(DoctorInput(status, everything, snapshot.guests, snapshot.ways, NOW))
+    return [*findings, *find_host_findings(host)]
 
 
 def without(*gone: Fact) -> tuple[Fact, ...]:
@@ -64,7 +73,7 @@ def troubles(findings: list[Finding]) -> list[Finding]:
 def test_a_healthy_host() -> None:
     findings = found(DB, DB_LEASE, vm(1), lease(1, "10.0.2.4"))
     assert troubles(findings) == []
-    assert is_well(findings)
+    assert has_no_problem(findings)
     assert {one.subject for one in findings} >= {"vmdns", "port 53", "VirtualBox", "NAT Network lab", "VM 'db'"}
 
 
@@ -265,7 +274,7 @@ def test_what_is_found(facts: tuple[Fact, ...], how: dict[str, Any], finding: tu
     findings = found(*facts, **how)
     assert Finding(*finding) in findings
     assert len(troubles(findings)) == 1
-    assert is_well(findings) == (finding[1] != PROBLEM)
+    assert has_no_problem(findings) == (finding[1] != PROBLEM)
 
 
 RIGHT = "port 53 may not be bound: you are not allowed to use ports below 1024; `sudo sysctl x` allows it"
@@ -345,12 +354,12 @@ def test_names_in_the_hosts_file_do_as_well() -> None:
 
 
 def test_texts_are_listed() -> None:
-    assert [listed(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert [join_words(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
 def test_who_asked_is_read_once_for_all_guests() -> None:
     """With 4,000 VMs and 2,000 clients, reading it for each guest took seven seconds."""
-    patient = Patient(STATUS, (), (), build(WORLD, Policy(), NOW, 7).ways, NOW)
+    patient = DoctorInput(STATUS, (), (), build(WORLD, Policy(), NOW, 7).ways, NOW)
     assert patient.asked is patient.asked
     assert patient.listeners is patient.listeners
 
@@ -367,5 +376,5 @@ def test_a_vm_on_another_network_with_the_same_mac_is_no_twin() -> None:
 
 
 def test_elsewhere_local_is_left_to_multicast_dns() -> None:
-    host = Host(zones_answered={"local": False, "vm.internal": True}, system="win32")
+    host = HostState(zones_answered={"local": False, "vm.internal": True}, system="win32")
     assert troubles(found(host=host)) == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.dns.builtin_zones import domains_to_forward
+from vmdns.dns.builtin_zones import find_forwarded_domains
 from vmdns.dns.name import to_wire
 from vmdns.state.findings import OK, WARNING
-from vmdns.state.forwarding_findings import forwarding_findings
-from vmdns.state.withheld_names import MOST_NAMES, SECONDS, HeldBack, domain_to_allow
+from vmdns.state.forwarding_findings import find_forwarding_findings
+from vmdns.state.withheld_names import MOST_NAMES, SECONDS, WithheldNames, domain_to_allow
 
 
 def test_a_company_s_domain_below_a_zone_is_named() -> None:
@@ -17,18 +17,18 @@ def test_a_company_s_domain_below_a_zone_is_named() -> None:
         {"address": "192.0.2.2:53", "domains": ["corp.local"]},
     ]
     status = {"zones": ["local", "vm.internal"], "upstreams": upstreams, "forwarding": {"held_back": []}}
-    (found,) = forwarding_findings(status)
+    (found,) = find_forwarding_findings(status)
     assert (found.subject, found.level) == ("corp.local", OK)
     assert "192.0.2.1:53 and 192.0.2.2:53" in found.text
 
 
 def test_names_that_were_withheld_come_with_the_line_that_allows_them() -> None:
     held = ["nas.fritz.box", "www.nas.lan", "nas.lan", "10.0.0.1.nip.io"]
-    (found,) = forwarding_findings({"forwarding": {"held_back": held}})
+    (found,) = find_forwarding_findings({"forwarding": {"held_back": held}})
     assert found.level == WARNING
     assert "nas.fritz.box, www.nas.lan, nas.lan and 10.0.0.1.nip.io" in found.text
     assert found.text.endswith('private_domains = ["nip.io", "lan", "nas.lan", "fritz.box"]')
-    assert list(forwarding_findings({})) == []
+    assert list(find_forwarding_findings({})) == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_domain_to_allow(name: str, domain: str) -> None:
 
 
 def test_names_that_were_withheld_are_bounded_and_forgotten() -> None:
-    held = HeldBack()
+    held = WithheldNames()
     names = [to_wire(f"x{at}.lan") for at in range(MOST_NAMES + 1)]
     assert all(held.add(name, 0.0) for name in names)
     assert not held.add(names[-1], 1.0)
@@ -77,4 +77,4 @@ def test_names_that_were_withheld_are_bounded_and_forgotten() -> None:
 )
 def test_the_host_s_domains_that_are_forwarded(domain: str, forwarded: bool) -> None:
     zones = (to_wire("local"), to_wire("vm.internal"))
-    assert domains_to_forward([to_wire(domain)], zones) == ({to_wire(domain)} if forwarded else set())
+    assert find_forwarded_domains([to_wire(domain)], zones) == ({to_wire(domain)} if forwarded else set())

@@ -25,7 +25,7 @@ def entry(n: object, mac: str = "080027AABBCC", ip: str = "10.0.2.4", status: st
 
 
 def reports(properties, started: float = 1.0, state: str = "Running"):
-    return guestinfo.reports({"/VirtualBox/HostInfo/VBoxVer": ("7.2.22", started), **properties}, state)
+    return guestinfo.parse_reports({"/VirtualBox/HostInfo/VBoxVer": ("7.2.22", started), **properties}, state)
 
 
 def count(value: str, at: float = 100.0):
@@ -145,7 +145,7 @@ OLDBOX = Report("0800274f0077", "192.0.2.77", 1778102912.120548)
 
 def test_a_report_of_an_earlier_run_is_not_used() -> None:
     assert reports(OLD, started=1796045341.7595) == ()
-    assert guestinfo.reports(OLD, "Running") == ()  # the VM process has written nothing yet
+    assert guestinfo.parse_reports(OLD, "Running") == ()  # the VM process has written nothing yet
 
 
 @pytest.mark.parametrize("state", ["Running", "Paused", "LiveSnapshotting", "OnlineSnapshotting", "Saving", "Stuck"])
@@ -180,5 +180,5 @@ def test_two_runs_as_vboxmanage_7_2_printed_them() -> None:
         1796045349326477000,
     )
     for at, started, used in ((before, first, 0), (written, first, 1), (written, restored, 0)):
-        found = guestinfo.reports(parse_properties(text.format(at=at, started=started)), "Running")
+        found = guestinfo.parse_reports(parse_properties(text.format(at=at, started=started)), "Running")
         assert len(found) == used

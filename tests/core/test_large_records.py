@@ -8,7 +8,7 @@ import pytest
 
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Query, make_query, parse_query
+from vmdns.dns.message import Query, encode_query, parse_query
 from vmdns.dns.name import to_wire
 from vmdns.dns.response_validation import validate_response
 
@@ -17,7 +17,7 @@ HINTS = b"\0\1\0" + struct.pack("!HH", 4, 64_000) + b"\x08\x08\x08\x08" * 16_000
 
 
 def asked(kind: int) -> Query:
-    return parse_query(make_query(0x1234, to_wire("www.fz.test"), kind))
+    return parse_query(encode_query(0x1234, to_wire("www.fz.test"), kind))
 
 
 def reply(kind: int, *rdatas: bytes) -> bytes:

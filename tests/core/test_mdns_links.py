@@ -9,10 +9,10 @@ from vmdns.dns.name import to_wire
 from vmdns.mdns.links import links
 from vmdns.state.addresses import Address
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
-from vmdns.state.link_lookups import may_ask
-from vmdns.state.naming import Named
+from vmdns.state.link_lookups import is_lookup_allowed
+from vmdns.state.naming import AssignedNames
 from vmdns.state.snapshot import Guest, Snapshot
-from vmdns.state.views import ways
+from vmdns.state.views import index_host_networks
 
 FACTS = (
     HostInterface("vboxnet0", "192.168.56.1/24"),
@@ -33,14 +33,16 @@ def guest(number: int, names: tuple[tuple[str, ...], ...], *addresses: tuple[str
     networks = tuple(dict.fromkeys(network for _, network in addresses))
     machine = f.vm(number, names[0][0], *networks)  # type: ignore[arg-type]
     found = tuple(Address(address, network, f.mac(number), "", "", 0.0) for address, network in addresses)  # type: ignore[arg-type]
-    return Guest(machine, Named(names), found, ())
+    return Guest(machine, AssignedNames(names), found, ())
 
 
 def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapshot:
     bridged = {one.network for guest in guests for one in guest.machine.adapters if one.network.kind == "bridged"}
     owned = {to_wire(".".join((*name, zone))): one.machine.uuid for one in guests for name in one.named.names}
     by_uuid = {one.machine.uuid: one for one in guests}
-    return Snapshot(by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=ways(FACTS, bridged), lan=lan)
+    return Snapshot(
+        by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=index_host_networks(FACTS, bridged), lan=lan
+    )
 
 
 WEB = guest(1, (("web",),), ("192.168.56.11", f.HOSTONLY), ("192.168.1.11", f.BRIDGED), ("10.0.2.4", f.LAB))
@@ -120,7 +122,7 @@ def test_other_scripts_are_told_as_utf8_too() -> None:
     ],
 )
 def test_what_others_are_asked_for(name: str, may: bool) -> None:
-    assert may_ask(to_wire(name)) is may
+    assert is_lookup_allowed(to_wire(name)) is may
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmdns.dns.name import from_labels, label, labels, lower, to_text, to_wire, unicode_name
+from vmdns.dns.name import convert_utf8_labels, join_labels, lower_name, split_labels, to_label, to_text, to_wire
 
 # RFC 1123 section 2.1: letters, digits and hyphens, a hyphen neither first nor last, at most 63.
 HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -96,12 +96,12 @@ HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
     ],
 )
 def test_label(name: str, expected: str) -> None:
-    assert label(name) == expected
+    assert to_label(name) == expected
 
 
 @pytest.mark.parametrize("name", ["é" * 80, "리" * 255, "서버 " * 50, "ß" * 63, "日本" * 500])
 def test_a_long_name_in_another_script_is_cut_between_its_characters(name: str) -> None:
-    made = label(name)
+    made = to_label(name)
     assert 50 < len(made) <= 63
     assert name.replace(" ", "-").startswith(idna.ulabel(made))
 
@@ -118,15 +118,15 @@ NAMES = st.one_of(
 @example("a._-" * 1000)
 @example("א1" * 600)
 def test_a_label_is_always_a_host_label_and_its_own_label(name: str) -> None:
-    made = label(name)
+    made = to_label(name)
     assert made == "" or HOST_LABEL.match(made)
-    assert label(made) == made
+    assert to_label(made) == made
     assert made[2:4] != "--" or idna.ulabel(made)
 
 
 @given(st.text(alphabet=string.ascii_letters + string.digits, min_size=1, max_size=63))
 def test_letters_and_digits_are_kept_in_lower_case(name: str) -> None:
-    assert label(name) == label(name.upper()) == name.lower()
+    assert to_label(name) == to_label(name.upper()) == name.lower()
 
 
 @pytest.mark.parametrize(
@@ -162,17 +162,17 @@ def test_the_longest_name_has_255_bytes() -> None:
 
 
 WIRE_NAMES = (
-    st.lists(st.binary(min_size=1, max_size=63), max_size=8).map(from_labels).filter(lambda wire: len(wire) <= 255)
+    st.lists(st.binary(min_size=1, max_size=63), max_size=8).map(join_labels).filter(lambda wire: len(wire) <= 255)
 )
 
 
 @given(WIRE_NAMES)
 def test_wire_text_and_labels_agree_with_dnspython(wire: bytes) -> None:
     theirs = dns.name.from_wire(wire, 0)[0]
-    assert from_labels(labels(wire)) == wire
+    assert join_labels(split_labels(wire)) == wire
     assert to_text(wire) == (theirs.to_text(omit_final_dot=True) if len(wire) > 1 else ".")
     assert dns.name.from_text(to_text(wire)).to_wire() == wire
-    assert lower(wire) == theirs.canonicalize().to_wire()
+    assert lower_name(wire) == theirs.canonicalize().to_wire()
 
 
 @given(st.lists(st.from_regex(HOST_LABEL, fullmatch=True), min_size=1, max_size=3))
@@ -182,25 +182,25 @@ def test_host_names_come_back_from_wire_as_they_were(parts: list[str]) -> None:
 
 
 def test_text_has_no_byte_that_a_terminal_or_a_line_file_would_obey() -> None:
-    every = from_labels([bytes(range(at, at + 32)) for at in range(0, 256, 32)])
+    every = join_labels([bytes(range(at, at + 32)) for at in range(0, 256, 32)])
     assert re.fullmatch(r"[!-~]+", to_text(every))
     assert "\\027[31m" in to_text(b"\x05\x1b[31m\0")
 
 
 @pytest.mark.parametrize("name", ["리눅스", "Café", "ÀÉ", "日本語 web", "cafe\u0301"])
 def test_a_raw_utf8_label_means_the_a_label(name: str) -> None:
-    raw = from_labels([name.encode(), b"local"])
-    assert unicode_name(raw) == to_wire(f"{label(name)}.local")
+    raw = join_labels([name.encode(), b"local"])
+    assert convert_utf8_labels(raw) == to_wire(f"{to_label(name)}.local")
 
 
 @pytest.mark.parametrize("wire", [b"\3web\5local\0", b"\0", b"\1\xff\0", b"\4\xf0\x9f\x98\x80\0"])
 def test_no_utf8_label_to_turn(wire: bytes) -> None:
-    assert unicode_name(wire) is None
+    assert convert_utf8_labels(wire) is None
 
 
 @given(WIRE_NAMES)
 def test_unicode_name_gives_a_name_or_none(wire: bytes) -> None:
-    made = unicode_name(wire)
+    made = convert_utf8_labels(wire)
     if made is not None:
         assert not wire.isascii()
         assert made.isascii()

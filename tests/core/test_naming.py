@@ -13,7 +13,7 @@ from vmdns.dns.name import to_wire
 from vmdns.state import naming
 from vmdns.state.build import build
 from vmdns.state.facts import HostName, Machine
-from vmdns.state.naming import RESERVED, Owners, Reservation, assign
+from vmdns.state.naming import RESERVED, Owners, Reservation, assign_names
 from vmdns.state.policy import Policy
 from vmdns.state.problem import Problem
 from vmdns.state.vagrant import parse_vagrant_name
@@ -27,7 +27,7 @@ def names(
     *machines: Machine, reserved: dict[str, Reservation] | None = None, owners: Owners | None = None
 ) -> dict[str, list[str]]:
     """The names of each VM as text, its UUID left out."""
-    found = assign(machines, WHY if reserved is None else reserved, ZONES, owners)
+    found = assign_names(machines, WHY if reserved is None else reserved, ZONES, owners)
     for key, named in found.by_uuid.items():
         assert named.names[-1] == (key,) or key in {name for (name, *_) in named.names}
     return {key[-2:]: [".".join(one) for one in named.names if one != (key,)] for key, named in found.by_uuid.items()}
@@ -35,7 +35,7 @@ def names(
 
 def test_one_vm() -> None:
     assert names(vm(1, "Web Server")) == {"01": ["web-server"]}
-    assert assign([vm(1, "Web Server")], WHY, ZONES).problems == ()
+    assert assign_names([vm(1, "Web Server")], WHY, ZONES).problems == ()
 
 
 def test_of_two_vms_that_run_the_older_one_has_the_name_and_both_are_told() -> None:
@@ -46,7 +46,7 @@ def test_of_two_vms_that_run_the_older_one_has_the_name_and_both_are_told() -> N
         "01": ["web-2"],
         "03": ["web-3"],
     }
-    found = assign([younger, older], {}, ZONES)
+    found = assign_names([younger, older], {}, ZONES)
     note = f"is web-2, because VM 'Web' ({uuid(2)}) has the name web"
     remedy = "rename one of the two VMs, or choose a name for this one"
     command = f"VBoxManage setextradata {uuid(1)} vmdns/names web-2"
@@ -65,14 +65,14 @@ def test_without_an_order_of_registration_the_one_that_is_as_it_is_for_longer_ha
 
 def test_each_remedy_helps() -> None:
     first, second = vm(1, registration_index=1), vm(2, registration_index=2)
-    assert len(assign([first, second], {}, ZONES).problems) == 1
-    command = assign([first, second], {}, ZONES).by_uuid[uuid(2)].problems[0].command.split()
+    assert len(assign_names([first, second], {}, ZONES).problems) == 1
+    command = assign_names([first, second], {}, ZONES).by_uuid[uuid(2)].problems[0].command.split()
     assert command[:4] == ["VBoxManage", "setextradata", uuid(2), "vmdns/names"]
-    chosen = assign([first, replace(second, names=(command[4],))], {}, ZONES)
+    chosen = assign_names([first, replace(second, names=(command[4],))], {}, ZONES)
     assert chosen.problems == ()
     assert chosen.by_uuid[uuid(1)].note == chosen.by_uuid[uuid(2)].note == ""
-    owners = assign([first, second], {}, ZONES).owners
-    renamed = assign([replace(first, name="other"), second], {}, ZONES, owners)
+    owners = assign_names([first, second], {}, ZONES).owners
+    renamed = assign_names([replace(first, name="other"), second], {}, ZONES, owners)
     assert renamed.problems == ()
     assert [renamed.by_uuid[uuid(one)].label for one in (1, 2)] == ["other", "web"]
 
@@ -85,14 +85,14 @@ def test_a_vm_that_is_off_never_takes_a_name_from_one_that_runs() -> None:
 @pytest.mark.parametrize("state", ["PoweredOff", "Saved", "Aborted", "Paused"])
 def test_who_has_a_name_keeps_it_whatever_starts_stops_or_comes(state: str) -> None:
     holder = vm(9, state=state, registration_index=9)
-    owners = assign([vm(9, registration_index=9)], WHY, ZONES).owners
+    owners = assign_names([vm(9, registration_index=9)], WHY, ZONES).owners
     assert names(vm(1), vm(2, state="PoweredOff"), holder, owners=owners) == {
         "09": ["web"], "01": ["web-2"], "02": ["web-3"],
     }  # fmt: skip
 
 
 def test_a_number_is_kept_too() -> None:
-    owners = assign([vm(1), vm(2), vm(3)], WHY, ZONES).owners
+    owners = assign_names([vm(1), vm(2), vm(3)], WHY, ZONES).owners
     assert names(vm(1), vm(3), owners=owners) == {"01": ["web"], "03": ["web-3"]}
     assert names(vm(1), vm(3), vm(4, "web-3", registration_index=-1), owners=owners) == {
         "01": ["web"], "03": ["web-3"], "04": ["web-3-2"],
@@ -101,20 +101,20 @@ def test_a_number_is_kept_too() -> None:
 
 
 def test_a_name_is_free_once_its_vm_is_renamed_or_unregistered() -> None:
-    owners = assign([vm(1), vm(2)], WHY, ZONES).owners
+    owners = assign_names([vm(1), vm(2)], WHY, ZONES).owners
     assert names(vm(1, "other"), vm(2), owners=owners) == {"01": ["other"], "02": ["web"]}
     assert names(vm(2), owners=owners) == {"02": ["web"]}
 
 
 def test_owners_are_forgotten_with_the_vm_and_not_before() -> None:
-    owners = assign([vm(1), vm(2, "db")], WHY, ZONES).owners
+    owners = assign_names([vm(1), vm(2, "db")], WHY, ZONES).owners
     assert owners == {("web",): uuid(1), ("db",): uuid(2)}
-    assert assign([], WHY, ZONES, owners).owners == owners, "VirtualBox was not read yet, or went away"
+    assert assign_names([], WHY, ZONES, owners).owners == owners, "VirtualBox was not read yet, or went away"
     hidden = vm(1, "", accessible=False, state="")
-    assert assign([hidden, vm(2, "db")], WHY, ZONES, owners).owners == owners
-    assert assign([vm(1, ignored=True), vm(2, "db")], WHY, ZONES, owners).owners == owners
-    assert assign([vm(2, "db")], WHY, ZONES, owners).owners == {("db",): uuid(2)}
-    assert assign([hidden, vm(2, "web")], WHY, ZONES, owners).owners == {("web",): uuid(2)}
+    assert assign_names([hidden, vm(2, "db")], WHY, ZONES, owners).owners == owners
+    assert assign_names([vm(1, ignored=True), vm(2, "db")], WHY, ZONES, owners).owners == owners
+    assert assign_names([vm(2, "db")], WHY, ZONES, owners).owners == {("db",): uuid(2)}
+    assert assign_names([hidden, vm(2, "web")], WHY, ZONES, owners).owners == {("web",): uuid(2)}
 
 
 def test_a_number_is_never_one_that_another_vm_has_by_itself() -> None:
@@ -134,7 +134,7 @@ def test_a_number_fits_into_a_label() -> None:
 @pytest.mark.parametrize("name", ["localhost", "LocalHost", "wpad", "ISATAP", "localdomain", "broadcasthost", "vmdns"])
 def test_reserved_names(name: str) -> None:
     assert names(vm(1, name)) == {"01": [f"{name.lower()}-2"]}
-    (problem,) = assign([vm(1, name)], WHY, ZONES).problems
+    (problem,) = assign_names([vm(1, name)], WHY, ZONES).problems
     text = f"is {name.lower()}-2, because {name.lower()} is a reserved name; rename the VM"
     assert problem == f"VM {name!r} ({uuid(1)}) {text}"
 
@@ -171,7 +171,7 @@ def test_a_vm_whose_name_has_nothing_for_dns_is_named_by_its_uuid(name: str) -> 
 
 
 def test_the_uuid_is_always_a_name_and_no_other_vm_has_it() -> None:
-    found = assign([vm(1, uuid(2)), vm(2, "web"), vm(3, uuid(3))], {}, ZONES)
+    found = assign_names([vm(1, uuid(2)), vm(2, "web"), vm(3, uuid(3))], {}, ZONES)
     assert found.by_uuid[uuid(2)].names == (("web",), (uuid(2),))
     assert found.by_uuid[uuid(1)].names == ((f"{uuid(2)}-2",), (uuid(1),))
     assert found.by_uuid[uuid(3)].names == ((uuid(3),),)
@@ -239,12 +239,12 @@ def test_extra_names(extra: str, expected: list[str]) -> None:
     ],
 )
 def test_extra_names_that_are_not_given(extra: str, why: str) -> None:
-    found = assign([vm(1, names=(extra,)), vm(2, "db", groups=("/lab",))], WHY, ZONES)
+    found = assign_names([vm(1, names=(extra,)), vm(2, "db", groups=("/lab",))], WHY, ZONES)
     assert found.by_uuid[uuid(1)].names == (("web",), (uuid(1),))
     remedy = f"choose another name than {extra!r}, or none: VBoxManage setextradata {uuid(1)} vmdns/names"
     assert found.problems == (f"VM 'web' ({uuid(1)}) does not get the name {extra!r}, because {why}; {remedy}",)
     assert found.by_uuid[uuid(1)].problems[0].command == f"VBoxManage setextradata {uuid(1)} vmdns/names"
-    assert assign([vm(1), vm(2, "db", groups=("/lab",))], WHY, ZONES).problems == (), "the command takes it back"
+    assert assign_names([vm(1), vm(2, "db", groups=("/lab",))], WHY, ZONES).problems == (), "the command takes it back"
 
 
 def test_of_two_that_want_an_extra_name_the_older_one_has_it() -> None:
@@ -279,21 +279,21 @@ def test_a_vm_named_with_a_zone_has_that_name(name: str, expected: list[str]) ->
 
 
 def test_a_vm_named_with_a_configured_zone_has_that_name() -> None:
-    found = assign([vm(1, "shop.test"), vm(2, "a.b.lab.test")], WHY, ("test", "lab.test"))
+    found = assign_names([vm(1, "shop.test"), vm(2, "a.b.lab.test")], WHY, ("test", "lab.test"))
     assert found.by_uuid[uuid(1)].names[:2] == (("shop",), ("shop-test",))
     assert found.by_uuid[uuid(2)].names[:2] == (("a", "b"), ("a-b-lab-test",))
 
 
 def test_a_name_with_a_zone_goes_by_the_rules_of_extra_names() -> None:
     assert names(vm(1, "db"), vm(2, "db.local")) == {"01": ["db"], "02": ["db-local"]}
-    found = assign([vm(1, "db"), vm(2, "db.local"), vm(3, "wpad.local")], WHY, ZONES)
+    found = assign_names([vm(1, "db"), vm(2, "db.local"), vm(3, "wpad.local")], WHY, ZONES)
     assert found.problems == (
         f"VM 'db.local' ({uuid(2)}) does not get the name 'db.local', because VM 'db' ({uuid(1)}) has the name db; "
         "rename the VM",
         f"VM 'wpad.local' ({uuid(3)}) does not get the name 'wpad.local', because wpad is a reserved name; "
         "rename the VM",
     )
-    owners = assign([vm(2, "db.local")], WHY, ZONES).owners
+    owners = assign_names([vm(2, "db.local")], WHY, ZONES).owners
     assert names(vm(1, "db"), vm(2, "db.local"), owners=owners) == {"02": ["db", "db-local"], "01": ["db-2"]}
 
 
@@ -322,7 +322,7 @@ def test_a_written_name_goes_by_the_same_rules() -> None:
     assert names(vm(1, "my_vm"), vm(2, "My_VM"), vm(3, "my-vm")) == {
         "01": ["my-vm", "my_vm"], "02": ["my-vm-2"], "03": ["my-vm-3"],
     }  # fmt: skip
-    owners = assign([vm(2, "My_VM")], WHY, ZONES).owners
+    owners = assign_names([vm(2, "My_VM")], WHY, ZONES).owners
     assert names(vm(1, "my_vm"), vm(2, "My_VM"), owners=owners) == {"02": ["my-vm", "my_vm"], "01": ["my-vm-2"]}
 
 
@@ -352,7 +352,7 @@ def vagrant(number: int, made: str, state: str = "Running", project: str = "shop
 
 @pytest.mark.parametrize(("state", "expected"), [("Running", "02"), ("Saved", "02"), ("PoweredOff", "02")])
 def test_a_new_vm_of_vagrants_has_the_names_of_the_one_before(state: str, expected: str) -> None:
-    owners = assign([vagrant(1, OLD)], WHY, ZONES).owners
+    owners = assign_names([vagrant(1, OLD)], WHY, ZONES).owners
     assert owners[("web", "shop")] == uuid(1)
     found = names(vagrant(1, OLD, state), vagrant(2, NEW), owners=owners)
     assert [one for one, given in found.items() if "web.shop" in given] == [expected]
@@ -361,7 +361,7 @@ def test_a_new_vm_of_vagrants_has_the_names_of_the_one_before(state: str, expect
 
 
 def test_an_old_vm_of_vagrants_that_runs_has_the_names_while_the_new_one_is_off() -> None:
-    owners = assign([vagrant(1, OLD), vagrant(2, NEW)], WHY, ZONES).owners
+    owners = assign_names([vagrant(1, OLD), vagrant(2, NEW)], WHY, ZONES).owners
     found = names(vagrant(1, OLD), vagrant(2, NEW, "Saved"), owners=owners)
     assert "web.shop" in found["01"]
     assert "web.shop" not in found["02"]
@@ -373,7 +373,7 @@ def test_the_name_of_a_machine_alone_goes_to_nobody_where_two_projects_want_it()
     assert found["01"][0] == "web.shop"
     assert found["02"][0] == "web.blog"
     assert "web" not in found["01"] + found["02"]
-    owners = assign([shop], WHY, ZONES).owners
+    owners = assign_names([shop], WHY, ZONES).owners
     assert "web" in names(shop, blog, owners=owners)["01"], "who has it keeps it"
     stopped = replace(shop, state="Saved")
     assert "web" in names(stopped, blog)["02"]
@@ -383,7 +383,7 @@ def test_the_name_of_a_machine_alone_goes_to_nobody_where_two_projects_want_it()
 def test_a_vm_of_that_name_comes_before_vagrants() -> None:
     assert "web" not in names(vagrant(1, OLD), vm(2, "web", registration_index=2))["01"]
     assert "shop" not in names(vagrant(1, OLD, machine="default"), vm(2, "a", names=("shop",)))["01"]
-    owners = assign([vagrant(1, OLD)], WHY, ZONES).owners
+    owners = assign_names([vagrant(1, OLD)], WHY, ZONES).owners
     assert names(vagrant(1, OLD, "Saved"), vm(2, "web"), owners=owners)["02"] == ["web"]
     assert names(vagrant(1, OLD), vm(2, "web"), owners=owners)["02"] == ["web-2"], "a VM that runs keeps its name"
 
@@ -430,11 +430,11 @@ MACHINES = st.lists(
 def test_any_order_gives_the_same_names_and_no_two_vms_share_one(
     before: list[Machine], machines: list[Machine], random: object
 ) -> None:
-    owners = assign(before, WHY, ZONES).owners
-    found = assign(machines, WHY, ZONES, owners)
+    owners = assign_names(before, WHY, ZONES).owners
+    found = assign_names(machines, WHY, ZONES, owners)
     shuffled = list(machines)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert assign(shuffled, WHY, ZONES, owners) == found
+    assert assign_names(shuffled, WHY, ZONES, owners) == found
     owner: dict[Relative, str] = {}
     for key, named in found.by_uuid.items():
         for name in named.names:
@@ -447,8 +447,8 @@ def test_any_order_gives_the_same_names_and_no_two_vms_share_one(
 
 @given(MACHINES)
 def test_names_stay_as_they_are_while_nothing_changes(machines: list[Machine]) -> None:
-    first = assign(machines, WHY, ZONES)
-    assert assign(machines, WHY, ZONES, first.owners) == first
+    first = assign_names(machines, WHY, ZONES)
+    assert assign_names(machines, WHY, ZONES, first.owners) == first
 
 
 def is_vagrants(machine: Machine) -> bool:
@@ -460,10 +460,10 @@ def test_a_vm_that_comes_starts_or_stops_takes_no_name_from_another(
     machines: list[Machine], which: int, state: str
 ) -> None:
     machines = [one for one in machines if not is_vagrants(one)]
-    first = assign(machines, WHY, ZONES)
+    first = assign_names(machines, WHY, ZONES)
     come = vm(99, "web", names=("www", "db"), groups=("/lab",), registration_index=-1)
     changed = [come] + [replace(one, state=state) if at == which else one for at, one in enumerate(machines)]
-    after = assign(changed, WHY, ZONES, first.owners)
+    after = assign_names(changed, WHY, ZONES, first.owners)
     for key, named in first.by_uuid.items():
         assert after.by_uuid[key].names == named.names
 
@@ -472,7 +472,7 @@ def test_thousands_of_one_name_are_numbered_in_a_time_that_grows_with_them(monke
     tried: list[int] = []
     with_number = naming._with_number
     monkeypatch.setattr(naming, "_with_number", lambda *of: tried.append(1) or with_number(*of))
-    found = assign([vm(number, "clone") for number in range(1, 3001)], WHY, ZONES)
+    found = assign_names([vm(number, "clone") for number in range(1, 3001)], WHY, ZONES)
     assert found.by_uuid[uuid(3000)].label == "clone-3000"
     assert len(tried) < 2 * 3000
 
@@ -485,9 +485,9 @@ def test_one_command_mends_all_problems_of_a_vm() -> None:
         ([vm(1, "web", names=("wpad",)), vm(2, "web", names=("wpad", "isatap"))], ("web-2",)),
     ):
         last = machines[-1]
-        found = assign(machines, WHY, ZONES).by_uuid[last.uuid]
+        found = assign_names(machines, WHY, ZONES).by_uuid[last.uuid]
         assert len(found.problems) >= 2
         (command,) = {one.command for one in found.problems}
         assert command == f"VBoxManage setextradata {last.uuid} vmdns/names {','.join(kept)}"
-        mended = assign([*machines[:-1], replace(last, names=kept)], WHY, ZONES).by_uuid[last.uuid]
+        mended = assign_names([*machines[:-1], replace(last, names=kept)], WHY, ZONES).by_uuid[last.uuid]
         assert mended.problems == ()

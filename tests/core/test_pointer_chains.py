@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import make_query, parse_query
+from vmdns.dns.message import encode_query, parse_query
 from vmdns.dns.name import to_wire
-from vmdns.dns.response_validation import Rejected, Verdict, validate_response
+from vmdns.dns.response_validation import Rejected, ResponseFault, validate_response
 
-SENT = parse_query(make_query(0x1234, to_wire("www.fz.test"), 1, dnssec_ok=True))
+SENT = parse_query(encode_query(0x1234, to_wire("www.fz.test"), 1, dnssec_ok=True))
 
 
 def test_a_chain_of_pointers_has_a_bound() -> None:
@@ -24,4 +24,4 @@ def test_a_chain_of_pointers_has_a_bound() -> None:
     message = struct.pack("!6H", 0x1234, 0x8180, 1, 2, 0, 0) + SENT.question + first + other
     judged = validate_response(message, SENT, Limits(), trusted=False, own=lambda name: False, stream=True)
     assert isinstance(judged, Rejected)
-    assert judged.verdict is Verdict.IGNORE
+    assert judged.verdict is ResponseFault.IGNORE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmdns.state.facts import PortForward
-from vmdns.state.port_forward import nat_rule, network_rule, order
+from vmdns.state.port_forward import parse_nat_rule, parse_network_rule, rule_sort_key
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from vmdns.state.port_forward import nat_rule, network_rule, order
     ],
 )
 def test_nat_rule(text, rule) -> None:
-    assert nat_rule(text) == rule
+    assert parse_nat_rule(text) == rule
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_nat_rule(text, rule) -> None:
 )
 def test_no_nat_rule(text) -> None:
     with pytest.raises(ValueError):
-        nat_rule(text)
+        parse_nat_rule(text)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_no_nat_rule(text) -> None:
     ],
 )
 def test_network_rule(text, rule) -> None:
-    assert network_rule(text) == rule
+    assert parse_network_rule(text) == rule
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_network_rule(text, rule) -> None:
 )
 def test_no_network_rule(text) -> None:
     with pytest.raises(ValueError):
-        network_rule(text)
+        parse_network_rule(text)
 
 
 def test_order_does_not_depend_on_names_first() -> None:
-    rules = [nat_rule(text) for text in ("b,udp,,1,,1", "a,tcp,,9,,1", "z,tcp,127.0.0.1,1,,1", "y,tcp,,1,,1")]
-    assert [rule.name for rule in sorted(rules, key=order)] == ["y", "z", "a", "b"]
+    rules = [parse_nat_rule(text) for text in ("b,udp,,1,,1", "a,tcp,,9,,1", "z,tcp,127.0.0.1,1,,1", "y,tcp,,1,,1")]
+    assert [rule.name for rule in sorted(rules, key=rule_sort_key)] == ["y", "z", "a", "b"]

@@ -16,7 +16,7 @@ from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
 from vmdns.dns.response_validation import Rejected, validate_response
-from vmdns.dns.upstreams import closest
+from vmdns.dns.upstreams import closest_domain
 
 OWN = {to_wire("local")}
 NAME = "wWw.fZ.test"
@@ -93,7 +93,7 @@ def message(sent: wire.Query, flags: int, *sections: list[Made]) -> bytes:
 
 
 def is_own(key: bytes) -> bool:
-    return closest(key, OWN) is not None
+    return closest_domain(key, OWN) is not None
 
 
 def check(packet: bytes, sent: wire.Query, limits: Limits, trusted: bool) -> str:
@@ -119,7 +119,7 @@ def check(packet: bytes, sent: wire.Query, limits: Limits, trusted: bool) -> str
 LIMITS = st.sampled_from([Limits(), Limits(), Limits(cache_ttl=0), Limits(cache_ttl=100, negative_ttl=7)])
 SENT = st.builds(
     lambda kind, do, edns: wire.parse_query(
-        wire.make_query(0x1234, b"\3wWw\2fZ\4test\0", kind, dnssec_ok=do, edns=edns or do)
+        wire.encode_query(0x1234, b"\3wWw\2fZ\4test\0", kind, dnssec_ok=do, edns=edns or do)
     ),
     KINDS, st.sampled_from([False] * 9 + [True]), st.booleans(),
 )  # fmt: skip
@@ -144,7 +144,7 @@ def test_broken_bytes(
     event(check(whole[:at] + noise + whole[at + cut :], sent, Limits(), False))
 
 
-QUESTION = wire.parse_query(wire.make_query(0x1234, b"\3wWw\2fZ\4test\0", wire.A))
+QUESTION = wire.parse_query(wire.encode_query(0x1234, b"\3wWw\2fZ\4test\0", wire.A))
 ADDRESS = Made(b"\xc0\x0c", wire.A, 1, 60, bytes((198, 51, 100, 1)))
 ALIAS = Made(b"\xc0\x0c", wire.CNAME, 1, 60, to_wire("b.test"))
 BEHIND = Made(to_wire("B.test"), wire.A, 1, 30, bytes((198, 51, 100, 1)))

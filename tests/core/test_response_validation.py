@@ -16,9 +16,9 @@ from vmdns.dns import message as wire
 from vmdns.dns import rebinding
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.dns.name import from_labels, to_text, to_wire
-from vmdns.dns.response_validation import MOST_ALIASES, Rejected, Verdict, validate_response
-from vmdns.dns.upstreams import closest
+from vmdns.dns.name import join_labels, to_text, to_wire
+from vmdns.dns.response_validation import MOST_ALIASES, Rejected, ResponseFault, validate_response
+from vmdns.dns.upstreams import closest_domain
 
 LIMITS = Limits()
 OWN = {to_wire("local"), to_wire("vm.internal")}
@@ -27,13 +27,13 @@ SOA = "fz.test.|300 SOA ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 
 def query(name: str = "www.fz.test", kind: str = "A", *, do: bool = False, edns: bool = True) -> wire.Query:
     number = int(dns.rdatatype.from_text(kind))
-    return wire.parse_query(wire.make_query(0x1234, to_wire(name), number, dnssec_ok=do, edns=edns))
+    return wire.parse_query(wire.encode_query(0x1234, to_wire(name), number, dnssec_ok=do, edns=edns))
 
 
 def mixed(name: str, kind: str = "A", do: bool = False) -> wire.Query:
     """The same with the letters as they are written."""
-    key = from_labels([label.encode() for label in name.split(".")])
-    return wire.parse_query(wire.make_query(0x1234, key, dns.rdatatype.from_text(kind), dnssec_ok=do))
+    key = join_labels([label.encode() for label in name.split(".")])
+    return wire.parse_query(wire.encode_query(0x1234, key, dns.rdatatype.from_text(kind), dnssec_ok=do))
 
 
 def message(
@@ -45,7 +45,7 @@ def message(
 ) -> dns.message.Message:
     """A reply; a record without an owner is the question's, `owner| rest` another's."""
     asked = dns.message.from_wire(
-        wire.make_query(sent.id, sent.name, sent.type, dnssec_ok=sent.dnssec_ok, edns=sent.edns is not None)
+        wire.encode_query(sent.id, sent.name, sent.type, dnssec_ok=sent.dnssec_ok, edns=sent.edns is not None)
     )
     out = dns.message.make_response(asked, recursion_available=True)
     out.flags |= flags
@@ -62,7 +62,7 @@ def message(
 
 
 def is_own(key: bytes) -> bool:
-    return closest(key, OWN) is not None
+    return closest_domain(key, OWN) is not None
 
 
 def judged(packet: bytes, sent: wire.Query, *, trusted: bool = False, stream: bool = False) -> Forwarded | Rejected:
@@ -153,7 +153,7 @@ def test_a_referral_is_no_answer() -> None:
     sent = query()
     found = judged(message(sent, [], ["fz.test.|60 NS ns.fz.test."]).to_wire(), sent)
     assert isinstance(found, Rejected)
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is ResponseFault.FAILED
 
 
 SIG = "{} RRSIG {} 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"
@@ -192,20 +192,20 @@ def test_ad_is_noted_and_aa_is_not(flags: int) -> None:
 @pytest.mark.parametrize(
     ("rcode", "edns", "verdict"),
     [
-        (1, True, Verdict.NO_EDNS),
-        (1, False, Verdict.FAILED),
-        (2, True, Verdict.FAILED),
-        (4, True, Verdict.NO_EDNS),
-        (4, False, Verdict.FAILED),
-        (5, True, Verdict.FAILED),
-        (6, True, Verdict.FAILED),
-        (9, True, Verdict.FAILED),
-        (11, True, Verdict.FAILED),
-        (16, True, Verdict.NO_EDNS),
-        (23, True, Verdict.FAILED),
+        (1, True, ResponseFault.NO_EDNS),
+        (1, False, ResponseFault.FAILED),
+        (2, True, ResponseFault.FAILED),
+        (4, True, ResponseFault.NO_EDNS),
+        (4, False, ResponseFault.FAILED),
+        (5, True, ResponseFault.FAILED),
+        (6, True, ResponseFault.FAILED),
+        (9, True, ResponseFault.FAILED),
+        (11, True, ResponseFault.FAILED),
+        (16, True, ResponseFault.NO_EDNS),
+        (23, True, ResponseFault.FAILED),
     ],
 )
-def test_t24_other_rcodes_are_no_answer(rcode: int, edns: bool, verdict: Verdict) -> None:
+def test_t24_other_rcodes_are_no_answer(rcode: int, edns: bool, verdict: ResponseFault) -> None:
     sent = query(edns=edns)
     found = judged(message(sent, ["60 A 6.6.6.6"], rcode=rcode).to_wire(), sent)
     assert isinstance(found, Rejected)
@@ -223,30 +223,30 @@ GOOD = message(SENT, ["60 A 198.51.100.1"]).to_wire()
 @pytest.mark.parametrize(
     ("packet", "stream", "verdict"),
     [
-        (b"", False, Verdict.IGNORE),
-        (GOOD[:11], False, Verdict.IGNORE),
-        (GOOD[:20], False, Verdict.IGNORE),
-        (GOOD[:-1], False, Verdict.IGNORE),
-        (GOOD[:12], False, Verdict.IGNORE),
-        (change(GOOD, 0, b"\x12\x35"), False, Verdict.IGNORE),
-        (change(GOOD, 2, b"\x01"), False, Verdict.IGNORE),  # a query
-        (change(GOOD, 2, b"\xa9"), False, Verdict.IGNORE),  # opcode 5
-        (change(GOOD, 4, b"\0\0"), False, Verdict.IGNORE),  # no question
-        (change(GOOD, 4, b"\0\2"), False, Verdict.IGNORE),
-        (change(GOOD, 13, b"x"), False, Verdict.IGNORE),  # another name
-        (change(GOOD, 25, b"\0\x1c"), False, Verdict.IGNORE),  # another type
-        (change(GOOD, 27, b"\0\3"), False, Verdict.IGNORE),  # another class
-        (change(GOOD, 12, b"\xc0\x0c"), False, Verdict.IGNORE),
-        (change(GOOD, 13, b"W" if GOOD[13:14] == b"w" else b"w"), False, Verdict.OTHER_CASE),
-        (change(GOOD, 2, b"\x83"), False, Verdict.TRUNCATED),
-        (change(GOOD, 2, b"\x83"), True, Verdict.FAILED),
-        (change(GOOD, 6, b"\xff\xff"), False, Verdict.FAILED),  # absurd counts are not even parsed
-        (change(GOOD, 6, b"\0\2"), False, Verdict.IGNORE),
-        (b"\x12\x34\x81\x81" + bytes(8), False, Verdict.NO_EDNS),
-        (b"\x12\x34\x81\x82" + bytes(8), False, Verdict.IGNORE),
+        (b"", False, ResponseFault.IGNORE),
+        (GOOD[:11], False, ResponseFault.IGNORE),
+        (GOOD[:20], False, ResponseFault.IGNORE),
+        (GOOD[:-1], False, ResponseFault.IGNORE),
+        (GOOD[:12], False, ResponseFault.IGNORE),
+        (change(GOOD, 0, b"\x12\x35"), False, ResponseFault.IGNORE),
+        (change(GOOD, 2, b"\x01"), False, ResponseFault.IGNORE),  # a query
+        (change(GOOD, 2, b"\xa9"), False, ResponseFault.IGNORE),  # opcode 5
+        (change(GOOD, 4, b"\0\0"), False, ResponseFault.IGNORE),  # no question
+        (change(GOOD, 4, b"\0\2"), False, ResponseFault.IGNORE),
+        (change(GOOD, 13, b"x"), False, ResponseFault.IGNORE),  # another name
+        (change(GOOD, 25, b"\0\x1c"), False, ResponseFault.IGNORE),  # another type
+        (change(GOOD, 27, b"\0\3"), False, ResponseFault.IGNORE),  # another class
+        (change(GOOD, 12, b"\xc0\x0c"), False, ResponseFault.IGNORE),
+        (change(GOOD, 13, b"W" if GOOD[13:14] == b"w" else b"w"), False, ResponseFault.OTHER_CASE),
+        (change(GOOD, 2, b"\x83"), False, ResponseFault.TRUNCATED),
+        (change(GOOD, 2, b"\x83"), True, ResponseFault.FAILED),
+        (change(GOOD, 6, b"\xff\xff"), False, ResponseFault.FAILED),  # absurd counts are not even parsed
+        (change(GOOD, 6, b"\0\2"), False, ResponseFault.IGNORE),
+        (b"\x12\x34\x81\x81" + bytes(8), False, ResponseFault.NO_EDNS),
+        (b"\x12\x34\x81\x82" + bytes(8), False, ResponseFault.IGNORE),
     ],
 )
-def test_messages_that_are_no_answer(packet: bytes, stream: bool, verdict: Verdict) -> None:
+def test_messages_that_are_no_answer(packet: bytes, stream: bool, verdict: ResponseFault) -> None:
     assert SENT.question[-4:] == GOOD[25:29]
     found = judged(packet, SENT, stream=stream)
     assert isinstance(found, Rejected)
@@ -270,7 +270,7 @@ def test_chains_of_aliases_are_bounded(length: int) -> None:
         assert len(found.answer) == length + 1
     else:
         assert isinstance(found, Rejected)
-        assert found.verdict is Verdict.FAILED
+        assert found.verdict is ResponseFault.FAILED
 
 
 @pytest.mark.parametrize("target", ["www.fz.test.", "a.fz.test."])
@@ -279,7 +279,7 @@ def test_an_alias_in_a_circle_is_no_answer(target: str) -> None:
     answer = [f"60 CNAME {target}", "a.fz.test.|60 CNAME www.fz.test."]
     found = judged(message(sent, answer).to_wire(), sent)
     assert isinstance(found, Rejected)
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is ResponseFault.FAILED
 
 
 INNER = ["10.0.2.15", "127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "172.16.0.1", "172.31.9.9",
@@ -368,8 +368,8 @@ def test_no_flipped_byte_gives_another_name_s_address(at: int, byte: int) -> Non
 
 
 def test_addresses_are_judged_alike_packed() -> None:
-    assert rebinding.inner(bytes((192, 168, 0, 1)))
-    assert not rebinding.inner(bytes((8, 8, 8, 8)))
+    assert rebinding.is_private(bytes((192, 168, 0, 1)))
+    assert not rebinding.is_private(bytes((8, 8, 8, 8)))
 
 
 def test_an_answer_whose_only_fault_is_its_case_comes_with_the_verdict() -> None:
@@ -378,8 +378,8 @@ def test_an_answer_whose_only_fault_is_its_case_comes_with_the_verdict() -> None
     sent = mixed("wWw.fZ.TeSt")
     found = judged(flat_reply, sent)
     assert isinstance(found, Rejected)
-    assert (found.verdict, found.answer) == (Verdict.OTHER_CASE, accepted(sent, ["60 A 198.51.100.1"]))
-    for rcode, verdict in ((1, Verdict.NO_EDNS), (2, Verdict.OTHER_CASE)):
+    assert (found.verdict, found.answer) == (ResponseFault.OTHER_CASE, accepted(sent, ["60 A 198.51.100.1"]))
+    for rcode, verdict in ((1, ResponseFault.NO_EDNS), (2, ResponseFault.OTHER_CASE)):
         found = judged(message(flat, [], rcode=rcode).to_wire(), sent)
         assert isinstance(found, Rejected)
         assert (found.verdict, found.answer) == (verdict, None)
@@ -404,11 +404,11 @@ def test_a_cname_made_of_a_dname_has_the_case_of_the_owner_and_not_of_our_query(
     found = accepted(sent, answer)
     kinds = [dns.rdatatype.to_text(one.type) for one in found.answer]
     assert kinds == ["DNAME", "CNAME", "CNAME", "A"][: 2 if kind == "CNAME" else 4]
-    assert found.answer[0].rdata == from_labels([b"Elsewhere", b"Test"])
-    assert found.answer[1].rdata == from_labels([b"ab", b"www", b"Elsewhere", b"Test"])
+    assert found.answer[0].rdata == join_labels([b"Elsewhere", b"Test"])
+    assert found.answer[1].rdata == join_labels([b"ab", b"www", b"Elsewhere", b"Test"])
     if kind == "A":
         assert found.answer[2].owner == found.answer[1].rdata
-        assert found.answer[2].rdata == from_labels([b"Web", b"Other", b"Example"])
+        assert found.answer[2].rdata == join_labels([b"Web", b"Other", b"Example"])
 
 
 @pytest.mark.parametrize("kind", ["A", "MX", "NS"])

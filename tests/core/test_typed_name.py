@@ -12,7 +12,7 @@ from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import HostName
 from vmdns.state.policy import Policy
-from vmdns.state.typed_name import similar_name, typed_name
+from vmdns.state.typed_name import find_similar_name, parse_typed_name
 
 ZONES = ("local", "vm.internal")
 SNAPSHOT = build(
@@ -51,7 +51,7 @@ SNAPSHOT = build(
     ],
 )
 def test_the_name_that_is_asked_for(text: str, name: str, note: str) -> None:
-    found = typed_name(text, SNAPSHOT)
+    found = parse_typed_name(text, SNAPSHOT)
     assert (to_text(found.key), found.kind, found.note) == (name, "A", note)
 
 
@@ -66,7 +66,7 @@ def test_the_name_that_is_asked_for(text: str, name: str, note: str) -> None:
     ],
 )
 def test_names_with_dots_that_are_ours(text: str, name: str, kind: str) -> None:
-    found = typed_name(text, SNAPSHOT)
+    found = parse_typed_name(text, SNAPSHOT)
     assert (to_text(found.key), found.kind) == (name, kind)
     assert (
         found.note == f"{text} is taken for {name}, a name of the VMs; for the name outside, type {text}. with a "
@@ -83,7 +83,7 @@ def test_names_with_dots_that_are_ours(text: str, name: str, kind: str) -> None:
     ],
 )
 def test_an_address_means_its_name(text: str, name: str) -> None:
-    found = typed_name(text, SNAPSHOT)
+    found = parse_typed_name(text, SNAPSHOT)
     assert (to_text(found.key), found.kind, found.note) == (name, "PTR", "")
 
 
@@ -92,7 +92,7 @@ def test_an_address_means_its_name(text: str, name: str) -> None:
 )
 def test_odd_texts_are_a_name_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
-        assert typed_name(text, SNAPSHOT).key.endswith(b"\0")
+        assert parse_typed_name(text, SNAPSHOT).key.endswith(b"\0")
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_odd_texts_are_a_name_or_a_value_error(text: str) -> None:
     ],
 )
 def test_the_name_that_was_meant(name: str, similar: str) -> None:
-    assert similar_name(typed_name(name + ".", SNAPSHOT).key, SNAPSHOT) == similar
+    assert find_similar_name(parse_typed_name(name + ".", SNAPSHOT).key, SNAPSHOT) == similar

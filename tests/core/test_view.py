@@ -13,8 +13,8 @@ from vmdns.dns.name import to_text, to_wire
 from vmdns.state.build import build
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, HostInterface, NatNetwork, Neighbour, PortForward
 from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Right, Snapshot
-from vmdns.state.views import HOST, View, ways
+from vmdns.state.snapshot import AccessRight, Snapshot
+from vmdns.state.views import HOST, View, index_host_networks
 
 LAN2 = replace(BRIDGED, name="wlan0")
 ELSEWHERE = replace(BRIDGED, name="eth1")
@@ -342,8 +342,8 @@ def test_a_bridged_vm_is_known_by_its_first_packet() -> None:
     assert seen(snapshot, "host") == ["192.168.1.77"]
     assert seen(snapshot, "lan", kind=AAAA) == ["2001:db8:1::77"]
     assert seen(snapshot, "lab", kind=AAAA) == []
-    assert snapshot.right("192.168.1.5", "192.168.1.77") is Right.ALL
-    assert snapshot.right("192.168.1.5", "192.168.1.78") is Right.UNKNOWN
+    assert snapshot.right("192.168.1.5", "192.168.1.77") is AccessRight.ALL
+    assert snapshot.right("192.168.1.5", "192.168.1.78") is AccessRight.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -416,6 +416,6 @@ def test_an_address_that_only_virtualbox_names_is_none_of_the_host() -> None:
     """VirtualBox goes on naming the address of an interface that was changed or taken away."""
     interface = HostInterface("vboxnet0", "192.168.56.1/24")
     loopback, changed = HostAddress("lo", "127.0.0.1/8"), HostAddress("vboxnet0", "192.168.56.9/24")
-    assert ways([interface], []).doors(lan=True) == ("192.168.56.1",)  # the system was not asked yet
-    assert ways([interface, loopback], []).doors(lan=True) == ()
-    assert ways([interface, loopback, changed], []).doors(lan=True) == ("192.168.56.9",)
+    assert index_host_networks([interface], []).doors(lan=True) == ("192.168.56.1",)  # the system was not asked yet
+    assert index_host_networks([interface, loopback], []).doors(lan=True) == ()
+    assert index_host_networks([interface, loopback, changed], []).doors(lan=True) == ("192.168.56.9",)

@@ -23,24 +23,24 @@ from vmdns.dns.message import (
     Malformed,
     Query,
     Record,
-    bare_reply,
-    make_query,
+    add_keepalive,
+    encode_header_response,
+    encode_query,
+    encode_response,
     parse_query,
-    respond,
-    udp_limit,
-    with_keepalive,
+    udp_response_limit,
 )
-from vmdns.dns.name import from_labels, to_wire
+from vmdns.dns.name import join_labels, to_wire
 
 WEB = to_wire("web.local")
 KINDS = st.integers(1, 0xFFFF)
 WIRE_NAMES = (
-    st.lists(st.binary(min_size=1, max_size=63), max_size=8).map(from_labels).filter(lambda wire: len(wire) <= 255)
+    st.lists(st.binary(min_size=1, max_size=63), max_size=8).map(join_labels).filter(lambda wire: len(wire) <= 255)
 )
 
 
 def query(key: bytes = WEB, kind: int = wire.A, **how: bool) -> Query:
-    return parse_query(make_query(4711, key, kind, **how))
+    return parse_query(encode_query(4711, key, kind, **how))
 
 
 # -- a query in -----------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def query(key: bytes = WEB, kind: int = wire.A, **how: bool) -> Query:
 
 @given(st.integers(0, 0xFFFF), WIRE_NAMES, KINDS, st.booleans(), st.booleans())
 def test_what_is_made_is_read(ident: int, name: bytes, kind: int, dnssec_ok: bool, edns: bool) -> None:
-    read = parse_query(make_query(ident, name, kind, dnssec_ok=dnssec_ok, edns=edns))
+    read = parse_query(encode_query(ident, name, kind, dnssec_ok=dnssec_ok, edns=edns))
     assert (read.id, read.name, read.key, read.type, read.cls) == (ident, name, name.lower(), kind, wire.IN)
     assert read.recursion_desired
     assert not read.checking_disabled
@@ -80,7 +80,7 @@ def test_what_dnspython_asks_is_read(
 
 
 def test_the_case_of_the_question_is_kept_and_the_key_is_lower() -> None:
-    asked = make_query(1, b"\3wEb\5LoCaL\0", 65)
+    asked = encode_query(1, b"\3wEb\5LoCaL\0", 65)
     assert parse_query(asked).name == b"\3wEb\5LoCaL\0"
     assert parse_query(asked).key == WEB
     # Type 65 (HTTPS) is the letter A: only the name is lowered.
@@ -196,7 +196,7 @@ def test_any_body_behind_a_good_header_parses_or_is_malformed(body: bytes, count
 
 @given(st.data())
 def test_a_good_query_with_any_bytes_changed_parses_or_is_malformed(data: st.DataObject) -> None:
-    good = bytearray(make_query(1, WEB, 1))
+    good = bytearray(encode_query(1, WEB, 1))
     for _ in range(data.draw(st.integers(1, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     reads_or_refuses(bytes(good[: data.draw(st.integers(0, len(good)))]))
@@ -208,7 +208,7 @@ def reads_or_refuses(data: bytes) -> None:
     except Malformed as malformed:
         reply = malformed.reply
     else:
-        reply = respond(read, limit=512)
+        reply = encode_response(read, limit=512)
         assert read.question == data[12 : 12 + len(read.name) + 4]
         assert dns.name.from_wire(read.name, 0)[0].to_wire() == read.name
     if reply is not None:
@@ -216,8 +216,8 @@ def reads_or_refuses(data: bytes) -> None:
 
 
 def test_bare_reply_keeps_id_opcode_and_for_queries_rd() -> None:
-    assert bare_reply(packet(9, 9, 9, 9, flags=0x07FF), 5) == HEADER.pack(9, 0x8105, 0, 0, 0, 0)
-    assert bare_reply(packet(9, 9, 9, 9, flags=0x7FFF), 4) == HEADER.pack(9, 0xF804, 0, 0, 0, 0)
+    assert encode_header_response(packet(9, 9, 9, 9, flags=0x07FF), 5) == HEADER.pack(9, 0x8105, 0, 0, 0, 0)
+    assert encode_header_response(packet(9, 9, 9, 9, flags=0x7FFF), 4) == HEADER.pack(9, 0xF804, 0, 0, 0, 0)
 
 
 # -- a response out -------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_what_is_rendered_is_read_and_never_too_long(
     answer: list[Record], authority: list[Record], limit: int, edns: bool, rcode: int
 ) -> None:
     asked = query(edns=edns)
-    out = respond(asked, rcode, limit=limit, authoritative=True, answer=answer, authority=authority)
+    out = encode_response(asked, rcode, limit=limit, authoritative=True, answer=answer, authority=authority)
     read = dns.message.from_wire(out)
     assert len(out) <= limit
     assert read.id == asked.id
@@ -280,7 +280,7 @@ def test_what_is_rendered_is_read_and_never_too_long(
     assert bool(read.flags & dns.flags.TC) == missing
     if missing:
         # In order, and as many whole records as fit: the next one would not have.
-        whole = respond(asked, rcode, limit=65_535, authoritative=True, answer=answer, authority=authority)
+        whole = encode_response(asked, rcode, limit=65_535, authoritative=True, answer=answer, authority=authority)
         assert len(whole) > limit
         assert not more or len(got) == len(answer)
         assert got == keys_of(answer[: len(got)])
@@ -290,18 +290,20 @@ def test_what_is_rendered_is_read_and_never_too_long(
 def test_the_last_record_that_fits_is_there_and_the_next_is_not() -> None:
     # E09, E10: 16 bytes for each A record at a pointer to the question; 12 + 15 + 16 n <= 512.
     sixty = [Record(WEB, wire.A, 5, bytes([10, 0, 0, n])) for n in range(60)]
-    out = respond(query(edns=False), limit=512, answer=sixty)
+    out = encode_response(query(edns=False), limit=512, answer=sixty)
     read = dns.message.from_wire(out)
     assert len(read.answer[0]) == 30
     assert len(out) == 12 + 15 + 30 * 16
     assert read.flags & dns.flags.TC
-    assert dns.message.from_wire(respond(query(edns=False), limit=12 + 15 + 60 * 16, answer=sixty)).flags == 0x8180
+    assert (
+        dns.message.from_wire(encode_response(query(edns=False), limit=12 + 15 + 60 * 16, answer=sixty)).flags == 0x8180
+    )
 
 
 def test_names_beyond_the_reach_of_pointers_are_still_read() -> None:
     # A pointer has 14 bits (RFC 1035 section 4.1.4): owners first seen behind byte 16,383 cannot be pointed to.
     records = [Record(to_wire(f"n{n}.other.test"), wire.A, 5, bytes([1, 1, n >> 8, n & 255])) for n in range(900)] * 2
-    out = respond(query(), limit=65_535, answer=records)
+    out = encode_response(query(), limit=65_535, answer=records)
     assert len(out) > 0x4000
     assert records_of(dns.message.from_wire(out).answer) == keys_of(records)
 
@@ -311,16 +313,16 @@ def test_names_beyond_the_reach_of_pointers_are_still_read() -> None:
 )
 def test_udp_limit(size: int | None, limit: int) -> None:
     asked = dns.message.make_query("web.local", "A", use_edns=False if size is None else 0, payload=size)
-    assert udp_limit(parse_query(asked.to_wire())) == limit
+    assert udp_response_limit(parse_query(asked.to_wire())) == limit
 
 
 def test_flags_are_ours_and_only_rd_and_cd_are_the_askers() -> None:
     asked = parse_query(packet(1, 0, 0, 0, flags=0x07FF))
-    assert dns.message.from_wire(respond(asked, limit=512, recursion_available=False)).flags == 0x8110
-    everything = respond(asked, limit=512, authoritative=True, authentic=True)
+    assert dns.message.from_wire(encode_response(asked, limit=512, recursion_available=False)).flags == 0x8110
+    everything = encode_response(asked, limit=512, authoritative=True, authentic=True)
     assert dns.message.from_wire(everything).flags == 0x85B0
     asked = parse_query(packet(1, 0, 0, 0, flags=0))
-    assert dns.message.from_wire(respond(asked, limit=512)).flags == 0x8080
+    assert dns.message.from_wire(encode_response(asked, limit=512)).flags == 0x8080
 
 
 def test_edns_of_a_response() -> None:
@@ -328,12 +330,12 @@ def test_edns_of_a_response() -> None:
     asked = parse_query(
         packet(1, 0, 0, 1, body=QUESTION + b"\0" + struct.pack("!HHIH", 41, 4096, 0xC040, 7) + b"\xfd\xe9\0\3abc")
     )
-    assert respond(asked, limit=1232).endswith(b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0))
-    assert not respond(query(edns=False), 0, limit=512, extended_error=(0, "why")).endswith(b"why")
+    assert encode_response(asked, limit=1232).endswith(b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0))
+    assert not encode_response(query(edns=False), 0, limit=512, extended_error=(0, "why")).endswith(b"why")
 
 
 def test_badvers_needs_the_upper_bits_of_the_rcode() -> None:
-    out = respond(query(), wire.BADVERS, limit=512)
+    out = encode_response(query(), wire.BADVERS, limit=512)
     assert dns.message.from_wire(out).rcode() == dns.rcode.BADVERS
     assert out[3] & 0xF == 0
 
@@ -343,7 +345,7 @@ def test_badvers_needs_the_upper_bits_of_the_rcode() -> None:
     ["", "VM 'db' is not running", "é" * 300, "x" + "리눅스" * 100, "bad \ud800 text", "a\n\x1b[31mb"],
 )
 def test_an_extended_error_is_always_readable(text: str) -> None:
-    read = dns.message.from_wire(respond(query(), wire.NXDOMAIN, limit=512, extended_error=(14, text)))
+    read = dns.message.from_wire(encode_response(query(), wire.NXDOMAIN, limit=512, extended_error=(14, text)))
     (option,) = read.options
     assert isinstance(option, dns.edns.EDEOption)
     assert option.code == 14
@@ -354,16 +356,16 @@ def test_an_extended_error_is_always_readable(text: str) -> None:
 def test_keepalive_is_told_only_to_those_who_asked() -> None:
     # RFC 7828 section 3.1: in units of 100 ms.
     asked = parse_query(packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0b\0\0")))
-    assert respond(with_keepalive(asked, 10.0), limit=512).endswith(b"\0\x0b\0\2\0\x64")
-    assert respond(with_keepalive(asked, 1e6), limit=512).endswith(b"\0\x0b\0\2\xff\xff")
-    assert respond(asked, limit=512).endswith(opt())
+    assert encode_response(add_keepalive(asked, 10.0), limit=512).endswith(b"\0\x0b\0\2\0\x64")
+    assert encode_response(add_keepalive(asked, 1e6), limit=512).endswith(b"\0\x0b\0\2\xff\xff")
+    assert encode_response(asked, limit=512).endswith(opt())
     for plain in (query(), parse_query(packet(1, 0, 0, 0, body=QUESTION))):
-        assert with_keepalive(plain, 10.0) is plain
+        assert add_keepalive(plain, 10.0) is plain
 
 
 def test_the_options_give_way_where_the_question_leaves_them_no_room() -> None:
     longest = b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 2 + b"\x3d" + b"a" * 61 + b"\0"
-    out = respond(query(longest), limit=300, extended_error=(0, "x" * 200))
+    out = encode_response(query(longest), limit=300, extended_error=(0, "x" * 200))
     read = dns.message.from_wire(out)
     assert len(out) <= 300
     assert read.edns == -1
@@ -371,14 +373,14 @@ def test_the_options_give_way_where_the_question_leaves_them_no_room() -> None:
 
 def test_soa_rdata_is_what_dnspython_reads() -> None:
     rdata = wire.soa_rdata(to_wire("vmdns.local"), to_wire("hostmaster.local"), 1 << 32 | 7, 1, 2, 3, 5)
-    out = respond(query(kind=wire.SOA), limit=512, answer=[Record(WEB, wire.SOA, 5, rdata)])
+    out = encode_response(query(kind=wire.SOA), limit=512, answer=[Record(WEB, wire.SOA, 5, rdata)])
     text = dns.message.from_wire(out).answer[0].to_text()
     assert text == "web.local. 5 IN SOA vmdns.local. hostmaster.local. 7 1 2 3 5"
 
 
 def test_options_without_end_are_not_walked() -> None:
     """T12: 16,000 empty options in a question over TCP."""
-    asked = wire.make_query(1, b"\1a\0", 1, edns=False)
+    asked = wire.encode_query(1, b"\1a\0", 1, edns=False)
     head = asked[:10] + b"\0\1" + asked[12:] + b"\0\0\x29\x04\xd0\0\0\0\0"
     for count, good in ((wire.MOST_OPTION_BYTES // 4, True), (wire.MOST_OPTION_BYTES // 4 + 1, False)):
         packet = head + (4 * count).to_bytes(2, "big") + b"\xff\xfe\0\0" * count

@@ -22,7 +22,7 @@ from vmdns.demo.scene import (
 )
 from vmdns.dns.name import to_wire
 from vmdns.state.build import build
-from vmdns.state.diagnosis import Patient, examine
+from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import Fact, Machine
 from vmdns.state.findings import Finding
 from vmdns.state.policy import Policy
@@ -133,6 +133,8 @@ def test_doctor_advises_no_change_of_simulated_vms() -> None:
     found: list[Finding] = []
     for seconds in changes(ROUND_SECONDS):
         now = snapshot(seconds)
-        found += examine(Patient({"version": "x"}, tuple(facts(seconds)), now.guests, now.ways, NOW + seconds))
+        found += find_findings(
+            DoctorInput({"version": "x"}, tuple(facts(seconds)), now.guests, now.ways, NOW + seconds)
+        )
     assert any("no address of it is known" in one.text for one in found)
     assert not any(one.command.startswith("VBoxManage") for one in found)

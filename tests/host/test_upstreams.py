@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vmdns.dns.message import SOA, Record, make_query, parse_query, respond, soa_rdata
+from vmdns.dns.message import SOA, Record, encode_query, encode_response, parse_query, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.host import systemd_resolved as resolved
@@ -140,13 +140,13 @@ def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
 
 def test_a_reply_that_came_from_vmdns_is_known() -> None:
     name = to_wire("113.0.203.in-addr.arpa")
-    query = parse_query(make_query(1, name, SOA))
+    query = parse_query(encode_query(1, name, SOA))
     ours = Record(name, SOA, 5, soa_rdata(to_wire("vmdns.local"), to_wire("hostmaster.local"), 1, 2, 3, 4, 5))
     theirs = Record(name, SOA, 5, soa_rdata(name, to_wire("nobody.invalid"), 1, 2, 3, 4, 5))
-    assert resolved.leads_to_vmdns(respond(query, limit=512, answer=[ours]))
-    assert resolved.leads_to_vmdns(respond(query, 2, limit=512))  # one that has just started
-    assert not resolved.leads_to_vmdns(respond(query, limit=512, answer=[theirs]))
-    assert not resolved.leads_to_vmdns(respond(query, 3, limit=512, authority=[theirs]))
+    assert resolved.leads_to_vmdns(encode_response(query, limit=512, answer=[ours]))
+    assert resolved.leads_to_vmdns(encode_response(query, 2, limit=512))  # one that has just started
+    assert not resolved.leads_to_vmdns(encode_response(query, limit=512, answer=[theirs]))
+    assert not resolved.leads_to_vmdns(encode_response(query, 3, limit=512, authority=[theirs]))
     assert not resolved.leads_to_vmdns(None)
 
 

@@ -40,9 +40,9 @@ import pytest
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, mac, uuid
 from vmdns.control import report
-from vmdns.dns.message import make_query, parse_query, respond
+from vmdns.dns.message import encode_query, encode_response, parse_query
 from vmdns.dns.name import to_wire
-from vmdns.state.authoritative import answer
+from vmdns.state.authoritative import answer_query
 from vmdns.state.facts import (
     Adapter,
     DhcpServer,
@@ -58,7 +58,7 @@ from vmdns.state.facts import (
     PortForward,
     Report,
 )
-from vmdns.state.hosts_names import digest
+from vmdns.state.hosts_names import index_hosts
 from vmdns.state.policy import Policy
 from vmdns.state.views import View
 from vmdns.store import Store
@@ -119,7 +119,7 @@ class Stage:
                 getattr(self, "as_" if verb == "as" else verb)(*words)
                 self.table.put("virtualbox", self.facts)
                 self.table.put("leases", self.leases)
-                self.table.put_hosts(digest(self.hosts.values(), Policy().apexes, Policy().ttl))
+                self.table.put_hosts(index_hosts(self.hosts.values(), Policy().apexes, Policy().ttl))
         except AssertionError as error:
             raise AssertionError(f"line {number}, {verb} {' '.join(words)}: {error}") from None
 
@@ -237,10 +237,10 @@ class Stage:
     # -- what is seen ------------------------------------------------------------------------------------------
 
     def expect(self, name: str, kind: str, *values: str) -> None:
-        query = parse_query(make_query(1, to_wire(name), int(dns.rdatatype.from_text(kind))))
-        reply = answer(query, self.table.snapshot, self.view)
+        query = parse_query(encode_query(1, to_wire(name), int(dns.rdatatype.from_text(kind))))
+        reply = answer_query(query, self.table.snapshot, self.view)
         assert reply is not None, "it would be forwarded"
-        out = respond(query, reply.rcode, limit=65_535, answer=reply.answer, authority=reply.authority)
+        out = encode_response(query, reply.rcode, limit=65_535, answer=reply.answer, authority=reply.authority)
         read = dns.message.from_wire(out)
         found = sorted(rdata.to_text() for rrset in read.answer for rdata in rrset)
         if not found:

@@ -13,8 +13,8 @@ import dns.message
 from tests.testzone import SNAPSHOT
 from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Query, Record, make_query, respond
-from vmdns.dns.name import labels
+from vmdns.dns.message import Query, Record, encode_query, encode_response
+from vmdns.dns.name import split_labels
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames
 from vmdns.server.listeners import Listener, bind
@@ -42,30 +42,32 @@ class Script:
         """Nobody turns out to be a guest."""
 
     def cached(self, query: Query, limit: int) -> bytes | None:
-        return self._made(query, limit) if labels(query.key)[0] == b"cached" else None
+        return self._made(query, limit) if split_labels(query.key)[0] == b"cached" else None
 
     async def forward(self, query: Query, limit: int) -> bytes:
         self.forwarded.append(query.key)
-        match labels(query.key)[0]:
+        match split_labels(query.key)[0]:
             case b"slow":
                 await self.gate.wait()
             case b"broken":
                 raise RuntimeError("the forwarder is broken")
             case b"fat":
                 many = [Record(query.name, wire.A, 9, n.to_bytes(4, "big")) for n in range(1000)]
-                return respond(query, limit=limit, answer=many)
+                return encode_response(query, limit=limit, answer=many)
         return self._made(query, limit)
 
     async def chase(self, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
         self.forwarded.append(target)
-        return respond(query, limit=limit, answer=[*reply.answer, Record(target, wire.A, 9, b"\xc6\x33\x64\x01")])
+        return encode_response(
+            query, limit=limit, answer=[*reply.answer, Record(target, wire.A, 9, b"\xc6\x33\x64\x01")]
+        )
 
     def others(self) -> ExternalNames:
         """What the server asks for what is not its own."""
         return ExternalNames(self.forward, self.cached, self.chase, self.admit)
 
     def _made(self, query: Query, limit: int) -> bytes:
-        return respond(query, limit=limit, answer=[Record(query.name, wire.A, 9, b"\xc6\x33\x64\x01")])
+        return encode_response(query, limit=limit, answer=[Record(query.name, wire.A, 9, b"\xc6\x33\x64\x01")])
 
 
 class Bench:
@@ -154,7 +156,7 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-LAST = make_query(0xFFFE, b"\2db\5local\0", wire.A)
+LAST = encode_query(0xFFFE, b"\2db\5local\0", wire.A)
 
 
 def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes:

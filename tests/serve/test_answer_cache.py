@@ -23,10 +23,10 @@ from vmdns.server.listeners import Listener, bind
 from vmdns.server.udp import CALLS
 from vmdns.state.build import build
 from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Right
+from vmdns.state.snapshot import AccessRight
 from vmdns.state.views import View
 
-ASKER = EVERYWHERE, Right.ALL
+ASKER = EVERYWHERE, AccessRight.ALL
 NAMES = (
     "web-01.local", "db.local", "x.db.local", "nope.local", "off.local", "waiting.local", "www.local", "big.local",
     "local", "vm.internal", "_http._tcp.web-01.local", "_tcp.web-01.local", "102.56.168.192.in-addr.arpa",
@@ -149,7 +149,7 @@ def test_the_cache_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caches, "MOST_VIEWS", 5)
     cache, _ = filled()
     for number in range(1000):
-        view = View((), f"10.0.0.{number % 10}"), Right.ALL
+        view = View((), f"10.0.0.{number % 10}"), AccessRight.ALL
         cache.store(view, SNAPSHOT, HEAD + b"%d" % number, b"answer")
         cache.store_forwarded(view, b"f%d" % number, b"answer")
         assert sum(len(one.by_key) for one in cache._views.values()) <= 150

@@ -24,7 +24,7 @@ from tests import facts
 from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import make_query
+from vmdns.dns.message import encode_query
 from vmdns.dns.name import to_wire
 from vmdns.server.counters import Counters
 from vmdns.server.dns_server import DnsServer
@@ -216,7 +216,7 @@ class Datagrams:
 
 
 def test_t13_reflections_and_errors_of_the_socket() -> None:
-    answered = make_query(1, WEB, 1, flags=0x8180)
+    answered = encode_query(1, WEB, 1, flags=0x8180)
     datagrams = Datagrams(
         (answered, (HOST, 1234)),  # a response: as our own come to us where somebody forged our address
         (LAST, (HOST, 0)),  # source port 0

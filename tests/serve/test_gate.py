@@ -8,7 +8,7 @@ import pytest
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Record, make_query, parse_query, respond
+from vmdns.dns.message import Record, encode_query, encode_response, parse_query
 from vmdns.dns.name import to_wire
 from vmdns.server import client_limits as client_limits
 from vmdns.server.client_limits import MOST_ACCOUNTS, MOST_VERIFIED, VERIFIED_SECONDS, ClientLimits, VerifiedClients
@@ -21,7 +21,7 @@ from vmdns.state.snapshot import Snapshot
 DOOR, LAN_DOOR = "192.168.56.1", "192.168.1.5"
 GUEST, OTHER, UNKNOWN, STRANGER = "192.168.56.101", "192.168.56.102", "192.168.56.9", "192.168.1.77"
 NAME = to_wire("web.local")
-QUERY = make_query(1, NAME, 1)
+QUERY = encode_query(1, NAME, 1)
 
 
 class World:
@@ -59,7 +59,7 @@ def test_one_vm_is_one_client_of_lookups_with_all_its_addresses_and_a_network_of
 
 
 def response(records: int) -> bytes:
-    return respond(
+    return encode_response(
         parse_query(QUERY), limit=1232, answer=[Record(NAME, 1, 5, bytes((1, 2, 3, n))) for n in range(records)]
     )
 

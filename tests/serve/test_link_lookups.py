@@ -15,7 +15,7 @@ from dnsbench import HOST, Script, question
 from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
 from vmdns.dns.limits import Limits
-from vmdns.dns.mdns_message import parse, responses
+from vmdns.dns.mdns_message import encode_responses, parse_message
 from vmdns.dns.message import Record
 from vmdns.dns.name import to_text, to_wire
 from vmdns.dns.rrset import address_record
@@ -29,7 +29,7 @@ from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
-from vmdns.state.link_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, State
+from vmdns.state.link_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, LookupState
 from vmdns.state.naming import RESERVED
 from vmdns.state.policy import Policy
 
@@ -65,13 +65,13 @@ class Lan:
 
     def _send(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
-        message = parse(packet)
+        message = parse_message(packet)
         assert message is not None
         name = message.questions[0].key
         self.queries.append((loop.time(), to_text(name)))
         if name[1:].startswith(b"printer"):
             kind, rdata = address_record("192.168.1.9")
-            (answer,) = responses([Record(name, kind, 120, rdata)])
+            (answer,) = encode_responses([Record(name, kind, 120, rdata)])
             loop.call_later(0.05, self.relay.hear, answer, LAN)
 
     async def ask(self, name: str, kind: str = "A", peer: str = OFFICE, *, tcp: bool = False) -> dns.message.Message:
@@ -185,26 +185,26 @@ def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytes
 
     async def main() -> None:
         found = Multicast(print)
-        assert found.state(name, "") is State.ABSENT
+        assert found.state(name, "") is LookupState.ABSENT
         found.links({"vboxnet0": guests})
-        assert found.state(name, "") is State.ABSENT
+        assert found.state(name, "") is LookupState.ABSENT
         assert await found.find(name, "") == ()
         found.links({"vboxnet0": guests, "eth0": LAN})
-        assert found.state(name, "") is State.LOOKUP
-        assert found.state(to_wire("wpad.local"), "") is State.ABSENT
+        assert found.state(name, "") is LookupState.LOOKUP
+        assert found.state(to_wire("wpad.local"), "") is LookupState.ABSENT
         assert await found.find(name, "") == ()
         assert all(one.sent for one in found._open.values())
-        assert found.state(name, "") is State.ABSENT
+        assert found.state(name, "") is LookupState.ABSENT
         found.links({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
-        assert found.state(name, "") is State.ABSENT
+        assert found.state(name, "") is LookupState.ABSENT
         found.links({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
-        assert found.state(name, "") is State.LOOKUP
+        assert found.state(name, "") is LookupState.LOOKUP
         await found.find(name, "")
         found.links({"vboxnet0": guests, "eth0": LAN})
-        assert found.state(name, "") is State.LOOKUP
+        assert found.state(name, "") is LookupState.LOOKUP
         await found.find(name, "")
         found.again()  # this computer slept
-        assert found.state(name, "") is State.LOOKUP
+        assert found.state(name, "") is LookupState.LOOKUP
 
     asyncio.run(main())
 
@@ -214,7 +214,7 @@ def test_one_clients_servfail_is_not_given_to_another() -> None:
         lan = Lan()
         datagrams, listener = lan.server.datagrams, Listener(DOOR, 53, None, None)  # type: ignore[arg-type]
         lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
-            State.OVER_BUDGET if client == uuid(1) else State.ABSENT
+            LookupState.OVER_BUDGET if client == uuid(1) else LookupState.ABSENT
         )
         packet = question("printer.local")
         refused = datagrams.ask(packet, (FLOODER, 4000), listener)
@@ -232,7 +232,7 @@ def test_this_computer_gets_either_answer_from_memory() -> None:
     async def main() -> None:
         lan = Lan()
         datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
-        for state, rcode in ((State.OVER_BUDGET, dns.rcode.SERVFAIL), (State.ABSENT, dns.rcode.NXDOMAIN)):
+        for state, rcode in ((LookupState.OVER_BUDGET, dns.rcode.SERVFAIL), (LookupState.ABSENT, dns.rcode.NXDOMAIN)):
             lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
             packet = question(f"{state.name.lower()}.local")
             first = datagrams.ask(packet, (HOST, 4000), listener)
@@ -254,7 +254,9 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
         lan = Lan()
         datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
         packet = question("nobody.local")
-        (answer,) = responses([Record(to_wire("nobody.local"), *address_record("192.168.1.9")[:1], 120, bytes(4))])
+        (answer,) = encode_responses(
+            [Record(to_wire("nobody.local"), *address_record("192.168.1.9")[:1], 120, bytes(4))]
+        )
 
         async def denied() -> bool:
             await lan.ask("nobody.local", peer=HOST)

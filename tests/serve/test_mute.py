@@ -9,20 +9,20 @@ import sys
 import pytest
 
 from vmdns.dns.cookie import COOKIE
-from vmdns.dns.message import make_query, option
+from vmdns.dns.message import encode_option, encode_query
 from vmdns.dns.name import to_wire
 from vmdns.server.flood_filter import MOST_MUTED, MUTE_SECONDS, FloodFilter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters on sockets are Linux's")
 
-QUERY = make_query(1, to_wire("web.local"), 1)
+QUERY = encode_query(1, to_wire("web.local"), 1)
 COUNT = 300
 # One in three of 300, six standard deviations of 8.2 to either side.
 A_THIRD = range(51, 150)
 
 
 def with_option(code: int, length: int) -> bytes:
-    data = option(code, bytes(length))
+    data = encode_option(code, bytes(length))
     return QUERY[:-2] + len(data).to_bytes(2, "big") + data
 
 
@@ -61,7 +61,7 @@ def test_who_is_muted_and_for_how_long() -> None:
         (with_option(COOKIE, 8), False),
         (with_option(COOKIE, 40), False),
         (with_option(COOKIE + 1, 24), False),
-        (make_query(1, b"\0", 1, edns=False), False),  # shorter than an option
+        (encode_query(1, b"\0", 1, edns=False), False),  # shorter than an option
         (b"", False),
     ],
 )

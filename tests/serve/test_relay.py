@@ -9,13 +9,13 @@ from ipaddress import ip_interface
 import pytest
 
 from tests.clock import run
-from vmdns.dns.mdns_message import NSEC, nsec_rdata, parse, responses
+from vmdns.dns.mdns_message import NSEC, encode_responses, nsec_rdata, parse_message
 from vmdns.dns.message import AAAA, A, Record
 from vmdns.dns.name import to_wire
 from vmdns.dns.rrset import address_record
 from vmdns.mdns.links import Link
 from vmdns.mdns.querier import Relay
-from vmdns.state.link_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, State
+from vmdns.state.link_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, LookupState
 
 PRINTER = to_wire("printer.local")
 LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})
@@ -25,7 +25,7 @@ def said(*addresses: str, name: bytes = PRINTER, ttl: int = 120, denied: int = 0
     records = [Record(name, kind, ttl, rdata) for kind, rdata in map(address_record, addresses)]
     if denied:
         records.append(Record(name, NSEC, ttl, nsec_rdata(name, {A, AAAA} - {denied})))
-    (packet,) = responses(records)
+    (packet,) = encode_responses(records)
     return packet
 
 
@@ -43,7 +43,7 @@ class Scene:
 
     def _ask(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
-        message = parse(packet)
+        message = parse_message(packet)
         assert message is not None
         assert [(one.key, one.type) for one in message.questions] == [(PRINTER, A), (PRINTER, AAAA)]
         self.asked.append(loop.time())
@@ -112,9 +112,9 @@ async def test_what_nobody_has_is_not_asked_for_again_for_a_minute(scene: Scene)
         assert await scene.relay.find(PRINTER, "") == ()
     assert scene.asked == [0, 0.25]
     assert asyncio.get_running_loop().time() == pytest.approx(0.3)  # nobody has answered any query yet
-    assert scene.relay.state(PRINTER, "") is State.ABSENT
+    assert scene.relay.state(PRINTER, "") is LookupState.ABSENT
     await asyncio.sleep(ABSENT_SECONDS)
-    assert scene.relay.state(PRINTER, "") is State.LOOKUP
+    assert scene.relay.state(PRINTER, "") is LookupState.LOOKUP
     await scene.relay.find(PRINTER, "")
     assert len(scene.asked) == 4
 
@@ -132,7 +132,7 @@ async def test_a_changed_link_is_asked_again(scene: Scene) -> None:
 async def test_an_answer_that_comes_late_is_found_by_the_next_query(scene: Scene) -> None:
     assert await scene.relay.find(PRINTER, "") == ()
     scene.relay.hear(said(ttl=0, name=PRINTER), LINK)
-    assert scene.relay.state(PRINTER, "") is State.ABSENT
+    assert scene.relay.state(PRINTER, "") is LookupState.ABSENT
     assert scene.forgotten == 0
     scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
     assert scene.forgotten == 1

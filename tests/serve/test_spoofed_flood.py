@@ -15,7 +15,7 @@ from dnsbench import Script, question
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from vmdns.dns.cookie import COOKIE
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import option
+from vmdns.dns.message import encode_option
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
 from vmdns.state.build import build
@@ -59,7 +59,7 @@ class World:
 
 
 def with_cookie(packet: bytes, cookie: bytes) -> bytes:
-    data = option(COOKIE, cookie)
+    data = encode_option(COOKIE, cookie)
     return packet[:-2] + len(data).to_bytes(2, "big") + data
 
 
@@ -109,7 +109,7 @@ def test_invented_cookies_do_not_take_the_place_of_valid_ones() -> None:
 
 def test_another_option_beside_the_cookie() -> None:
     world = World()
-    data = option(COOKIE, world.cookie(GUEST)) + option(3, b"")  # NSID
+    data = encode_option(COOKIE, world.cookie(GUEST)) + encode_option(3, b"")  # NSID
     world.flood(GUEST, 1.5, QUERY)
     packet = QUERY[:-2] + len(data).to_bytes(2, "big") + data
     assert all(answered(world.udp(packet, GUEST)) for _ in range(ASKED))

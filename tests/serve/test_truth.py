@@ -26,11 +26,11 @@ from vmdns.dns.zonefile import parse_records
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
-from vmdns.state.authoritative import Reply, answer
+from vmdns.state.authoritative import Reply, answer_query
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Lease, Machine, PortForward
 from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Right, Snapshot
+from vmdns.state.snapshot import AccessRight, Snapshot
 
 # Where vmdns is asked, and by whom: the host, guests of two NAT Networks and of a host-only one, a neighbour.
 DOORS = (
@@ -150,14 +150,22 @@ class World:
         local, peer = door
         query = parse_query(packet)
         right = self.snapshot.right(local, peer)
-        everything = right is Right.ALL
-        decided = answer(query, self.snapshot, self.snapshot.view(local, peer)) if right is not Right.NOTHING else None
+        everything = right is AccessRight.ALL
+        decided = (
+            answer_query(query, self.snapshot, self.snapshot.view(local, peer))
+            if right is not AccessRight.NOTHING
+            else None
+        )
         if decided is not None and decided.chase is not None and everything and query.recursion_desired:
             return None
         if decided is None:
             if everything:
                 return None
-            why = f"{peer} may ask for local names only" if right is Right.NAMES else f"{peer} is no guest of this host"
+            why = (
+                f"{peer} may ask for local names only"
+                if right is AccessRight.NAMES
+                else f"{peer} is no guest of this host"
+            )
             decided = Reply(REFUSED, authoritative=False, extended_error=(18, why))
         return rendered(packet, decided, everything)
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from selectors import EVENT_READ, DefaultSelector
 
-from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, refusal, render
+from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, check_forwardable, encode_answer
 from vmdns.dns.message import Query
 from vmdns.server.forwarder import Forwarder
 
@@ -62,13 +62,13 @@ class Asker:
             tell(None)
 
     def _answer(self, query: Query, limit: int, tell: Callable[[bytes | None], None]) -> None:
-        refused = refusal(query)
+        refused = check_forwardable(query)
         if refused is not None:
-            tell(render(query, refused, limit))
+            tell(encode_answer(query, refused, limit))
             return
 
         def told(found: Forwarded | Failure) -> None:
-            tell(render(query, found, limit))
+            tell(encode_answer(query, found, limit))
 
         found = self._forwarder.begin(Question.of(query), told, self.first_queries)
         if not isinstance(found, bool):

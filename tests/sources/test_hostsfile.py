@@ -14,7 +14,7 @@ from vmdns.dns.rrset import address_record
 from vmdns.sources import hosts_file as hostsfile
 from vmdns.sources.hosts_file import parse_hosts, path, read_digest, read_hosts
 from vmdns.state import hosts_names as hosts
-from vmdns.state.hosts_names import Hosts
+from vmdns.state.hosts_names import HostsIndex
 
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 BLOCKED = 230_000
@@ -97,13 +97,13 @@ def test_a_line_that_makes_no_sense_is_left_out(line: bytes) -> None:
     assert brief(line + b"\n192.168.1.9 nas\n") == [NAS]
 
 
-def digested(folder: Path, data: bytes, before: Hosts | None = None) -> Hosts:
+def digested(folder: Path, data: bytes, before: HostsIndex | None = None) -> HostsIndex:
     file = folder / "hosts"
     file.write_bytes(data)
     return read_digest(file, ZONES, 5, before)
 
 
-def addresses(found: Hosts, name: str) -> list[bytes]:
+def addresses(found: HostsIndex, name: str) -> list[bytes]:
     return [rdata for rrset in found.outside.get(to_wire(name), {}).values() for rdata in rrset.rdatas]
 
 

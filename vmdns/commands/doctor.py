@@ -32,9 +32,18 @@ from vmdns.host import hosts_block as hostsfile
 from vmdns.regular_file import read_regular
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
-from vmdns.state.diagnosis import Patient, examine
+from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import Fact
-from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, Host, host_findings, is_well, verdict
+from vmdns.state.findings import (
+    OK,
+    PROBLEM,
+    WARNING,
+    Finding,
+    HostState,
+    find_host_findings,
+    has_no_problem,
+    summarize_findings,
+)
 from vmdns.state.policy import Policy
 from vmdns.state.program_output import decode_console
 from vmdns.state.views import GIVEN
@@ -65,7 +74,7 @@ def command(server: Server, config: Callable[[], Config], report: Report) -> dic
         # A vmdns that does not answer is a finding as well; this computer is checked all the same.
         status, findings = None, [Finding("vmdns", PROBLEM, str(error).removeprefix("vmdns "), "vmdns run")]
     # The settings of this computer do not matter to simulated VMs.
-    on_host = [] if server.simulation else list(host_findings(gather(status, report)))
+    on_host = [] if server.simulation else list(find_host_findings(gather(status, report)))
     return answer([*findings, *on_host])
 
 
@@ -90,16 +99,20 @@ def examined(facts: Iterable[Fact], policy: Policy) -> list[Finding]:
     found = tuple(facts)
     now = time.time()
     snapshot = build(found, policy, now, 0)
-    return examine(Patient(None, found, snapshot.guests, snapshot.ways, now))
+    return find_findings(DoctorInput(None, found, snapshot.guests, snapshot.ways, now))
 
 
 def answer(findings: Iterable[Finding]) -> dict[str, Any]:
     """The findings as JSON values, problems last; well says whether none of them is a problem."""
     ordered = sorted(dict.fromkeys(findings), key=lambda one: (OK, WARNING, PROBLEM).index(one.level))
-    return {"well": is_well(ordered), "verdict": verdict(ordered), "findings": [one._asdict() for one in ordered]}
+    return {
+        "well": has_no_problem(ordered),
+        "verdict": summarize_findings(ordered),
+        "findings": [one._asdict() for one in ordered],
+    }
 
 
-def gather(status: Mapping[str, Any] | None, report: Report) -> Host:
+def gather(status: Mapping[str, Any] | None, report: Report) -> HostState:
     """Checks this computer: its resolver, its firewall, the upstreams of the running vmdns. All checks run at
     the same time, and those that take longer than CHECKS_SECONDS are left out."""
     zones = status["zones"] if status is not None else []
@@ -113,13 +126,13 @@ def gather(status: Mapping[str, Any] | None, report: Report) -> Host:
     checks.update({f"this computer's resolver ({zone})": partial(resolves, f"vmdns.{zone}") for zone in zones})
     checks.update({f"the upstream {one}": partial(answers_local, one) for one in servers})
     found = run_parallel(checks, CHECKS_SECONDS, report)
-    return Host(
+    return HostState(
         zones_answered={zone: found.get(f"this computer's resolver ({zone})", False) for zone in zones},
         firewall=found.get("the firewall"),
         answers_local=tuple(one for one in servers if found.get(f"the upstream {one}")),
         encrypted=found.get("the browsers", ()),
         system=sys.platform,
-        asking=found.get("the system's DNS settings", Host.asking),
+        asking=found.get("the system's DNS settings", HostState.asking),
         hosts_block=found.get("the hosts file", False),
     )
 

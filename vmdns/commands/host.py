@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vmdns.command_name import command_name
-from vmdns.dns.message import make_query
+from vmdns.dns.message import encode_query
 from vmdns.host import plan
 from vmdns.host.earlier_run import SCOPE, journal
 from vmdns.host.elevation import Denied
@@ -152,7 +152,7 @@ def apply(ask: Ask, steps: Sequence[plan.Step], say: Callable[[str], None]) -> N
 
 def answers(address: str, patience: float) -> bool:
     """Whether a DNS server there answers for local. as one that owns it, patience: for at most this many seconds."""
-    question = make_query(0x5644, b"\5local\0", _SOA)
+    question = encode_query(0x5644, b"\5local\0", _SOA)
     end = time.monotonic() + patience
     while True:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:

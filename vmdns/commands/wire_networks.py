@@ -24,7 +24,7 @@ from vmdns.sources.reader import WrongHome
 from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
 from vmdns.sources.vboxmanage_machines import read_registered
 from vmdns.state.facts import HostAddress, HostInterface
-from vmdns.state.views import GIVEN, ways
+from vmdns.state.views import GIVEN, index_host_networks
 
 SCOPE = "wire"
 _MAC = sys.platform == "darwin"
@@ -210,7 +210,7 @@ class Wire:
         """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""
         others = output.parse_host_interfaces(self._call("list", "bridgedifs"))
         facts = [HostAddress(one.name, one.prefix) for one in others]
-        found = [one for one in ways([*facts, *interfaces], ()).reachable if one not in _given()]
+        found = [one for one in index_host_networks([*facts, *interfaces], ()).reachable if one not in _given()]
         first = _outward()
         return iter(sorted(found, key=lambda one: one != first))
 

@@ -16,10 +16,10 @@ import dns.rdatatype
 
 from vmdns.control.report import explain
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question
-from vmdns.dns.message import Query, make_query, respond
+from vmdns.dns.message import Query, encode_query, encode_response
 from vmdns.dns.name import to_text
 from vmdns.state.authoritative import Reply
-from vmdns.state.snapshot import Snapshot, names_of
+from vmdns.state.snapshot import Snapshot, list_names
 
 Find = Callable[[Question], Awaitable[Forwarded | Failure]]
 Handle = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
@@ -29,8 +29,10 @@ async def chase(find: Find, query: Query, reply: Reply, target: bytes, limit: in
     """The response to a question whose CNAME chain goes on outside of our zones, at `target`."""
     found = await find(Question(target, query.type, query.dnssec_ok, query.checking_disabled))
     if isinstance(found, Failure):
-        return respond(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
-    return respond(query, found.rcode, limit=limit, answer=[*reply.answer, *found.answer], authority=found.authority)
+        return encode_response(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
+    return encode_response(
+        query, found.rcode, limit=limit, answer=[*reply.answer, *found.answer], authority=found.authority
+    )
 
 
 async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> dict[str, Any]:
@@ -38,11 +40,11 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
     """
-    from vmdns.state.no_answer import no_answer
-    from vmdns.state.typed_name import typed_name
+    from vmdns.state.no_answer import explain_no_answer
+    from vmdns.state.typed_name import parse_typed_name
 
     try:
-        key, kind_name, note = typed_name(str(message["name"]), snapshot)
+        key, kind_name, note = parse_typed_name(str(message["name"]), snapshot)
     except (ValueError, KeyError) as error:
         return {"error": str(error)}
     try:
@@ -55,7 +57,7 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
         return {"error": f"--as {message['as']}: {what}"}
     if not local:
         return {"error": f"{peer} has no way to ask: no address of this host is on its network or handed out there"}
-    reply = handle(make_query(1, key, int(kind)), peer, local, True)
+    reply = handle(encode_query(1, key, int(kind)), peer, local, True)
     if reply is not None and not isinstance(reply, bytes):
         reply = await reply
     if reply is None:
@@ -68,7 +70,7 @@ async def ask(handle: Handle, snapshot: Snapshot, message: dict[str, Any]) -> di
     summary = ""
     if not found.answer:
         kind_text = dns.rdatatype.to_text(kind)
-        summary = await asyncio.to_thread(no_answer, key, kind_text, rcode, reason, snapshot, view)
+        summary = await asyncio.to_thread(explain_no_answer, key, kind_text, rcode, reason, snapshot, view)
     return {
         "question": f"{found.question[0].name} {dns.rdatatype.to_text(kind)}",
         "found": bool(found.answer),
@@ -98,7 +100,7 @@ def _client(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     for guest in snapshot.guests:
         if not guest.machine.online:
             continue
-        full = names_of(guest, zones)
+        full = list_names(guest, zones)
         named = wanted == guest.machine.name or typed in (*full, *(".".join(names) for names in guest.named.names))
         networks = [one.network for one in guest.addresses if one.address == wanted]
         if named:

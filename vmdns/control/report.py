@@ -7,16 +7,16 @@ from typing import Any
 
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, SRV, A
-from vmdns.dns.name import shown, to_text
+from vmdns.dns.name import display_name, to_text
 from vmdns.state.addresses import Address
 from vmdns.state.facts import Network, PortForward
 from vmdns.state.problem import Problem
-from vmdns.state.reachability import called
-from vmdns.state.services import service
-from vmdns.state.shared_addresses import double
-from vmdns.state.snapshot import Guest, Snapshot, names_of
+from vmdns.state.reachability import describe_network
+from vmdns.state.services import find_service_name
+from vmdns.state.shared_addresses import find_shared_address
+from vmdns.state.snapshot import Guest, Snapshot, list_names
 from vmdns.state.views import View
-from vmdns.state.vm_change import Change
+from vmdns.state.vm_change import VmChange
 
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
@@ -35,10 +35,10 @@ def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any
 
 
 def _guest(snapshot: Snapshot, guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
-    first, *others = names_of(guest, zones)
+    first, *others = list_names(guest, zones)
     return {
         "name": first,
-        "shown": shown(first),
+        "shown": display_name(first),
         "also": others,
         "vm": guest.machine.name,
         "uuid": guest.machine.uuid,
@@ -54,8 +54,8 @@ def _forward(rule: PortForward) -> dict[str, Any]:
     protocol = "" if rule.protocol == "tcp" else f"/{rule.protocol}"
     where = f"{rule.host_address or 'host'}:{rule.host_port}{protocol}"
     return {
-        "text": f"{where} -> {rule.guest_port} {service(rule)}",
-        "service": service(rule),
+        "text": f"{where} -> {rule.guest_port} {find_service_name(rule)}",
+        "service": find_service_name(rule),
         "protocol": rule.protocol,
         "host_address": rule.host_address,
         "host_port": rule.host_port,
@@ -84,19 +84,19 @@ def why(one: Address, now: float) -> str:
     return f"{one.why}, {max(0, round(one.until - now))} s left" if one.until else one.why
 
 
-def change(one: Change, zones: Sequence[str], now: float) -> dict[str, Any]:
+def change(one: VmChange, zones: Sequence[str], now: float) -> dict[str, Any]:
     """A change of one VM as a line of `names --watch`."""
     guest = one.after or one.before
     assert guest is not None
     before = list(one.before.addresses) if one.before else []
     after = list(one.after.addresses) if one.after else []
     verb = "appeared" if one.before is None else "gone" if one.after is None else "changed"
-    name = names_of(guest, zones)[0]
-    was_name = names_of(one.before, zones)[0] if one.before else name
+    name = list_names(guest, zones)[0]
+    was_name = list_names(one.before, zones)[0] if one.before else name
     return {
         "change": verb,
         "name": name,
-        "shown": shown(name),
+        "shown": display_name(name),
         "was_name": was_name,
         "vm": guest.machine.name,
         "addresses": [_address(item, now) for item in after],
@@ -155,7 +155,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
             lines.append(reason)
     for address, uuid in snapshot.pointers.get(key, ()):
         guest = snapshot.by_uuid[uuid]
-        places = [called(one.network) for one in guest.addresses if one.address == address]
+        places = [describe_network(one.network) for one in guest.addresses if one.address == address]
         lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
     return lines
 
@@ -164,7 +164,9 @@ def _shared_addresses(snapshot: Snapshot, guest: Guest) -> Iterator[Problem]:
     """Notes on addresses of this VM that other VMs have on the same network."""
     for place in dict.fromkeys((one.address, one.network) for one in guest.addresses):
         owners = (snapshot.by_uuid[uuid] for _, uuid in snapshot.pointers.get(reverse_name(place[0]), ()))
-        found = double(place[0], [one for one in owners if place in {(it.address, it.network) for it in one.addresses}])
+        found = find_shared_address(
+            place[0], [one for one in owners if place in {(it.address, it.network) for it in one.addresses}]
+        )
         if found is not None:
             yield found
 

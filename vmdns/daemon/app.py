@@ -45,7 +45,7 @@ from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
-from vmdns.state.vm_change import Change
+from vmdns.state.vm_change import VmChange
 from vmdns.store import Store
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class App:
             self._first_look_over.set()
             self._configure_store()
 
-    def _publish(self, changes: list[Change]) -> None:
+    def _publish(self, changes: list[VmChange]) -> None:
         self._server.publish(self.store.snapshot)
         try:
             self._follow(changes)
@@ -274,7 +274,7 @@ class App:
             context = {"message": "a change was not reported", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    def _follow(self, changes: list[Change]) -> None:
+    def _follow(self, changes: list[VmChange]) -> None:
         """Everything that follows a new snapshot, besides the answers."""
         snapshot = self.store.snapshot
         self._name_owners.keep(snapshot.name_owners)

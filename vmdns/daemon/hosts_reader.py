@@ -8,7 +8,7 @@ from collections.abc import Callable
 from vmdns.config import Config
 from vmdns.daemon.discovery import Source
 from vmdns.sources import hosts_file
-from vmdns.state.hosts_names import Hosts
+from vmdns.state.hosts_names import HostsIndex
 from vmdns.state.policy import Policy
 
 
@@ -22,11 +22,11 @@ class HostsReader:
         self,
         config: Callable[[], Config],
         policy: Callable[[], Policy],
-        publish: Callable[[Hosts], None],
+        publish: Callable[[HostsIndex], None],
         log: Callable[[str], None],
         source: Source,
     ) -> None:
-        self.hosts = Hosts()
+        self.hosts = HostsIndex()
         self._config = config
         self._policy = policy
         self._publish = publish
@@ -49,7 +49,7 @@ class HostsReader:
             self._source.become("failing" if hosts.trouble else "ok", hosts.trouble)
             self._publish(hosts)
 
-    def _digest(self, wanted: bool, policy: Policy) -> Hosts:
+    def _digest(self, wanted: bool, policy: Policy) -> HostsIndex:
         if not wanted:
-            return Hosts()
+            return HostsIndex()
         return hosts_file.read_digest(hosts_file.path(), policy.apexes, policy.ttl, self.hosts)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 
-from vmdns.dns.message import make_query
+from vmdns.dns.message import encode_query
 from vmdns.host.systemd_notify import Notifier
 from vmdns.server.listeners import Listener
 
@@ -51,7 +51,7 @@ class Readiness:
             return False
         where = listeners[0].udp.getsockname()
         loop = asyncio.get_running_loop()
-        query = make_query(0x7664, b"\5local\0", _SOA)
+        query = encode_query(0x7664, b"\5local\0", _SOA)
         with socket.socket(listeners[0].udp.family, socket.SOCK_DGRAM) as one:
             one.setblocking(False)
             try:

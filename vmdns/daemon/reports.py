@@ -12,7 +12,7 @@ from vmdns.control import report
 from vmdns.daemon.log_limit import LogLimit
 from vmdns.dns.escaping import safe
 from vmdns.server.listeners import Listener
-from vmdns.state.vm_change import Change
+from vmdns.state.vm_change import VmChange
 from vmdns.state.withheld_names import domain_to_allow
 
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
@@ -26,7 +26,7 @@ class Reports:
         self._limit = LogLimit()
         self._problems: tuple[str, ...] = ()
 
-    def report_change(self, change: Change, zones: tuple[str, ...], now: float) -> dict[str, object]:
+    def report_change(self, change: VmChange, zones: tuple[str, ...], now: float) -> dict[str, object]:
         """Logs that a VM answers differently. Returns it as `vmdns names --watch` shows it."""
         value = report.change(change, zones, now)
         self._log_limited(f"VM {value['vm']!r}", report.change_line(value), now)

@@ -81,22 +81,25 @@ class Requests:
 
     async def status_with_verdict(self) -> dict[str, Any]:
         """What `vmdns status` shows."""
-        from vmdns.state.findings import verdict
+        from vmdns.state.findings import summarize_findings
 
         status = self._status()
         found = [one for one in await self._findings(status) if one.level != "ok"]
-        return {"verdict": f"{verdict(found)}: run vmdns doctor" if found else verdict(found), **status}
+        return {
+            "verdict": f"{summarize_findings(found)}: run vmdns doctor" if found else summarize_findings(found),
+            **status,
+        }
 
     async def _doctor(self) -> dict[str, Any]:
         return {"findings": [one._asdict() for one in await self._findings(self._status())]}
 
     async def _findings(self, status: dict[str, Any]) -> list[Finding]:
         """In a thread: with many VMs it takes long."""
-        from vmdns.state.diagnosis import Patient, examine
+        from vmdns.state.diagnosis import DoctorInput, find_findings
 
         store = self._store
-        patient = Patient(status, tuple(store.facts), store.snapshot.guests, store.snapshot.ways, time.time())
-        return await asyncio.to_thread(examine, patient)
+        patient = DoctorInput(status, tuple(store.facts), store.snapshot.guests, store.snapshot.ways, time.time())
+        return await asyncio.to_thread(find_findings, patient)
 
     async def _watch(self) -> AsyncIterator[dict[str, Any]]:
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from vmdns.config import Config
 from vmdns.daemon.discovery import Source
-from vmdns.dns.builtin_zones import domains_to_forward
+from vmdns.dns.builtin_zones import find_forwarded_domains
 from vmdns.dns.upstreams import Upstreams
 from vmdns.host.upstreams import POLL_SECONDS, read_upstreams
 from vmdns.server.forward_routes import is_own_listener
@@ -41,7 +41,7 @@ class UpstreamWatch:
     @property
     def host_domains(self) -> frozenset[bytes]:
         """The host's domains that are forwarded although a zone of ours is above them."""
-        return domains_to_forward({*self.found.search, *self.found.domains}, self._config().zone_names)
+        return find_forwarded_domains({*self.found.search, *self.found.domains}, self._config().zone_names)
 
     async def read(self) -> None:
         """Finds the host's servers now, in a thread; where that fails, those found before stay in use."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 
-from vmdns.dns.name import from_labels, to_wire
-from vmdns.dns.upstreams import closest
+from vmdns.dns.name import join_labels, to_wire
+from vmdns.dns.upstreams import closest_domain
 
 # Reverse zones of addresses that mean something on this host's networks alone (RFC 6303 section 4, RFC 7793 for
 # shared address space left out: carriers answer it).
@@ -28,7 +28,7 @@ RESOLVER = to_wire("resolver.arpa")
 _HOME = to_wire("home.arpa")
 
 
-def domains_to_forward(domains: Iterable[bytes], zones: Iterable[bytes]) -> frozenset[bytes]:
+def find_forwarded_domains(domains: Iterable[bytes], zones: Iterable[bytes]) -> frozenset[bytes]:
     """Of the host's search and routing domains those that would be answered here and have servers of their own.
 
     They lie below one of these zones (a company's corp.local below local), or in home.arpa, which the network's own
@@ -37,7 +37,7 @@ def domains_to_forward(domains: Iterable[bytes], zones: Iterable[bytes]) -> froz
     apexes = frozenset(zones)
     found = set()
     for domain in domains:
-        above = closest(domain, apexes | {_HOME})
+        above = closest_domain(domain, apexes | {_HOME})
         if above is not None and domain not in apexes:
             found.add(domain)
     return frozenset(found)
@@ -47,4 +47,4 @@ def domains_to_forward(domains: Iterable[bytes], zones: Iterable[bytes]) -> froz
 def reverse_name(address: str) -> bytes:
     """The wire name under which an address has its PTR record (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
     pointer = ip_address(address.partition("%")[0]).reverse_pointer
-    return from_labels([part.encode("ascii") for part in pointer.split(".")])
+    return join_labels([part.encode("ascii") for part in pointer.split(".")])

@@ -29,7 +29,7 @@ _Key = tuple[bytes, int, bool, bool]  # a Question, or what is equal to one
 
 
 @dataclass(slots=True)
-class _Entry:
+class _CacheEntry:
     reply: Forwarded
     since: float
     size: int
@@ -37,7 +37,7 @@ class _Entry:
     aged: Forwarded
 
 
-class Cache:
+class ForwardedCache:
     """Replies by question, the least recently used out first; failures by question, for a short time."""
 
     def __init__(self, limits: Limits) -> None:
@@ -45,7 +45,7 @@ class Cache:
         self.misses = 0
         self.size = 0
         self._most = limits.cache_entries
-        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._entries: OrderedDict[_Key, _CacheEntry] = OrderedDict()
         self._failures: OrderedDict[Question, tuple[float, tuple[int, str]]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class Cache:
         for one in reply.authority:
             size += len(one[0]) + len(one[3]) + _RECORD_OVERHEAD
         denied = reply.rcode == message.NXDOMAIN and not reply.answer
-        self._entries[every if denied else question] = _Entry(reply, now, size, 0, reply)
+        self._entries[every if denied else question] = _CacheEntry(reply, now, size, 0, reply)
         self.size += size
         if len(self._entries) > self._most or self.size > self._most * BYTES_AN_ENTRY:
             self._shrink()
@@ -134,7 +134,7 @@ class Cache:
         yield question[0], _EVERY_TYPE, question[2], question[3]
 
     @staticmethod
-    def _aged(entry: _Entry, age: int) -> Forwarded:
+    def _aged(entry: _CacheEntry, age: int) -> Forwarded:
         # Counted down once a second and entry, not once a query.
         if age != entry.age:
             entry.age, entry.aged = age, entry.reply.aged(age)

@@ -23,12 +23,12 @@ EARLY_SECONDS = 300
 _HEAD = struct.Struct("!B3xI")
 
 
-def legal(length: int) -> bool:
+def is_legal_length(length: int) -> bool:
     """Whether an option may have so many bytes (RFC 7873 section 4): others get FORMERR."""
     return length == CLIENT or 16 <= length <= 40
 
 
-def make(client: bytes, address: str, when: int, secret: bytes) -> bytes:
+def make_cookie(client: bytes, address: str, when: int, secret: bytes) -> bytes:
     """The whole option's data for a client: its own cookie (8 bytes), and ours. secret has 16 bytes.
 
     address is the client's, when in seconds of Unix time.
@@ -38,7 +38,7 @@ def make(client: bytes, address: str, when: int, secret: bytes) -> bytes:
     return client + head + blake2s(data, digest_size=8, key=secret).digest()
 
 
-def age(data: bytes, address: str, now: int, secret: bytes) -> int | None:
+def cookie_age(data: bytes, address: str, now: int, secret: bytes) -> int | None:
     """How many seconds ago we made this for the address (less than 0: by a clock that was ahead); None where it is
     too old, from the future, or not ours at all."""
     if len(data) != FULL or data[8:12] != b"\1\0\0\0":
@@ -48,4 +48,4 @@ def age(data: bytes, address: str, now: int, secret: bytes) -> int | None:
     old = (now - when + 0x80000000 & 0xFFFFFFFF) - 0x80000000
     if not -EARLY_SECONDS <= old <= VALID_SECONDS:
         return None
-    return old if make(data[:8], address, when, secret) == data else None
+    return old if make_cookie(data[:8], address, when, secret) == data else None

@@ -18,8 +18,8 @@ def safe(text: object) -> str:
     shown = str(text)
     if shown.isascii() and shown.isprintable():
         return shown
-    return "".join(_escaped(char) if unicodedata.category(char) in _STEERING else char for char in shown)
+    return "".join(_escape_character(char) if unicodedata.category(char) in _STEERING else char for char in shown)
 
 
-def _escaped(char: str) -> str:
+def _escape_character(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")

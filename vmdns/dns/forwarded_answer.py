@@ -77,12 +77,12 @@ class Failure(NamedTuple):
     error: tuple[int, str]
 
 
-def is_data(kind: int) -> bool:
+def is_data_type(kind: int) -> bool:
     """Whether a type is one of data, which alone is forwarded."""
     return kind not in _NO_DATA
 
 
-def refusal(query: wire.Query) -> Failure | None:
+def check_forwardable(query: wire.Query) -> Failure | None:
     """What is never forwarded: what is no data, another class, and what did not ask for recursion.
 
     Without RD nothing is told from the cache either: it would show what others have asked.
@@ -96,13 +96,13 @@ def refusal(query: wire.Query) -> Failure | None:
     return None
 
 
-def render(query: wire.Query, found: Forwarded | Failure, limit: int) -> bytes:
+def encode_answer(query: wire.Query, found: Forwarded | Failure, limit: int) -> bytes:
     """The response in at most `limit` bytes."""
     if isinstance(found, Failure):
-        return wire.respond(query, found.rcode, limit=limit, extended_error=found.error)
+        return wire.encode_response(query, found.rcode, limit=limit, extended_error=found.error)
     # RFC 6840 section 5.8: AD is for those who asked for it, by AD or by DO.
     wants_ad = bool(query.flags & 0x0020) or query.dnssec_ok
-    return wire.respond(
+    return wire.encode_response(
         query,
         found.rcode,
         limit=limit,

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from vmdns.dns.message import AAAA, ANY, CNAME, HEADER, IN, NS, PTR, A, Record, append, remember, skip_name
+from vmdns.dns.message import AAAA, ANY, CNAME, HEADER, IN, NS, PTR, A, Record, append_record, index_suffixes, skip_name
 from vmdns.dns.record_parser import NSEC, Names, ParsedRecord, parse_name, parse_record
 
 MAX_PACKET = 9000  # RFC 6762 section 17
@@ -22,7 +22,7 @@ _CLASS_MASK = 0x7FFF
 _NAME_FIRST = {NS, CNAME, PTR, NSEC}  # their rdata begins with a name
 
 
-class Question(NamedTuple):
+class MdnsQuestion(NamedTuple):
     """One question of class IN or ANY: the name as asked and in lower case; unicast: a unicast answer will do (QU)."""
 
     name: bytes
@@ -31,7 +31,7 @@ class Question(NamedTuple):
     unicast: bool
 
 
-class Heard(NamedTuple):
+class ReceivedRecord(NamedTuple):
     """One record of class IN as somebody sent it: owner and names in rdata in lower case, TTL in seconds."""
 
     key: bytes
@@ -40,15 +40,15 @@ class Heard(NamedTuple):
     rdata: bytes
 
 
-class Message(NamedTuple):
+class MdnsMessage(NamedTuple):
     """What a packet says."""
 
     id: int
     flags: int
-    questions: tuple[Question, ...]
-    answers: tuple[Heard, ...]
-    authorities: tuple[Heard, ...]
-    additionals: tuple[Heard, ...]
+    questions: tuple[MdnsQuestion, ...]
+    answers: tuple[ReceivedRecord, ...]
+    authorities: tuple[ReceivedRecord, ...]
+    additionals: tuple[ReceivedRecord, ...]
 
     @property
     def response(self) -> bool:
@@ -59,7 +59,7 @@ class Message(NamedTuple):
         return bool(self.flags & TRUNCATED)
 
 
-def parse(packet: bytes) -> Message | None:
+def parse_message(packet: bytes) -> MdnsMessage | None:
     """What the packet says; None where it is no message, or its opcode or rcode is not 0 (sections 18.3 and 18.11)."""
     if not 12 <= len(packet) <= MAX_PACKET:
         return None
@@ -69,24 +69,24 @@ def parse(packet: bytes) -> Message | None:
     names: Names = {}
     try:
         at = 12
-        questions: list[Question] = []
+        questions: list[MdnsQuestion] = []
         for _ in range(counts[0]):
             name, at = parse_name(packet, at, names)
             kind, cls = _QTAIL.unpack_from(packet, at)
             at += 4
             if cls & _CLASS_MASK in (IN, ANY):
-                questions.append(Question(name, name.lower(), kind, bool(cls & UNICAST)))
-        sections: list[tuple[Heard, ...]] = []
+                questions.append(MdnsQuestion(name, name.lower(), kind, bool(cls & UNICAST)))
+        sections: list[tuple[ReceivedRecord, ...]] = []
         for count in counts[1:]:
-            heard: list[Heard] = []
+            heard: list[ReceivedRecord] = []
             for _ in range(count):
                 record, at = parse_record(packet, at, names, _CLASS_MASK)
                 if record.cls & _CLASS_MASK == IN:
-                    heard.append(Heard(record.key, record.type, record.ttl, _lower_names(record)))
+                    heard.append(ReceivedRecord(record.key, record.type, record.ttl, _lower_names(record)))
             sections.append(tuple(heard))
     except (IndexError, ValueError, struct.error):
         return None
-    return Message(ident, flags, tuple(questions), *sections)
+    return MdnsMessage(ident, flags, tuple(questions), *sections)
 
 
 def _lower_names(record: ParsedRecord) -> bytes:
@@ -106,30 +106,30 @@ def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
     return owner + bytes((0, len(kept))) + kept
 
 
-def query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = ()) -> bytes:
+def encode_query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = ()) -> bytes:
     """A question to all for names and types; authority: what is proposed in a probe (section 8.2)."""
     out, offsets = bytearray(12), dict[bytes, int]()
     for name, kind in questions:
-        _ask(out, name, kind, offsets)
+        _append_question(out, name, kind, offsets)
     count = 0
     for record in authority:
-        append(out, record, offsets)
+        append_record(out, record, offsets)
         count += 1
     HEADER.pack_into(out, 0, 0, 0, len(questions), 0, count, 0)
     return bytes(out)
 
 
-def _ask(out: bytearray, name: bytes, kind: int, offsets: dict[bytes, int]) -> None:
+def _append_question(out: bytearray, name: bytes, kind: int, offsets: dict[bytes, int]) -> None:
     at = offsets.get(name.lower())
     if at is None:
-        remember(offsets, name.lower(), len(out))
+        index_suffixes(offsets, name.lower(), len(out))
         out += name
     else:
         out += (0xC000 | at).to_bytes(2, "big")
     out += _QTAIL.pack(kind, IN)
 
 
-def probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
+def encode_probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
     """Questions whether anybody has these names, with the records that are proposed, in as few packets as they fit.
 
     They ask for multicast answers, other than section 8.1 has it: port 5353 is shared with other programs of this
@@ -143,16 +143,16 @@ def probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
         kinds = (ANY, *sorted({record.type for record in records} & {A, AAAA}))
         more = len(kinds) * (len(name) + 4) + sum(12 + len(record.rdata) for record in records)
         if questions and size + more > SIZE:
-            yield query(questions, proposed)
+            yield encode_query(questions, proposed)
             questions, proposed, size = [], [], 12
         questions += [(name, kind) for kind in kinds]
         proposed += records
         size += more
     if questions:
-        yield query(questions, proposed)
+        yield encode_query(questions, proposed)
 
 
-def responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> Iterator[bytes]:
+def encode_responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> Iterator[bytes]:
     """As many responses as the answers need, the additional records in the last where they fit (section 18).
 
     All records here are of one responder alone, so all have the cache-flush bit.
@@ -161,32 +161,32 @@ def responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> 
     for section, records in enumerate((answers, additionals)):
         for record in records:
             mark = len(out)
-            append(out, record, offsets, IN | FLUSH)
+            append_record(out, record, offsets, IN | FLUSH)
             if len(out) > SIZE:
                 del out[mark:]
                 if section:
                     break
-                yield _finish(out, counts)
+                yield _finish_response(out, counts)
                 out, offsets, counts = bytearray(12), {}, [0, 0]
-                append(out, record, offsets, IN | FLUSH)
+                append_record(out, record, offsets, IN | FLUSH)
             counts[section] += 1
-    yield _finish(out, counts)
+    yield _finish_response(out, counts)
 
 
-def _finish(out: bytearray, counts: Sequence[int]) -> bytes:
+def _finish_response(out: bytearray, counts: Sequence[int]) -> bytes:
     HEADER.pack_into(out, 0, 0, RESPONSE, 0, counts[0], 0, counts[1])
     return bytes(out)
 
 
-def legacy_response(ident: int, questions: Sequence[Question], answers: Iterable[Record]) -> bytes:
+def encode_legacy_response(ident: int, questions: Sequence[MdnsQuestion], answers: Iterable[Record]) -> bytes:
     """What a client that knows plain DNS only can read (section 6.7): its id, its questions, no cache-flush bits."""
     out, offsets = bytearray(12), dict[bytes, int]()
     for question in questions:
-        _ask(out, question.name, question.type, offsets)
+        _append_question(out, question.name, question.type, offsets)
     count = 0
     for record in answers:
         mark = len(out)
-        append(out, record, offsets)
+        append_record(out, record, offsets)
         if len(out) > 512:  # such a client need not take more (RFC 1035 section 2.3.4)
             del out[mark:]
             break

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from vmdns.dns.cookie import COOKIE, legal
+from vmdns.dns.cookie import COOKIE, is_legal_length
 from vmdns.dns.escaping import safe
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
@@ -103,7 +103,7 @@ class Malformed(ValueError):
         self.reply = reply
 
 
-def bare_reply(packet: bytes, rcode: int, question: bytes = b"") -> bytes:
+def encode_header_response(packet: bytes, rcode: int, question: bytes = b"") -> bytes:
     """A response made of the query's header, with its question section if that was read.
 
     Id and opcode are kept, RD too for opcode QUERY: in other opcodes the bit may mean anything (RFC 6895 section 2.1).
@@ -126,9 +126,9 @@ def parse_query(packet: bytes) -> Query:
     if flags & 0x8000:
         raise Malformed(None, "a response")
     if flags & 0x7800:
-        raise Malformed(bare_reply(packet, NOTIMP), "opcode")
+        raise Malformed(encode_header_response(packet, NOTIMP), "opcode")
     if questions != 1:
-        raise Malformed(bare_reply(packet, FORMERR), "counts")
+        raise Malformed(encode_header_response(packet, FORMERR), "counts")
     question = b""
     try:
         end = skip_name(packet, 12)
@@ -138,7 +138,7 @@ def parse_query(packet: bytes) -> Query:
             raise ValueError("counts")
         edns = _read_edns(packet, end + 4, additionals, cls) if additionals else None
     except (IndexError, struct.error, ValueError) as error:
-        raise Malformed(bare_reply(packet, FORMERR, question), str(error)) from None
+        raise Malformed(encode_header_response(packet, FORMERR, question), str(error)) from None
     name = packet[12:end]
     return Query(ident, flags, name, name.lower(), kind, cls, question, edns)
 
@@ -191,21 +191,21 @@ def _read_options(packet: bytes, at: int, end: int) -> tuple[frozenset[int], byt
         if at > end:
             raise ValueError("option runs past OPT")
         if code == COOKIE and code not in codes:
-            if not legal(length):
+            if not is_legal_length(length):
                 raise ValueError("length of a cookie")
             cookie = packet[at - length : at]
         codes.add(code)
     return frozenset(codes), cookie
 
 
-def udp_limit(query: Query) -> int:
+def udp_response_limit(query: Query) -> int:
     """How many bytes a UDP response to this query may have (RFC 6891 section 6.2.3-5)."""
     if query.edns is None:
         return 512
     return min(max(query.edns.size, 512), UDP_SIZE)
 
 
-def respond(
+def encode_response(
     query: Query,
     rcode: int = NOERROR,
     *,
@@ -225,7 +225,7 @@ def respond(
     """
     flags = 0x8000 | (query.flags & 0x0110) | (rcode & 0xF)
     flags |= (0x0400 if authoritative else 0) | (0x0080 if recursion_available else 0) | (0x0020 if authentic else 0)
-    opt = _opt(query, rcode, extended_error)
+    opt = _encode_response_opt(query, rcode, extended_error)
     room = limit - len(opt)
     if room < 12 + len(query.question):
         opt = b""
@@ -233,13 +233,13 @@ def respond(
     out = bytearray(12)
     out += query.question
     offsets: dict[bytes, int] = {}
-    remember(offsets, query.key, 12)
+    index_suffixes(offsets, query.key, 12)
     counts = [0, 0]
     truncated = False
     for section, records in enumerate((answer, authority)):
         for record in records:
             mark = len(out)
-            append(out, record, offsets)
+            append_record(out, record, offsets)
             if len(out) > room:
                 del out[mark:]
                 truncated = True
@@ -254,7 +254,7 @@ def respond(
     return bytes(out)
 
 
-def remember(offsets: dict[bytes, int], key: bytes, at: int) -> None:
+def index_suffixes(offsets: dict[bytes, int], key: bytes, at: int) -> None:
     """Notes where each suffix of the name starts, for compression pointers (RFC 1035 section 4.1.4)."""
     while key[0]:
         if at < 0x4000 and key not in offsets:
@@ -263,7 +263,7 @@ def remember(offsets: dict[bytes, int], key: bytes, at: int) -> None:
         key = key[1 + key[0] :]
 
 
-def append(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int = IN) -> None:
+def append_record(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int = IN) -> None:
     """Adds the record to a message, its owner compressed; offsets says where each suffix of a name is by now."""
     key = record.owner.lower()
     rest = record.owner
@@ -278,12 +278,12 @@ def append(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int =
         rest, key = rest[step:], key[step:]
     else:
         out.append(0)
-    remember(offsets, record.owner.lower(), start)
+    index_suffixes(offsets, record.owner.lower(), start)
     out += _FIXED.pack(record.type, cls, record.ttl, len(record.rdata))
     out += record.rdata
 
 
-def _opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> bytes:
+def _encode_response_opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> bytes:
     if query.edns is None:
         return b""
     options = query.told
@@ -291,10 +291,10 @@ def _opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> by
         # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
         text = safe(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
         options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
-    return opt_record(((rcode >> 4) << 24) | (0x8000 if query.edns.dnssec_ok else 0), options)
+    return encode_opt(((rcode >> 4) << 24) | (0x8000 if query.edns.dnssec_ok else 0), options)
 
 
-def with_keepalive(query: Query, seconds: float) -> Query:
+def add_keepalive(query: Query, seconds: float) -> Query:
     """The query of a TCP connection that may be idle for so long: told to those who ask for it (RFC 7828)."""
     if query.edns is None or EDNS_KEEPALIVE not in query.edns.options:
         return query
@@ -302,12 +302,12 @@ def with_keepalive(query: Query, seconds: float) -> Query:
     return replace(query, told=query.told + option)
 
 
-def option(code: int, data: bytes) -> bytes:
+def encode_option(code: int, data: bytes) -> bytes:
     """One option of an OPT record."""
     return _QTAIL.pack(code, len(data)) + data
 
 
-def opt_record(ttl: int, options: bytes = b"") -> bytes:
+def encode_opt(ttl: int, options: bytes = b"") -> bytes:
     """Our OPT record, with what stands where others have a TTL (RFC 6891 section 6.1.3)."""
     return b"\0" + _FIXED.pack(OPT, UDP_SIZE, ttl, len(options)) + options
 
@@ -324,7 +324,7 @@ def srv_rdata(port: int, target: bytes) -> bytes:
     return struct.pack("!3H", 0, 0, port) + target
 
 
-def make_query(
+def encode_query(
     ident: int, key: bytes, kind: int, *, flags: int = 0x0100, dnssec_ok: bool = False, edns: bool = True
 ) -> bytes:
     """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""

@@ -22,7 +22,7 @@ _BAD_ASCII = re.compile(r"-*(?:[\x00-,./:-@\[-`{-\x7f]-*)+")
 
 
 @lru_cache(maxsize=8192)
-def label(name: str) -> str:
+def to_label(name: str) -> str:
     """The one label a VM's name becomes: lower case, LDH or an A-label, at most 63 bytes; '' if nothing is left.
 
     Other scripts go by IDNA 2008 with the mapping of UTS 46; characters that IDNA does not
@@ -31,7 +31,7 @@ def label(name: str) -> str:
     text = unicodedata.normalize("NFKC", name[:1024]).lower()
     text = _BAD_ASCII.sub("-", text).strip("-")
     if not text.isascii():
-        return _a_label(text)
+        return _to_a_label(text)
     if text[2:4] == "--" and not _is_a_label(text):
         text = re.sub("-+", "-", text)
     return text[:MAX_LABEL].strip("-")
@@ -47,8 +47,8 @@ def _is_a_label(text: str) -> bool:
     return True
 
 
-def _a_label(text: str) -> str:
-    kept = "".join(char if _allowed(char) else "-" for char in text if not _invisible(char))
+def _to_a_label(text: str) -> str:
+    kept = "".join(char if _is_allowed(char) else "-" for char in text if not _is_invisible(char))
     kept = re.sub("-+", "-", kept).strip("-")
     for length in range(min(len(kept), MAX_LABEL), 0, -1):
         part = kept[:length].rstrip("-")
@@ -61,27 +61,27 @@ def _a_label(text: str) -> str:
         if len(made) <= MAX_LABEL and "." not in made:
             return made
     # A combination that IDNA refuses whatever its length (mixed directions, contextual rules).
-    return label("".join(char for char in kept if char.isascii()))
+    return to_label("".join(char for char in kept if char.isascii()))
 
 
-def _invisible(char: str) -> bool:
+def _is_invisible(char: str) -> bool:
     return unicodedata.category(char) in ("Cf", "Cc", "Cs")
 
 
 @lru_cache(maxsize=4096)
-def _allowed(char: str) -> bool:
+def _is_allowed(char: str) -> bool:
     if char.isascii():
         return True
     if unicodedata.category(char).startswith("M"):
         return True
     try:
         mapped = idna.uts46_remap(char, True, False)
-        return bool(mapped) and "." not in mapped and all(_valid_alone(one) for one in mapped)
+        return bool(mapped) and "." not in mapped and all(_is_valid_alone(one) for one in mapped)
     except (idna.IDNAError, UnicodeError):
         return False
 
 
-def _valid_alone(char: str) -> bool:
+def _is_valid_alone(char: str) -> bool:
     if char.isascii():
         return _LDH.match(char) is not None
     return unicodedata.category(char)[0] in "LMN" and unicodedata.category(char) != "No"
@@ -106,10 +106,10 @@ def to_wire(name: str) -> bytes:
     out.append(0)
     if len(out) > MAX_NAME:
         raise ValueError(f"longer than 255 bytes: {name!r}")
-    return lower(bytes(out))
+    return lower_name(bytes(out))
 
 
-def labels(wire: bytes) -> list[bytes]:
+def split_labels(wire: bytes) -> list[bytes]:
     """The labels of a wire name, the root left out."""
     out = []
     at = 0
@@ -119,19 +119,19 @@ def labels(wire: bytes) -> list[bytes]:
     return out
 
 
-def from_labels(parts: list[bytes]) -> bytes:
-    """The inverse of `labels`."""
+def join_labels(parts: list[bytes]) -> bytes:
+    """The inverse of `split_labels`."""
     return b"".join(bytes((len(part),)) + part for part in parts) + b"\0"
 
 
-def lower(wire: bytes) -> bytes:
+def lower_name(wire: bytes) -> bytes:
     """ASCII lower case. Length bytes are below 64 and so never letters."""
     return wire.lower()
 
 
 def to_text(wire: bytes) -> str:
     """Presentation form without the final dot, escaped as in zone files (RFC 1035 section 5.1, RFC 4343)."""
-    parts = labels(wire)
+    parts = split_labels(wire)
     if not parts:
         return "."
     return ".".join("".join(_escape(byte) for byte in part) for part in parts)
@@ -145,7 +145,7 @@ def _escape(byte: int) -> str:
     return f"\\{byte:03d}"
 
 
-def shown(name: str) -> str:
+def display_name(name: str) -> str:
     """A dotted name for people: as it is, with its A-labels in their own script behind it where it has some."""
     parts = name.split(".")
     if not any(part.startswith("xn--") for part in parts):
@@ -156,7 +156,7 @@ def shown(name: str) -> str:
         return name
 
 
-def unicode_name(wire: bytes) -> bytes | None:
+def convert_utf8_labels(wire: bytes) -> bytes | None:
     """The wire name with raw UTF-8 labels turned into A-labels, or None where there is nothing to turn.
 
     Some resolvers and multicast DNS send UTF-8 labels as they are (RFC 6762 section 16).
@@ -164,16 +164,16 @@ def unicode_name(wire: bytes) -> bytes | None:
     if wire.isascii():
         return None
     parts = []
-    for part in labels(wire):
+    for part in split_labels(wire):
         if part.isascii():
             parts.append(part)
             continue
         try:
-            made = label(part.decode("utf-8"))
+            made = to_label(part.decode("utf-8"))
         except UnicodeDecodeError:
             return None
         if not made:
             return None
         parts.append(made.encode("ascii"))
-    wire = from_labels(parts)
-    return lower(wire) if len(wire) <= MAX_NAME else None
+    wire = join_labels(parts)
+    return lower_name(wire) if len(wire) <= MAX_NAME else None

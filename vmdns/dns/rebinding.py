@@ -38,7 +38,7 @@ _6TO4 = ipaddress.ip_network("2002::/16")
 _HINT_SIZES = {4: 4, 6: 16}  # service parameters ipv4hint and ipv6hint (RFC 9460 section 14.3.2)
 
 
-def _heads() -> frozenset[tuple[int, bytes]]:
+def _find_prefixes() -> frozenset[tuple[int, bytes]]:
     """The first two bytes that such an address can have, with its length: almost no address from outside has them."""
     found = set()
     for network in (*_INNER, *_HOLDS_IPV4, _LOCAL_NAT64, _6TO4):
@@ -47,39 +47,39 @@ def _heads() -> frozenset[tuple[int, bytes]]:
     return frozenset(found)
 
 
-_HEADS = _heads()
+_HEADS = _find_prefixes()
 
 
-def inner(packed: bytes) -> bool:
+def is_private(packed: bytes) -> bool:
     """Whether this address (4 or 16 bytes) is private, loopback, link-local or the like, in any disguise."""
-    return (len(packed), packed[:2]) in _HEADS and _inner(packed)
+    return (len(packed), packed[:2]) in _HEADS and _check_address(packed)
 
 
 @lru_cache(maxsize=4096)
-def _inner(packed: bytes) -> bool:
+def _check_address(packed: bytes) -> bool:
     address = ipaddress.ip_address(packed)
     if any(address in network for network in _INNER if network.version == address.version):
         return True
     if len(packed) == 4:
         return False
     if any(address in network for network in _HOLDS_IPV4):
-        return inner(packed[12:])
+        return is_private(packed[12:])
     if address in _6TO4:
-        return inner(packed[2:6])
+        return is_private(packed[2:6])
     return address in _LOCAL_NAT64
 
 
-def addresses(kind: int, rdata: bytes) -> Iterator[bytes]:
+def find_addresses(kind: int, rdata: bytes) -> Iterator[bytes]:
     """The addresses, packed, that a client may connect to because of this record. Raises ValueError and IndexError."""
     if kind in (A, AAAA):
         yield rdata
     elif kind in (SVCB, HTTPS):
-        yield from _hints(rdata)
+        yield from _parse_hints(rdata)
 
 
-def _hints(rdata: bytes) -> Iterator[bytes]:
+def _parse_hints(rdata: bytes) -> Iterator[bytes]:
     """The ipv4hint and ipv6hint parameters of a record with service parameters (RFC 9460 section 2.2)."""
-    at = 2 + len(_svcb_target(rdata))
+    at = 2 + len(_parse_svcb_target(rdata))
     last = -1
     while at < len(rdata):
         key, length = int.from_bytes(rdata[at : at + 2], "big"), int.from_bytes(rdata[at + 2 : at + 4], "big")
@@ -94,14 +94,14 @@ def _hints(rdata: bytes) -> Iterator[bytes]:
         last, at = key, at + length
 
 
-def _svcb_target(rdata: bytes) -> bytes:
+def _parse_svcb_target(rdata: bytes) -> bytes:
     return rdata[2 : skip_name(rdata, 2)]
 
 
-def target(kind: int, rdata: bytes) -> bytes | None:
+def find_target(kind: int, rdata: bytes) -> bytes | None:
     """The wire name, in lower case, at which a client goes on looking for addresses; None if there is none."""
     if kind == CNAME:
         return rdata.lower()
     if kind in (SVCB, HTTPS):
-        return _svcb_target(rdata).lower()
+        return _parse_svcb_target(rdata).lower()
     return None

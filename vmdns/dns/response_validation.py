@@ -16,7 +16,7 @@ from vmdns.dns import rebinding
 from vmdns.dns.forwarded_answer import EDE_BLOCKED, Forwarded
 from vmdns.dns.limits import Limits
 from vmdns.dns.record_parser import DNAME, NSEC, NSEC3, RRSIG, Names, ParsedRecord, parse_record
-from vmdns.dns.upstreams import closest
+from vmdns.dns.upstreams import closest_domain
 
 # Why an answer is withheld that `private_domains` would allow.
 PRIVATE_ADDRESS = "a private address in an answer from outside is withheld (DNS rebinding); private_domains allows it"
@@ -26,7 +26,7 @@ _DENIAL = frozenset({NSEC, NSEC3})
 _RCODES = {wire.SERVFAIL: "SERVFAIL", wire.REFUSED: "REFUSED", wire.FORMERR: "FORMERR", wire.NOTIMP: "NOTIMP"}
 
 
-class Verdict(enum.Enum):
+class ResponseFault(enum.Enum):
     """What to do after a message that gives no answer."""
 
     IGNORE = "not the response to our query: keep waiting for it"
@@ -39,7 +39,7 @@ class Verdict(enum.Enum):
 class Rejected(NamedTuple):
     """A message that gives no answer, and why. answer: for OTHER_CASE, the answer if the case is its only fault."""
 
-    verdict: Verdict
+    verdict: ResponseFault
     why: str
     answer: Forwarded | None = None
 
@@ -63,52 +63,52 @@ def validate_response(
     where no alias from outside may lead. stream: it arrived over TCP.
     """
     rejected = _check_header(message, sent, stream)
-    if rejected is not None and rejected.verdict is Verdict.OTHER_CASE:
+    if rejected is not None and rejected.verdict is ResponseFault.OTHER_CASE:
         restored = message[:12] + sent.question + message[12 + len(sent.question) :]
         found = validate_response(restored, sent, limits, trusted=trusted, own=own, stream=stream)
         if isinstance(found, Forwarded):
             return rejected._replace(answer=found)
-        return found if found.verdict in (Verdict.NO_EDNS, Verdict.IGNORE) else rejected
+        return found if found.verdict in (ResponseFault.NO_EDNS, ResponseFault.IGNORE) else rejected
     if rejected is not None:
         return rejected
     try:
         parsed = _parse_response(message, sent)
         if parsed.rcode == wire.BADVERS and sent.edns is not None:
-            return Rejected(Verdict.NO_EDNS, "BADVERS")
+            return Rejected(ResponseFault.NO_EDNS, "BADVERS")
         if parsed.rcode not in (wire.NOERROR, wire.NXDOMAIN):
-            return Rejected(Verdict.FAILED, f"answered {_RCODES.get(parsed.rcode, f'RCODE {parsed.rcode}')}")
+            return Rejected(ResponseFault.FAILED, f"answered {_RCODES.get(parsed.rcode, f'RCODE {parsed.rcode}')}")
         return _rebuild_answer(parsed, sent, limits, trusted, own)
     except (IndexError, ValueError, struct.error) as error:
-        return Rejected(Verdict.IGNORE, f"cannot be parsed: {error}")
+        return Rejected(ResponseFault.IGNORE, f"cannot be parsed: {error}")
 
 
 def _check_header(message: bytes, sent: wire.Query, stream: bool) -> Rejected | None:
     """RFC 5452 section 9.1: id and question must be ours (the socket is connected, so address and port are)."""
     if len(message) < 12 or int.from_bytes(message[:2], "big") != sent.id:
-        return Rejected(Verdict.IGNORE, "short, or another id")
+        return Rejected(ResponseFault.IGNORE, "short, or another id")
     flags, questions = int.from_bytes(message[2:4], "big"), int.from_bytes(message[4:6], "big")
     if flags & 0xF800 != 0x8000:
-        return Rejected(Verdict.IGNORE, "no response to a query")
+        return Rejected(ResponseFault.IGNORE, "no response to a query")
     no_edns = sent.edns is not None and flags & 0xF in (wire.FORMERR, wire.NOTIMP)
     if questions == 0 and no_edns:
         # Servers older than RFC 6891 send back a bare header.
-        return Rejected(Verdict.NO_EDNS, "FORMERR or NOTIMP")
+        return Rejected(ResponseFault.NO_EDNS, "FORMERR or NOTIMP")
     end = 12 + len(sent.question)
     question = message[12:end]
     if questions != 1 or question[:-4].lower() != sent.key or question[-4:] != sent.question[-4:]:
-        return Rejected(Verdict.IGNORE, "another question")
+        return Rejected(ResponseFault.IGNORE, "another question")
     if question != sent.question and not stream:
-        return Rejected(Verdict.OTHER_CASE, "the question came back in another case")
+        return Rejected(ResponseFault.OTHER_CASE, "the question came back in another case")
     if no_edns:
-        return Rejected(Verdict.NO_EDNS, "FORMERR or NOTIMP")
+        return Rejected(ResponseFault.NO_EDNS, "FORMERR or NOTIMP")
     if flags & 0x0200:
-        return Rejected(Verdict.FAILED if stream else Verdict.TRUNCATED, "truncated")
+        return Rejected(ResponseFault.FAILED if stream else ResponseFault.TRUNCATED, "truncated")
     if sum(int.from_bytes(message[at : at + 2], "big") for at in (6, 8, 10)) > MOST_RECORDS:
-        return Rejected(Verdict.FAILED, f"over {MOST_RECORDS} records")
+        return Rejected(ResponseFault.FAILED, f"over {MOST_RECORDS} records")
     return None
 
 
-class _RRset:
+class _ParsedRRset:
     """The records of one owner and type, of signatures those that cover one type (RFC 4034 section 3)."""
 
     __slots__ = ("key", "owner", "rdatas", "ttl", "type")
@@ -126,14 +126,14 @@ class _RRset:
         return _covered_type(self.type, self.rdatas[0])
 
 
-class _Response(NamedTuple):
+class _ParsedResponse(NamedTuple):
     rcode: int
     authentic: bool
     answer: list[ParsedRecord]
     authority: list[ParsedRecord]
 
 
-def _parse_response(message: bytes, sent: wire.Query) -> _Response:
+def _parse_response(message: bytes, sent: wire.Query) -> _ParsedResponse:
     """Raises ValueError, IndexError and struct.error. The whole message is read, since part of it may be malformed."""
     # Other names point into the question, and would have the random case of our query.
     message = message[:12] + sent.key + message[12 + len(sent.key) :]
@@ -158,15 +158,15 @@ def _parse_response(message: bytes, sent: wire.Query) -> _Response:
     ):
         raise ValueError("OPT record")
     rcode = flags & 0xF | (opts[0].ttl >> 24 << 4 if opts else 0)
-    return _Response(rcode, flags & 0x0020 != 0, answer, authority)
+    return _ParsedResponse(rcode, flags & 0x0020 != 0, answer, authority)
 
 
 def _rebuild_answer(
-    parsed: _Response, sent: wire.Query, limits: Limits, trusted: bool, own: Callable[[bytes], bool]
+    parsed: _ParsedResponse, sent: wire.Query, limits: Limits, trusted: bool, own: Callable[[bytes], bool]
 ) -> Forwarded | Rejected:
-    found = _Answers(parsed.answer, limits)
+    found = _AnswerSection(parsed.answer, limits)
     signed = sent.dnssec_ok
-    kept: list[_RRset] = []
+    kept: list[_ParsedRRset] = []
     name, complete = sent.key, False
     for _ in range(MOST_ALIASES + 1):
         sets = found.find(name, sent.type, signed)
@@ -180,7 +180,7 @@ def _rebuild_answer(
         kept += alias
         name = found.find(name, wire.CNAME, False)[0].rdatas[0].lower()
     else:
-        return Rejected(Verdict.FAILED, "the aliases (CNAME) of this name do not end")
+        return Rejected(ResponseFault.FAILED, "the aliases (CNAME) of this name do not end")
 
     _restore_case(kept)
     ttl = min((one.ttl for one in kept), default=limits.cache_ttl)
@@ -189,7 +189,7 @@ def _rebuild_answer(
     except _Blocked as why:
         return Forwarded(wire.NOERROR, ttl=ttl, error=(EDE_BLOCKED, str(why)))
 
-    answer = tuple(record for one in kept for record in _records(one, one.ttl))
+    answer = tuple(record for one in kept for record in _make_records(one, one.ttl))
     if complete and not signed:
         return Forwarded(wire.NOERROR, answer, (), ttl, parsed.authentic)
     rcode = wire.NOERROR if complete else parsed.rcode
@@ -199,18 +199,18 @@ def _rebuild_answer(
         soa = _find_soa(sets, name)
         if soa is None and rcode == wire.NOERROR and any(one.type == wire.NS for one in sets):
             # RFC 2308 section 2.2: name servers and no SOA.
-            return Rejected(Verdict.FAILED, "answered with a referral: it is no recursive server")
+            return Rejected(ResponseFault.FAILED, "answered with a referral: it is no recursive server")
         # RFC 2308 section 5: the lesser of the SOA's TTL and its MINIMUM; without a SOA it is not kept.
         negative = 0
         if soa is not None:
             minimum = int.from_bytes(soa.rdatas[0][-4:], "big")
             negative = min(soa.ttl, minimum, limits.negative_ttl)
-            authority += _records(soa, negative)
+            authority += _make_records(soa, negative)
         ttl = min(ttl, negative)
     if signed:
         proofs = [one for one in sets if _is_proof(one, complete)]
         ttl = min((one.ttl for one in proofs), default=ttl) if ttl else 0
-        authority += [record for one in proofs for record in _records(one, one.ttl)]
+        authority += [record for one in proofs for record in _make_records(one, one.ttl)]
     return Forwarded(rcode, answer, tuple(authority), ttl, parsed.authentic)
 
 
@@ -221,9 +221,9 @@ def _covered_type(kind: int, rdata: bytes) -> int:
     return int.from_bytes(rdata[:2], "big") if kind == RRSIG else 0
 
 
-def _group_rrsets(records: Iterable[ParsedRecord], limits: Limits) -> dict[_Key, _RRset]:
+def _group_rrsets(records: Iterable[ParsedRecord], limits: Limits) -> dict[_Key, _ParsedRRset]:
     """The record sets of class IN of a section. The lowest TTL counts (RFC 2181 section 5.2); all are capped."""
-    sets: dict[_Key, _RRset] = {}
+    sets: dict[_Key, _ParsedRRset] = {}
     for record in records:
         if record.cls != wire.IN:
             continue
@@ -231,7 +231,7 @@ def _group_rrsets(records: Iterable[ParsedRecord], limits: Limits) -> dict[_Key,
         ttl = min(record.ttl, limits.cache_ttl)
         rrset = sets.get(key)
         if rrset is None:
-            sets[key] = _RRset(record, ttl)
+            sets[key] = _ParsedRRset(record, ttl)
             continue
         rrset.ttl = min(rrset.ttl, ttl)
         if record.type in (wire.CNAME, DNAME, wire.SOA):
@@ -241,7 +241,7 @@ def _group_rrsets(records: Iterable[ParsedRecord], limits: Limits) -> dict[_Key,
     return sets
 
 
-def _restore_case(chain: list[_RRset]) -> None:
+def _restore_case(chain: list[_ParsedRRset]) -> None:
     """Gives the owner of the records after a CNAME that was made of a DNAME the letter case of its target.
 
     A server that makes one takes the random letter case of our query into both.
@@ -257,13 +257,13 @@ def _restore_case(chain: list[_RRset]) -> None:
             target, made = one.rdatas[0] if made else b"", False
 
 
-class _Answers:
+class _AnswerSection:
     """The record sets of an answer section."""
 
     def __init__(self, section: Iterable[ParsedRecord], limits: Limits) -> None:
         self._sets = _group_rrsets(section, limits)
 
-    def find(self, owner: bytes, kind: int, signed: bool) -> list[_RRset]:
+    def find(self, owner: bytes, kind: int, signed: bool) -> list[_ParsedRRset]:
         """The records of this owner and type, with their signatures if wanted."""
         if kind in (wire.ANY, RRSIG):
             return [one for one in self._sets.values() if one.key == owner and kind in (wire.ANY, one.type)]
@@ -273,7 +273,7 @@ class _Answers:
         signatures = self._sets.get((owner, RRSIG, kind)) if signed else None
         return [rrset] if signatures is None else [rrset, signatures]
 
-    def find_alias(self, owner: bytes, asked: bytes, signed: bool) -> list[_RRset]:
+    def find_alias(self, owner: bytes, asked: bytes, signed: bool) -> list[_ParsedRRset]:
         """The CNAME of this owner, after the DNAME that it was made of (RFC 6672 sections 3.1 and 5.3.1).
 
         A CNAME made of a DNAME begins with the labels of our query, in their random case: they are replaced by those
@@ -294,28 +294,28 @@ class _Answers:
         return kept
 
 
-def _check_targets(kept: list[_RRset], trusted: bool, own: Callable[[bytes], bool]) -> None:
+def _check_targets(kept: list[_ParsedRRset], trusted: bool, own: Callable[[bytes], bool]) -> None:
     for one in kept:
         for rdata in one.rdatas:
-            name = rebinding.target(one.type, rdata)
+            name = rebinding.find_target(one.type, rdata)
             if name is not None and own(name):
                 raise _Blocked("blocked: an alias from outside into our own zone")
-            inner = [packed for packed in rebinding.addresses(one.type, rdata) if rebinding.inner(packed)]
+            inner = [packed for packed in rebinding.find_addresses(one.type, rdata) if rebinding.is_private(packed)]
             if inner and not trusted:
                 raise _Blocked(PRIVATE_ADDRESS)
 
 
-def _find_soa(sets: Iterable[_RRset], name: bytes) -> _RRset | None:
+def _find_soa(sets: Iterable[_ParsedRRset], name: bytes) -> _ParsedRRset | None:
     """The SOA of a negative answer: that of the name's zone or of one above it; others do not apply to the name."""
-    return next((one for one in sets if one.type == wire.SOA and closest(name, (one.key,)) is not None), None)
+    return next((one for one in sets if one.type == wire.SOA and closest_domain(name, (one.key,)) is not None), None)
 
 
-def _is_proof(one: _RRset, complete: bool) -> bool:
+def _is_proof(one: _ParsedRRset, complete: bool) -> bool:
     """Whether a validating client needs it beside the answer (RFC 4035 section 3.1.3)."""
     if one.type == RRSIG:
         return one.covered in _DENIAL or (not complete and one.covered == wire.SOA)
     return one.type in _DENIAL
 
 
-def _records(one: _RRset, ttl: int) -> Iterator[wire.Record]:
+def _make_records(one: _ParsedRRset, ttl: int) -> Iterator[wire.Record]:
     return (wire.Record(one.owner, one.type, ttl, rdata) for rdata in one.rdatas)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import struct
 
-from vmdns.dns.cookie import BADCOOKIE, COOKIE, FULL, legal
-from vmdns.dns.message import OPT, UDP_SIZE, opt_record, skip_name
+from vmdns.dns.cookie import BADCOOKIE, COOKIE, FULL, is_legal_length
+from vmdns.dns.message import OPT, UDP_SIZE, encode_opt, skip_name
 
 _ONE_WITH_OPT = b"\0\1\0\0\0\0\0\1"
 _OPT_START = b"\0" + struct.pack("!HH", OPT, UDP_SIZE)
@@ -19,7 +19,7 @@ _TC = 0x02
 LEAST_SIZE = 512
 
 
-def cut(response: bytes) -> bytes:
+def strip_records(response: bytes) -> bytes:
     """The response without its records: the question, and the OPT record where there was one. It says TC.
 
     Where it has a COOKIE option, that stays, and it says BADCOOKIE (RFC 7873 section 5.2.3): whoever knows cookies asks
@@ -46,7 +46,7 @@ def cut(response: bytes) -> bytes:
     return bytes(head + opt) + len(kept).to_bytes(2, "big") + kept
 
 
-def truncated(query: bytes) -> bytes | None:
+def encode_truncated(query: bytes) -> bytes | None:
     """The shortest response to a query: its question, an OPT record where it has one, and TC. None for what is no query
     with one question. It is never longer than the query."""
     if len(query) < 12 or query[2] & 0xF8 or query[4:10] != b"\0\1\0\0\0\0":
@@ -59,10 +59,10 @@ def truncated(query: bytes) -> bytes | None:
         return None
     edns = query[10:12] != b"\0\0" and len(query) >= end + _PLAIN_OPT
     head = query[:2] + bytes((0x82 | query[2] & 1, 0, 0, 1, 0, 0, 0, 0, 0, edns))
-    return head + query[12:end] + (opt_record(0) if edns else b"")
+    return head + query[12:end] + (encode_opt(0) if edns else b"")
 
 
-def least_query(response: bytes) -> int:
+def minimum_query_size(response: bytes) -> int:
     """How many bytes the query to a response must have had: header, question, and an OPT record where we sent one."""
     if response[4:6] != b"\0\1":
         return 12
@@ -73,7 +73,7 @@ def _question_end(packet: bytes) -> int:
     return skip_name(packet, 12) + 4
 
 
-def take_off(packet: bytes) -> tuple[bytes, bytes]:
+def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:
     """A query without the COOKIE option that is the only one of it, and the option's data; else the packet itself.
 
     So `dig`, which always sends one, is answered by what stands ready for others.
@@ -87,12 +87,12 @@ def take_off(packet: bytes) -> tuple[bytes, bytes]:
         return packet, b""
     code, size = _OPTION.unpack_from(packet, at)
     whole = int.from_bytes(packet[at - 2 : at], "big")
-    if code != COOKIE or whole != 4 + size or at + whole != length or not legal(size):
+    if code != COOKIE or whole != 4 + size or at + whole != length or not is_legal_length(size):
         return packet, b""
     return packet[: at - 2] + b"\0\0", packet[at + 4 :]
 
 
-def put_on(response: bytes, cookie: bytes, limit: int) -> bytes | None:
+def add_cookie(response: bytes, cookie: bytes, limit: int) -> bytes | None:
     """A response (without its id) with a COOKIE option; None where its OPT record holds more than nothing, or where
     it gets longer than `limit` with its id."""
     at = len(response) - _PLAIN_OPT
@@ -101,7 +101,7 @@ def put_on(response: bytes, cookie: bytes, limit: int) -> bytes | None:
     return b"".join((response[:-2], (4 + len(cookie)).to_bytes(2, "big"), _OPTION.pack(COOKIE, len(cookie)), cookie))
 
 
-def udp_room(plain: bytes) -> int:
+def response_limit(plain: bytes) -> int:
     """How many bytes the response to such a query may have, as `wire.udp_limit` says."""
     size = int.from_bytes(plain[-8:-6], "big")
     return min(max(size, LEAST_SIZE), UDP_SIZE)

@@ -67,7 +67,7 @@ class Upstreams:
         return self.stub or tuple(server.address for server in self.default)
 
 
-def closest(key: bytes, among: Container[bytes]) -> bytes | None:
+def closest_domain(key: bytes, among: Container[bytes]) -> bytes | None:
     """The most specific of these wire names (lower case) that is the name itself or above it; None if none is."""
     while key not in among:
         if not key[0]:

@@ -15,7 +15,7 @@ import dns.tokenizer
 import dns.ttl
 
 from vmdns.dns.message import CNAME, SOA, Record
-from vmdns.dns.name import MAX_NAME, lower
+from vmdns.dns.name import MAX_NAME, lower_name
 
 # Records that only the zone itself may have, or that promise what vmdns does not do.
 _REFUSED = {SOA, dns.rdatatype.DNAME, dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3}
@@ -31,7 +31,7 @@ _MEANINGS = {
 }  # fmt: skip
 
 
-class _Entry(NamedTuple):
+class _ZoneEntry(NamedTuple):
     """One record as written: its first line, and its names relative to whichever zone unless they end with a dot."""
 
     line: int
@@ -47,9 +47,9 @@ def parse_records(text: str, zones: tuple[str, ...], ttl: int) -> tuple[Record, 
     Takes time in proportion to the text: dnspython's own readers of zone files search all names for each record, or
     know no line numbers. Raises ValueError that begins with `line N:` where a line is at fault.
     """
-    entries = list(_entries(text, ttl))
+    entries = list(_parse_entries(text, ttl))
     origins = [dns.name.from_text(zone) for zone in zones]
-    return tuple(record for origin in origins for record in _in_zone(entries, origin, origins))
+    return tuple(record for origin in origins for record in _place_in_zone(entries, origin, origins))
 
 
 def check_records(text: str, zones: Sequence[str], ttl: int) -> None:
@@ -57,9 +57,11 @@ def check_records(text: str, zones: Sequence[str], ttl: int) -> None:
     parse_records(text, tuple(zones), ttl)
 
 
-def _in_zone(entries: Iterable[_Entry], origin: dns.name.Name, origins: Sequence[dns.name.Name]) -> Iterator[Record]:
+def _place_in_zone(
+    entries: Iterable[_ZoneEntry], origin: dns.name.Name, origins: Sequence[dns.name.Name]
+) -> Iterator[Record]:
     """The records of one zone. Those of one name and type have one TTL, the least (RFC 2181 section 5.2)."""
-    types: dict[bytes, set[int]] = {lower(origin.to_wire() or b""): {SOA}}
+    types: dict[bytes, set[int]] = {lower_name(origin.to_wire() or b""): {SOA}}
     found: dict[tuple[bytes, int], dict[bytes, None]] = {}
     ttls: dict[tuple[bytes, int], int] = {}
     for line, name, ttl, rdata in entries:
@@ -68,7 +70,7 @@ def _in_zone(entries: Iterable[_Entry], origin: dns.name.Name, origins: Sequence
                 outside = " and ".join(one.to_text(True) for one in origins)
                 raise ValueError(f"line {line}: {name} is outside of {outside}: write names without a final dot")
             continue
-        owner, kind = lower(name.to_wire(origin=origin) or b""), int(rdata.rdtype)
+        owner, kind = lower_name(name.to_wire(origin=origin) or b""), int(rdata.rdtype)
         try:
             if len(owner) > MAX_NAME:
                 raise dns.name.NameTooLong
@@ -89,7 +91,7 @@ def _in_zone(entries: Iterable[_Entry], origin: dns.name.Name, origins: Sequence
         yield from (Record(*key, ttls[key], wire) for wire in wires)
 
 
-def _entries(text: str, ttl: int) -> Iterator[_Entry]:
+def _parse_entries(text: str, ttl: int) -> Iterator[_ZoneEntry]:
     """Each record of the text (RFC 1035 section 5.1). No directive is obeyed. Raises ValueError with the line."""
     tokens = dns.tokenizer.Tokenizer(text, "")
     owner = dns.name.empty
@@ -104,13 +106,13 @@ def _entries(text: str, ttl: int) -> Iterator[_Entry]:
                     raise ValueError(f"{first.value} is not possible here")
                 owner = tokens.as_name(first)
             if not first.is_eol_or_eof():
-                yield _Entry(line, owner, *_rest(tokens, ttl))
+                yield _ZoneEntry(line, owner, *_parse_rdata(tokens, ttl))
             line = tokens.where()[1]
     except (dns.exception.DNSException, ValueError) as error:
-        raise ValueError(f"line {line}: {_advice(text.split(chr(10))[line - 1].strip(), error)}") from None
+        raise ValueError(f"line {line}: {_explain_error(text.split(chr(10))[line - 1].strip(), error)}") from None
 
 
-def _advice(written: str, error: Exception) -> str:
+def _explain_error(written: str, error: Exception) -> str:
     """What is wrong with a record as it is written, and a right one of its type."""
     words = written.upper().split()
     kind = next((word for word in words[1:] if word in _EXAMPLES), "A")
@@ -123,7 +125,7 @@ def _advice(written: str, error: Exception) -> str:
     return f"{shown!r}: {what}; write it like: {_EXAMPLES[kind]}"
 
 
-def _rest(tokens: dns.tokenizer.Tokenizer, ttl: int) -> tuple[int, dns.rdata.Rdata]:
+def _parse_rdata(tokens: dns.tokenizer.Tokenizer, ttl: int) -> tuple[int, dns.rdata.Rdata]:
     """What follows the name: TTL and class in either order or not at all, the type, and its data."""
     given: set[str] = set()
     word = tokens.get_identifier()
@@ -153,6 +155,6 @@ def _is_class(word: str) -> bool:
     return True
 
 
-def owners(records: Iterable[Record], types: frozenset[int]) -> frozenset[bytes]:
+def names_with_types(records: Iterable[Record], types: frozenset[int]) -> frozenset[bytes]:
     """The names (wire form) that have a record of one of these types."""
     return frozenset(record.owner for record in records if record.type in types)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vmdns.dns.builtin_zones import LOCALHOST
-from vmdns.dns.message import SERVFAIL, SOA, A, make_query
+from vmdns.dns.message import SERVFAIL, SOA, A, encode_query
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream
 
@@ -104,7 +104,7 @@ def leads_to_vmdns(reply: bytes | None) -> bool:
 
 
 def _ask(address: str, name: bytes, kind: int) -> bytes | None:
-    query = make_query(0x5644, name, kind, edns=False)
+    query = encode_query(0x5644, name, kind, edns=False)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.settimeout(_SECONDS)
         try:

@@ -12,8 +12,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any
 from xml.etree import ElementTree as xml
 
-from vmdns.state.dhcp_options import EVERYONE, NAME_SERVERS, Scope, name_servers
-from vmdns.state.xml_tree import tree
+from vmdns.state.dhcp_options import EVERYONE, NAME_SERVERS, Scope, find_name_servers
+from vmdns.state.xml_tree import parse_tree
 
 _REGISTRY = "{*}Global/{*}NetserviceRegistry/"
 _MAC_WILDCARD = "1"  # DHCPGroupConditionType_MACWildcard
@@ -54,7 +54,7 @@ class Server:
         """What an ordinary guest gets as its name servers."""
         number = str(NAME_SERVERS)
         whole = Scope(value=self.options.get(number, ""))
-        return name_servers(whole, (Scope(name, group.get(number, "")) for name, group in self.groups.items()))
+        return find_name_servers(whole, (Scope(name, group.get(number, "")) for name, group in self.groups.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Networks:
 
 def parse(data: bytes) -> Networks:
     """Reads VirtualBox.xml. Raises ValueError on anything else."""
-    root = tree(data)
+    root = parse_tree(data)
     nat = [_nat(one) for one in root.iterfind(_REGISTRY + "{*}NATNetworks/{*}NATNetwork")]
     servers = [_server(one) for one in root.iterfind(_REGISTRY + "{*}DHCPServers/{*}DHCPServer")]
     return Networks(tuple(one for one in nat if one is not None), {one.network: one for one in servers})
@@ -130,7 +130,7 @@ def _group(element: xml.Element) -> dict[str, str]:
 def started_with(data: bytes, group: str) -> dict[str, str] | None:
     """The options of a group in the file that VirtualBox writes for a DHCP server when it starts one; None where there
     is no such group. Raises ValueError on anything else (DHCPServer::i_writeDhcpdConfig)."""
-    for one in tree(data).iterfind("Group"):
+    for one in parse_tree(data).iterfind("Group"):
         if one.get("name") == group:
             return {option.get("name", ""): option.get("value", "") for option in one.iterfind("Option")}
     return None

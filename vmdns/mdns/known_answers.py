@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmdns.dns.mdns_message import Heard, Message
+from vmdns.dns.mdns_message import MdnsMessage, ReceivedRecord
 from vmdns.mdns.name_state import TTL, Lots
 
 LONGEST_WAIT = 2.0
@@ -18,8 +18,8 @@ class Asked:
     """A query, and the records that its asker knows already (their TTL left out). It is answered when due."""
 
     peer: Peer
-    message: Message
-    known: set[Heard]
+    message: MdnsMessage
+    known: set[ReceivedRecord]
     due: float
     latest: float
 
@@ -31,7 +31,7 @@ class Asking:
         self._lots = lots
         self._waiting: dict[Peer, Asked] = {}
 
-    def join(self, message: Message, peer: Peer, now: float) -> list[Asked]:
+    def join(self, message: MdnsMessage, peer: Peer, now: float) -> list[Asked]:
         """A packet that is no response; returns what is to be answered now."""
         known = {one._replace(ttl=0) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
         ready: list[Asked] = []

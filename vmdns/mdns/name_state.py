@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vmdns.dns.mdns_message import Heard, nsec_rdata
+from vmdns.dns.mdns_message import ReceivedRecord, nsec_rdata
 from vmdns.dns.message import ANY, Record
 from vmdns.dns.record_parser import NSEC
 from vmdns.dns.rrset import address_record
@@ -91,9 +91,9 @@ class Owner:
     def everything(self, ttl: int = TTL) -> list[Record]:
         return [record for kind in self.records for record in self.given(kind, ttl)]
 
-    def known(self, kind: int, to: Container[Heard]) -> bool:
+    def known(self, kind: int, to: Container[ReceivedRecord]) -> bool:
         """Whether an asker has all records of that type: fewer, with the cache-flush bit, would make it forget some."""
-        return all(Heard(self.name, kind, 0, record.rdata) in to for record in self.given(kind))
+        return all(ReceivedRecord(self.name, kind, 0, record.rdata) in to for record in self.given(kind))
 
     def since(self, kind: int, now: float) -> float:
         """Seconds since that type was multicast."""
@@ -124,7 +124,7 @@ class Owner:
 
     # -- others -----------------------------------------------------------------------------------------------
 
-    def probed(self, proposed: Iterable[Heard], now: float) -> bool:
+    def probed(self, proposed: Iterable[ReceivedRecord], now: float) -> bool:
         """Somebody wants to take this name with these records. Whether the name is to be defended."""
         theirs = {(one.type, one.rdata) for one in proposed}
         if theirs & self.facts:
@@ -139,7 +139,7 @@ class Owner:
             self.probe(now + LOST_SECONDS)  # section 8.2
         return self.speaks
 
-    def heard(self, told: Iterable[Heard], itself: bool, now: float, lots: Lots) -> bytes | None:
+    def heard(self, told: Iterable[ReceivedRecord], itself: bool, now: float, lots: Lots) -> bytes | None:
         """Somebody says these records of this name; itself: the sender has one of its addresses.
 
         Returns what they say instead of ours, where the name is left to them for that and it was not said before.

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from vmdns.dns.mdns_message import Heard, parse, query
+from vmdns.dns.mdns_message import ReceivedRecord, encode_query, parse_message
 from vmdns.dns.message import AAAA, A
 from vmdns.dns.record_parser import NSEC
 from vmdns.mdns.links import Link
-from vmdns.state.link_lookups import Lookups, State
+from vmdns.state.link_lookups import LinkLookups, LookupState
 
 REPEAT_SECONDS = 0.25  # a packet may be lost
 OTHER_FAMILY_SECONDS = 0.1  # from the addresses of one family to those of the other
@@ -44,10 +44,10 @@ class Relay:
         self._send = send
         self._forgotten = forgotten
         self._now = now
-        self._lookups = Lookups()
+        self._lookups = LinkLookups()
         self._pending: dict[bytes, _Lookup] = {}
 
-    def state(self, name: bytes, client: str) -> State:
+    def state(self, name: bytes, client: str) -> LookupState:
         """What a query of this client for a wire name (lower case) needs. Any thread may call this."""
         return self._lookups.state(name, client, self._now())
 
@@ -56,7 +56,7 @@ class Relay:
         loop, lookups, now = asyncio.get_running_loop(), self._lookups, self._now()
         state = lookups.state(name, client, now)
         known = lookups.result(name, now)
-        if state is State.OVER_BUDGET or known is not None:
+        if state is LookupState.OVER_BUDGET or known is not None:
             return known
         lookup = self._pending.get(name)
         if lookup is None:
@@ -64,7 +64,7 @@ class Relay:
             loop.call_later(REPEAT_SECONDS, self._repeat, name, lookup)
             loop.call_later(lookups.wait(now), self._end, name, lookup)
             lookups.begin(name, client, now)
-            self._send(query([(name, A), (name, AAAA)]))
+            self._send(encode_query([(name, A), (name, AAAA)]))
         lookups.waiters += 1
         try:
             return await asyncio.shield(lookup.answer)
@@ -79,7 +79,7 @@ class Relay:
     def _repeat(self, name: bytes, lookup: _Lookup) -> None:
         unanswered = not lookup.addresses and not lookup.answer.done()
         if unanswered and self._lookups.repeat(name, self._now()):
-            self._send(query([(name, A), (name, AAAA)]))
+            self._send(encode_query([(name, A), (name, AAAA)]))
 
     def _end(self, name: bytes, lookup: _Lookup) -> None:
         if lookup.answer.done():
@@ -91,7 +91,7 @@ class Relay:
 
     def hear(self, packet: bytes, link: Link) -> None:
         """Takes a packet that somebody on that link sent from port 5353."""
-        message = parse(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
+        message = parse_message(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
         if message is None:
             return
         self._lookups.response(self._now())
@@ -109,7 +109,7 @@ class Relay:
             elif lookup is not None and lookup.addresses:
                 asyncio.get_running_loop().call_later(OTHER_FAMILY_SECONDS, self._end, name, lookup)
 
-    def _note(self, record: Heard, lookup: _Lookup, link: Link) -> None:
+    def _note(self, record: ReceivedRecord, lookup: _Lookup, link: Link) -> None:
         if record.type == NSEC:
             lookup.settled |= {kind for kind in (A, AAAA) if not _has(record, kind)}
         elif record.type in (A, AAAA):
@@ -120,7 +120,7 @@ class Relay:
                 lookup.settled.add(record.type)
 
 
-def _has(nsec: Heard, kind: int) -> bool:
+def _has(nsec: ReceivedRecord, kind: int) -> bool:
     """Whether the NSEC record has that type, A or AAAA, in the first block of its bitmap (RFC 4034 section 4.1.2)."""
     bitmap = nsec.rdata[len(nsec.key) :]
     if not nsec.rdata.startswith(nsec.key) or bitmap[:1] != b"\0" or len(bitmap) < 2:

@@ -13,7 +13,15 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from vmdns.dns.builtin_zones import reverse_name
-from vmdns.dns.mdns_message import Heard, Message, Question, legacy_response, parse, probes, responses
+from vmdns.dns.mdns_message import (
+    MdnsMessage,
+    MdnsQuestion,
+    ReceivedRecord,
+    encode_legacy_response,
+    encode_probes,
+    encode_responses,
+    parse_message,
+)
 from vmdns.dns.message import AAAA, PTR, A, Record
 from vmdns.dns.rrset import address_record
 from vmdns.mdns.known_answers import Asked, Asking, Peer
@@ -129,7 +137,7 @@ class Responder:
 
     def receive(self, packet: bytes, source: str, port: int, now: float) -> None:
         """A packet that came in on this link from somebody on it."""
-        message = parse(packet)
+        message = parse_message(packet)
         if message is None:
             return
         if message.response:
@@ -142,8 +150,8 @@ class Responder:
                 self._answer(asked, now)
         self._flush(now)
 
-    def _hear(self, records: Iterable[Heard], source: str, now: float) -> None:
-        told: dict[bytes, list[Heard]] = {}
+    def _hear(self, records: Iterable[ReceivedRecord], source: str, now: float) -> None:
+        told: dict[bytes, list[ReceivedRecord]] = {}
         for record in records:
             owner = self._owners.get(record.key)
             if owner is not None and record.type in ((A, AAAA) if owner.host else (PTR,)):
@@ -157,7 +165,7 @@ class Responder:
                 self._conflicts.append(Conflict(name, str(ip_address(instead))))
 
     def _answer(self, asked: Asked, now: float) -> None:
-        proposed: dict[bytes, list[Heard]] = {}
+        proposed: dict[bytes, list[ReceivedRecord]] = {}
         for one in asked.message.authorities:
             proposed.setdefault(one.key, []).append(one)
         found = [(question, self._speaker(question)) for question in dict.fromkeys(asked.message.questions)]
@@ -177,9 +185,9 @@ class Responder:
                     else:
                         self._due(owner, kind, soon, GAP)
         if private:
-            self._out += [Outgoing(packet, asked.peer) for packet in responses(list(private))]
+            self._out += [Outgoing(packet, asked.peer) for packet in encode_responses(list(private))]
 
-    def _defend(self, name: bytes, proposed: list[Heard], now: float) -> None:
+    def _defend(self, name: bytes, proposed: list[ReceivedRecord], now: float) -> None:
         owner = self._owners.get(name)
         if owner is None:
             return
@@ -188,9 +196,9 @@ class Responder:
                 self._due(owner, kind, now, DEFENCE_GAP)
         self._plan(owner)
 
-    def _answer_legacy(self, message: Message, peer: Peer) -> None:
+    def _answer_legacy(self, message: MdnsMessage, peer: Peer) -> None:
         records: dict[Record, None] = {}
-        answered: list[Question] = []
+        answered: list[MdnsQuestion] = []
         for question in message.questions:
             owner = self._speaker(question)
             if owner is not None:
@@ -198,9 +206,9 @@ class Responder:
                 for kind in owner.types(question.type):
                     records.update((record, None) for record in owner.given(kind, LEGACY_TTL))
         if answered:
-            self._out.append(Outgoing(legacy_response(message.id, answered, records), peer))
+            self._out.append(Outgoing(encode_legacy_response(message.id, answered, records), peer))
 
-    def _speaker(self, question: Question) -> Owner | None:
+    def _speaker(self, question: MdnsQuestion) -> Owner | None:
         owner = self._owners.get(question.key)
         return owner if owner is not None and owner.speaks else None
 
@@ -227,7 +235,7 @@ class Responder:
         probing = [(owner.name, owner.everything()) for owner in ripe.values() if self._step(owner, now)]
         for owner in ripe.values():
             self._plan(owner)
-        self._out += [Outgoing(packet, None) for packet in probes(probing)]
+        self._out += [Outgoing(packet, None) for packet in encode_probes(probing)]
         self._flush(now)
 
     def _begin(self, now: float) -> None:
@@ -326,4 +334,4 @@ class Responder:
             self._multicast(answers, additionals)
 
     def _multicast(self, answers: list[Record], additionals: Iterable[Record] = ()) -> None:
-        self._out += [Outgoing(packet, None) for packet in responses(answers, list(additionals))]
+        self._out += [Outgoing(packet, None) for packet in encode_responses(answers, list(additionals))]

@@ -21,7 +21,7 @@ from vmdns.mdns.name_state import Lots
 from vmdns.mdns.querier import Relay
 from vmdns.mdns.responder import Outgoing, Responder
 from vmdns.mdns.sockets import GROUP4, GROUP6, PORT, open4, open6
-from vmdns.state.link_lookups import State, may_ask
+from vmdns.state.link_lookups import LookupState, is_lookup_allowed
 
 log = logging.getLogger(__name__)
 
@@ -207,20 +207,20 @@ class Multicast:
         for one in self._open.values():
             one.multicast(packet)
 
-    def state(self, name: bytes, client: str) -> State:
+    def state(self, name: bytes, client: str) -> LookupState:
         """What a query of this client for a wire name (lower case) needs. Any thread may call this.
 
         Links on which only guests are have no names that vmdns does not know: it is by the others that they are asked.
         """
         links = tuple(self._open.values())
         if all(one.link.guests_only for one in links) or any(one.responder.holds(name) for one in links):
-            return State.ABSENT
-        return self._relay.state(name, client) if may_ask(name) else State.ABSENT
+            return LookupState.ABSENT
+        return self._relay.state(name, client) if is_lookup_allowed(name) else LookupState.ABSENT
 
     async def find(self, name: bytes, client: str) -> tuple[str, ...] | None:
         """The addresses that somebody on one of the links has for this wire name (lower case), () for nobody; None
         where the budgets allow no lookup. Takes a second at most."""
-        return () if self.state(name, client) is State.ABSENT else await self._relay.find(name, client)
+        return () if self.state(name, client) is LookupState.ABSENT else await self._relay.find(name, client)
 
 
 def _index(interface: str) -> int:

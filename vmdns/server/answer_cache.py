@@ -9,7 +9,7 @@ import threading
 import time
 
 from vmdns.server.packed_answers import BODY, key_of, packed, unpacked
-from vmdns.state.snapshot import Right, Snapshot
+from vmdns.state.snapshot import AccessRight, Snapshot
 from vmdns.state.views import View
 
 MOST_ANSWERS = 50_000  # of all views together; some 330 bytes each: 16 MB
@@ -20,7 +20,7 @@ FORWARDED_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
 # (state/link_lookups.py).
 ABSENT_SECONDS = 10.0
 
-ClientView = tuple[View, Right]
+ClientView = tuple[View, AccessRight]
 _Entries = list[tuple[dict[bytes, bytes], bytes]]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.truncation import cut, least_query
+from vmdns.dns.truncation import minimum_query_size, strip_records
 from vmdns.server.flood_filter import MUTE_SECONDS, FloodFilter
 from vmdns.server.rate_limit import MAKING, REFUSED_FORWARD, Bucket, ClientAccount, SendDecision, to_stranger
 from vmdns.state.snapshot import Snapshot
@@ -215,14 +215,14 @@ class ClientLimits:
         now = self._now()
         if self._verified.has(client.peer, now):
             return response
-        received = received or least_query(response)
+        received = received or minimum_query_size(response)
         if client.stranger:
             verdict = to_stranger(received, len(response))
         else:
             verdict = client.usage.account.release(now, received, len(response))
         if verdict is SendDecision.SEND:
             return response
-        return cut(response) if verdict is SendDecision.TRUNCATE else None
+        return strip_records(response) if verdict is SendDecision.TRUNCATE else None
 
     # -- forwarded queries -------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from vmdns.dns.cookie import CLIENT, COOKIE, FULL, RENEW_SECONDS, VALID_SECONDS, age, make
-from vmdns.dns.message import Query, option
+from vmdns.dns.cookie import CLIENT, COOKIE, FULL, RENEW_SECONDS, VALID_SECONDS, cookie_age, make_cookie
+from vmdns.dns.message import Query, encode_option
 from vmdns.server.rate_limit import Bucket
 
 SECRET_BYTES = 16
@@ -60,16 +60,16 @@ class Cookies:
         if query.edns is None or not query.edns.cookie:
             return query
         data, proves = self.check(query.edns.cookie, address)
-        return replace(query, told=query.told + option(COOKIE, data), proven=proves)
+        return replace(query, told=query.told + encode_option(COOKIE, data), proven=proves)
 
     def _verify(self, received: bytes, address: str, now: float) -> tuple[bytes, bool]:
         secrets = self._secrets if now < self._rolled + VALID_SECONDS else self._secrets[:1]
-        ages = [age(received, address, int(now), secret) for secret in secrets]
+        ages = [cookie_age(received, address, int(now), secret) for secret in secrets]
         old = next((one for one in ages if one is not None), None)
         if ages[0] is not None and 0 <= ages[0] < RENEW_SECONDS:
             data, left = received, RENEW_SECONDS - ages[0]
         else:
-            data, left = make(received[:CLIENT], address, int(now), self._secrets[0]), RENEW_SECONDS
+            data, left = make_cookie(received[:CLIENT], address, int(now), self._secrets[0]), RENEW_SECONDS
         met = self._invalid if old is None else self._valid
         if len(met) >= MAX_REMEMBERED:
             met.clear()

@@ -12,7 +12,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import SERVFAIL, Malformed, bare_reply, parse_query, udp_limit, with_keepalive
+from vmdns.dns.message import (
+    SERVFAIL,
+    Malformed,
+    add_keepalive,
+    encode_header_response,
+    parse_query,
+    udp_response_limit,
+)
 from vmdns.server.client_limits import ClientLimits
 from vmdns.server.cookies import Cookies
 from vmdns.server.counters import Counters
@@ -108,15 +115,15 @@ class DnsServer:
             return malformed.reply
         query = self._cookies.with_cookie(query, peer)
         if tcp:
-            query = replace(with_keepalive(query, self.limits.tcp_idle), proven=True)
-        limit = TCP_LIMIT if tcp else udp_limit(query)
+            query = replace(add_keepalive(query, self.limits.tcp_idle), proven=True)
+        limit = TCP_LIMIT if tcp else udp_response_limit(query)
         try:
             response, reply = self._handler.answer_locally(query, peer, local, limit)
             return self._handler.answer_external(query, reply, peer, local, limit) if response is None else response
         except Exception:
             log.exception("a query could not be answered")
             counts.failed += 1
-            return bare_reply(packet, SERVFAIL)
+            return encode_header_response(packet, SERVFAIL)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         async def guarded() -> None:

@@ -12,7 +12,7 @@ from vmdns.dns.message import Query
 from vmdns.server.first_query import FirstQueries
 from vmdns.server.in_flight import Waiter
 from vmdns.state.authoritative import Reply
-from vmdns.state.link_lookups import State
+from vmdns.state.link_lookups import LookupState
 
 # Gives the response in at most that many bytes, once an upstream has responded.
 Forward = Callable[[Query, int], Awaitable[bytes]]
@@ -29,7 +29,7 @@ Begin = Callable[[Question, Waiter, FirstQueries], Forwarded | Failure | bool]
 class LinkLookups(Protocol):
     """Lookups of `X.local` by multicast DNS on the host's links (mdns/transport.py)."""
 
-    def state(self, name: bytes, client: str) -> State: ...
+    def state(self, name: bytes, client: str) -> LookupState: ...
 
     async def find(self, name: bytes, client: str) -> tuple[str, ...] | None: ...
 

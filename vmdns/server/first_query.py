@@ -18,7 +18,7 @@ from typing import Protocol
 
 from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded
-from vmdns.dns.response_validation import Rejected, Verdict
+from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.server.in_flight import InFlightQuery
 from vmdns.server.source_ports import RandomBytes, SourcePort, SourcePortPool
 from vmdns.server.upstream_server import Validate
@@ -31,7 +31,7 @@ POSSIBLE = sys.platform != "win32"
 
 _MOST_UNSENT = 64
 _LOOK_SECONDS = 1.0  # between looks at what nobody waits for
-_GUESSED = Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
+_GUESSED = Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
 
 Came = bytes | Rejected | OSError
 
@@ -80,7 +80,7 @@ class FirstQuery:
         except Exception as error:
             self.verdict.set_exception(error)
             return
-        if not isinstance(found, Rejected) or found.verdict is not Verdict.IGNORE:
+        if not isinstance(found, Rejected) or found.verdict is not ResponseFault.IGNORE:
             self.verdict.set_result(found)
 
 

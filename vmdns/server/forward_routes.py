@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vmdns.dns.name import to_text
-from vmdns.dns.upstreams import Upstream, Upstreams, closest
+from vmdns.dns.upstreams import Upstream, Upstreams, closest_domain
 from vmdns.server.upstream_server import UpstreamServer
 
 _ROOT = b"\0"
@@ -58,20 +58,20 @@ class ForwardRoutes:
         such names go nowhere else."""
         if not self._domains:
             return self._default
-        domain = closest(name, self._domains)
+        domain = closest_domain(name, self._domains)
         return self._default if domain is None else self._domains[domain]
 
     def is_own(self, name: bytes) -> bool:
         """Whether a name lies in a zone of ours, and in no more specific domain that is forwarded."""
-        zone = closest(name, self.what.zones)
+        zone = closest_domain(name, self.what.zones)
         if zone is None:
             return False
-        domain = closest(name, self._domains)
+        domain = closest_domain(name, self._domains)
         return domain is None or len(domain) <= len(zone)
 
     def trusts(self, name: bytes) -> bool:
         """Whether a name may have private addresses."""
-        return bool(self.what.trusted) and closest(name, self.what.trusted) is not None
+        return bool(self.what.trusted) and closest_domain(name, self.what.trusted) is not None
 
     def asked_for(self) -> Iterable[tuple[UpstreamServer, list[str]]]:
         """Each server, with the domains that it is asked for."""

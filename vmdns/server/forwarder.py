@@ -20,7 +20,7 @@ from selectors import BaseSelector
 from typing import Any
 
 from vmdns.dns import message as wire
-from vmdns.dns.cache import Cache
+from vmdns.dns.cache import ForwardedCache
 from vmdns.dns.forwarded_answer import (
     EDE_BLOCKED,
     EDE_NO_REACHABLE_AUTHORITY,
@@ -28,8 +28,8 @@ from vmdns.dns.forwarded_answer import (
     Failure,
     Forwarded,
     Question,
-    refusal,
-    render,
+    check_forwardable,
+    encode_answer,
 )
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_text
@@ -41,7 +41,7 @@ from vmdns.server.forward_routes import ForwardRoutes, RouteConfig, known
 from vmdns.server.in_flight import InFlightQueries, InFlightQuery, Waiter, tell
 from vmdns.server.upstream_server import UpstreamServer, Validate, in_turn
 from vmdns.server.upstream_socket import UpstreamSockets, budget
-from vmdns.state.withheld_names import HeldBack
+from vmdns.state.withheld_names import WithheldNames
 
 _log = logging.getLogger(__name__)
 
@@ -74,10 +74,10 @@ class Forwarder:
     ) -> None:
         self._limits = limits
         self._report_held_back = report_held_back
-        self._held_back = HeldBack()
+        self._held_back = WithheldNames()
         self._patience = patience(limits)
         self._now = now
-        self._cache = Cache(limits)
+        self._cache = ForwardedCache(limits)
         self._sockets = UpstreamSockets(budget())
         self._routes = ForwardRoutes(RouteConfig(), self._server)  # nobody is known yet
         self._generation = 0
@@ -124,11 +124,11 @@ class Forwarder:
 
     def cached(self, query: wire.Query, limit: int) -> bytes | None:
         """The response from the cache, in at most `limit` bytes; None where it has to be asked for. In any thread."""
-        if refusal(query) is not None:
+        if check_forwardable(query) is not None:
             return None
         with self._lock:
             found = self._ready(Question.of(query))
-        return None if found is None else render(query, found, limit)
+        return None if found is None else encode_answer(query, found, limit)
 
     def begin(self, question: Question, waiter: Waiter, first_queries: FirstQueries) -> Forwarded | Failure | bool:
         """Returns a cached answer; else whether a query is sent, of whose result the waiter is notified.
@@ -158,8 +158,8 @@ class Forwarder:
 
     async def resolve(self, query: wire.Query, limit: int) -> bytes:
         """The response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL that says why."""
-        found = refusal(query) or await self.find(Question.of(query))
-        return render(query, found, limit)
+        found = check_forwardable(query) or await self.find(Question.of(query))
+        return encode_answer(query, found, limit)
 
     async def find(self, question: Question) -> Forwarded | Failure:
         """What is known of a question, from the cache or from upstream."""

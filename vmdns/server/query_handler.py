@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 
 from vmdns.dns.forwarded_answer import EDE_OTHER
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Query, Record, respond
+from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Query, Record, encode_response
 from vmdns.dns.rrset import address_record
 from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.counters import Counters
 from vmdns.server.external_names import ExternalNames
-from vmdns.state.authoritative import Reply, answer
-from vmdns.state.link_lookups import State, may_ask
-from vmdns.state.snapshot import Right, Snapshot
+from vmdns.state.authoritative import Reply, answer_query
+from vmdns.state.link_lookups import LookupState, is_lookup_allowed
+from vmdns.state.snapshot import AccessRight, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +43,18 @@ class QueryHandler:
         """Returns the response if the local zones give one at once, else None; and the reply of the local zones."""
         snapshot = self._current()
         right = snapshot.right(local, peer)
-        if right is Right.UNKNOWN:
+        if right is AccessRight.UNKNOWN:
             return None, None
-        if right is Right.NOTHING:
+        if right is AccessRight.NOTHING:
             return self._refuse(query, limit, f"{peer} is no guest of this host"), None
-        reply = answer(query, snapshot, snapshot.view(local, peer))
-        may = right is Right.ALL
+        reply = answer_query(query, snapshot, snapshot.view(local, peer))
+        may = right is AccessRight.ALL
         links = self._external.links
         if may and links is not None and reply is not None and self.may_exist_on_link(query, reply, snapshot):
             state = links.state(query.key, self._budget_key(query, peer, local))
-            if state is State.OVER_BUDGET:
+            if state is LookupState.OVER_BUDGET:
                 return self._lookup_limit_reached(query, limit), reply
-            if state is State.LOOKUP:
+            if state is LookupState.LOOKUP:
                 return None, reply
         if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
             self.counts.answered += 1
@@ -68,7 +68,7 @@ class QueryHandler:
     ) -> bytes | Awaitable[bytes]:
         """Returns the response, or what to await for it, where an upstream, another host on a link or the neighbour
         table has to be asked."""
-        if self._current().right(local, peer) is not Right.ALL:
+        if self._current().right(local, peer) is not AccessRight.ALL:
             return self._or_servfail(query, limit, self._answer_after_admission(query, peer, local, limit))
         client = self._clients.client(local, peer, query.proven)
         if reply is not None and reply.chase is None:
@@ -100,7 +100,9 @@ class QueryHandler:
         if client is not None:
             client.charge_refused_forward()
         self.counts.failed += 1
-        return respond(query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many questions for external"))
+        return encode_response(
+            query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many questions for external")
+        )
 
     async def _answer_after_admission(self, query: Query, peer: str, local: str, limit: int) -> bytes:
         """Answers an unknown neighbour on a LAN, once its packet has shown whether it is a VM."""
@@ -108,7 +110,7 @@ class QueryHandler:
         response, reply = self.answer_locally(query, peer, local, limit)
         if response is not None:
             return response
-        if self._current().right(local, peer) is not Right.ALL:
+        if self._current().right(local, peer) is not AccessRight.ALL:
             return self._refuse(query, limit, f"{peer} is no guest of this host")
         coming = self.answer_external(query, reply, peer, local, limit)
         return coming if isinstance(coming, bytes) else await coming
@@ -116,7 +118,7 @@ class QueryHandler:
     def may_exist_on_link(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
         """Whether another host on a link may have a name that no VM has: a VM that is off keeps its name."""
         absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
-        return absent and self._external.links is not None and query.type in (A, AAAA) and may_ask(query.key)
+        return absent and self._external.links is not None and query.type in (A, AAAA) and is_lookup_allowed(query.key)
 
     def _budget_key(self, query: Query, peer: str, local: str) -> str:
         """Returns the key of a client's lookup budget; '' for this computer itself."""
@@ -138,11 +140,13 @@ class QueryHandler:
     def _lookup_limit_reached(self, query: Query, limit: int) -> bytes:
         """Whether the name exists is not known, so it is not denied."""
         self.counts.failed += 1
-        return respond(query, SERVFAIL, limit=limit, extended_error=OVER_BUDGET)
+        return encode_response(query, SERVFAIL, limit=limit, extended_error=OVER_BUDGET)
 
     def _refuse(self, query: Query, limit: int, why: str) -> bytes:
         self.counts.refused += 1
-        return respond(query, REFUSED, limit=limit, recursion_available=False, extended_error=(EDE_PROHIBITED, why))
+        return encode_response(
+            query, REFUSED, limit=limit, recursion_available=False, extended_error=(EDE_PROHIBITED, why)
+        )
 
     async def _or_servfail(self, query: Query, limit: int, response: Awaitable[bytes]) -> bytes:
         try:
@@ -150,10 +154,10 @@ class QueryHandler:
         except Exception:
             log.exception("a question could not be forwarded")
             self.counts.failed += 1
-            return respond(query, SERVFAIL, limit=limit)
+            return encode_response(query, SERVFAIL, limit=limit)
 
     def _render(self, query: Query, reply: Reply, limit: int, recursion_available: bool) -> bytes:
-        return respond(
+        return encode_response(
             query,
             reply.rcode,
             limit=limit,

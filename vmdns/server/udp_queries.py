@@ -15,9 +15,17 @@ from selectors import BaseSelector
 from typing import Any
 
 from vmdns.dns.cookie import COOKIE, FULL
-from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, refusal, render
-from vmdns.dns.message import NXDOMAIN, SERVFAIL, Malformed, Query, bare_reply, parse_query, udp_limit
-from vmdns.dns.truncation import put_on, take_off, truncated, udp_room
+from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, check_forwardable, encode_answer
+from vmdns.dns.message import (
+    NXDOMAIN,
+    SERVFAIL,
+    Malformed,
+    Query,
+    encode_header_response,
+    parse_query,
+    udp_response_limit,
+)
+from vmdns.dns.truncation import add_cookie, encode_truncated, remove_cookie, response_limit
 from vmdns.server.answer_cache import AnswerCache, Answers, find
 from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.cookies import Cookies
@@ -30,7 +38,7 @@ from vmdns.server.query_handler import QueryHandler
 from vmdns.server.rate_limit import SendDecision
 from vmdns.server.udp import UdpThread
 from vmdns.server.udp_listener import UdpListener
-from vmdns.state.snapshot import Right, Snapshot
+from vmdns.state.snapshot import AccessRight, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +132,7 @@ class UdpQueries:
         self.recent_clients[peer, listener.address] = time.monotonic()
         snapshot = self._current()
         right = snapshot.right(listener.address, peer)
-        if right in (Right.UNKNOWN, Right.NOTHING):
+        if right in (AccessRight.UNKNOWN, AccessRight.NOTHING):
             return None
         client = self._clients.client(listener.address, peer)
         if client is not None and not client.from_host:
@@ -163,24 +171,24 @@ class UdpQueries:
         self._counts.silenced += 1
         if self._clients.mute_flood(client, self._flood_filters[listener]) and self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.call_later, MUTE_SECONDS + 0.01, self._unmute, listener)
-        empty = truncated(packet) if verdict is SendDecision.TRUNCATE else None
+        empty = encode_truncated(packet) if verdict is SendDecision.TRUNCATE else None
         return empty[2:] if empty is not None else None
 
     def _cached(self, packet: bytes, peer: Peer, listener: Listener, client: Client | None) -> bytes | None:
         """Returns the cached answer for a limited client, or for a query with a cookie, which differs each time."""
-        plain, cookie = take_off(packet)
+        plain, cookie = remove_cookie(packet)
         if client is None and not cookie:
             return None
         snapshot = self._current()
         client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
-        if client_view[1] not in (Right.ALL, Right.NAMES):
+        if client_view[1] not in (AccessRight.ALL, AccessRight.NAMES):
             return None
         found = find(self.answer_cache.view(client_view), plain)
         if found is not None and cookie:
             cookie_data, proves = self._cookies.check(cookie, peer[0])
             if proves:
                 self._clients.verify_address(peer[0])
-            found = put_on(found, cookie_data, udp_room(plain))
+            found = add_cookie(found, cookie_data, response_limit(plain))
         if found is not None:
             self._counts.queries += 1
             self._counts.answered += 1
@@ -194,7 +202,7 @@ class UdpQueries:
         except Exception:
             log.exception("a query could not be answered")
             self._counts.failed += 1
-            return bare_reply(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
+            return encode_header_response(packet, SERVFAIL)[2:] if len(packet) >= 12 else None
 
     def _answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
         snapshot = self._current()
@@ -207,16 +215,18 @@ class UdpQueries:
         query = self._cookies.with_cookie(query, peer[0])
         if query.proven:
             self._clients.verify_address(peer[0])
-        limit = udp_limit(query)
+        limit = udp_response_limit(query)
         response, reply = self._handler.answer_locally(query, peer[0], listener.address, limit)
         if response is None:
-            if reply is None and client_view[1] is Right.ALL and refusal(query) is None:
+            if reply is None and client_view[1] is AccessRight.ALL and check_forwardable(query) is None:
                 client = self._clients.client(listener.address, peer[0], query.proven)
                 if not self._clients.may_forward(client):
                     return (
                         self._external.cached(query, limit) or self._handler.forward_limit_reached(query, limit, client)
                     )[2:]
-                made = self._forward(Question.of(query), partial(render, query, limit=limit), peer, listener, client)
+                made = self._forward(
+                    Question.of(query), partial(encode_answer, query, limit=limit), peer, listener, client
+                )
                 if not isinstance(made, bool):
                     self._store_forwarded(query, packet, made, peer, listener)
                     return made[2:]
@@ -271,7 +281,7 @@ class UdpQueries:
                 self._counts.failed += 1
 
     def _resolve(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
-        limit, snapshot = udp_limit(query), self._current()
+        limit, snapshot = udp_response_limit(query), self._current()
         response, reply = self._handler.answer_locally(query, peer[0], listener.address, limit)
         answer_external = response or self._handler.answer_external(query, reply, peer[0], listener.address, limit)
         if not isinstance(answer_external, bytes):
@@ -359,7 +369,7 @@ def _cookie(packet: bytes) -> bytes:
     is malformed."""
     if _OUR_COOKIE not in packet:
         return b""
-    cookie = take_off(packet)[1]
+    cookie = remove_cookie(packet)[1]
     if cookie:
         return cookie
     try:

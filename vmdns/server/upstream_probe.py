@@ -14,7 +14,7 @@ from vmdns.dns import message as wire
 from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
-from vmdns.dns.response_validation import Rejected, Verdict, validate_response
+from vmdns.dns.response_validation import Rejected, ResponseFault, validate_response
 from vmdns.dns.upstreams import Upstream
 from vmdns.server.upstream_query import encode_query
 from vmdns.server.upstream_socket import UpstreamSockets
@@ -38,7 +38,7 @@ class Abilities(NamedTuple):
 
 class _Response(NamedTuple):
     rcode: int
-    verdict: Verdict | None  # None for an answer
+    verdict: ResponseFault | None  # None for an answer
 
 
 async def check_response(sockets: UpstreamSockets, upstream: Upstream) -> None:
@@ -54,12 +54,12 @@ async def find_abilities(sockets: UpstreamSockets, upstream: Upstream) -> Abilit
     no_edns = flat_case = True
     for _ in range(_REPEATS):
         response = await _probe(sockets, upstream, _ABILITIES_TIMEOUT, edns=True)
-        if response.verdict is Verdict.NO_EDNS:
+        if response.verdict is ResponseFault.NO_EDNS:
             response = await _probe(sockets, upstream, _ABILITIES_TIMEOUT, edns=False)
             no_edns = no_edns and response.rcode not in (wire.FORMERR, wire.NOTIMP)
         else:
             no_edns = False
-        flat_case = flat_case and response.verdict is Verdict.OTHER_CASE
+        flat_case = flat_case and response.verdict is ResponseFault.OTHER_CASE
         if not no_edns and not flat_case:
             break
     return Abilities(not no_edns, not flat_case)
@@ -72,7 +72,7 @@ async def _probe(sockets: UpstreamSockets, upstream: Upstream, seconds: float, *
     def judged(message: bytes) -> Forwarded | Rejected:
         found = validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
         verdict = found.verdict if isinstance(found, Rejected) else None
-        if verdict is not Verdict.IGNORE:
+        if verdict is not ResponseFault.IGNORE:
             responses.append(_Response(message[3] & 0xF, verdict))
         return found
 

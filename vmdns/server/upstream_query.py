@@ -24,7 +24,7 @@ def encode_query(
     noise = draw(2 + len(key))
     ident = int.from_bytes(noise[:2], "big")
     name = _mixed(key, noise[2:]) if mix_case else key
-    packet = message.make_query(ident, name, kind, flags=flags, dnssec_ok=signed, edns=edns)
+    packet = message.encode_query(ident, name, kind, flags=flags, dnssec_ok=signed, edns=edns)
     opt = (_SIGNED if signed else _PLAIN) if edns else None
     return packet, message.Query(ident, flags, name, key, kind, message.IN, packet[12 : 16 + len(name)], opt)
 

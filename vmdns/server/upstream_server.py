@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded, Question
-from vmdns.dns.response_validation import Rejected, Verdict
+from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.dns.upstreams import Upstream
 from vmdns.server.upstream_probe import Abilities, check_response, find_abilities
 from vmdns.server.upstream_query import encode_query
@@ -28,7 +28,7 @@ _MOST_ROUNDS = 4
 
 
 class Validate(Protocol):
-    """`core.judge.judge` with everything but the message filled in."""
+    """`validate_response` with everything but the message filled in."""
 
     def __call__(self, message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected: ...
 
@@ -127,11 +127,11 @@ class UpstreamServer:
                 return verdict
             why = verdict.why
             match verdict.verdict:
-                case Verdict.NO_EDNS:
+                case ResponseFault.NO_EDNS:
                     edns = False
-                case Verdict.TRUNCATED:
+                case ResponseFault.TRUNCATED:
                     stream = True
-                case Verdict.OTHER_CASE:
+                case ResponseFault.OTHER_CASE:
                     stream = other_case = True
                     only_case = verdict.answer
                 case _:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from vmdns.dns.forwarded_answer import Forwarded
-from vmdns.dns.response_validation import Rejected, Verdict
+from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.dns.upstreams import Upstream
 
 # We offer 1232 bytes; a datagram of more than this is none of an honest server's.
@@ -103,9 +103,9 @@ class UpstreamSockets:
             await loop.sock_sendall(sock, packet)
             for _ in range(MOST_STRAYS):
                 verdict = judged(await loop.sock_recv(sock, MOST_DATAGRAM))
-                if not isinstance(verdict, Rejected) or verdict.verdict is not Verdict.IGNORE:
+                if not isinstance(verdict, Rejected) or verdict.verdict is not ResponseFault.IGNORE:
                     return verdict
-        return Rejected(Verdict.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
+        return Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
 
     async def ask_tcp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
         """Asks over a connection of its own (RFC 7766). Raises OSError, ValueError; has no time-out."""

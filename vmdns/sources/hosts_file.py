@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vmdns.regular_file import read_regular
 from vmdns.state.facts import HostName
-from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END, Hosts, digest
+from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END, HostsIndex, index_hosts
 
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -76,7 +76,7 @@ def read_hosts(file: Path) -> tuple[bytes, bool]:
     return data[: data.rfind(b"\n", 0, MAX_BYTES) + 1], False
 
 
-def read_digest(file: Path, zones: frozenset[bytes], ttl: int, before: Hosts | None = None) -> Hosts:
+def read_digest(file: Path, zones: frozenset[bytes], ttl: int, before: HostsIndex | None = None) -> HostsIndex:
     """The names of the hosts file; `before` if nothing changed. zones are the local apexes (wire form), ttl is in
     seconds. Raises OSError."""
     data, whole = read_hosts(file)
@@ -84,6 +84,6 @@ def read_digest(file: Path, zones: frozenset[bytes], ttl: int, before: Hosts | N
     made_of.update(data)
     if before is not None and before.made_of == made_of.digest():
         return before
-    found = digest(parse_hosts(data), zones, ttl)
+    found = index_hosts(parse_hosts(data), zones, ttl)
     trouble = found.trouble if whole else f"the hosts file is longer than {MAX_BYTES >> 20} MB: the rest is left out"
     return replace(found, made_of=made_of.digest(), trouble=trouble)

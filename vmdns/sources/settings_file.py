@@ -15,9 +15,9 @@ from xml.etree import ElementTree as xml
 
 from vmdns.state.extradata import parse_extra
 from vmdns.state.facts import Adapter, Machine, Network, PortForward
-from vmdns.state.port_forward import order
+from vmdns.state.port_forward import rule_sort_key
 from vmdns.state.timestamp import parse_timestamp
-from vmdns.state.xml_tree import tree
+from vmdns.state.xml_tree import parse_tree
 
 # The element for what an adapter is attached to, and the attribute with its name.
 _KINDS = {
@@ -70,7 +70,7 @@ def parse_machine(data: bytes) -> Machine:
 
 def _tree(data: bytes) -> xml.Element:
     try:
-        return tree(data)
+        return parse_tree(data)
     except ValueError as error:
         raise InvalidSettingsFile(str(error)) from None
 
@@ -102,7 +102,7 @@ def _adapters(element: xml.Element, cable: bool) -> Iterator[Adapter]:
             mac=one.get("MACAddress", "").lower(),
             network=Network(kind, mode.get(attribute, "") if mode is not None and attribute else ""),
             cable=_true(one.get("cable", "true" if cable else "false")),
-            forwards=tuple(sorted(map(_rule, forwards), key=order)),
+            forwards=tuple(sorted(map(_rule, forwards), key=rule_sort_key)),
         )
 
 

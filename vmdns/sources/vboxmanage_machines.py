@@ -23,7 +23,7 @@ from vmdns.sources import settings_file, vboxmanage_output
 from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
 from vmdns.state.extradata import parse_extra
 from vmdns.state.facts import ONLINE_STATES, Machine, Report
-from vmdns.state.guest_properties import PATTERN, reports
+from vmdns.state.guest_properties import PATTERN, parse_reports
 from vmdns.state.xml_tree import MAX_BYTES
 
 MAX_LONG = 50  # VMs for which `list vms --long` is called (50 ms a VM)
@@ -190,7 +190,7 @@ class MachineList:
             text = self._call("guestproperty", "enumerate", machine.uuid, *self._format, "--patterns", PATTERN)
         except VBoxManageError:
             return before
-        return reports(vboxmanage_output.parse_properties(text), machine.state)
+        return parse_reports(vboxmanage_output.parse_properties(text), machine.state)
 
     def _show(self, vm: _Vm) -> Machine:
         """The VM as `showvminfo` shows it. Raises `VBoxManageError` or ValueError."""

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from ipaddress import IPv4Interface
 from itertools import zip_longest
 
-from vmdns.state.dhcp_options import NAME_SERVERS, Scope, name_servers
+from vmdns.state.dhcp_options import NAME_SERVERS, Scope, find_name_servers
 from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
-from vmdns.state.port_forward import nat_rule, network_rule, order
+from vmdns.state.port_forward import parse_nat_rule, parse_network_rule, rule_sort_key
 from vmdns.state.timestamp import parse_timestamp
 
 INACCESSIBLE = "<inaccessible>"
@@ -132,10 +132,10 @@ def _rules(texts: list[str]) -> list[PortForward]:
     rules = []
     for text in texts:
         try:
-            rules.append(nat_rule(text))
+            rules.append(parse_nat_rule(text))
         except ValueError:
             continue
-    return sorted(rules, key=order)
+    return sorted(rules, key=rule_sort_key)
 
 
 def parse_states(text: str) -> dict[str, tuple[str, float]]:
@@ -179,12 +179,12 @@ def parse_nat_networks(text: str) -> list[NatNetwork]:
         rules = []
         for line in block[match.end() :].split("\n"):
             try:
-                rule = network_rule(line.removeprefix(" " * 8))
+                rule = parse_network_rule(line.removeprefix(" " * 8))
             except ValueError:
                 continue
             if ":" not in rule.guest_address:
                 rules.append(rule)
-        forwards = tuple(sorted(rules, key=order))
+        forwards = tuple(sorted(rules, key=rule_sort_key))
         found.append(NatNetwork(match["name"], match["prefix"], match["enabled"] not in NO, forwards))
     return found
 
@@ -250,7 +250,7 @@ def _name_servers(text: str) -> tuple[str, ...]:
         words = [match[1] for match in map(_EVERYONE.fullmatch, part.split("\n")) if match]
         if words and "exclude" not in words:
             groups.append(_scope(part))
-    return name_servers(_scope(whole), groups)
+    return find_name_servers(_scope(whole), groups)
 
 
 def _scope(part: str) -> Scope:

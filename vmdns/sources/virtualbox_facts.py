@@ -9,11 +9,11 @@ from ipaddress import IPv4Interface
 from typing import Any
 
 from vmdns.sources.virtualbox_api import ACCESS_DENIED, OBJECT_NOT_FOUND, Api
-from vmdns.state.dhcp_options import EVERYONE, NAME_SERVERS, Scope, name_servers
+from vmdns.state.dhcp_options import EVERYONE, NAME_SERVERS, Scope, find_name_servers
 from vmdns.state.extradata import KEYS, parse_extra
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network, PortForward
-from vmdns.state.guest_properties import PATTERN, reports
-from vmdns.state.port_forward import nat_rule, network_rule, order
+from vmdns.state.guest_properties import PATTERN, parse_reports
+from vmdns.state.port_forward import parse_nat_rule, parse_network_rule, rule_sort_key
 
 _MAX_ADAPTERS = 36  # of the ICH9 chipset; PIIX3 has 8
 _KINDS = {
@@ -58,7 +58,7 @@ def read_state(api: Api, raw: Any, found: Machine) -> Machine:
         return replace(found, adapters=())
     names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
     properties = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
-    return replace(found, reports=reports(properties, found.state))
+    return replace(found, reports=parse_reports(properties, found.state))
 
 
 def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
@@ -76,7 +76,7 @@ def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
         forwards: tuple[PortForward, ...] = ()
         if kind == "nat":
             rules = api.array(adapter.NATEngine, "redirects")
-            forwards = _rules(rules, nat_rule)
+            forwards = _rules(rules, parse_nat_rule)
         yield Adapter(
             slot=slot,
             mac=str(adapter.MACAddress).lower(),
@@ -90,7 +90,7 @@ def read_networks(api: Api) -> list[Fact]:
     """Reads NAT Networks and DHCP servers. Raises what the API raises."""
     facts: list[Fact] = []
     for raw in api.array(api.vbox, "NATNetworks"):
-        rules = _rules(api.array(raw, "portForwardRules4"), network_rule)
+        rules = _rules(api.array(raw, "portForwardRules4"), parse_network_rule)
         facts.append(NatNetwork(str(raw.networkName), str(raw.network), bool(raw.enabled), rules))
     for raw in api.array(api.vbox, "DHCPServers"):
         fixed = tuple(sorted(set(_fixed(api, raw))))
@@ -101,7 +101,7 @@ def read_networks(api: Api) -> list[Fact]:
                 str(raw.networkMask),
                 bool(raw.enabled),
                 fixed,
-                name_servers(_scope(api, raw.globalConfig), _groups_for_everyone(api, raw)),
+                find_name_servers(_scope(api, raw.globalConfig), _groups_for_everyone(api, raw)),
             )
         )
     return facts
@@ -146,7 +146,7 @@ def read_interfaces(api: Api) -> list[Fact]:
 
 
 def _rules(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> tuple[PortForward, ...]:
-    return tuple(sorted(_parse_all(texts, parse), key=order))
+    return tuple(sorted(_parse_all(texts, parse), key=rule_sort_key))
 
 
 def _parse_all(texts: Iterable[Any], parse: Callable[[str], PortForward]) -> Iterator[PortForward]:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from vmdns.state.facts import Adapter
-from vmdns.state.networks import HOST_IF, Networks
+from vmdns.state.networks import HOST_IF, NetworkIndex
 
 SAME_MACHINE_ID = (
     "if one VM is a copy of the other, both have one machine-id and so ask DHCP for one address: in the copy, as root, "
@@ -26,10 +26,12 @@ class Objection(NamedTuple):
     remedy: str = _CHANGE
 
 
-def objection(address: IPv4Address, adapter: Adapter, networks: Networks, own: frozenset[str]) -> Objection | None:
+def find_objection(
+    address: IPv4Address, adapter: Adapter, networks: NetworkIndex, own: frozenset[str]
+) -> Objection | None:
     """Why a report that this adapter has this address is not used; None if it is. own are the MACs of its VM."""
     text, name = str(address), adapter.network.dhcp_name
-    found = misplaced(address, adapter, networks)
+    found = check_placement(address, adapter, networks)
     if found:
         return found
     owner = networks.owners.get((name, text)) if name else None
@@ -45,14 +47,16 @@ def objection(address: IPv4Address, adapter: Adapter, networks: Networks, own: f
     return None
 
 
-def misplaced(address: IPv4Address, adapter: Adapter, networks: Networks, *, vouched: bool = False) -> Objection | None:
+def check_placement(
+    address: IPv4Address, adapter: Adapter, networks: NetworkIndex, *, vouched: bool = False
+) -> Objection | None:
     """Why nobody can have this address on the network of this adapter; None if somebody can.
 
     vouched: whether a user says so, who may know a public address on a network whose prefix is not known here.
     """
     text = str(address)
     kind, name = adapter.network.kind, adapter.network.dhcp_name
-    if not is_of_a_machine(address):
+    if not is_machine_address(address):
         return Objection("which is no address of a machine")
     if text in networks.hosts_own.get(name, ()):
         return Objection("which is the address of the network's own server")
@@ -60,13 +64,13 @@ def misplaced(address: IPv4Address, adapter: Adapter, networks: Networks, *, vou
     if kind == "bridged":
         if text in networks.interfaces:
             return Objection("which is an address of the host")
-        return _elsewhere(address, adapter, networks)
+        return _check_lan(address, adapter, networks)
     if kind == "nat" and int(address) & 0xFF in (2, 3, 4) and int(address) >> 16 == 0x0A00:
         # 10.0.2.2 to 10.0.2.4; the next slot's 10.0.3.2, ...
         return Objection("which is an address of VirtualBox's NAT itself")
     prefixes = networks.prefixes.get(name, ()) if name else ()
     if prefixes:
-        if any(_holds(prefix, address) for prefix in prefixes):
+        if any(_is_usable_in(prefix, address) for prefix in prefixes):
             return None
         others = " or ".join(dict.fromkeys(str(prefix) for prefix in prefixes))
         remedy = f"have the guest ask by DHCP, or give it an address of {others}"
@@ -76,28 +80,28 @@ def misplaced(address: IPv4Address, adapter: Adapter, networks: Networks, *, vou
     return None
 
 
-def is_on(address: IPv4Address, adapter: Adapter, networks: Networks) -> bool:
+def is_on_network(address: IPv4Address, adapter: Adapter, networks: NetworkIndex) -> bool:
     """Whether the address is in a prefix that the adapter's network is known to have."""
     prefixes = networks.prefixes.get(adapter.network.dhcp_name, [])
     if adapter.network.kind == "bridged":
         prefixes = networks.links.get(system_interface(adapter, networks) or "", [])
-    return any(_holds(prefix, address) for prefix in prefixes)
+    return any(_is_usable_in(prefix, address) for prefix in prefixes)
 
 
-def is_of_a_machine(address: IPv4Address) -> bool:
+def is_machine_address(address: IPv4Address) -> bool:
     """Neither loopback, link-local, multicast nor reserved (RFC 6890 section 2.2.2), nor what a packet cannot come from
     (RFC 1122 section 3.2.1.3). By numbers: it is asked for each of thousands of leases."""
     number = int(address)
     return number >> 24 not in (0, 127) and number >> 16 != 0xA9FE and number >> 24 < 224
 
 
-def system_interface(adapter: Adapter, networks: Networks) -> str | None:
+def system_interface(adapter: Adapter, networks: NetworkIndex) -> str | None:
     """The system's name of the interface that an adapter is bridged to."""
     name = adapter.network.name
     return networks.systems.get(name) or networks.systems.get(name.partition(": ")[0])  # macOS: `en0: Wi-Fi`
 
 
-def _elsewhere(address: IPv4Address, adapter: Adapter, networks: Networks) -> Objection | None:
+def _check_lan(address: IPv4Address, adapter: Adapter, networks: NetworkIndex) -> Objection | None:
     """Of a LAN the host knows its own prefix there; others may be on it as well, but not those that are elsewhere.
 
     Where the host has no address there, its other networks say little: both of its cables may go to the same switch.
@@ -105,7 +109,7 @@ def _elsewhere(address: IPv4Address, adapter: Adapter, networks: Networks) -> Ob
     system = system_interface(adapter, networks)
     here = networks.links.get(system, ()) if system is not None else ()
     if any(address in prefix for prefix in here):
-        held = any(_holds(prefix, address) for prefix in here)
+        held = any(_is_usable_in(prefix, address) for prefix in here)
         return None if held else Objection("which is no address of a machine")
     others = [
         prefix for name, among in networks.prefixes.items() if here or name.startswith(HOST_IF) for prefix in among
@@ -120,7 +124,7 @@ def _elsewhere(address: IPv4Address, adapter: Adapter, networks: Networks) -> Ob
     )
 
 
-def _holds(prefix: IPv4Network, address: IPv4Address) -> bool:
+def _is_usable_in(prefix: IPv4Network, address: IPv4Address) -> bool:
     """Whether a machine on this link can have this address; both of a /31 can (RFC 3021)."""
     if address not in prefix:
         return False

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vmdns.state.address_check import misplaced, objection, system_interface
+from vmdns.state.address_check import check_placement, find_objection, system_interface
 from vmdns.state.facts import Adapter, Lease, Machine, Network
-from vmdns.state.networks import Networks, file_key, ipv4
+from vmdns.state.networks import NetworkIndex, file_key, ipv4
 from vmdns.state.problem import Problem
-from vmdns.state.set_address import set_addresses
+from vmdns.state.set_address import parse_set_addresses
 
 # Guest Additions report every 10 s; within this many seconds they are taken to be at work still.
 ALIVE_SECONDS = 30.0
@@ -35,14 +35,14 @@ class Address(NamedTuple):
     until: float = 0.0
 
 
-class Found(NamedTuple):
+class FoundAddresses(NamedTuple):
     """The addresses of a VM, in the order of its adapters; why others were left out."""
 
     addresses: tuple[Address, ...]
     refused: tuple[Problem, ...]
 
 
-def given(adapter: Adapter, networks: Networks) -> Address | None:
+def find_dhcp_address(adapter: Adapter, networks: NetworkIndex) -> Address | None:
     """What VirtualBox's DHCP gives this adapter: the fixed address, else the newest lease that is still valid.
 
     VBoxNetDHCP writes no lease for a fixed address, and keeps the older dynamic lease in its file: so a fixed
@@ -64,18 +64,20 @@ def given(adapter: Adapter, networks: Networks) -> Address | None:
     others = sorted({lease.address for lease in valid} - {newest.address}) if len(valid) > 1 else ()
     if others:
         why += f"; newer than {' and '.join(others)}, given to another client with this MAC"
-    return _leased(newest, adapter, why)
+    return _make_lease_address(newest, adapter, why)
 
 
 def _freshness(lease: Lease) -> tuple[float, float, str]:
     return lease.issued, lease.until, lease.address
 
 
-def _leased(lease: Lease, adapter: Adapter, why: str) -> Address:
+def _make_lease_address(lease: Lease, adapter: Adapter, why: str) -> Address:
     return Address(lease.address, adapter.network, adapter.mac, LEASE, why, lease.issued, lease.until)
 
 
-def _confirmed(by_dhcp: Address, adapter: Adapter, networks: Networks, claims: list[Address]) -> Address | None:
+def _find_confirmed_lease(
+    by_dhcp: Address, adapter: Adapter, networks: NetworkIndex, claims: list[Address]
+) -> Address | None:
     """The older lease that Guest Additions still report, although the MAC was given a newer one since.
 
     Whoever is on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
@@ -87,17 +89,17 @@ def _confirmed(by_dhcp: Address, adapter: Adapter, networks: Networks, claims: l
     key = (file_key(adapter.network.dhcp_name), adapter.mac)
     found = (one for one in networks.leases.get(key, ()) if one.until > networks.now and one.address in claimed)
     older = max(found, key=_freshness, default=None)
-    return None if older is None else _leased(older, adapter, f"DHCP lease of {adapter.network.name}")
+    return None if older is None else _make_lease_address(older, adapter, f"DHCP lease of {adapter.network.name}")
 
 
-def addresses(machine: Machine, networks: Networks) -> Found:
+def find_addresses(machine: Machine, networks: NetworkIndex) -> FoundAddresses:
     """The addresses of one VM; none unless it is online."""
     if not machine.online:
-        return Found((), ())
+        return FoundAddresses((), ())
     chosen: list[Address] = []
     refused: list[Problem] = []
     own = frozenset(one.mac for one in machine.adapters)
-    by_user, wrong = set_addresses(machine, networks)
+    by_user, wrong = parse_set_addresses(machine, networks)
     refused += wrong
     for adapter in machine.adapters:
         if not adapter.cable:
@@ -111,34 +113,34 @@ def addresses(machine: Machine, networks: Networks) -> Found:
         ]
         families = {":" in one.address for one in mine}
         # Where the user set an address, other reports of its family do not matter, be they right or wrong.
-        others = _reported(machine, adapter, networks, own, [] if False in families else refused)
+        others = _find_reported(machine, adapter, networks, own, [] if False in families else refused)
         chosen += mine + [one for one in others if (":" in one.address) not in families]
-    return Found(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(refused)))
+    return FoundAddresses(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(refused)))
 
 
-def _reported(
-    machine: Machine, adapter: Adapter, networks: Networks, own: frozenset[str], refused: list[Problem]
+def _find_reported(
+    machine: Machine, adapter: Adapter, networks: NetworkIndex, own: frozenset[str], refused: list[Problem]
 ) -> list[Address]:
     """What DHCP, Guest Additions and the neighbour table have of an adapter. own are the MACs of its VM."""
-    by_dhcp = given(adapter, networks)
+    by_dhcp = find_dhcp_address(adapter, networks)
     if by_dhcp is not None and by_dhcp.source == LEASE:
         leased = ipv4(by_dhcp.address)
         assert leased is not None
-        found = misplaced(leased, adapter, networks)
+        found = check_placement(leased, adapter, networks)
         if found:
             refused.append(Problem(f"DHCP gave it {by_dhcp.address}, {found.reason}", found.remedy))
             by_dhcp = None
-    claims = _claims(machine, adapter, networks, own, refused)
-    confirmed = None if by_dhcp is None else _confirmed(by_dhcp, adapter, networks, claims)
+    claims = _find_claims(machine, adapter, networks, own, refused)
+    confirmed = None if by_dhcp is None else _find_confirmed_lease(by_dhcp, adapter, networks, claims)
     if by_dhcp is not None and confirmed is not None:
         others = f"since Guest Additions report {confirmed.address}, its lease before that"
         refused.append(Problem(f"somebody with its MAC was given {by_dhcp.address}, which is not believed {others}"))
         by_dhcp = confirmed
-    return _seen(adapter, networks, _join(by_dhcp, claims), own, refused)
+    return _find_neighbours(adapter, networks, _merge_claims(by_dhcp, claims), own, refused)
 
 
-def _claims(
-    machine: Machine, adapter: Adapter, networks: Networks, own: frozenset[str], refused: list[Problem]
+def _find_claims(
+    machine: Machine, adapter: Adapter, networks: NetworkIndex, own: frozenset[str], refused: list[Problem]
 ) -> list[Address]:
     """What Guest Additions report of this adapter, as far as it can be true."""
     claims: list[Address] = []
@@ -149,7 +151,7 @@ def _claims(
         if claimed is None:
             refused.append(Problem("Guest Additions report what is no IPv4 address"))
             continue
-        found = objection(claimed, adapter, networks, own)
+        found = find_objection(claimed, adapter, networks, own)
         if found:
             refused.append(Problem(f"Guest Additions report {report.address}, {found.reason}", found.remedy))
             continue
@@ -158,7 +160,7 @@ def _claims(
     return claims
 
 
-def _join(given: Address | None, claims: list[Address]) -> list[Address]:
+def _merge_claims(given: Address | None, claims: list[Address]) -> list[Address]:
     """The fresher wins where they disagree, the better (what DHCP gave) where they are equally fresh.
 
     VBoxNetDHCP writes whole seconds: a report within that second may be older.
@@ -178,8 +180,8 @@ def _join(given: Address | None, claims: list[Address]) -> list[Address]:
     return [given._replace(why=given.why + note)]
 
 
-def _seen(
-    adapter: Adapter, networks: Networks, known: list[Address], own: frozenset[str], refused: list[Problem]
+def _find_neighbours(
+    adapter: Adapter, networks: NetworkIndex, known: list[Address], own: frozenset[str], refused: list[Problem]
 ) -> list[Address]:
     """What is known, and what the host saw of this adapter on its links.
 
@@ -204,7 +206,7 @@ def _seen(
         elif any(other.address == one.address for other in known):
             newest = max(newest, one.since)
         elif one.since > newest:
-            found = objection(address, adapter, networks, own)
+            found = find_objection(address, adapter, networks, own)
             if found:
                 refused.append(Problem(f"the neighbour table has {one.address}, {found.reason}", found.remedy))
                 continue

@@ -30,7 +30,7 @@ from vmdns.dns.message import (
     Query,
     Record,
 )
-from vmdns.dns.name import labels, unicode_name
+from vmdns.dns.name import convert_utf8_labels, split_labels
 from vmdns.dns.rrset import Node, RRset
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
@@ -56,7 +56,7 @@ class Reply:
     why: tuple[str, ...] = field(default=(), compare=False)
 
 
-def answer(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
+def answer_query(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
     """The reply for someone of this view, or None where the question is not ours and is to be forwarded."""
     if query.edns is not None and query.edns.version > 0:
         return Reply(BADVERS, authoritative=False)
@@ -65,24 +65,24 @@ def answer(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
         return Reply(FORMERR, authoritative=False, extended_error=error)
     if query.cls != IN or query.type in NOT_OFFERED_TYPES:
         return Reply(REFUSED, authoritative=False, extended_error=(EDE_PROHIBITED, "not offered by this server"))
-    key = unicode_name(query.key) or query.key
-    zone = _zone_of(key, snapshot)
+    key = convert_utf8_labels(query.key) or query.key
+    zone = _find_zone(key, snapshot)
     if zone is None:
         node = snapshot.find(key, view) or snapshot.outside.get(key)
         if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
-            return _at(query, query.name, node, key, snapshot, ())
+            return _answer_at(query, query.name, node, key, snapshot, ())
         if _is_bare(key, query.type):
             why = ("a single label is never forwarded",)
-            return Reply(NXDOMAIN, authority=(_soa(snapshot, b"\0"),), authoritative=False, why=why)
+            return Reply(NXDOMAIN, authority=(_soa_record(snapshot, b"\0"),), authoritative=False, why=why)
         return None
-    return _walk(query, key, zone, snapshot, view)
+    return _follow_aliases(query, key, zone, snapshot, view)
 
 
 def _is_bare(key: bytes, kind: int) -> bool:
-    return len(labels(key)) == 1 and kind in (A, AAAA, HTTPS, SVCB, ANY)
+    return len(split_labels(key)) == 1 and kind in (A, AAAA, HTTPS, SVCB, ANY)
 
 
-def _zone_of(key: bytes, snapshot: Snapshot) -> bytes | None:
+def _find_zone(key: bytes, snapshot: Snapshot) -> bytes | None:
     """The apex of the closest zone of ours at or above the name; None if it is to be forwarded."""
     while True:
         if key in snapshot.zones:
@@ -92,7 +92,7 @@ def _zone_of(key: bytes, snapshot: Snapshot) -> bytes | None:
         key = key[1 + key[0] :]
 
 
-def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Reply:
+def _follow_aliases(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Reply:
     chain: list[Record] = []
     passed: set[bytes] = set()
     owner = query.name
@@ -100,24 +100,24 @@ def _walk(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, view: View)
         passed.add(key)
         node = snapshot.find(key, view)
         if node is None:
-            node = _wildcard(key, zone, snapshot, view)
+            node = _find_wildcard(key, zone, snapshot, view)
         if node is None:
-            return _absent(key, zone, snapshot, tuple(chain))
+            return _answer_absent(key, zone, snapshot, tuple(chain))
         alias = node.get(CNAME)
         if alias is None or query.type in (CNAME, ANY):
-            error = None if node else _why_empty(key, snapshot, view)
-            return _at(query, owner, node, zone, snapshot, tuple(chain), error)
+            error = None if node else _explain_empty(key, snapshot, view)
+            return _answer_at(query, owner, node, zone, snapshot, tuple(chain), error)
         chain.append(Record(owner, CNAME, alias.ttl, alias.rdatas[0]))
         owner = alias.rdatas[0]
         key = owner.lower()
-        target = _zone_of(key, snapshot)
+        target = _find_zone(key, snapshot)
         if target is None:
             return Reply(answer=tuple(chain), chase=key)
         zone = target
     return Reply(answer=tuple(chain), why=("its CNAME records go in a circle",))
 
 
-def _wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node | None:
+def _find_wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node | None:
     """The node of the wildcard that covers the name: that of the closest encloser alone (RFC 4592 section 3.3.1).
 
     A VM that runs is such a wildcard itself, but not for services (RFC 2782): those it has are known.
@@ -133,7 +133,7 @@ def _wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node |
     return None
 
 
-def _at(
+def _answer_at(
     query: Query,
     owner: bytes,
     node: Node,
@@ -148,12 +148,12 @@ def _at(
         return Reply(answer=chain + records)
     rrset = node.get(query.type)
     if rrset is not None:
-        return Reply(answer=chain + _records(owner, query.type, rrset))
+        return Reply(answer=chain + _make_records(owner, query.type, rrset))
     error = error if query.type in (A, AAAA) else None
-    return Reply(answer=chain, authority=(_soa(snapshot, zone),), extended_error=error)
+    return Reply(answer=chain, authority=(_soa_record(snapshot, zone),), extended_error=error)
 
 
-def _why_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | None:
+def _explain_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | None:
     """Why a VM has no address for this view; None where the name is no VM's."""
     while key[0]:
         guest = snapshot.owner(key)
@@ -164,7 +164,7 @@ def _why_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | 
     return None
 
 
-def _absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
+def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
     why = snapshot.absent.get(key)
     if not snapshot.looked and zone in snapshot.own:
         return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
@@ -172,16 +172,16 @@ def _absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ..
         # Whoever asks here for encrypted servers (RFC 9462 section 4) is to hear that there are none.
         NOERROR if zone == RESOLVER else NXDOMAIN,
         answer=chain,
-        authority=(_soa(snapshot, zone),),
+        authority=(_soa_record(snapshot, zone),),
         extended_error=(EDE_OTHER, why) if why else None,
         why=(why,) if why else (),
     )
 
 
-def _records(owner: bytes, kind: int, rrset: RRset) -> tuple[Record, ...]:
+def _make_records(owner: bytes, kind: int, rrset: RRset) -> tuple[Record, ...]:
     return tuple(Record(owner, kind, rrset.ttl, rdata) for rdata in rrset.rdatas)
 
 
-def _soa(snapshot: Snapshot, apex: bytes) -> Record:
+def _soa_record(snapshot: Snapshot, apex: bytes) -> Record:
     """The SOA of a negative response; its TTL is the time the negative may be kept (RFC 2308 section 3)."""
     return Record(apex, SOA, snapshot.ttl, snapshot.soa)

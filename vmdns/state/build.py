@@ -11,19 +11,19 @@ from functools import lru_cache
 
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, CNAME, PTR, A, soa_rdata
-from vmdns.dns.name import from_labels
-from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, addresses, given
+from vmdns.dns.name import join_labels
+from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses, find_dhcp_address
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
-from vmdns.state.forward_hint import forward_hints
-from vmdns.state.hosts_names import Hosts, digest
-from vmdns.state.naming import Owners, assign
-from vmdns.state.networks import Networks, Owner, file_key, index
+from vmdns.state.forward_hint import find_forward_hints
+from vmdns.state.hosts_names import HostsIndex, index_hosts
+from vmdns.state.naming import Owners, assign_names
+from vmdns.state.networks import AddressOwner, NetworkIndex, file_key, index_networks
 from vmdns.state.policy import Policy
-from vmdns.state.reachability import rules
-from vmdns.state.shared_addresses import double
-from vmdns.state.snapshot import Guest, Snapshot, numbered
-from vmdns.state.static_records import Common, common, names_above
-from vmdns.state.views import ways
+from vmdns.state.reachability import find_rules
+from vmdns.state.shared_addresses import find_shared_address
+from vmdns.state.snapshot import Guest, Snapshot, set_serial
+from vmdns.state.static_records import StaticRecords, build_static_records, names_above
+from vmdns.state.views import index_host_networks
 from vmdns.state.wanted_names import Relative
 
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
@@ -39,18 +39,18 @@ class Base:
     """What the policy and the hosts file give by themselves. Kept between builds: a block list takes a second."""
 
     policy: Policy
-    hosts: Hosts
-    common: Common
+    hosts: HostsIndex
+    common: StaticRecords
 
 
-def base(policy: Policy, hosts: Hosts, before: Base | None = None) -> Base:
+def build_base(policy: Policy, hosts: HostsIndex, before: Base | None = None) -> Base:
     """The base of this policy and hosts file; `before` where that holds for them too."""
-    if before is not None and before.hosts is hosts and _decides_base(before.policy) == _decides_base(policy):
+    if before is not None and before.hosts is hosts and _base_inputs(before.policy) == _base_inputs(policy):
         return Base(policy, hosts, before.common)
-    return Base(policy, hosts, common(policy, hosts))
+    return Base(policy, hosts, build_static_records(policy, hosts))
 
 
-def _decides_base(policy: Policy) -> object:
+def _base_inputs(policy: Policy) -> object:
     return policy.zones, policy.ttl, policy.records, policy.reserved_allowed, policy.forwarded
 
 
@@ -70,15 +70,15 @@ def build(
     facts = list(facts)
     if on is None:
         lines = [fact for fact in facts if isinstance(fact, HostName)]
-        on = base(policy, digest(lines, policy.apexes, policy.ttl))
+        on = build_base(policy, index_hosts(lines, policy.apexes, policy.ttl))
     machines = sorted((fact for fact in facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
-    networks = _index(facts, machines, now)
-    found_addresses = {machine.uuid: addresses(machine, networks) for machine in machines}
+    networks = _index_networks(facts, machines, now)
+    found_addresses = {machine.uuid: find_addresses(machine, networks) for machine in machines}
     reachable = {
         uuid: frozenset(one.address for one in found.addresses if one.network.kind != "nat")
         for uuid, found in found_addresses.items()
     }
-    naming = assign(machines, on.common.reserved, policy.zones, owners, reachable)
+    naming = assign_names(machines, on.common.reserved, policy.zones, owners, reachable)
     forwards = {fact.name: fact.forwards for fact in facts if isinstance(fact, NatNetwork) and fact.enabled}
     guests: dict[str, Guest] = {}
     for machine in machines:
@@ -87,12 +87,12 @@ def build(
             continue
         found = found_addresses[machine.uuid]
         own = next(relative[0] for relative in named.names if len(relative) == 1)
-        hints = forward_hints(machine, own, found.addresses, forwards, networks)
+        hints = find_forward_hints(machine, own, found.addresses, forwards, networks)
         known = (*found.addresses, *hints)
-        led = rules(machine, known, forwards) if machine.online else ()
+        led = find_rules(machine, known, forwards) if machine.online else ()
         guests[machine.uuid] = Guest(machine, named, known, found.refused, led)
-    owned, absent = _owners(guests, on)
-    pointers = _pointers(guests, on)
+    owned, absent = _index_owners(guests, on)
+    pointers = _index_pointers(guests, on)
     bridged = {
         one.network
         for machine in machines
@@ -112,20 +112,20 @@ def build(
         owned=owned,
         pointers={pointer: tuple(pairs) for pointer, pairs in pointers.items()},
         outside=on.hosts.outside,
-        soa=numbered(_soa(policy), serial),
+        soa=set_serial(_make_soa(policy), serial),
         absent=absent,
         by_uuid=guests,
-        ways=ways(networks.facts, sorted(bridged, key=repr), policy.resolvers),
+        ways=index_host_networks(networks.facts, sorted(bridged, key=repr), policy.resolvers),
         wildcards=policy.wildcards,
         lan=policy.lan,
-        problems=(*naming.problems, *_problems(guests, pointers)),
+        problems=(*naming.problems, *_find_problems(guests, pointers)),
         name_owners=naming.owners,
         looked=policy.looked,
-        valid_until=_first_end(machines, networks),
+        valid_until=_find_expiry(machines, networks),
     )
 
 
-def _index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Networks:
+def _index_networks(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> NetworkIndex:
     """What is known of networks, and which VM each address was given to by VirtualBox's DHCP."""
     many, few = [], []
     for fact in facts:
@@ -133,17 +133,17 @@ def _index(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> Ne
             many.append(fact)
         elif not isinstance(fact, Machine | HostName):
             few.append(fact)
-    networks = index([*sorted(few, key=repr), *many], now)
+    networks = index_networks([*sorted(few, key=repr), *many], now)
     for machine in machines:
         for adapter in machine.adapters if machine.online else ():
-            found = given(adapter, networks)
+            found = find_dhcp_address(adapter, networks)
             if found is not None:
-                owner = Owner(adapter.mac, machine.name)
+                owner = AddressOwner(adapter.mac, machine.name)
                 networks.owners.setdefault((adapter.network.dhcp_name, found.address), owner)
     return networks
 
 
-def _owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, str], dict[bytes, str]]:
+def _index_owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, str], dict[bytes, str]]:
     """Which VM has which name (wire), and of the names of VMs that do not run why they are not there."""
     owned: dict[bytes, str] = {}
     absent: dict[bytes, str] = {}
@@ -159,7 +159,7 @@ def _owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, str], di
     return owned, absent
 
 
-def _pointers(guests: Mapping[str, Guest], on: Base) -> _Pointers:
+def _index_pointers(guests: Mapping[str, Guest], on: Base) -> _Pointers:
     """The VMs at each address by the name of its reverse record: what DHCP gave comes before what guests claim."""
     found: _Pointers = {}
     for uuid, guest in guests.items():
@@ -177,15 +177,15 @@ def _is_claimed(guest: Guest, address: str) -> bool:
     return all(one.source in _CLAIMED for one in guest.addresses if one.address == address)
 
 
-def _problems(guests: Mapping[str, Guest], pointers: _Pointers) -> list[str]:
+def _find_problems(guests: Mapping[str, Guest], pointers: _Pointers) -> list[str]:
     """Which addresses are not taken for a VM's, and which one several VMs have on one network."""
     found = [f"VM {guest.machine.name!r}: {text}" for guest in guests.values() for text in guest.refused]
     shared = sorted((pointer, pairs) for pointer, pairs in pointers.items() if len(pairs) > 1)
-    doubles = (double(pairs[0][0], [guests[uuid] for _, uuid in pairs]) for _, pairs in shared)
+    doubles = (find_shared_address(pairs[0][0], [guests[uuid] for _, uuid in pairs]) for _, pairs in shared)
     return [*found, *(str(one) for one in doubles if one)]
 
 
-def _first_end(machines: Iterable[Machine], networks: Networks) -> float:
+def _find_expiry(machines: Iterable[Machine], networks: NetworkIndex) -> float:
     """When the first lease of a VM that runs ends, in Unix seconds; 0 where none does."""
     ends = (
         lease.until
@@ -201,10 +201,10 @@ def _first_end(machines: Iterable[Machine], networks: Networks) -> float:
 @lru_cache(maxsize=_CACHED_VMS)
 def wire_names(names: tuple[Relative, ...], zones: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The wire names of a VM in all zones."""
-    below = [from_labels([part.encode("ascii") for part in relative])[:-1] for relative in names]
+    below = [join_labels([part.encode("ascii") for part in relative])[:-1] for relative in names]
     return tuple(relative + zone for relative in below for zone in zones)
 
 
-def _soa(policy: Policy) -> bytes:
+def _make_soa(policy: Policy) -> bytes:
     server, mailbox = b"\x05vmdns" + policy.own[0], b"\x0ahostmaster" + policy.own[0]
     return soa_rdata(server, mailbox, 0, _REFRESH, _RETRY, _EXPIRE, policy.ttl)

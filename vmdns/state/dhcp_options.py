@@ -25,7 +25,7 @@ class Scope:
     suppressed: bool = False
 
 
-def name_servers(whole: Scope, everyone: Iterable[Scope]) -> tuple[str, ...]:
+def find_name_servers(whole: Scope, everyone: Iterable[Scope]) -> tuple[str, ...]:
     """The addresses that a guest gets; everyone are the groups with a MAC wildcard `*`, in any order."""
     for scope in (*sorted(everyone, key=lambda one: one.name.encode("utf-8", "surrogateescape")), whole):
         if scope.suppressed:

@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address, ip_interface
 
-from vmdns.dns.name import shown
+from vmdns.dns.name import display_name
 from vmdns.state.addresses import FIXED, LEASE, Address
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
-from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, listed
-from vmdns.state.forwarding_findings import forwarding_findings
-from vmdns.state.shared_addresses import SAME_MAC, double
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, join_words
+from vmdns.state.forwarding_findings import find_forwarding_findings
+from vmdns.state.shared_addresses import SAME_MAC, find_shared_address
 from vmdns.state.snapshot import Guest
-from vmdns.state.views import Ways
+from vmdns.state.views import HostNetworks
 
 # A guest that keeps its lease renews it after half of it: VirtualBox gives ten minutes.
 ASKED_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
-class Patient:
+class DoctorInput:
     """Everything that is looked at. status is the running server's (None: none runs), now in Unix seconds; guests with
     the names that the running server gave them."""
 
     status: Mapping[str, object] | None
     facts: tuple[Fact, ...]
     guests: tuple[Guest, ...]
-    ways: Ways
+    ways: HostNetworks
     now: float
 
     @property
@@ -72,12 +72,12 @@ def _is_open(listener: Mapping[str, object]) -> bool:
     return listener["state"] == "listening"
 
 
-def examine(patient: Patient) -> list[Finding]:
+def find_findings(patient: DoctorInput) -> list[Finding]:
     """All findings: the server's, each network's, each running guest's; none twice.
 
     VBoxManage cannot change the VMs of a simulation, so there its command lines are left out.
     """
-    found = dict.fromkeys([*_server(patient), *_networks(patient), *_guests(patient)])
+    found = dict.fromkeys([*_check_server(patient), *_check_networks(patient), *_check_guests(patient)])
     if patient.simulated:
         return [one._replace(command="") if one.command.startswith("VBoxManage") else one for one in found]
     return list(found)
@@ -86,7 +86,7 @@ def examine(patient: Patient) -> list[Finding]:
 # -- the server -----------------------------------------------------------------------------------------------
 
 
-def _server(patient: Patient) -> Iterator[Finding]:
+def _check_server(patient: DoctorInput) -> Iterator[Finding]:
     status = patient.status
     if status is None:
         yield Finding("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run")
@@ -100,10 +100,10 @@ def _server(patient: Patient) -> Iterator[Finding]:
     for source in patient.listed("sources"):
         if source["name"] == "hosts" and source["state"] == "failing":
             yield Finding("hosts file", WARNING, str(source["detail"]))
-    yield from _listeners(patient)
-    yield from _virtualbox(status)
-    yield from _upstreams(patient)
-    yield from forwarding_findings(status)
+    yield from _check_listeners(patient)
+    yield from _check_virtualbox(status)
+    yield from _check_upstreams(patient)
+    yield from find_forwarding_findings(status)
 
 
 def _texts(status: Mapping[str, object], key: str) -> list[str]:
@@ -111,7 +111,7 @@ def _texts(status: Mapping[str, object], key: str) -> list[str]:
     return [str(one) for one in found] if isinstance(found, list) else []
 
 
-def _listeners(patient: Patient) -> Iterator[Finding]:
+def _check_listeners(patient: DoctorInput) -> Iterator[Finding]:
     addresses: dict[tuple[str, str, str], list[str]] = {}
     for one in patient.listed("listeners"):
         where, detail = str(one["address"]), str(one["detail"])
@@ -121,24 +121,24 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
             text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
             # What comes before the command is the reason, or what changes less than the command.
             before = remedy.partition("`")[0].rstrip("; (")
-            key = PROBLEM, f"{text}: {before}" if before else text, _quoted(remedy)
+            key = PROBLEM, f"{text}: {before}" if before else text, _find_command(remedy)
         else:
             # The user chose it.
             key = WARNING, f"is answered at port {one['port']} only, which guests and most systems never ask", ""
         addresses.setdefault(key, []).append(where)
     for (level, text, command), where_all in addresses.items():
-        yield Finding("port 53", level, f"{listed(where_all)} {text}", command)
+        yield Finding("port 53", level, f"{join_words(where_all)} {text}", command)
     if patient.listeners and not patient.simulated:
         yield Finding("port 53", OK, f"answered at {', '.join(sorted(patient.listeners))}")
 
 
-def _quoted(text: str) -> str:
+def _find_command(text: str) -> str:
     """The command that a sentence holds in backquotes."""
     parts = text.split("`")
     return parts[1] if len(parts) > 2 else ""
 
 
-def _virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
+def _check_virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
     box = status.get("virtualbox")
     if not isinstance(box, Mapping):
         return
@@ -150,7 +150,7 @@ def _virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding("VirtualBox", PROBLEM, detail or "is not read")
 
 
-def _upstreams(patient: Patient) -> Iterator[Finding]:
+def _check_upstreams(patient: DoctorInput) -> Iterator[Finding]:
     servers = patient.listed("upstreams")
     if not servers:
         text = "none is known, so names outside of the VMs' zones are not answered; name one:"
@@ -167,35 +167,39 @@ def _upstreams(patient: Patient) -> Iterator[Finding]:
 # -- networks -------------------------------------------------------------------------------------------------
 
 
-def _networks(patient: Patient) -> Iterator[Finding]:
+def _check_networks(patient: DoctorInput) -> Iterator[Finding]:
     servers = {fact.network: fact for fact in patient.facts if isinstance(fact, DhcpServer)}
-    used = {adapter.network for _, adapter in _online(patient)}
+    used = {adapter.network for _, adapter in _online_adapters(patient)}
     networks = [fact for fact in patient.facts if isinstance(fact, NatNetwork | HostInterface)]
     for fact in sorted(networks, key=repr):
         if isinstance(fact, NatNetwork) and fact.enabled:
             network = Network("natnetwork", fact.name)
-            yield from _handed(patient, f"NAT Network {fact.name}", servers.get(fact.name), network in used, fact.name)
+            yield from _check_name_servers(
+                patient, f"NAT Network {fact.name}", servers.get(fact.name), network in used, fact.name
+            )
         elif isinstance(fact, HostInterface):
             server = servers.get(f"HostInterfaceNetworking-{fact.name}")
             network = Network("hostonly", fact.name)
-            yield from _handed(patient, f"host-only {fact.name}", server, network in used, fact.name)
-    yield from _shared(patient)
-    yield from _twins(patient)
-    yield from _same_address(patient)
+            yield from _check_name_servers(patient, f"host-only {fact.name}", server, network in used, fact.name)
+    yield from _find_shared_address(patient)
+    yield from _find_same_mac(patient)
+    yield from _find_same_address(patient)
 
 
-def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: bool, name: str) -> Iterator[Finding]:
-    wire = f"vmdns wire --network {_shell(name)} --apply"
+def _check_name_servers(
+    patient: DoctorInput, subject: str, server: DhcpServer | None, used: bool, name: str
+) -> Iterator[Finding]:
+    wire = f"vmdns wire --network {_quote_for_shell(name)} --apply"
     level = PROBLEM if used else WARNING
     if server is None or not server.enabled:
         what = "has no DHCP server" if server is None else "has its DHCP server switched off"
         if subject.startswith("NAT"):
             yield Finding(subject, WARNING, f"{what}: VirtualBox makes it when the network first starts", wire)
         elif server is None:
-            doors = listed(patient.ways.on(Network("hostonly", name))) or "the address of vmdns"
+            doors = join_words(patient.ways.on(Network("hostonly", name))) or "the address of vmdns"
             yield Finding(subject, WARNING, f"{what}: set {doors} as the DNS server in its guests")
         else:
-            command = f"VBoxManage dhcpserver modify --network={_shell(server.network)} --enable"
+            command = f"VBoxManage dhcpserver modify --network={_quote_for_shell(server.network)} --enable"
             yield Finding(subject, WARNING, what, command)
         return
     if not server.name_servers:
@@ -203,7 +207,7 @@ def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: boo
         return
     wrong: list[str] = []
     for address in server.name_servers:
-        trap = _trap(address, server)
+        trap = _explain_trap(address, server)
         if trap:
             wrong.append(f"{address}, {trap}")
         elif not patient.ways.owns(address):
@@ -214,10 +218,10 @@ def _handed(patient: Patient, subject: str, server: DhcpServer | None, used: boo
             text = f"its guests are given {address}, where vmdns is not told to listen: add it to listen (--listen), or"
             yield Finding(subject, level, f"{text} leave listen out")
     if wrong:
-        yield Finding(subject, level, f"its guests are given {listed(wrong)}", wire)
+        yield Finding(subject, level, f"its guests are given {join_words(wrong)}", wire)
 
 
-def _trap(address: str, server: DhcpServer) -> str:
+def _explain_trap(address: str, server: DhcpServer) -> str:
     """The two addresses that VirtualBox 7.2 hands out where this computer's own resolver is at a loopback address."""
     if address == server.address:
         return "which is their DHCP server and answers no DNS"
@@ -229,7 +233,7 @@ def _trap(address: str, server: DhcpServer) -> str:
     return ""
 
 
-def _shared(patient: Patient) -> Iterator[Finding]:
+def _find_shared_address(patient: DoctorInput) -> Iterator[Finding]:
     for address, networks in patient.ways.handed.items():
         if len(networks) > 1:
             names = " and ".join(network.name for network in networks)
@@ -237,9 +241,9 @@ def _shared(patient: Patient) -> Iterator[Finding]:
             yield Finding("NAT Networks", WARNING, text, "vmdns wire --apply")
 
 
-def _twins(patient: Patient) -> Iterator[Finding]:
+def _find_same_mac(patient: DoctorInput) -> Iterator[Finding]:
     seen: dict[tuple[Network, str], Machine] = {}
-    for machine, adapter in _online(patient):
+    for machine, adapter in _online_adapters(patient):
         other = seen.setdefault((adapter.network, adapter.mac), machine)
         if other is not machine and adapter.network.kind != "nat":
             text = (
@@ -249,19 +253,19 @@ def _twins(patient: Patient) -> Iterator[Finding]:
             yield Finding(f"VM {machine.name!r}", PROBLEM, text, command)
 
 
-def _same_address(patient: Patient) -> Iterator[Finding]:
-    """VMs that have one address on one network; not those with one MAC, which `_twins` has."""
+def _find_same_address(patient: DoctorInput) -> Iterator[Finding]:
+    """VMs that have one address on one network; not those with one MAC, which `_find_same_mac` has."""
     at: dict[str, list[Guest]] = {}
     for guest in patient.guests:
         for address in {one.address for one in guest.addresses if one.network.kind != "nat"}:
             at.setdefault(address, []).append(guest)
     for address, guests in sorted(at.items()):
-        found = double(address, guests) if len(guests) > 1 else None
+        found = find_shared_address(address, guests) if len(guests) > 1 else None
         if found is not None and found.remedy != SAME_MAC:
             yield Finding(f"address {address}", PROBLEM, f"{found.text}; {found.remedy}")
 
 
-def _online(patient: Patient) -> Iterator[tuple[Machine, Adapter]]:
+def _online_adapters(patient: DoctorInput) -> Iterator[tuple[Machine, Adapter]]:
     machines = sorted((fact for fact in patient.facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
     for machine in machines:
         for adapter in machine.adapters if machine.online else ():
@@ -271,7 +275,7 @@ def _online(patient: Patient) -> Iterator[tuple[Machine, Adapter]]:
 # -- guests ---------------------------------------------------------------------------------------------------
 
 
-def _guests(patient: Patient) -> Iterator[Finding]:
+def _check_guests(patient: DoctorInput) -> Iterator[Finding]:
     held = Counter(
         place for guest in patient.guests for place in {(one.network, one.address) for one in guest.addresses}
     )
@@ -281,30 +285,30 @@ def _guests(patient: Patient) -> Iterator[Finding]:
             continue
         subject = f"VM {machine.name!r}"
         found = [
-            *_name(subject, guest), *_refused(subject, guest), *_reachable(subject, guest),
-            *_asks(subject, guest, patient),
+            *_check_name(subject, guest), *_check_refused(subject, guest), *_check_reachable(subject, guest),
+            *_check_queries(subject, guest, patient),
         ]  # fmt: skip
         yield from found
         # Those that share an address are a finding of their own.
         alone = all(held[one.network, one.address] == 1 for one in guest.addresses if one.network.kind != "nat")
         if not found and alone:
             places = [one.address for one in guest.addresses] or ["ports forwarded on this computer"]
-            yield Finding(subject, OK, f"is {shown(guest.named.label)} at {', '.join(places)}")
+            yield Finding(subject, OK, f"is {display_name(guest.named.label)} at {', '.join(places)}")
 
 
-def _name(subject: str, guest: Guest) -> Iterator[Finding]:
+def _check_name(subject: str, guest: Guest) -> Iterator[Finding]:
     """The names that the VM should have and does not get."""
     for one in guest.named.problems:
         yield Finding(subject, WARNING, "; ".join(filter(None, (f"it {one.text}", one.remedy))), one.command)
 
 
-def _refused(subject: str, guest: Guest) -> Iterator[Finding]:
+def _check_refused(subject: str, guest: Guest) -> Iterator[Finding]:
     """What is reported of it and not used, and its unplugged cables (address.py)."""
     for one in guest.refused:
         yield Finding(subject, PROBLEM, "; ".join(filter(None, (one.text, one.remedy))), one.command)
 
 
-def _reachable(subject: str, guest: Guest) -> Iterator[Finding]:
+def _check_reachable(subject: str, guest: Guest) -> Iterator[Finding]:
     machine = guest.machine
     plugged = [adapter for adapter in machine.adapters if adapter.cable]
     useful = [one for one in guest.addresses if one.network.kind != "nat"]
@@ -320,12 +324,12 @@ def _reachable(subject: str, guest: Guest) -> Iterator[Finding]:
         command = f"VBoxManage controlvm {machine.uuid} natpf{number} ssh,tcp,127.0.0.1,{_free_port(machine)},,22"
         yield Finding(subject, WARNING, "it is on NAT alone, where nobody can reach it", command)
     else:
-        names = listed(list(dict.fromkeys(_called(adapter.network) for adapter in plugged)))
+        names = join_words(list(dict.fromkeys(_describe_network(adapter.network) for adapter in plugged)))
         text = f"no address of it is known on {names}: "
         leased = [adapter for adapter in plugged if adapter.network.kind in ("natnetwork", "hostonly", "intnet")]
         if leased:
             text += "it has no lease of VirtualBox's DHCP, and Guest Additions report none; have it ask again"
-            yield Finding(subject, WARNING, text, _replug(machine, leased[0].slot + 1))
+            yield Finding(subject, WARNING, text, _replug_command(machine, leased[0].slot + 1))
         else:
             text += "Guest Additions report none, and it has sent this computer nothing; ping this computer from it"
             yield Finding(subject, WARNING, text)
@@ -336,7 +340,7 @@ def _free_port(machine: Machine) -> int:
     return 20_000 + int(machine.uuid.replace("-", "")[-6:], 16) % 10_000
 
 
-def _asks(subject: str, guest: Guest, patient: Patient) -> Iterator[Finding]:
+def _check_queries(subject: str, guest: Guest, patient: DoctorInput) -> Iterator[Finding]:
     """Whether the guest asked lately, where it can be told: on networks that do not hide it, and that tell guests to
     ask vmdns. Those that do not are a finding of their own."""
     if patient.status is None or patient.simulated:
@@ -349,10 +353,10 @@ def _asks(subject: str, guest: Guest, patient: Patient) -> Iterator[Finding]:
             continue
         last = max((patient.asked.get((one.address, door), 0.0) for door in doors), default=0.0)
         if patient.now - last > ASKED_SECONDS:
-            yield _not_asking(subject, one, guest.machine, doors[0])
+            yield _make_silent_finding(subject, one, guest.machine, doors[0])
 
 
-def _not_asking(subject: str, one: Address, machine: Machine, door: str) -> Finding:
+def _make_silent_finding(subject: str, one: Address, machine: Machine, door: str) -> Finding:
     text = f"{one.address} has not asked vmdns lately"
     if one.network.kind == "bridged":
         return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {door} in the guest")
@@ -362,21 +366,21 @@ def _not_asking(subject: str, one: Address, machine: Machine, door: str) -> Find
         )
     number = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0) + 1
     text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"
-    return Finding(subject, WARNING, text, _replug(machine, number))
+    return Finding(subject, WARNING, text, _replug_command(machine, number))
 
 
-def _replug(machine: Machine, number: int) -> str:
+def _replug_command(machine: Machine, number: int) -> str:
     """The command that has a guest renew its lease, whatever system it runs."""
     link = f"VBoxManage controlvm {machine.uuid} setlinkstate{number}"
     return f"{link} off && {link} on"
 
 
-def _called(network: Network) -> str:
+def _describe_network(network: Network) -> str:
     kinds = {"natnetwork": "NAT Network ", "hostonly": "host-only ", "bridged": "the LAN of ", "intnet": "internal "}
     return f"{kinds.get(network.kind, '')}{network.name}" if network.name else "NAT"
 
 
-def _shell(text: str) -> str:
+def _quote_for_shell(text: str) -> str:
     """A word of a command line, quoted where it must be; the same in all shells."""
     plain = text and all(char.isalnum() or char in "-_./" for char in text)
     return text if plain else '"' + text.replace('"', '\\"') + '"'

@@ -19,7 +19,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Host:
+class HostState:
     """What was found out about this computer. None or empty where it could not be found out.
 
     zones_answered: for each zone whether this computer's own resolver asks vmdns for it. firewall: the name of one that
@@ -37,11 +37,11 @@ class Host:
     hosts_block: bool = False
 
 
-def host_findings(host: Host) -> Iterator[Finding]:
+def find_host_findings(host: HostState) -> Iterator[Finding]:
     """The findings about this computer, which runs vmdns."""
     answered = [zone for zone, yes in host.zones_answered.items() if yes]
     if answered:
-        yield Finding("this computer", OK, f"asks vmdns for names in {listed(answered)}")
+        yield Finding("this computer", OK, f"asks vmdns for names in {join_words(answered)}")
     # On other systems multicast DNS has `local`.
     missing = [
         zone for zone, yes in host.zones_answered.items() if not yes and (host.system == "linux" or zone != "local")
@@ -49,7 +49,7 @@ def host_findings(host: Host) -> Iterator[Finding]:
     if missing and host.hosts_block:
         yield Finding("this computer", OK, "has the names of VMs in its hosts file")
     elif missing:
-        yield Finding("this computer", WARNING, f"does not ask vmdns for names in {listed(missing)}", host.asking)
+        yield Finding("this computer", WARNING, f"does not ask vmdns for names in {join_words(missing)}", host.asking)
     if host.firewall is not None:
         name, command = host.firewall
         yield Finding("this computer", PROBLEM, f"{name} does not let queries of guests in", command)
@@ -61,17 +61,17 @@ def host_findings(host: Host) -> Iterator[Finding]:
         yield Finding("this computer", WARNING, text)
 
 
-def listed(parts: Sequence[str]) -> str:
+def join_words(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
-def is_well(findings: Iterable[Finding]) -> bool:
+def has_no_problem(findings: Iterable[Finding]) -> bool:
     """Whether nothing is a problem; a warning is none."""
     return all(one.level != PROBLEM for one in findings)
 
 
-def verdict(findings: Iterable[Finding]) -> str:
+def summarize_findings(findings: Iterable[Finding]) -> str:
     """`All well`, or how many problems and warnings there are."""
     levels = [one.level for one in findings]
     counts = [(levels.count(level), level) for level in (PROBLEM, WARNING)]

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vmdns.dns.name import label
-from vmdns.state.address_check import misplaced
+from vmdns.dns.name import to_label
+from vmdns.state.address_check import check_placement
 from vmdns.state.addresses import FORWARD, Address
 from vmdns.state.facts import Machine, PortForward
-from vmdns.state.networks import Networks, file_key, ipv4
+from vmdns.state.networks import NetworkIndex, file_key, ipv4
 
 
-def forward_hints(
+def find_forward_hints(
     machine: Machine,
     name: str,
     known: Sequence[Address],
     forwards: Mapping[str, Sequence[PortForward]],
-    networks: Networks,
+    networks: NetworkIndex,
 ) -> list[Address]:
     """Addresses of adapters that have none in `known`, from rules whose name is the VM's DNS label `name`.
 
@@ -32,10 +32,10 @@ def forward_hints(
     for adapter in machine.adapters if machine.online else ():
         if adapter.network.kind != "natnetwork" or not adapter.cable or adapter.mac in have:
             continue
-        rules = [rule for rule in forwards.get(adapter.network.name, ()) if label(rule.name) == name]
+        rules = [rule for rule in forwards.get(adapter.network.name, ()) if to_label(rule.name) == name]
         addresses = {rule.guest_address for rule in rules}
         address = ipv4(addresses.pop()) if len(addresses) == 1 else None
-        if address is None or misplaced(address, adapter, networks):
+        if address is None or check_placement(address, adapter, networks):
             continue
         if _is_leased_to_another(str(address), adapter.mac, adapter.network.dhcp_name, networks):
             continue
@@ -44,7 +44,7 @@ def forward_hints(
     return found
 
 
-def _is_leased_to_another(address: str, mac: str, network: str, networks: Networks) -> bool:
+def _is_leased_to_another(address: str, mac: str, network: str, networks: NetworkIndex) -> bool:
     """Whether DHCP gave the address to another adapter, now or as long as the lease file knows: of a VM that is off,
     too."""
     key = file_key(network)

@@ -32,7 +32,7 @@ _ENTRY = re.compile(r"/VirtualBox/GuestInfo/Net/(0|[1-9][0-9]{0,5})/(.+)", re.AS
 _MAC = re.compile(r"[0-9A-Fa-f]{12}", re.ASCII)
 
 
-def reports(properties: Mapping[str, tuple[str, float]], state: str) -> tuple[Report, ...]:
+def parse_reports(properties: Mapping[str, tuple[str, float]], state: str) -> tuple[Report, ...]:
     """The interfaces that the guest reported in this run of the VM, sorted, at most 64.
 
     properties: name -> (value, time of writing in Unix seconds), those that PATTERN matches; state: the VM's. Entries

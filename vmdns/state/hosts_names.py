@@ -23,7 +23,7 @@ _BLOCKED = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1"})  # the addresses tha
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
+class HostsIndex:
     """outside has the nodes of names that are in no zone of ours (by wire name); inside are the lines whose names are
     bare or in a zone, or whose address gets a PTR record: those a build looks at. count is how many names were taken,
     each with one address. trouble says what was left out, if anything was; made_of identifies what it was made of."""
@@ -35,13 +35,13 @@ class Hosts:
     made_of: bytes = b""
 
 
-def digest(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) -> Hosts:
+def index_hosts(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) -> HostsIndex:
     """Parts the lines of a hosts file, whose order does not matter; zones are the apexes (wire) answered here, ttl is
     in seconds. A name or an address that makes no sense is left out.
 
     Block lists never take the place of the user's own lines: either kind has its own bound.
     """
-    names = _Names(ttl)
+    names = _HostsNames(ttl)
     own, blocked = dict[tuple[str, str], HostName](), dict[tuple[str, str], HostName]()
     count = left_out = 0
     for host in hosts:
@@ -51,9 +51,9 @@ def digest(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) -> Host
         except ValueError:
             continue
         blocks = host.address in _BLOCKED
-        apart = owner[1 + owner[0]] != 0 and not below_one_of(owner, zones)
+        apart = owner[1 + owner[0]] != 0 and not is_below_any(owner, zones)
         added = False
-        if not apart or (host.canonical and not is_nowhere(host.address)):
+        if not apart or (host.canonical and not is_blocking_address(host.address)):
             lines, key = blocked if blocks else own, (host.name, host.address)
             added = key not in lines
             if added and len(lines) >= MOST_LINES:
@@ -70,10 +70,10 @@ def digest(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) -> Host
         count += added
     trouble = f"the hosts file has more names than vmdns keeps: {left_out:,} of them are left out" if left_out else ""
     inside = sorted((*own.values(), *blocked.values()), key=lambda host: (host.name, host.address))
-    return Hosts(names.nodes, tuple(inside), count, trouble)
+    return HostsIndex(names.nodes, tuple(inside), count, trouble)
 
 
-class _Names:
+class _HostsNames:
     """Nodes by name, of which those that are alike are one object: in a block list nearly all are."""
 
     def __init__(self, ttl: int) -> None:
@@ -97,7 +97,7 @@ class _Names:
         return True
 
 
-def below_one_of(name: bytes, zones: frozenset[bytes]) -> bool:
+def is_below_any(name: bytes, zones: frozenset[bytes]) -> bool:
     """Whether a wire name is at or below one of these apexes."""
     while name[0]:
         if name in zones:
@@ -107,7 +107,7 @@ def below_one_of(name: bytes, zones: frozenset[bytes]) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def is_nowhere(text: str) -> bool:
+def is_blocking_address(text: str) -> bool:
     """Whether an address leads to no other machine: loopback, unspecified, link-local, multicast or broadcast."""
     address = ip_address(text.partition("%")[0])
     if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:

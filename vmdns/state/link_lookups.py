@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from vmdns.dns.name import labels
+from vmdns.dns.name import split_labels
 from vmdns.state.naming import RESERVED
 
 # Queries a second, first and repeated ones alike, and lookups pending at once.
@@ -27,14 +27,14 @@ SILENT_WAIT_SECONDS = 0.3  # where nobody has answered any query for ACTIVE_SECO
 ACTIVE_SECONDS = 300.0
 
 
-class State(Enum):
+class LookupState(Enum):
     """What a query for a name needs: nothing, as nobody has the name; a lookup, or one's result; or a lookup that the
     budgets do not allow now."""
 
     ABSENT, LOOKUP, OVER_BUDGET = range(3)
 
 
-class Lookups:
+class LinkLookups:
     """Pending lookups, their budgets, and recent results. Names are wire names in lower case."""
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ class Lookups:
         """How many lookups are pending."""
         return len(self._pending)
 
-    def state(self, name: bytes, client: str, now: float) -> State:
+    def state(self, name: bytes, client: str, now: float) -> LookupState:
         """What a query of this client for the name needs."""
         found = self.result(name, now)
         if found is not None:
-            return State.LOOKUP if found else State.ABSENT
+            return LookupState.LOOKUP if found else LookupState.ABSENT
         if self.waiters >= MOST_WAITERS:
-            return State.OVER_BUDGET
+            return LookupState.OVER_BUDGET
         if name in self._pending:
-            return State.LOOKUP
+            return LookupState.LOOKUP
         few = sum(one == client for one in tuple(self._pending.values())) < CLIENT_LOOKUPS
-        return State.LOOKUP if few and self._may_send(client, now) else self._refuse(client, now)
+        return LookupState.LOOKUP if few and self._may_send(client, now) else self._refuse(client, now)
 
     def result(self, name: bytes, now: float) -> tuple[str, ...] | None:
         """The addresses that a recent lookup found, () for nobody; None where there was no lookup."""
@@ -120,7 +120,7 @@ class Lookups:
     def _is_excessive(self, client: str, now: float) -> bool:
         return now < self._excessive_until.get(client, now)
 
-    def _refuse(self, client: str, now: float) -> State:
+    def _refuse(self, client: str, now: float) -> LookupState:
         """Counts a refused lookup: a client that wanted as many as its budget within a second wants too much."""
         begun, refused = self._refused.get(client, (now, 0))
         if now - begun >= 1.0:
@@ -130,16 +130,16 @@ class Lookups:
         self._refused[client] = begun, refused + 1
         if refused + 1 >= CLIENT_QUERIES:
             self._excessive_until[client] = now + EXCESSIVE_SECONDS
-        return State.OVER_BUDGET
+        return LookupState.OVER_BUDGET
 
     def _charge(self, client: str, now: float) -> None:
         self._sent = (*(one for one in self._sent if one[0] > now - 1.0), (now, client))
 
 
-def may_ask(name: bytes) -> bool:
+def is_lookup_allowed(name: bytes) -> bool:
     """Whether others on a link may be asked for this name: two labels below `local`, no service, and none of the names
     that a stranger must not have for guests either (`wpad`)."""
-    parts = labels(name)
+    parts = split_labels(name)
     if len(parts) != 2 or parts[1] != b"local" or parts[0].startswith(b"_"):
         return False
     return parts[0].decode("latin-1") not in RESERVED

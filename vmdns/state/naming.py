@@ -17,7 +17,14 @@ from typing import NamedTuple
 from vmdns.dns.name import MAX_LABEL
 from vmdns.state.facts import Machine
 from vmdns.state.problem import Problem
-from vmdns.state.wanted_names import Kind, Relative, Wish, natural_label, vagrant_wishes, wishes
+from vmdns.state.wanted_names import (
+    Relative,
+    WantedKind,
+    WantedName,
+    find_vagrant_names,
+    find_wanted_names,
+    natural_label,
+)
 
 # Names by which machines find services without being told (RFC 6761, web proxy discovery, ISATAP, CERT VU#598349),
 # and our own.
@@ -37,7 +44,7 @@ class Reservation(NamedTuple):
     addresses: frozenset[str] = frozenset()
 
 
-class Named(NamedTuple):
+class AssignedNames(NamedTuple):
     """The names of one VM, below each zone: the first is the one PTR records and people use.
 
     denied: the names that it would have and does not get, and problems: why; note: other VMs that would have its
@@ -59,12 +66,12 @@ class Named(NamedTuple):
 class Naming:
     """Names by UUID, one text for each name that a VM would have and does not get, and the owners of all names."""
 
-    by_uuid: Mapping[str, Named]
+    by_uuid: Mapping[str, AssignedNames]
     problems: tuple[str, ...]
     owners: Owners = field(default_factory=dict)
 
 
-def assign(
+def assign_names(
     machines: Iterable[Machine],
     reserved: Mapping[str, Reservation],
     zones: tuple[str, ...],
@@ -87,7 +94,7 @@ def assign(
 
 
 class _Assignment:
-    """One run of `assign`: `taken` fills up with the names that are given, the most important ones first."""
+    """One run of `assign_names`: `taken` fills up with the names that are given, the most important ones first."""
 
     def __init__(
         self,
@@ -102,13 +109,13 @@ class _Assignment:
         self._addresses = addresses
         self._present = sorted((one for one in machines if one.accessible and not one.ignored), key=_precedence)
         self._machines = {machine.uuid: machine for machine in self._present}
-        vagrant = vagrant_wishes(self._present, owners)
-        self._wishes = {one.uuid: (*wishes(one, zones), *vagrant.get(one.uuid, ())) for one in self._present}
+        vagrant = find_vagrant_names(self._present, owners)
+        self._wishes = {one.uuid: (*find_wanted_names(one, zones), *vagrant.get(one.uuid, ())) for one in self._present}
         self.taken: dict[Relative, str] = {(machine.uuid.lower(),): machine.uuid for machine in self._present}
         self._label: dict[str, str] = {}
         self._denied: dict[str, list[Relative]] = {}
         self._problems_of: dict[str, list[Problem]] = {}
-        self._not_given: list[tuple[Machine, Wish]] = []  # of the user's own
+        self._not_given: list[tuple[Machine, WantedName]] = []  # of the user's own
         self._losers: dict[Relative, list[str]] = {}  # other VMs that would have a name
         self._problems: list[str] = []
 
@@ -120,7 +127,7 @@ class _Assignment:
         for machine in self._present:
             for wish in self._wishes[machine.uuid]:
                 kept = self._owners.get(wish.relative) == machine.uuid
-                if kept and (machine.online or wish.kind is not Kind.VAGRANT):
+                if kept and (machine.online or wish.kind is not WantedKind.VAGRANT):
                     self._take(wish.relative, machine)
 
     def give_labels(self) -> None:
@@ -136,14 +143,14 @@ class _Assignment:
                 if self._take((wanted,), machine):
                     self._label[machine.uuid] = wanted
                     continue
-                kept = (one for one in numbers.get(machine.uuid, ()) if _stands_for(one, wanted))
+                kept = (one for one in numbers.get(machine.uuid, ()) if _is_numbered_form(one, wanted))
                 given = next((one for one in kept if self._take((one,), machine)), None)
                 if given is None:
                     without.setdefault(wanted, []).append(machine)
                 else:
                     self._label[machine.uuid] = given
         for wanted, machines in without.items():
-            free = (one for one in _numbered(wanted) if (one,) not in self.taken and one not in self._reserved)
+            free = (one for one in _numbered_labels(wanted) if (one,) not in self.taken and one not in self._reserved)
             for machine in machines:
                 given = next(free)
                 self._take((given,), machine)
@@ -151,13 +158,13 @@ class _Assignment:
 
     def give_others(self) -> None:
         """Gives all other names, kind after kind."""
-        others: dict[Kind, list[tuple[Machine, Wish]]] = {kind: [] for kind in list(Kind)[1:]}
+        others: dict[WantedKind, list[tuple[Machine, WantedName]]] = {kind: [] for kind in list(WantedKind)[1:]}
         for machine in self._present:
             for wish in self._wishes[machine.uuid][1:]:
                 others[wish.kind].append((machine, wish))
         for kind, found in others.items():
             for machine, wish in found:
-                if not self._take(wish.relative, machine) and kind is Kind.USER:
+                if not self._take(wish.relative, machine) and kind is WantedKind.USER:
                     self._not_given.append((machine, wish))
 
     def result(self, registered: set[str]) -> Naming:
@@ -167,7 +174,11 @@ class _Assignment:
             self._deny(machine, wish)
         for machine in self._present:
             natural = natural_label(machine)
-            users = {wish.relative for wish in self._wishes[machine.uuid] if wish.kind in (Kind.USER, Kind.VAGRANT)}
+            users = {
+                wish.relative
+                for wish in self._wishes[machine.uuid]
+                if wish.kind in (WantedKind.USER, WantedKind.VAGRANT)
+            }
             if self._label[machine.uuid] != natural and users.isdisjoint(names[machine.uuid]):
                 self._explain_label(machine, natural)
         notes: dict[str, list[str]] = {}
@@ -176,7 +187,7 @@ class _Assignment:
             note = f"has the name {'.'.join(relative)}, which {losers[0]}{more} would have as well"
             notes.setdefault(self.taken[relative], []).append(note)
         by_uuid = {
-            uuid: Named(
+            uuid: AssignedNames(
                 given,
                 tuple(self._problems_of.get(uuid, ())),
                 tuple(self._denied.get(uuid, ())),
@@ -220,8 +231,8 @@ class _Assignment:
     def _names_of(self, machine: Machine) -> tuple[Relative, ...]:
         given = [wish for wish in self._wishes[machine.uuid] if self.taken.get(wish.relative) == machine.uuid]
         # A name in a zone, and a name of Vagrant's kind, are better than the whole text as one label.
-        first = [wish.relative for wish in given if wish.kind is Kind.USER and wish.text == machine.name]
-        first += [wish.relative for wish in given if wish.kind is Kind.VAGRANT][:1]
+        first = [wish.relative for wish in given if wish.kind is WantedKind.USER and wish.text == machine.name]
+        first += [wish.relative for wish in given if wish.kind is WantedKind.VAGRANT][:1]
         others = [wish.relative for wish in given]
         return tuple(dict.fromkeys([*first, (self._label[machine.uuid],), *others, (machine.uuid.lower(),)]))
 
@@ -238,7 +249,7 @@ class _Assignment:
         text = f"is {given}, because {self._why(machine, (wanted,))}"
         self._report(machine, (wanted,), Problem(text, remedy, command))
 
-    def _deny(self, machine: Machine, wish: Wish) -> None:
+    def _deny(self, machine: Machine, wish: WantedName) -> None:
         found = self._reservation(wish.relative, machine)
         remedy, command = "rename the VM", ""
         if found is not None and found.addresses:
@@ -253,7 +264,9 @@ class _Assignment:
         given = [
             wish.text
             for wish in self._wishes[machine.uuid]
-            if wish.kind is Kind.USER and wish.text in machine.names and self.taken.get(wish.relative) == machine.uuid
+            if wish.kind is WantedKind.USER
+            and wish.text in machine.names
+            and self.taken.get(wish.relative) == machine.uuid
         ]
         label = self._label[machine.uuid]
         if not given and label != natural_label(machine):
@@ -285,7 +298,7 @@ def _precedence(machine: Machine) -> tuple[bool, int, float, str]:
     return not machine.online, machine.registration_index, machine.state_changed or inf, machine.uuid
 
 
-def _numbered(wanted: str) -> Iterator[str]:
+def _numbered_labels(wanted: str) -> Iterator[str]:
     """The labels that a VM may get in place of one that it cannot have, the best first."""
     return (_with_number(wanted, number) for number in count(2))
 
@@ -295,7 +308,7 @@ def _with_number(wanted: str, number: int) -> str:
     return wanted[: MAX_LABEL - len(suffix)].rstrip("-") + suffix
 
 
-def _stands_for(given: str, wanted: str) -> bool:
+def _is_numbered_form(given: str, wanted: str) -> bool:
     """Whether a label is another one with a number."""
     match = re.search(r"-([1-9][0-9]{0,8})\Z", given)
     return match is not None and int(match[1]) > 1 and _with_number(wanted, int(match[1])) == given

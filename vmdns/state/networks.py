@@ -14,7 +14,7 @@ from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Leas
 HOST_IF = "HostInterfaceNetworking-"
 
 
-class Owner(NamedTuple):
+class AddressOwner(NamedTuple):
     """The VM that VirtualBox's DHCP gave an address to: the MAC of its adapter, and its name."""
 
     mac: str
@@ -22,7 +22,7 @@ class Owner(NamedTuple):
 
 
 @dataclass(slots=True)
-class Networks:
+class NetworkIndex:
     """Leases, fixed addresses, prefixes and neighbours by network, made from all facts.
 
     facts are those about networks and the host. owners says which VM DHCP gave an address to (by network and
@@ -39,7 +39,7 @@ class Networks:
     interfaces: set[str] = field(default_factory=set)
     systems: dict[str, str] = field(default_factory=dict)
     neighbours: dict[str, list[Neighbour]] = field(default_factory=dict)
-    owners: dict[tuple[str, str], Owner] = field(default_factory=dict)
+    owners: dict[tuple[str, str], AddressOwner] = field(default_factory=dict)
     links: dict[str, list[IPv4Network]] = field(default_factory=dict)
     holders: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -53,9 +53,9 @@ def file_key(dhcp_name: str) -> str:
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", dhcp_name)
 
 
-def index(facts: Iterable[Fact], now: float) -> Networks:
+def index_networks(facts: Iterable[Fact], now: float) -> NetworkIndex:
     """Everything that `addresses` needs to know about networks, but for the owners. now in Unix seconds."""
-    found = Networks(facts=tuple(one for one in facts if not isinstance(one, Lease | Neighbour)), now=now)
+    found = NetworkIndex(facts=tuple(one for one in facts if not isinstance(one, Lease | Neighbour)), now=now)
     for fact in facts:
         match fact:
             case Lease():

@@ -7,15 +7,15 @@ import dns.name
 import dns.reversename
 
 from vmdns.dns.name import to_text
-from vmdns.state.findings import listed
+from vmdns.state.findings import join_words
 from vmdns.state.snapshot import Guest, Snapshot
-from vmdns.state.typed_name import relative_text, similar_name
+from vmdns.state.typed_name import find_similar_name, relative_text
 from vmdns.state.views import View
 
 _REVERSE = (b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")
 
 
-def no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot, view: View) -> str:
+def explain_no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot, view: View) -> str:
     """One or two sentences. key: the wire name in lower case; kind, rcode: as text; reason: the Extended DNS Error.
 
     Compares the name with those of all VMs, which takes long where there are thousands.
@@ -25,7 +25,7 @@ def no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot
     if rcode == "NXDOMAIN":
         if reason:
             return f"{name} is not answered (NXDOMAIN){because}"
-        return f"{_no_such_name(key, name, snapshot, view)} (NXDOMAIN)"
+        return f"{_explain_no_name(key, name, snapshot, view)} (NXDOMAIN)"
     if rcode == "NOERROR":
         return f"{name} has no {kind} record (NODATA){because}"
     if rcode == "REFUSED":
@@ -33,24 +33,24 @@ def no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot
     return f"vmdns has no answer for {name} ({rcode}){because or '; vmdns status shows how the upstreams fare'}"
 
 
-def _no_such_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
+def _explain_no_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
     if key.endswith(_REVERSE):
-        return _no_such_address(name, snapshot)
+        return _explain_no_pointer(name, snapshot)
     if not key.endswith(snapshot.own):
         return f"There is no name {name}"
     guest = _owner_above(key, snapshot)
     if guest is not None and key[1:2] == b"_":
         services = [f"_{one.name}._{one.protocol}" for one in snapshot.seen(guest, view).services]
-        has = listed(services) if services else "none: they come from port-forward rules"
+        has = join_words(services) if services else "none: they come from port-forward rules"
         return f"VM {guest.machine.name!r} has no service {name}; it has {has}"
     if guest is not None:
         return f"{name} lies below VM {guest.machine.name!r}, and names below VMs are switched off (wildcards = false)"
-    similar = similar_name(key, snapshot)
+    similar = find_similar_name(key, snapshot)
     hint = f" Did you mean {similar}?" if similar else ""
     return f"No VM is called {relative_text(key, snapshot)}.{hint}"
 
 
-def _no_such_address(name: str, snapshot: Snapshot) -> str:
+def _explain_no_pointer(name: str, snapshot: Snapshot) -> str:
     """The sentence for a reverse name: `vmdns ask 10.0.2.4` where that is no VM's address, or not for this client."""
     try:
         address = dns.reversename.to_address(dns.name.from_text(name))

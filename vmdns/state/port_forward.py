@@ -10,7 +10,7 @@ _PROTOCOLS = {"0": "udp", "1": "tcp", "udp": "udp", "tcp": "tcp"}
 _RULE = re.compile(r"(.*):(tcp|udp):\[(.*?)\]:([0-9]+):\[(.*?)\]:([0-9]+)", re.DOTALL)
 
 
-def nat_rule(text: str) -> PortForward:
+def parse_nat_rule(text: str) -> PortForward:
     """A rule of plain NAT: name,protocol,host address,host port,guest address,guest port.
 
     The protocol is 0 (udp) or 1 (tcp) in `INATEngine.redirects`, a word where VBoxManage shows it.
@@ -22,7 +22,7 @@ def nat_rule(text: str) -> PortForward:
     return PortForward(name, _PROTOCOLS[protocol], host, int(host_port), guest, int(guest_port))
 
 
-def network_rule(text: str) -> PortForward:
+def parse_network_rule(text: str) -> PortForward:
     """A rule of a NAT Network (`INATNetwork.portForwardRules4`, the same in VBoxManage).
 
     The form is name:protocol:[host address]:host port:[guest address]:guest port. Raises ValueError on anything else.
@@ -34,6 +34,6 @@ def network_rule(text: str) -> PortForward:
     return PortForward(name, protocol, host, int(host_port), guest, int(guest_port))
 
 
-def order(rule: PortForward) -> tuple[str, int, str, str]:
+def rule_sort_key(rule: PortForward) -> tuple[str, int, str, str]:
     """The key by which both readers sort rules, so that equal worlds compare equal."""
     return rule.protocol, rule.host_port, rule.host_address, rule.name

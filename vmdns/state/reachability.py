@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from vmdns.state.addresses import Address
 from vmdns.state.facts import Machine, Network, PortForward
-from vmdns.state.services import service
-from vmdns.state.views import HOST, View, Ways
+from vmdns.state.services import find_service_name
+from vmdns.state.views import HOST, HostNetworks, View
 
 _ROUTED = ("hostonly", "bridged", "hostonlynetwork")
 _ANY = ("", "0.0.0.0")
 
 
-class Service(NamedTuple):
+class VmService(NamedTuple):
     """One service of the VM for this view: `_name._protocol`, at this port of the VM's name."""
 
     name: str
@@ -27,11 +27,11 @@ class Service(NamedTuple):
     rule: PortForward
 
 
-class Seen(NamedTuple):
+class VmView(NamedTuple):
     """What a view sees of a VM. forwarded: the addresses are the host's, and only the services lead to the VM."""
 
     addresses: tuple[str, ...]
-    services: tuple[Service, ...] = ()
+    services: tuple[VmService, ...] = ()
     forwarded: bool = False
     why: str = ""
 
@@ -47,7 +47,7 @@ class Choice(NamedTuple):
         return f"{self.address} is {'chosen' if self.chosen else 'left out'}: it is {self.reason}"
 
 
-def rules(
+def find_rules(
     machine: Machine, addresses: Sequence[Address], by_network: Mapping[str, Sequence[PortForward]]
 ) -> tuple[PortForward, ...]:
     """The port-forward rules that lead to a VM: those of its plain NAT, and of NAT Networks to one of its addresses."""
@@ -58,29 +58,29 @@ def rules(
     return tuple(dict.fromkeys(found))
 
 
-def seen(
+def build_vm_view(
     name: str,
     addresses: Sequence[Address],
     forwards: Sequence[PortForward],
     attached: Sequence[Network],
     view: View,
-    ways: Ways,
-) -> Seen:
+    ways: HostNetworks,
+) -> VmView:
     """What this view can use of a VM with these addresses and rules. attached: the networks of its adapters."""
-    direct = _direct(addresses, view, ways)
+    direct = _find_direct_addresses(addresses, view, ways)
     if direct:
-        services = tuple(Service(service(rule), rule.protocol, rule.guest_port, rule) for rule in forwards)
-        return Seen(direct, services)
-    through = [(rule, _ways_in(rule, view, ways)) for rule in forwards]
+        services = tuple(VmService(find_service_name(rule), rule.protocol, rule.guest_port, rule) for rule in forwards)
+        return VmView(direct, services)
+    through = [(rule, _find_rule_addresses(rule, view, ways)) for rule in forwards]
     usable = [(rule, doors) for rule, doors in through if doors]
     if usable:
-        chosen = _cover([doors for _, doors in usable])
-        services = tuple(Service(service(rule), rule.protocol, rule.host_port, rule) for rule, _ in usable)
-        return Seen(chosen, services, forwarded=True)
-    return Seen((), why=_why(name, addresses, forwards, attached, view))
+        chosen = _cover_rules([doors for _, doors in usable])
+        services = tuple(VmService(find_service_name(rule), rule.protocol, rule.host_port, rule) for rule, _ in usable)
+        return VmView(chosen, services, forwarded=True)
+    return VmView((), why=_explain_absence(name, addresses, forwards, attached, view))
 
 
-def _direct(addresses: Sequence[Address], view: View, ways: Ways) -> tuple[str, ...]:
+def _find_direct_addresses(addresses: Sequence[Address], view: View, ways: HostNetworks) -> tuple[str, ...]:
     found: list[str] = []
     for family in (4, 6):
         among = [one for one in addresses if (":" in one.address) == (family == 6)]
@@ -89,7 +89,7 @@ def _direct(addresses: Sequence[Address], view: View, ways: Ways) -> tuple[str, 
             found += owns[0]
             continue
         each = [
-            own + [one.address for one in among if _routed(one.network, family == 6, member)]
+            own + [one.address for one in among if _is_routed(one.network, family == 6, member)]
             for own, member in zip(owns, view.members, strict=True)
         ]
         # What all of them can use, else what some can.
@@ -98,15 +98,15 @@ def _direct(addresses: Sequence[Address], view: View, ways: Ways) -> tuple[str, 
     return tuple(dict.fromkeys(found))
 
 
-def leads(network: Network, six: bool, view: View, ways: Ways) -> bool:
+def is_reachable(network: Network, six: bool, view: View, ways: HostNetworks) -> bool:
     """Whether this view can use an address on this network, of IPv6 or IPv4, where it is the only one of its VM."""
-    return any(ways.same_link(member, network) or _routed(network, six, member) for member in view.members)
+    return any(ways.same_link(member, network) or _is_routed(network, six, member) for member in view.members)
 
 
-def choices(addresses: Sequence[Address], found: Seen, view: View, ways: Ways) -> tuple[Choice, ...]:
-    """Why this view gets the addresses in `found` (what `seen` gave for it) and not the others of the VM."""
+def explain_choices(addresses: Sequence[Address], found: VmView, view: View, ways: HostNetworks) -> tuple[Choice, ...]:
+    """Why this view gets the addresses in `found` (what `build_vm_view` gave for it) and not the others of the VM."""
     own = () if found.forwarded else found.addresses
-    made = [Choice(one.address, one.address in own, _reason(one, own, view, ways)) for one in addresses]
+    made = [Choice(one.address, one.address in own, _explain_choice(one, own, view, ways)) for one in addresses]
     for address in found.addresses if found.forwarded else ():
         ports = ", ".join(f"{one.rule.host_port} to its {one.rule.guest_port}" for one in found.services)
         where = "the gateway of the NAT Network" if address in ways.gateways.values() else "this computer's"
@@ -114,44 +114,44 @@ def choices(addresses: Sequence[Address], found: Seen, view: View, ways: Ways) -
     return tuple(sorted(dict.fromkeys(made), key=lambda one: not one.chosen))
 
 
-def _reason(one: Address, own: Sequence[str], view: View, ways: Ways) -> str:
+def _explain_choice(one: Address, own: Sequence[str], view: View, ways: HostNetworks) -> str:
     network, six = one.network, ":" in one.address
-    on = f"on {called(network)}"
+    on = f"on {describe_network(network)}"
     if network.kind == "nat":
         return "inside of the VM's own NAT, which nobody else reaches"
     linked = [member for member in view.members if ways.same_link(member, network)]
-    users = linked or [member for member in view.members if _routed(network, six, member)]
+    users = linked or [member for member in view.members if _is_routed(network, six, member)]
     if one.address not in own:
         if not users:
             by = " by IPv6" if six and network.kind in _ROUTED else ""
-            return f"{on}, which {_clients(view.members)} cannot reach{by}"
+            return f"{on}, which {_describe_clients(view.members)} cannot reach{by}"
         if len(view.members) == 1:
             return f"{on}, and the client has a nearer one on its own network"
-        return f"{on}, which only {_clients(users)} can reach"
+        return f"{on}, which only {_describe_clients(users)} can reach"
     if linked and len(view.members) == 1:
         return f"{on}, the client's own network"
-    return f"{on}, which {_clients(users)} can reach"
+    return f"{on}, which {_describe_clients(users)} can reach"
 
 
-def _clients(members: Sequence[Network]) -> str:
-    return _listed("this computer" if one == HOST else f"guests on {called(one)}" for one in members)
+def _describe_clients(members: Sequence[Network]) -> str:
+    return _join_words("this computer" if one == HOST else f"guests on {describe_network(one)}" for one in members)
 
 
-def _routed(network: Network, six: bool, asker: Network) -> bool:
+def _is_routed(network: Network, six: bool, asker: Network) -> bool:
     if asker.kind not in ("host", "nat", "natnetwork"):
         return False
     # NAT engines of VirtualBox have IPv6 of their own only where it was switched on.
     return network.kind in _ROUTED and (asker == HOST or not six)
 
 
-def _ways_in(rule: PortForward, view: View, ways: Ways) -> tuple[str, ...]:
+def _find_rule_addresses(rule: PortForward, view: View, ways: HostNetworks) -> tuple[str, ...]:
     """The host's addresses at which this view can use a rule, the best first."""
-    each = [_doors(rule, member, view.local, ways) for member in view.members]
+    each = [_find_member_addresses(rule, member, view.local, ways) for member in view.members]
     common = tuple(one for one in each[0] if all(one in doors for doors in each))
     return common or next((doors for doors in each if doors), ())
 
 
-def _doors(rule: PortForward, asker: Network, local: str, ways: Ways) -> tuple[str, ...]:
+def _find_member_addresses(rule: PortForward, asker: Network, local: str, ways: HostNetworks) -> tuple[str, ...]:
     everywhere = rule.host_address in _ANY
     inward = everywhere or rule.host_address.startswith("127.")
     outward = tuple(one for one in ways.reachable if everywhere or one == rule.host_address)
@@ -170,7 +170,7 @@ def _doors(rule: PortForward, asker: Network, local: str, ways: Ways) -> tuple[s
     return ()
 
 
-def _cover(doors: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _cover_rules(doors: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """As few of the host's addresses as lead to all of the rules."""
     chosen: list[str] = []
     left = list(doors)
@@ -182,11 +182,15 @@ def _cover(doors: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _why(
+def _explain_absence(
     name: str, addresses: Sequence[Address], forwards: Sequence[PortForward], attached: Sequence[Network], view: View
 ) -> str:
-    on = _listed(called(network) for network in attached)
-    asker = "the host" if view.members[0] == HOST else f"an asker on {_listed(called(one) for one in view.members)}"
+    on = _join_words(describe_network(network) for network in attached)
+    asker = (
+        "the host"
+        if view.members[0] == HOST
+        else f"an asker on {_join_words(describe_network(one) for one in view.members)}"
+    )
     if forwards:
         return f"{name}'s forwarded ports are at addresses of the host that {asker} cannot reach"
     if not attached:
@@ -198,7 +202,7 @@ def _why(
     return f"{name} is on {on}, which {asker} cannot reach"
 
 
-def called(network: Network) -> str:
+def describe_network(network: Network) -> str:
     """A network as VirtualBox's window calls it, with the article where a sentence needs one."""
     kinds = {
         "nat": "NAT", "natnetwork": "NAT Network", "hostonly": "the host-only network", "bridged": "the LAN of",
@@ -207,5 +211,5 @@ def called(network: Network) -> str:
     return f"{kinds.get(network.kind, network.kind)} {network.name}".strip()
 
 
-def _listed(parts: Iterable[str]) -> str:
+def _join_words(parts: Iterable[str]) -> str:
     return " and ".join(dict.fromkeys(parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vmdns.dns.name import label
+from vmdns.dns.name import to_label
 from vmdns.state.facts import PortForward
 
 # Service names of IANA's registry (RFC 6335), for the ports that people forward.
@@ -20,9 +20,9 @@ _KNOWN = frozenset(_BY_PORT.values())
 MAX_SERVICE = 15  # RFC 6335 section 5.1
 
 
-def service(rule: PortForward) -> str:
+def find_service_name(rule: PortForward) -> str:
     """The service of a rule: its name where that is one, else the one of the guest's port, else the rule's name."""
-    named = label(rule.name)
+    named = to_label(rule.name)
     named = _ALIASES.get(named, named)
     if named in _KNOWN:
         return named

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
-from vmdns.state.address_check import Objection, is_on, misplaced
+from vmdns.state.address_check import Objection, check_placement, is_on_network
 from vmdns.state.extradata import ADDRESS
 from vmdns.state.facts import Adapter, Machine
-from vmdns.state.networks import Networks
+from vmdns.state.networks import NetworkIndex
 from vmdns.state.problem import Problem
 
 
-def set_addresses(machine: Machine, networks: Networks) -> tuple[dict[int, list[str]], list[Problem]]:
+def parse_set_addresses(machine: Machine, networks: NetworkIndex) -> tuple[dict[int, list[str]], list[Problem]]:
     """The addresses by the slots of the adapters they belong to, and what is wrong with the others.
 
     An address belongs to the first adapter whose network has a prefix with it, else to the first on which it is
@@ -48,7 +48,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | Problem:
     return Problem(f"{ADDRESS} is set to {text!r}, which is no IP address", remedy)
 
 
-def _rank(address: IPv4Address | IPv6Address, adapter: Adapter, networks: Networks) -> int | Objection:
+def _rank(address: IPv4Address | IPv6Address, adapter: Adapter, networks: NetworkIndex) -> int | Objection:
     """How well an address fits an adapter, 0 best; or why it does not."""
     last = 2 if adapter.network.kind == "nat" else 1
     if isinstance(address, IPv6Address):
@@ -56,13 +56,13 @@ def _rank(address: IPv4Address | IPv6Address, adapter: Adapter, networks: Networ
         if unusable:
             return Objection("which is no address of a machine")
         return Objection("which is an address of the host") if str(address) in networks.interfaces else last
-    objection = misplaced(address, adapter, networks, vouched=True)
+    objection = check_placement(address, adapter, networks, vouched=True)
     if objection is not None:
         return objection
-    return 0 if is_on(address, adapter, networks) else last
+    return 0 if is_on_network(address, adapter, networks) else last
 
 
-def _prefixes(adapters: list[Adapter], networks: Networks) -> str:
+def _prefixes(adapters: list[Adapter], networks: NetworkIndex) -> str:
     """The prefixes of these adapters' networks, as far as they are known."""
     found = [prefix for adapter in adapters for prefix in networks.prefixes.get(adapter.network.dhcp_name, ())]
     return " or ".join(dict.fromkeys(map(str, found)))

@@ -17,7 +17,7 @@ MOST_NAMED = 3
 SAME_MAC = "they have one MAC address; `vmdns doctor` has the command that gives one of them another"
 
 
-def double(address: str, guests: Iterable[Guest]) -> Problem | None:
+def find_shared_address(address: str, guests: Iterable[Guest]) -> Problem | None:
     """Those that have this address on the same network; None where there are none.
 
     guests: those that have it, on whatever network.

@@ -13,19 +13,19 @@ from functools import cached_property
 
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import PTR, SOA, SRV, srv_rdata
-from vmdns.dns.name import from_labels
+from vmdns.dns.name import join_labels
 from vmdns.dns.rrset import Node, RRset, address_record
 from vmdns.state.addresses import Address
 from vmdns.state.facts import Machine, Network, PortForward
-from vmdns.state.naming import Named, Owners
+from vmdns.state.naming import AssignedNames, Owners
 from vmdns.state.problem import Problem
-from vmdns.state.reachability import Choice, Seen, choices, leads, seen
-from vmdns.state.views import View, Ways
+from vmdns.state.reachability import Choice, VmView, build_vm_view, explain_choices, is_reachable
+from vmdns.state.views import HostNetworks, View
 
 _MOST_VIEWS = 10_000  # pairs of asker and address that are remembered
 
 
-class Right(Enum):
+class AccessRight(Enum):
     """What an asker may ask: nothing, our zones, or everything. UNKNOWN: it may yet turn out to be a VM."""
 
     NOTHING, NAMES, ALL, UNKNOWN = range(4)
@@ -37,7 +37,7 @@ class Guest:
     what is to be said of it."""
 
     machine: Machine
-    named: Named
+    named: AssignedNames
     addresses: tuple[Address, ...]
     refused: tuple[Problem, ...]
     forwards: tuple[PortForward, ...] = ()
@@ -91,7 +91,7 @@ class Snapshot:
     soa: bytes = b""
     absent: Mapping[bytes, str] = field(default_factory=dict)
     by_uuid: Mapping[str, Guest] = field(default_factory=dict)
-    ways: Ways = field(default_factory=Ways)
+    ways: HostNetworks = field(default_factory=HostNetworks)
     problems: tuple[str, ...] = ()
     name_owners: Owners = field(default_factory=dict)
     wildcards: bool = True
@@ -99,8 +99,8 @@ class Snapshot:
     looked: bool = True
     valid_until: float = 0.0
     _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _rights: dict[tuple[str, str], Right] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _seen: dict[tuple[str, View], Seen] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rights: dict[tuple[str, str], AccessRight] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen: dict[tuple[str, View], VmView] = field(default_factory=dict, init=False, repr=False, compare=False)
     # By networks, of which there are few.
     _led: dict[tuple[Network, bool, tuple[Network, ...]], bool] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -108,7 +108,7 @@ class Snapshot:
 
     def numbered(self, serial: int) -> Snapshot:
         """The same with another serial."""
-        return replace(self, serial=serial, soa=numbered(self.soa, serial))
+        return replace(self, serial=serial, soa=set_serial(self.soa, serial))
 
     @cached_property
     def guests(self) -> tuple[Guest, ...]:
@@ -124,7 +124,7 @@ class Snapshot:
             found = self._views[local, peer] = self.ways.view(local, peer)
         return found
 
-    def right(self, local: str, peer: str) -> Right:
+    def right(self, local: str, peer: str) -> AccessRight:
         """What someone may ask who asked from `peer` at the host's address `local`."""
         found = self._rights.get((local, peer))
         if found is None:
@@ -133,15 +133,15 @@ class Snapshot:
             found = self._rights[local, peer] = self._decide(local, peer)
         return found
 
-    def _decide(self, local: str, peer: str) -> Right:
+    def _decide(self, local: str, peer: str) -> AccessRight:
         trusted = self.ways.trusted(local, peer)
         if trusted or self.is_guest(peer):
-            return Right.ALL
+            return AccessRight.ALL
         if self.lan == "names":
-            return Right.NAMES
+            return AccessRight.NAMES
         if self.lan == "all":
-            return Right.NAMES if trusted is False else Right.ALL
-        return Right.UNKNOWN if trusted is None and self.lan == "guests" else Right.NOTHING
+            return AccessRight.NAMES if trusted is False else AccessRight.ALL
+        return AccessRight.UNKNOWN if trusted is None and self.lan == "guests" else AccessRight.NOTHING
 
     def is_guest(self, address: str) -> bool:
         """Whether a VM has this address."""
@@ -155,32 +155,32 @@ class Snapshot:
             return ""
         return pairs[0][1] if pairs else ""
 
-    def seen(self, guest: Guest, view: View) -> Seen:
+    def seen(self, guest: Guest, view: View) -> VmView:
         """What this view can use of a VM."""
         if len(guest.addresses) == 1 and not guest.forwards:
             one = guest.addresses[0]
             if self._leads(one.network, ":" in one.address, view):
-                return Seen((one.address,))
+                return VmView((one.address,))
         key = guest.machine.uuid, view
         found = self._seen.get(key)
         if found is None:
             if len(self._seen) >= 10 * _MOST_VIEWS:
                 self._seen.clear()
             attached = tuple(dict.fromkeys(adapter.network for adapter in guest.machine.adapters))
-            found = self._seen[key] = seen(
+            found = self._seen[key] = build_vm_view(
                 guest.machine.name, guest.addresses, guest.forwards, attached, view, self.ways
             )
         return found
 
     def choices(self, guest: Guest, view: View) -> tuple[Choice, ...]:
         """Why this view gets some addresses of a VM and not its others, the chosen ones first."""
-        return choices(guest.addresses, self.seen(guest, view), view, self.ways)
+        return explain_choices(guest.addresses, self.seen(guest, view), view, self.ways)
 
     def _leads(self, network: Network, six: bool, view: View) -> bool:
         key = network, six, view.members
         found = self._led.get(key)
         if found is None:
-            found = self._led[key] = leads(network, six, view, self.ways)
+            found = self._led[key] = is_reachable(network, six, view, self.ways)
         return found
 
     def owner(self, key: bytes) -> Guest | None:
@@ -198,7 +198,7 @@ class Snapshot:
                 one = self.by_uuid[uuid]
                 if address in self.seen(one, view).addresses and not self.seen(one, view).forwarded:
                     name = [part.encode("ascii") for part in one.named.names[0]]
-                    pointed = from_labels(name)[:-1] + self.own[0]
+                    pointed = join_labels(name)[:-1] + self.own[0]
                     return {PTR: RRset(self.ttl, (pointed,))}
         node = self.nodes.get(key)
         if not node:
@@ -243,11 +243,11 @@ class Snapshot:
         return {SRV: RRset(self.ttl, tuple(dict.fromkeys(targets)))} if targets else None
 
 
-def numbered(soa: bytes, serial: int) -> bytes:
+def set_serial(soa: bytes, serial: int) -> bytes:
     """The data of a SOA record with another serial."""
     return soa[:-20] + (serial & 0xFFFFFFFF).to_bytes(4, "big") + soa[-16:]
 
 
-def names_of(guest: Guest, zones: Sequence[str]) -> list[str]:
+def list_names(guest: Guest, zones: Sequence[str]) -> list[str]:
     """All names of a VM as text, the one of PTR records first."""
     return [".".join((*relative, zone)) for relative in guest.named.names for zone in zones]

@@ -8,11 +8,11 @@ from ipaddress import ip_address
 
 from vmdns.dns.builtin_zones import LOCALHOST, reverse_name
 from vmdns.dns.message import AAAA, CNAME, NS, PTR, A, Record
-from vmdns.dns.name import from_labels, labels, to_wire
+from vmdns.dns.name import join_labels, split_labels, to_wire
 from vmdns.dns.rrset import Node, RRset, address_record
-from vmdns.dns.zonefile import owners
+from vmdns.dns.zonefile import names_with_types
 from vmdns.state.facts import HostName
-from vmdns.state.hosts_names import Hosts, below_one_of, is_nowhere
+from vmdns.state.hosts_names import HostsIndex, is_below_any, is_blocking_address
 from vmdns.state.naming import RESERVED, Reservation
 from vmdns.state.policy import Policy
 
@@ -20,7 +20,7 @@ _BARE_LOCAL = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
-class Common:
+class StaticRecords:
     """nodes go before VMs (apexes without their SOA, the user's records), late come after them (the hosts file);
     reserved are the labels that no VM may take, with the reason."""
 
@@ -29,7 +29,7 @@ class Common:
     reserved: Mapping[str, Reservation] = field(default_factory=dict)
 
 
-def common(policy: Policy, hosts: Hosts) -> Common:
+def build_static_records(policy: Policy, hosts: HostsIndex) -> StaticRecords:
     """What the policy and the hosts file mean on their own."""
     apexes = policy.apexes
     zones = policy.own
@@ -45,8 +45,8 @@ def common(policy: Policy, hosts: Hosts) -> Common:
         first.put(b"\x01*" + LOCALHOST, *address_record(address))  # RFC 6761 section 6.3
     _add_records(first, policy.records, zones)
     late = _Nodes(policy.ttl)
-    _add_hosts(late, hosts.inside, zones, apexes, first.nodes)
-    return Common(first.finished(apexes), late.finished(apexes), _reserved(policy, hosts.inside))
+    _add_hosts_file(late, hosts.inside, zones, apexes, first.nodes)
+    return StaticRecords(first.finished(apexes), late.finished(apexes), _reserved(policy, hosts.inside))
 
 
 class _Nodes:
@@ -109,7 +109,7 @@ def _add_records(first: _Nodes, records: Iterable[Record], zones: tuple[bytes, .
             first.point(str(ip_address(record.rdata)), record.owner)
 
 
-def _add_hosts(
+def _add_hosts_file(
     late: _Nodes,
     hosts: Iterable[HostName],
     zones: tuple[bytes, ...],
@@ -122,9 +122,9 @@ def _add_hosts(
         kind, rdata = address_record(host.address)
         if owner in apexes:
             continue
-        somewhere = not is_nowhere(host.address)
-        bare = len(labels(owner)) == 1
-        wanted = [owner] if bare or below_one_of(owner, apexes) else []
+        somewhere = not is_blocking_address(host.address)
+        bare = len(split_labels(owner)) == 1
+        wanted = [owner] if bare or is_below_any(owner, apexes) else []
         if bare and somewhere:
             wanted += [owner[:-1] + zone for zone in zones]
         for name in wanted:
@@ -140,11 +140,11 @@ def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, Reservatio
     A line of the hosts file whose address leads to no other machine, such as 127.0.0.1, reserves nothing.
     """
     reserved = dict.fromkeys(RESERVED, Reservation("a reserved name"))
-    for owner in owners(policy.records, frozenset({A, AAAA, CNAME})):
-        parts = labels(owner)
+    for owner in names_with_types(policy.records, frozenset({A, AAAA, CNAME})):
+        parts = split_labels(owner)
         for zone in policy.zones:
             depth = zone.count(".") + 1
-            if len(parts) == depth + 1 and from_labels(parts[1:]) == to_wire(zone):
+            if len(parts) == depth + 1 and join_labels(parts[1:]) == to_wire(zone):
                 name = parts[0].decode("ascii", "replace")
                 remedy = "rename the VM, or remove the record"
                 reserved.setdefault(name, Reservation("among the records of the configuration", remedy))
@@ -153,7 +153,7 @@ def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, Reservatio
         name = host.name.lower().rstrip(".")
         for zone in policy.zones:
             name = name.removesuffix("." + zone)
-        if "." not in name and not is_nowhere(host.address):
+        if "." not in name and not is_blocking_address(host.address):
             lines.setdefault(name, []).append(host)
     for name, found in lines.items():
         why = f"in this computer's hosts file ({found[0].address} {found[0].name})"

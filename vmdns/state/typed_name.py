@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from vmdns.dns.name import label, labels, to_text, to_wire, unicode_name
+from vmdns.dns.name import convert_utf8_labels, split_labels, to_label, to_text, to_wire
 from vmdns.state.snapshot import Snapshot
 
 
@@ -19,7 +19,7 @@ class TypedName(NamedTuple):
     note: str = ""
 
 
-def typed_name(text: str, snapshot: Snapshot) -> TypedName:
+def parse_typed_name(text: str, snapshot: Snapshot) -> TypedName:
     """The name that `text` means: an address means its PTR record, and names of VMs come before all others.
 
     A name with a final dot is taken as it is. Raises ValueError where the text cannot be a name.
@@ -43,10 +43,10 @@ def _candidates(text: str, snapshot: Snapshot) -> Iterator[bytes]:
     whole = _zone_of(text, snapshot)
     relative = text if whole is None else text[: -len(whole) - 1]
     suffix = f".{whole or to_text(snapshot.own[0])}"
-    parts = [part if part.startswith("_") else label(part) for part in relative.split(".")]
+    parts = [part if part.startswith("_") else to_label(part) for part in relative.split(".")]
     yield from _wire(relative + suffix)
     yield from _wire(".".join(parts) + suffix)
-    yield from _wire(label(relative) + suffix)
+    yield from _wire(to_label(relative) + suffix)
     for guest in snapshot.by_uuid.values():
         if guest.machine.name.lower() == relative.lower():
             yield from _wire(".".join(guest.named.names[0]) + suffix)
@@ -57,8 +57,8 @@ def _candidates(text: str, snapshot: Snapshot) -> Iterator[bytes]:
 def _fallback(text: str, snapshot: Snapshot) -> bytes:
     """What a text means that is no known name: a VM's name where it has no dot, else the name as it stands."""
     if "." in text and " " not in text:
-        return unicode_name(to_wire(text)) or to_wire(text)
-    made = label(text)
+        return convert_utf8_labels(to_wire(text)) or to_wire(text)
+    made = to_label(text)
     if not made:
         raise ValueError(f"{text!r} is no name: it holds nothing that a DNS name can carry; write it like web")
     return to_wire(f"{made}.{to_text(snapshot.own[0])}")
@@ -74,7 +74,7 @@ def _wire(text: str) -> Iterator[bytes]:
         key = to_wire(text)
     except ValueError:
         return
-    yield unicode_name(key) or key
+    yield convert_utf8_labels(key) or key
 
 
 def _is_known(key: bytes, snapshot: Snapshot) -> bool:
@@ -90,7 +90,7 @@ def _is_known(key: bytes, snapshot: Snapshot) -> bool:
 
 def _is_service(key: bytes) -> bool:
     """Whether it is the name of a service, as `_ssh._tcp.web.local` (RFC 2782)."""
-    return [part[:1] for part in labels(key)[:2]] == [b"_", b"_"]
+    return [part[:1] for part in split_labels(key)[:2]] == [b"_", b"_"]
 
 
 def _note(text: str, key: bytes, snapshot: Snapshot) -> str:
@@ -102,12 +102,12 @@ def _note(text: str, key: bytes, snapshot: Snapshot) -> str:
     return f"{text!r} is asked for as {asked}"
 
 
-def similar_name(key: bytes, snapshot: Snapshot) -> str:
+def find_similar_name(key: bytes, snapshot: Snapshot) -> str:
     """The name of a VM that is most like this one, of those that are not much longer or shorter; '' where none is."""
     zone = next((zone for zone in snapshot.own if key.endswith(zone)), None)
     if zone is None:
         return ""
-    parts = [part.decode("ascii", "replace") for part in labels(key[: -len(zone)] + b"\0")]
+    parts = [part.decode("ascii", "replace") for part in split_labels(key[: -len(zone)] + b"\0")]
     whole, last = ".".join(parts), parts[-1] if parts else ""
     names = {".".join(name) for guest in snapshot.by_uuid.values() for name in guest.named.names[:-1]}
     found: list[tuple[float, str]] = []

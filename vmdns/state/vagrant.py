@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from vmdns.dns.name import label
+from vmdns.dns.name import to_label
 
 # Where the folder or the machine has underscores itself, the last part is taken for the machine.
 _NAME = re.compile(r"(?P<project>.+)_(?P<machine>[^_]+)_(?P<created>[0-9]{13})_[0-9]{1,5}", re.DOTALL)
@@ -32,5 +32,5 @@ def parse_vagrant_name(name: str) -> VagrantName | None:
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    project, machine = label(match["project"]), label(match["machine"])
+    project, machine = to_label(match["project"]), to_label(match["machine"])
     return VagrantName(project, machine, int(match["created"])) if project and machine else None

@@ -31,7 +31,7 @@ class View(NamedTuple):
     local: str = "127.0.0.1"
 
 
-class Place(NamedTuple):
+class HostPlace(NamedTuple):
     """One address of the host: the interface as the system calls it."""
 
     interface: str
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ways:
+class HostNetworks:
     """By which of its addresses the host can be reached, from which networks.
 
     places are the host's addresses, without link-local ones. networks maps an interface (the system's name) to the
@@ -52,7 +52,7 @@ class Ways:
     says which networks loopback addresses stand for.
     """
 
-    places: tuple[Place, ...] = ()
+    places: tuple[HostPlace, ...] = ()
     networks: Mapping[str, Network] = field(default_factory=dict)
     handed: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Ways:
         """Whether it is an address of the host."""
         return _is_loopback(address) or any(place.address == address for place in self.places)
 
-    def place_of(self, address: str, local: str = "") -> Place | None:
+    def place_of(self, address: str, local: str = "") -> HostPlace | None:
         """The host's own address on the link that this address is on: `local` if it is one of several."""
         try:
             wanted = ip_address(address.partition("%")[0])
@@ -89,7 +89,7 @@ class Ways:
         outer.sort(key=lambda one: (self._kind(one) == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
         return tuple(place.address for place in outer)
 
-    def _kind(self, place: Place) -> str:
+    def _kind(self, place: HostPlace) -> str:
         network = self.networks.get(place.interface)
         return network.kind if network is not None else ""
 
@@ -139,7 +139,7 @@ class Ways:
         place = self.place_of(peer, local) or next((one for one in self.places if one.address == local), None)
         return View((Network("bridged") if place is None else self._network(place),), local)
 
-    def _network(self, place: Place) -> Network:
+    def _network(self, place: HostPlace) -> Network:
         """The network that an address of the host is on: a LAN like any other where no VM is bridged to it."""
         return self.networks.get(place.interface) or Network("bridged", place.interface)
 
@@ -169,12 +169,14 @@ def system_name(name: str) -> str:
     return name.partition(": ")[0]
 
 
-def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str, ...] = ()) -> Ways:
+def index_host_networks(
+    facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str, ...] = ()
+) -> HostNetworks:
     """What the facts say of the ways to the host. bridged: the networks that VMs which are online are bridged to.
 
     resolvers: the addresses of its own name servers, in their order.
     """
-    places: dict[Place, None] = {}
+    places: dict[HostPlace, None] = {}
     networks: dict[str, Network] = {}
     handed: dict[str, list[Network]] = {}
     gateways: dict[str, str] = {}
@@ -185,7 +187,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
     for fact in facts:
         match fact:
             case HostAddress():
-                place = _place(fact.interface, fact.prefix)
+                place = _make_place(fact.interface, fact.prefix)
                 if place is not None:
                     places[place] = None
                 if fact.alias:
@@ -204,7 +206,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
                 pass
     known = bool(places)
     for one in interfaces:
-        place = _place(one.name, one.prefix)
+        place = _make_place(one.name, one.prefix)
         if place is None:
             continue
         # The system may call it otherwise (Windows): then the address tells which one is meant.
@@ -212,7 +214,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
         networks[named] = Network("hostonly", one.name)
         # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
         if not known:
-            places[Place(named, place.at)] = None
+            places[HostPlace(named, place.at)] = None
     names = {place.interface: place.interface for place in places}
     for network in bridged:
         name = aliases.get(network.name) or names.get(system_name(network.name))
@@ -222,7 +224,7 @@ def ways(facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str
         if server.network in gateways:
             for address in server.name_servers:
                 handed.setdefault(address, []).append(Network("natnetwork", server.network))
-    return Ways(
+    return HostNetworks(
         tuple(sorted(places, key=lambda place: (place.interface, place.at.version, place.at))),
         networks,
         {address: tuple(sorted(among, key=lambda one: one.name)) for address, among in sorted(handed.items())},
@@ -239,9 +241,9 @@ def _interface(text: str) -> IPv4Interface | IPv6Interface | None:
         return None
 
 
-def _place(interface: str, prefix: str) -> Place | None:
+def _make_place(interface: str, prefix: str) -> HostPlace | None:
     at = _interface(prefix)
-    return None if at is None or at.ip.is_link_local else Place(interface, at)
+    return None if at is None or at.ip.is_link_local else HostPlace(interface, at)
 
 
 def _is_loopback(address: str) -> bool:

@@ -8,17 +8,17 @@ from vmdns.state.snapshot import Guest
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class VmChange:
     """One VM whose names or addresses changed: before and after, None where it was not or is no more online."""
 
     before: Guest | None
     after: Guest | None
 
 
-def compare(before: Guest | None, after: Guest | None) -> Change | None:
+def compare_guests(before: Guest | None, after: Guest | None) -> VmChange | None:
     """What changed of a VM for those who ask for it; None where it answers as before."""
     was = before if before is not None and before.machine.online else None
     now = after if after is not None and after.machine.online else None
     if (was or now) and (was is None or now is None or was.answers != now.answers):
-        return Change(was, now)
+        return VmChange(was, now)
     return None

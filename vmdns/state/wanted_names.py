@@ -8,7 +8,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from vmdns.dns.name import MAX_LABEL, MAX_NAME, label
+from vmdns.dns.name import MAX_LABEL, MAX_NAME, to_label
 from vmdns.state.facts import Machine
 from vmdns.state.vagrant import DEFAULT, VagrantName, parse_vagrant_name
 
@@ -18,61 +18,63 @@ Relative = tuple[str, ...]  # the labels of a name below a zone, leftmost first
 _WRITTEN = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 
 
-class Kind(IntEnum):
+class WantedKind(IntEnum):
     """Where a name comes from. Names of the first kinds are given first."""
 
     OWN, GROUP, USER, WRITTEN, VAGRANT = range(5)
 
 
-class Wish(NamedTuple):
+class WantedName(NamedTuple):
     """A name that a VM would have; empty where DNS cannot carry it. text is what the user wrote."""
 
     relative: Relative
-    kind: Kind
+    kind: WantedKind
     text: str = ""
 
 
 def natural_label(machine: Machine) -> str:
     """The label of the VM's name, or one of its UUID where the name has nothing that DNS can carry."""
-    return label(machine.name) or f"vm-{machine.uuid[:8].lower()}"
+    return to_label(machine.name) or f"vm-{machine.uuid[:8].lower()}"
 
 
-def wishes(machine: Machine, zones: tuple[str, ...]) -> tuple[Wish, ...]:
+def find_wanted_names(machine: Machine, zones: tuple[str, ...]) -> tuple[WantedName, ...]:
     """All names that a VM would have, but for those from Vagrant, in the order of their kinds."""
-    return _wishes(machine.name, natural_label(machine), machine.groups, machine.names, zones)
+    return _find_wanted_names(machine.name, natural_label(machine), machine.groups, machine.names, zones)
 
 
 @lru_cache(maxsize=4096)  # it is asked for all VMs whenever one of them changed
-def _wishes(
+def _find_wanted_names(
     name: str, natural: str, groups: tuple[str, ...], extra: tuple[str, ...], zones: tuple[str, ...]
-) -> tuple[Wish, ...]:
+) -> tuple[WantedName, ...]:
     written = _written_label(name)
-    found = [Wish((natural,), Kind.OWN)]
+    found = [WantedName((natural,), WantedKind.OWN)]
     users = [name] if _ends_in_zone(name, zones) else []
     users += extra
-    found += [Wish(relative_name(text, zones), Kind.USER, text) for text in users]
+    found += [WantedName(relative_name(text, zones), WantedKind.USER, text) for text in users]
     for group in groups:
         path = [part for part in group.split("/") if part]
-        relative = tuple(map(label, reversed(path)))
+        relative = tuple(map(to_label, reversed(path)))
         if path and all(relative):
-            found.append(Wish((natural, *relative), Kind.GROUP))
-            found.append(Wish((written, *map(_written_label, reversed(path))), Kind.WRITTEN))
-    found.append(Wish((written,), Kind.WRITTEN))
+            found.append(WantedName((natural, *relative), WantedKind.GROUP))
+            found.append(WantedName((written, *map(_written_label, reversed(path))), WantedKind.WRITTEN))
+    found.append(WantedName((written,), WantedKind.WRITTEN))
     for text in users:
-        found.append(Wish(tuple(map(_written_label, _relative_text(text, zones).split("."))), Kind.WRITTEN))
+        found.append(WantedName(tuple(map(_written_label, _relative_text(text, zones).split("."))), WantedKind.WRITTEN))
     room = MAX_NAME - 2 - max(len(zone) for zone in zones)
-    carried = (wish if fits(wish.relative, room) else wish._replace(relative=()) for wish in found)
-    return tuple(sorted(filter(_is_worth_it, carried), key=lambda wish: wish.kind))
+    carried = (wish if is_encodable(wish.relative, room) else wish._replace(relative=()) for wish in found)
+    return tuple(sorted(filter(_is_useful, carried), key=lambda wish: wish.kind))
 
 
-def _is_worth_it(wish: Wish) -> bool:
+def _is_useful(wish: WantedName) -> bool:
     """Whether a name is one of its own, or one that the user is to be told about."""
-    if wish.kind is Kind.WRITTEN:
+    if wish.kind is WantedKind.WRITTEN:
         return any("_" in part for part in wish.relative)
-    return bool(wish.relative) or wish.kind is Kind.USER
+    return bool(wish.relative) or wish.kind is WantedKind.USER
 
 
-def vagrant_wishes(machines: Iterable[Machine], owners: Mapping[Relative, str]) -> dict[str, tuple[Wish, ...]]:
+def find_vagrant_names(
+    machines: Iterable[Machine], owners: Mapping[Relative, str]
+) -> dict[str, tuple[WantedName, ...]]:
     """The names from Vagrant's own of the VMs that stand for their machines, by UUID.
 
     Of several VMs made for the same machine the newest that runs stands for it.
@@ -91,13 +93,13 @@ def vagrant_wishes(machines: Iterable[Machine], owners: Mapping[Relative, str]) 
     for (project, short), (*_, machine, _) in newest.items():
         names: list[Relative] = [(project,)] if short == DEFAULT else []
         names.append((short, project))
-        if _stands_alone(machine, by_machine[short], owners.get((short,))):
+        if _is_only_candidate(machine, by_machine[short], owners.get((short,))):
             names.append((short,))
-        found[machine.uuid] = tuple(Wish(relative, Kind.VAGRANT) for relative in names)
+        found[machine.uuid] = tuple(WantedName(relative, WantedKind.VAGRANT) for relative in names)
     return found
 
 
-def _stands_alone(machine: Machine, wanting: list[Machine], owner: str | None) -> bool:
+def _is_only_candidate(machine: Machine, wanting: list[Machine], owner: str | None) -> bool:
     """Whether a VM may have the name of its machine without the project's: no VM of another project wants it."""
     running = [one for one in wanting if one.online]
     if any(one.uuid == owner for one in running):
@@ -126,9 +128,9 @@ def _relative_text(text: str, zones: tuple[str, ...]) -> str:
 
 def relative_name(text: str, zones: tuple[str, ...]) -> Relative:
     """What the user wrote as labels below a zone; an empty one among them where DNS cannot carry it."""
-    return tuple(label(part) for part in _relative_text(text, zones).split("."))
+    return tuple(to_label(part) for part in _relative_text(text, zones).split("."))
 
 
-def fits(name: Relative, room: int) -> bool:
+def is_encodable(name: Relative, room: int) -> bool:
     """Whether DNS can carry a name with at most `room` bytes on the wire."""
     return all(name) and sum(len(part) + 1 for part in name) <= room

@@ -14,7 +14,7 @@ _LOCAL = frozenset({"lan", "test", "home", "corp", "internal", "intranet", "priv
 _REGISTRIES = frozenset({"ac", "co", "com", "edu", "go", "gob", "gov", "ltd", "mil", "ne", "net", "or", "org"})
 
 
-class HeldBack:
+class WithheldNames:
     """The names, with when they were last asked for; the one that was asked for longest ago is forgotten first.
 
     Times are of a monotonic clock, in seconds.

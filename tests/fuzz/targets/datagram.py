@@ -13,7 +13,7 @@ import dns.message
 
 from tests.testzone import SNAPSHOT
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Malformed, Query, parse_query, respond, udp_limit
+from vmdns.dns.message import Malformed, Query, encode_response, parse_query, udp_response_limit
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames
@@ -30,11 +30,11 @@ ASKERS = (
 
 
 async def _forward(query: Query, limit: int) -> bytes:
-    return respond(query, limit=limit)
+    return encode_response(query, limit=limit)
 
 
 async def _chase(query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
-    return respond(query, limit=limit, answer=reply.answer)
+    return encode_response(query, limit=limit, answer=reply.answer)
 
 
 async def _admit(peer: str) -> None:
@@ -80,7 +80,7 @@ def sound(packet: bytes, response: bytes, least: int) -> None:
         return
     assert response[4:6] == b"\0\1", "not one question"
     assert response[12 : 12 + len(query.question)] == query.question, "the question is not echoed"
-    assert len(response) <= max(least, udp_limit(query)), "over its limit"
+    assert len(response) <= max(least, udp_response_limit(query)), "over its limit"
     assert (b"" if query.edns else response[10:12]) in (b"", b"\0\0"), "additional records nobody asked for"
 
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from vmdns.dns.name import to_wire
 from vmdns.sources.hosts_file import parse_hosts
-from vmdns.state.hosts_names import digest
+from vmdns.state.hosts_names import index_hosts
 
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 
@@ -23,7 +23,7 @@ def check(data: bytes) -> None:
         lines.append(f"{one.address} {one.name if one.canonical else 'x ' + one.name}\n")
     again = set(parse_hosts("".join(lines).encode()))
     assert all(one in again for one in found if one.name != "x")
-    digested = digest(found, ZONES, 5)
+    digested = index_hosts(found, ZONES, 5)
     assert digested.count == len({(one.name, one.address) for one in found})
     for owner, node in digested.outside.items():
         assert len(owner) <= 255

@@ -23,13 +23,13 @@ from vmdns.dns.message import (
     SRV,
     TXT,
     A,
-    make_query,
+    encode_query,
+    encode_response,
     parse_query,
-    respond,
 )
 from vmdns.dns.name import to_wire
 from vmdns.dns.response_validation import Rejected, validate_response
-from vmdns.dns.upstreams import closest
+from vmdns.dns.upstreams import closest_domain
 
 KINDS = (A, AAAA, CNAME, TXT, ANY, MX, HTTPS, SRV, PTR, SOA)
 OWN = {to_wire("local"), to_wire("vm.internal")}
@@ -37,11 +37,11 @@ LIMITS = Limits()
 
 
 def own(name: bytes) -> bool:
-    return closest(name, OWN) is not None
+    return closest_domain(name, OWN) is not None
 
 
 QUERIES = [
-    parse_query(make_query(0x1234, to_wire("wWw.fZ.test").replace(b"fz", b"fZ"), kind, dnssec_ok=signed, edns=edns))
+    parse_query(encode_query(0x1234, to_wire("wWw.fZ.test").replace(b"fz", b"fZ"), kind, dnssec_ok=signed, edns=edns))
     for kind in KINDS
     for signed, edns in ((False, True), (True, True), (False, False))
 ]
@@ -64,10 +64,10 @@ def check(data: bytes) -> None:
     for record in (*made.answer, *made.authority):
         assert 0 <= record.ttl <= LIMITS.cache_ttl
         if record.type in (A, AAAA):
-            assert trusted or not rebinding.inner(record.rdata), "an inner address from outside"
+            assert trusted or not rebinding.is_private(record.rdata), "an inner address from outside"
         if record.type == CNAME:
             assert not own(record.rdata.lower()), "an alias from outside into our own zone"
     # The rdata of other types is passed on as it is (RFC 3597 section 5), which dnspython may not read.
     answer, authority = ([one for one in records if one.type in KINDS] for records in (made.answer, made.authority))
-    response = respond(sent, made.rcode, limit=65_535, answer=answer, authority=authority)
+    response = encode_response(sent, made.rcode, limit=65_535, answer=answer, authority=authority)
     dns.message.from_wire(response)
