@@ -14,7 +14,8 @@ import dns.message
 import pytest
 
 from vmdns.commands import host as hosting
-from vmdns.commands.host import Refused, answers, place_of
+from vmdns.commands.command_error import CommandError
+from vmdns.commands.host import answers, place_of
 from vmdns.host import hosts_block as hostsfile
 from vmdns.host.elevation import Denied
 from vmdns.host.journal import Entry
@@ -48,7 +49,7 @@ def test_where_vmdns_is_asked(listeners: list[dict[str, Any]], at: Place) -> Non
 
 def test_where_vmdns_is_asked_if_none_runs_or_listens() -> None:
     assert place_of(None) == Place("127.0.0.1", 53)
-    with pytest.raises(Refused, match="listens nowhere"):
+    with pytest.raises(CommandError, match="listens nowhere"):
         place_of({"listeners": [listener("127.0.0.1", 53, "failed")]})
 
 
@@ -107,7 +108,7 @@ def test_everything_takes_a_server(run: Run, wanted: Path) -> None:
 
 def test_what_is_refused_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def look(*_: object) -> Ask:
-        raise Refused("this cannot be done here; do that")
+        raise CommandError("this cannot be done here; do that")
 
     monkeypatch.setattr(hosting, "look", look)
     assert run("host", "--apply") == (1, "", "vmdns: this cannot be done here; do that\n")

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns import cli_format as show
-from vmdns.cli_format import Look
+from vmdns.cli_format import Style
 from vmdns.dns.escaping import safe
 
-PLAIN = Look()
+PLAIN = Style()
 NOW = 1_700_000_000.0
 EVIL = "\x1b[2J\x1b]0;gone\x07\x9b31m\u202eevil\r\nline\u2028\ud800\x7f"
 
@@ -123,8 +123,8 @@ def replaced(value: Any, text: str) -> Any:
     return text if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("look", [PLAIN, Look(80, True), Look(40)])
-def test_no_text_of_a_response_reaches_the_terminal_raw(look: Look) -> None:
+@pytest.mark.parametrize("look", [PLAIN, Style(80, True), Style(40)])
+def test_no_text_of_a_response_reaches_the_terminal_raw(look: Style) -> None:
     lines = show.names(replaced(NAMES, EVIL), NOW, look) + show.status(replaced(STATUS, EVIL), NOW, look)
     for shown in (show.answer, show.dig):
         lines += shown(replaced(ANSWER, EVIL), EVIL, look)
@@ -274,7 +274,7 @@ def test_wide_letters_are_two_columns() -> None:
         "리눅스  x",
         "e\u0301       y",
     ]
-    assert show.table(("A", "B"), [("리눅스리눅스", "x")], Look(12)) == ["A          B", "리눅스...  x"]
+    assert show.table(("A", "B"), [("리눅스리눅스", "x")], Style(12)) == ["A          B", "리눅스...  x"]
 
 
 def columns(text: str) -> int:
@@ -289,7 +289,7 @@ CELLS = st.text(max_size=60) | st.sampled_from(["ok", "failed", "10.0.2.4"])
 
 @given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=5), st.integers(20, 200), st.booleans())
 def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]], width: int, colour: bool) -> None:
-    lines = show.table(("NAME", "ADDRESS", "WHY"), rows, Look(width, colour))
+    lines = show.table(("NAME", "ADDRESS", "WHY"), rows, Style(width, colour))
     assert len(lines) == len(rows) + 1
     assert all(columns(line) <= width for line in lines)
 
@@ -317,11 +317,11 @@ def test_colour(
     terminal: bool, environ: dict[str, str], system: str, colour: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "99")
-    assert show.look_of(terminal, environ, system) == Look(99 if terminal else 0, colour)
-    assert show.paint("x", 31, Look(80, colour)) == ("\x1b[31mx\x1b[0m" if colour else "x")
+    assert show.style_of(terminal, environ, system) == Style(99 if terminal else 0, colour)
+    assert show.paint("x", 31, Style(80, colour)) == ("\x1b[31mx\x1b[0m" if colour else "x")
 
 
 def test_states_have_colours() -> None:
-    head, row = show.table(("STATE", "X"), [("ok", "y")], Look(80, True))
+    head, row = show.table(("STATE", "X"), [("ok", "y")], Style(80, True))
     assert head == "\x1b[1mSTATE\x1b[0m  \x1b[1mX\x1b[0m"
     assert row == "\x1b[32mok\x1b[0m     y"

@@ -14,6 +14,7 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.test_wiring import INTERFACE, LAN, TEXT
+from vmdns.commands.command_error import CommandError
 from vmdns.daemon import wire_watch as wired
 from vmdns.daemon.wire_watch import WireWatch
 from vmdns.state.facts import DhcpServer, HostAddress, Machine, NatNetwork
@@ -162,10 +163,13 @@ def test_what_it_says(played: PlayedWire) -> None:
     ]
 
 
-def test_after_a_failure_anything_means_a_look(played: PlayedWire) -> None:
+@pytest.mark.parametrize("error", [OSError("no"), CommandError("VirtualBox: it runs with another home")])
+def test_after_a_failure_anything_means_a_look(played: PlayedWire, error: Exception) -> None:
+    said: list[str] = []
+
     async def work() -> None:
-        one = WireWatch(lambda line: None)
-        played.error = OSError("no")
+        one = WireWatch(said.append)
+        played.error = error
         for _ in range(2):
             one.changed([NET], None, ZONES)
             await settled(one)
@@ -176,6 +180,7 @@ def test_after_a_failure_anything_means_a_look(played: PlayedWire) -> None:
         assert played.looks == 3
 
     run(work())
+    assert said == [f"wiring: {error}"]
 
 
 def test_a_fact_of_a_dhcp_server_counts(played: PlayedWire) -> None:

@@ -18,7 +18,8 @@ from tests.needs import no_network_namespace
 from vmdns import cli
 from vmdns.commands import wire as wire_command
 from vmdns.commands import wire_networks as wiring
-from vmdns.commands.wire_networks import Refused, Wire
+from vmdns.commands.command_error import CommandError
+from vmdns.commands.wire_networks import Wire
 from vmdns.host import elevation as elevate
 from vmdns.host import loopback_address as loopback
 from vmdns.host.elevation import Denied
@@ -196,9 +197,9 @@ def test_one_network_alone(box: FakeBox, host: Host) -> None:
     told("undo", HOST_ONLY)
     told("undo", "lab")
     assert box.file.read_bytes() == before
-    with pytest.raises(Refused, match="no network lab"):
+    with pytest.raises(CommandError, match="no network lab"):
         told("undo", "lab")
-    with pytest.raises(Refused, match="there is lab, a"):
+    with pytest.raises(CommandError, match="there is lab, a"):
         told("plan", "la")
 
 
@@ -428,5 +429,5 @@ def test_the_networks_of_another_home_are_left_alone(box: FakeBox, host: Host) -
     told("apply")
     (box.home / "list-vms").write_text('"other" {99999999-8888-4777-8666-555555555555}\n')
     for do in ("plan", "apply", "undo"):
-        with pytest.raises(Refused, match="quit VirtualBox and all its VMs"):
+        with pytest.raises(CommandError, match="quit VirtualBox and all its VMs"):
             told(do)

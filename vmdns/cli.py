@@ -20,7 +20,7 @@ from vmdns.dns.escaping import safe
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from vmdns.commands.server_request import Server
+    from vmdns.commands.server_request import RunningServer
 
 INTERRUPTED = 130  # the status that shells give a command that Ctrl-C ended
 
@@ -151,7 +151,7 @@ def _names(arguments: Namespace) -> int:
         from vmdns.commands.configuration import load_config, options_of
 
         found = direct_read.read_names(load_config(None, options_of(arguments))[0])
-    status = _show(arguments, found, lambda look: cli_format.names(found, time.time(), look))
+    status = _show(arguments, found, lambda style: cli_format.names(found, time.time(), style))
     if not found["names"] and not arguments.vbox_home:
         from vmdns.host.other_users import hint
         from vmdns.sources.installation import user_home
@@ -164,15 +164,15 @@ def _names(arguments: Namespace) -> int:
 def _watch(arguments: Namespace) -> int:
     from vmdns.control.client import ControlError, NotRunning
 
-    look, server = _look(), _server(arguments)
+    style, server = _style(), _server(arguments)
     try:
         for line in server.stream({"do": "watch"}):
             if arguments.json:
                 _print([json.dumps(line)], flush=True)
             elif "change" in line:
-                _print([cli_format.change(line, look)], flush=True)
+                _print([cli_format.change(line, style)], flush=True)
             else:
-                _print([*_simulation(arguments), *cli_format.names(line, time.time(), look)], flush=True)
+                _print([*_simulation(arguments), *cli_format.names(line, time.time(), style)], flush=True)
     except NotRunning as error:
         raise server.not_running(error) from None
     except ControlError as error:
@@ -184,13 +184,13 @@ def _ask(arguments: Namespace) -> int:
     message = {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.client}
     response = _server(arguments).request(message)
     shown = cli_format.dig if arguments.dig else cli_format.answer
-    _show(arguments, response, lambda look: shown(response, arguments.client, look))
+    _show(arguments, response, lambda style: shown(response, arguments.client, style))
     return DONE if response["found"] else FAILED
 
 
 def _status(arguments: Namespace) -> int:
     response = _server(arguments).request({"do": "status"})
-    return _show(arguments, response, lambda look: cli_format.status(response, time.time(), look))
+    return _show(arguments, response, lambda style: cli_format.status(response, time.time(), style))
 
 
 def _host(arguments: Namespace) -> int:
@@ -207,28 +207,26 @@ def _host(arguments: Namespace) -> int:
         zones = load_config(None)[0].zones
     try:
         response = host_command.command(_action(arguments), arguments.whole, status, zones, _step_log(arguments))
-    except host_command.NoServer as error:
-        raise CommandError(str(error), NOT_RUNNING) from None
-    except (host_command.Refused, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise CommandError(str(error)) from None
-    return _show(arguments, response, lambda look: cli_format.host(response, arguments.whole, look))
+    return _show(arguments, response, lambda style: cli_format.host(response, arguments.whole, style))
 
 
 def _wire(arguments: Namespace) -> int:
     from vmdns.commands import wire as wire_command
     from vmdns.commands.configuration import load_config
-    from vmdns.commands.wire_networks import Refused, Wire
+    from vmdns.commands.wire_networks import Wire
 
     config, _ = load_config(arguments.config)
     home = wire_command.home_of(arguments.vbox_home, config.vbox_home)
     try:
         wire = Wire(home, config.zones, may=wire_command.can_ask())
         response = wire_command.command(wire, _action(arguments), arguments.network, _step_log(arguments))
-    except (Refused, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise CommandError(str(error)) from None
     if arguments.undo and config.wire:
         response["notes"].append("vmdns.toml has wire = true, so vmdns sets them again while it runs")
-    return _show(arguments, response, lambda look: cli_format.wire(response, look))
+    return _show(arguments, response, lambda style: cli_format.wire(response, style))
 
 
 def _hosts(arguments: Namespace) -> int:
@@ -248,7 +246,7 @@ def _hosts(arguments: Namespace) -> int:
         response = hosts.command(_action(arguments), names)
     except OSError as error:
         raise CommandError(str(error)) from None
-    return _show(arguments, response, lambda look: cli_format.hosts(response))
+    return _show(arguments, response, lambda style: cli_format.hosts(response))
 
 
 def _doctor(arguments: Namespace) -> int:
@@ -259,7 +257,7 @@ def _doctor(arguments: Namespace) -> int:
         print(f"vmdns: {safe(line)}", file=sys.stderr, flush=True)
 
     response = doctor.command(_server(arguments), lambda: load_config(None, options_of(arguments))[0], report)
-    _show(arguments, response, lambda look: cli_format.doctor(response, look))
+    _show(arguments, response, lambda style: cli_format.doctor(response, style))
     return DONE if response["well"] else FAILED
 
 
@@ -272,13 +270,13 @@ def _step_log(arguments: Namespace) -> Callable[[str], None]:
     return (lambda line: None) if arguments.json else _log
 
 
-def _server(arguments: Namespace) -> Server:
+def _server(arguments: Namespace) -> RunningServer:
     """The running vmdns that the command means; the same object each time."""
-    from vmdns.commands.server_request import Server
+    from vmdns.commands.server_request import RunningServer
 
     if not hasattr(arguments, "server"):
-        arguments.server = Server(str(arguments.vbox_home), demo=getattr(arguments, "demo", False))
-    server: Server = arguments.server
+        arguments.server = RunningServer(str(arguments.vbox_home), demo=getattr(arguments, "demo", False))
+    server: RunningServer = arguments.server
     return server
 
 
@@ -298,14 +296,14 @@ def _service(arguments: Namespace) -> int:
         load_config(given.config, options_of(given))
     try:
         if action == "status":
-            found = service.Service().status()
-            _show(arguments, found, lambda look: cli_format.service(found, time.time(), look))
+            found = service.UserService().status()
+            _show(arguments, found, lambda style: cli_format.service(found, time.time(), style))
             return DONE if found["running"] else NOT_RUNNING
         response = service.run_command(action, options, lambda plan: _agreed(arguments, plan), _step_log(arguments))
         if response["steps"] and not (response["done"] or arguments.json):
             _print([f"Do it with: vmdns service {action} --yes"])
         if arguments.json:
-            _show(arguments, response, lambda look: [])
+            _show(arguments, response, lambda style: [])
         return DONE
     except (NotPossible, OSError, RuntimeError) as error:
         raise CommandError(str(error)) from None
@@ -314,7 +312,7 @@ def _service(arguments: Namespace) -> int:
 def _agreed(arguments: Namespace, plan: dict[str, Any]) -> bool:
     """Shows the plan. Returns whether to do it: with --yes, or when a user at the terminal agrees."""
     if not arguments.json:
-        _print(cli_format.plan(plan, _look()))
+        _print(cli_format.plan(plan, _style()))
     if arguments.yes or not plan["steps"]:
         return bool(arguments.yes)
     if arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -337,7 +335,7 @@ def _config(arguments: Namespace) -> int:
             what = f"the values of {response['file']}" if response["file"] else "the defaults: there is no vmdns.toml"
             _complain(f"vmdns: no vmdns runs; these are {safe(what)}")
     if arguments.json:
-        _show(arguments, response, lambda look: [])
+        _show(arguments, response, lambda style: [])
     else:
         about = [f"# {one}" if one else "" for one in _simulation(arguments)]
         _print([*about, *render(response["values"]).splitlines()])
@@ -359,18 +357,18 @@ def _simulation(arguments: Namespace) -> list[str]:
     return [safe(text), ""] if text else []
 
 
-def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[cli_format.Look], Sequence[str]]) -> int:
+def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[cli_format.Style], Sequence[str]]) -> int:
     if arguments.json:
         # In ASCII, so that control characters stay escaped.
         simulation = arguments.server.simulation if hasattr(arguments, "server") else ""
         _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
     else:
-        _print([*_simulation(arguments), *lines(_look())])
+        _print([*_simulation(arguments), *lines(_style())])
     return DONE
 
 
-def _look() -> cli_format.Look:
-    return cli_format.look_of(sys.stdout.isatty(), os.environ, sys.platform)
+def _style() -> cli_format.Style:
+    return cli_format.style_of(sys.stdout.isatty(), os.environ, sys.platform)
 
 
 def _print(lines: Sequence[str], *, flush: bool = False) -> None:

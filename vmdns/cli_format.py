@@ -19,21 +19,21 @@ MIN_COLUMN = 4
 _COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31, "failed": 31}
 
 
-class Look(NamedTuple):
+class Style(NamedTuple):
     """What the terminal can show: columns (0 for no limit), and colour."""
 
     width: int = 0
     colour: bool = False
 
 
-def look_of(terminal: bool, environ: Mapping[str, str], system: str) -> Look:
-    """The look for standard output: plain and without bound unless it is a terminal (https://no-color.org)."""
+def style_of(terminal: bool, environ: Mapping[str, str], system: str) -> Style:
+    """The style for standard output: plain and without bound unless it is a terminal (https://no-color.org)."""
     if not terminal:
-        return Look()
+        return Style()
     plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
     # The old console of Windows shows escape sequences as they are.
     able = system != "win32" or "WT_SESSION" in environ
-    return Look(shutil.get_terminal_size().columns, able and not plain)
+    return Style(shutil.get_terminal_size().columns, able and not plain)
 
 
 def _width(text: str) -> int:
@@ -54,16 +54,16 @@ def _cut(text: str, width: int) -> str:
     return text + "..."
 
 
-def paint(text: str, code: int, look: Look) -> str:
-    """The text in a colour or weight (SGR code), where the look has any."""
-    return f"\x1b[{code}m{text}\x1b[0m" if look.colour else text
+def paint(text: str, code: int, style: Style) -> str:
+    """The text in a colour or weight (SGR code), where the style has any."""
+    return f"\x1b[{code}m{text}\x1b[0m" if style.colour else text
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], look: Look) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], style: Style) -> list[str]:
     """Aligned columns below a head, the widest ones cut until the table fits."""
     cells = [list(head), *([safe(cell) for cell in row] for row in rows)]
     widths = [max(_width(row[at]) for row in cells) for at in range(len(head))]
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - look.width if look.width else 0
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - style.width if style.width else 0
     while over > 0 and max(widths) > MIN_COLUMN:
         widths[widths.index(max(widths))] -= 1
         over -= 1
@@ -73,7 +73,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], look: Look) -> 
         for cell, width in zip(row, widths, strict=True):
             text = _cut(cell, width)
             code = 1 if number == 0 else _COLOURS.get(cell, 0)
-            shown.append((paint(text, code, look) if code else text) + " " * (width - _width(text)))
+            shown.append((paint(text, code, style) if code else text) + " " * (width - _width(text)))
         lines.append(GAP.join(shown).rstrip())
     return lines
 
@@ -92,7 +92,7 @@ def network(value: Mapping[str, str]) -> str:
     return Network(value.get("kind", ""), value.get("name", "")).title
 
 
-def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+def names(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
     """The table of `vmdns names`."""
     rows = []
     for one in response["names"]:
@@ -110,21 +110,21 @@ def names(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
         found[0][-1] = "; ".join(filter(None, [str(found[0][-1]), one.get("note", "")]))
         rows += [[one.get("shown", one["name"]) if not number else "", *row] for number, row in enumerate(found)]
     if rows:
-        lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, look)
+        lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, style)
     else:
         lines = ["No VM is running that has a name."]
     first, *others = response["zones"]
     if rows and others:
         lines += ["", safe(f"The same names end in {' and '.join(others)} as well as in {first}.")]
-    return lines + _problems(response, look)
+    return lines + _problems(response, style)
 
 
-def _problems(response: Mapping[str, Any], look: Look) -> list[str]:
+def _problems(response: Mapping[str, Any], style: Style) -> list[str]:
     found = response.get("problems") or []
-    return ["", *(paint("!", 33, look) + " " + safe(one) for one in found)] if found else []
+    return ["", *(paint("!", 33, style) + " " + safe(one) for one in found)] if found else []
 
 
-def change(line: Mapping[str, Any], look: Look) -> str:
+def change(line: Mapping[str, Any], style: Style) -> str:
     """One line of `vmdns names --watch`."""
     at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
     sign, code = {"appeared": ("+", 32), "gone": ("-", 31)}.get(line["change"], ("~", 33))
@@ -139,28 +139,28 @@ def change(line: Mapping[str, Any], look: Look) -> str:
         parts.append(f"(was {', '.join(was)})")
     if line["why"]:
         parts.append(f"[{line['why']}]")
-    return f"{at} {paint(sign, code, look)} {safe('  '.join(parts))}"
+    return f"{at} {paint(sign, code, style)} {safe('  '.join(parts))}"
 
 
-def answer(response: Mapping[str, Any], client: str | None, look: Look) -> list[str]:
+def answer(response: Mapping[str, Any], client: str | None, style: Style) -> list[str]:
     """The answer of `vmdns ask` as a table, or why there is none in words; then the reasons."""
     records = [(record.split(maxsplit=4) + [""] * 5)[:5] for record in response["answer"]]
     rows = [(name.removesuffix("."), kind, value, f"{ttl} s") for name, ttl, _, kind, value in records]
     if rows:
-        lines = table(("NAME", "TYPE", "ANSWER", "TTL"), rows, look)
+        lines = table(("NAME", "TYPE", "ANSWER", "TTL"), rows, style)
         if response["extended_error"]:
             lines.append(safe(response["extended_error"]))
     else:
-        lines = [paint(safe(response["summary"]), 1, look)]
+        lines = [paint(safe(response["summary"]), 1, style)]
     notes = [response["note"], f"asked as {client}" if client else "", *response["why"]]
     notes = [one for one in notes if one and one not in response["summary"]]
     return [*lines, *([""] if notes else []), *(safe(f"- {one}") for one in notes)]
 
 
-def dig(response: Mapping[str, Any], client: str | None, look: Look) -> list[str]:
+def dig(response: Mapping[str, Any], client: str | None, style: Style) -> list[str]:
     """The answer of `vmdns ask --dig`, in dig's way."""
     asked = f", asked as {client}" if client else ""
-    lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, look)]
+    lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, style)]
     lines += [safe(record) for record in response["answer"]]
     for record in response.get("authority", []):
         parts = record.split()
@@ -173,11 +173,11 @@ def dig(response: Mapping[str, Any], client: str | None, look: Look) -> list[str
     return lines + [safe(f";; why: {one}") for one in response.get("why", [])]
 
 
-def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+def status(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
     """The pages of `vmdns status`."""
     zones = " and ".join(response["zones"])
     lines = [
-        paint(safe(response["verdict"]), 1, look),
+        paint(safe(response["verdict"]), 1, style),
         safe(
             f"vmdns {response['version']}, process {response['pid']}, up {age(now - response['started'])}, "
             f"zones {zones}, serial {response['serial']}"
@@ -185,10 +185,10 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     ]
     rows: list[tuple[object, ...]]
     rows = [(one["address"], one["port"], one["state"], one["detail"]) for one in response["listeners"]]
-    lines += ["", *table(("LISTENER", "PORT", "STATE", "DETAIL"), rows, look)]
+    lines += ["", *table(("LISTENER", "PORT", "STATE", "DETAIL"), rows, style)]
     box = response["virtualbox"]
     rows = [(box["version"] or "-", box["reader"] or "-", box["home"] or "-", box["state"], box["detail"])]
-    lines += ["", *table(("VIRTUALBOX", "READER", "SETTINGS", "STATE", "DETAIL"), rows, look)]
+    lines += ["", *table(("VIRTUALBOX", "READER", "SETTINGS", "STATE", "DETAIL"), rows, style)]
     rows = [
         (
             one["name"],
@@ -199,43 +199,43 @@ def status(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
         )
         for one in response["sources"]
     ]
-    lines += ["", *table(("SOURCE", "STATE", "FACTS", "SINCE", "DETAIL"), rows, look)]
+    lines += ["", *table(("SOURCE", "STATE", "FACTS", "SINCE", "DETAIL"), rows, style)]
     if response["upstreams"]:
         rows = [
             (one["address"], one["asked"], one["answered"], one["failed"], _milliseconds(one), one["error"])
             for one in response["upstreams"]
         ]
-        lines += ["", *table(("UPSTREAM", "ASKED", "ANSWERED", "FAILED", "ROUND TRIP", "ERROR"), rows, look)]
+        lines += ["", *table(("UPSTREAM", "ASKED", "ANSWERED", "FAILED", "ROUND TRIP", "ERROR"), rows, style)]
     counts = [f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items()]
     if response["datagrams"]:
         counts.append(f"datagrams taken {response['datagrams']}")
-    return [*lines, "", safe(", ".join(counts)), *_problems(response, look)]
+    return [*lines, "", safe(", ".join(counts)), *_problems(response, style)]
 
 
-def plan(response: Mapping[str, Any], look: Look) -> list[str]:
+def plan(response: Mapping[str, Any], style: Style) -> list[str]:
     """The steps of a plan with the command lines that do the same, what is left as it is, and notes."""
     lines = []
     for number, step in enumerate(response["steps"], 1):
-        lines.append(paint(safe(f"{number}. {step['what']}"), 1, look))
+        lines.append(paint(safe(f"{number}. {step['what']}"), 1, style))
         for command in step["commands"]:
             # A here-document stands flush left, so that it can be copied.
             indent = "" if "\n" in command else "   "
             lines += [indent + safe(line) for line in command.splitlines()]
-    lines += [paint("!", 33, look) + " " + safe(one) for one in response["left"]]
+    lines += [paint("!", 33, style) + " " + safe(one) for one in response["left"]]
     lines += [safe(f"- {one}") for one in response["notes"]]
     return lines or ["Nothing to do."]
 
 
-def host(response: Mapping[str, Any], whole: bool, look: Look) -> list[str]:
+def host(response: Mapping[str, Any], whole: bool, style: Style) -> list[str]:
     """What `vmdns host` shows: the plan and how to do it; what was done was logged already."""
     if response["done"]:
         rest = {"steps": [], "left": response["left"], "notes": response["notes"]}
-        return plan(rest, look) if rest["left"] or rest["notes"] or not response["steps"] else []
+        return plan(rest, style) if rest["left"] or rest["notes"] or not response["steps"] else []
     end = [f"Do it with: vmdns host {'--whole ' if whole else ''}--apply"] if response["steps"] else []
-    return [*plan(response, look), *end]
+    return [*plan(response, style), *end]
 
 
-def wire(response: Mapping[str, Any], look: Look) -> list[str]:
+def wire(response: Mapping[str, Any], style: Style) -> list[str]:
     """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; what
     was done was logged already, so only notes follow."""
     steps = [step for one in response["networks"] for step in one["steps"]]
@@ -243,15 +243,15 @@ def wire(response: Mapping[str, Any], look: Look) -> list[str]:
         if not (response["changed"] or response["left"]):
             return ["Nothing to do."]
         more = response["left"] or response["notes"]
-        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, look) if more else []
+        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, style) if more else []
     rows = [
         (one["title"], " ".join(one["now"]) or "nothing", one["wanted"] if one["steps"] else "as it is")
         for one in response["networks"]
     ]
-    lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, look) if rows else []
+    lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, style) if rows else []
     end = "Do it with: vmdns wire --apply" if steps else "Nothing to do."
     notes = response["notes"]
-    rest = plan({"steps": steps, "left": [], "notes": notes}, look) if steps or notes else []
+    rest = plan({"steps": steps, "left": [], "notes": notes}, style) if steps or notes else []
     return [*lines, *([""] if lines else []), *rest, end]
 
 
@@ -269,7 +269,7 @@ def hosts(response: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def service(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
+def service(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
     """What `vmdns service status` shows: a line, and the last lines of the log."""
     if response["running"]:
         since = f", up {age(now - response['since'])}" if response["since"] else ""
@@ -280,7 +280,7 @@ def service(response: Mapping[str, Any], now: float, look: Look) -> list[str]:
     else:
         state = "is not installed; install it with: vmdns service install"
     disabled = ", and is not started at log-in" if response["installed"] and not response["enabled"] else ""
-    lines = [paint(safe(f"{response['service']} {state}{disabled}"), 1, look)]
+    lines = [paint(safe(f"{response['service']} {state}{disabled}"), 1, style)]
     return [*lines, *(safe(f"  {line}") for line in response["log"])]
 
 
@@ -289,13 +289,13 @@ def _milliseconds(upstream: Mapping[str, Any]) -> str:
     return "-" if taken is None else f"{taken:g} ms"
 
 
-def doctor(response: Mapping[str, Any], look: Look) -> list[str]:
+def doctor(response: Mapping[str, Any], style: Style) -> list[str]:
     """What `vmdns doctor` found: a line each, and below it the command that fixes it; at the end the verdict."""
     marks = {"ok": ("ok", 32), "warning": ("?", 33), "problem": ("!", 31)}
     lines = []
     for one in response["findings"]:
         mark, code = marks[one["level"]]
-        lines.append(f"{paint(f'{mark:2}', code, look)} {safe(one['subject'])}: {safe(one['text'])}")
+        lines.append(f"{paint(f'{mark:2}', code, style)} {safe(one['subject'])}: {safe(one['text'])}")
         if one["command"]:
             lines.append("      " + safe(one["command"]))
     return [*lines, "", f"{safe(response['verdict'])}."]

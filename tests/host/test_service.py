@@ -297,7 +297,7 @@ def test_what_is_installed_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(service, "_SYSTEMD", tmp_path)
     monkeypatch.setattr(service, "_owner", lambda: Owner("alice", 1000, tmp_path))
     monkeypatch.setattr(service, "check", lambda program: None)
-    one = service.Service()
+    one = service.UserService()
     names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in one.wanted(["--wire"])]
     assert names == [
         ("service-unit", "vmdns-beside-alice@.service"),

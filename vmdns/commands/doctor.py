@@ -26,7 +26,7 @@ from vmdns.commands import direct_read
 from vmdns.commands import host as hosting
 from vmdns.commands.command_error import FAILED, CommandError
 from vmdns.commands.parallel import run_parallel
-from vmdns.commands.server_request import Server
+from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config
 from vmdns.host import hosts_block as hostsfile
 from vmdns.regular_file import read_regular
@@ -56,7 +56,7 @@ SERVER_SECONDS = 60  # for a response of the running vmdns, or a look at Virtual
 Report = Callable[[str], None]
 
 
-def command(server: Server, config: Callable[[], Config], report: Report) -> dict[str, Any]:
+def command(server: RunningServer, config: Callable[[], Config], report: Report) -> dict[str, Any]:
     """The response of `vmdns doctor`; report gets a line for what takes long. Raises `CommandError`."""
     try:
         (status,) = run_parallel(
@@ -89,7 +89,7 @@ def look(config: Callable[[], Config]) -> list[Finding]:
         return [*examined([], policy), what]
 
 
-def ask(server: Server) -> list[Finding]:
+def ask(server: RunningServer) -> list[Finding]:
     """The findings of the running vmdns. Raises `CommandError`."""
     return [Finding(**one) for one in server.request({"do": "doctor"})["findings"]]
 
@@ -149,7 +149,7 @@ def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
     """The command that makes this computer find names of VMs and changes least."""
     try:
         hosting.look(False, hosting.place_of(status), tuple(zones))
-    except (hosting.Refused, OSError):
+    except (CommandError, OSError):
         return "vmdns hosts --keep"
     return "vmdns host --apply"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vmdns.command_name import command_name
+from vmdns.commands.command_error import NOT_RUNNING, CommandError
 from vmdns.dns.message import encode_query
 from vmdns.host import plan
 from vmdns.host.earlier_run import SCOPE, journal
@@ -22,25 +23,17 @@ _ASK_SECONDS = 0.5
 _PORT = 53
 
 
-class Refused(Exception):
-    """This cannot be done here; the text says why, and what can be done."""
-
-
-class NoServer(Refused):
-    """This takes a vmdns that runs."""
-
-
 def command(
     action: str, whole: bool, status: dict[str, Any] | None, zones: Sequence[str], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """What `vmdns host` answers, as JSON values: action is plan, apply or undo. status is that of a vmdns that runs.
 
-    Raises `Refused`, or OSError.
+    Raises `CommandError`, or OSError.
     """
     try:
         return _command(action, whole, status, zones, say)
     except Denied:
-        raise Refused(
+        raise CommandError(
             "this needs root, and there is no sudo or no terminal to ask for it; the command lines that "
             "`vmdns host` shows do the same by hand"
         ) from None
@@ -60,29 +53,30 @@ def _command(
     shown = [one.as_json() for one in todo]
     if done and todo:
         if ask.check and status is None:
-            raise NoServer(
-                f"no vmdns runs here, so this computer would ask nobody; start one with: {command_name()} run"
+            raise CommandError(
+                f"no vmdns runs here, so this computer would ask nobody; start one with: {command_name()} run",
+                NOT_RUNNING,
             )
         apply(ask, todo, say)
     return {"steps": shown, "left": [], "notes": list(ask.notes) if todo else [], "done": done}
 
 
 def place_of(status: Mapping[str, Any] | None) -> Place:
-    """Where vmdns is to be asked, by its status; 127.0.0.1 port 53 where none runs. Raises `Refused`."""
+    """Where vmdns is to be asked, by its status; 127.0.0.1 port 53 where none runs. Raises `CommandError`."""
     if status is None:
         return Place()
     listening = [one for one in status["listeners"] if one["state"] == "listening"]
     here = [Place(one["address"], one["port"]) for one in listening]
     for one in sorted(here, key=lambda at: (at.address != "127.0.0.1", ":" in at.address, at.port != 53)):
         return one
-    raise Refused("vmdns listens nowhere now; see vmdns status")
+    raise CommandError("vmdns listens nowhere now; see vmdns status")
 
 
 def look(whole: bool, at: Place, zones: Sequence[str]) -> Ask:
-    """What is to be set on this machine. Raises `Refused`, or OSError where it cannot be looked at."""
+    """What is to be set on this machine. Raises `CommandError`, or OSError where it cannot be looked at."""
     found = _windows(whole, at, zones) if sys.platform == "win32" else _posix(whole, at, zones)
     if isinstance(found, Refusal):
-        raise Refused(found.text)
+        raise CommandError(found.text)
     return found
 
 

@@ -50,7 +50,7 @@ def _first(home: str, ask: Callable[[Path, str | None], T]) -> T:
     raise missing
 
 
-class Server:
+class RunningServer:
     """The running vmdns that a command means.
 
     simulation: what the last response said of itself, "" for a real one; missing: why no vmdns answered, once so.

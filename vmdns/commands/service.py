@@ -39,7 +39,7 @@ def run_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
     return found
 
 
-class Service:
+class UserService:
     """The service of one user on this computer. Raises `NotPossible` where there can be none."""
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ def run_command(
 ) -> dict[str, Any]:
     """The response of `vmdns service`: action is install or uninstall; agreed gets the response before anything is
     done, and decides whether it is. Raises `NotPossible`, OSError."""
-    one = Service()
+    one = UserService()
     steps, left = (one.install(options), []) if action == "install" else one.uninstall()
     notes = one.notes() if steps and action == "install" else []
     response = answer(steps, left, notes, done=False)

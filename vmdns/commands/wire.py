@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmdns.commands.wire_networks import Network, Wire
+from vmdns.commands.wire_networks import NetworkPlan, Wire
 from vmdns.host import elevation
 from vmdns.host.loopback_address import WHOLE
 
@@ -19,8 +19,8 @@ PLAIN_NAT = (
 
 
 def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """The answer of `vmdns wire`: do is plan, apply or undo; say gets a line a step. Raises `Refused`, OSError."""
-    networks: list[Network] = []
+    """The answer of `vmdns wire`: do is plan, apply or undo; say gets a line a step. Raises `CommandError`, OSError."""
+    networks: list[NetworkPlan] = []
     left: list[str] = []
     if do == "undo":
         changed, left = wire.undo(say, network)

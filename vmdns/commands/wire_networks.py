@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vmdns.commands.command_error import CommandError
 from vmdns.control.paths import instance_key
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Entry, Journal
@@ -34,16 +35,12 @@ _E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
 _OUTSIDE = ("198.51.100.1", 53)  # no packet goes there: it only has the system choose an address
 
 
-class Refused(Exception):
-    """This cannot be done here; the text says why, and what can be done."""
-
-
 class _NoAddress(Exception):
     """The host could not be given an address."""
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class NetworkPlan:
     """One network, with the steps that wire it."""
 
     row: Row
@@ -85,14 +82,16 @@ class Wire:
         self.journal = Journal(state_folder() / ("journal.json" if key == "default" else f"journal-{key}.json"))
         self._version: tuple[int, ...] = ()
 
-    def plan(self, network: str = "") -> list[Network]:
-        """The networks with the steps to do, all or the one named. Raises `Refused` for an unknown one.
+    def plan(self, network: str = "") -> list[NetworkPlan]:
+        """The networks with the steps to do, all or the one named. Raises `CommandError` for an unknown one.
 
         Names are VirtualBox's: of a NAT Network, a host-only interface, or a DHCP server's network.
         """
-        return [Network(row, self._steps(row)) for row in self._rows(network)]
+        return [NetworkPlan(row, self._steps(row)) for row in self._rows(network)]
 
-    def apply(self, networks: Sequence[Network], say: Callable[[str], None], network: str = "") -> list[Network]:
+    def apply(
+        self, networks: Sequence[NetworkPlan], say: Callable[[str], None], network: str = ""
+    ) -> list[NetworkPlan]:
         """Applies the plan, with a line for each step, and returns what was done.
 
         Where the host cannot be given an address, networks share one that it has.
@@ -108,7 +107,7 @@ class Wire:
         for one in networks:
             if one.row.server and self.box.refresh(one.row.network):
                 say(f"the DHCP of {one.row.title} ran with other settings, and is restarted")
-        return [Network(one.row, done.get(one.row.network, [])) for one in networks]
+        return [NetworkPlan(one.row, done.get(one.row.network, [])) for one in networks]
 
     def undo(self, say: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
         """Undoes what was applied. Returns the changed networks, and a sentence for each setting that stays."""
@@ -159,14 +158,14 @@ class Wire:
         found = {one for one in known if one in (network, host_only(network))}
         if not found:
             there = ", ".join(dict.fromkeys(known)) or "none"
-            raise Refused(f"there is no network {network} that vmdns could wire, or did; there is {there}")
+            raise CommandError(f"there is no network {network} that vmdns could wire, or did; there is {there}")
         return found
 
     def _steps(self, row: Row) -> list[Step]:
         make = registry(self.box)
         return plan((make(one.kind, one.name), one.value) for one in row.want)
 
-    def _do(self, networks: Sequence[Network], done: dict[str, list[Step]], say: Callable[[str], None]) -> None:
+    def _do(self, networks: Sequence[NetworkPlan], done: dict[str, list[Step]], say: Callable[[str], None]) -> None:
         for network in networks:
             for step in network.steps:
                 try:
@@ -215,9 +214,9 @@ class Wire:
         return iter(sorted(found, key=lambda one: one != first))
 
     def _check_home(self) -> None:
-        """Raises `Refused` where VBoxManage would change the networks of another VirtualBox home than the named one."""
+        """Raises `CommandError` where VBoxManage would change the networks of another VirtualBox home."""
         if self._named_home and not read_registered(self.box.home / "VirtualBox.xml", self._call("list", "vms"))[1]:
-            raise Refused(f"VirtualBox: {WrongHome(self._named_home)}")
+            raise CommandError(f"VirtualBox: {WrongHome(self._named_home)}")
 
     def _call(self, *arguments: str) -> str:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
+from vmdns.commands.command_error import CommandError
 from vmdns.commands.wire import FOLLOW
 from vmdns.commands.wire_networks import Wire
 from vmdns.host.elevation import is_elevated
@@ -78,7 +79,7 @@ class WireWatch:
             if self._wire is None or self._made != (home, zones):
                 self._wire, self._made = Wire(home, zones, may=is_elevated()), (home, zones)
             apply_once(self._wire, steps, troubles)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, CommandError) as error:
             troubles.append(str(error))
             self._seen = None  # so that the next call checks again
         return steps, troubles

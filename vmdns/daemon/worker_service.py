@@ -21,6 +21,7 @@ def main() -> None:
     if "wire" not in wanted:
         worker.run(requests, output, wanted)
         return
+    from vmdns.commands.command_error import CommandError
     from vmdns.commands.wire_networks import Wire
     from vmdns.daemon.wire_watch import apply_once
     from vmdns.host.elevation import is_elevated
@@ -29,7 +30,7 @@ def main() -> None:
     try:
         wire = Wire(wanted["wire"]["home"], tuple(wanted["wire"]["zones"]), may=is_elevated())
         apply_once(wire, response["steps"], response["troubles"])
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, CommandError) as error:
         response["error"] = str(error)
     output.send(response)
 
