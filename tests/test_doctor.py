@@ -169,7 +169,7 @@ def test_a_check_that_takes_long_is_told_and_given_up(monkeypatch: pytest.Monkey
 
 def test_the_block_of_the_hosts_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "hosts"
-    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    monkeypatch.setattr("vmdns.commands.doctor.hosts_path", lambda: file)
     assert not doctor.has_hosts_block()
     file.write_text("127.0.0.1 localhost\n")
     assert not doctor.has_hosts_block()

@@ -18,7 +18,7 @@ from vmdns.commands.command_error import CommandError
 from vmdns.commands.host import answers, place_of
 from vmdns.host import hosts_block as hostsfile
 from vmdns.host.elevation import Denied
-from vmdns.host.journal import Entry
+from vmdns.host.journal import JournalEntry
 from vmdns.host.resolver_setup import Ask, Place
 from vmdns.host.system_file import SystemFile
 
@@ -126,7 +126,7 @@ def test_a_missing_right_is_one_sentence(run: Run, wanted: Path, monkeypatch: py
 
 
 def test_a_journal_of_another_version_is_said(run: Run) -> None:
-    hosting.journal().put(Entry("host", "teapot", "x", None, 1))
+    hosting.open_host_journal().put(JournalEntry("host", "teapot", "x", None, 1))
     status, _, err = run("host", "--undo")
     assert status == 1
     assert "the journal names teapot x" in err
@@ -180,7 +180,7 @@ BLOCK = "192.168.56.101\tweb.local web.vm.internal"
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "hosts"
     file.write_bytes(b"127.0.0.1 localhost\r\n")
-    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    monkeypatch.setattr("vmdns.commands.hosts.hosts_path", lambda: file)
     return file
 
 

@@ -11,7 +11,6 @@ from vmdns.config import Config, Options
 from vmdns.daemon.app import App
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.sources import hosts_file as hostsfile
 from vmdns.state import hosts_names as hosts
 
 
@@ -19,7 +18,8 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "hosts"
-    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    for module in ("app", "hosts_reader"):
+        monkeypatch.setattr(f"vmdns.daemon.{module}.hosts_path", lambda: file)
     monkeypatch.setattr(hosts, "MOST_BLOCKED", 5)
     monkeypatch.setattr(App, "_follow", lambda *_: None)  # it listens nowhere
     lines = "".join(f"0.0.0.0 ad{number}.example\n" for number in range(8)) + "192.168.56.20 shop.test\n"
@@ -54,7 +54,8 @@ def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_con
 ) -> None:
     file = tmp_path / "hosts"
     found = Upstreams((Upstream("192.0.2.1"),))
-    monkeypatch.setattr(hostsfile, "path", lambda: file)
+    for module in ("app", "hosts_reader"):
+        monkeypatch.setattr(f"vmdns.daemon.{module}.hosts_path", lambda: file)
     monkeypatch.setattr("vmdns.daemon.upstream_watch.read_upstreams", lambda: found)
     monkeypatch.setattr(App, "_follow", lambda *_: None)  # it listens nowhere
 

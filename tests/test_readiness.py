@@ -18,8 +18,7 @@ import pytest
 
 from tests.test_app import PATIENCE, Run
 from vmdns.daemon import readiness
-from vmdns.host.capabilities_linux import keep_to_ourselves
-from vmdns.host.systemd_notify import Notifier, from_environ
+from vmdns.host.systemd_service import ServiceNotifier, drop_ambient_capabilities, read_notifier
 from vmdns.server.listeners import bind
 from vmdns.server.socket_activation import pair, take
 
@@ -103,23 +102,23 @@ def test_sockets_of_another_process_are_left_alone(environ: dict[str, str]) -> N
     ],
 )
 def test_what_the_manager_wants(environ: dict[str, str], seconds: float) -> None:
-    assert from_environ(environ, pid=7).seconds == seconds
+    assert read_notifier(environ, pid=7).seconds == seconds
     assert environ == {}
 
 
 def test_nobody_to_tell_is_no_error() -> None:
-    from_environ({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready("x")
-    from_environ({}).alive()
+    read_notifier({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready("x")
+    read_notifier({}).alive()
 
 
-class Told(Notifier):
+class Told(ServiceNotifier):
     """What would be told."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("", seconds)
         self.told: list[str] = []
 
-    def _tell(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         self.told.append(text.partition("=")[0])
 
 
@@ -233,7 +232,7 @@ def test_the_right_to_low_ports_is_not_passed_on() -> None:
     """A process with an ambient capability keeps the capability and hands nothing to its children."""
     show = "grep -E 'Cap(Eff|Amb)' /proc/{}/status"
     code = (
-        "import os, subprocess; from vmdns.host.capabilities_linux import keep_to_ourselves as keep\n"
+        "import os, subprocess; from vmdns.host.systemd_service import drop_ambient_capabilities as keep\n"
         f"def shown(): return [subprocess.getoutput({show!r}.format(pid)) for pid in (os.getpid(), 'self')]\n"
         "print(shown()); keep(); print(shown())"
     )
@@ -249,6 +248,6 @@ def test_the_right_to_low_ports_is_not_passed_on() -> None:
 
 
 def test_without_ambient_capabilities_nothing_is_done(tmp_path: Path) -> None:
-    keep_to_ourselves(tmp_path / "nothing")
+    drop_ambient_capabilities(tmp_path / "nothing")
     (tmp_path / "status").write_text("Name:\tx\nCapAmb:\t0000000000000000\n")
-    keep_to_ourselves(tmp_path / "status")
+    drop_ambient_capabilities(tmp_path / "status")

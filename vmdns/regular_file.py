@@ -7,9 +7,6 @@ import os
 import stat
 from pathlib import Path
 
-# Bytes that are read at once: many Linux kernels let nobody else have the processor before a call is over.
-_PIECE = 32_768
-
 
 def read_regular(path: Path, most: int) -> bytes:
     """Its first `most` bytes, and one more if it is longer. Raises FileNotFoundError or another OSError.
@@ -20,11 +17,8 @@ def read_regular(path: Path, most: int) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        pieces, left = [], most + 1
-        while left and (piece := os.read(handle, min(left, _PIECE))):
-            pieces.append(piece)
-            left -= len(piece)
-        return b"".join(pieces)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(most + 1)
     finally:
         os.close(handle)
 

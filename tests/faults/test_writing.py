@@ -12,7 +12,7 @@ import pytest
 
 from tests.needs import needs_mount_namespace
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host.journal import Entry, Journal
+from vmdns.host.journal import Journal, JournalEntry
 
 ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="a process is killed otherwise there")
@@ -32,8 +32,8 @@ def dies(*given, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(module, name, dies)
 if what == "journal":
-    from vmdns.host.journal import Entry, Journal
-    Journal(Path(file)).put(Entry("wire", "address", "two", None, "b"))
+    from vmdns.host.journal import JournalEntry, Journal
+    Journal(Path(file)).put(JournalEntry("wire", "address", "two", None, "b"))
 else:
     from vmdns.host.hosts_block import write
     write(Path(file), ["192.168.56.102\\tdb.local"])
@@ -47,8 +47,8 @@ def run(*words: str, code: str = _DIES) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def entry(name: str) -> Entry:
-    return Entry("wire", "address", name, None, "a")
+def entry(name: str) -> JournalEntry:
+    return JournalEntry("wire", "address", name, None, "a")
 
 
 @posix
@@ -85,9 +85,9 @@ def test_a_hosts_file_whose_writer_is_killed_is_the_old_or_the_new_one(
 _PUTS = """
 import sys
 from pathlib import Path
-from vmdns.host.journal import Entry, Journal
+from vmdns.host.journal import JournalEntry, Journal
 for number in range(40):
-    Journal(Path(sys.argv[1])).put(Entry("wire", "address", f"{sys.argv[2]} {number}", None, "a"))
+    Journal(Path(sys.argv[1])).put(JournalEntry("wire", "address", f"{sys.argv[2]} {number}", None, "a"))
 """
 
 
@@ -107,9 +107,9 @@ folder = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
 from vmdns.host import plan
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host.journal import Entry, Journal
+from vmdns.host.journal import JournalEntry, Journal
 journal = Journal(folder / "journal.json")
-journal.put(Entry("wire", "address", "one", None, "a"))
+journal.put(JournalEntry("wire", "address", "one", None, "a"))
 hosts = folder / "hosts"
 hosts.write_bytes(b"127.0.0.1 localhost\\n")
 before = journal.path.read_bytes(), hosts.read_bytes()
@@ -132,7 +132,7 @@ except OSError as error:
     failed.append(error.errno)
 same = before == (journal.path.read_bytes(), hosts.read_bytes())
 (folder / "filler").unlink()
-journal.put(Entry("wire", "address", "two", None, "b"))
+journal.put(JournalEntry("wire", "address", "two", None, "b"))
 left = sorted(one.name for one in folder.iterdir())
 print(json.dumps({"failed": failed, "same": same, "written": written, "entries": len(journal.entries()), "left": left}))
 """

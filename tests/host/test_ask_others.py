@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from vmdns.host import nrpt, resolver_macos, resolver_windows, upstreams_windows
-from vmdns.host.earlier_run import servers_before
-from vmdns.host.journal import Entry
+from vmdns.host.journal import JournalEntry
 from vmdns.host.nrpt import NrptRule, Rule, parse_rules, stale
 from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.upstreams import servers_before
 
 ZONES = ("local", "vm.internal")
 
@@ -222,10 +222,10 @@ def test_the_servers_before_us_on_windows() -> None:
 
 def test_the_servers_that_were_typed_in() -> None:
     entries = [
-        Entry("host", "windows-servers", "Wi-Fi", [], ["198.18.53.53"]),
-        Entry("host", "windows-servers", "Ethernet's", ["10.1.0.1", "10.1.0.2"], ["198.18.53.53"]),
-        Entry("host", "nrpt", ".vm.internal", ["127.0.0.9"], ["127.0.0.1"]),
-        Entry("host", "mac-servers", "Wi-Fi", ["10.1.0.2", "10.1.0.3"], ["198.18.53.53"]),
+        JournalEntry("host", "windows-servers", "Wi-Fi", [], ["198.18.53.53"]),
+        JournalEntry("host", "windows-servers", "Ethernet's", ["10.1.0.1", "10.1.0.2"], ["198.18.53.53"]),
+        JournalEntry("host", "nrpt", ".vm.internal", ["127.0.0.9"], ["127.0.0.1"]),
+        JournalEntry("host", "mac-servers", "Wi-Fi", ["10.1.0.2", "10.1.0.3"], ["198.18.53.53"]),
     ]
     assert servers_before(entries) == ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
 

@@ -17,7 +17,7 @@ import pytest
 from vmdns.cli_parser import run_parser
 from vmdns.commands import service
 from vmdns.commands.service import run_options
-from vmdns.host import launchd, systemd_unit, systemd_unit_text, task_scheduler
+from vmdns.host import launchd, systemd_unit, task_scheduler
 from vmdns.host.journal import Journal
 from vmdns.host.plan import Setting, apply, plan, undo, undo_plan
 from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
@@ -34,8 +34,8 @@ def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Ow
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("vmdns-alice.service", systemd_unit_text.text), ("vmdns-beside-alice.socket", systemd_unit_text.socket_text),
-     ("vmdns-beside-alice@.service", systemd_unit_text.beside_text)],
+    [("vmdns-alice.service", systemd_unit.server_unit), ("vmdns-beside-alice.socket", systemd_unit.socket_unit),
+     ("vmdns-beside-alice@.service", systemd_unit.worker_unit)],
 )  # fmt: skip
 def test_units(name: str, text: Callable[[Program], str]) -> None:
     assert text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / name).read_text("utf-8")
@@ -83,7 +83,7 @@ def test_no_task(text: str) -> None:
      ("LAB\\ö", r"vmdns-LAB\x5c\xc3\xb6.service")],
 )  # fmt: skip
 def test_unit_names(name: str, expected: str) -> None:
-    assert systemd_unit_text.unit_name(name) == expected
+    assert systemd_unit.unit_name(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_unit_names(name: str, expected: str) -> None:
      ("a\\b", r'"a\\b"'), (";", '";"'), ("a\nb\x1b", r'"a\x0ab\x1b"')],
 )  # fmt: skip
 def test_words_of_a_unit(word: str, shown: str) -> None:
-    text = systemd_unit_text.text(Program(ALICE, ("/x", word)))
+    text = systemd_unit.server_unit(Program(ALICE, ("/x", word)))
     assert f"ExecStart=/x {shown}\n" in text
 
 
 def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
-    assert "\nUser=1000\n" in systemd_unit_text.text(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
+    assert "\nUser=1000\n" in systemd_unit.server_unit(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
 
 
 def find(who: str | int) -> Owner:
@@ -257,7 +257,7 @@ def make(kind: str, name: str) -> Setting:
 def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
     path = folder / "system" / "vmdns-alice.service"
     return [
-        (systemd_unit.unit_file(str(path)), systemd_unit_text.text(program(*options))),
+        (systemd_unit.unit_file(str(path)), systemd_unit.server_unit(program(*options))),
         (systemd_unit.Enabled(path.name), True),
     ]
 

@@ -12,8 +12,8 @@ import pytest
 from vmdns.dns.message import SOA, Record, encode_query, encode_response, parse_query, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.host import loopback_address, resolv_conf, upstreams, upstreams_linux, upstreams_macos, upstreams_windows
 from vmdns.host import systemd_resolved as resolved
-from vmdns.host import upstreams, upstreams_linux, upstreams_macos, upstreams_windows
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -45,7 +45,7 @@ def at(*addresses: str, port: int = 53) -> tuple[Upstream, ...]:
     ],
 )
 def test_resolv_conf(text: str, servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
-    assert upstreams_linux.parse_resolv_conf(text) == Upstreams(servers, search=search)
+    assert resolv_conf.parse_resolv_conf(text) == Upstreams(servers, search=search)
 
 
 STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"
@@ -390,9 +390,9 @@ def test_name_resolution_policy(
 
 
 def test_an_address_is_assigned_where_it_can_be_bound() -> None:
-    assert upstreams_windows.is_assigned("127.0.0.1")
-    assert not upstreams_windows.is_assigned("192.0.2.77")
-    assert not upstreams_windows.is_assigned("no address")
+    assert loopback_address.is_assigned("127.0.0.1")
+    assert not loopback_address.is_assigned("192.0.2.77")
+    assert not loopback_address.is_assigned("no address")
 
 
 # -- this machine ---------------------------------------------------------------------------------------------

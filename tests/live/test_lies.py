@@ -1,6 +1,6 @@
 """Guests that lie, on a real VirtualBox: addresses forged by guest properties, and a VM whose name steers terminals.
 
-Also the server as its service confines it (host/systemd_unit_text.py), beside a worker that is not: VMs that are
+Also the server as its service confines it (host/systemd_unit.py), beside a worker that is not: VMs that are
 started by a VBoxSVC that this worker started run.
 """
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.rrset import address_record
+from vmdns.host.folders import hosts_path
 from vmdns.sources import hosts_file as hostsfile
-from vmdns.sources.hosts_file import parse_hosts, path, read_digest, read_hosts
+from vmdns.sources.hosts_file import parse_hosts, read_digest, read_hosts
 from vmdns.state import hosts_names as hosts
 from vmdns.state.hosts_names import HostsIndex
 
@@ -195,11 +196,11 @@ def test_the_file(tmp_path: Path) -> None:
 
 
 def test_where_it_is() -> None:
-    assert path("linux", {}) == path("darwin", {"SystemRoot": "x"}) == Path("/etc/hosts")
-    assert PureWindowsPath(path("win32", {"SystemRoot": r"D:\Win"})).parts[-4:] == (
+    assert hosts_path("linux", {}) == hosts_path("darwin", {"SystemRoot": "x"}) == Path("/etc/hosts")
+    assert PureWindowsPath(hosts_path("win32", {"SystemRoot": r"D:\Win"})).parts[-4:] == (
         "System32",
         "drivers",
         "etc",
         "hosts",
     )
-    assert str(path("win32", {})).startswith(r"C:\Windows")
+    assert str(hosts_path("win32", {})).startswith(r"C:\Windows")

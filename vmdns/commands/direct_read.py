@@ -9,6 +9,7 @@ from vmdns.commands.command_error import CommandError
 from vmdns.config import Config
 from vmdns.control import report
 from vmdns.dns.zonefile import parse_records
+from vmdns.host.folders import hosts_path
 from vmdns.sources import hosts_file
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.sources.supervisor import look_once
@@ -25,7 +26,7 @@ def read_facts(config: Config) -> list[Fact]:
         facts.update({key: from_json(one) for key, one in message.get("facts", {}).items() if one is not None})
     if config.hosts:
         policy = policy_of(config)
-        hosts = hosts_file.read_digest(hosts_file.path(), policy.apexes, policy.ttl)
+        hosts = hosts_file.read_digest(hosts_path(), policy.apexes, policy.ttl)
         facts.update({f"hosts:{one.name} {one.address}": one for one in hosts.inside})  # only names in our zones
     return list(facts.values())
 

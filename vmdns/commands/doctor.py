@@ -29,6 +29,7 @@ from vmdns.commands.parallel import run_parallel
 from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config
 from vmdns.host import hosts_block as hostsfile
+from vmdns.host.folders import hosts_path
 from vmdns.regular_file import read_regular
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
@@ -157,7 +158,7 @@ def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
 def has_hosts_block() -> bool:
     """Whether `vmdns hosts` has written names into the hosts file."""
     try:
-        return bool(hostsfile.read(hostsfile.path()))
+        return bool(hostsfile.read(hosts_path()))
     except (OSError, ValueError):
         return False
 

@@ -12,10 +12,11 @@ from vmdns.command_name import command_name
 from vmdns.commands.command_error import NOT_RUNNING, CommandError
 from vmdns.dns.message import encode_query
 from vmdns.host import plan
-from vmdns.host.earlier_run import SCOPE, journal
 from vmdns.host.elevation import Denied
-from vmdns.host.loopback_address import LoopbackAddress
+from vmdns.host.journal import open_host_journal
+from vmdns.host.loopback_address import LoopbackAddress, is_assigned
 from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.upstreams import HOST_SCOPE
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
 _SOA = 6
@@ -46,7 +47,7 @@ def _command(
     if action == "undo":
         todo, left = undo_steps()
         shown = [one.as_json() for one in todo]
-        plan.undo(journal(), SCOPE, make, say)
+        plan.undo(open_host_journal(), HOST_SCOPE, make, say)
         return {"steps": shown, "left": left, "notes": [], "done": done}
     ask = look(whole, place_of(status), zones)
     todo = plan.plan(ask.wanted)
@@ -94,11 +95,7 @@ def _windows(whole: bool, at: Place, zones: Sequence[str]) -> Ask | Refusal:
     from vmdns.host import resolver_windows, upstreams_windows
 
     read = upstreams_windows.read_registry  # type: ignore[attr-defined,unused-ignore]
-    return (
-        resolver_windows.whole(read, upstreams_windows.is_assigned)
-        if whole
-        else resolver_windows.split(read, at, zones)
-    )
+    return resolver_windows.whole(read, is_assigned) if whole else resolver_windows.split(read, at, zones)
 
 
 def make(kind: str, name: str) -> plan.Setting:
@@ -130,18 +127,18 @@ def make(kind: str, name: str) -> plan.Setting:
 
 def apply(ask: Ask, steps: Sequence[plan.Step], say: Callable[[str], None]) -> None:
     """Does the steps, journaled. The last one waits until vmdns answers where it will be asked. Raises OSError."""
-    kept = journal()
+    kept = open_host_journal()
     if not ask.check or not steps:
-        plan.apply(steps, kept, SCOPE, say)
+        plan.apply(steps, kept, HOST_SCOPE, say)
         return
     last = [one for one in steps if one.setting.kind in ("resolv.conf", "mac-servers", "windows-servers")]
-    plan.apply([one for one in steps if one not in last], kept, SCOPE, say)
+    plan.apply([one for one in steps if one not in last], kept, HOST_SCOPE, say)
     if last and not answers(ask.check, ANSWER_SECONDS):
         raise OSError(
             f"no vmdns answers at {ask.check} port 53, so this computer is not sent there; see that `vmdns run` runs "
             "and may have port 53 (vmdns status), then apply again"
         )
-    plan.apply(last, kept, SCOPE, say)
+    plan.apply(last, kept, HOST_SCOPE, say)
 
 
 def answers(address: str, patience: float) -> bool:
@@ -167,7 +164,7 @@ def answers(address: str, patience: float) -> bool:
 
 def undo_steps() -> tuple[list[plan.Step], list[str]]:
     """What `undo` would do, and what it would leave and why. Raises OSError."""
-    return plan.undo_plan(journal(), SCOPE, make)
+    return plan.undo_plan(open_host_journal(), HOST_SCOPE, make)
 
 
 def clean() -> list[str]:
@@ -180,7 +177,7 @@ def clean() -> list[str]:
     from vmdns.host import elevation as elevate
     from vmdns.host import nrpt, upstreams_windows
 
-    kept = [entry.name for entry in journal().entries(SCOPE) if entry.kind == "nrpt"]
+    kept = [entry.name for entry in open_host_journal().entries(HOST_SCOPE) if entry.kind == "nrpt"]
     rules = nrpt.stale(upstreams_windows.read_registry(), kept)
     if rules and elevate.is_elevated():
         nrpt.remove(rules)

@@ -8,11 +8,12 @@ from typing import Any
 from vmdns.commands.command_error import NOT_RUNNING, CommandError
 from vmdns.control.client import ControlError, NotRunning
 from vmdns.host import hosts_block
+from vmdns.host.folders import hosts_path
 
 
 def command(do: str, names: Callable[[], list[dict[str, Any]]]) -> dict[str, Any]:
     """The response of `vmdns hosts`: do is plan, apply or undo; names gives the server's names. Raises OSError."""
-    file = hosts_block.path()
+    file = hosts_path()
     wanted = None if do == "undo" else hosts_block.lines(names())
     before = hosts_block.read(file)
     if do != "plan" and before != wanted:
@@ -26,7 +27,7 @@ def keep(
     changes: Callable[[], Iterator[object]], names: Callable[[], list[dict[str, Any]]], log: Callable[[str], None]
 ) -> None:
     """Writes the block at each change until Ctrl-C. Raises OSError, and `CommandError` when the server ends."""
-    file = hosts_block.path()
+    file = hosts_path()
     names()  # without a server there is nothing to write
     writer = hosts_block.Writer(file, once=False)
     written: list[str] | None = None

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import plan
-from vmdns.host.file_lock import lock_of
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Journal
 from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
+from vmdns.host.state_file import lock_path
 from vmdns.sources.installation import user_home
 
 SCOPE = "service"
@@ -63,7 +63,7 @@ class UserService:
             from vmdns.host.launchd import LABEL
 
             return LABEL
-        from vmdns.host.systemd_unit_text import unit_name
+        from vmdns.host.systemd_unit import unit_name
 
         return unit_name(self.owner.name)
 
@@ -81,16 +81,15 @@ class UserService:
             agent = launchagent.Agent(str(launchagent.path_of(self.owner.home)), self.owner.uid)
             return [(agent, launchagent.text(program))]
         from vmdns.host import systemd_unit
-        from vmdns.host import systemd_unit_text as unit_text
 
         user = self.owner.name
         files = [
-            (unit_text.beside_name(user), unit_text.beside_text(program)),
-            (unit_text.socket_name(user), unit_text.socket_text(program)),
-            (self.name, unit_text.text(program)),
+            (systemd_unit.worker_name(user), systemd_unit.worker_unit(program)),
+            (systemd_unit.socket_name(user), systemd_unit.socket_unit(program)),
+            (self.name, systemd_unit.server_unit(program)),
         ]
         return [
-            *((systemd_unit.unit_file(f"{unit_text.FOLDER}/{name}"), text) for name, text in files),
+            *((systemd_unit.unit_file(f"{systemd_unit.FOLDER}/{name}"), text) for name, text in files),
             (systemd_unit.Enabled(self.name), True),
         ]
 
@@ -139,7 +138,7 @@ class UserService:
         """With sudo, gives the journal to the user whose it is."""
         if sys.platform == "win32" or os.geteuid() != 0 or self.owner.uid == 0:
             return
-        own = [lock_of(self.journal.path), self.journal.path, *self.journal.path.parents]
+        own = [lock_path(self.journal.path), self.journal.path, *self.journal.path.parents]
         for path in own[: own.index(self.owner.home)] if self.owner.home in own else own[:3]:
             if path.exists() and path.stat().st_uid == 0:
                 os.chown(path, self.owner.uid, -1)

@@ -13,7 +13,7 @@ from typing import Any
 from vmdns.commands.command_error import CommandError
 from vmdns.control.paths import instance_key
 from vmdns.host.folders import state_folder
-from vmdns.host.journal import Entry, Journal
+from vmdns.host.journal import Journal, JournalEntry
 from vmdns.host.loopback_address import is_assigned
 from vmdns.host.plan import Step, apply, plan, undo
 from vmdns.host.upstreams import read_upstreams
@@ -116,7 +116,7 @@ class Wire:
         given = {one.name: one.after.get("6") for one in entries if one.kind == DHCP_GROUP and one.after}
         names = self._named(network, [one.name for one in entries if one.kind != LOOPBACK]) if network else set()
 
-        def only(entry: Entry) -> bool:
+        def only(entry: JournalEntry) -> bool:
             if not network:
                 return True
             if entry.kind == LOOPBACK:

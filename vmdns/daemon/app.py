@@ -31,7 +31,7 @@ from vmdns.daemon.status import Status
 from vmdns.daemon.suspend_detector import SuspendDetector, clock
 from vmdns.daemon.task_restart import Faults, Tasks, run_with_restarts
 from vmdns.daemon.upstream_watch import UpstreamWatch
-from vmdns.host.folders import control_folders, state_folder
+from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
 from vmdns.host.upstreams import watched
 from vmdns.mdns.publisher import MdnsPublisher
@@ -39,7 +39,6 @@ from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames
 from vmdns.server.forwarder import Forwarder
-from vmdns.sources import hosts_file
 from vmdns.sources.file_watcher import FolderWatch
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
@@ -182,9 +181,9 @@ class App:
         """Takes the sockets that a service manager opened, and notes where it wants to be notified."""
         if "NOTIFY_SOCKET" in os.environ:
             from vmdns.daemon.readiness import Readiness
-            from vmdns.host.systemd_notify import from_environ
+            from vmdns.host.systemd_service import read_notifier
 
-            self._readiness = Readiness(from_environ(os.environ), lambda: self._server.listeners)
+            self._readiness = Readiness(read_notifier(os.environ), lambda: self._server.listeners)
         if "LISTEN_FDS" in os.environ:
             from vmdns.server.socket_activation import take
 
@@ -207,7 +206,7 @@ class App:
     def _watch_files(self, parts: AsyncExitStack) -> None:
         files, spawn = FolderWatch(), self._tasks.spawn
         parts.callback(files.stop)
-        troubles = files.add(lambda: [hosts_file.path()], lambda: spawn(self.hosts.read()))
+        troubles = files.add(lambda: [hosts_path()], lambda: spawn(self.hosts.read()))
         troubles += files.add(watched, lambda: spawn(self.upstreams.read()))
         troubles += files.add(lambda: [self._configuration.path], lambda: spawn(self._configuration.read()))
         try:

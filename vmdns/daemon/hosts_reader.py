@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vmdns.config import Config
 from vmdns.daemon.discovery import Source
+from vmdns.host.folders import hosts_path
 from vmdns.sources import hosts_file
 from vmdns.state.hosts_names import HostsIndex
 from vmdns.state.policy import Policy
@@ -52,4 +53,4 @@ class HostsReader:
     def _digest(self, wanted: bool, policy: Policy) -> HostsIndex:
         if not wanted:
             return HostsIndex()
-        return hosts_file.read_digest(hosts_file.path(), policy.apexes, policy.ttl, self.hosts)
+        return hosts_file.read_digest(hosts_path(), policy.apexes, policy.ttl, self.hosts)

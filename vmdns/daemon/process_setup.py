@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from vmdns.daemon.log_output import print_log_records
-from vmdns.host.capabilities_linux import keep_to_ourselves
+from vmdns.host.systemd_service import drop_ambient_capabilities
 
 # Seconds that the UDP thread waits at most for the interpreter lock while the event loop runs Python code.
 SWITCH_INTERVAL = 0.0001
@@ -17,7 +17,7 @@ def prepare_process(log: Callable[[str], None]) -> None:
     """To be called once, before the event loop starts."""
     print_log_records(log)
     _raise_open_files_limit()
-    keep_to_ourselves()
+    drop_ambient_capabilities()
     sys.setswitchinterval(SWITCH_INTERVAL)
 
 

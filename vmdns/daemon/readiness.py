@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from vmdns.dns.message import encode_query
-from vmdns.host.systemd_notify import Notifier
+from vmdns.host.systemd_service import ServiceNotifier
 from vmdns.server.listeners import Listener
 
 ANSWER_SECONDS = 2.0
@@ -18,7 +18,7 @@ _SOA = 6
 class Readiness:
     """Notifications of one vmdns to its service manager. listeners gives the sockets that are open now."""
 
-    def __init__(self, notifier: Notifier, listeners: Callable[[], Sequence[Listener]]) -> None:
+    def __init__(self, notifier: ServiceNotifier, listeners: Callable[[], Sequence[Listener]]) -> None:
         self._notifier = notifier
         self._listeners = listeners
         self._task: asyncio.Task[None] | None = None

@@ -61,6 +61,13 @@ def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.env
     return control_folders(system, environ, home, lambda folder: False)[-1]
 
 
+def hosts_path(system: str = sys.platform, environ: Mapping[str, str] = os.environ) -> Path:
+    """The hosts file of this system (hosts(5))."""
+    if system == "win32":
+        return Path(environ.get("SystemRoot", r"C:\Windows"), "System32", "drivers", "etc", "hosts")
+    return Path("/etc/hosts")
+
+
 def _folder(environ: Mapping[str, str], variable: str, default: Path) -> Path:
     """The folder that the variable names. A relative one is invalid and ignored (XDG section 2)."""
     named = environ.get(variable, "")

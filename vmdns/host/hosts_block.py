@@ -34,13 +34,6 @@ _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([
 _ABOUT = "# Written by `vmdns hosts`; `vmdns hosts --undo` takes it out."
 
 
-def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this system has its hosts file."""
-    if platform == "win32":
-        return Path(environ.get("SystemRoot", r"C:\Windows"), "System32", "drivers", "etc", "hosts")
-    return Path("/etc/hosts")
-
-
 def lines(names: Iterable[Mapping[str, Any]]) -> list[str]:
     """The lines for what the server tells of names (`report.names`): those that this host reaches, by address."""
     found = []

@@ -6,22 +6,20 @@ It outlives vmdns, its configuration and a crash: `--undo` needs nothing else. S
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmdns.host.file_lock import held
+from vmdns.host.folders import state_folder
+from vmdns.host.state_file import lock_file, replace_file
 from vmdns.regular_file import read_regular
 
-_FRESH = ".fresh"
 _MOST_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One setting that was changed: by which command (scope), from what (before) to what (after)."""
 
     scope: str
@@ -37,28 +35,28 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def entries(self, scope: str | None = None) -> list[Entry]:
+    def entries(self, scope: str | None = None) -> list[JournalEntry]:
         """All entries, or those of a scope. Raises OSError, also where the file makes no sense."""
         try:
-            held = json.loads(read_regular(self.path, _MOST_BYTES))
-            found = [Entry(**one) for one in held["entries"]]
+            content = json.loads(read_regular(self.path, _MOST_BYTES))
+            found = [JournalEntry(**one) for one in content["entries"]]
         except FileNotFoundError:
             return []
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise OSError(f"{self.path} cannot be understood ({error}); move it away to start anew") from None
         return [one for one in found if scope is None or one.scope == scope]
 
-    def find(self, scope: str, kind: str, name: str) -> Entry | None:
+    def find(self, scope: str, kind: str, name: str) -> JournalEntry | None:
         """The entry of one setting."""
         for one in self.entries(scope):
             if (one.kind, one.name) == (kind, name):
                 return one
         return None
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: JournalEntry) -> None:
         """Adds the entry, or replaces the one of the same setting."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with held(self.path):
+        with lock_file(self.path):
             entries = self.entries()
             key = (entry.scope, entry.kind, entry.name)
             for at, one in enumerate(entries):
@@ -69,23 +67,15 @@ class Journal:
                 entries.append(entry)
             self._write(entries)
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: JournalEntry) -> None:
         """Forgets an entry."""
-        with held(self.path):
+        with lock_file(self.path):
             self._write([one for one in self.entries() if one != entry])
 
-    def _write(self, entries: Sequence[Entry]) -> None:
-        text = json.dumps({"entries": [asdict(one) for one in entries]}, indent=1)
-        prefix = self.path.name + "-"
-        for left in self.path.parent.glob(f"{prefix}*{_FRESH}"):  # of a process that was killed while it wrote
-            left.unlink(missing_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=_FRESH, dir=self.path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    def _write(self, entries: Sequence[JournalEntry]) -> None:
+        replace_file(self.path, json.dumps({"entries": [asdict(one) for one in entries]}, indent=1))
+
+
+def open_host_journal() -> Journal:
+    """The journal of `vmdns host` of this user. Raises RuntimeError where no home folder is known."""
+    return Journal(state_folder() / "journal.json")

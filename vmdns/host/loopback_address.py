@@ -35,7 +35,11 @@ def commands(address: str, present: bool, system: str = sys.platform) -> list[li
 
 
 def is_assigned(address: str) -> bool:
-    """Whether this host has the IPv4 address, on whichever interface: only then can a socket be bound to it."""
+    """Whether an interface of this host has the IPv4 address. Raises OSError if that cannot be tried."""
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, 0))

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from vmdns.host.state_file import replace_file
 from vmdns.state.naming import Owners
 
 MOST_NAMES = 20_000
 MOST_BYTES = 8_000_000  # more than so many of the longest names take
-_FRESH = ".fresh"
 
 
 class NameOwners:
@@ -94,17 +92,4 @@ def write_owners(path: Path, owners: Owners) -> None:
     """Replaces the file; of too many names, those of the fewest labels are kept. Raises OSError."""
     kept = sorted(owners, key=lambda name: (len(name), name))[:MOST_NAMES]
     text = json.dumps({"names": {".".join(name): owners[name] for name in kept}}, indent=0)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    prefix = path.name + "-"
-    for left in path.parent.glob(f"{prefix}*{_FRESH}"):  # of a process that was killed while it wrote
-        left.unlink(missing_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=_FRESH, dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(path, text)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vmdns.host.journal import Entry, Journal
+from vmdns.host.journal import Journal, JournalEntry
 
 Value = Any  # what JSON can hold; None where there is nothing
 
@@ -95,7 +95,7 @@ def apply(steps: Iterable[Step], journal: Journal, scope: str, say: Callable[[st
         held = journal.find(scope, setting.kind, setting.name)
         # What was there before the first of our changes is what undo gives back, unless someone set it since.
         before = held.before if held is not None and held.after == step.before else step.before
-        journal.put(Entry(scope, setting.kind, setting.name, before, step.after))
+        journal.put(JournalEntry(scope, setting.kind, setting.name, before, step.after))
         say(step.text)
         setting.write(step.after)
 
@@ -118,7 +118,7 @@ def undo(
     scope: str,
     make: Registry,
     say: Callable[[str], None],
-    only: Callable[[Entry], bool] = lambda entry: True,
+    only: Callable[[JournalEntry], bool] = lambda entry: True,
 ) -> list[str]:
     """Takes everything of a scope back that `only` lets through, and forgets it. Returns the sentences of `undo_plan`
     on what is left.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vmdns.dns.name import to_wire
+from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.host import elevation
 from vmdns.regular_file import read_whole
 
@@ -49,6 +51,32 @@ def earlier_of(text: str) -> Earlier | None:
     follow = tuple(one.removeprefix(_FOLLOW).strip() for one in lines if one.startswith(_FOLLOW))
     servers = tuple(one.removeprefix(_SERVER).strip() for one in lines if one.startswith(_SERVER))
     return Earlier(tuple(one for one in follow if one.startswith("/")), servers)
+
+
+def parse_resolv_conf(text: str) -> Upstreams:
+    """The servers and search domains of a resolv.conf; of several search or domain lines the last one counts."""
+    servers: list[Upstream] = []
+    search: frozenset[bytes] = frozenset()
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0][0] in "#;":
+            continue
+        if words[0] == "nameserver":
+            servers.append(Upstream(words[1]))
+        elif words[0] in ("search", "domain"):
+            search = wire_names(words[1:])
+    return Upstreams(tuple(dict.fromkeys(servers)), search=search)
+
+
+def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
+    """Domains in wire form, without the root and without what is no domain name."""
+    found = set()
+    for text in texts:
+        try:
+            found.add(to_wire(text))
+        except ValueError:
+            continue
+    return frozenset(found - {b"\0"})
 
 
 @dataclass(frozen=True, slots=True)

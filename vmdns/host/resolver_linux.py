@@ -19,7 +19,7 @@ from typing import Any
 
 from vmdns.host.loopback_address import WHOLE, LoopbackAddress
 from vmdns.host.plan import Setting
-from vmdns.host.resolv_conf import OURS, Earlier, ResolvConf, earlier_of, ours
+from vmdns.host.resolv_conf import OURS, Earlier, ResolvConf, earlier_of, ours, parse_resolv_conf
 from vmdns.host.resolver_setup import Ask, Place, Refusal
 from vmdns.host.system_file import SystemFile
 from vmdns.regular_file import read_regular
@@ -51,7 +51,7 @@ class Linux:
 
     @property
     def servers(self) -> tuple[str, ...]:
-        return tuple(_servers(self.resolv_conf))
+        return _servers(self.resolv_conf)
 
     @property
     def uses_resolved(self) -> bool:
@@ -72,7 +72,7 @@ def look(root: Path = Path("/")) -> Linux:
         link=os.readlink(resolv_conf) if resolv_conf.is_symlink() else "",
         hosts_line=next((one for one in nsswitch if one.startswith("hosts:")), ""),
         resolved=_version() if resolved else 0,
-        resolved_servers=tuple(_servers(_text(root / _RESOLVED.lstrip("/")))),
+        resolved_servers=_servers(_text(root / _RESOLVED.lstrip("/"))),
         systemd=(root / "run/systemd/system").is_dir(),
         network_manager=(root / _NETWORK_MANAGER.lstrip("/")).exists(),
         dnsmasq=(root / "run/NetworkManager/dnsmasq.pid").exists(),
@@ -223,9 +223,8 @@ def setting(kind: str, name: str) -> SystemFile:
     return SystemFile(kind, name, **_KINDS[kind])  # type: ignore[arg-type]
 
 
-def _servers(text: str) -> list[str]:
-    lines = (line.split() for line in text.splitlines())
-    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+def _servers(text: str) -> tuple[str, ...]:
+    return tuple(one.address for one in parse_resolv_conf(text).default)
 
 
 def _text(path: Path) -> str:

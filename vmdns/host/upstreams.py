@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.host.journal import JournalEntry, open_host_journal
 from vmdns.host.loopback_address import WHOLE
 
 if sys.platform == "win32":
@@ -23,6 +24,9 @@ else:
 
     POLL_SECONDS = 0.0
 
+HOST_SCOPE = "host"  # of journal entries of `vmdns host`
+_SERVER_KINDS = ("mac-servers", "windows-servers")
+
 
 def read_upstreams() -> Upstreams:
     """Looks now. May block for seconds: call it in a thread. Raises OSError with a text for the user."""
@@ -32,11 +36,19 @@ def read_upstreams() -> Upstreams:
     return _before_us(found) if WHOLE in found.resolvers else found
 
 
+def servers_before(entries: list[JournalEntry]) -> list[str]:
+    """The configured name servers that `vmdns host --whole` replaced, without duplicates."""
+    lists = [one.before for one in entries if one.kind in _SERVER_KINDS and isinstance(one.before, list)]
+    return list(dict.fromkeys(str(address) for addresses in lists for address in addresses))
+
+
 def _before_us(found: Upstreams) -> Upstreams:
     """The servers to ask where this host is told to ask vmdns for everything: those typed in before, else DHCP's."""
-    from vmdns.host.earlier_run import typed_in
-
-    servers = tuple(map(Upstream, typed_in())) or tuple(one for one in found.default if one.address != WHOLE)
+    try:
+        configured = servers_before(open_host_journal().entries(HOST_SCOPE))
+    except (OSError, RuntimeError):
+        configured = []
+    servers = tuple(map(Upstream, configured)) or tuple(one for one in found.default if one.address != WHOLE)
     if not servers and sys.platform == "darwin":
         from vmdns.host.resolver_macos import given
 

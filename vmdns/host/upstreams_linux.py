@@ -10,14 +10,12 @@ where no proxy answers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams
 from vmdns.host import systemd_resolved as resolved
-from vmdns.host.resolv_conf import Earlier, earlier_of
+from vmdns.host.resolv_conf import Earlier, earlier_of, parse_resolv_conf
 from vmdns.regular_file import read_regular
 
 _STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
@@ -26,32 +24,6 @@ _RESOLVED = f"{resolved.FOLDER}/resolv.conf"
 _NETWORK_MANAGER = "run/NetworkManager"  # followed once this host asks us for everything
 _MOST_BYTES = 65_536
 _ROOT = b"\0"
-
-
-def parse_resolv_conf(text: str) -> Upstreams:
-    """The servers and search domains of a resolv.conf; of several search or domain lines the last one counts."""
-    servers: list[Upstream] = []
-    search: frozenset[bytes] = frozenset()
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) < 2 or words[0][0] in "#;":
-            continue
-        if words[0] == "nameserver":
-            servers.append(Upstream(words[1]))
-        elif words[0] in ("search", "domain"):
-            search = wire_names(words[1:])
-    return Upstreams(tuple(dict.fromkeys(servers)), search=search)
-
-
-def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
-    """Domains in wire form, without the root and without what is no domain name."""
-    found = set()
-    for text in texts:
-        try:
-            found.add(to_wire(text))
-        except ValueError:
-            continue
-    return frozenset(found - {b"\0"})
 
 
 def behind_stub(found: Upstreams, text: str | None, domains: resolved.Domains) -> Upstreams:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host.upstreams_linux import wire_names
+from vmdns.host.resolv_conf import wire_names
 
 _TIMEOUT = 10.0
 _LINE = re.compile(r"\s+([^:\[]+?)\s*(?:\[\d+\])?\s*:\s*(.*\S)")

@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host.loopback_address import WHOLE
-from vmdns.host.upstreams_linux import wire_names
+from vmdns.host.loopback_address import WHOLE, is_assigned
+from vmdns.host.resolv_conf import wire_names
 
 # Values by key path: what `read_registry` makes of the keys below HKEY_LOCAL_MACHINE that follow.
 Registry = Mapping[str, Mapping[str, object]]
@@ -129,16 +128,6 @@ def words(value: object) -> list[str]:
     """The items of a REG_MULTI_SZ, or of a REG_SZ that divides them by space, comma or semicolon."""
     texts: Iterable[object] = value if isinstance(value, list) else [value]
     return [word for text in texts if isinstance(text, str) for word in re.split(r"[\s,;\0]+", text) if word]
-
-
-def is_assigned(address: str) -> bool:
-    """Whether this host has the IPv4 address now: only then can a socket be bound to it."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(ipaddress.IPv4Address(address)), 0))
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 if sys.platform == "win32":

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import os
 import re
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,13 +19,6 @@ from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END, HostsIndex, index_ho
 MAX_BYTES = 64 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.ASCII)
-
-
-def path(platform: str = sys.platform, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this system has its hosts file."""
-    if platform == "win32":
-        return Path(environ.get("SystemRoot", r"C:\Windows"), "System32", "drivers", "etc", "hosts")
-    return Path("/etc/hosts")
 
 
 @lru_cache(maxsize=4096)

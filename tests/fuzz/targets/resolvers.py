@@ -10,8 +10,9 @@ from ipaddress import ip_address
 
 from vmdns.dns.upstreams import Upstreams
 from vmdns.host import upstreams_windows
+from vmdns.host.resolv_conf import parse_resolv_conf
 from vmdns.host.systemd_resolved import parse_link
-from vmdns.host.upstreams_linux import behind_stub, parse_resolv_conf
+from vmdns.host.upstreams_linux import behind_stub
 from vmdns.host.upstreams_macos import parse_scutil
 from vmdns.server.forward_routes import usable_servers
 

@@ -1,0 +1,73 @@
+"""What a service receives from systemd: the notification socket (sd_notify(3)) and its capabilities (capabilities(7)).
+
+Without them, nothing is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from vmdns.dns.escaping import safe
+
+
+class ServiceNotifier:
+    """The socket of the service manager. seconds is the watchdog interval (sd_watchdog_enabled(3)), 0 for none."""
+
+    def __init__(self, address: str = "", seconds: float = 0.0) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.seconds = seconds
+
+    def ready(self, status: str) -> None:
+        """Reports that vmdns answers queries; status is a line for the user."""
+        self._send(f"READY=1\nSTATUS={safe(status)}")
+
+    def alive(self) -> None:
+        """Reports that vmdns still answers."""
+        self._send("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """Reports that vmdns is ending on request."""
+        self._send("STOPPING=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        # An error must not keep vmdns from answering.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.setblocking(False)
+            one.sendto(text.encode(), self._address)
+
+
+def read_notifier(environ: MutableMapping[str, str], pid: int | None = None) -> ServiceNotifier:
+    """The notifier of the environment. Its variables are removed, so that children do not notify the manager."""
+    address = environ.pop("NOTIFY_SOCKET", "")
+    micros = environ.pop("WATCHDOG_USEC", "")
+    watchdog_pid = environ.pop("WATCHDOG_PID", "")
+    if not hasattr(socket, "AF_UNIX") or address[:1] not in ("/", "@"):
+        return ServiceNotifier()
+    meant = watchdog_pid in ("", str(os.getpid() if pid is None else pid))
+    return ServiceNotifier(address, int(micros) / 1e6 if micros.isdecimal() and meant else 0.0)
+
+
+_PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
+
+
+def drop_ambient_capabilities(status: Path = Path("/proc/self/status")) -> None:
+    """Empties the ambient set of this thread and of threads that it starts.
+
+    The right to low ports comes as an ambient capability, which every child would inherit: the reader of VirtualBox,
+    and through it VBoxSVC and the VMs. vmdns itself keeps the right.
+    """
+    try:
+        text = status.read_text("utf-8", "replace")
+    except OSError:
+        return
+    ambient = next((line.split()[1] for line in text.splitlines() if line.startswith("CapAmb:")), "0")
+    if int(ambient, 16):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
