@@ -58,13 +58,13 @@ def test_x07_what_rests_is_taken_at_random() -> None:
         which = []
         waiting = [ports.take(upstream, 0.0) for _ in range(256)]
         for one in waiting:
-            ports.rest(one, 0.0)
+            ports.release(one, 0.0)
         for _ in range(2000):
             port = ports.take(upstream, 0.0)
             which.append(opened.setdefault(port.number, len(opened)))
-            if not ports.rest(port, 0.0):
+            if not ports.release(port, 0.0):
                 ports.drop(port)
-        for one in ports.tired(1e9):
+        for one in ports.expired(1e9):
             ports.drop(one)
     assert len(set(which)) > 200
     assert max(Counter(which).values()) <= 32 * 2  # a number may be another socket's later

@@ -26,7 +26,7 @@ from vmdns.server.external_names import ExternalNames
 from vmdns.server.first_query import POSSIBLE
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
-from vmdns.server.source_ports import MOST_SECONDS, MOST_USES, RandomBytes, SourcePortPool
+from vmdns.server.source_ports import MAX_SECONDS, MAX_USES, RandomBytes, SourcePortPool
 from vmdns.server.upstream_socket import UpstreamSockets
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this system has no way to wait for many sockets in a thread")
@@ -50,12 +50,12 @@ def test_f16_with_little_to_ask_each_question_has_a_port_of_its_own(upstream: Up
     for _ in range(50):
         port = pool.take(upstream, 0.0)
         used.append(port_of(port))
-        assert pool.rest(port, 0.0)
+        assert pool.release(port, 0.0)
     assert len(set(used)) >= 49  # two may have drawn the same number by chance only after the first was closed
-    assert (sockets.open, pool.resting) == (50, 50)
-    for port in pool.tired(MOST_SECONDS):
+    assert (sockets.open, pool.idle) == (50, 50)
+    for port in pool.expired(MAX_SECONDS):
         pool.drop(port)
-    assert (sockets.open, pool.resting, sockets.spare) == (0, 0, True)
+    assert (sockets.open, pool.idle, sockets.spare) == (0, 0, True)
 
 
 def test_under_load_ports_are_used_again_at_random_and_not_for_long(upstream: Upstream) -> None:
@@ -67,12 +67,12 @@ def test_under_load_ports_are_used_again_at_random_and_not_for_long(upstream: Up
         port = pool.take(upstream, 0.0)
         uses[id(port)] = port.uses
         order.append(port_of(port))
-        if not pool.rest(port, 1.0):
+        if not pool.release(port, 1.0):
             pool.drop(port)
-    assert max(uses.values()) == MOST_USES
-    assert pool.resting <= ports.MOST_RESTING
+    assert max(uses.values()) == MAX_USES
+    assert pool.idle <= ports.MAX_IDLE
     # About 129 rest, each for 32 uses: so many ports in 6000 questions, spread over all.
-    assert len(set(order)) > 6000 // MOST_USES
+    assert len(set(order)) > 6000 // MAX_USES
     buckets = [0] * 8
     for number in set(order):
         buckets[(number - 1024) * 8 // (65536 - 1024)] += 1
@@ -80,7 +80,7 @@ def test_under_load_ports_are_used_again_at_random_and_not_for_long(upstream: Up
     assert sum((found - fair) ** 2 / fair for found in buckets) < 40  # chi-square, 7 degrees: once in a million
     # Which one comes next is not to be told from those before: the same follows the same by chance only.
     assert sum(a == b for a, b in itertools.pairwise(order)) < 6000 * 8 // 128
-    for port in pool.tired(float("inf")):
+    for port in pool.expired(float("inf")):
         pool.drop(port)
     assert sockets.open == 0
 
@@ -99,11 +99,11 @@ def test_a_port_that_is_too_old_or_that_nobody_has_room_for_is_not_kept(upstream
     taken = [pool.take(upstream, 0.0) for _ in range(8)]
     with pytest.raises(OSError, match="too many sockets"):
         pool.take(upstream, 0.0)
-    assert not pool.rest(taken[0], MOST_SECONDS)
-    assert [pool.rest(port, 0.0) for port in taken[:3]] == [True, True, False]
+    assert not pool.release(taken[0], MAX_SECONDS)
+    assert [pool.release(port, 0.0) for port in taken[:3]] == [True, True, False]
     assert pool.take(upstream, 0.0) in taken[:2]  # where no more can be opened, one that rests will do
-    assert pool.stray(-1) is None
-    for port in {*taken, *pool.tired(float("inf"))}:
+    assert pool.take_stray(-1) is None
+    for port in {*taken, *pool.expired(float("inf"))}:
         port.socket.close()
 
 
@@ -118,8 +118,8 @@ def test_what_rests_is_closed_soon_and_the_thread_waits_for_its_listener_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Lab, "threaded", True)
-    monkeypatch.setattr(ports, "MOST_SECONDS", 0.3)
-    monkeypatch.setattr("vmdns.server.first_query._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(ports, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr("vmdns.server.first_query._CHECK_SECONDS", 0.1)
 
     async def scenario() -> None:
         async with lab() as net:

@@ -814,7 +814,7 @@ def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once() -> None:
             waiting = [asyncio.ensure_future(net.ask(f"slow.{at}.fz.test")) for at in range(10)]
             await until(lambda: net.up.count() == 10)
             refused = await net.ask("slow.x.fz.test")
-            assert (refused.rcode(), ede(refused)[1]) == (2, "too many questions are under way")
+            assert (refused.rcode(), ede(refused)[1]) == (2, "too many queries are pending")
             assert not any(one.done() for one in waiting)
             net.up.go.set()
             await asyncio.gather(*waiting)

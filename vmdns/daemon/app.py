@@ -331,7 +331,7 @@ class App:
         """After a suspend: events were missed, so everything is looked at again."""
         self._log(f"this computer slept, or vmdns was stopped, for {seconds:.0f} s: everything is looked at again")
         self._discovery.resume()
-        self._forwarder.woke()
+        self._forwarder.retry_failed()
         self._multicast.again()
         self._listening.resume()
         self.store.rebuild()

@@ -29,9 +29,9 @@ MAX_CLIENTS = 4096
 MOST_VERIFIED = 4096  # some 200 bytes each: 0.8 MB
 VERIFIED_SECONDS = 3600.0
 STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers share limits
-MOST_SILENCED = 64  # questions of one client that are read in vain, until the kernel is told to drop them
-PROVEN_SHARE = 4  # a verified address that is no known guest's has a quarter of a guest's limits
-MISSES = 25  # of so many questions one may be for external and not known: 200 of 5,000 a second
+MOST_SILENCED = 64  # dropped queries of one client, until the kernel is to drop them
+VERIFIED_SHARE = 4  # a verified address that is no known guest's has a quarter of a guest's limits
+QUERIES_PER_FORWARD = 25  # one query in this many may be forwarded: 200 of 5,000 a second
 
 
 class ClientUsage:
@@ -45,7 +45,7 @@ class ClientUsage:
         self.silenced = 0  # dropped queries since it was last muted
         self.muted_until = 0.0
         self.account = ClientAccount(rate, now)
-        self.forwards = Bucket(rate / MISSES, 2 * rate / MISSES, now)
+        self.forwards = Bucket(rate / QUERIES_PER_FORWARD, 2 * rate / QUERIES_PER_FORWARD, now)
         self.in_flight: deque[float] = deque()  # latest ends of its forwarded queries
 
 
@@ -154,10 +154,10 @@ class ClientLimits:
         if place is not None and address.version == 4 and place.at.network.prefixlen < 31:
             unanswerable = unanswerable or address == place.at.network.broadcast_address
         if proven and not from_host:  # no other host can have an address of the host's
-            usage = self._usage_of(f"{peer} proven", 1 if key == peer else PROVEN_SHARE)
+            usage = self._usage_of(f"{peer} proven", 1 if key == peer else VERIFIED_SHARE)
         else:
             usage = self._usage_of(key, 1)
-        # Proven or not are two clients, so that what is sent in a VM's name leaves it its lookups.
+        # Verified queries of a VM have a usage of their own, so that a flood in its name leaves it its lookups.
         lookup_client = (snapshot.vm_at(peer) or key) + (" proven" if proven else "")
         return Client(usage, lookup_client, peer, from_host=from_host, stranger=stranger, unanswerable=unanswerable)
 

@@ -1,7 +1,6 @@
-"""Several upstreams, one question: the next is asked when one fails, or is silent for too long; the first answer wins.
+"""Failover between upstreams: the next is queried when one fails, or does not respond in time; the first answer wins.
 
-A server that was asked is listened to until the end, so a slow one still counts; the one that is asked next only
-comes in addition.
+A query stays open until the end, so a slow server still counts; the next one is queried in addition.
 """
 
 from __future__ import annotations
@@ -13,18 +12,17 @@ from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHO
 from vmdns.dns.limits import Limits
 from vmdns.server.upstream_server import Unanswered, UpstreamServer
 
-# A server may be silent for this part of limits.upstream_timeout, and no more seconds than that, before the next one
-# is asked as well.
-_PATIENCE_PART, _PATIENCE = 0.4, 0.8
-# How often one server is asked the same, and all servers together.
+# A server has this part of limits.upstream_timeout, and this many seconds at most, before the next one is queried too.
+_DELAY_PART, _MAX_DELAY = 0.4, 0.8
+# Queries to one server, and to all servers together.
 _TRIES_EACH = 2
 _MOST_TRIES = 6
-# The wait before a server is asked again whose host said that no one listens there: that word may be forged.
+# Seconds before a server is queried again after an ICMP error, which may be forged.
 _PAUSE = 0.2
 
 
 class AllFailed(Exception):
-    """No server had an answer. error is the Extended DNS Error; replied says whether any spoke at all."""
+    """No server had an answer. error is the Extended DNS Error; replied says whether any server responded."""
 
     def __init__(self, error: tuple[int, str], *, replied: bool) -> None:
         super().__init__(error[1])
@@ -32,22 +30,22 @@ class AllFailed(Exception):
         self.replied = replied
 
 
-def patience(limits: Limits) -> float:
-    """How many seconds a server may be silent before the next one is asked as well."""
-    return min(_PATIENCE_PART * limits.upstream_timeout, _PATIENCE)
+def failover_delay(limits: Limits) -> float:
+    """Returns how many seconds a server may take before the next one is queried too."""
+    return min(_DELAY_PART * limits.upstream_timeout, _MAX_DELAY)
 
 
 class Failover:
-    """The tries of one question."""
+    """The upstream queries of one question."""
 
     def __init__(
         self, servers: Sequence[UpstreamServer], ask: Callable[[UpstreamServer], Awaitable[Forwarded]], limits: Limits
     ) -> None:
         self._ask = ask
         self._limits = limits
-        self._patience = patience(limits)
+        self._delay = failover_delay(limits)
         self._left = dict.fromkeys(servers, _TRIES_EACH)
-        self._again: dict[UpstreamServer, float] = {}
+        self._retry_at: dict[UpstreamServer, float] = {}
         self._why: dict[UpstreamServer, str] = {}
         self._tries: dict[asyncio.Future[Forwarded], tuple[UpstreamServer, float]] = {}
         self._started = 0
@@ -55,17 +53,18 @@ class Failover:
         self._last = 0.0
         self._replied = False
 
-    def go_on(self, server: UpstreamServer, asking: Awaitable[Forwarded], begun: float, now: float) -> None:
-        """One server was asked at `begun`, both by the clock of the servers; to be said before `run`."""
+    def add_pending(self, server: UpstreamServer, asking: Awaitable[Forwarded], begun: float, now: float) -> None:
+        """Adds a query that was sent at `begun`; both times are by the clock of the servers. To be called before
+        `run`."""
         time = asyncio.get_running_loop().time() - (now - begun)
         self._begun = time
         self._start(server, time, begun, asking)
         self._note_silence(now)
 
     async def run(self, spare: Callable[[], bool], now: Callable[[], float]) -> Forwarded:
-        """The first answer, within limits.query_timeout. Raises `AllFailed`.
+        """Returns the first answer, within limits.query_timeout. Raises `AllFailed`.
 
-        spare: whether servers may be asked again; now: the clock of the servers.
+        spare: whether servers may be queried again; now: the clock of the servers.
         """
         loop = asyncio.get_running_loop()
         end = (loop.time() if self._begun is None else self._begun) + self._limits.query_timeout
@@ -101,16 +100,16 @@ class Failover:
         return min(able, key=lambda server: self._due(server, time), default=None)
 
     def _due(self, server: UpstreamServer, time: float) -> float:
-        """When this server is to be asked: a new one after a silence, at once where nobody is left to wait for."""
-        if server in self._again:
-            return self._again[server]
-        return self._last + self._patience if self._tries else time
+        """Returns when to query this server: after the delay, or at once if no other query is pending."""
+        if server in self._retry_at:
+            return self._retry_at[server]
+        return self._last + self._delay if self._tries else time
 
     def _start(self, server: UpstreamServer, time: float, begun: float, asking: Awaitable[Forwarded]) -> None:
         self._left[server] -= 1
         self._started += 1
         self._last = time
-        self._again[server] = time + self._limits.upstream_timeout
+        self._retry_at[server] = time + self._limits.upstream_timeout
         self._tries[asyncio.ensure_future(asking)] = (server, begun)
 
     async def _wait(self, seconds: float) -> Forwarded | None:
@@ -128,13 +127,13 @@ class Failover:
                     self._left[server] = 0
                     self._replied = True
                 else:
-                    self._again[server] = asyncio.get_running_loop().time() + _PAUSE
+                    self._retry_at[server] = asyncio.get_running_loop().time() + _PAUSE
         return None
 
     def _note_silence(self, now: float) -> None:
         for server, begun in self._tries.values():
-            if now - begun >= self._patience:
-                server.no_reply_since(begun)
+            if now - begun >= self._delay:
+                server.note_no_response(begun)
 
     def _failure(self) -> AllFailed:
         for server, _ in self._tries.values():

@@ -1,8 +1,7 @@
-"""The first try of a question, in the thread that received it: sent from a port of its own, awaited with
-everything else that the thread waits for, and judged there if it is an answer like most.
+"""Sends the first upstream query from the UDP thread, on its own source port, and validates common responses there.
+Timeouts, truncation and unusual responses are handed to the event loop.
 
-So a forwarded question takes no task and no hand-over between threads. Whatever else comes of it (silence, a strange
-reply, a fault of the network) goes on in the event loop, which is told what comes until it has enough.
+So a forwarded query needs no task and no hand-over between threads. See tests/bench/forwarded.py.
 """
 
 from __future__ import annotations
@@ -30,53 +29,53 @@ _log = logging.getLogger(__name__)
 POSSIBLE = sys.platform != "win32"
 
 _MOST_UNSENT = 64
-_LOOK_SECONDS = 1.0  # between looks at what nobody waits for
-_GUESSED = Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
+_CHECK_SECONDS = 1.0  # between checks for sockets to close
+_TOO_MANY_STRAYS = Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no response")
 
-Came = bytes | Rejected | OSError
+Received = bytes | Rejected | OSError
 
 
 class FirstQuery:
-    """A query under way. begun is by the clock of the server; the others are in seconds of time.monotonic."""
+    """A pending query. begun is by the clock of the server; the other times are in seconds of time.monotonic."""
 
-    __slots__ = ("begun", "flight", "judge", "next_at", "over_at", "port", "sent", "server", "strays", "verdict")
+    __slots__ = ("begun", "next_at", "over_at", "port", "query", "sent", "server", "strays", "validate", "verdict")
 
-    def __init__(self, flight: InFlightQuery, port: SourcePort, sent: wire.Query, begun: float) -> None:
-        self.flight = flight
-        self.server = flight.servers[0]
+    def __init__(self, query: InFlightQuery, port: SourcePort, sent: wire.Query, begun: float) -> None:
+        self.query = query
+        self.server = query.servers[0]
         self.port = port
         self.sent = sent
         self.begun = begun
-        self.next_at = self.over_at = 0.0  # when others are asked as well, when nobody waits any more
+        self.next_at = self.over_at = 0.0  # when other servers are queried too, and when it ends
         self.strays = 0
-        # In the event loop, once that goes on with it.
-        self.judge: Validate | None = None
+        # Set in the event loop, once that continues it.
+        self.validate: Validate | None = None
         self.verdict: asyncio.Future[Forwarded | Rejected] | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether the event loop has heard enough."""
+        """Whether the event loop needs no more responses."""
         return self.verdict is not None and self.verdict.done()
 
-    def expect(self, judge: Validate) -> None:
-        """The event loop goes on with it, and judges what comes."""
-        self.judge = judge
+    def expect(self, validate: Validate) -> None:
+        """Hands the query to the event loop, which validates what is received."""
+        self.validate = validate
         self.verdict = asyncio.get_running_loop().create_future()
 
     async def outcome(self) -> Forwarded | Rejected:
-        """What comes of it. Raises OSError."""
+        """Awaits the result. Raises OSError."""
         assert self.verdict is not None
         return await self.verdict
 
-    def tell(self, came: Came) -> None:
-        """Something came: a message, or a reason why none will. In the event loop."""
-        if self.verdict is None or self.judge is None or self.verdict.done():
+    def deliver(self, received: Received) -> None:
+        """Takes a message, or the reason why none will follow. In the event loop."""
+        if self.verdict is None or self.validate is None or self.verdict.done():
             return
-        if isinstance(came, OSError):
-            self.verdict.set_exception(came)
+        if isinstance(received, OSError):
+            self.verdict.set_exception(received)
             return
         try:
-            found = self.judge(came, self.sent, False) if isinstance(came, bytes) else came
+            found = self.validate(received, self.sent, False) if isinstance(received, bytes) else received
         except Exception as error:
             self.verdict.set_exception(error)
             return
@@ -84,209 +83,210 @@ class FirstQuery:
             self.verdict.set_result(found)
 
 
-class Owner(Protocol):
-    """Whose questions are asked: the forwarder. Any thread may call this."""
+class QueryOwner(Protocol):
+    """The forwarder, whose queries are sent. Any thread may call this."""
 
-    def judged(self, flight: InFlightQuery, message: bytes, sent: wire.Query) -> Forwarded | None:
-        """The answer that a message is; None where the event loop has to look at it."""
+    def validate_common(self, query: InFlightQuery, message: bytes, sent: wire.Query) -> Forwarded | None:
+        """Returns the answer in a message; None where the event loop has to validate it."""
 
-    def answered(self, attempt: FirstQuery, found: Forwarded) -> None:
-        """The question is answered."""
+    def answered(self, first: FirstQuery, found: Forwarded) -> None:
+        """Takes the answer."""
 
-    def go_on(self, flight: InFlightQuery, attempt: FirstQuery | None) -> None:
-        """Lets the event loop go on with a question, from an attempt at it if there is one."""
+    def continue_in_loop(self, query: InFlightQuery, first: FirstQuery | None) -> None:
+        """Continues a query in the event loop, from a first query if there is one."""
 
-    def tell(self, attempt: FirstQuery, came: Came) -> None:
-        """Tells an attempt, with which the event loop goes on, what came."""
+    def deliver(self, first: FirstQuery, received: Received) -> None:
+        """Delivers what was received to a first query that the event loop continues."""
 
 
 class FirstQueries:
-    """The attempts of one thread, which waits in `wait` for as long as it is `busy`. Used in that thread alone.
+    """The first queries of one thread, which waits in `wait` while they are `busy`. Used in that thread alone.
 
     now is the clock of the servers; selector also has the listeners' sockets.
     """
 
     def __init__(
-        self, owner: Owner, sockets: UpstreamSockets, now: Callable[[], float], selector: BaseSelector
+        self, owner: QueryOwner, sockets: UpstreamSockets, now: Callable[[], float], selector: BaseSelector
     ) -> None:
         self._owner = owner
         self._now = now
-        self._noise = RandomBytes()
-        self._ports = SourcePortPool(sockets, self._noise)
+        self._random = RandomBytes()
+        self._ports = SourcePortPool(sockets, self._random)
         self._selector = selector
-        self._numbers: set[int] = set()  # of sockets of theirs
-        # By file number, in the order of their beginning; and those with which the event loop goes on.
-        self._alone: dict[int, FirstQuery] = {}
+        self._numbers: set[int] = set()  # of their sockets
+        # By file number, oldest first; and those that the event loop continues.
+        self._waiting: dict[int, FirstQuery] = {}
         self._late: dict[int, FirstQuery] = {}
         self._unsent: list[tuple[FirstQuery, bytes]] = []
-        self._look_at = 0.0
+        self._next_check = 0.0
 
     @property
     def busy(self) -> bool:
-        """Whether anything of theirs is waited for."""
-        return bool(self._alone or self._late or self._ports.resting)
+        """Whether any socket of theirs is open."""
+        return bool(self._waiting or self._late or self._ports.idle)
 
-    def ask(self, flight: InFlightQuery, patience: float, most: float) -> None:
-        """Asks the first server of a flight, as soon as the thread waits.
+    def ask(self, query: InFlightQuery, failover_after: float, timeout: float) -> None:
+        """Queries the first server as soon as the thread waits.
 
-        After `patience` seconds others may be asked too; `most` is all it has.
+        Other servers may be queried after `failover_after` seconds; `timeout` is the limit.
         """
-        now, server = time.monotonic(), flight.servers[0]
+        now, server = time.monotonic(), query.servers[0]
         try:
             port = self._ports.take(server.upstream, now)
         except (OSError, ValueError):
-            self._owner.go_on(flight, None)  # where the same may happen, and is told
+            self._owner.continue_in_loop(query, None)  # where the same error may happen, and is reported
             return
         if not self.busy:
-            self._look_at = now + _LOOK_SECONDS
-        packet, sent = server.begin(flight.question, self._noise.draw)
-        attempt = FirstQuery(flight, port, sent, self._now())
-        attempt.next_at, attempt.over_at = now + patience, now + most
-        self._alone[port.number] = attempt
-        self._unsent.append((attempt, packet))
+            self._next_check = now + _CHECK_SECONDS
+        packet, sent = server.make_first_query(query.question, self._random.draw)
+        first = FirstQuery(query, port, sent, self._now())
+        first.next_at, first.over_at = now + failover_after, now + timeout
+        self._waiting[port.number] = first
+        self._unsent.append((first, packet))
         if len(self._unsent) >= _MOST_UNSENT:
             self._send()
 
     def _send(self) -> None:
-        """Sends what was asked, all in a row: each send may wake the upstream, where it is on this host."""
+        """Sends the new queries together: each send may wake the upstream, if that is on this host."""
         unsent, self._unsent = self._unsent, []
-        for attempt, packet in unsent:
-            port = attempt.port
+        for first, packet in unsent:
+            port = first.port
             try:
                 if port.uses == 1:
                     self._selector.register(port.number, EVENT_READ)
                     self._numbers.add(port.number)
                 port.socket.send(packet)
             except OSError as error:
-                self._pass_on(attempt)
-                self._fail(attempt, error)
+                self._hand_over(first)
+                self._fail(first, error)
 
     def wait(self) -> list[int]:
-        """Waits for what comes next, and sees to what is theirs. Returns which other sockets have something."""
+        """Waits for the next datagrams, and handles those of upstreams. Returns the file numbers of other sockets that
+        have some."""
         if self._unsent:
             self._send()
         if not self.busy:
             return [key.fd for key, _ in self._selector.select()]
-        until = self._look_at
-        for first in self._alone.values():
-            until = min(until, first.next_at)
+        until = self._next_check
+        for oldest in self._waiting.values():
+            until = min(until, oldest.next_at)
             break
         numbers = [key.fd for key, _ in self._selector.select(until - time.monotonic())]
-        now, others = time.monotonic(), []
+        now, other_numbers = time.monotonic(), []
         for number in numbers:
-            if (attempt := self._alone.get(number)) is not None:
+            if (first := self._waiting.get(number)) is not None:
                 try:
-                    self._hear(attempt, now)
+                    self._receive(first, now)
                 except Exception:
-                    self._break_off(attempt)
-            elif (attempt := self._late.get(number)) is not None:
+                    self._abandon(first)
+            elif (first := self._late.get(number)) is not None:
                 try:
-                    self._hear_late(attempt)
+                    self._receive_late(first)
                 except Exception:
-                    self._break_off(attempt)
+                    self._abandon(first)
             elif number not in self._numbers:
-                others.append(number)
-            elif (port := self._ports.stray(number)) is not None:
+                other_numbers.append(number)
+            elif (port := self._ports.take_stray(number)) is not None:
                 self._drop(port)
         if now >= until:
-            self._look(now)
-        return others
+            self._check_timeouts(now)
+        return other_numbers
 
     def end(self) -> None:
-        """The thread ends: the event loop asks anew what is under way."""
-        for attempt in self._alone.values():
-            self._owner.go_on(attempt.flight, None)
-            self._drop(attempt.port)
-        for attempt in self._late.values():
-            self._drop(attempt.port)
-        self._alone.clear()
+        """Ends with the thread: the event loop repeats pending queries."""
+        for first in self._waiting.values():
+            self._owner.continue_in_loop(first.query, None)
+            self._drop(first.port)
+        for first in self._late.values():
+            self._drop(first.port)
+        self._waiting.clear()
         self._late.clear()
         for port in self._ports.end():
             self._drop(port)
 
-    def _break_off(self, attempt: FirstQuery) -> None:
-        """A fault of ours: the event loop asks anew."""
-        _log.exception("a reply could not be taken")
-        number = attempt.port.number
+    def _abandon(self, first: FirstQuery) -> None:
+        """Has the event loop repeat the query after a fault of ours."""
+        _log.exception("a response could not be handled")
+        number = first.port.number
         late = self._late.pop(number, None)
-        if late is not None or self._alone.pop(number, None) is not None:
-            self._drop(attempt.port)
+        if late is not None or self._waiting.pop(number, None) is not None:
+            self._drop(first.port)
         if late is None:
-            self._owner.go_on(attempt.flight, None)
+            self._owner.continue_in_loop(first.query, None)
 
-    def _hear(self, attempt: FirstQuery, now: float) -> None:
-        port = attempt.port
+    def _receive(self, first: FirstQuery, now: float) -> None:
+        port = first.port
         try:
             message = port.socket.recv(MOST_DATAGRAM)
         except BlockingIOError:
             return
         except OSError as error:
-            self._pass_on(attempt)
-            self._fail(attempt, error)
+            self._hand_over(first)
+            self._fail(first, error)
             return
-        if int.from_bytes(message[:2], "big") != attempt.sent.id or len(message) < 12:
-            # Not the reply: the waiting goes on, whatever it is (RFC 5452 section 9.1), but not for ever.
-            attempt.strays += 1
-            if attempt.strays >= MOST_STRAYS:
-                self._pass_on(attempt)
-                self._fail(attempt, _GUESSED)
+        if int.from_bytes(message[:2], "big") != first.sent.id or len(message) < 12:
+            # Not the response: the wait continues (RFC 5452 section 9.1), but not forever.
+            first.strays += 1
+            if first.strays >= MOST_STRAYS:
+                self._hand_over(first)
+                self._fail(first, _TOO_MANY_STRAYS)
             return
-        found = self._owner.judged(attempt.flight, message, attempt.sent)
+        found = self._owner.validate_common(first.query, message, first.sent)
         if found is None:
-            self._pass_on(attempt)
-            self._owner.tell(attempt, message)
+            self._hand_over(first)
+            self._owner.deliver(first, message)
             return
-        del self._alone[port.number]
-        if not self._ports.rest(port, now):
+        del self._waiting[port.number]
+        if not self._ports.release(port, now):
             self._drop(port)
-        self._owner.answered(attempt, found)
+        self._owner.answered(first, found)
 
-    def _hear_late(self, attempt: FirstQuery) -> None:
+    def _receive_late(self, first: FirstQuery) -> None:
         try:
-            message = attempt.port.socket.recv(MOST_DATAGRAM)
+            message = first.port.socket.recv(MOST_DATAGRAM)
         except BlockingIOError:
             return
         except OSError as error:
-            self._fail(attempt, error)
+            self._fail(first, error)
             return
-        attempt.strays += 1
-        if attempt.ended:
-            self._forget(attempt)
-        elif attempt.strays >= MOST_STRAYS:
-            self._fail(attempt, _GUESSED)
+        first.strays += 1
+        if first.ended:
+            self._end_late(first)
+        elif first.strays >= MOST_STRAYS:
+            self._fail(first, _TOO_MANY_STRAYS)
         else:
-            self._owner.tell(attempt, message)
+            self._owner.deliver(first, message)
 
-    def _look(self, now: float) -> None:
-        """Goes on with what was silent for too long, and clears away what nobody waits for."""
+    def _check_timeouts(self, now: float) -> None:
+        """Hands over queries without a response, and closes sockets that are not needed any more."""
         silent = []
-        for attempt in self._alone.values():
-            if attempt.next_at > now:
+        for first in self._waiting.values():
+            if first.next_at > now:
                 break
-            silent.append(attempt)
-        for attempt in silent:
-            self._pass_on(attempt)
-        if now < self._look_at:
+            silent.append(first)
+        for first in silent:
+            self._hand_over(first)
+        if now < self._next_check:
             return
-        self._look_at = now + _LOOK_SECONDS
-        for attempt in [one for one in self._late.values() if one.ended or one.over_at <= now]:
-            self._forget(attempt)
-        for port in self._ports.tired(now):
+        self._next_check = now + _CHECK_SECONDS
+        for first in [one for one in self._late.values() if one.ended or one.over_at <= now]:
+            self._end_late(first)
+        for port in self._ports.expired(now):
             self._drop(port)
 
-    def _pass_on(self, attempt: FirstQuery) -> None:
-        """The event loop goes on with it; what comes yet is told to that."""
-        del self._alone[attempt.port.number]
-        self._late[attempt.port.number] = attempt
-        self._owner.go_on(attempt.flight, attempt)
+    def _hand_over(self, first: FirstQuery) -> None:
+        """Hands the query to the event loop; later datagrams are delivered to that."""
+        del self._waiting[first.port.number]
+        self._late[first.port.number] = first
+        self._owner.continue_in_loop(first.query, first)
 
-    def _fail(self, attempt: FirstQuery, why: Rejected | OSError) -> None:
-        self._owner.tell(attempt, why)
-        self._forget(attempt)
+    def _fail(self, first: FirstQuery, why: Rejected | OSError) -> None:
+        self._owner.deliver(first, why)
+        self._end_late(first)
 
-    def _forget(self, attempt: FirstQuery) -> None:
-        del self._late[attempt.port.number]
-        self._drop(attempt.port)
+    def _end_late(self, first: FirstQuery) -> None:
+        del self._late[first.port.number]
+        self._drop(first.port)
 
     def _drop(self, port: SourcePort) -> None:
         with contextlib.suppress(KeyError):  # it has not been used yet

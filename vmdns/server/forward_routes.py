@@ -1,4 +1,4 @@
-"""Which servers are asked for which names, and which names are never asked for."""
+"""Which upstreams are queried for which names, and which names are never forwarded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class RouteConfig:
-    """What answers depend on, as it was configured: upstreams by domain, whose names may have private addresses, and
-    our own zones. All names are wire names in lower case."""
+    """The configuration that answers depend on: upstreams by domain, domains whose names may have private addresses,
+    and the local zones. All names are wire names in lower case."""
 
     default: tuple[Upstream, ...] = ()
     domains: Mapping[bytes, tuple[Upstream, ...]] = field(default_factory=dict)
@@ -31,12 +31,13 @@ class RouteConfig:
         return {*self.default, *(one for servers in self.domains.values() for one in servers)}
 
 
-def known(
+def make_route_config(
     upstreams: Upstreams, own: frozenset[tuple[str, int]], zones: frozenset[bytes], problems: list[str]
 ) -> RouteConfig:
-    """The usable part of it. own: where we listen, which is never asked. Appends a sentence for each that is left out.
+    """Returns the usable part of the configuration. own: the server's own listeners, which are never queried. Appends a
+    sentence for each upstream that is left out.
 
-    The root among trusted names or domains would take every name for one of ours.
+    The root among trusted names or domains would match every name.
     """
     default = usable_servers(upstreams.default, own, problems)
     domains = {key: usable_servers(servers, own, problems) for key, servers in upstreams.domains.items()}
@@ -44,7 +45,7 @@ def known(
 
 
 class ForwardRoutes:
-    """The way of each name. Never changed: another takes its place, so that threads may use it without a lock."""
+    """The route of each name. Immutable: it is replaced as a whole, so that threads use it without a lock."""
 
     def __init__(self, what: RouteConfig, server: Callable[[Upstream], UpstreamServer]) -> None:
         self.what = what
@@ -54,15 +55,15 @@ class ForwardRoutes:
         self._domains = {key: tuple(made[one] for one in servers) for key, servers in what.domains.items()}
 
     def of(self, name: bytes) -> tuple[UpstreamServer, ...]:
-        """The servers to ask for a name, in the configured order. Empty where its domain has none that can be asked:
-        such names go nowhere else."""
+        """Returns the servers to query for a name, in the configured order. Empty where its domain has no usable one:
+        such names are not forwarded elsewhere."""
         if not self._domains:
             return self._default
         domain = closest_domain(name, self._domains)
         return self._default if domain is None else self._domains[domain]
 
     def is_own(self, name: bytes) -> bool:
-        """Whether a name lies in a zone of ours, and in no more specific domain that is forwarded."""
+        """Whether a name lies in a local zone, and in no more specific forwarded domain."""
         zone = closest_domain(name, self.what.zones)
         if zone is None:
             return False
@@ -74,7 +75,7 @@ class ForwardRoutes:
         return bool(self.what.trusted) and closest_domain(name, self.what.trusted) is not None
 
     def asked_for(self) -> Iterable[tuple[UpstreamServer, list[str]]]:
-        """Each server, with the domains that it is asked for."""
+        """Returns each server with the domains that it is queried for."""
         found: dict[Upstream, list[str]] = {one: ["."] for one in self.what.default}
         for key, servers in self.what.domains.items():
             for one in servers:
@@ -85,7 +86,8 @@ class ForwardRoutes:
 def usable_servers(
     servers: Iterable[Upstream], own: frozenset[tuple[str, int]], problems: list[str]
 ) -> tuple[Upstream, ...]:
-    """The servers that can be asked, each once. Appends one sentence to `problems` for each that is left out."""
+    """Returns the servers that can be queried, each once. Appends a sentence to `problems` for each that is left
+    out."""
     kept: dict[Upstream, None] = {}
     for one in servers:
         try:
@@ -112,7 +114,7 @@ def is_own_listener(upstream: Upstream, own: frozenset[tuple[str, int]]) -> bool
     except ValueError:
         return False
     if address.is_unspecified:
-        # What is sent to 0.0.0.0 or :: goes to this very host (RFC 1122 section 3.2.1.3).
+        # Packets to 0.0.0.0 or :: go to this host (RFC 1122 section 3.2.1.3).
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     for text, bound in own:
         listener = _plain(ipaddress.ip_address(text))

@@ -1,4 +1,4 @@
-"""Questions under way, each once, and those who wait for them (RFC 5452 section 5, CVE-2020-25686)."""
+"""Queries in flight, each sent once, and their waiters (RFC 5452 section 5, CVE-2020-25686)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _log = logging.getLogger(__name__)
 
 MOST_WAITERS = 100
 
-# Is told the end of a question, in whichever thread that is found out.
+# Takes the result of a query, in the thread that finds it.
 Waiter = Callable[[Forwarded | Failure], object]
 
 
 @dataclass(slots=True, eq=False)
 class InFlightQuery:
-    """A question under way: the servers in the order to ask them, which upstreams were in force, who waits.
+    """A query in flight: the servers in the order to query them, the generation of the configuration, the waiters.
 
-    trusted: its answer may hold private addresses. task: what goes on with it in the event loop, once that does.
+    trusted: its answer may hold private addresses. task continues it in the event loop.
     """
 
     question: Question
@@ -34,52 +34,52 @@ class InFlightQuery:
 
 
 class InFlightQueries:
-    """The flights, by question and upstreams. Who calls this holds the lock of the forwarder, but for `tell`."""
+    """Queries in flight, by question and generation. The caller has the forwarder's lock, except for `notify`."""
 
     def __init__(self) -> None:
-        self._under_way: dict[tuple[int, Question], InFlightQuery] = {}
-        self.waiting = 0
+        self._queries: dict[tuple[int, Question], InFlightQuery] = {}
+        self.waiter_count = 0
 
     def __len__(self) -> int:
-        return len(self._under_way)
+        return len(self._queries)
 
     @property
     def all(self) -> list[InFlightQuery]:
-        return list(self._under_way.values())
+        return list(self._queries.values())
 
     def find(self, generation: int, question: Question) -> InFlightQuery | None:
-        return self._under_way.get((generation, question))
+        return self._queries.get((generation, question))
 
-    def has_room(self, most: int, flight: InFlightQuery | None) -> bool:
-        """Whether one more may wait, for this flight or a new one. most: limits.outstanding."""
-        full = max(self.waiting, len(self._under_way)) >= most
-        return not full and (flight is None or len(flight.waiters) < MOST_WAITERS)
+    def has_room(self, most: int, query: InFlightQuery | None) -> bool:
+        """Whether one more waiter may join this query or a new one. most: limits.outstanding."""
+        full = max(self.waiter_count, len(self._queries)) >= most
+        return not full and (query is None or len(query.waiters) < MOST_WAITERS)
 
-    def add(self, flight: InFlightQuery) -> None:
-        self._under_way[flight.generation, flight.question] = flight
+    def add(self, query: InFlightQuery) -> None:
+        self._queries[query.generation, query.question] = query
 
-    def join(self, flight: InFlightQuery, waiter: Waiter) -> None:
-        flight.waiters.append(waiter)
-        self.waiting += 1
+    def join(self, query: InFlightQuery, waiter: Waiter) -> None:
+        query.waiters.append(waiter)
+        self.waiter_count += 1
 
-    def leave(self, flight: InFlightQuery, waiter: Waiter) -> None:
-        """Waits no more; nothing happens where it was told already."""
-        if waiter in flight.waiters:
-            flight.waiters.remove(waiter)
-            self.waiting -= 1
+    def leave(self, query: InFlightQuery, waiter: Waiter) -> None:
+        """Removes a waiter, if it was not notified yet."""
+        if waiter in query.waiters:
+            query.waiters.remove(waiter)
+            self.waiter_count -= 1
 
-    def land(self, flight: InFlightQuery) -> list[Waiter]:
-        """Ends it. Returns those who are to be told: nobody where it had ended before."""
-        if self._under_way.get((flight.generation, flight.question)) is not flight:
+    def finish(self, query: InFlightQuery) -> list[Waiter]:
+        """Ends a query. Returns the waiters to notify: none where it had ended before."""
+        if self._queries.get((query.generation, query.question)) is not query:
             return []
-        del self._under_way[flight.generation, flight.question]
-        waiters, flight.waiters = flight.waiters, []
-        self.waiting -= len(waiters)
+        del self._queries[query.generation, query.question]
+        waiters, query.waiters = query.waiters, []
+        self.waiter_count -= len(waiters)
         return waiters
 
 
-def tell(waiters: list[Waiter], found: Forwarded | Failure) -> None:
-    """Tells them all, whatever becomes of some."""
+def notify(waiters: list[Waiter], found: Forwarded | Failure) -> None:
+    """Notifies all waiters, even if one of them raises."""
     for waiter in waiters:
         try:
             waiter(found)

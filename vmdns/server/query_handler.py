@@ -1,4 +1,4 @@
-"""What a question is answered with, whichever way it came: by our own zones, by external, or not at all."""
+"""Answers queries from UDP and TCP: from the local zones, from an upstream or a link, or with an error."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ class QueryHandler:
         if client is not None:
             client.charge_refused_forward()
         self.counts.failed += 1
-        return encode_response(
-            query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many questions for external")
-        )
+        return encode_response(query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many forwarded queries"))
 
     async def _answer_after_admission(self, query: Query, peer: str, local: str, limit: int) -> bytes:
         """Answers an unknown neighbour on a LAN, once its packet has shown whether it is a VM."""
@@ -152,7 +150,7 @@ class QueryHandler:
         try:
             return await response
         except Exception:
-            log.exception("a question could not be forwarded")
+            log.exception("a query could not be forwarded")
             self.counts.failed += 1
             return encode_response(query, SERVFAIL, limit=limit)
 

@@ -1,7 +1,7 @@
 """Probes of an upstream: queries of vmdns's own, whose responses no client can influence.
 
-A client chooses the names it asks for, and may choose names to which an upstream responds badly or not at all. So the
-way in which everybody's queries are sent depends on the responses to probes alone; a client's query only starts one.
+A client can query names to which an upstream responds badly or not at all. So only responses to probes change how
+queries are sent; a client's query can only start a probe.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Response(NamedTuple):
 
 
 async def check_response(sockets: UpstreamSockets, upstream: Upstream) -> None:
-    """Returns when the upstream has responded to a probe, whatever it said.
+    """Returns when the upstream has responded to a probe, in whatever way.
 
     Raises OSError (TimeoutError after SILENCE_TIMEOUT), ValueError.
     """

@@ -1,4 +1,4 @@
-"""One upstream server: what is known of it, and how a question is put to it."""
+"""One upstream server: its state, and how it is queried."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from vmdns.server.upstream_probe import Abilities, check_response, find_abilitie
 from vmdns.server.upstream_query import encode_query
 from vmdns.server.upstream_socket import UpstreamSockets
 
-# A server that fell silent is asked last, and probed again after so many seconds if there are queries.
+# An unresponsive server is queried last, and probed again after this many seconds if there are queries.
 PROBE_SECONDS = 15.0
-# What a server was found unable to do is remembered for so long, and looked at again after a minute at the earliest.
+# How long a missing ability is remembered; it is probed again after a minute at the earliest. In seconds.
 _ABILITIES_SECONDS = 900.0
 _CHECK_SECONDS = 60.0
-# How long TCP is waited for, in seconds, where UDP gave an answer whose only fault is the case of its question.
+# Timeout of TCP, in seconds, after UDP gave an answer whose only fault is the case of its question.
 _CASE_SECONDS = 1.0
-# As it is; without EDNS; over TCP; over TCP without EDNS.
-_MOST_ROUNDS = 4
+# As usual; without EDNS; over TCP; over TCP without EDNS.
+_MAX_QUERIES = 4
 
 
 class Validate(Protocol):
-    """`validate_response` with everything but the message filled in."""
+    """`core.validate.validate` with everything but the message filled in."""
 
     def __call__(self, message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected: ...
 
 
-class PendingFirst(Protocol):
-    """A query over UDP that is under way already: what was sent, when by the clock of the server, and what comes."""
+class PendingQuery(Protocol):
+    """A UDP query that was sent already: the query, its time by the clock of the server, and its result."""
 
     @property
     def sent(self) -> wire.Query: ...
@@ -43,11 +43,11 @@ class PendingFirst(Protocol):
     def begun(self) -> float: ...
 
     async def outcome(self) -> Forwarded | Rejected:
-        """Waits without end. Raises OSError, ValueError."""
+        """Waits without a timeout. Raises OSError, ValueError."""
 
 
 class Unanswered(Exception):
-    """A server had no answer; the text says why. final: asking this server again would give the same."""
+    """A server had no answer; the text says why. final: a retry would give the same."""
 
     def __init__(self, why: str, *, final: bool) -> None:
         super().__init__(why)
@@ -61,10 +61,10 @@ InLoop = Callable[[Callable[[], None]], None]
 
 
 class UpstreamServer:
-    """One upstream. now is a monotonic clock in seconds; recovered is called when it answers after a silence.
+    """One upstream. now is a monotonic clock in seconds; recovered is called when it responds again.
 
-    What a client's query meets never changes how others' queries are sent: it starts a probe (`upstream_probe`), and
-    only that one's response does.
+    The response to a client's query never changes how later queries are sent: it starts a probe (`upstream_probe`), and
+    only the response to that does.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class UpstreamServer:
         self._sockets = sockets
         self._now = now
         self._recovered = recovered
-        self._last_sign = float("-inf")
+        self._last_response = float("-inf")
         self._probe_after = 0.0
         self._spawn = spawn
         self._in_loop = in_loop
@@ -97,24 +97,24 @@ class UpstreamServer:
     def __str__(self) -> str:
         return str(self.upstream)
 
-    async def ask(self, question: Question, judge: Validate, first: PendingFirst | None = None) -> Forwarded:
-        """Asks until it answers: a silent server is given up by cancelling. Raises `Unanswered`.
+    async def ask(self, question: Question, validate: Validate, first: PendingQuery | None = None) -> Forwarded:
+        """Queries the server until it answers; cancel it to give up. Raises `Unanswered`.
 
-        first: a query that is under way, to go on from.
+        first: a query that was sent already, to continue.
         """
-        edns = self._can().edns if first is None else first.sent.edns is not None
+        edns = self._current_abilities().edns if first is None else first.sent.edns is not None
         stream = other_case = False
         only_case: Forwarded | None = None  # an answer whose only fault is the case of its question
         with_edns = edns
         why = ""
         self.asked += first is None
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_QUERIES):
             try:
                 if first is None:
                     async with asyncio.timeout(None if only_case is None else _CASE_SECONDS):
-                        verdict = await self._round(question, judge, edns, stream)
+                        verdict = await self._query(question, validate, edns, stream)
                 else:
-                    verdict = await self._listen(first.outcome(), first.sent, first.begun, stream=False)
+                    verdict = await self._await_response(first.outcome(), first.sent, first.begun, stream=False)
                     first = None
             except (Unanswered, TimeoutError):
                 if only_case is None:
@@ -138,54 +138,54 @@ class UpstreamServer:
                     break
         raise self._fail(why, final=True)
 
-    async def _round(self, question: Question, judge: Validate, edns: bool, stream: bool) -> Forwarded | Rejected:
-        packet, sent = encode_query(question, secrets.token_bytes, edns=edns, mix_case=self._can().case)
+    async def _query(self, question: Question, validate: Validate, edns: bool, stream: bool) -> Forwarded | Rejected:
+        packet, sent = encode_query(question, secrets.token_bytes, edns=edns, mix_case=self._current_abilities().case)
         if stream:
-            coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: judge(reply, sent, True))
+            coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: validate(reply, sent, True))
         else:
-            coming = self._sockets.ask_udp(self.upstream, packet, lambda reply: judge(reply, sent, False))
-        return await self._listen(coming, sent, self._now(), stream=stream)
+            coming = self._sockets.ask_udp(self.upstream, packet, lambda reply: validate(reply, sent, False))
+        return await self._await_response(coming, sent, self._now(), stream=stream)
 
-    async def _listen(
+    async def _await_response(
         self, coming: Awaitable[Forwarded | Rejected], sent: wire.Query, begun: float, *, stream: bool
     ) -> Forwarded | Rejected:
         try:
             verdict = await coming
         except (OSError, ValueError) as error:
-            # One who spoke over UDP a moment ago is not silent.
+            # It has just responded over UDP.
             if not stream and not self.silent:
                 self._check_silence()
             raise self._fail(f"cannot be reached: {error}", final=stream) from error
         now = self._now()
-        self._alive(now)
+        self._note_response(now)
         if not stream:
-            self._measure(now - begun)
+            self._update_round_trip(now - begun)
         return verdict
 
-    def begin(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
-        """The query to put to it first, which whoever calls this sends. draw gives random bytes."""
+    def make_first_query(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
+        """Returns the first query, which the caller sends. draw gives random bytes."""
         self.asked += 1
-        can = self._can()
+        can = self._current_abilities()
         return encode_query(question, draw, edns=can.edns, mix_case=can.case)
 
-    def answered_first(self, begun: float) -> None:
-        """Tells that such a query was answered."""
+    def record_first_response(self, begun: float) -> None:
+        """Records that such a query was answered."""
         now = self._now()
-        self._alive(now)
-        self._measure(now - begun)
+        self._note_response(now)
+        self._update_round_trip(now - begun)
         self.answered += 1
 
-    def _measure(self, took: float) -> None:
+    def _update_round_trip(self, took: float) -> None:
         self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
 
     # -- probes: in the event loop ------------------------------------------------------------------------------
 
-    def _can(self) -> Abilities:
-        """What it is able to do, as far as is known. In any thread."""
+    def _current_abilities(self) -> Abilities:
+        """Returns what it is able to do, as far as is known. Any thread may call this."""
         return self._abilities if self._now() < self._abilities_until else Abilities()
 
     def _check_abilities(self) -> None:
-        """Probes what it can do, since a query fared better with less."""
+        """Probes its abilities, since a simpler query had more success."""
         if self._now() >= self._check_after and not self._checking:
             self._check_after = self._now() + _CHECK_SECONDS
             self._check = self._spawn(self._learn_abilities())
@@ -205,20 +205,20 @@ class UpstreamServer:
         except (OSError, ValueError):
             return
         now = self._now()
-        self._alive(now)
+        self._note_response(now)
         self._abilities_until = now + _ABILITIES_SECONDS
 
     async def _learn_silence(self) -> None:
         try:
             await check_response(self._sockets, self.upstream)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) != errno.EMFILE:  # a lack of sockets is our own
+            if getattr(error, "errno", None) != errno.EMFILE:  # too few sockets is our own fault
                 self.silent = True
                 self._probe_after = self._now() + PROBE_SECONDS
                 self.failed += 1
                 self.error = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
         else:
-            self._alive(self._now())
+            self._note_response(self._now())
 
     def _fail(self, why: str, *, final: bool) -> Unanswered:
         self.failed += 1
@@ -226,22 +226,22 @@ class UpstreamServer:
         return Unanswered(why, final=final)
 
     def forget_silence(self) -> None:
-        """It may answer again: it is asked in its turn."""
+        """Treats it as responsive again."""
         self.silent = False
 
-    def _alive(self, now: float) -> None:
-        self._last_sign = now
+    def _note_response(self, now: float) -> None:
+        self._last_response = now
         if self.silent:
             self.silent = False
             self._recovered()
 
-    def no_reply_since(self, begun: float) -> None:
-        """Tells that a question of that time still waits: a server that sent nothing since then is probed."""
-        if self._last_sign < begun and not self.silent:
+    def note_no_response(self, begun: float) -> None:
+        """Probes the server if it has sent nothing since that time, when a query was sent."""
+        if self._last_response < begun and not self.silent:
             self._check_silence()
 
     def is_silent(self) -> bool:
-        """Whether it was found silent; now and then it is probed again. In any thread."""
+        """Whether it does not respond; it is probed again now and then. Any thread may call this."""
         silent = self.silent
         if silent and self._now() >= self._probe_after:
             self._probe_after = self._now() + PROBE_SECONDS
@@ -249,7 +249,7 @@ class UpstreamServer:
         return silent
 
     def status(self) -> dict[str, Any]:
-        """As JSON values; the round trip in milliseconds."""
+        """Returns its status as JSON values; the round trip in milliseconds."""
         return {
             "address": str(self.upstream),
             "asked": self.asked,
@@ -261,6 +261,6 @@ class UpstreamServer:
         }
 
 
-def in_turn(servers: tuple[UpstreamServer, ...]) -> list[UpstreamServer]:
-    """The servers in the order to ask them: as configured, silent ones last."""
+def order_servers(servers: tuple[UpstreamServer, ...]) -> list[UpstreamServer]:
+    """Returns the servers in the order to query them: as configured, unresponsive ones last."""
     return sorted(servers, key=UpstreamServer.is_silent) if any(server.silent for server in servers) else list(servers)

@@ -1,7 +1,7 @@
-"""UpstreamSockets to upstreams: a fresh one for each try, on a random port (RFC 5452 section 9.2, RFC 6056).
+"""Sockets to upstreams: a new one for each query, on a random port (RFC 5452 section 9.2, RFC 6056).
 
-A connected socket gets only what comes from the address and port that it asked. Reading goes through the loop's
-`sock_*` calls, so any selector loop will do.
+A connected socket receives only from the address and port that it queried. It is read with the loop's `sock_*` calls,
+so any selector loop will do.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.dns.upstreams import Upstream
 
-# We offer 1232 bytes; a datagram of more than this is none of an honest server's.
+# We offer 1232 bytes; a well-behaved server sends no datagram longer than this.
 MOST_DATAGRAM = 4096
-# So many datagrams that are not the reply mean that someone is guessing: then TCP is asked, which cannot be guessed.
+# This many datagrams that are no response mean that someone is guessing: then TCP is used, which cannot be guessed.
 MOST_STRAYS = 50
 _PORT_TRIES = 8
 
@@ -32,7 +32,7 @@ _Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, i
 
 
 def endpoint(upstream: Upstream) -> _Endpoint:
-    """Family and socket address. Raises OSError for an interface that is gone, ValueError for no address."""
+    """Returns family and socket address. Raises OSError for an interface that is gone, ValueError for no address."""
     address = ipaddress.ip_address(upstream.address)
     if isinstance(address, ipaddress.IPv4Address):
         return socket.AF_INET, (str(address), upstream.port)
@@ -42,9 +42,9 @@ def endpoint(upstream: Upstream) -> _Endpoint:
 
 
 def budget() -> int:
-    """How many sockets may be open to upstreams at once: half of what the process may open.
+    """Returns how many sockets to upstreams may be open at once: half of what the process may open.
 
-    On Windows Python's select() takes 512 at the most, and those of TCP clients have to fit in too.
+    On Windows select() takes 512 at most, which includes those of TCP clients.
     """
     if sys.platform == "win32":
         return 160
@@ -55,13 +55,13 @@ def budget() -> int:
 
 
 class SocketPool(Protocol):
-    """UpstreamSockets that a thread keeps; so many of them are open without a question."""
+    """Open sockets that a thread reuses; idle is how many have no query."""
 
-    resting: int
+    idle: int
 
 
 class UpstreamSockets:
-    """Opens sockets to upstreams, never more than `most` at once; also counts those that threads open (`ports`)."""
+    """Opens sockets to upstreams, at most `most` at once; also counts those of `source_ports`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -71,8 +71,8 @@ class UpstreamSockets:
 
     @property
     def spare(self) -> bool:
-        """Whether there is enough left for asking again what was asked already."""
-        return self.open - sum(pool.resting for pool in self.pools) < self.most // 2
+        """Whether there are enough for retries."""
+        return self.open - sum(pool.idle for pool in self.pools) < self.most // 2
 
     @property
     def full(self) -> bool:
@@ -80,21 +80,21 @@ class UpstreamSockets:
         return self.open >= self.most
 
     def opened(self) -> None:
-        """One is about to be opened. Raises OSError where there are too many."""
+        """Counts a socket that is about to be opened. Raises OSError where there are too many."""
         with self._lock:
             if self.open >= self.most:
                 raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
             self.open += 1
 
     def closed(self) -> None:
-        """One was closed."""
+        """Counts a socket that was closed."""
         with self._lock:
             self.open -= 1
 
     async def ask_udp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
-        """Sends a query and waits, without end, for a datagram that is its reply. Raises OSError, ValueError.
+        """Sends a query and waits, without a timeout, for its response. Raises OSError, ValueError.
 
-        What is no reply is passed over, whatever it is, and the waiting goes on (RFC 5452 section 9.1).
+        Other datagrams are ignored, and the wait continues (RFC 5452 section 9.1).
         """
         loop = asyncio.get_running_loop()
         with self._socket(upstream, socket.SOCK_DGRAM) as (sock, address):
@@ -105,10 +105,10 @@ class UpstreamSockets:
                 verdict = judged(await loop.sock_recv(sock, MOST_DATAGRAM))
                 if not isinstance(verdict, Rejected) or verdict.verdict is not ResponseFault.IGNORE:
                     return verdict
-        return Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no reply")
+        return Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no response")
 
     async def ask_tcp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
-        """Asks over a connection of its own (RFC 7766). Raises OSError, ValueError; has no time-out."""
+        """Sends a query over a new connection (RFC 7766). Raises OSError, ValueError; has no timeout."""
         loop = asyncio.get_running_loop()
         with self._socket(upstream, socket.SOCK_STREAM) as (sock, address):
             await loop.sock_connect(sock, address)
@@ -129,13 +129,13 @@ class UpstreamSockets:
 
 
 def bind_anywhere(sock: socket.socket) -> None:
-    """Takes a random port of all that need no right; where none is to be had, connect() lets the system choose."""
+    """Binds a random unprivileged port; if none is free, connect() lets the system choose."""
     everywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
     for _ in range(_PORT_TRIES):
         try:
             sock.bind((everywhere, 1024 + secrets.randbelow(65536 - 1024)))
             return
-        except OSError:  # taken, or one of the ranges that Windows keeps for itself
+        except OSError:  # in use, or in a range that Windows reserves
             continue
 
 
