@@ -100,7 +100,7 @@ class Link:
         start, until, mark = self.now, self.now + seconds, len(self.log)
         for _ in range(1000):
             due = self.responder.timeout()
-            steps = [one.due for one in self.responder._owners.values() if one.due is not None]
+            steps = [one.due for one in self.responder._names.values() if one.due is not None]
             assert not steps or (due is not None and due <= min(steps))
             if due is None or due > until:
                 self.now = until
@@ -599,7 +599,7 @@ def test_no_packet_raises_or_keeps_it_from_coming_to_rest(packets: list[tuple[by
 
 def test_after_a_sleep_names_are_probed_for_and_announced_again(link: Link) -> None:
     """RFC 6762 section 8: a responder that wakes from sleep takes both steps of the start again."""
-    link.responder.again(link.now)
+    link.responder.restart(link.now)
     assert not link.hear(ask(("web.local", "A")))  # nothing is said of a name that may be another's by now
     told = link.wait(5)
     probing = [at for at, one in told if read(one.packet).authority]
@@ -615,7 +615,7 @@ def test_who_took_a_name_during_a_sleep_keeps_it(link: Link) -> None:
     link.neighbour = lambda out: (
         told(record("web.local", "A", "192.168.56.99")) if b"web" in out.packet and read(out.packet).authority else None
     )
-    link.responder.again(link.now)
+    link.responder.restart(link.now)
     link.wait(5)
     assert link.responder.conflicts() == [Conflict(to_wire("web.local"), "192.168.56.99")]
     link.neighbour = lambda out: None

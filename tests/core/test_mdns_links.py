@@ -6,7 +6,7 @@ import pytest
 
 from tests import facts as f
 from vmdns.dns.name import to_wire
-from vmdns.mdns.links import links
+from vmdns.mdns.links import find_links
 from vmdns.state.addresses import Address
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
 from vmdns.state.link_lookups import is_lookup_allowed
@@ -52,7 +52,7 @@ DB = guest(2, (("db",), ("sql", "db"), ("mysql",)), ("192.168.56.12", f.HOSTONLY
 def named(which: Snapshot, relay: bool = True) -> dict[str, dict[str, tuple[str, ...]]]:
     return {
         interface: {name.decode(): addresses for name, addresses in link.names.items()}
-        for interface, link in links(which, relay).items()
+        for interface, link in find_links(which, relay).items()
     }
 
 
@@ -68,7 +68,7 @@ def test_each_link_has_its_own_addresses_of_names_of_two_labels() -> None:
 
 
 def test_only_guests_are_on_a_network_of_virtualbox() -> None:
-    found = links(snapshot(WEB, DB), relay=True)
+    found = find_links(snapshot(WEB, DB), relay=True)
     assert {interface: link.guests_only for interface, link in found.items()} == {
         "vboxnet0": True, "eth0": False, "wlan0": False
     }  # fmt: skip
@@ -80,8 +80,11 @@ def test_without_relay_only_links_with_vms() -> None:
 
 
 def test_no_link_is_opened_where_names_are_neither_answered_nor_asked() -> None:
-    assert links(snapshot(WEB, DB), relay=False, publish=False) == {}
-    assert links(snapshot(WEB, DB), relay=True, publish=False).keys() == links(snapshot(WEB, DB), relay=True).keys()
+    assert find_links(snapshot(WEB, DB), relay=False, publish_names=False) == {}
+    assert (
+        find_links(snapshot(WEB, DB), relay=True, publish_names=False).keys()
+        == find_links(snapshot(WEB, DB), relay=True).keys()
+    )
 
 
 def test_a_lan_that_is_not_to_be_answered_is_asked_only() -> None:
@@ -136,4 +139,4 @@ def test_what_others_are_asked_for(name: str, may: bool) -> None:
     ],
 )
 def test_who_is_on_a_link(address: str, on: bool) -> None:
-    assert links(snapshot(DB), False)["vboxnet0"].holds(address) is on
+    assert find_links(snapshot(DB), False)["vboxnet0"].contains(address) is on

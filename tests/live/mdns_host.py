@@ -29,7 +29,7 @@ async def main() -> None:
     while line := await reader.readline():
         asked = json.loads(line)
         if "links" in asked:
-            multicast.links(
+            multicast.set_links(
                 {
                     interface: Link(
                         tuple(ip_interface(one) for one in link["prefixes"]),

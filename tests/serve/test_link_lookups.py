@@ -21,7 +21,7 @@ from vmdns.dns.name import to_text, to_wire
 from vmdns.dns.rrset import address_record
 from vmdns.mdns import transport as multicast
 from vmdns.mdns.links import Link
-from vmdns.mdns.querier import Relay
+from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
 from vmdns.mdns.transport import Multicast
 from vmdns.server.answer_cache import find
@@ -53,7 +53,7 @@ class Lan:
 
     def __init__(self) -> None:
         self.queries: list[tuple[float, str]] = []
-        self.relay = Relay(self._send, self._forget, asyncio.get_running_loop().time)
+        self.relay = LinkQuerier(self._send, self._forget, asyncio.get_running_loop().time)
         script = Script()
         script.snapshot = SNAPSHOT
         self.server = DnsServer(script.current, script.others(), Limits())
@@ -72,7 +72,7 @@ class Lan:
         if name[1:].startswith(b"printer"):
             kind, rdata = address_record("192.168.1.9")
             (answer,) = encode_responses([Record(name, kind, 120, rdata)])
-            loop.call_later(0.05, self.relay.hear, answer, LAN)
+            loop.call_later(0.05, self.relay.receive, answer, LAN)
 
     async def ask(self, name: str, kind: str = "A", peer: str = OFFICE, *, tcp: bool = False) -> dns.message.Message:
         response = self.server.handle(question(name, kind, use_edns=0), peer, DOOR, tcp)
@@ -167,7 +167,7 @@ class OpenLink:
     def multicast(self, packet: bytes) -> None:
         self.sent += 1
 
-    def again(self) -> None:
+    def restart(self) -> None:
         pass
 
     def configure(self, names: object) -> None:
@@ -178,7 +178,7 @@ class OpenLink:
 
 
 def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multicast, "_Open", OpenLink)
+    monkeypatch.setattr(multicast, "_OpenLink", OpenLink)
     monkeypatch.setattr(multicast, "_index", lambda interface: 0)
     guests = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "vboxnet0"), {}, True)
     name = to_wire("printer.local")
@@ -186,24 +186,24 @@ def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytes
     async def main() -> None:
         found = Multicast(print)
         assert found.state(name, "") is LookupState.ABSENT
-        found.links({"vboxnet0": guests})
+        found.set_links({"vboxnet0": guests})
         assert found.state(name, "") is LookupState.ABSENT
         assert await found.find(name, "") == ()
-        found.links({"vboxnet0": guests, "eth0": LAN})
+        found.set_links({"vboxnet0": guests, "eth0": LAN})
         assert found.state(name, "") is LookupState.LOOKUP
         assert found.state(to_wire("wpad.local"), "") is LookupState.ABSENT
         assert await found.find(name, "") == ()
         assert all(one.sent for one in found._open.values())
         assert found.state(name, "") is LookupState.ABSENT
-        found.links({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
+        found.set_links({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
         assert found.state(name, "") is LookupState.ABSENT
-        found.links({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
+        found.set_links({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
         assert found.state(name, "") is LookupState.LOOKUP
         await found.find(name, "")
-        found.links({"vboxnet0": guests, "eth0": LAN})
+        found.set_links({"vboxnet0": guests, "eth0": LAN})
         assert found.state(name, "") is LookupState.LOOKUP
         await found.find(name, "")
-        found.again()  # this computer slept
+        found.restart()  # this computer slept
         assert found.state(name, "") is LookupState.LOOKUP
 
     asyncio.run(main())
@@ -268,7 +268,7 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
         for forget in (
             lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
             lan.relay.forget_results,
-            lambda: lan.relay.hear(answer, LAN),
+            lambda: lan.relay.receive(answer, LAN),
         ):
             lan.server.publish(SNAPSHOT)
             datagrams.answer_cache.expire(0.5)

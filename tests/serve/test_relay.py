@@ -14,7 +14,7 @@ from vmdns.dns.message import AAAA, A, Record
 from vmdns.dns.name import to_wire
 from vmdns.dns.rrset import address_record
 from vmdns.mdns.links import Link
-from vmdns.mdns.querier import Relay
+from vmdns.mdns.querier import LinkQuerier
 from vmdns.state.link_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, LookupState
 
 PRINTER = to_wire("printer.local")
@@ -35,7 +35,7 @@ class Scene:
     def __init__(self, packets: list[tuple[float, bytes]]) -> None:
         self.asked: list[float] = []
         self.forgotten = 0
-        self.relay = Relay(self._ask, self._forget, asyncio.get_running_loop().time)
+        self.relay = LinkQuerier(self._ask, self._forget, asyncio.get_running_loop().time)
         self._packets = packets
 
     def _forget(self) -> None:
@@ -49,7 +49,7 @@ class Scene:
         self.asked.append(loop.time())
         if len(self.asked) == 1:
             for delay, said in self._packets:
-                loop.call_later(delay, self.relay.hear, said, LINK)
+                loop.call_later(delay, self.relay.receive, said, LINK)
 
 
 async def timed(work: Awaitable[tuple[str, ...] | None]) -> tuple[tuple[str, ...] | None, float]:
@@ -88,7 +88,7 @@ FOUND = ("192.168.56.9",)
 def test_what_is_found(packets: list[tuple[float, bytes]], found: tuple[str, ...], seconds: float, again: bool) -> None:
     async def scenario() -> None:
         scene = Scene(packets)
-        scene.relay.hear(said("192.168.56.9", name=to_wire("other.local")), LINK)  # this link is no silent one
+        scene.relay.receive(said("192.168.56.9", name=to_wire("other.local")), LINK)  # this link is no silent one
         assert await timed(scene.relay.find(PRINTER, "")) == (found, pytest.approx(seconds))
         assert scene.asked == ([0, 0.25] if again else [0])
 
@@ -131,12 +131,12 @@ async def test_a_changed_link_is_asked_again(scene: Scene) -> None:
 @on_clock
 async def test_an_answer_that_comes_late_is_found_by_the_next_query(scene: Scene) -> None:
     assert await scene.relay.find(PRINTER, "") == ()
-    scene.relay.hear(said(ttl=0, name=PRINTER), LINK)
+    scene.relay.receive(said(ttl=0, name=PRINTER), LINK)
     assert scene.relay.state(PRINTER, "") is LookupState.ABSENT
     assert scene.forgotten == 0
-    scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
+    scene.relay.receive(said("192.168.56.9", denied=AAAA), LINK)
     assert scene.forgotten == 1
-    asyncio.get_running_loop().call_later(0.6, scene.relay.hear, said("192.168.56.9", denied=AAAA), LINK)
+    asyncio.get_running_loop().call_later(0.6, scene.relay.receive, said("192.168.56.9", denied=AAAA), LINK)
     assert await scene.relay.find(PRINTER, "") == FOUND
 
 
@@ -145,7 +145,7 @@ async def test_one_question_for_all_who_wait_though_one_goes_away(scene: Scene) 
     tasks = [asyncio.create_task(scene.relay.find(PRINTER, client)) for client in "abcde"]
     await asyncio.sleep(0.1)
     tasks[0].cancel()
-    scene.relay.hear(said("192.168.56.9", denied=AAAA), LINK)
+    scene.relay.receive(said("192.168.56.9", denied=AAAA), LINK)
     assert await asyncio.gather(*tasks[1:]) == [("192.168.56.9",)] * 4
     assert scene.asked == [0]
 
@@ -153,7 +153,7 @@ async def test_one_question_for_all_who_wait_though_one_goes_away(scene: Scene) 
 def test_beyond_the_budget_there_is_no_result() -> None:
     async def scenario() -> None:
         asked: list[bytes] = []
-        relay = Relay(asked.append, now=asyncio.get_running_loop().time)
+        relay = LinkQuerier(asked.append, now=asyncio.get_running_loop().time)
         names = [to_wire(f"x{number}.local") for number in range(CLIENT_LOOKUPS + 10)]
         found = await asyncio.gather(*(relay.find(name, "a") for name in names))
         assert found == [()] * CLIENT_LOOKUPS + [None] * 10
@@ -167,7 +167,7 @@ def test_beyond_the_budget_there_is_no_result() -> None:
 
 def test_no_more_wait_than_the_bound() -> None:
     async def scenario() -> None:
-        relay = Relay(lambda packet: None, now=asyncio.get_running_loop().time)
+        relay = LinkQuerier(lambda packet: None, now=asyncio.get_running_loop().time)
         found = await asyncio.gather(*(relay.find(PRINTER, "a") for _ in range(MOST_WAITERS + 10)))
         assert found == [()] * MOST_WAITERS + [None] * 10
 

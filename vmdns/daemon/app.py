@@ -96,7 +96,7 @@ class App:
         self.upstreams = UpstreamWatch(
             self._forwarder, current, lambda: self._listening.own, self._configure_store, log
         )
-        self._multicast = Multicast(log, forgotten=self._server.datagrams.answer_cache.drop_absent)
+        self._multicast = Multicast(log, results_dropped=self._server.datagrams.answer_cache.drop_absent)
         self._mdns = MdnsPublisher(self._multicast, self._snapshot)
 
         self._name_owners = NameOwners(_name_owners_file(config) if worker == WORKER else None, log)
@@ -332,7 +332,7 @@ class App:
         self._log(f"this computer slept, or vmdns was stopped, for {seconds:.0f} s: everything is looked at again")
         self._discovery.resume()
         self._forwarder.retry_failed()
-        self._multicast.again()
+        self._multicast.restart()
         self._listening.resume()
         self.store.rebuild()
         self._tasks.spawn(self.upstreams.read())

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmdns.dns.mdns_message import MdnsMessage, ReceivedRecord
-from vmdns.mdns.name_state import TTL, Lots
+from vmdns.mdns.name_state import TTL, DrawRandom
 
 LONGEST_WAIT = 2.0
-MOST_WAITING, MOST_KNOWN = 64, 4096  # askers who are waited for, and how many known answers of each
+MAX_WAITING, MAX_KNOWN = 64, 4096  # pending clients, and known answers of each
 
 Peer = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Asked:
-    """A query, and the records that its asker knows already (their TTL left out). It is answered when due."""
+class KnownAnswerQuery:
+    """A query, and the records that its client has already (without their TTL). It is answered when due."""
 
     peer: Peer
     message: MdnsMessage
@@ -24,37 +24,37 @@ class Asked:
     latest: float
 
 
-class Asking:
-    """The queries that are not to be answered yet."""
+class KnownAnswerQueries:
+    """The queries that wait for more known answers."""
 
-    def __init__(self, lots: Lots) -> None:
-        self._lots = lots
-        self._waiting: dict[Peer, Asked] = {}
+    def __init__(self, draw: DrawRandom) -> None:
+        self._draw = draw
+        self._waiting: dict[Peer, KnownAnswerQuery] = {}
 
-    def join(self, message: MdnsMessage, peer: Peer, now: float) -> list[Asked]:
-        """A packet that is no response; returns what is to be answered now."""
+    def add(self, message: MdnsMessage, peer: Peer, now: float) -> list[KnownAnswerQuery]:
+        """Adds a packet of a query. Returns the queries to answer now."""
         known = {one._replace(ttl=0) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
-        ready: list[Asked] = []
-        asked = self._waiting.pop(peer, None)
+        ready: list[KnownAnswerQuery] = []
+        query = self._waiting.pop(peer, None)
         if message.questions:
-            ready += [asked] if asked is not None else []
-            asked = Asked(peer, message, known, now, now + LONGEST_WAIT)
-        elif asked is None:
+            ready += [query] if query is not None else []
+            query = KnownAnswerQuery(peer, message, known, now, now + LONGEST_WAIT)
+        elif query is None:
             return []
-        asked.known |= known
+        query.known |= known
         if message.truncated:
-            room = len(self._waiting) < MOST_WAITING and len(asked.known) < MOST_KNOWN
-            asked.due = min(now + self._lots(0.4, 0.5), asked.latest) if room else now
-        if asked.due > now:
-            self._waiting[peer] = asked
+            room = len(self._waiting) < MAX_WAITING and len(query.known) < MAX_KNOWN
+            query.due = min(now + self._draw(0.4, 0.5), query.latest) if room else now
+        if query.due > now:
+            self._waiting[peer] = query
         else:
-            ready.append(asked)
+            ready.append(query)
         return ready
 
-    def due(self) -> float | None:
-        """When the first of them is to be answered."""
-        return min((asked.due for asked in self._waiting.values()), default=None)
+    def next_due(self) -> float | None:
+        """Returns when the first of them is due."""
+        return min((query.due for query in self._waiting.values()), default=None)
 
-    def ripe(self, now: float) -> list[Asked]:
-        """Those that are to be answered now, once."""
-        return [self._waiting.pop(peer) for peer, asked in list(self._waiting.items()) if asked.due <= now]
+    def take_due(self, now: float) -> list[KnownAnswerQuery]:
+        """Removes and returns the queries that are due."""
+        return [self._waiting.pop(peer) for peer, query in list(self._waiting.items()) if query.due <= now]

@@ -1,4 +1,4 @@
-"""Which names with which addresses multicast DNS answers for on which link of the host."""
+"""Which names with which addresses are answered by multicast DNS on which link of the host."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LOCAL = to_wire("local")
 
 
 class Link(NamedTuple):
-    """One interface of the host: its addresses, and the names (wire form, lower case) that are answered for on it.
+    """One interface of the host: its addresses, and the names (wire form, lower case) that are answered on it.
 
-    Without names, others on the link are only asked. guests_only: only guests of this host are on it.
+    A link without names is only queried. guests_only: only guests of this host are on it.
     """
 
     prefixes: tuple[IPv4Interface | IPv6Interface, ...]
     names: dict[bytes, tuple[str, ...]]
     guests_only: bool = False
 
-    def holds(self, address: str) -> bool:
-        """Whether the address is on this link; one of IPv6 that is valid on a link alone always is."""
+    def contains(self, address: str) -> bool:
+        """Whether the address is on this link; an IPv6 link-local address always is."""
         at = _parsed(address)
         return any(at in prefix.network for prefix in self.prefixes) or (at.version == 6 and at.is_link_local)
 
@@ -38,11 +38,11 @@ def _parsed(address: str) -> IPv4Address | IPv6Address:
     return ip_address(address.partition("%")[0])
 
 
-def links(snapshot: Snapshot, relay: bool, publish: bool = True) -> dict[str, Link]:
-    """The links by interface (the system's name).
+def find_links(snapshot: Snapshot, relay: bool, publish_names: bool = True) -> dict[str, Link]:
+    """Returns the links by interface name.
 
-    Only names of two labels below `local`, each with its addresses of that very network (RFC 6762 sections 3 and 14).
-    relay: also the links on which no VM is, to ask others there. publish: whether names of VMs are answered at all.
+    Only names of two labels below `local`, each with its addresses on that network (RFC 6762 sections 3 and 14). relay:
+    also links without VMs, to query them. publish_names: whether names of VMs are answered at all.
     """
     ways = snapshot.ways
     prefixes: dict[str, list[IPv4Interface | IPv6Interface]] = {}
@@ -56,9 +56,9 @@ def links(snapshot: Snapshot, relay: bool, publish: bool = True) -> dict[str, Li
         network = ways.networks.get(interface)
         if network is not None and not (network.kind == "bridged" and snapshot.lan == "off"):
             link = Link(tuple(here), {}, guests_only=network.kind != "bridged")
-            if publish:
+            if publish_names:
                 link.names.update(_names(snapshot, network, link))
-            if publish or relay:
+            if publish_names or relay:
                 found[interface] = link
         elif relay and not INNER.match(interface):
             found[interface] = Link(tuple(here), {})
@@ -66,14 +66,14 @@ def links(snapshot: Snapshot, relay: bool, publish: bool = True) -> dict[str, Li
 
 
 def _names(snapshot: Snapshot, network: Network, link: Link) -> Iterator[tuple[bytes, tuple[str, ...]]]:
-    """The names of VMs on a link, each with the addresses that it has there."""
+    """Yields the names of VMs on a link, each with its addresses there."""
     same = {network: True}
     for guest in snapshot.guests:
         here: dict[str, None] = {}
         for one in guest.addresses:
             if one.network not in same:
                 same[one.network] = snapshot.ways.same_link(network, one.network)
-            if same[one.network] and link.holds(one.address):
+            if same[one.network] and link.contains(one.address):
                 here[one.address] = None
         if here:
             for name in _local_names(guest, snapshot):

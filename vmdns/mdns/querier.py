@@ -1,6 +1,6 @@
-"""Asks others on the host's links for a name that vmdns does not know: a printer's, or the host's own.
+"""Queries the host's links for a name that vmdns does not know: a printer's, or the host's own.
 
-A client that has vmdns as its DNS server may ask it by unicast for all of `.local` and multicast nothing more
+A client that uses vmdns as its DNS server may send all queries for `.local` to it by unicast and multicast none
 (nss-mdns does, once `local` has a SOA record).
 """
 
@@ -24,35 +24,35 @@ OTHER_FAMILY_SECONDS = 0.1  # from the addresses of one family to those of the o
 
 @dataclass(slots=True)
 class _Lookup:
-    """A pending lookup, and what was answered so far."""
+    """A pending lookup, and its answers so far."""
 
     answer: asyncio.Future[tuple[str, ...]]
     addresses: dict[str, None] = field(default_factory=dict)
-    settled: set[int] = field(default_factory=set)  # types that were given or denied
+    settled: set[int] = field(default_factory=set)  # types that were answered or denied
 
 
-class Relay:
-    """Lookups on the host's links. send(packet) multicasts it on all of them; forgotten is called where a name that
-    nobody had may be there now; now is a monotonic clock in seconds."""
+class LinkQuerier:
+    """Lookups on the host's links. send(packet) multicasts it on all of them; results_dropped is called when a name
+    that was absent may exist now; now is a monotonic clock in seconds."""
 
     def __init__(
         self,
         send: Callable[[bytes], None],
-        forgotten: Callable[[], None] = lambda: None,
+        results_dropped: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
-        self._forgotten = forgotten
+        self._results_dropped = results_dropped
         self._now = now
         self._lookups = LinkLookups()
         self._pending: dict[bytes, _Lookup] = {}
 
     def state(self, name: bytes, client: str) -> LookupState:
-        """What a query of this client for a wire name (lower case) needs. Any thread may call this."""
+        """Returns what a query of this client for a wire name (lower case) needs. Any thread may call this."""
         return self._lookups.state(name, client, self._now())
 
     async def find(self, name: bytes, client: str) -> tuple[str, ...] | None:
-        """The addresses that the first who answers gives, () for nobody; None where the budgets allow no lookup."""
+        """Returns the addresses from the first response, () for none; None where the budgets allow no lookup."""
         loop, lookups, now = asyncio.get_running_loop(), self._lookups, self._now()
         state = lookups.state(name, client, now)
         known = lookups.result(name, now)
@@ -72,9 +72,9 @@ class Relay:
             lookups.waiters -= 1
 
     def forget_results(self) -> None:
-        """A link has changed: others may be on it now."""
+        """Drops all results after a link has changed."""
         self._lookups.forget_results()
-        self._forgotten()
+        self._results_dropped()
 
     def _repeat(self, name: bytes, lookup: _Lookup) -> None:
         unanswered = not lookup.addresses and not lookup.answer.done()
@@ -89,8 +89,8 @@ class Relay:
         self._lookups.end(name, found, self._now())
         lookup.answer.set_result(found)
 
-    def hear(self, packet: bytes, link: Link) -> None:
-        """Takes a packet that somebody on that link sent from port 5353."""
+    def receive(self, packet: bytes, link: Link) -> None:
+        """Handles a packet that a host on that link sent from port 5353."""
         message = parse_message(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
         if message is None:
             return
@@ -101,7 +101,7 @@ class Relay:
             if lookup is not None and record.ttl:
                 self._note(record, lookup, link)
             elif lookup is None and record.ttl and record.type in (A, AAAA) and self._lookups.appeared(record.key):
-                self._forgotten()
+                self._results_dropped()
         for name in dict.fromkeys(record.key for record in records):
             lookup = self._pending.get(name)
             if lookup is not None and lookup.settled >= {A, AAAA}:
@@ -111,19 +111,19 @@ class Relay:
 
     def _note(self, record: ReceivedRecord, lookup: _Lookup, link: Link) -> None:
         if record.type == NSEC:
-            lookup.settled |= {kind for kind in (A, AAAA) if not _has(record, kind)}
+            lookup.settled |= {kind for kind in (A, AAAA) if not _has_type(record, kind)}
         elif record.type in (A, AAAA):
             address = ip_address(record.rdata)
-            # One of IPv6 that is valid on a link alone is of no use to who is not on it.
-            if link.holds(str(address)) and not address.is_link_local:
+            # A client on another link cannot use an IPv6 link-local address.
+            if link.contains(str(address)) and not address.is_link_local:
                 lookup.addresses[str(address)] = None
                 lookup.settled.add(record.type)
 
 
-def _has(nsec: ReceivedRecord, kind: int) -> bool:
+def _has_type(nsec: ReceivedRecord, kind: int) -> bool:
     """Whether the NSEC record has that type, A or AAAA, in the first block of its bitmap (RFC 4034 section 4.1.2)."""
     bitmap = nsec.rdata[len(nsec.key) :]
     if not nsec.rdata.startswith(nsec.key) or bitmap[:1] != b"\0" or len(bitmap) < 2:
-        return True  # nothing that this could be read from
+        return True  # malformed
     block = bitmap[2 : 2 + bitmap[1]]
     return kind >> 3 < len(block) and bool(block[kind >> 3] & 0x80 >> (kind & 7))

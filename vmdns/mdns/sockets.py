@@ -1,7 +1,7 @@
-"""A socket for multicast DNS on one interface: port 5353, shared on purpose with every other program that speaks it.
+"""A socket for multicast DNS on one interface: port 5353, shared with every other program that uses it.
 
-It is bound to the group where the system can (not on Windows), and so takes no unicast packet from the others.
-The parts for macOS and Windows have not been run there.
+It is bound to the group where the system can (not on Windows), and so receives no unicast packet of other programs. The
+parts for macOS and Windows have never been run there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
 
 
 def open4(interface: str, address: str) -> socket.socket:
-    """A socket on the interface that has this IPv4 address. Raises OSError."""
+    """Opens a socket on the interface that has this IPv4 address. Raises OSError."""
     one = _shared(socket.AF_INET)
     try:
         own, group = ip_address(address).packed, ip_address(GROUP4).packed
@@ -40,7 +40,7 @@ def open4(interface: str, address: str) -> socket.socket:
         one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, chosen)
         one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
         one.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOPS)
-        one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)  # other programs of this host are to hear it
+        one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)  # so that other programs of this host receive it
     except OSError:
         one.close()
         raise
@@ -48,7 +48,7 @@ def open4(interface: str, address: str) -> socket.socket:
 
 
 def open6(interface: str) -> socket.socket:
-    """The same for IPv6. Raises OSError, where the interface has no IPv6 too."""
+    """Opens a socket for IPv6. Raises OSError, also where the interface has no IPv6."""
     index = socket.if_nametoindex(interface)
     one = _shared(socket.AF_INET6)
     try:
