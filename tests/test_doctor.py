@@ -173,7 +173,7 @@ def test_the_block_of_the_hosts_file_is_seen(tmp_path: Path, monkeypatch: pytest
     assert not doctor.has_hosts_block()
     file.write_text("127.0.0.1 localhost\n")
     assert not doctor.has_hosts_block()
-    writer = hostsfile.Writer(file, once=True)
+    writer = hostsfile.HostsWriter(file, once=True)
     writer.write(["192.168.56.101\tweb.local"])
     writer.close()
     assert doctor.has_hosts_block()

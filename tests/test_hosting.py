@@ -17,9 +17,9 @@ from vmdns.commands import host as hosting
 from vmdns.commands.command_error import CommandError
 from vmdns.commands.host import answers, place_of
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host.elevation import Denied
+from vmdns.host.elevation import ElevationDenied
 from vmdns.host.journal import JournalEntry
-from vmdns.host.resolver_setup import Ask, Place
+from vmdns.host.resolver_setup import ListenAddress, ResolverPlan
 from vmdns.host.system_file import SystemFile
 
 from .test_cli import ANSWERS, Fake, Run, run, serving, user
@@ -37,18 +37,21 @@ def listener(address: str, port: int, state: str = "listening") -> dict[str, Any
 @pytest.mark.parametrize(
     ("listeners", "at"),
     [
-        ([listener("::1", 53), listener("192.168.56.1", 53), listener("127.0.0.1", 5300)], Place("127.0.0.1", 5300)),
-        ([listener("127.0.0.1", 53, "failed"), listener("192.168.56.1", 53)], Place("192.168.56.1", 53)),
-        ([listener("::1", 53), listener("192.168.56.1", 5300)], Place("192.168.56.1", 5300)),
-        ([listener("::1", 5353)], Place("::1", 5353)),
+        (
+            [listener("::1", 53), listener("192.168.56.1", 53), listener("127.0.0.1", 5300)],
+            ListenAddress("127.0.0.1", 5300),
+        ),
+        ([listener("127.0.0.1", 53, "failed"), listener("192.168.56.1", 53)], ListenAddress("192.168.56.1", 53)),
+        ([listener("::1", 53), listener("192.168.56.1", 5300)], ListenAddress("192.168.56.1", 5300)),
+        ([listener("::1", 5353)], ListenAddress("::1", 5353)),
     ],
 )
-def test_where_vmdns_is_asked(listeners: list[dict[str, Any]], at: Place) -> None:
+def test_where_vmdns_is_asked(listeners: list[dict[str, Any]], at: ListenAddress) -> None:
     assert place_of({"listeners": listeners}) == at
 
 
 def test_where_vmdns_is_asked_if_none_runs_or_listens() -> None:
-    assert place_of(None) == Place("127.0.0.1", 53)
+    assert place_of(None) == ListenAddress("127.0.0.1", 53)
     with pytest.raises(CommandError, match="listens nowhere"):
         place_of({"listeners": [listener("127.0.0.1", 53, "failed")]})
 
@@ -58,9 +61,9 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine on which one file is wanted."""
     file = tmp_path / "vmdns.conf"
 
-    def look(whole: bool, at: Place, zones: Any) -> Ask:
+    def look(whole: bool, at: ListenAddress, zones: Any) -> ResolverPlan:
         text = TEXT.replace("127.0.0.1", str(at))
-        return Ask([(SystemFile("file", str(file)), text)], ["a note"], check="127.0.0.1" if whole else "")
+        return ResolverPlan([(SystemFile("file", str(file)), text)], ["a note"], check="127.0.0.1" if whole else "")
 
     monkeypatch.setattr(hosting, "look", look)
     monkeypatch.setattr(hosting, "make", SystemFile)
@@ -107,7 +110,7 @@ def test_everything_takes_a_server(run: Run, wanted: Path) -> None:
 
 
 def test_what_is_refused_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(*_: object) -> Ask:
+    def look(*_: object) -> ResolverPlan:
         raise CommandError("this cannot be done here; do that")
 
     monkeypatch.setattr(hosting, "look", look)
@@ -116,7 +119,7 @@ def test_what_is_refused_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_a_missing_right_is_one_sentence(run: Run, wanted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
-        raise Denied("this needs root; run: sudo sh -c 'a long script'")
+        raise ElevationDenied("this needs root; run: sudo sh -c 'a long script'")
 
     monkeypatch.setattr(SystemFile, "write", denied)
     status, _, err = run("host", "--apply")

@@ -25,7 +25,9 @@ class Ports:
         self.open: list[Any] = []
         server: Any = SimpleNamespace(open=self.open.append, close=self.open.remove, listeners=self.open)
         monkeypatch.setattr(listening, "bind", self._bind)
-        monkeypatch.setattr(listening, "why_not", lambda error, address, port: f"{port}: {os.strerror(error.errno)}")
+        monkeypatch.setattr(
+            listening, "explain_bind_error", lambda error, address, port: f"{port}: {os.strerror(error.errno)}"
+        )
         self.listening = ListenAddresses(server, self.said.append, lambda: None)
 
     def _bind(self, address: str, port: int) -> Any:

@@ -22,7 +22,7 @@ from vmdns.commands.command_error import CommandError
 from vmdns.commands.wire_networks import Wire
 from vmdns.host import elevation as elevate
 from vmdns.host import loopback_address as loopback
-from vmdns.host.elevation import Denied
+from vmdns.host.elevation import ElevationDenied
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the played VBoxManage is a script as POSIX runs it")
 ZONES = ("local", "vm.internal")
@@ -241,7 +241,9 @@ def test_a_group_that_was_there_comes_back(box: FakeBox, host: Host) -> None:
     assert box.file.read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [Denied("this needs root; run: sudo ip ..."), OSError("sudo ip ... failed: no")])
+@pytest.mark.parametrize(
+    "error", [ElevationDenied("this needs root; run: sudo ip ..."), OSError("sudo ip ... failed: no")]
+)
 def test_without_the_right_networks_share_an_address(box: FakeBox, host: Host, error: OSError) -> None:
     before = normal(box)
     host.denied = error
@@ -281,8 +283,8 @@ def test_a_network_that_is_gone_is_no_trouble(box: FakeBox, host: Host) -> None:
 def test_undo_without_the_right_gives_guests_back_what_they_had(box: FakeBox, host: Host) -> None:
     before = normal(box)
     told("apply")
-    host.denied = Denied("this needs root; run: sudo ip ...")
-    with pytest.raises(Denied):
+    host.denied = ElevationDenied("this needs root; run: sudo ip ...")
+    with pytest.raises(ElevationDenied):
         told("undo")
     assert box.file.read_bytes() == before
     assert host.addresses == {"198.18.53.1", "198.18.53.2"}

@@ -153,10 +153,10 @@ def _names(arguments: Namespace) -> int:
         found = direct_read.read_names(load_config(None, options_of(arguments))[0])
     status = _show(arguments, found, lambda style: cli_format.names(found, time.time(), style))
     if not found["names"] and not arguments.vbox_home:
-        from vmdns.host.other_users import hint
+        from vmdns.host.other_users import describe_other_users
         from vmdns.sources.installation import user_home
 
-        if text := hint(user_home(os.environ)):
+        if text := describe_other_users(user_home(os.environ)):
             _complain(f"vmdns: {safe(text)}")
     return status
 
@@ -282,7 +282,7 @@ def _server(arguments: Namespace) -> RunningServer:
 
 def _service(arguments: Namespace) -> int:
     from vmdns.commands import service
-    from vmdns.host.program import NotPossible
+    from vmdns.host.program import ServiceUnavailable
 
     action = arguments.action
     options = service.run_options(run_parser(), arguments.options)
@@ -305,7 +305,7 @@ def _service(arguments: Namespace) -> int:
         if arguments.json:
             _show(arguments, response, lambda style: [])
         return DONE
-    except (NotPossible, OSError, RuntimeError) as error:
+    except (ServiceUnavailable, OSError, RuntimeError) as error:
         raise CommandError(str(error)) from None
 
 

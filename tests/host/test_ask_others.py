@@ -6,8 +6,8 @@ import pytest
 
 from vmdns.host import nrpt, resolver_macos, resolver_windows, upstreams_windows
 from vmdns.host.journal import JournalEntry
-from vmdns.host.nrpt import NrptRule, Rule, parse_rules, stale
-from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.nrpt import NrptRule, NrptSetting, find_stale_rules, parse_rules
+from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
 from vmdns.host.upstreams import servers_before
 
 ZONES = ("local", "vm.internal")
@@ -86,17 +86,17 @@ def test_what_dhcp_gave() -> None:
 
 
 def test_a_mac_asks_for_all_zones_but_local() -> None:
-    asked = resolver_macos.split(Place(port=5300), ZONES)
-    assert isinstance(asked, Ask)
+    asked = resolver_macos.split(ListenAddress(port=5300), ZONES)
+    assert isinstance(asked, ResolverPlan)
     [(setting, text)] = asked.wanted
     assert (setting.kind, setting.name) == ("resolver-file", "/etc/resolver/vm.internal")
     assert text.splitlines()[1:] == ["nameserver 127.0.0.1", "port 5300"]
-    assert isinstance(resolver_macos.split(Place(), ("local",)), Refusal)
+    assert isinstance(resolver_macos.split(ListenAddress(), ("local",)), Refusal)
 
 
 def test_a_mac_asks_for_everything() -> None:
     asked = resolver_macos.whole(["Wi-Fi"])
-    assert isinstance(asked, Ask)
+    assert isinstance(asked, ResolverPlan)
     assert [(one.kind, one.name) for one, _ in asked.wanted] == [
         ("address-daemon", "/Library/LaunchDaemons/vmdns.address.plist"), ("mac-servers", "Wi-Fi"),
     ]  # fmt: skip
@@ -137,8 +137,8 @@ def with_rules(*rules: dict[str, object], table: str = upstreams_windows.NRPT) -
 def test_rules_are_read() -> None:
     registry = with_rules(rule(".vm.internal", "127.0.0.1"), rule(".corp.test", "10.1.0.1; 10.1.0.2", "work"))
     assert parse_rules(registry) == [
-        Rule(OURS, (".vm.internal",), ("127.0.0.1",), True),
-        Rule("{22222222-0000-0000-0000-000000000002}", (".corp.test",), ("10.1.0.1", "10.1.0.2"), False),
+        NrptRule(OURS, (".vm.internal",), ("127.0.0.1",), True),
+        NrptRule("{22222222-0000-0000-0000-000000000002}", (".corp.test",), ("10.1.0.1", "10.1.0.2"), False),
     ]
 
 
@@ -153,12 +153,12 @@ def test_rules_are_read() -> None:
     ],
 )
 def test_stale_rules(rules: list[dict[str, object]], kept: list[str], keys: list[str]) -> None:
-    assert [one.key for one in stale(with_rules(*rules), kept)] == keys
+    assert [one.key for one in find_stale_rules(with_rules(*rules), kept)] == keys
 
 
 def test_windows_asks_for_all_zones_but_local() -> None:
-    asked = resolver_windows.split(lambda: REGISTRY, Place(), ZONES)
-    assert isinstance(asked, Ask)
+    asked = resolver_windows.split(lambda: REGISTRY, ListenAddress(), ZONES)
+    assert isinstance(asked, ResolverPlan)
     [(setting, value)] = asked.wanted
     assert (setting.kind, setting.name, setting.read(), value) == ("nrpt", ".vm.internal", None, ["127.0.0.1"])
     [line] = setting.commands(None, value)
@@ -166,12 +166,12 @@ def test_windows_asks_for_all_zones_but_local() -> None:
 
 
 def test_our_rule_is_changed_and_taken_away() -> None:
-    setting = NrptRule(".vm.internal", lambda: with_rules(rule(".vm.internal", "127.0.0.2")))
+    setting = NrptSetting(".vm.internal", lambda: with_rules(rule(".vm.internal", "127.0.0.2")))
     assert setting.read() == ["127.0.0.2"]
     removal = f"Remove-DnsClientNrptRule -Name '{OURS}' -Force"
     assert [removal in line for line in setting.commands(["127.0.0.2"], ["127.0.0.1"])] == [True, False]
     assert [removal in line for line in setting.commands(["127.0.0.2"], None)] == [True]
-    theirs = NrptRule(".vm.internal", lambda: with_rules(rule(".vm.internal", "127.0.0.2", "work")))
+    theirs = NrptSetting(".vm.internal", lambda: with_rules(rule(".vm.internal", "127.0.0.2", "work")))
     assert theirs.read() is None
     assert list(theirs.commands(None, None)) == []
 
@@ -179,17 +179,19 @@ def test_our_rule_is_changed_and_taken_away() -> None:
 @pytest.mark.parametrize(
     ("registry", "at", "zones", "words"),
     [
-        (REGISTRY, Place(port=5300), ZONES, "port 5300"),
-        (REGISTRY, Place(), ("local",), "take multicast DNS away"),
+        (REGISTRY, ListenAddress(port=5300), ZONES, "port 5300"),
+        (REGISTRY, ListenAddress(), ("local",), "take multicast DNS away"),
         (
             with_rules(rule(".corp.test", "10.1.0.1", ""), table=upstreams_windows.NRPT_POLICY),
-            Place(),
+            ListenAddress(),
             ZONES,
             "group policy",
         ),
     ],
 )
-def test_windows_refused(registry: dict[str, dict[str, object]], at: Place, zones: tuple[str, ...], words: str) -> None:
+def test_windows_refused(
+    registry: dict[str, dict[str, object]], at: ListenAddress, zones: tuple[str, ...], words: str
+) -> None:
     refused = resolver_windows.split(lambda: registry, at, zones)
     assert isinstance(refused, Refusal)
     assert words in refused.text
@@ -197,7 +199,7 @@ def test_windows_refused(registry: dict[str, dict[str, object]], at: Place, zone
 
 def test_windows_asks_for_everything() -> None:
     asked = resolver_windows.whole(lambda: REGISTRY, lambda address: True)
-    assert isinstance(asked, Ask)
+    assert isinstance(asked, ResolverPlan)
     assert [(one.kind, one.name, value) for one, value in asked.wanted] == [
         ("loopback-address", "198.18.53.53", True),
         ("windows-servers", "Wi-Fi", ["198.18.53.53"]),
@@ -231,4 +233,4 @@ def test_the_servers_that_were_typed_in() -> None:
 
 
 def test_quotes_stay_inside() -> None:
-    assert nrpt.quoted("it's") == "'it''s'"
+    assert nrpt.quote_powershell("it's") == "'it''s'"

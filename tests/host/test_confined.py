@@ -24,18 +24,18 @@ import pytest
 from tests.host.confine import allowed, directives
 from tests.needs import no_mount_namespace
 from vmdns.host import systemd_unit
-from vmdns.host.program import Owner, Program
+from vmdns.host.program import ServiceOwner, ServiceProgram
 
 pytestmark = pytest.mark.slow
 UID = 54321
 PATIENCE = 60.0
 NEEDED = ("systemd-analyze", "systemd-socket-activate", "setpriv", "unshare", "nsenter", "ip")
-ALICE = Program(Owner("alice", 1000, Path("/home/alice")), ("/bin/sh", "-c", "x"), (("LANG", "C.UTF-8"),))
+ALICE = ServiceProgram(ServiceOwner("alice", 1000, Path("/home/alice")), ("/bin/sh", "-c", "x"), (("LANG", "C.UTF-8"),))
 
 ANALYZE = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
 
 
-def units(folder: Path, program: Program = ALICE) -> list[Path]:
+def units(folder: Path, program: ServiceProgram = ALICE) -> list[Path]:
     """The three unit files."""
     user = program.owner.name
     made = {
@@ -58,7 +58,7 @@ def analyze(*words: str) -> str:
 @ANALYZE
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     server, socket, beside = units(
-        tmp_path, Program(Owner("root", 0, Path("/root")), ("/bin/sh", "-c", "a $HOME 5% ;"))
+        tmp_path, ServiceProgram(ServiceOwner("root", 0, Path("/root")), ("/bin/sh", "-c", "a $HOME 5% ;"))
     )
     said = analyze("verify", "--man=no", str(server), str(socket))
     assert [line for line in said.splitlines() if "vmdns" in line] == []
@@ -163,7 +163,7 @@ class Scene:
         (folder / "home").mkdir()
         (folder / "server.log").touch()
         folder.chmod(0o755)
-        program = Program(Owner("alice", UID, folder), ("/bin/true",))
+        program = ServiceProgram(ServiceOwner("alice", UID, folder), ("/bin/true",))
         unit = folder / "unit"
         text = systemd_unit.server_unit(program)
         unit.write_text(text.replace(f"-/run/user/{UID}\n", f"-{folder}/run\n"))

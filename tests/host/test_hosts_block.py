@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host.hosts_block import Writer, block, lines, replaced, write
+from vmdns.host.hosts_block import HostsWriter, block, lines, replaced, write
 from vmdns.sources.hosts_file import parse_hosts
 from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
 
@@ -132,11 +132,11 @@ def test_a_write_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_the_writer_writes_once(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_bytes(b"127.0.0.1 localhost\n")
-    writer = Writer(file, once=True)
+    writer = HostsWriter(file, once=True)
     writer.write([WEB])
     writer.close()
     assert hostsfile.read(file) == [WEB]
-    writer = Writer(file, once=True)
+    writer = HostsWriter(file, once=True)
     with pytest.raises(OSError, match="no line of a hosts file"):
         writer.write(["1.2.3.4\tbad name!"])
     writer.close()
@@ -146,7 +146,7 @@ def test_the_writer_writes_once(tmp_path: Path) -> None:
 def test_the_writer_that_keeps_takes_the_block_out_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_bytes(b"127.0.0.1 localhost")
-    writer = Writer(file, once=False)
+    writer = HostsWriter(file, once=False)
     for wanted in ([WEB], [WEB, DB], []):
         writer.write(wanted)
         assert hostsfile.read(file) == wanted
@@ -160,8 +160,8 @@ def test_the_block_goes_when_whoever_keeps_it_is_killed(tmp_path: Path) -> None:
     file.write_bytes(b"127.0.0.1 localhost\n")
     program = f"""
 import pathlib, time
-from vmdns.host.hosts_block import Writer
-writer = Writer(pathlib.Path({str(file)!r}), once=False)
+from vmdns.host.hosts_block import HostsWriter
+writer = HostsWriter(pathlib.Path({str(file)!r}), once=False)
 writer.write([{WEB!r}])
 print(writer._child.pid, flush=True)
 time.sleep(60)

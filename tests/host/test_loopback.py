@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.needs import needs_network_namespace
-from vmdns.host.loopback_address import WHOLE, LoopbackAddress, commands
+from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress, address_commands
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from vmdns.host.loopback_address import WHOLE, LoopbackAddress, commands
     ],
 )  # fmt: skip
 def test_commands(system: str, present: bool, line: str) -> None:
-    assert [" ".join(one) for one in commands("198.18.53.7", present, system)] == [line]
+    assert [" ".join(one) for one in address_commands("198.18.53.7", present, system)] == [line]
 
 
 def test_only_addresses_get_into_a_command() -> None:
@@ -45,7 +45,7 @@ def test_given_and_taken_away_in_a_namespace() -> None:
 import subprocess
 from vmdns.host.loopback_address import LoopbackAddress
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-one = LoopbackAddress({WHOLE!r})
+one = LoopbackAddress({RESOLVER_ADDRESS!r})
 seen = [one.read()]
 for value in (True, None):
     one.write(value)

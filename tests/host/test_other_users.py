@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vmdns.host import other_users
-from vmdns.host.other_users import hint
+from vmdns.host.other_users import describe_other_users
 
 WITH_VMS = '<VirtualBox><Global><MachineRegistry><MachineEntry uuid="{1}" src="a.vbox"/></MachineRegistry></Global>'
 WITHOUT = "<VirtualBox><Global><MachineRegistry/></Global>"
@@ -28,9 +28,9 @@ def test_another_user_who_has_vms_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "homes/bea").mkdir()
     folder = settings(tmp_path / "homes/dev" / place, WITH_VMS)
     for environ, how in (({}, "run vmdns as dev"), ({"SUDO_USER": "dev"}, "run vmdns as dev, without sudo")):
-        text = hint(own, environ, tmp_path / "homes")
+        text = describe_other_users(own, environ, tmp_path / "homes")
         assert text.endswith(f"has no VMs, and dev has (in {folder}): VirtualBox keeps each user's VMs apart; {how}")
-    assert hint(tmp_path / "none", {}, tmp_path / "homes")
+    assert describe_other_users(tmp_path / "none", {}, tmp_path / "homes")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sudo of this kind")
@@ -41,18 +41,18 @@ def test_the_user_who_called_sudo_comes_first(tmp_path: Path, monkeypatch: pytes
     settings(tmp_path / "elsewhere/dev/.VirtualBox", WITH_VMS)
     entry = pwd.struct_passwd(("dev", "x", 1000, 1000, "", str(tmp_path / "elsewhere/dev"), "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwnam", {"dev": entry}.__getitem__)
-    assert "and dev has (in" in hint(tmp_path / "none", {"SUDO_USER": "dev"}, tmp_path / "homes")
-    assert "and abe has (in" in hint(tmp_path / "none", {"SUDO_USER": "zoe"}, tmp_path / "homes")
+    assert "and dev has (in" in describe_other_users(tmp_path / "none", {"SUDO_USER": "dev"}, tmp_path / "homes")
+    assert "and abe has (in" in describe_other_users(tmp_path / "none", {"SUDO_USER": "zoe"}, tmp_path / "homes")
 
 
 def test_without_need_or_anybody_else_nothing_is_said(tmp_path: Path) -> None:
     own = settings(tmp_path / "homes/me/.VirtualBox", WITH_VMS)
     settings(tmp_path / "homes/other/.VirtualBox", WITH_VMS)
-    assert hint(own, {}, tmp_path / "homes") == ""
-    assert hint(tmp_path / "none", {}, tmp_path / "missing") == ""
+    assert describe_other_users(own, {}, tmp_path / "homes") == ""
+    assert describe_other_users(tmp_path / "none", {}, tmp_path / "missing") == ""
     (own / "VirtualBox.xml").write_text(WITHOUT)
     (tmp_path / "homes/other/.VirtualBox/VirtualBox.xml").unlink()
-    assert hint(own, {}, tmp_path / "homes") == ""
+    assert describe_other_users(own, {}, tmp_path / "homes") == ""
 
 
 def test_few_home_folders_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,5 +60,5 @@ def test_few_home_folders_are_looked_at(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(other_users, "has_vms", lambda home: looked.append(home) is not None)
     for number in range(300):
         os.mkdir(tmp_path / f"{number}")
-    assert hint(tmp_path / "none", {}, tmp_path) == ""
+    assert describe_other_users(tmp_path / "none", {}, tmp_path) == ""
     assert len(looked) == 1 + 200 * 3

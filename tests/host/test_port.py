@@ -12,13 +12,13 @@ import pytest
 
 from vmdns.host import port_holder as port
 from vmdns.host.port_holder import (
-    holder_of,
+    explain_bind_error,
+    find_holder,
     parse_lsof,
     parse_netstat,
     parse_proc_net,
     parse_tasklist,
     systemd_unit,
-    why_not,
 )
 
 LSOF = """p412
@@ -147,10 +147,10 @@ def test_a_socket_of_our_own_is_found(kind: int) -> None:
             one.listen()
         number = one.getsockname()[1]
         name = Path("/proc/self/comm").read_text().strip()
-        assert holder_of("127.0.0.1", number) == f"{name} (pid {os.getpid()})"
+        assert find_holder("127.0.0.1", number) == f"{name} (pid {os.getpid()})"
         with socket.socket(socket.AF_INET, kind) as other, pytest.raises(OSError) as caught:
             other.bind(("127.0.0.1", number))
-        said = why_not(caught.value, "127.0.0.1", number)
+        said = explain_bind_error(caught.value, "127.0.0.1", number)
         assert said.startswith(f"127.0.0.1 port {number} is held by {name} (pid {os.getpid()}): ")
         assert "--listen" in said
 
@@ -160,7 +160,7 @@ def test_a_port_that_nobody_holds() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
         number = one.getsockname()[1]
-    assert holder_of("127.0.0.1", number) == ""
+    assert find_holder("127.0.0.1", number) == ""
 
 
 @linux
@@ -175,7 +175,7 @@ def test_a_table_that_is_not_there_hides_no_other(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "read_text", without_ipv6)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
-        assert holder_of("127.0.0.1", one.getsockname()[1]).endswith(f"(pid {os.getpid()})")
+        assert find_holder("127.0.0.1", one.getsockname()[1]).endswith(f"(pid {os.getpid()})")
 
 
 DNSMASQ = "0::/system.slice/dnsmasq.service\n"
@@ -232,10 +232,10 @@ def test_the_remedy(
     monkeypatch: pytest.MonkeyPatch, system: str, error: int, holder: str, cgroup: str, expected: str
 ) -> None:
     monkeypatch.setattr(port.sys, "platform", system)
-    monkeypatch.setattr(port, "holder_of", lambda *_: holder)
+    monkeypatch.setattr(port, "find_holder", lambda *_: holder)
     monkeypatch.setattr(port, "_cgroup", lambda pid: cgroup)
     monkeypatch.setattr(port, "_first_unprivileged_port", lambda: 1024)
-    assert expected in why_not(OSError(error, os.strerror(error)), "127.0.0.1", 53)
+    assert expected in explain_bind_error(OSError(error, os.strerror(error)), "127.0.0.1", 53)
 
 
 def test_the_command_that_changes_nothing_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_command_that_changes_nothing_is_not_named(monkeypatch: pytest.Monke
     monkeypatch.setattr(port, "_FIRST_PORT", tmp_path / "first")
     for first, named in (("53\n", False), ("54\n", True), ("", True)):
         (tmp_path / "first").write_text(first)
-        said = why_not(OSError(errno.EACCES, "x"), "127.0.0.1", 53)
+        said = explain_bind_error(OSError(errno.EACCES, "x"), "127.0.0.1", 53)
         assert ("sysctl" in said) is named
         assert ("security policy" in said) is not named
 
@@ -259,7 +259,7 @@ def test_a_program_of_another_user_is_named_by_its_user(monkeypatch: pytest.Monk
 
         user = pwd.getpwuid(os.geteuid()).pw_name
         expected = f"a program of user {user} (`sudo ss -lntup 'sport = :{number}'` names it)"
-        assert holder_of("127.0.0.1", number) == expected
+        assert find_holder("127.0.0.1", number) == expected
 
 
 @pytest.mark.parametrize(
@@ -281,4 +281,4 @@ def test_the_tools_of_other_systems(
 
     monkeypatch.setattr(port.sys, "platform", system)
     monkeypatch.setattr(port, "_output", output)
-    assert holder_of("192.168.137.1", 53) == holder
+    assert find_holder("192.168.137.1", 53) == holder

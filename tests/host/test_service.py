@@ -20,16 +20,25 @@ from vmdns.commands.service import run_options
 from vmdns.host import launchd, systemd_unit, task_scheduler
 from vmdns.host.journal import Journal
 from vmdns.host.plan import Setting, apply, plan, undo, undo_plan
-from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
+from vmdns.host.program import (
+    ServiceOwner,
+    ServiceProgram,
+    ServiceUnavailable,
+    check,
+    command,
+    environment,
+    has_vms,
+    owner,
+)
 
 SAMPLES = Path(__file__).with_name("samples")
-ALICE = Owner("alice", 1000, Path("/home/alice"))
+ALICE = ServiceOwner("alice", 1000, Path("/home/alice"))
 LANGUAGE = (("LANG", "ko_KR.UTF-8"),)
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
-def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Owner = ALICE) -> Program:
-    return Program(owner, command(options, interpreter), LANGUAGE)
+def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: ServiceOwner = ALICE) -> ServiceProgram:
+    return ServiceProgram(owner, command(options, interpreter), LANGUAGE)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +46,13 @@ def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Ow
     [("vmdns-alice.service", systemd_unit.server_unit), ("vmdns-beside-alice.socket", systemd_unit.socket_unit),
      ("vmdns-beside-alice@.service", systemd_unit.worker_unit)],
 )  # fmt: skip
-def test_units(name: str, text: Callable[[Program], str]) -> None:
+def test_units(name: str, text: Callable[[ServiceProgram], str]) -> None:
     assert text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / name).read_text("utf-8")
 
 
 def test_launch_agent() -> None:
-    alice = Owner("alice", 501, Path("/Users/alice"))
-    text = launchd.text(program("--wire", owner=alice))
+    alice = ServiceOwner("alice", 501, Path("/Users/alice"))
+    text = launchd.render_plist(program("--wire", owner=alice))
     assert text == (SAMPLES / "local.vmdns.plist").read_text("utf-8")
     found = plistlib.loads(text.encode())
     assert found["ProgramArguments"] == ["/opt/vmdns/bin/python", "-P", "-m", "vmdns", "run", "--wire"]
@@ -92,16 +101,18 @@ def test_unit_names(name: str, expected: str) -> None:
      ("a\\b", r'"a\\b"'), (";", '";"'), ("a\nb\x1b", r'"a\x0ab\x1b"')],
 )  # fmt: skip
 def test_words_of_a_unit(word: str, shown: str) -> None:
-    text = systemd_unit.server_unit(Program(ALICE, ("/x", word)))
+    text = systemd_unit.server_unit(ServiceProgram(ALICE, ("/x", word)))
     assert f"ExecStart=/x {shown}\n" in text
 
 
 def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
-    assert "\nUser=1000\n" in systemd_unit.server_unit(Program(Owner("LAB\\alice", 1000, Path("/")), ("/x",)))
+    assert "\nUser=1000\n" in systemd_unit.server_unit(
+        ServiceProgram(ServiceOwner("LAB\\alice", 1000, Path("/")), ("/x",))
+    )
 
 
-def find(who: str | int) -> Owner:
-    users = {0: Owner("root", 0, Path("/root")), 1000: ALICE}
+def find(who: str | int) -> ServiceOwner:
+    users = {0: ServiceOwner("root", 0, Path("/root")), 1000: ALICE}
     return next(one for one in users.values() if who in (one.uid, one.name)) if who != "nobody" else {}[who]
 
 
@@ -116,7 +127,7 @@ def test_whose_service(environ: dict[str, str], uid: int, vms: bool, name: str) 
 
 @pytest.mark.parametrize(("environ", "words"), [({}, "root has no VMs"), ({"SUDO_USER": "nobody"}, "no user nobody")])
 def test_no_service_for_whoever_has_no_vms(environ: dict[str, str], words: str) -> None:
-    with pytest.raises(NotPossible, match=words):
+    with pytest.raises(ServiceUnavailable, match=words):
         owner(environ, 0, lambda _: False, find)
 
 
@@ -147,9 +158,13 @@ def test_vmdns_must_be_found_from_anywhere(tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.write_text("#!/bin/sh\nexit 1\n")
     other.chmod(0o755)
-    with pytest.raises(NotPossible, match=r"does not find vmdns when alice starts it from elsewhere; install vmdns"):
+    with pytest.raises(
+        ServiceUnavailable, match=r"does not find vmdns when alice starts it from elsewhere; install vmdns"
+    ):
         check(
-            program(interpreter=str(other), owner=Owner("alice", os.geteuid() if os.name == "posix" else 0, tmp_path))
+            program(
+                interpreter=str(other), owner=ServiceOwner("alice", os.geteuid() if os.name == "posix" else 0, tmp_path)
+            )
         )
 
 
@@ -295,7 +310,7 @@ def test_installed_and_taken_away(played: Path) -> None:
 def test_what_is_installed_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs beside the server is there before it is enabled, and goes after it is stopped."""
     monkeypatch.setattr(service, "_SYSTEMD", tmp_path)
-    monkeypatch.setattr(service, "_owner", lambda: Owner("alice", 1000, tmp_path))
+    monkeypatch.setattr(service, "_owner", lambda: ServiceOwner("alice", 1000, tmp_path))
     monkeypatch.setattr(service, "check", lambda program: None)
     one = service.UserService()
     names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in one.wanted(["--wire"])]

@@ -12,15 +12,15 @@ import pytest
 
 from tests.host import systemd
 from tests.host.test_confined import units
-from vmdns.host.program import Owner, Program
+from vmdns.host.program import ServiceOwner, ServiceProgram
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 UID = 54321
 PYTHON = "/usr/bin/python3"  # another user may run it, wherever that of the tests is
 PLACE = "/opt/vmdns-test"
-ALICE = Program(
-    Owner("alice", UID, Path("/home/alice")),
+ALICE = ServiceProgram(
+    ServiceOwner("alice", UID, Path("/home/alice")),
     (PYTHON, "-P", "-m", "vmdns", "run"),
     (("PYTHONPATH", f"{PLACE}/tree:{PLACE}/site"), ("PYTHONDONTWRITEBYTECODE", "1")),
 )

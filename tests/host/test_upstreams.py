@@ -176,7 +176,7 @@ def test_a_resolv_conf_in_latin_1_is_read(tmp_path: Path) -> None:
 def test_a_resolv_conf_that_links_to_itself_is_watched(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").symlink_to("resolv.conf")
-    assert tmp_path / "etc" in upstreams_linux.watched(tmp_path)
+    assert tmp_path / "etc" in upstreams_linux.watched_folders(tmp_path)
     with pytest.raises(OSError, match="cannot be read"):
         upstreams_linux.read(tmp_path)
 
@@ -187,9 +187,14 @@ def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_p
     (tmp_path / "etc/resolv.conf").symlink_to("../run/NetworkManager/resolv.conf")
     resolved = tmp_path / "run/systemd/resolve"  # which need not be there yet
     links = [tmp_path / "run/systemd/resolve/netif", tmp_path / "run/systemd/netif/links"]
-    assert upstreams_linux.watched(tmp_path) == [tmp_path / "etc", tmp_path / "run/NetworkManager", resolved, *links]
+    assert upstreams_linux.watched_folders(tmp_path) == [
+        tmp_path / "etc",
+        tmp_path / "run/NetworkManager",
+        resolved,
+        *links,
+    ]
     (tmp_path / "run/systemd/resolve").mkdir(parents=True)
-    assert upstreams_linux.watched(tmp_path)[2:] == [tmp_path / "run/systemd/resolve", *links]
+    assert upstreams_linux.watched_folders(tmp_path)[2:] == [tmp_path / "run/systemd/resolve", *links]
 
 
 # -- macOS ----------------------------------------------------------------------------------------------------
@@ -402,4 +407,4 @@ def test_this_machine_is_read() -> None:
     """Whatever it uses, its servers are addresses, and there are folders to watch or it is polled."""
     for server in upstreams.read_upstreams().default:
         ipaddress.ip_address(server.address)
-    assert upstreams.watched() or upstreams.POLL_SECONDS > 0
+    assert upstreams.watched_folders() or upstreams.POLL_SECONDS > 0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vmdns.host.vbox_dhcp import Networks, parse
+from vmdns.host.vbox_dhcp import NetworkSettings, parse_networks
 from vmdns.host.virtualbox_networks import server_value
-from vmdns.host.wire_plan import Look, Row, Want, rows
+from vmdns.host.wire_plan import NetworkRow, WantedSetting, WireState, plan_networks
 from vmdns.state.facts import HostInterface
 
 HEAD = (
@@ -49,33 +49,33 @@ def group(address: str = "198.18.53.1", name: str = "vmdns", macs: str = "*") ->
     return GROUP.format(name=name, address=address, macs=macs)
 
 
-def settings(*parts: str, system: str = "linux") -> Networks:
+def settings(*parts: str, system: str = "linux") -> NetworkSettings:
     servers = "".join(one for one in parts if one.startswith("<DHCPServer"))
     networks = "".join(one for one in parts if one.startswith("<NATNetwork"))
-    return parse(HEAD.format(system=system, servers=servers, networks=networks).encode())
+    return parse_networks(HEAD.format(system=system, servers=servers, networks=networks).encode())
 
 
 def options(address: str) -> dict[str, str]:
     return {"6": address, "15": "local", "119": "local vm.internal"}
 
 
-def look(networks: Networks, **more: Any) -> Look:
-    return replace(Look(version=(7, 2), networks=networks, zones=ZONES, resolvers=("192.0.2.1",)), **more)
+def look(networks: NetworkSettings, **more: Any) -> WireState:
+    return replace(WireState(version=(7, 2), networks=networks, zones=ZONES, resolvers=("192.0.2.1",)), **more)
 
 
-def only(found: list[Row]) -> Row:
+def only(found: list[NetworkRow]) -> NetworkRow:
     assert len(found) == 1
     return found[0]
 
 
 OPTION6 = '<Options><Option name="3" value="10.0.2.1"/><Option name="6" value="{}"/></Options>'
-GIVEN = Want("loopback-address", "198.18.53.1", True)
-WIRED = Want("dhcp-group", "lab", options("198.18.53.1"))
-MADE = Want("dhcp-server", "lab", server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254"))
-LOWER = Want("dhcp-lower-ip", "lab", "10.0.2.4")
+GIVEN = WantedSetting("loopback-address", "198.18.53.1", True)
+WIRED = WantedSetting("dhcp-group", "lab", options("198.18.53.1"))
+MADE = WantedSetting("dhcp-server", "lab", server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254"))
+LOWER = WantedSetting("dhcp-lower-ip", "lab", "10.0.2.4")
 LOOPBACK = {"resolvers": ("127.0.0.53",)}
 UNABLE = {"may": False, "hosts": ("192.0.2.20", "192.168.56.1")}
-SHARED = Want("dhcp-group", "lab", options("192.0.2.20"))
+SHARED = WantedSetting("dhcp-group", "lab", options("192.0.2.20"))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ SHARED = Want("dhcp-group", "lab", options("192.0.2.20"))
         ([network("lab"), server("lab")], UNABLE, [SHARED], "shares 192.0.2.20 with other networks"),
         (
             [network("lab"), server("lab", inside=group("192.168.56.1"))], UNABLE,
-            [Want("dhcp-group", "lab", options("192.168.56.1"))], "shares 192.168.56.1",
+            [WantedSetting("dhcp-group", "lab", options("192.168.56.1"))], "shares 192.168.56.1",
         ),
         (
             [network("lab"), server("lab", inside=group("192.0.2.99"))], UNABLE, [SHARED], "shares 192.0.2.20",
@@ -115,13 +115,15 @@ SHARED = Want("dhcp-group", "lab", options("192.0.2.20"))
         # VirtualBox up to 7.1.
         (
             [network("lab"), server("lab", at=3, lower=4)], {"version": (7, 1), **LOOPBACK},
-            [Want("dhcp-group", "lab", options("10.0.2.2"))], "",
+            [WantedSetting("dhcp-group", "lab", options("10.0.2.2"))], "",
         ),
         (
             [network("lab")], {"version": (6, 1)},
             [
-                Want("dhcp-server", "lab", server_value("10.0.2.3", "255.255.255.0", "10.0.2.4", "10.0.2.254")),
-                Want("dhcp-group", "lab", options("10.0.2.2")),
+                WantedSetting(
+                    "dhcp-server", "lab", server_value("10.0.2.3", "255.255.255.0", "10.0.2.4", "10.0.2.254")
+                ),
+                WantedSetting("dhcp-group", "lab", options("10.0.2.2")),
             ], "",
         ),
         ([network("lab", mapped=False), server("lab")], {"version": (7, 1)}, [], "--loopback-4 127.0.0.1=2"),
@@ -137,16 +139,18 @@ SHARED = Want("dhcp-group", "lab", options("192.0.2.20"))
             [network("lab"), server("lab", inside=group(macs="0800*"))], {"groups": frozenset({"lab"})},
             [GIVEN, WIRED], "",
         ),
-        ([network("lab"), server("lab", inside=group(name="a"))], {}, [Want("loopback-address", "198.18.53.2", True),
-            Want("dhcp-group", "lab", options("198.18.53.2"))], "the group a of its DHCP server comes before"),
+        ([network("lab"), server("lab", inside=group(name="a"))], {},
+            [WantedSetting("loopback-address", "198.18.53.2", True),
+                WantedSetting("dhcp-group", "lab", options("198.18.53.2"))],
+            "the group a of its DHCP server comes before"),
         (
             [network("lab"), server("lab", inside='<Config MACAddress="08:00:27:aa:bb:02" slot="4294967295"/>')], {},
             [GIVEN, WIRED], "single guests have settings of their own",
         ),
     ],
 )  # fmt: skip
-def test_a_network(parts: list[str], more: dict[str, Any], wanted: list[Want], note: str) -> None:
-    row = only(rows(look(settings(*parts), **more)))
+def test_a_network(parts: list[str], more: dict[str, Any], wanted: list[WantedSetting], note: str) -> None:
+    row = only(plan_networks(look(settings(*parts), **more)))
     assert row.want == wanted
     assert row.server == (wanted[-1].value["6"] if wanted else "")
     assert (note in " ".join(row.notes)) if note else not row.notes
@@ -159,14 +163,14 @@ def test_each_network_has_an_address_of_its_own() -> None:
         server("x", "10.0.9", group("198.18.53.3", "other")),
     )  # fmt: skip
     strange = frozenset({"198.18.53.1", "198.18.53.2", "198.18.53.5"})
-    among = rows(look(found, given=strange, ours=frozenset({"198.18.53.1", "198.18.53.5"})))
+    among = plan_networks(look(found, given=strange, ours=frozenset({"198.18.53.1", "198.18.53.5"})))
     # b keeps the one it has; 2 is there and not ours, 3 is handed out; 5 is there and ours to use.
     assert [row.server for row in among] == ["198.18.53.4", "198.18.53.1", "198.18.53.5", "198.18.53.6", ""]
 
 
 def test_the_address_of_the_host_itself_is_nobodys() -> None:
     many = settings(*[network(f"n{at}", f"10.{at}.2") for at in range(60)])
-    addresses = [row.server for row in rows(look(many))]
+    addresses = [row.server for row in plan_networks(look(many))]
     assert len(set(addresses)) == 60
     assert "198.18.53.53" not in addresses
 
@@ -183,42 +187,49 @@ def test_host_only(system: str, interface: str) -> None:
     name = f"HostInterfaceNetworking-{interface}"
     interfaces = (HostInterface(interface, "192.168.56.1/24"),)
     found = settings(server(name, "192.168.56", at=100, lower=101), system=system)
-    row = only(rows(look(found, interfaces=interfaces, may=False)))
+    row = only(plan_networks(look(found, interfaces=interfaces, may=False)))
     assert (row.title, row.now, row.want) == (
-        f"host-only {interface}", (), [Want("dhcp-group", name, options("192.168.56.1"))],
+        f"host-only {interface}", (), [WantedSetting("dhcp-group", name, options("192.168.56.1"))],
     )  # fmt: skip
     for parts, note in (((), "has no DHCP server"), ((server(name, enabled=0),), "switched off")):
-        row = only(rows(look(settings(*parts), interfaces=interfaces)))
+        row = only(plan_networks(look(settings(*parts), interfaces=interfaces)))
         assert (row.want, row.server) == ([], "")
         assert note in row.notes[0]
         assert "192.168.56.1" in row.notes[0]
 
 
 def test_a_host_only_interface_that_is_gone_is_not_shown() -> None:
-    assert rows(look(settings(server("HostInterfaceNetworking-vboxnet0", "192.168.56")))) == []
+    assert plan_networks(look(settings(server("HostInterfaceNetworking-vboxnet0", "192.168.56")))) == []
 
 
 def test_host_only_networks_of_macos() -> None:
-    row = only(rows(look(Networks(), vmnets=(HostInterface("HostNetwork", "192.168.56.1/24"),))))
+    row = only(plan_networks(look(NetworkSettings(), vmnets=(HostInterface("HostNetwork", "192.168.56.1/24"),))))
     assert (row.title, row.want) == ("host-only network HostNetwork", [])
     assert "enter 192.168.56.1" in row.notes[0]
 
 
 def test_zones_of_the_configuration_are_handed_out() -> None:
     found = look(settings(network("lab"), server("lab")), zones=("lab.internal", "local"))
-    assert only(rows(found)).want[-1].value == {"6": "198.18.53.1", "15": "lab.internal", "119": "lab.internal local"}
+    assert only(plan_networks(found)).want[-1].value == {
+        "6": "198.18.53.1",
+        "15": "lab.internal",
+        "119": "lab.internal local",
+    }
 
 
 def test_names_are_taken_as_they_are() -> None:
     name = "a &quot;b&apos;/c &amp; d"
-    row = only(rows(look(settings(network(name)))))
+    row = only(plan_networks(look(settings(network(name)))))
     assert [one.name for one in row.want] == ["198.18.53.1", "a \"b'/c & d", "a \"b'/c & d"]
 
 
 def test_the_recorded_settings() -> None:
     sample = Path(__file__).parents[1] / "sources" / "samples" / "zoo" / "VirtualBox.xml"
-    found = parse(sample.read_bytes())
-    among = {row.network: row for row in rows(look(found, interfaces=(HostInterface("vboxnet0", "192.168.56.1/24"),)))}
+    found = parse_networks(sample.read_bytes())
+    among = {
+        row.network: row
+        for row in plan_networks(look(found, interfaces=(HostInterface("vboxnet0", "192.168.56.1/24"),)))
+    }
     assert among["NatNetwork"].now == ("192.0.2.10",)
     assert [one.kind for one in among["NatNetwork"].want] == ["loopback-address", "dhcp-group"]
     assert among["HostInterfaceNetworking-vboxnet0"].server == "192.168.56.1"
@@ -231,7 +242,7 @@ def test_the_recorded_settings() -> None:
 @pytest.mark.parametrize("data", [b"", b"<VirtualBox", b"<a/><b/>"])
 def test_what_is_no_settings_file(data: bytes) -> None:
     with pytest.raises(ValueError):
-        parse(data)
+        parse_networks(data)
 
 
 def test_a_damaged_network_is_left_out() -> None:

@@ -12,10 +12,10 @@ from vmdns.command_name import command_name
 from vmdns.commands.command_error import NOT_RUNNING, CommandError
 from vmdns.dns.message import encode_query
 from vmdns.host import plan
-from vmdns.host.elevation import Denied
+from vmdns.host.elevation import ElevationDenied
 from vmdns.host.journal import open_host_journal
 from vmdns.host.loopback_address import LoopbackAddress, is_assigned
-from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
 from vmdns.host.upstreams import HOST_SCOPE
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
@@ -33,7 +33,7 @@ def command(
     """
     try:
         return _command(action, whole, status, zones, say)
-    except Denied:
+    except ElevationDenied:
         raise CommandError(
             "this needs root, and there is no sudo or no terminal to ask for it; the command lines that "
             "`vmdns host` shows do the same by hand"
@@ -62,18 +62,18 @@ def _command(
     return {"steps": shown, "left": [], "notes": list(ask.notes) if todo else [], "done": done}
 
 
-def place_of(status: Mapping[str, Any] | None) -> Place:
+def place_of(status: Mapping[str, Any] | None) -> ListenAddress:
     """Where vmdns is to be asked, by its status; 127.0.0.1 port 53 where none runs. Raises `CommandError`."""
     if status is None:
-        return Place()
+        return ListenAddress()
     listening = [one for one in status["listeners"] if one["state"] == "listening"]
-    here = [Place(one["address"], one["port"]) for one in listening]
+    here = [ListenAddress(one["address"], one["port"]) for one in listening]
     for one in sorted(here, key=lambda at: (at.address != "127.0.0.1", ":" in at.address, at.port != 53)):
         return one
     raise CommandError("vmdns listens nowhere now; see vmdns status")
 
 
-def look(whole: bool, at: Place, zones: Sequence[str]) -> Ask:
+def look(whole: bool, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan:
     """What is to be set on this machine. Raises `CommandError`, or OSError where it cannot be looked at."""
     found = _windows(whole, at, zones) if sys.platform == "win32" else _posix(whole, at, zones)
     if isinstance(found, Refusal):
@@ -81,7 +81,7 @@ def look(whole: bool, at: Place, zones: Sequence[str]) -> Ask:
     return found
 
 
-def _posix(whole: bool, at: Place, zones: Sequence[str]) -> Ask | Refusal:
+def _posix(whole: bool, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
     if sys.platform == "darwin":
         from vmdns.host import resolver_macos
 
@@ -91,7 +91,7 @@ def _posix(whole: bool, at: Place, zones: Sequence[str]) -> Ask | Refusal:
     return (resolver_linux.whole if whole else resolver_linux.split)(resolver_linux.look(), at, zones)
 
 
-def _windows(whole: bool, at: Place, zones: Sequence[str]) -> Ask | Refusal:
+def _windows(whole: bool, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
     from vmdns.host import resolver_windows, upstreams_windows
 
     read = upstreams_windows.read_registry  # type: ignore[attr-defined,unused-ignore]
@@ -119,13 +119,13 @@ def make(kind: str, name: str) -> plan.Setting:
             from vmdns.host import nrpt, resolver_windows, upstreams_windows
 
             read = upstreams_windows.read_registry  # type: ignore[attr-defined,unused-ignore]
-            return nrpt.NrptRule(name, read) if kind == "nrpt" else resolver_windows.InterfaceServers(name, read)
+            return nrpt.NrptSetting(name, read) if kind == "nrpt" else resolver_windows.InterfaceServers(name, read)
     except AttributeError:
         pass
     raise OSError(f"the journal names {kind} {name}, which this vmdns cannot change on this system")
 
 
-def apply(ask: Ask, steps: Sequence[plan.Step], say: Callable[[str], None]) -> None:
+def apply(ask: ResolverPlan, steps: Sequence[plan.Step], say: Callable[[str], None]) -> None:
     """Does the steps, journaled. The last one waits until vmdns answers where it will be asked. Raises OSError."""
     kept = open_host_journal()
     if not ask.check or not steps:
@@ -178,11 +178,12 @@ def clean() -> list[str]:
     from vmdns.host import nrpt, upstreams_windows
 
     kept = [entry.name for entry in open_host_journal().entries(HOST_SCOPE) if entry.kind == "nrpt"]
-    rules = nrpt.stale(upstreams_windows.read_registry(), kept)
+    rules = nrpt.find_stale_rules(upstreams_windows.read_registry(), kept)
     if rules and elevate.is_elevated():
-        nrpt.remove(rules)
+        nrpt.remove_rules(rules)
         return [f"a rule for {', '.join(rule.spaces)} that an earlier vmdns left is taken away" for rule in rules]
     return [
-        f"an earlier vmdns left a rule for {', '.join(rule.spaces)}; as administrator: {' '.join(nrpt.removal(rule))}"
+        f"an earlier vmdns left a rule for {', '.join(rule.spaces)}; as administrator: "
+        f"{' '.join(nrpt.removal_command(rule))}"
         for rule in rules
     ]

@@ -17,7 +17,7 @@ def command(do: str, names: Callable[[], list[dict[str, Any]]]) -> dict[str, Any
     wanted = None if do == "undo" else hosts_block.lines(names())
     before = hosts_block.read(file)
     if do != "plan" and before != wanted:
-        writer = hosts_block.Writer(file, once=True)
+        writer = hosts_block.HostsWriter(file, once=True)
         writer.write(wanted)
         writer.close()
     return {"file": str(file), "before": before, "block": wanted, "done": do != "plan"}
@@ -29,7 +29,7 @@ def keep(
     """Writes the block at each change until Ctrl-C. Raises OSError, and `CommandError` when the server ends."""
     file = hosts_path()
     names()  # without a server there is nothing to write
-    writer = hosts_block.Writer(file, once=False)
+    writer = hosts_block.HostsWriter(file, once=False)
     written: list[str] | None = None
     try:
         for _ in changes():

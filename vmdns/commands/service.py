@@ -12,7 +12,16 @@ from typing import Any
 from vmdns.host import plan
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Journal
-from vmdns.host.program import NotPossible, Owner, Program, check, command, environment, has_vms, owner
+from vmdns.host.program import (
+    ServiceOwner,
+    ServiceProgram,
+    ServiceUnavailable,
+    check,
+    command,
+    environment,
+    has_vms,
+    owner,
+)
 from vmdns.host.state_file import lock_path
 from vmdns.sources.installation import user_home
 
@@ -40,17 +49,17 @@ def run_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
 
 
 class UserService:
-    """The service of one user on this computer. Raises `NotPossible` where there can be none."""
+    """The service of one user on this computer. Raises `ServiceUnavailable` where there can be none."""
 
     def __init__(self) -> None:
         self.owner = _owner()
         self.journal = Journal(state_folder(home=self.owner.home) / "journal.json")
         if sys.platform not in ("win32", "darwin") and not _SYSTEMD.is_dir():
-            raise NotPossible(
+            raise ServiceUnavailable(
                 "this computer is not run by systemd; have your desktop start `vmdns run` when you log in"
             )
         if sys.platform == "darwin" and os.geteuid() == 0:
-            raise NotPossible("an agent of the user needs no rights; run this without sudo")
+            raise ServiceUnavailable("an agent of the user needs no rights; run this without sudo")
 
     @property
     def name(self) -> str:
@@ -68,18 +77,18 @@ class UserService:
         return unit_name(self.owner.name)
 
     def wanted(self, options: Sequence[str]) -> list[tuple[plan.Setting, Any]]:
-        """The settings that start `vmdns run` with these options. Raises `NotPossible`."""
-        program = Program(self.owner, command(options), environment(os.environ))
+        """The settings that start `vmdns run` with these options. Raises `ServiceUnavailable`."""
+        program = ServiceProgram(self.owner, command(options), environment(os.environ))
         check(program)
         if sys.platform == "win32":
             from vmdns.host import task_scheduler as task
 
-            return [(task.Task(self.name), task.wanted(program))]
+            return [(task.LogonTask(self.name), task.wanted(program))]
         if sys.platform == "darwin":
             from vmdns.host import launchd as launchagent
 
-            agent = launchagent.Agent(str(launchagent.path_of(self.owner.home)), self.owner.uid)
-            return [(agent, launchagent.text(program))]
+            agent = launchagent.LaunchAgent(str(launchagent.agent_path(self.owner.home)), self.owner.uid)
+            return [(agent, launchagent.render_plist(program))]
         from vmdns.host import systemd_unit
 
         user = self.owner.name
@@ -100,17 +109,17 @@ class UserService:
 
             return systemd_unit.unit_file(name) if kind == "service-unit" else systemd_unit.Enabled(name)
         if kind == "launch-agent":
-            from vmdns.host.launchd import Agent
+            from vmdns.host.launchd import LaunchAgent
 
-            return Agent(name, self.owner.uid)
+            return LaunchAgent(name, self.owner.uid)
         if kind == "logon-task":
-            from vmdns.host.task_scheduler import Task
+            from vmdns.host.task_scheduler import LogonTask
 
-            return Task(name)
+            return LogonTask(name)
         raise OSError(f"the journal names {kind} {name}, which this vmdns does not know")
 
     def install(self, options: Sequence[str]) -> list[plan.Step]:
-        """The steps to a service that starts vmdns with these options. Raises `NotPossible`, OSError."""
+        """The steps to a service that starts vmdns with these options. Raises `ServiceUnavailable`, OSError."""
         return plan.plan(self.wanted(options))
 
     def uninstall(self) -> tuple[list[plan.Step], list[str]]:
@@ -177,7 +186,7 @@ def run_command(
     action: str, options: Sequence[str], agreed: Callable[[dict[str, Any]], bool], say: Say
 ) -> dict[str, Any]:
     """The response of `vmdns service`: action is install or uninstall; agreed gets the response before anything is
-    done, and decides whether it is. Raises `NotPossible`, OSError."""
+    done, and decides whether it is. Raises `ServiceUnavailable`, OSError."""
     one = UserService()
     steps, left = (one.install(options), []) if action == "install" else one.uninstall()
     notes = one.notes() if steps and action == "install" else []
@@ -191,14 +200,14 @@ def run_command(
     return response
 
 
-def _owner() -> Owner:
+def _owner() -> ServiceOwner:
     if sys.platform == "win32":
         import getpass
 
-        return Owner(getpass.getuser(), 0, Path.home())
+        return ServiceOwner(getpass.getuser(), 0, Path.home())
     uid = os.geteuid()
 
-    def vms(one: Owner) -> bool:
+    def vms(one: ServiceOwner) -> bool:
         return has_vms(user_home({**os.environ, "HOME": str(one.home)}))
 
     return owner(os.environ, uid, vms)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vmdns.commands.wire_networks import NetworkPlan, Wire
 from vmdns.host import elevation
-from vmdns.host.loopback_address import WHOLE
+from vmdns.host.loopback_address import RESOLVER_ADDRESS
 
 FOLLOW = "they follow when they renew their lease, within five minutes as VirtualBox gives leases, or when restarted"
 ALONE = "while vmdns does not run, these guests resolve no names at all; have it started with your session"
@@ -32,7 +32,7 @@ def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> di
     notes = [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
     if changed and do != "undo":
         notes.append(ALONE)
-    if networks and not network and WHOLE not in wire.resolvers:
+    if networks and not network and RESOLVER_ADDRESS not in wire.resolvers:
         notes.append(PLAIN_NAT)
     guests = wire.guests(changed)
     if guests:

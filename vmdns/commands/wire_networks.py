@@ -18,7 +18,7 @@ from vmdns.host.loopback_address import is_assigned
 from vmdns.host.plan import Step, apply, plan, undo
 from vmdns.host.upstreams import read_upstreams
 from vmdns.host.virtualbox_networks import NotRunning, VirtualBox, host_only, registry
-from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, Look, Row, rows
+from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, NetworkRow, WireState, plan_networks
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
 from vmdns.sources.reader import WrongHome
@@ -43,7 +43,7 @@ class _NoAddress(Exception):
 class NetworkPlan:
     """One network, with the steps that wire it."""
 
-    row: Row
+    row: NetworkRow
     steps: list[Step]
 
     def as_json(self) -> dict[str, Any]:
@@ -147,8 +147,8 @@ class Wire:
         """The name servers of the host, as VirtualBox sees them."""
         return _resolvers()
 
-    def _rows(self, network: str) -> list[Row]:
-        found = rows(self._look())
+    def _rows(self, network: str) -> list[NetworkRow]:
+        found = plan_networks(self._look())
         if not network:
             return found
         names = self._named(network, [row.network for row in found])
@@ -161,7 +161,7 @@ class Wire:
             raise CommandError(f"there is no network {network} that vmdns could wire, or did; there is {there}")
         return found
 
-    def _steps(self, row: Row) -> list[Step]:
+    def _steps(self, row: NetworkRow) -> list[Step]:
         make = registry(self.box)
         return plan((make(one.kind, one.name), one.value) for one in row.want)
 
@@ -176,7 +176,7 @@ class Wire:
                     raise
                 done.setdefault(network.row.network, []).append(step)
 
-    def _look(self) -> Look:
+    def _look(self) -> WireState:
         self._check_home()
         if not self._version:
             match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
@@ -185,7 +185,7 @@ class Wire:
             self._version = int(match[1]), int(match[2])
         interfaces = tuple(output.parse_host_interfaces(self._call("list", "hostonlyifs")))
         entries = self.journal.entries(SCOPE)
-        return Look(
+        return WireState(
             version=self._version,
             networks=self.box.networks(),
             zones=self._zones,

@@ -33,7 +33,7 @@ from vmdns.daemon.task_restart import Faults, Tasks, run_with_restarts
 from vmdns.daemon.upstream_watch import UpstreamWatch
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
-from vmdns.host.upstreams import watched
+from vmdns.host.upstreams import watched_folders
 from vmdns.mdns.publisher import MdnsPublisher
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
@@ -207,7 +207,7 @@ class App:
         files, spawn = FolderWatch(), self._tasks.spawn
         parts.callback(files.stop)
         troubles = files.add(lambda: [hosts_path()], lambda: spawn(self.hosts.read()))
-        troubles += files.add(watched, lambda: spawn(self.upstreams.read()))
+        troubles += files.add(watched_folders, lambda: spawn(self.upstreams.read()))
         troubles += files.add(lambda: [self._configuration.path], lambda: spawn(self._configuration.read()))
         try:
             files.start()

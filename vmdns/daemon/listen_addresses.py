@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmdns.config_types import Listen
-from vmdns.host.port_holder import why_not
+from vmdns.host.port_holder import explain_bind_error
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 
@@ -104,7 +104,7 @@ class ListenAddresses:
         if one.trouble and one.error == error.errno:
             return
         one.error = error.errno or 0
-        one.trouble = why_not(error, *one.listen)
+        one.trouble = explain_bind_error(error, *one.listen)
         self._log(one.trouble)
 
     def _take(self, one: Wanted, listener: Listener) -> None:

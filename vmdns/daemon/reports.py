@@ -87,9 +87,9 @@ async def report_other_user(
     """Logs which other user has VMs where this one has none, as root under sudo. found: the VirtualBox that is read."""
     if config.vbox_home or not found["version"] or has_machines:
         return
-    from vmdns.host.other_users import hint
+    from vmdns.host.other_users import describe_other_users
 
-    if text := await asyncio.to_thread(hint, Path(found["home"])):
+    if text := await asyncio.to_thread(describe_other_users, Path(found["home"])):
         log(text)
 
 

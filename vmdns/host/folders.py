@@ -1,4 +1,4 @@
-"""The folders of this user: where vmdns.toml stands, and where the control channel is.
+"""Paths for this user: the configuration file, the control channel, the state folder; and the system's hosts file.
 
 Linux follows the XDG Base Directory Specification 0.8, macOS and Windows their own customs. The system's name
 (`sys.platform`), the environment and the home folder come in as values, so that each system's rule runs on any.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def config_file(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
-    """Where vmdns.toml is looked for when nobody names a file. Raises RuntimeError where no home folder is known."""
+    """The default path of vmdns.toml. Raises RuntimeError where no home folder is known."""
     home = home or Path.home()
     if system == "win32":
         return _folder(environ, "APPDATA", home / "AppData" / "Roaming") / "vmdns" / "vmdns.toml"
@@ -23,7 +23,7 @@ def config_file(system: str = sys.platform, environ: Mapping[str, str] = os.envi
 
 
 def _owned(folder: Path) -> bool:
-    """Whether the folder is this user's own, as XDG_RUNTIME_DIR must be: `sudo -E` and `su` hand on a stranger's."""
+    """Whether the folder is this user's own, as XDG_RUNTIME_DIR must be: `sudo -E` and `su` keep another user's."""
     try:
         return folder.is_dir() and (sys.platform == "win32" or folder.stat().st_uid == os.geteuid())
     except OSError:
@@ -36,9 +36,9 @@ def control_folders(
     home: Path | None = None,
     owned: Callable[[Path], bool] = _owned,
 ) -> tuple[Path, ...]:
-    """Where the control channel may be: a server takes the first, a client tries them in this order.
+    """Possible folders of the control channel: a server uses the first, a client tries them in this order.
 
-    There is more than one on Linux, where a server that a service manager started may know no XDG_RUNTIME_DIR.
+    There are two on Linux, where a server that a service manager started may lack XDG_RUNTIME_DIR.
     Raises RuntimeError where no home folder is known.
     """
     home = home or Path.home()
@@ -54,7 +54,7 @@ def control_folders(
 
 
 def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
-    """Where the journal of changes and the owners of names are kept, over a restart too.
+    """The folder of the journal and the owners of names.
 
     Raises RuntimeError where no home folder is known.
     """

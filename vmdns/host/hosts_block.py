@@ -1,7 +1,7 @@
-"""The block of vmdns in the hosts file (hosts(5)): names of VMs for whoever keeps resolvers as they are.
+"""The block of VM names in the hosts file (hosts(5)), for users who leave their resolver settings unchanged.
 
-Everything outside of the block stays byte for byte, the line ends too, and the whole is as it was once the block is
-removed. The part for Windows was not run there.
+Everything outside the block is kept byte for byte, and removing the block restores the original file. The part for
+Windows was never run.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
 
 _MOST_BYTES = 64 * 1024 * 1024
 _FRESH = ".vmdns-"
-_FRESH_SECONDS = 60.0  # nobody writes one for longer
+_FRESH_SECONDS = 60.0  # older ones were left by a killed process
 _UNENDED = " (the line before has no end)"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 _ABOUT = "# Written by `vmdns hosts`; `vmdns hosts --undo` takes it out."
 
 
 def lines(names: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The lines for what the server tells of names (`report.names`): those that this host reaches, by address."""
+    """The lines for the server's list of names: those with an address that this host can reach."""
     found = []
     for one in names:
         texts = [name for name in (one["name"], *one["also"]) if _NAME.fullmatch(name)]
@@ -48,7 +48,7 @@ def lines(names: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _split(data: bytes) -> tuple[bytes, list[str], bytes] | None:
-    """What is before the block, its lines, and what is after it; None without a block. Raises ValueError."""
+    """The bytes before the block, its lines, and the bytes after it; None without a block. Raises ValueError."""
     rows = re.findall(rb"[^\n]*\n|[^\n]+", data)
     begin = [at for at, row in enumerate(rows) if row.startswith(BLOCK_BEGIN.encode())]
     if not begin:
@@ -63,13 +63,13 @@ def _split(data: bytes) -> tuple[bytes, list[str], bytes] | None:
 
 
 def block(data: bytes) -> list[str] | None:
-    """The lines of the block, without its comment; None where there is none. Raises ValueError for half a block."""
+    """The lines of the block, without its comment; None without a block. Raises ValueError for half a block."""
     found = _split(data)
     return None if found is None else [line for line in found[1] if not line.startswith("#")]
 
 
 def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
-    """The file with these lines as its block, or without a block. Raises ValueError for what must not get in."""
+    """The file with these lines as its block, or without a block. Raises ValueError for invalid lines."""
     for line in wanted or ():
         address, _, names = line.partition("\t")
         ip_address(address)
@@ -89,7 +89,7 @@ def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
 
 
 def read(file: Path) -> list[str] | None:
-    """The block in that file. Raises OSError, also where there is half a block."""
+    """The block in that file. Raises OSError, also for half a block."""
     try:
         return block(read_whole(file, _MOST_BYTES))
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def read(file: Path) -> list[str] | None:
 
 
 def write(file: Path, wanted: Sequence[str] | None) -> bool:
-    """Gives the file that block, or none, by replacing it whole. Returns whether it changed. Raises OSError."""
+    """Writes or removes the block by replacing the file. Returns whether it changed. Raises OSError."""
     target = file.resolve()
     try:
         data = read_whole(target, _MOST_BYTES)
@@ -118,7 +118,7 @@ def write(file: Path, wanted: Sequence[str] | None) -> bool:
             opened.write(fresh)
             opened.flush()
             os.fsync(opened.fileno())
-        _like(target, temporary)
+        _copy_attributes(target, temporary)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -127,15 +127,15 @@ def write(file: Path, wanted: Sequence[str] | None) -> bool:
 
 
 def _clean(folder: Path) -> None:
-    """Removes what a process that was killed while it wrote has left."""
+    """Removes temporary files of killed processes."""
     for left in folder.glob(_FRESH + "*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _FRESH_SECONDS:
                 left.unlink()
 
 
-def _like(target: Path, temporary: str) -> None:
-    """Gives the new file the owner, mode and extended attributes of the one it replaces."""
+def _copy_attributes(target: Path, temporary: str) -> None:
+    """Copies owner, mode and extended attributes to the new file."""
     try:
         there = target.stat()
     except FileNotFoundError:
@@ -149,19 +149,19 @@ def _like(target: Path, temporary: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What runs with more rights: each line of its input is a block as JSON. At the end of input none is left.
+    """The elevated process: each line of its input is a block as JSON. At the end of input the block is removed.
 
-    arguments: the file, and `once` where the first block stays. It answers each line with one: empty, or what failed.
+    arguments: the file, and `once` if the first block is to stay. It answers each line with an empty line or an error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     file, once = Path(arguments[0]), "once" in arguments
     for line in sys.stdin:
         try:
             write(file, json.loads(line))
-            said = ""
+            answer = ""
         except (OSError, ValueError) as error:
-            said = str(error)
-        os.write(1, json.dumps(said).encode() + b"\n")
+            answer = str(error)
+        os.write(1, json.dumps(answer).encode() + b"\n")
         if once:
             return 0
     with suppress(OSError):
@@ -169,8 +169,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-class Writer:
-    """Writes blocks, with the rights it takes: asked for once, when it is made. Raises OSError, or `Denied`."""
+class HostsWriter:
+    """Writes blocks through one elevated process, which is started once. Raises OSError, or `ElevationDenied`."""
 
     def __init__(self, file: Path, *, once: bool) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -178,15 +178,17 @@ class Writer:
         command = [sys.executable, "-I", "-c", code, str(file), *(["once"] if once else [])]
         if not _may_write(file):
             if sys.platform == "win32":
-                raise elevation.Denied("this needs a terminal that was started as administrator")
+                raise elevation.ElevationDenied("this needs a terminal that was started as administrator")
             try:
-                command = elevation.with_rights(command)
-            except elevation.Denied:
-                raise elevation.Denied("this needs root, and there is no sudo or no terminal to ask for it") from None
+                command = elevation.elevate_command(command)
+            except elevation.ElevationDenied:
+                raise elevation.ElevationDenied(
+                    "this needs root, and there is no sudo or no terminal to ask for it"
+                ) from None
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def write(self, wanted: Sequence[str] | None) -> None:
-        """Writes one block; None for none. Raises OSError."""
+        """Writes one block; None removes it. Raises OSError."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
@@ -194,14 +196,14 @@ class Writer:
             self._child.stdin.flush()
         except BrokenPipeError:
             pass
-        said = self._child.stdout.readline()
-        if not said:
+        answer = self._child.stdout.readline()
+        if not answer:
             raise OSError("the hosts file was not written: the right to do so was not given")
-        if text := json.loads(said):
+        if text := json.loads(answer):
             raise OSError(text)
 
     def close(self) -> None:
-        """Ends the writing; where the block was not to stay, it is gone when this returns."""
+        """Ends the process. Unless `once`, the block is removed when this returns."""
         assert self._child.stdin is not None
         with suppress(OSError):
             self._child.stdin.close()
@@ -209,5 +211,5 @@ class Writer:
 
 
 def _may_write(file: Path) -> bool:
-    """Whether this user may replace the file: that takes the right to write into its folder."""
+    """Whether this user may replace the file, which needs write access to its folder."""
     return elevation.is_elevated() or (sys.platform != "win32" and os.access(file.resolve().parent, os.W_OK))

@@ -1,6 +1,6 @@
-"""The journal of what vmdns changed on this machine: a JSON file, replaced whole and on disk before the change is made.
+"""The journal of settings that vmdns changed on this machine: a JSON file that is written before each change.
 
-It outlives vmdns, its configuration and a crash: `--undo` needs nothing else. Several processes may change it at once.
+`--undo` needs nothing else, also after a crash. Several processes may change it at the same time.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ class JournalEntry:
 
 
 class Journal:
-    """The entries in the file, in the order in which they were first put. Raises OSError where it cannot be kept."""
+    """The entries in the file, in the order in which they were added. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def entries(self, scope: str | None = None) -> list[JournalEntry]:
-        """All entries, or those of a scope. Raises OSError, also where the file makes no sense."""
+        """All entries, or those of a scope. Raises OSError, also for an invalid file."""
         try:
             content = json.loads(read_regular(self.path, _MOST_BYTES))
             found = [JournalEntry(**one) for one in content["entries"]]
         except FileNotFoundError:
             return []
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise OSError(f"{self.path} cannot be understood ({error}); move it away to start anew") from None
+            raise OSError(
+                f"{self.path} cannot be understood ({error}); move it away to start with an empty one"
+            ) from None
         return [one for one in found if scope is None or one.scope == scope]
 
     def find(self, scope: str, kind: str, name: str) -> JournalEntry | None:
@@ -68,7 +70,7 @@ class Journal:
             self._write(entries)
 
     def drop(self, entry: JournalEntry) -> None:
-        """Forgets an entry."""
+        """Removes an entry."""
         with lock_file(self.path):
             self._write([one for one in self.entries() if one != entry])
 

@@ -1,7 +1,7 @@
 """macOS: vmdns as an agent of the user that launchd starts at log-in (launchd.plist(5), launchctl(1)).
 
-An agent and not a daemon, because VirtualBox shows its VMs in the user's session only. Written by the manual pages and
-tested with texts in their format; not yet run on a Mac.
+An agent and not a daemon, because VirtualBox shows its VMs in the user's session only. Written from the manual pages
+and tested with texts in their format; never run on a Mac.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.host.program import Program
+from vmdns.host.program import ServiceProgram
 from vmdns.regular_file import read_whole
 
 LABEL = "local.vmdns"
 _TRIES = 10
-_AGAIN_SECONDS = 0.5
+_RETRY_SECONDS = 0.5
 _TIMEOUT = 20.0
 _MOST_BYTES = 1_048_576
 
 
-def path_of(home: Path) -> Path:
-    """Where launchd looks for agents of this user."""
+def agent_path(home: Path) -> Path:
+    """The property list of the agent, in the folder of this user's agents."""
     return home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
 
 
-def log_of(home: Path) -> Path:
-    """Where what vmdns says is written."""
+def log_path(home: Path) -> Path:
+    """The log of vmdns."""
     return home / "Library" / "Logs" / "vmdns.log"
 
 
-def text(program: Program) -> str:
+def render_plist(program: ServiceProgram) -> str:
     """The property list."""
-    log = str(log_of(program.owner.home))
+    log = str(log_path(program.owner.home))
     wanted = {
         "Label": LABEL,
         "ProgramArguments": list(program.command),
@@ -48,7 +48,7 @@ def text(program: Program) -> str:
         "KeepAlive": {"SuccessfulExit": False},
         # Without this launchd ends VBoxSVC and VMs that were started through vmdns when vmdns ends.
         "AbandonProcessGroup": True,
-        # Nothing waits for what "Background" may hold back; everybody waits for names.
+        # "Background" would be throttled, and with it name resolution.
         "ProcessType": "Interactive",
         "StandardOutPath": log,
         "StandardErrorPath": log,
@@ -57,7 +57,7 @@ def text(program: Program) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class LaunchAgent:
     """A `Setting` (plan.py): the agent in the property list `name`, and that it runs; None where there is none."""
 
     name: str
@@ -81,15 +81,15 @@ class Agent:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value, "utf-8")
         for command in self._begin():
-            self._patiently(command)
+            self._run_with_retries(command)
 
-    def _patiently(self, command: list[str]) -> None:
-        """launchd takes a moment to end the agent that was there, and refuses the new one until then."""
+    def _run_with_retries(self, command: list[str]) -> None:
+        """launchd refuses the new agent until the old one has ended, which takes a moment."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(OSError):
                 elevation.run(command)
                 return
-            time.sleep(_AGAIN_SECONDS)
+            time.sleep(_RETRY_SECONDS)
         elevation.run(command)
 
     def describe(self, before: str | None, after: str | None) -> str:
@@ -99,9 +99,10 @@ class Agent:
 
     def commands(self, before: str | None, after: str | None) -> Sequence[str]:
         shown = [
-            elevation.shown(one, elevated=False) for one in (self._begin() if after is not None else [self._end()])
+            elevation.format_command(one, elevated=False)
+            for one in (self._begin() if after is not None else [self._end()])
         ]
-        path = elevation.shown([self.name], elevated=False)
+        path = elevation.format_command([self.name], elevated=False)
         return [f"tee {path} <<'END'\n{after}END", *shown] if after is not None else [*shown, f"rm {path}"]
 
     def _begin(self) -> list[list[str]]:
@@ -113,15 +114,15 @@ class Agent:
 
 
 def status(uid: int, home: Path) -> dict[str, Any]:
-    """Whether the agent is installed, enabled and runs, and what it said last."""
+    """Whether the agent is installed, enabled and running, and its last log lines."""
     found = parse_print(_output("launchctl", "print", f"gui/{uid}/{LABEL}"))
     disabled = LABEL in parse_disabled(_output("launchctl", "print-disabled", f"gui/{uid}"))
-    installed = path_of(home).exists()
-    return {"installed": installed, "enabled": installed and not disabled, **found, "log": tail(log_of(home))}
+    installed = agent_path(home).exists()
+    return {"installed": installed, "enabled": installed and not disabled, **found, "log": tail(log_path(home))}
 
 
 def parse_print(text: str) -> dict[str, Any]:
-    """The output of `launchctl print` of a service: of its own properties, not of what stands deeper."""
+    """The output of `launchctl print` of a service: its top-level properties."""
     values = dict(re.findall(r"^\t([a-z][a-z ]*) = (.*)$", text, re.M))
     running = values.get("state") == "running"
     code = values.get("last exit code", "")
@@ -136,7 +137,7 @@ def parse_disabled(text: str) -> set[str]:
 
 
 def tail(file: Path, count: int = 5) -> list[str]:
-    """The last lines of a log."""
+    """The last lines of a log file."""
     try:
         with file.open("rb") as one:
             one.seek(max(0, file.stat().st_size - 8192))

@@ -1,8 +1,8 @@
-"""An address of this host's own, on its loopback interface: guests behind NAT reach it, and no other machine does.
+"""Additional addresses on the loopback interface, which guests behind NAT can reach and other machines cannot.
 
-198.18.53.N is of the range for benchmarks (RFC 2544), which no real network uses. Linux and macOS forget such an
-address when they start anew, Windows keeps it. The parts for macOS and Windows are written by their manuals
-(ifconfig(8), `netsh interface ipv4 add address`) and were not run there.
+198.18.53.N is in the range for benchmarks (RFC 2544), which no real network uses. Linux and macOS lose such an address
+on reboot, Windows keeps it. The commands for macOS and Windows are from their documentation (ifconfig(8), `netsh
+interface ipv4 add address`) and were never run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 from vmdns.host import elevation
 
-# Where the host itself asks vmdns when it asks it for everything: VirtualBox passes it on to guests behind NAT.
-WHOLE = "198.18.53.53"
+# The name server of a host that sends all queries to vmdns. VirtualBox passes it on to guests behind NAT.
+RESOLVER_ADDRESS = "198.18.53.53"
 
 _MASK = "255.255.255.255"
 
 
-def commands(address: str, present: bool, system: str = sys.platform) -> list[list[str]]:
-    """The command that gives the host the address, or takes it away."""
+def address_commands(address: str, present: bool, system: str = sys.platform) -> list[list[str]]:
+    """The command that adds or removes the address."""
     if system == "win32":
         verb = ["add", "address"] if present else ["delete", "address"]
         end = [f"mask={_MASK}", "store=persistent"] if present else []
@@ -65,7 +65,7 @@ class LoopbackAddress:
         return True if is_assigned(self.name) else None
 
     def write(self, value: bool | None) -> None:
-        for command in commands(self.name, bool(value)):
+        for command in address_commands(self.name, bool(value)):
             elevation.run(command, elevated=True)
 
     def describe(self, before: bool | None, after: bool | None) -> str:
@@ -73,4 +73,4 @@ class LoopbackAddress:
         return f"{verb} {self.name} on its loopback interface"
 
     def commands(self, before: bool | None, after: bool | None) -> Sequence[str]:
-        return [elevation.shown(one, elevated=True) for one in commands(self.name, bool(after))]
+        return [elevation.format_command(one, elevated=True) for one in address_commands(self.name, bool(after))]

@@ -1,7 +1,7 @@
-"""The file that remembers which VM has which name, so that a restart of vmdns changes no name.
+"""The file of name owners, so that a restart of vmdns changes no name.
 
-A JSON object of names below a zone to UUIDs, replaced as a whole. It is only a memory: without it, or where it is
-damaged, names are assigned as on the first day.
+A JSON object from names below a zone to UUIDs. Without the file, or where it is damaged, names are assigned as if vmdns
+had never run.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from vmdns.host.state_file import replace_file
 from vmdns.state.naming import Owners
 
 MOST_NAMES = 20_000
-MOST_BYTES = 8_000_000  # more than so many of the longest names take
+MOST_BYTES = 8_000_000  # more than MOST_NAMES names of the greatest length take
 
 
 class NameOwners:
-    """The owners in the file. path None: they are not kept. say reports one line to the user.
+    """Reads and writes the owners. path None: they are not stored. say prints one line to the user.
 
-    trouble: why the file was not used; '' if it was, or if there is none yet.
+    trouble: why the file is not used; '' if it is used or does not exist yet.
     """
 
     def __init__(self, path: Path | None, say: Callable[[str], None]) -> None:
@@ -31,11 +31,11 @@ class NameOwners:
         self.trouble = ""
         self._written: Owners = {}
         self._wanted: Owners = {}
-        self._failure = ""  # that was said last
+        self._failure = ""  # that was reported last
         self._task: asyncio.Task[None] | None = None
 
     def read(self) -> Owners:
-        """What was written last; nothing where the file is damaged."""
+        """The stored owners; none if the file is damaged."""
         if self._path is None:
             return {}
         try:
@@ -48,7 +48,7 @@ class NameOwners:
         return self._written
 
     def keep(self, owners: Owners) -> None:
-        """Has these owners written soon, in a thread."""
+        """Writes these owners soon, in a thread."""
         if owners is self._wanted or self._path is None:
             return
         self._wanted = owners
@@ -56,7 +56,7 @@ class NameOwners:
             self._task = asyncio.get_running_loop().create_task(self._write())
 
     async def close(self) -> None:
-        """Ends once all is written."""
+        """Waits until everything is written."""
         if self._task is not None:
             await self._task
 
@@ -76,7 +76,7 @@ class NameOwners:
 
 
 def read_owners(path: Path) -> Owners:
-    """The owners in a file. Raises OSError, and ValueError where it is none that `write_owners` wrote."""
+    """The owners in a file. Raises OSError, and ValueError for an invalid file."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
         raise ValueError("it is no file of vmdns")
@@ -89,7 +89,7 @@ def read_owners(path: Path) -> Owners:
 
 
 def write_owners(path: Path, owners: Owners) -> None:
-    """Replaces the file; of too many names, those of the fewest labels are kept. Raises OSError."""
+    """Replaces the file; of more than MOST_NAMES, the names with the fewest labels are kept. Raises OSError."""
     kept = sorted(owners, key=lambda name: (len(name), name))[:MOST_NAMES]
     text = json.dumps({"names": {".".join(name): owners[name] for name in kept}}, indent=0)
     replace_file(path, text)

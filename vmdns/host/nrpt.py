@@ -1,8 +1,9 @@
-"""Windows' Name Resolution Policy Table: the rules that send names of a zone to vmdns, tagged as ours.
+"""Windows' Name Resolution Policy Table (NRPT): rules that send queries for a zone to vmdns, tagged by vmdns.
 
 A rule has no port, so vmdns must have port 53. Where a group policy has rules, Windows ignores all local ones
-([MS-GPNRPT] section 2.2.2). Rules are read in the registry, where anybody may, and written by the cmdlets of the
-module DnsClient. Written after Microsoft's documentation and tested with values in its format; not yet run on Windows.
+([MS-GPNRPT] section 2.2.2). Rules are read from the registry, which needs no rights, and written by the
+cmdlets of the module DnsClient. Written from Microsoft's documentation and tested with values in its format; never run
+on Windows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TAG = "vmdns"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class NrptRule:
     """One rule: key is its name in the table (a GUID in braces), spaces are namespaces like .vm.internal."""
 
     key: str
@@ -27,62 +28,62 @@ class Rule:
     ours: bool
 
 
-def parse_rules(registry: Registry, table: str = NRPT) -> list[Rule]:
+def parse_rules(registry: Registry, table: str = NRPT) -> list[NrptRule]:
     """The rules below a key of the registry."""
     found = []
     for path in sorted(path for path in registry if path.startswith(table + "\\")):
         values: Mapping[str, object] = registry[path]
         spaces, servers = tuple(words(values.get("Name"))), tuple(words(values.get("GenericDNSServers")))
-        found.append(Rule(path.rpartition("\\")[2], spaces, servers, values.get("Comment") == TAG))
+        found.append(NrptRule(path.rpartition("\\")[2], spaces, servers, values.get("Comment") == TAG))
     return found
 
 
-def overridden(registry: Registry) -> bool:
+def has_group_policy(registry: Registry) -> bool:
     """Whether a group policy has rules, so that local ones have no effect."""
     return bool(parse_rules(registry, NRPT_POLICY))
 
 
-def stale(registry: Registry, kept: Iterable[str]) -> list[Rule]:
-    """Rules tagged as ours whose namespace is none that the journal knows: left behind by another vmdns."""
+def find_stale_rules(registry: Registry, kept: Iterable[str]) -> list[NrptRule]:
+    """Rules with the tag of vmdns whose namespace is not in the journal: left by another installation of vmdns."""
     known = {one.lower() for one in kept}
     return [one for one in parse_rules(registry) if one.ours and not known & {space.lower() for space in one.spaces}]
 
 
-def remove(rules: Iterable[Rule]) -> None:
-    """Takes these rules away. Raises OSError."""
+def remove_rules(rules: Iterable[NrptRule]) -> None:
+    """Removes these rules. Raises OSError."""
     for one in rules:
-        elevation.run(removal(one), elevated=True)
+        elevation.run(removal_command(one), elevated=True)
 
 
-def removal(rule: Rule) -> list[str]:
-    """The command that takes a rule away."""
-    return powershell(f"Remove-DnsClientNrptRule -Name {quoted(rule.key)} -Force")
+def removal_command(rule: NrptRule) -> list[str]:
+    """The command that removes a rule."""
+    return powershell_command(f"Remove-DnsClientNrptRule -Name {quote_powershell(rule.key)} -Force")
 
 
-def powershell(line: str) -> list[str]:
+def powershell_command(line: str) -> list[str]:
     """One line of PowerShell as a command."""
     return ["powershell", "-NoProfile", "-Command", line]
 
 
-def quoted(text: str) -> str:
+def quote_powershell(text: str) -> str:
     """The text as a literal of PowerShell."""
     return "'" + text.replace("'", "''") + "'"
 
 
 @dataclass(frozen=True, slots=True)
-class NrptRule:
-    """A `Setting` (plan.py): the servers of our rule for the namespace `name`; None where there is no such rule."""
+class NrptSetting:
+    """A `Setting` (plan.py): the servers of vmdns' rule for the namespace `name`; None without a rule."""
 
     name: str
     read_registry: Callable[[], Registry]
     kind: str = field(default="nrpt", init=False)
     elevated: bool = field(default=True, init=False)
 
-    def _ours(self) -> list[Rule]:
+    def _own_rules(self) -> list[NrptRule]:
         return [one for one in parse_rules(self.read_registry()) if one.ours and one.spaces == (self.name,)]
 
     def read(self) -> list[str] | None:
-        found = self._ours()
+        found = self._own_rules()
         return list(found[0].servers) if found else None
 
     def write(self, value: list[str] | None) -> None:
@@ -90,12 +91,12 @@ class NrptRule:
             elevation.run(command, elevated=True)
 
     def _commands(self, value: list[str] | None) -> list[list[str]]:
-        lines = [removal(one) for one in self._ours()]
+        lines = [removal_command(one) for one in self._own_rules()]
         if value is not None:
-            servers = ",".join(map(quoted, value))
+            servers = ",".join(map(quote_powershell, value))
             lines.append(
-                powershell(
-                    f"Add-DnsClientNrptRule -Namespace {quoted(self.name)} -NameServers {servers} "
+                powershell_command(
+                    f"Add-DnsClientNrptRule -Namespace {quote_powershell(self.name)} -NameServers {servers} "
                     f"-Comment {TAG} -DisplayName {TAG}; Clear-DnsClientCache"
                 )
             )

@@ -1,4 +1,4 @@
-"""Whose VMs there are, where the user who runs vmdns has none: VirtualBox keeps those of each user apart."""
+"""Finds other users with VMs, where the user who runs vmdns has none: VirtualBox keeps each user's VMs apart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SETTINGS = (".VirtualBox", ".config/VirtualBox", "Library/VirtualBox")
 _MOST_USERS = 200
 
 
-def hint(own: Path, environ: Mapping[str, str] = os.environ, homes: Path | None = None) -> str:
-    """A sentence on whose VMs there are, if there are none in `own`, this user's VirtualBox home; '' otherwise.
+def describe_other_users(own: Path, environ: Mapping[str, str] = os.environ, homes: Path | None = None) -> str:
+    """A sentence about another user's VMs if `own`, this user's VirtualBox home, has none; '' otherwise.
 
-    Only home folders that this user may read are found. May block for seconds: call it in a thread.
+    Only readable home folders are searched. May block for seconds: call it in a thread.
     """
     if has_vms(own):
         return ""
@@ -35,7 +35,7 @@ def hint(own: Path, environ: Mapping[str, str] = os.environ, homes: Path | None 
 
 
 def _settings(homes: Path, caller: str) -> Iterator[tuple[str, Path]]:
-    """Users, and where VirtualBox may have their settings: first the user who called sudo."""
+    """Users and their possible VirtualBox homes, beginning with the user who called sudo."""
     try:
         names = sorted(os.listdir(homes))[:_MOST_USERS]
     except OSError:

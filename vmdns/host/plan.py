@@ -1,8 +1,8 @@
-"""Plan before effect: what vmdns changes on the user's machine is a list of steps that can be shown, done and undone.
+"""Plans: lists of steps that change settings of the user's machine, and can be printed, applied and undone.
 
-A `Setting` is one thing that can be read and written whole: a file, a DHCP group, an address of the host. A step takes
-it from one value to another. The journal holds both before anything is done, so that undo works after a crash at any
-point, and never overwrites what someone else set since.
+A `Setting` is one thing that can be read and written as a whole: a file, a DHCP group, an address of the host. A step
+changes it from one value to another. Both values are in the journal before the change, so that undo works after a crash
+at any point, and never overwrites what someone else has set since.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from vmdns.host.journal import Journal, JournalEntry
 
-Value = Any  # what JSON can hold; None where there is nothing
+Value = Any  # a JSON value; None if nothing is set
 
 
 class Setting(Protocol):
     """One thing on this machine, or in VirtualBox's settings, that has a value.
 
-    kind and name identify it in the journal (`Registry`). elevated says whether writing it needs more rights than the
-    user's own. `read` and `write` raise OSError (of which `Denied` is one) with a sentence that says what to do.
+    kind and name identify it in the journal (`SettingFactory`). elevated: whether writing needs elevated
+    rights. `read` and `write` raise OSError (of which `Denied` is one) with a sentence that says what to do.
     """
 
     @property
@@ -31,11 +31,11 @@ class Setting(Protocol):
     def elevated(self) -> bool: ...
 
     def read(self) -> Value:
-        """The value now; None where there is nothing."""
+        """The value now; None if nothing is set."""
         ...
 
     def write(self, value: Value) -> None:
-        """Makes it have this value; None takes it away."""
+        """Sets this value; None removes it."""
         ...
 
     def describe(self, before: Value, after: Value) -> str:
@@ -43,12 +43,12 @@ class Setting(Protocol):
         ...
 
     def commands(self, before: Value, after: Value) -> Sequence[str]:
-        """Command lines that do the same by hand; empty where there are none."""
+        """Command lines that do the same; may be empty."""
         ...
 
 
-# Makes the setting of a kind from its name, for journal entries of an earlier run.
-Registry = Callable[[str, str], Setting]
+# Makes the setting of a kind and name, for journal entries of an earlier run.
+SettingFactory = Callable[[str, str], Setting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Step:
 
 
 def plan(wanted: Iterable[tuple[Setting, Value]]) -> list[Step]:
-    """The steps that lead to the wanted values; none for what is so already. Raises what `read` raises."""
+    """The steps to the wanted values, without those that have them already. Raises what `read` raises."""
     steps = []
     for setting, after in wanted:
         before = setting.read()
@@ -86,22 +86,22 @@ def plan(wanted: Iterable[tuple[Setting, Value]]) -> list[Step]:
 
 
 def apply(steps: Iterable[Step], journal: Journal, scope: str, say: Callable[[str], None]) -> None:
-    """Does the steps in their order, each journaled before it is done. scope is the command, like `wire`.
+    """Applies the steps in order, each journaled first. scope is the command, like `wire`.
 
-    Raises what `write` raises; what was done until then stays done, and `undo` takes it back.
+    Raises what `write` raises; earlier steps stay applied, and `undo` takes them back.
     """
     for step in steps:
         setting = step.setting
-        held = journal.find(scope, setting.kind, setting.name)
-        # What was there before the first of our changes is what undo gives back, unless someone set it since.
-        before = held.before if held is not None and held.after == step.before else step.before
+        known = journal.find(scope, setting.kind, setting.name)
+        # Undo restores the value before our first change, unless someone else has set it since.
+        before = known.before if known is not None and known.after == step.before else step.before
         journal.put(JournalEntry(scope, setting.kind, setting.name, before, step.after))
         say(step.text)
         setting.write(step.after)
 
 
-def undo_plan(journal: Journal, scope: str, make: Registry) -> tuple[list[Step], list[str]]:
-    """The steps that take back what was applied, the last first; and sentences on what is left as it is, and why."""
+def undo_plan(journal: Journal, scope: str, make: SettingFactory) -> tuple[list[Step], list[str]]:
+    """The steps that undo what was applied, the last first; and sentences about settings that are left alone."""
     steps, left = [], []
     for entry in reversed(journal.entries(scope)):
         setting = make(entry.kind, entry.name)
@@ -116,14 +116,14 @@ def undo_plan(journal: Journal, scope: str, make: Registry) -> tuple[list[Step],
 def undo(
     journal: Journal,
     scope: str,
-    make: Registry,
+    make: SettingFactory,
     say: Callable[[str], None],
     only: Callable[[JournalEntry], bool] = lambda entry: True,
 ) -> list[str]:
-    """Takes everything of a scope back that `only` lets through, and forgets it. Returns the sentences of `undo_plan`
-    on what is left.
+    """Undoes everything of a scope that `only` accepts, and removes it from the journal. Returns the sentences of
+    `undo_plan`.
 
-    Raises what `write` raises; then what is not undone yet stays in the journal.
+    Raises what `write` raises; the rest then stays in the journal.
     """
     left = []
     for entry in filter(only, reversed(journal.entries(scope))):

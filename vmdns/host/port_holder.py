@@ -1,7 +1,7 @@
-"""Who holds a port, and what lets vmdns have it: one sentence with the remedy for each system.
+"""Why a port cannot be bound: the program that uses it, and the remedy for each system, in one sentence.
 
-The Linux part runs in the tests; those of macOS and Windows are written as their tools' documentation says and were
-not run there: only their parsers are tested, with recorded output.
+The parts for macOS and Windows are written from their tools' documentation and were never run; their parsers are tested
+with recorded output.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd",
 _FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
-def why_not(error: OSError, address: str, port: int) -> str:
+def explain_bind_error(error: OSError, address: str, port: int) -> str:
     """Why an address and port could not be bound, and the remedy. daemon/listen_addresses.py tries again."""
     what = f"{address} port {port}"
     refused = error.errno in (errno.EACCES, errno.EPERM) or getattr(error, "winerror", 0) == 10013
     in_use = error.errno == errno.EADDRINUSE or getattr(error, "winerror", 0) == 10048
     # Windows reports WSAEACCES (10013) too where another program has the port exclusively (SO_EXCLUSIVEADDRUSE).
-    holder = holder_of(address, port) if in_use or (refused and sys.platform == "win32") else ""
+    holder = find_holder(address, port) if in_use or (refused and sys.platform == "win32") else ""
     if holder or in_use:
         return f"{what} is held by {holder or 'another program'}: {_release(holder, sys.platform)}"
     if refused:
@@ -54,7 +54,7 @@ def _missing_right(port: int, platform: str) -> str:
 
 
 def _first_unprivileged_port() -> int:
-    """The first port that needs no right (ip-sysctl: ip_unprivileged_port_start); 1024 where that cannot be read."""
+    """The first unprivileged port (ip-sysctl: ip_unprivileged_port_start); 1024 if that cannot be read."""
     try:
         return int(_FIRST_PORT.read_text())
     except (OSError, ValueError):
@@ -62,8 +62,7 @@ def _first_unprivileged_port() -> int:
 
 
 def _release(holder: str, platform: str) -> str:
-    """What to do about the port that `holder` (as of `holder_of`) has: first what changes nothing, then what frees it
-    and harms nothing else."""
+    """How to avoid or free the port of `holder` (from `find_holder`): the least drastic remedy first."""
     name = holder.partition(" ")[0].lower()
     elsewhere = "choose another address with --listen"
     if platform == "linux":
@@ -104,8 +103,8 @@ def _cgroup(pid: int) -> str:
         return ""
 
 
-def holder_of(address: str, port: int) -> str:
-    """The program that listens there, as `name (pid N)`; '' where that cannot be found out."""
+def find_holder(address: str, port: int) -> str:
+    """The program that listens there, as `name (pid N)`; '' if unknown."""
     try:
         if sys.platform == "linux":
             return _linux(address, port)
@@ -131,16 +130,16 @@ def parse_lsof(text: str) -> str:
 def parse_netstat(text: str, port: int, address: str = "") -> str:
     """The process id of the first UDP or listening TCP line of `netstat -ano` with this local port.
 
-    With an address, only lines that are in its way count. What stands for LISTENING is translated on other Windows;
-    a socket that listens has a foreign port of 0.
+    With an address, only lines that conflict with it count. LISTENING is translated; a listening socket has a
+    foreign port of 0.
     """
     for line in text.splitlines():
         words = line.split()
         if len(words) < 4 or words[0] not in ("UDP", "TCP") or not words[-1].isdigit():
             continue
         local, _, number = words[1].rpartition(":")
-        hinders = not address or local.strip("[]") in (address, "0.0.0.0", "::")
-        if number == str(port) and hinders and (words[0] == "UDP" or words[2].endswith(":0")):
+        conflicts = not address or local.strip("[]") in (address, "0.0.0.0", "::")
+        if number == str(port) and conflicts and (words[0] == "UDP" or words[2].endswith(":0")):
             return words[-1]
     return ""
 
@@ -187,7 +186,7 @@ def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) 
     """The inodes, with the owner's user id, of sockets with this local port in a table of /proc/net (proc(5)); of TCP
     only those that listen.
 
-    With an address, only sockets that are in its way count: on it, or on every address.
+    With an address, only sockets that conflict with it count: on it, or on every address.
     """
     found = {}
     for line in text.splitlines()[1:]:
@@ -195,8 +194,8 @@ def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) 
         if len(words) <= 9:
             continue
         local, _, number = words[1].rpartition(":")
-        hinders = not address or local in (_proc_address(address), "0" * 8, "0" * 32)
-        if int(number, 16) == port and hinders and (not listening or words[3] == "0A"):
+        conflicts = not address or local in (_proc_address(address), "0" * 8, "0" * 32)
+        if int(number, 16) == port and conflicts and (not listening or words[3] == "0A"):
             found[words[9]] = int(words[7])
     return found
 

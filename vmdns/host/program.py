@@ -1,6 +1,6 @@
-"""What a service is to start: vmdns as it is installed here, for the user who owns the VMs.
+"""The command line, user and environment of a service that runs vmdns.
 
-VirtualBox keeps each user's VMs apart, so it is the user and not the system that vmdns must run as.
+VirtualBox keeps each user's VMs apart, so vmdns must run as the user who owns them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 from vmdns.regular_file import read_regular
 from vmdns.state.xml_tree import MAX_BYTES
 
-# Where vmdns and VirtualBox look for this user's things, if not in the usual places.
+# Variables with the folders of vmdns and VirtualBox, if not the default ones.
 _KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")
 _CHECK_SECONDS = 30.0
 
 
-class NotPossible(Exception):
-    """No service can be made here; the text says why, and what can be done."""
+class ServiceUnavailable(Exception):
+    """No service can be installed here; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class ServiceOwner:
     """A user: name, number (0 on Windows, which has none), and home folder."""
 
     name: str
@@ -36,27 +36,29 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ServiceProgram:
     """The command line of `vmdns run`, the owner that it runs as, and the environment that it needs."""
 
-    owner: Owner
+    owner: ServiceOwner
     command: tuple[str, ...]
     environ: tuple[tuple[str, str], ...] = ()
 
 
-Lookup = Callable[[str | int], Owner]
+Lookup = Callable[[str | int], ServiceOwner]
 
 
-def lookup(who: str | int) -> Owner:
+def lookup(who: str | int) -> ServiceOwner:
     """The user with this name or number. Raises KeyError (POSIX)."""
     import pwd
 
     entry = pwd.getpwuid(who) if isinstance(who, int) else pwd.getpwnam(who)
-    return Owner(entry.pw_name, entry.pw_uid, Path(entry.pw_dir))
+    return ServiceOwner(entry.pw_name, entry.pw_uid, Path(entry.pw_dir))
 
 
-def owner(environ: Mapping[str, str], uid: int, has_vms: Callable[[Owner], bool], find: Lookup = lookup) -> Owner:
-    """The user that is meant: who called, with sudo too. Raises `NotPossible` for root, unless root has VMs."""
+def owner(
+    environ: Mapping[str, str], uid: int, has_vms: Callable[[ServiceOwner], bool], find: Lookup = lookup
+) -> ServiceOwner:
+    """The user who called vmdns, also with sudo. Raises `ServiceUnavailable` for root, unless root has VMs."""
     if uid:
         return find(uid)
     caller = environ.get("SUDO_USER", "root")
@@ -64,15 +66,15 @@ def owner(environ: Mapping[str, str], uid: int, has_vms: Callable[[Owner], bool]
         try:
             return find(caller)
         except KeyError:
-            raise NotPossible(f"there is no user {caller}, whom sudo names") from None
+            raise ServiceUnavailable(f"there is no user {caller}, whom sudo names") from None
     root = find(0)
     if not has_vms(root):
-        raise NotPossible("root has no VMs; run this as the user who owns them, without sudo")
+        raise ServiceUnavailable("root has no VMs; run this as the user who owns them, without sudo")
     return root
 
 
 def has_vms(home: Path) -> bool:
-    """Whether the settings in this VirtualBox home name any VM."""
+    """Whether the settings in this VirtualBox home have any VM."""
     try:
         return re.search(rb"<MachineEntry\b", read_regular(home / "VirtualBox.xml", MAX_BYTES)) is not None
     except OSError:
@@ -80,7 +82,7 @@ def has_vms(home: Path) -> bool:
 
 
 def environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What of the caller's environment a service needs.
+    """The part of the caller's environment that a service needs.
 
     VirtualBox needs UTF-8 for the names of VMs; the user's own language, because what VMs show may come from it.
     """
@@ -95,8 +97,8 @@ def command(options: Sequence[str], interpreter: str = sys.executable) -> tuple[
     return (interpreter, "-P", "-m", "vmdns", "run", *options)
 
 
-def check(program: Program) -> None:
-    """Sees that the interpreter finds vmdns from anywhere, as this user. Raises `NotPossible`."""
+def check(program: ServiceProgram) -> None:
+    """Checks that the interpreter finds vmdns from any folder, as this user. Raises `ServiceUnavailable`."""
     interpreter = program.command[0]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     other = hasattr(os, "geteuid") and os.geteuid() == 0 and program.owner.uid != 0
@@ -111,7 +113,7 @@ def check(program: Program) -> None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        raise NotPossible(
+        raise ServiceUnavailable(
             f"{interpreter} does not find vmdns when {program.owner.name} starts it from elsewhere; install vmdns "
             "first, with `pipx install .` or `./tools/run` in its folder, and run this by what that installed"
         ) from None

@@ -1,8 +1,8 @@
-"""/etc/resolv.conf of a Linux host that asks vmdns for everything, as VirtualBox reads it and passes it on.
+"""resolv.conf(5): its parser, and the /etc/resolv.conf of a Linux host that sends all queries to vmdns.
 
-It becomes a link to a file of ours. NetworkManager leaves a link that is not its own alone (NetworkManager.conf(5),
-rc-manager), and so does systemd-resolved; whoever wrote the file before goes on to write its own copy elsewhere. Our
-file says where that is, so that vmdns can forward to what is used there now, and what was in force before.
+That one is a link to a file of vmdns. NetworkManager (NetworkManager.conf(5), rc-manager) and systemd-resolved leave a
+foreign link alone and continue to write their own copy elsewhere. The file of vmdns names that copy, so that vmdns can
+forward to its servers, and the servers that were used before. VirtualBox reads the file too and passes it on to guests.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ _TEXT = 'set -e\ncat >"$1.vmdns"\nchown "$2" "$1.vmdns"\nchmod "$3" "$1.vmdns"\n
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """Whom the host asked before: files whose servers are in force as long as they name any, then fixed addresses."""
+class EarlierServers:
+    """The name servers before: files whose servers are used as long as they name any, then fixed addresses."""
 
     follow: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
 
 
-def ours(before: str, earlier: Earlier, address: str) -> str:
-    """The text of our file: vmdns at `address` and nobody else, with the search list and options of the text before."""
+def render_resolv_conf(before: str, earlier: EarlierServers, address: str) -> str:
+    """The text of the file: vmdns at `address` as the only server, with the search list and options of `before`."""
     kept = [line for line in before.splitlines() if line.split()[:1] in (["search"], ["domain"], ["options"])]
     notes = [_FOLLOW + path for path in earlier.follow] + [_SERVER + server for server in earlier.servers]
     return "\n".join([_HEAD, *notes, f"nameserver {address}", *kept]) + "\n"
 
 
-def earlier_of(text: str) -> Earlier | None:
-    """The inverse of `ours`; None for a resolv.conf that is not ours."""
+def parse_earlier_servers(text: str) -> EarlierServers | None:
+    """The inverse of `render_resolv_conf`; None for a resolv.conf that vmdns did not write."""
     lines = text.splitlines()
     if lines[:1] != [_HEAD]:
         return None
     follow = tuple(one.removeprefix(_FOLLOW).strip() for one in lines if one.startswith(_FOLLOW))
     servers = tuple(one.removeprefix(_SERVER).strip() for one in lines if one.startswith(_SERVER))
-    return Earlier(tuple(one for one in follow if one.startswith("/")), servers)
+    return EarlierServers(tuple(one for one in follow if one.startswith("/")), servers)
 
 
 def parse_resolv_conf(text: str) -> Upstreams:
-    """The servers and search domains of a resolv.conf; of several search or domain lines the last one counts."""
+    """The servers and search domains of a resolv.conf; the last search or domain line counts."""
     servers: list[Upstream] = []
     search: frozenset[bytes] = frozenset()
     for line in text.splitlines():
@@ -69,7 +69,7 @@ def parse_resolv_conf(text: str) -> Upstreams:
 
 
 def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
-    """Domains in wire form, without the root and without what is no domain name."""
+    """Domains in wire form, without the root and invalid names."""
     found = set()
     for text in texts:
         try:
@@ -120,7 +120,7 @@ class ResolvConf:
 
     def commands(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Sequence[str]:
         if after is None:
-            return [elevation.shown(["rm", self.name], elevated=True)]
+            return [elevation.format_command(["rm", self.name], elevated=True)]
         if "link" in after:
-            return [elevation.shown(["ln", "-sfn", str(after["link"]), self.name], elevated=True)]
+            return [elevation.format_command(["ln", "-sfn", str(after["link"]), self.name], elevated=True)]
         return []

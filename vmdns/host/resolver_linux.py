@@ -1,9 +1,9 @@
-"""How a Linux host is made to ask vmdns: for our zones only (split DNS), or for everything.
+"""Plans that make a Linux host send queries to vmdns: for the local zones only (split DNS), or all queries.
 
-What was measured with systemd-resolved 252 and 262: a server in resolved.conf is asked for every other name as well,
-beside those of the links, whatever Domains= says, and where the administrator named another one there, that one is
-asked for our zones. A delegate (systemd.dns-delegate(5), since version 258) or a link with routing domains is asked
-for these and nothing else. The loopback interface is refused as such a link, so there is one of our own.
+Measured with systemd-resolved 252 and 262: a server in resolved.conf gets queries for every other name too, beside the
+servers of links, whatever Domains= says, and another server there gets queries for our zones. A delegate
+(systemd.dns-delegate(5), since version 258) or a link with routing domains gets only queries for its domains. The
+loopback interface is refused as such a link, so vmdns makes one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmdns.host.loopback_address import WHOLE, LoopbackAddress
+from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress
 from vmdns.host.plan import Setting
-from vmdns.host.resolv_conf import OURS, Earlier, ResolvConf, earlier_of, ours, parse_resolv_conf
-from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.resolv_conf import (
+    OURS,
+    EarlierServers,
+    ResolvConf,
+    parse_earlier_servers,
+    parse_resolv_conf,
+    render_resolv_conf,
+)
+from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
 from vmdns.host.system_file import SystemFile
 from vmdns.regular_file import read_regular
 
@@ -36,9 +43,9 @@ _MOST_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Linux:
-    """What was found: the text of resolv.conf and where it leads as a link ('' for a file), nsswitch.conf's hosts line,
-    the version of a running systemd-resolved (0 for none), and who else takes care of names."""
+class LinuxResolver:
+    """The resolver settings of this host: the text of resolv.conf and its link target ('' for a file), nsswitch.conf's
+    hosts line, the version of a running systemd-resolved (0 for none), and other resolver services."""
 
     resolv_conf: str = ""
     link: str = ""
@@ -55,19 +62,19 @@ class Linux:
 
     @property
     def uses_resolved(self) -> bool:
-        """Whether programs ask systemd-resolved, through its stub or by nss-resolve; or did before they asked us."""
-        earlier = earlier_of(self.resolv_conf)
+        """Whether programs use systemd-resolved, through its stub or nss-resolve, or did before `--whole`."""
+        earlier = parse_earlier_servers(self.resolv_conf)
         did = earlier is not None and _RESOLVED in earlier.follow
         stub = bool({*self.servers} & {*_STUBS})
         return bool(self.resolved) and (stub or did or "resolve" in self.hosts_line.split())
 
 
-def look(root: Path = Path("/")) -> Linux:
-    """Looks at the files below `root`."""
+def look(root: Path = Path("/")) -> LinuxResolver:
+    """Reads the settings below `root`."""
     resolv_conf = root / "etc/resolv.conf"
     nsswitch = _text(root / "etc/nsswitch.conf").splitlines()
     resolved = (root / _RESOLVED.lstrip("/")).exists()
-    return Linux(
+    return LinuxResolver(
         resolv_conf=_text(resolv_conf),
         link=os.readlink(resolv_conf) if resolv_conf.is_symlink() else "",
         hosts_line=next((one for one in nsswitch if one.startswith("hosts:")), ""),
@@ -79,15 +86,15 @@ def look(root: Path = Path("/")) -> Linux:
     )
 
 
-def split(found: Linux, at: Place, zones: Sequence[str]) -> Ask | Refusal:
-    """What makes this host ask vmdns, which listens `at` a place, for these zones and nothing else."""
-    if WHOLE in found.servers:
+def split(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
+    """The plan to send queries for these zones to vmdns at `at`."""
+    if RESOLVER_ADDRESS in found.servers:
         return Refusal("this computer asks vmdns for everything already (vmdns host --whole)")
     if found.uses_resolved:
-        return Ask([resolved(found, at, zones)])
+        return ResolverPlan([resolved(found, at, zones)])
     if found.dnsmasq:
         lines = [f"server=/{zone}/{at.address}#{at.port}" for zone in zones]
-        return Ask([(setting("dnsmasq-conf", DNSMASQ), "\n".join([about(at, zones), *lines]) + "\n")])
+        return ResolverPlan([(setting("dnsmasq-conf", DNSMASQ), "\n".join([about(at, zones), *lines]) + "\n")])
     return Refusal(
         f"this computer asks the servers in /etc/resolv.conf ({', '.join(found.servers) or 'none'}), where none can be "
         "named for single zones; `vmdns hosts --keep` writes the names into the hosts file instead, and "
@@ -95,13 +102,13 @@ def split(found: Linux, at: Place, zones: Sequence[str]) -> Ask | Refusal:
     )
 
 
-def about(at: Place, zones: Sequence[str]) -> str:
-    """The comment that files of ours begin with."""
+def about(at: ListenAddress, zones: Sequence[str]) -> str:
+    """The comment at the top of files that vmdns writes."""
     return f"# by vmdns host: names in {' and '.join(zones)} are asked of vmdns at {at}"
 
 
-def resolved(found: Linux, at: Place, zones: Sequence[str]) -> tuple[SystemFile, str]:
-    """The file that tells systemd-resolved."""
+def resolved(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> tuple[SystemFile, str]:
+    """The file that configures systemd-resolved."""
     domains = " ".join(f"~{zone}" for zone in zones)
     if found.resolved >= _DELEGATES_SINCE:
         text = f"{about(at, zones)}\n[Delegate]\nDNS={at}\nDomains={domains}\n"
@@ -109,19 +116,19 @@ def resolved(found: Linux, at: Place, zones: Sequence[str]) -> tuple[SystemFile,
     return setting("host-unit", UNIT), unit(at, zones)
 
 
-def unit(at: Place | None, zones: Sequence[str]) -> str:
-    """A unit that makes a link with an address of its own, and has systemd-resolved ask `at` through it.
+def unit(at: ListenAddress | None, zones: Sequence[str]) -> str:
+    """A unit that creates a link with an address, and makes systemd-resolved use `at` as its server.
 
-    systemd-resolved takes no link without an address that is more than link-local, and forgets links at a restart of
-    the computer, as the kernel does.
+    systemd-resolved ignores a link without an address that is not link-local. Links are lost on reboot, so the unit
+    creates it at each start.
     """
     ip, resolvectl = shutil.which("ip") or "/sbin/ip", shutil.which("resolvectl") or "/usr/bin/resolvectl"
     nmcli = shutil.which("nmcli")
     start = [
         f"-{ip} link add {LINK} type dummy",
-        # NetworkManager, where it is, shall not take the link for one that waits to be set up.
+        # NetworkManager must not configure the link.
         *([f"-{nmcli} device set {LINK} managed no"] if nmcli else []),
-        f"{ip} address replace {WHOLE}/32 dev {LINK}",
+        f"{ip} address replace {RESOLVER_ADDRESS}/32 dev {LINK}",
         f"{ip} link set {LINK} up",
     ]
     if at is not None:
@@ -130,7 +137,9 @@ def unit(at: Place | None, zones: Sequence[str]) -> str:
         start.append(f"{resolvectl} default-route {LINK} false")
     return "\n".join(
         [
-            about(at, zones) if at is not None else f"# by vmdns host: gives this computer the address {WHOLE}",
+            about(at, zones)
+            if at is not None
+            else f"# by vmdns host: gives this computer the address {RESOLVER_ADDRESS}",
             "[Unit]",
             "Description=This computer's way to vmdns",
             *(["Wants=systemd-resolved.service", "After=systemd-resolved.service"] if at is not None else []),
@@ -148,23 +157,23 @@ def unit(at: Place | None, zones: Sequence[str]) -> str:
     )
 
 
-def whole(found: Linux, at: Place, zones: Sequence[str]) -> Ask | Refusal:
-    """What makes this host ask vmdns for everything, at an address that VirtualBox passes on to guests behind NAT."""
+def whole(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
+    """The plan to send all queries to vmdns, at an address that VirtualBox passes on to guests behind NAT."""
     notes = [
         "while vmdns does not run, this computer resolves no names at all; have it started with your session first",
-        f"VirtualBox then gives guests on NAT and NAT Networks {WHOLE} as their DNS server; those that run follow when "
-        "they renew their lease",
+        f"VirtualBox then gives guests on NAT and NAT Networks {RESOLVER_ADDRESS} as their DNS server; those that run "
+        "follow when they renew their lease",
     ]
     steps: list[tuple[Setting, Any]] = []
     if found.uses_resolved:
-        # Programs that ask systemd-resolved and not resolv.conf.
+        # For programs that use systemd-resolved instead of resolv.conf.
         steps.append(resolved(found, at, zones))
     if not any(one.kind == "host-unit" for one, _ in steps) and found.systemd:
         steps.append((setting("host-unit", UNIT), unit(None, ())))
     if not found.systemd:
-        steps.append((LoopbackAddress(WHOLE), True))
-        notes.append(f"the address {WHOLE} is gone when this computer starts anew: apply it again then")
-    earlier = earlier_of(found.resolv_conf)
+        steps.append((LoopbackAddress(RESOLVER_ADDRESS), True))
+        notes.append(f"the address {RESOLVER_ADDRESS} is lost on reboot: apply this again then")
+    earlier = parse_earlier_servers(found.resolv_conf)
     if earlier is None:
         earlier = before(found)
         if not earlier.follow:
@@ -174,13 +183,15 @@ def whole(found: Linux, at: Place, zones: Sequence[str]) -> Ask | Refusal:
             )
     if not earlier.follow and not earlier.servers:
         return Refusal("/etc/resolv.conf names no server now, so vmdns could ask nobody for other names")
-    steps.append((setting("resolv.conf-of-ours", OURS), ours(found.resolv_conf, earlier, WHOLE)))
+    steps.append(
+        (setting("resolv.conf-of-ours", OURS), render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS))
+    )
     steps.append((ResolvConf(), {"link": OURS}))
-    return Ask(steps, notes, check=WHOLE)
+    return ResolverPlan(steps, notes, check=RESOLVER_ADDRESS)
 
 
-def before(found: Linux) -> Earlier:
-    """Whom the host asks now: the files that whoever writes resolv.conf goes on to write, and the servers."""
+def before(found: LinuxResolver) -> EarlierServers:
+    """The name servers of the host now: the files that resolvers continue to write, and fixed servers."""
     follow = []
     stub = bool({*found.servers} & {*_STUBS})
     if stub:
@@ -191,11 +202,11 @@ def before(found: Linux) -> Earlier:
         target = os.path.normpath(os.path.join("/etc", found.link))
         follow.append(target)
     servers = [one for one in found.servers if one not in _STUBS]
-    return Earlier(tuple(dict.fromkeys(follow)), tuple(servers or found.resolved_servers))
+    return EarlierServers(tuple(dict.fromkeys(follow)), tuple(servers or found.resolved_servers))
 
 
 _KINDS: dict[str, dict[str, object]] = {
-    # Reloading is understood since delegates are.
+    # Versions with delegates can reload.
     "dns-delegate": {
         "after": (("systemctl", "reload", "systemd-resolved"),),
         "after_end": (("systemctl", "reload", "systemd-resolved"),),
@@ -219,7 +230,7 @@ _KINDS: dict[str, dict[str, object]] = {
 
 
 def setting(kind: str, name: str) -> SystemFile:
-    """The file of that kind. Raises KeyError where there is no such kind."""
+    """The setting for a file of that kind. Raises KeyError for an unknown kind."""
     return SystemFile(kind, name, **_KINDS[kind])  # type: ignore[arg-type]
 
 

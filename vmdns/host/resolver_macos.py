@@ -1,6 +1,6 @@
-"""How a Mac is made to ask vmdns: resolver(5) for single zones, networksetup(8) for everything.
+"""Plans that make a Mac send queries to vmdns: resolver(5) for single zones, networksetup(8) for all queries.
 
-Written after the manual pages and tested with texts in their format; not yet run on a Mac.
+Written from the manual pages and tested with texts in their format; never run on a Mac.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.host.loopback_address import WHOLE, commands
+from vmdns.host.loopback_address import RESOLVER_ADDRESS, address_commands
 from vmdns.host.plan import Setting
-from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
 from vmdns.host.system_file import SystemFile
 
 PLIST = "/Library/LaunchDaemons/vmdns.address.plist"
@@ -22,35 +22,35 @@ _NETWORKSETUP = "/usr/sbin/networksetup"
 _TIMEOUT = 10.0
 
 
-def split(at: Place, zones: Sequence[str]) -> Ask | Refusal:
-    """What makes this Mac ask vmdns, which listens `at` a place, for these zones; `.local` stays multicast DNS's."""
+def split(at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
+    """The plan to send queries for these zones to vmdns at `at`. `.local` stays with multicast DNS."""
     text = f"# by vmdns host: names here are asked of vmdns at {at}\nnameserver {at.address}\nport {at.port}\n"
     wanted = [(setting("resolver-file", f"/etc/resolver/{zone}"), text) for zone in zones if zone != "local"]
     if not wanted:
         return Refusal("macOS keeps .local for multicast DNS; name another zone in vmdns.toml, like vm.internal")
     notes = ["names in local are left to multicast DNS, as macOS wants it"] if "local" in zones else []
-    return Ask(wanted, notes)
+    return ResolverPlan(wanted, notes)
 
 
-def whole(services: Sequence[str]) -> Ask | Refusal:
-    """What makes this Mac ask vmdns for everything, on these network services."""
+def whole(services: Sequence[str]) -> ResolverPlan | Refusal:
+    """The plan to send all queries to vmdns, on these network services."""
     if not services:
         return Refusal("no network service of this Mac is in use, so there is nothing to set")
-    wanted: list[tuple[Setting, Any]] = [(setting("address-daemon", PLIST), plist())]
-    wanted += [(ServiceServers(name), [WHOLE]) for name in services]
-    return Ask(
+    wanted: list[tuple[Setting, Any]] = [(setting("address-daemon", PLIST), render_address_plist())]
+    wanted += [(ServiceServers(name), [RESOLVER_ADDRESS]) for name in services]
+    return ResolverPlan(
         wanted,
         [
             "while vmdns does not run, this computer resolves no names at all; have it started with your session first",
-            f"VirtualBox then gives guests on NAT {WHOLE} as their DNS server",
+            f"VirtualBox then gives guests on NAT {RESOLVER_ADDRESS} as their DNS server",
         ],
-        check=WHOLE,
+        check=RESOLVER_ADDRESS,
     )
 
 
-def plist() -> str:
-    """A launchd.plist(5) that gives the Mac the address at each start."""
-    words = ["/sbin/ifconfig", *commands(WHOLE, True, "darwin")[0][1:]]
+def render_address_plist() -> str:
+    """A launchd.plist(5) that adds the address at each start of the Mac."""
+    words = ["/sbin/ifconfig", *address_commands(RESOLVER_ADDRESS, True, "darwin")[0][1:]]
     arguments = "".join(f"<string>{word}</string>" for word in words)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -64,12 +64,12 @@ def plist() -> str:
 
 
 def setting(kind: str, name: str) -> SystemFile:
-    """The file of that kind. Raises KeyError where there is no such kind."""
+    """The setting for a file of that kind. Raises KeyError for an unknown kind."""
     if kind == "resolver-file":
         return SystemFile(kind, name, alone=True)
     if kind != "address-daemon":
         raise KeyError(kind)
-    down = tuple(commands(WHOLE, False, "darwin")[0])
+    down = tuple(address_commands(RESOLVER_ADDRESS, False, "darwin")[0])
     return SystemFile(
         kind,
         name,
@@ -80,7 +80,7 @@ def setting(kind: str, name: str) -> SystemFile:
 
 @dataclass(frozen=True, slots=True)
 class ServiceServers:
-    """A `Setting` (plan.py): the DNS servers typed in for the network service `name`; none for those of DHCP."""
+    """A `Setting` (plan.py): the configured DNS servers of the network service `name`; none for those of DHCP."""
 
     name: str
     kind: str = field(default="mac-servers", init=False)
@@ -96,14 +96,14 @@ class ServiceServers:
         return f"set the DNS servers of {self.name} to {', '.join(after or ()) or 'those of the network'}"
 
     def commands(self, before: list[str] | None, after: list[str] | None) -> Sequence[str]:
-        return [elevation.shown(self._command(after), elevated=True)]
+        return [elevation.format_command(self._command(after), elevated=True)]
 
     def _command(self, value: list[str] | None) -> list[str]:
         return [_NETWORKSETUP, "-setdnsservers", self.name, *(value or ["Empty"])]
 
 
 def parse_servers(text: str) -> list[str]:
-    """The output of `networksetup -getdnsservers`: an address a line, or a sentence that there is none."""
+    """The output of `networksetup -getdnsservers`: one address per line, or a sentence if there are none."""
     return [line.strip() for line in text.splitlines() if re.fullmatch(r"[0-9A-Fa-f.:%a-z]+", line.strip())]
 
 
@@ -126,7 +126,7 @@ def parse_devices(text: str) -> list[str]:
 
 
 def parse_packet(text: str) -> list[str]:
-    """The DNS servers in the output of `ipconfig getpacket`, which DHCP gave an interface."""
+    """The DNS servers in the output of `ipconfig getpacket`, which an interface got by DHCP."""
     match = re.search(r"^domain_name_server \(ip_mult\): \{([^}]*)\}", text, re.M)
     return [one.strip() for one in match[1].split(",") if one.strip()] if match else []
 
@@ -137,8 +137,8 @@ def services() -> list[str]:
     return [order[one] for one in parse_devices(elevation.run(["/usr/sbin/scutil", "--dns"])) if one in order]
 
 
-def given() -> list[str]:
-    """The DNS servers that DHCP gave to interfaces in use, whatever was typed in instead."""
+def dhcp_servers() -> list[str]:
+    """The DNS servers from DHCP on interfaces in use, also where others are configured."""
     found: list[str] = []
     for device in parse_devices(_output("/usr/sbin/scutil", "--dns")):
         found += parse_packet(_output("/usr/sbin/ipconfig", "getpacket", device))

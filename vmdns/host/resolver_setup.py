@@ -1,4 +1,4 @@
-"""The shape of a plan that makes this host ask vmdns, whatever the system."""
+"""Plans that make this host send queries to vmdns: types for all systems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vmdns.host.plan import Setting
 
 
-class Place(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where vmdns listens."""
 
     address: str = "127.0.0.1"
@@ -21,10 +21,10 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Settings with the values that they are to have, in their order, and what the user is to know.
+class ResolverPlan:
+    """Settings with their new values, in order, and notes for the user.
 
-    check is the address at which vmdns must answer before the last setting is made: without it, nothing would.
+    check is the address at which vmdns must answer before the last setting is changed, or no name would resolve.
     """
 
     wanted: Sequence[tuple[Setting, Any]]
@@ -34,6 +34,6 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why this cannot be done here, and what can, in one sentence."""
+    """Why there is no plan for this host, and what to do instead, in one sentence."""
 
     text: str

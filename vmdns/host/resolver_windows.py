@@ -1,6 +1,6 @@
-"""How Windows is made to ask vmdns: a rule for single zones (nrpt.py), or the servers of each interface in use.
+"""Plans that make Windows send queries to vmdns: a rule for single zones (nrpt.py), or the servers of each interface.
 
-Written after Microsoft's documentation and tested with values in its format; not yet run on Windows.
+Written from Microsoft's documentation and tested with values in its format; never run on Windows.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.host.loopback_address import WHOLE, LoopbackAddress
-from vmdns.host.nrpt import NrptRule, overridden
+from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress
+from vmdns.host.nrpt import NrptSetting, has_group_policy
 from vmdns.host.plan import Setting
-from vmdns.host.resolver_setup import Ask, Place, Refusal
+from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
 from vmdns.host.upstreams_windows import CONNECTIONS, TCPIP, Registry, in_use, words
 
 _POLICY = (
@@ -22,8 +22,8 @@ _POLICY = (
 )
 
 
-def split(read: Callable[[], Registry], at: Place, zones: Sequence[str]) -> Ask | Refusal:
-    """What makes Windows ask vmdns, which listens `at` a place, for these zones. `.local` stays multicast DNS's."""
+def split(read: Callable[[], Registry], at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
+    """The plan to send queries for these zones to vmdns at `at`. `.local` stays with multicast DNS."""
     named = [zone for zone in zones if zone != "local"]
     if not named:
         return Refusal("a rule for .local would take multicast DNS away; name another zone, like vm.internal")
@@ -32,39 +32,39 @@ def split(read: Callable[[], Registry], at: Place, zones: Sequence[str]) -> Ask 
             f"vmdns listens at port {at.port}, and Windows can only be told port 53; see which program holds it with "
             "`vmdns status`"
         )
-    if overridden(read()):
+    if has_group_policy(read()):
         return Refusal(_POLICY.format(" and ".join(named)))
     notes = ["names in local are left to multicast DNS, which such a rule would take away"] if "local" in zones else []
-    return Ask([(NrptRule(f".{zone}", read), [at.address]) for zone in named], notes)
+    return ResolverPlan([(NrptSetting(f".{zone}", read), [at.address]) for zone in named], notes)
 
 
-def whole(read: Callable[[], Registry], assigned: Callable[[str], bool]) -> Ask | Refusal:
-    """What makes Windows ask vmdns for everything, on the interfaces in use."""
+def whole(read: Callable[[], Registry], assigned: Callable[[str], bool]) -> ResolverPlan | Refusal:
+    """The plan to send all queries to vmdns, on the interfaces in use."""
     registry = read()
     names = [name for name in (connection(registry, key) for key in in_use(registry, assigned)) if name]
     if not names:
         return Refusal("no network interface of this computer is in use, so there is nothing to set")
-    wanted: list[tuple[Setting, Any]] = [(LoopbackAddress(WHOLE), True)]
-    wanted += [(InterfaceServers(name, read), [WHOLE]) for name in names]
-    return Ask(
+    wanted: list[tuple[Setting, Any]] = [(LoopbackAddress(RESOLVER_ADDRESS), True)]
+    wanted += [(InterfaceServers(name, read), [RESOLVER_ADDRESS]) for name in names]
+    return ResolverPlan(
         wanted,
         [
             "while vmdns does not run, this computer resolves no names at all; have it started with your session first",
-            f"VirtualBox then gives guests on NAT {WHOLE} as their DNS server",
+            f"VirtualBox then gives guests on NAT {RESOLVER_ADDRESS} as their DNS server",
         ],
-        check=WHOLE,
+        check=RESOLVER_ADDRESS,
     )
 
 
 def connection(registry: Registry, key: str) -> str:
-    """What the user calls the interface with this GUID; '' where that is not known."""
+    """The user's name of the interface with this GUID; '' if unknown."""
     name = registry.get(rf"{CONNECTIONS}\{key}\Connection", {}).get("Name")
     return name if isinstance(name, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceServers:
-    """A `Setting` (plan.py): the IPv4 DNS servers typed in for the interface `name`; none for those of DHCP."""
+    """A `Setting` (plan.py): the configured IPv4 DNS servers of the interface `name`; none for those of DHCP."""
 
     name: str
     read_registry: Callable[[], Registry]
@@ -97,4 +97,4 @@ class InterfaceServers:
         return f"set the DNS servers of {self.name} to {', '.join(after or ()) or 'those of the network'}"
 
     def commands(self, before: Any, after: Any) -> Sequence[str]:
-        return [elevation.shown(one, elevated=True) for one in self._commands(after)]
+        return [elevation.format_command(one, elevated=True) for one in self._commands(after)]

@@ -1,6 +1,6 @@
-"""A small text file of the system that is ours alone, and the commands by which its reader notices it.
+"""A small system file that only vmdns writes, and the commands that make its reader load it.
 
-Written whole beside its place and renamed into it, all in one command, so that rights are asked for once.
+It is written to a temporary file and renamed, all in one command, so that the password is asked for once.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ _REMOVE_FOLDER = 'rmdir "$(dirname "$1")" 2>/dev/null || true\n'
 class SystemFile:
     """A `Setting` (plan.py) of Linux and macOS: the text of the file `name`; None where there is none.
 
-    after are commands that follow when it was written, before_end and after_end those around its removal. alone says
-    that its folder is removed with it if nothing else is in it. The first line of the text, if it is a comment, tells
-    the user what the file is for.
+    after are commands to run after writing it, before_end and after_end before and after its removal. alone: remove its
+    folder too if it is empty. The first line of the text, if it is a comment, describes the file to the user.
     """
 
     kind: str
@@ -59,15 +58,15 @@ class SystemFile:
         if after is None:
             return f"remove {self.name}"
         first = after.partition("\n")[0]
-        said = f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
-        return f"{'write' if before is None else 'change'} {self.name}{said}"
+        purpose = f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
+        return f"{'write' if before is None else 'change'} {self.name}{purpose}"
 
     def commands(self, before: str | None, after: str | None) -> Sequence[str]:
         if after is None:
             lines = [*self.before_end, ("rm", self.name), *self.after_end]
-            return [elevation.shown(one, elevated=True) for one in lines]
-        tee = elevation.shown(["tee", self.name], elevated=True)
-        return [f"{tee} <<'END'\n{after}END", *(elevation.shown(one, elevated=True) for one in self.after)]
+            return [elevation.format_command(one, elevated=True) for one in lines]
+        tee = elevation.format_command(["tee", self.name], elevated=True)
+        return [f"{tee} <<'END'\n{after}END", *(elevation.format_command(one, elevated=True) for one in self.after)]
 
 
 def _lines(commands: Sequence[Sequence[str]]) -> str:

@@ -1,8 +1,8 @@
 """systemd-resolved: the servers and domains of each link, and whether its proxy answers.
 
-Links' settings are read from the files in which systemd-resolved and systemd-networkd keep them over a restart. They
-are private to systemd and may change: what cannot be read there is left out, and names still reach the right servers
-through the proxy. Seen with systemd 252.
+Links' settings are read from the state files of systemd-resolved and systemd-networkd. Their format is private to
+systemd and may change: unreadable settings are left out, and queries still reach the right servers through the proxy.
+Tested with systemd 252.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream
 
 FOLDER = "run/systemd/resolve"
-# What programs set by D-Bus (NetworkManager, resolvectl, VPN clients), and what systemd-networkd was told.
+# What programs set by D-Bus (NetworkManager, resolvectl, VPN clients), and the configuration of systemd-networkd.
 LINK_FOLDERS = (f"{FOLDER}/netif", "run/systemd/netif/links")
 _KEYS = {"SERVERS", "DNS", "DOMAINS", "ROUTE_DOMAINS"}
 _MOST_LINKS, _MOST_BYTES = 256, 65_536
-# A zone of addresses for documentation (RFC 6303 section 4.2), which vmdns answers and nobody routes anywhere.
+# A zone of addresses for documentation (RFC 6303 section 4.2), which vmdns answers.
 _TEST_NETWORK = to_wire("113.0.203.in-addr.arpa")
 _SECONDS = 0.5
 _SERVER = re.compile(r"\[([^\]]+)\](?::(\d+))?|([^:]+)(?::(\d+))?|(.+)")
@@ -82,28 +82,28 @@ def _merge(domains: dict[bytes, dict[Upstream, None]], link: Mapping[bytes, Iter
 
 
 def find_proxy() -> Upstream | None:
-    """Where systemd-resolved passes on queries: its proxy, else (before version 249) its stub. Takes up to two seconds.
+    """The address where systemd-resolved forwards queries: its proxy, or its stub before version 249. Takes up to 2 s.
 
-    None where nothing answers, and where it would pass them on to vmdns, which would ask it again.
+    None if it does not answer, and if it would forward to vmdns, which would be a loop.
     """
     for address in (RESOLVED_PROXY, RESOLVED_STUB):
-        if _ask(address, LOCALHOST, A) is not None:  # which it knows itself
-            return None if leads_to_vmdns(_ask(address, _TEST_NETWORK, SOA)) else Upstream(address)
+        if _send_query(address, LOCALHOST, A) is not None:  # which it answers itself
+            return None if leads_to_vmdns(_send_query(address, _TEST_NETWORK, SOA)) else Upstream(address)
     return None
 
 
 def leads_to_vmdns(reply: bytes | None) -> bool:
-    """Whether a reply about the zone 113.0.203.in-addr.arpa is vmdns's own, as its SOA tells; or tells nothing.
+    """Whether a response about the zone 113.0.203.in-addr.arpa comes from vmdns, by its SOA, or may come from it.
 
-    No server is also a reply, of None: then nothing was asked of vmdns, which answers at once.
+    None is no response, so it is not from vmdns, which answers at once.
     """
     if reply is None:
         return False
-    # A vmdns that has just started has no zones yet, and says SERVFAIL.
+    # A vmdns that has just started has no zones yet, and answers SERVFAIL.
     return reply[3] & 0x0F == SERVFAIL or b"\x05vmdns" in reply
 
 
-def _ask(address: str, name: bytes, kind: int) -> bytes | None:
+def _send_query(address: str, name: bytes, kind: int) -> bytes | None:
     query = encode_query(0x5644, name, kind, edns=False)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.settimeout(_SECONDS)

@@ -20,7 +20,7 @@ from typing import Any
 
 from vmdns.dns.escaping import safe
 from vmdns.host import elevation
-from vmdns.host.program import Program
+from vmdns.host.program import ServiceProgram
 from vmdns.host.system_file import SystemFile
 
 _PROPERTIES = "LoadState,UnitFileState,ActiveState,MainPID,ActiveEnterTimestamp,Result,StatusText,NRestarts"
@@ -28,7 +28,7 @@ _TIMEOUT = 20.0
 
 
 def unit_file(path: str) -> SystemFile:
-    """The setting of a unit file. What runs by it is started anew when it changes; a template's instances end by
+    """The setting of a unit file. A running unit is restarted when it changes; instances of a template end by
     themselves."""
     unit = path.rpartition("/")[2]
     reload = ("systemctl", "daemon-reload")
@@ -54,32 +54,32 @@ class Enabled:
         return f"{'start' if after else 'stop'} {self.name}, now and {'at each log-in' if after else 'for good'}"
 
     def commands(self, before: Any, after: bool | None) -> Sequence[str]:
-        return [elevation.shown(self._command(after), elevated=True)]
+        return [elevation.format_command(self._command(after), elevated=True)]
 
     def _command(self, value: bool | None) -> list[str]:
         return ["systemctl", "enable" if value else "disable", "--now", self.name]
 
 
 def show(unit: str) -> dict[str, str]:
-    """Properties of a unit as systemctl shows them; empty texts where there is none. Raises OSError."""
+    """Properties of a unit from systemctl; empty texts if it does not exist. Raises OSError."""
     done = _run("systemctl", "show", "--timestamp=unix", f"--property={_PROPERTIES}", unit)
     return parse_show(done)
 
 
 def parse_show(text: str) -> dict[str, str]:
-    """The output of `systemctl show`; each property that is asked for is there."""
+    """Parses the output of `systemctl show`; missing properties are empty."""
     found = dict.fromkeys(_PROPERTIES.split(","), "")
     return found | {key: value for key, _, value in (line.partition("=") for line in text.splitlines()) if value}
 
 
 def status(unit: str) -> dict[str, Any]:
-    """Whether the service is installed, enabled and runs, since when (Unix seconds), and what it said last."""
+    """Whether the service is installed, enabled and running, since when (Unix seconds), and its last log lines."""
     found = show(unit)
     return {**state(found), "log": last_lines(unit)}
 
 
 def state(found: dict[str, str]) -> dict[str, Any]:
-    """What the properties of the unit mean."""
+    """The state of the service from the properties of its unit."""
     running = found["ActiveState"] in ("active", "reloading")
     since = found["ActiveEnterTimestamp"].removeprefix("@")
     failed = f"it failed ({found['Result']})" if found["ActiveState"] == "failed" else ""
@@ -95,12 +95,12 @@ def state(found: dict[str, str]) -> dict[str, Any]:
 
 
 def last_lines(unit: str, count: int = 5) -> list[str]:
-    """The last lines that it said, as far as this user may read them."""
+    """The last log lines, if this user may read them."""
     try:
-        said = _run("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={count}", f"--unit={unit}")
+        text = _run("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={count}", f"--unit={unit}")
     except OSError:
         return []
-    return said.splitlines()
+    return text.splitlines()
 
 
 def _run(*command: str) -> str:
@@ -177,7 +177,7 @@ def _escaped(user: str) -> str:
     )
 
 
-def server_unit(program: Program) -> str:
+def server_unit(program: ServiceProgram) -> str:
     """The unit of the server."""
     owner = program.owner
     manager, runtime = f"user@{owner.uid}.service", f"/run/user/{owner.uid}"
@@ -212,7 +212,7 @@ def server_unit(program: Program) -> str:
     return "\n".join(lines)
 
 
-def socket_unit(program: Program) -> str:
+def socket_unit(program: ServiceProgram) -> str:
     """The unit of the socket: for this user alone, in a folder that is root's."""
     lines = [
         f"# by vmdns service install: where the vmdns of {safe(program.owner.name)} has VirtualBox read",
@@ -232,7 +232,7 @@ def socket_unit(program: Program) -> str:
     return "\n".join(lines)
 
 
-def worker_unit(program: Program) -> str:
+def worker_unit(program: ServiceProgram) -> str:
     """The unit of what the socket starts.
 
     VBoxSVC and VMs may run below it, and outlive it: so nothing confines it, and nothing but itself is ended with it.
@@ -264,16 +264,16 @@ def worker_unit(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _socket_path(program: Program) -> str:
+def _socket_path(program: ServiceProgram) -> str:
     return f"/run/vmdns-beside-{program.owner.uid}.sock"
 
 
-def _user(program: Program) -> str:
+def _user(program: ServiceProgram) -> str:
     name = program.owner.name
     return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) else str(program.owner.uid)
 
 
-def _described(program: Program) -> str:
+def _described(program: ServiceProgram) -> str:
     return safe(program.owner.name).replace("%", "%%")
 
 

@@ -1,7 +1,7 @@
 """Windows: vmdns as a task that Task Scheduler starts when the user logs on (schtasks, and its XML schema 1.2).
 
 A task in the user's session and not a service, because a service has a VirtualBox of its own, without the user's VMs.
-Written by Microsoft's documentation and tested with texts in its format; not yet run on Windows.
+Written from Microsoft's documentation and tested with texts in its format; never run on Windows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.host.nrpt import powershell, quoted
-from vmdns.host.program import Program
+from vmdns.host.nrpt import powershell_command, quote_powershell
+from vmdns.host.program import ServiceProgram
 from vmdns.state.program_output import decode_console
 
 _NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 _TIMEOUT = 30.0
 _RUNNING, _DISABLED = 4, 1  # TASK_STATE
-# Elements below Settings: what vmdns wants, and what is meant where the element is missing (the schema's defaults).
+# Elements below Settings: the value for vmdns, and the schema's default for a missing element.
 _SETTINGS = {
     "MultipleInstancesPolicy": ("IgnoreNew", "IgnoreNew"),
     "DisallowStartIfOnBatteries": ("false", "true"),
@@ -44,7 +44,7 @@ def task_name(user: str) -> str:
     return f"vmdns ({user})"
 
 
-def wanted(program: Program) -> dict[str, str]:
+def wanted(program: ServiceProgram) -> dict[str, str]:
     """The value of the task: its command line, and the settings that matter."""
     interpreter, *arguments = program.command
     # vmdns.commands.background keeps a log, since pythonw has no window and no output.
@@ -76,12 +76,12 @@ def render(value: Mapping[str, str], user: str) -> bytes:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The value of a task from its XML, as `schtasks /query /xml` shows it. Raises OSError on what is none.
+    """The value of a task from its XML, as `schtasks /query /xml` shows it. Raises OSError for anything else.
 
     Windows adds elements, leaves out what is the default, and writes users as SIDs: only what `wanted` has is compared.
     """
     try:
-        # The declaration says UTF-16, which a text is not any more.
+        # The declaration says UTF-16, but this text is decoded already.
         task = ElementTree.fromstring(text[text.index("<Task") :])
     except (ElementTree.ParseError, ValueError) as error:
         raise OSError(f"the task cannot be understood ({error})") from None
@@ -110,7 +110,7 @@ def _put(parent: ElementTree.Element, path: str, text: str) -> ElementTree.Eleme
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class LogonTask:
     """A `Setting` (plan.py): the task `name`, and that it runs; None where there is none."""
 
     name: str
@@ -124,13 +124,13 @@ class Task:
     def write(self, value: Mapping[str, str] | None) -> None:
         if value is None:
             _output("schtasks", "/end", "/tn", self.name)  # it may not run
-            _with_rights(["schtasks", "/delete", "/tn", self.name, "/f"])
+            _run_elevated_if_needed(["schtasks", "/delete", "/tn", self.name, "/f"])
             return
         handle, file = tempfile.mkstemp(suffix=".xml")
         try:
             with os.fdopen(handle, "wb") as one:
                 one.write(render(value, account()))
-            _with_rights(["schtasks", "/create", "/tn", self.name, "/xml", file, "/f"])
+            _run_elevated_if_needed(["schtasks", "/create", "/tn", self.name, "/xml", file, "/f"])
         finally:
             os.unlink(file)
         _output("schtasks", "/end", "/tn", self.name)
@@ -143,20 +143,22 @@ class Task:
 
     def commands(self, before: Any, after: Any) -> Sequence[str]:
         if after is None:
-            return [elevation.shown(["schtasks", "/delete", "/tn", self.name, "/f"], elevated=False)]
-        action = f"New-ScheduledTaskAction -Execute {quoted(after['Command'])} -Argument {quoted(after['Arguments'])}"
+            return [elevation.format_command(["schtasks", "/delete", "/tn", self.name, "/f"], elevated=False)]
+        program, arguments = quote_powershell(after["Command"]), quote_powershell(after["Arguments"])
+        action = f"New-ScheduledTaskAction -Execute {program} -Argument {arguments}"
         trigger = "New-ScheduledTaskTrigger -AtLogOn -User $env:USERNAME"
         settings = (
             "New-ScheduledTaskSettingsSet -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries -StartWhenAvailable "
             "-ExecutionTimeLimit 0 -Priority 5 -RestartCount 255 -RestartInterval 0:1"
         )
         return [
-            f"Register-ScheduledTask {quoted(self.name)} -Action ({action}) -Trigger ({trigger}) -Settings ({settings})"
+            f"Register-ScheduledTask {quote_powershell(self.name)} -Action ({action}) -Trigger ({trigger}) "
+            f"-Settings ({settings})"
         ]
 
 
-def _with_rights(command: list[str]) -> None:
-    """A task of one's own mostly needs no rights; where Windows sees it otherwise, they are asked for."""
+def _run_elevated_if_needed(command: list[str]) -> None:
+    """Tries without elevated rights first, which usually suffice for a user's own task."""
     try:
         elevation.run(command)
     except OSError:
@@ -164,7 +166,7 @@ def _with_rights(command: list[str]) -> None:
 
 
 def account() -> str:
-    """This user as Windows names it."""
+    """The Windows account of this user."""
     domain, name = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
     return f"{domain}\\{name}" if domain else name
 
@@ -172,15 +174,15 @@ def account() -> str:
 def status(name: str, log: Sequence[str]) -> dict[str, Any]:
     """Whether the task is there, enabled and runs. By numbers, because schtasks shows words of the user's language."""
     line = (
-        f"$t = Get-ScheduledTask -TaskName {quoted(name)} -ErrorAction SilentlyContinue; if ($t) {{ "
+        f"$t = Get-ScheduledTask -TaskName {quote_powershell(name)} -ErrorAction SilentlyContinue; if ($t) {{ "
         "$i = $t | Get-ScheduledTaskInfo; @{ state = [int]$t.State; result = $i.LastTaskResult; "
         "since = ([DateTimeOffset]$i.LastRunTime).ToUnixTimeSeconds() } | ConvertTo-Json }"
     )
-    return {**parse_status(_output(*powershell(line))), "log": list(log)}
+    return {**parse_status(_output(*powershell_command(line))), "log": list(log)}
 
 
 def parse_status(text: str) -> dict[str, Any]:
-    """What PowerShell says of the task; nothing where there is none."""
+    """The output of the PowerShell line in `status`; values for no task if it is empty."""
     try:
         found = json.loads(text)
         state, since, result = int(found["state"]), float(found["since"]), int(found["result"])

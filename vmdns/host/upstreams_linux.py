@@ -1,10 +1,10 @@
-"""Linux: which DNS servers this host uses, by resolv.conf(5).
+"""Linux: the DNS servers that this host uses, from resolv.conf(5).
 
 Where that names only the stub of systemd-resolved, the servers behind it are those of its own resolv.conf
-(systemd-resolved.service(8)) and those of each link for the link's domains (resolved.py); they are asked through the
-proxy of systemd-resolved, which does as the host does: domains of links, DNS over TLS, DNSSEC. Where resolv.conf names
-vmdns for everything (resolvconf.py), systemd-resolved may ask vmdns: then the servers are asked directly, as they are
-where no proxy answers.
+(systemd-resolved.service(8)) and those of each link for the link's domains (systemd_resolved.py). Queries go to the
+proxy of systemd-resolved, which resolves like the host: domains of links, DNS over TLS, DNSSEC. Where resolv.conf sends
+all queries to vmdns (resolv_conf.py), systemd-resolved may forward to vmdns, so the servers are queried directly, as
+they are where no proxy answers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams
 from vmdns.host import systemd_resolved as resolved
-from vmdns.host.resolv_conf import Earlier, earlier_of, parse_resolv_conf
+from vmdns.host.resolv_conf import EarlierServers, parse_earlier_servers, parse_resolv_conf
 from vmdns.regular_file import read_regular
 
 _STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
 _RESOLV_CONF = "etc/resolv.conf"
 _RESOLVED = f"{resolved.FOLDER}/resolv.conf"
-_NETWORK_MANAGER = "run/NetworkManager"  # followed once this host asks us for everything
+_NETWORK_MANAGER = "run/NetworkManager"  # watched once this host sends all queries to vmdns
 _MOST_BYTES = 65_536
 _ROOT = b"\0"
 
@@ -46,39 +46,39 @@ def with_links(found: Upstreams, domains: resolved.Domains) -> Upstreams:
     return replace(found, default=servers, domains={key: value for key, value in domains.items() if key != _ROOT})
 
 
-def before_us(found: Upstreams, earlier: Earlier, root: Path) -> Upstreams:
-    """The servers that were asked before the host was told to ask vmdns, which is what `found` names."""
-    ours = {one.address for one in found.default} | _STUBS
+def find_earlier_upstreams(found: Upstreams, earlier: EarlierServers, root: Path) -> Upstreams:
+    """The upstreams from before this host sent all queries to vmdns; `found` has vmdns only."""
+    own = {one.address for one in found.default} | _STUBS
     for path in earlier.follow:
         try:
             there = parse_resolv_conf(_text(root / path.lstrip("/")))
         except OSError:
             continue
-        servers = tuple(one for one in there.default if one.address not in ours)
+        servers = tuple(one for one in there.default if one.address not in own)
         if servers:
             there = replace(there, default=servers, search=found.search | there.search, stub=found.resolvers)
             domains = resolved.read_domains(root) if path.lstrip("/") == _RESOLVED else {}
-            domains = {key: tuple(one for one in value if one.address not in ours) for key, value in domains.items()}
+            domains = {key: tuple(one for one in value if one.address not in own) for key, value in domains.items()}
             return with_links(there, {key: value for key, value in domains.items() if value})
     return Upstreams(tuple(map(Upstream, earlier.servers)), search=found.search, stub=found.resolvers)
 
 
 def with_proxy(found: Upstreams) -> Upstreams:
-    """The same with the proxy of systemd-resolved, where this host asks that and it answers. Takes up to a second."""
+    """The same with the proxy of systemd-resolved, where this host uses it and it answers. Takes up to a second."""
     uses_stub = found.stub and _STUBS.issuperset(found.stub)
     return replace(found, proxy=resolved.find_proxy()) if uses_stub else found
 
 
 def read(root: Path = Path("/")) -> Upstreams:
-    """Reads the files below `root`. Raises OSError where there is no resolv.conf that can be read."""
+    """Reads the files below `root`. Raises OSError if resolv.conf cannot be read."""
     try:
         text = _text(root / _RESOLV_CONF)
     except OSError as error:
         raise OSError(f"/{_RESOLV_CONF} cannot be read ({error.strerror}): no DNS servers of this host") from error
     found = parse_resolv_conf(text)
-    earlier = earlier_of(text)
+    earlier = parse_earlier_servers(text)
     if earlier is not None:
-        return before_us(found, earlier, root)
+        return find_earlier_upstreams(found, earlier, root)
     try:
         behind = _text(root / _RESOLVED)
     except OSError:
@@ -96,15 +96,15 @@ def _text(path: Path) -> str:
     return whole.decode("utf-8", "replace")
 
 
-def watched(root: Path = Path("/")) -> list[Path]:
+def watched_folders(root: Path = Path("/")) -> list[Path]:
     """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to; some
     may not exist."""
     file = root / _RESOLV_CONF
-    # Not Path.resolve, which raises for links in a circle (before Python 3.13).
+    # Not Path.resolve, which raises for circular links (before Python 3.13).
     folders = [file.parent, Path(os.path.realpath(file)).parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
     folders += [root / folder for folder in resolved.LINK_FOLDERS]
     try:
-        earlier = earlier_of(_text(file))
+        earlier = parse_earlier_servers(_text(file))
     except OSError:
         earlier = None
     if earlier is not None:

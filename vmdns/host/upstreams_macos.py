@@ -1,6 +1,6 @@
-"""macOS: which DNS servers this host uses, by `scutil --dns` (scutil(8), resolver(5)).
+"""macOS: the DNS servers that this host uses, from `scutil --dns` (scutil(8), resolver(5)).
 
-Written after the manual pages and tested with texts in their format; not yet run on a Mac.
+Written from the manual pages and tested with texts in their format; never run on a Mac.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FOLDERS = ("/etc/resolver", "/var/run")
 
 
 def parse_scutil(text: str) -> Upstreams:
-    """Reads the first part of `scutil --dns`; the second holds the same again for programs bound to an interface.
+    """Reads the first part of `scutil --dns`; the second has the same for programs bound to an interface.
 
     The first resolver is the default one. Those that follow serve the domain they name, or are further default
     ones. Resolvers of multicast DNS are left out.
@@ -71,7 +71,7 @@ def read() -> Upstreams:
     return parse_scutil(done.stdout.decode("utf-8", "replace"))
 
 
-def watched() -> list[Path]:
+def watched_folders() -> list[Path]:
     """The folders of resolver(5) files, and of the resolv.conf that macOS writes when its network changes; some
     may not exist."""
     return [Path(folder) for folder in _FOLDERS]

@@ -1,9 +1,8 @@
-"""Windows: which DNS servers this host uses, by the registry.
+"""Windows: the DNS servers that this host uses, from the registry.
 
 Per interface below Tcpip and Tcpip6 (values NameServer, DhcpNameServer, Dhcpv6DNSServers), and by the Name
-Resolution Policy Table for single domains ([MS-GPNRPT] section 2.2.2). Written after Microsoft's documentation and
-tested with values in its format; not yet run on Windows. Servers that came by IPv6 router advertisements alone are
-not in the registry.
+Resolution Policy Table for single domains ([MS-GPNRPT] section 2.2.2). Written from Microsoft's documentation and
+tested with values in its format; never run on Windows. Servers from IPv6 router advertisements are not in the registry.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host.loopback_address import WHOLE, is_assigned
+from vmdns.host.loopback_address import RESOLVER_ADDRESS, is_assigned
 from vmdns.host.resolv_conf import wire_names
 
 # Values by key path: what `read_registry` makes of the keys below HKEY_LOCAL_MACHINE that follow.
@@ -28,14 +27,14 @@ POLICY = r"SOFTWARE\Policies\Microsoft\Windows NT\DNSClient"
 NRPT = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsPolicyConfig"
 # Rules of a group policy come first: with one of them, Windows ignores the local rules.
 NRPT_POLICY = POLICY + r"\DnsPolicyConfig"
-# What the user calls each interface, by its GUID (the class of network adapters).
+# The user's name of each interface, by its GUID (the class of network adapters).
 CONNECTIONS = r"SYSTEM\CurrentControlSet\Control\Network\{4D36E972-E325-11CE-BFC1-08002BE10318}"
 # The bit of ConfigOptions that says GenericDNSServers is meant.
 _GENERIC_SERVERS = 0x8
 
 
 def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstreams:
-    """assigned tells whether the host has an IPv4 address now: the registry keeps those of unplugged interfaces."""
+    """The upstreams in the registry. assigned: whether the host has an address; unplugged interfaces keep theirs."""
     default: dict[Upstream, None] = {}
     search: list[str] = []
     split: dict[bytes, tuple[Upstream, ...]] = {}
@@ -44,7 +43,7 @@ def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstr
         suffix = words(values.get("Domain")) or words(values.get("DhcpDomain"))
         search += suffix
         if default and servers and suffix and not _gateways(values):
-            # A VPN or the like, behind those that lead everywhere: it is asked for its own names alone.
+            # An interface without a gateway, such as a VPN, is used for its own names only.
             split |= dict.fromkeys(wire_names(suffix), servers)
         else:
             default |= dict.fromkeys(servers)
@@ -53,7 +52,11 @@ def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstr
         search += words(values.get("SearchList")) + words(values.get("Domain"))
     everywhere, domains = _policies(registry)
     domains = {**split, **domains}
-    asked = (WHOLE,) if any(WHOLE in words(values.get("NameServer")) for values in registry.values()) else ()
+    asked = (
+        (RESOLVER_ADDRESS,)
+        if any(RESOLVER_ADDRESS in words(values.get("NameServer")) for values in registry.values())
+        else ()
+    )
     return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), domains, wire_names(search), asked)
 
 
@@ -64,7 +67,7 @@ def _interfaces(
     paths = [f"{TCPIP}\\Interfaces\\{key}" for key in in_use(registry, assigned)]
     found = [(registry[path], registry.get(path.replace(TCPIP, TCPIP6, 1), {})) for path in paths]
     if not found:
-        # A host without IPv4: nothing in the registry says which of its interfaces are up.
+        # A host without IPv4: the registry does not tell which interfaces are up.
         found = [({}, values) for path, values in registry.items() if path.startswith(TCPIP6 + "\\Interfaces\\")]
     return iter(found)
 
@@ -90,13 +93,13 @@ def _gateways(values: Mapping[str, object]) -> list[str]:
 
 
 def _servers(values: Mapping[str, object], values6: Mapping[str, object]) -> Iterator[Upstream]:
-    """What the user set comes before what DHCP gave; that this host is told to ask vmdns tells of no upstream."""
-    typed_in = [one for one in words(values.get("NameServer")) if one != WHOLE]
-    yield from map(Upstream, typed_in or words(values.get("DhcpNameServer")))
-    typed = words(values6.get("NameServer"))
-    yield from map(Upstream, typed)
+    """Configured servers replace those from DHCP; vmdns itself is not an upstream."""
+    configured = [one for one in words(values.get("NameServer")) if one != RESOLVER_ADDRESS]
+    yield from map(Upstream, configured or words(values.get("DhcpNameServer")))
+    configured6 = words(values6.get("NameServer"))
+    yield from map(Upstream, configured6)
     packed = values6.get("Dhcpv6DNSServers")
-    if not typed and isinstance(packed, bytes):
+    if not configured6 and isinstance(packed, bytes):
         for at in range(0, len(packed) - 15, 16):
             yield Upstream(str(ipaddress.IPv6Address(packed[at : at + 16])))
 
@@ -138,7 +141,7 @@ if sys.platform == "win32":
         return parse_registry(read_registry(), is_assigned)
 
     def read_registry() -> dict[str, dict[str, object]]:
-        """The keys that tell of name servers and of interfaces. Raises OSError as `read` does."""
+        """Reads the keys for name servers and interfaces. Raises OSError as `read` does."""
         registry: dict[str, dict[str, object]] = {}
         try:
             registry[TCPIP] = _values(TCPIP)

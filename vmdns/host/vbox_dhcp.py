@@ -20,9 +20,9 @@ _MAC_WILDCARD = "1"  # DHCPGroupConditionType_MACWildcard
 
 
 @dataclass(frozen=True, slots=True)
-class NatNet:
-    """A NAT Network. dhcp: whether it is to have a DHCP server; loopback: what VirtualBox up to 7.1 calls 127.0.0.1
-    inside of it, as an offset to its first address (0 for nothing)."""
+class NatNetworkSettings:
+    """A NAT Network. dhcp: whether it has a DHCP server; loopback: offset from its first address to the one that
+    VirtualBox up to 7.1 maps to the host's 127.0.0.1 (0 for none)."""
 
     name: str
     network: IPv4Network
@@ -32,11 +32,11 @@ class NatNet:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class DhcpServerSettings:
     """A DHCP server, by the name of its network: options of the whole server as VirtualBox's text, and groups.
 
     A group for all guests is a mapping from option number to VirtualBox's text; any other is {"else": its XML}.
-    others names what else there is: elements for single guests.
+    others lists elements for single guests.
     """
 
     network: str
@@ -51,29 +51,29 @@ class Server:
 
     @property
     def name_servers(self) -> tuple[str, ...]:
-        """What an ordinary guest gets as its name servers."""
+        """The name servers that an ordinary guest gets."""
         number = str(NAME_SERVERS)
         whole = Scope(value=self.options.get(number, ""))
         return find_name_servers(whole, (Scope(name, group.get(number, "")) for name, group in self.groups.items()))
 
 
 @dataclass(frozen=True, slots=True)
-class Networks:
-    """What VirtualBox.xml says of networks: NAT Networks in their order, and DHCP servers by the network's name."""
+class NetworkSettings:
+    """The networks in VirtualBox.xml: NAT Networks in their order, and DHCP servers by the network's name."""
 
-    nat: tuple[NatNet, ...] = ()
-    servers: Mapping[str, Server] = field(default_factory=dict)
+    nat: tuple[NatNetworkSettings, ...] = ()
+    servers: Mapping[str, DhcpServerSettings] = field(default_factory=dict)
 
 
-def parse(data: bytes) -> Networks:
-    """Reads VirtualBox.xml. Raises ValueError on anything else."""
+def parse_networks(data: bytes) -> NetworkSettings:
+    """Parses VirtualBox.xml. Raises ValueError for anything else."""
     root = parse_tree(data)
     nat = [_nat(one) for one in root.iterfind(_REGISTRY + "{*}NATNetworks/{*}NATNetwork")]
     servers = [_server(one) for one in root.iterfind(_REGISTRY + "{*}DHCPServers/{*}DHCPServer")]
-    return Networks(tuple(one for one in nat if one is not None), {one.network: one for one in servers})
+    return NetworkSettings(tuple(one for one in nat if one is not None), {one.network: one for one in servers})
 
 
-def _nat(element: xml.Element) -> NatNet | None:
+def _nat(element: xml.Element) -> NatNetworkSettings | None:
     try:
         network = IPv4Network(element.get("network", ""), strict=False)
     except ValueError:
@@ -82,7 +82,7 @@ def _nat(element: xml.Element) -> NatNet | None:
         (one for one in element.iterfind("{*}Mappings/{*}Loopback4") if one.get("address") == "127.0.0.1"), None
     )
     offset = loopback.get("offset", "") if loopback is not None else ""
-    return NatNet(
+    return NatNetworkSettings(
         name=element.get("networkName", ""),
         network=network,
         enabled=_true(element.get("enabled", "1")),
@@ -91,14 +91,14 @@ def _nat(element: xml.Element) -> NatNet | None:
     )
 
 
-def _server(element: xml.Element) -> Server:
+def _server(element: xml.Element) -> DhcpServerSettings:
     groups, others = {}, []
     for child in element:
         if _tag(child) == "Group":
             groups[child.get("name", "")] = _group(child)
         elif _tag(child) != "Options":
             others.append(" ".join((_tag(child), child.get("MACAddress", ""), child.get("vm-name", ""))).strip())
-    return Server(
+    return DhcpServerSettings(
         network=element.get("networkName", ""),
         address=element.get("IPAddress", ""),
         mask=element.get("networkMask", ""),
@@ -127,24 +127,24 @@ def _group(element: xml.Element) -> dict[str, str]:
     return {"else": xml.tostring(element, encoding="unicode").strip()}
 
 
-def started_with(data: bytes, group: str) -> dict[str, str] | None:
-    """The options of a group in the file that VirtualBox writes for a DHCP server when it starts one; None where there
-    is no such group. Raises ValueError on anything else (DHCPServer::i_writeDhcpdConfig)."""
+def parse_started_group(data: bytes, group: str) -> dict[str, str] | None:
+    """The options of a group in the configuration file with which VirtualBox started a DHCP server; None without that
+    group. Raises ValueError for anything else (DHCPServer::i_writeDhcpdConfig)."""
     for one in parse_tree(data).iterfind("Group"):
         if one.get("name") == group:
             return {option.get("name", ""): option.get("value", "") for option in one.iterfind("Option")}
     return None
 
 
-def own_group(servers: Mapping[str, Server], network: str, group: str) -> dict[str, Any] | None:
-    """A group of the DHCP server of a network, as JSON can hold it; None where there is none."""
+def find_group(servers: Mapping[str, DhcpServerSettings], network: str, group: str) -> dict[str, Any] | None:
+    """A group of the DHCP server of a network, as a JSON value; None without one."""
     server = servers.get(network)
     found = server.groups.get(group) if server is not None else None
     return None if found is None else dict(found)
 
 
-def address(text: str) -> IPv4Address | None:
-    """The address in VirtualBox's text; None where it is none."""
+def parse_address(text: str) -> IPv4Address | None:
+    """An IPv4 address; None for anything else."""
     try:
         return IPv4Address(text)
     except AddressValueError:

@@ -1,8 +1,8 @@
-"""What vmdns changes in VirtualBox's networks, as `Setting`s (plan.py): a DHCP group of its own, and the DHCP server.
+"""Settings (plan.py) of VirtualBox's networks: a DHCP group of vmdns, and the DHCP server.
 
-A group, since VirtualBox writes the options of the whole server anew each time a NAT Network starts
+A group, because VirtualBox rewrites the options of the whole server each time a NAT Network starts
 (NATNetwork::i_updateDnsOptions), and a group for all guests outranks them (Dhcpd/Config.cpp). A DHCP server reads its
-settings when it starts, so one that runs is restarted; it keeps its leases.
+settings when it starts, so a running one is restarted; it keeps its leases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from vmdns.host import elevation
 from vmdns.host.loopback_address import LoopbackAddress
 from vmdns.host.plan import Setting
-from vmdns.host.vbox_dhcp import Networks, own_group, parse, started_with
+from vmdns.host.vbox_dhcp import NetworkSettings, find_group, parse_networks, parse_started_group
 from vmdns.regular_file import read_regular
 from vmdns.state.xml_tree import MAX_BYTES
 
@@ -26,10 +26,10 @@ _BETWEEN_RENAMES_SECONDS = 0.05
 
 
 class NotRunning(OSError):
-    """The DHCP server does not run."""
+    """The DHCP server is not running."""
 
 
-class Call(Protocol):
+class VBoxManageCall(Protocol):
     """Runs VBoxManage with arguments; its output. Raises `NotRunning` for result code E_FAIL, OSError otherwise."""
 
     def __call__(self, *arguments: str) -> str: ...
@@ -41,10 +41,10 @@ class VirtualBox:
 
     home: Path
     program: str
-    call: Call
+    call: VBoxManageCall
 
-    def networks(self) -> Networks:
-        """What VirtualBox.xml says now. Raises OSError."""
+    def networks(self) -> NetworkSettings:
+        """Reads VirtualBox.xml. Raises OSError."""
         file = self.home / "VirtualBox.xml"
         try:
             try:
@@ -52,7 +52,7 @@ class VirtualBox:
             except FileNotFoundError:
                 time.sleep(_BETWEEN_RENAMES_SECONDS)  # VirtualBox moves the old file away before the new one comes
                 data = read_regular(file, MAX_BYTES)
-            return parse(data)
+            return parse_networks(data)
         except FileNotFoundError:
             raise OSError(f"there is no {file}; start VirtualBox once, or name its folder with --vbox-home") from None
         except ValueError as error:
@@ -60,43 +60,42 @@ class VirtualBox:
 
     def modify(self, network: str, arguments: Sequence[str]) -> None:
         """Changes the DHCP server of a network, and restarts it if it runs."""
-        self.call(*modify(network, arguments))
+        self.call(*modify_arguments(network, arguments))
         self.restart(network)
 
     def restart(self, network: str) -> bool:
-        """Restarts the DHCP server of a network if it runs; whether it does."""
+        """Restarts the DHCP server of a network if it is running. Returns whether it is."""
         try:
-            self.call(*restart(network))
+            self.call(*restart_arguments(network))
         except NotRunning:
             return False
         return True
 
     def refresh(self, network: str) -> bool:
-        """Restarts a DHCP server that was started without our group as it is now, as after a crash before its restart;
-        whether it was."""
+        """Restarts a DHCP server that was started with another version of our group. Returns whether it did."""
         try:
-            then = started_with(read_regular(self.home / f"{network}-Dhcpd.config", MAX_BYTES), GROUP)
+            then = parse_started_group(read_regular(self.home / f"{network}-Dhcpd.config", MAX_BYTES), GROUP)
         except (OSError, ValueError):
             return False  # it never started
-        return then != own_group(self.networks().servers, network, GROUP) and self.restart(network)
+        return then != find_group(self.networks().servers, network, GROUP) and self.restart(network)
 
     def shown(self, arguments: Sequence[str]) -> str:
         """The command line as a user would type it."""
-        return elevation.shown([self.program, *arguments], elevated=False)
+        return elevation.format_command([self.program, *arguments], elevated=False)
 
 
-def modify(network: str, arguments: Sequence[str]) -> list[str]:
+def modify_arguments(network: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of VBoxManage that change a DHCP server."""
     return ["dhcpserver", "modify", f"--network={network}", *arguments]
 
 
-def restart(network: str) -> list[str]:
-    """The arguments of VBoxManage that restart a DHCP server; where it does not run they fail with E_FAIL."""
+def restart_arguments(network: str) -> list[str]:
+    """The arguments of VBoxManage that restart a DHCP server; they fail with E_FAIL if it is not running."""
     return ["dhcpserver", "restart", f"--network={network}"]
 
 
 def title(network: str) -> str:
-    """The network of a DHCP server as the user knows it."""
+    """The user's name of a DHCP server's network."""
     return f"host-only {network[len(_HOST_ONLY) :]}" if network.startswith(_HOST_ONLY) else network
 
 
@@ -106,7 +105,7 @@ def host_only(interface: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class DhcpGroup:
+class DhcpGroupSetting:
     """The group `vmdns` in the DHCP of the network `name`, for all guests: option number -> VirtualBox's text."""
 
     name: str
@@ -115,7 +114,7 @@ class DhcpGroup:
     elevated: bool = field(default=False, init=False)
 
     def read(self) -> dict[str, str] | None:
-        return own_group(self.box.networks().servers, self.name, GROUP)
+        return find_group(self.box.networks().servers, self.name, GROUP)
 
     def write(self, value: Mapping[str, str] | None) -> None:
         for arguments in self._arguments(value):
@@ -128,14 +127,14 @@ class DhcpGroup:
         return f"have the DHCP of {title(self.name)} hand out {after.get('6', 'no name server')}, and search {domains}"
 
     def commands(self, before: Any, after: Mapping[str, str] | None) -> Sequence[str]:
-        lines = [modify(self.name, arguments) for arguments in self._arguments(after)]
-        return [self.box.shown(one) for one in (*lines, restart(self.name))]
+        lines = [modify_arguments(self.name, arguments) for arguments in self._arguments(after)]
+        return [self.box.shown(one) for one in (*lines, restart_arguments(self.name))]
 
     def _arguments(self, value: Mapping[str, str] | None) -> list[list[str]]:
         group = f"--group={GROUP}"
         if value is None:
             return [[group, "--remove-config"]]
-        # In one call, so that the group is there without its options for no longer than VBoxManage takes.
+        # In one call, so that the group lacks its options as briefly as possible.
         arguments = [group, "--remove-config", group, "--incl-mac-wild=*"]
         for number, text in value.items():
             arguments += [f"--set-opt={number}", text]
@@ -143,7 +142,7 @@ class DhcpGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class DhcpLower:
+class LowerAddressSetting:
     """The lowest address that the DHCP server of the network `name` gives to guests."""
 
     name: str
@@ -156,22 +155,25 @@ class DhcpLower:
         return None if server is None else server.lower
 
     def write(self, value: str | None) -> None:
-        if value is not None:  # it goes with its server
+        if value is not None:  # it is removed with its server
             self.box.modify(self.name, [f"--lower-ip={value}"])
 
     def describe(self, before: str | None, after: str | None) -> str:
         return f"have the DHCP of {title(self.name)} give guests addresses from {after} on, instead of {before}"
 
     def commands(self, before: str | None, after: str | None) -> Sequence[str]:
-        return [self.box.shown(modify(self.name, [f"--lower-ip={after}"])), self.box.shown(restart(self.name))]
+        return [
+            self.box.shown(modify_arguments(self.name, [f"--lower-ip={after}"])),
+            self.box.shown(restart_arguments(self.name)),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
-class DhcpServer:
-    """The DHCP server of the NAT Network `name`, which VirtualBox itself makes only when the network first starts.
+class DhcpServerSetting:
+    """The DHCP server of the NAT Network `name`, which VirtualBox creates only when the network first starts.
 
-    Its value has VBoxManage's words for the addresses, and under `since` what VirtualBox or the user added: a start of
-    the network writes options, which makes the server VirtualBox's own, and undo leaves it.
+    Its value has VBoxManage's option names for the addresses, and in `since` what VirtualBox or the user added: once
+    the network has started, the server has options of VirtualBox, and undo leaves it.
     """
 
     name: str
@@ -192,7 +194,7 @@ class DhcpServer:
         try:
             self.box.call(*self._arguments(value))
         except OSError:
-            # A call that took too long is tried again, though it may have done it: then the second one fails.
+            # A call that timed out is tried again although it may have worked: then the second one fails.
             if self.read() != value:
                 raise
 
@@ -215,7 +217,7 @@ class DhcpServer:
 
 
 def server_value(address: str, mask: str, lower: str, upper: str, since: Sequence[str] = ()) -> dict[str, Any]:
-    """The value of `DhcpServer`."""
+    """The value of `DhcpServerSetting`."""
     return {"server-ip": address, "netmask": mask, "lower-ip": lower, "upper-ip": upper, "since": list(since)}
 
 
@@ -227,11 +229,11 @@ def registry(box: VirtualBox) -> Callable[[str, str], Setting]:
             case "loopback-address":
                 return LoopbackAddress(name)
             case "dhcp-group":
-                return DhcpGroup(name, box)
+                return DhcpGroupSetting(name, box)
             case "dhcp-lower-ip":
-                return DhcpLower(name, box)
+                return LowerAddressSetting(name, box)
             case "dhcp-server":
-                return DhcpServer(name, box)
+                return DhcpServerSetting(name, box)
         raise KeyError(kind)
 
     return make

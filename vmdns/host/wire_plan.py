@@ -1,8 +1,8 @@
-"""What `vmdns wire` wants of each of VirtualBox's networks: the address of vmdns that its guests are given, and how.
+"""Plans for `vmdns wire`: the address of vmdns that guests of each VirtualBox network get, and how.
 
 A NAT Network of VirtualBox 7.2 reaches any address of the host that is not loopback, so each gets one of its own,
-which tells vmdns where a question comes from. Up to 7.1 it reaches the host's 127.0.0.1 under an address of its own
-(its loopback mapping). A host-only network reaches the host's address on it.
+which tells vmdns where a query comes from. Up to 7.1 it reaches the host's 127.0.0.1 through its loopback mapping. A
+host-only network reaches the host's address on it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
-from vmdns.host.loopback_address import WHOLE
-from vmdns.host.vbox_dhcp import NatNet, Networks, Server, address, own_group
+from vmdns.host.loopback_address import RESOLVER_ADDRESS
+from vmdns.host.vbox_dhcp import DhcpServerSettings, NatNetworkSettings, NetworkSettings, find_group, parse_address
 from vmdns.host.virtualbox_networks import GROUP, host_only, server_value, title
 from vmdns.state.facts import HostInterface
 from vmdns.state.views import GIVEN
@@ -22,8 +22,8 @@ DHCP_SERVER, LOWER, DHCP_GROUP, LOOPBACK = "dhcp-server", "dhcp-lower-ip", "dhcp
 _LIBSLIRP = (7, 2)  # the version that replaced the engine of NAT Networks
 
 
-class Want(NamedTuple):
-    """One setting, by kind and name (vboxnet.registry), and the value it is to have."""
+class WantedSetting(NamedTuple):
+    """A setting, by kind and name (virtualbox_networks.setting_factory), and its new value."""
 
     kind: str
     name: str
@@ -31,17 +31,17 @@ class Want(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was found, and what is allowed.
+class WireState:
+    """The state of the host and VirtualBox, and what may be changed.
 
-    interfaces are the host-only ones, vmnets the host-only networks of macOS. resolvers is whom the host asks, as
-    VirtualBox sees it. hosts are addresses that guests behind NAT reach, the best first; given those of 198.18.53.0/24
-    that the host has, and ours those of them that vmdns gave it. groups are the networks in whose DHCP vmdns made its
-    group. may says whether an address can be given to the host.
+    interfaces are the host-only ones, vmnets the host-only networks of macOS. resolvers are the host's name servers, as
+    VirtualBox sees them. hosts are addresses that guests behind NAT reach, the best first. given are the host's
+    addresses in 198.18.53.0/24, ours those that vmdns added. groups are the networks in whose DHCP vmdns made its
+    group. may: whether an address can be added to the host.
     """
 
     version: tuple[int, ...]
-    networks: Networks
+    networks: NetworkSettings
     zones: tuple[str, ...]
     interfaces: tuple[HostInterface, ...] = ()
     vmnets: tuple[HostInterface, ...] = ()
@@ -54,15 +54,15 @@ class Look:
 
 
 @dataclass(slots=True)
-class Row:
-    """One network, by its DHCP server's name: what its guests are given now, what they shall be (empty: nothing can be
-    done), how, and what the user is to know."""
+class NetworkRow:
+    """One network, by its DHCP server's name: the name servers of its guests now, the planned one (empty: none), the
+    settings for it, and notes for the user."""
 
     network: str
     kind: str
     now: tuple[str, ...] = ()
     server: str = ""
-    want: list[Want] = field(default_factory=list)
+    want: list[WantedSetting] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -71,53 +71,53 @@ class Row:
         return kinds.get(self.kind, "") + title(self.network)
 
 
-def rows(look: Look) -> list[Row]:
+def plan_networks(look: WireState) -> list[NetworkRow]:
     """All networks, in VirtualBox's order."""
     servers = look.networks.servers
-    found: list[Row] = []
+    found: list[NetworkRow] = []
     own = dict(_own_addresses(look))
     for net in look.networks.nat:
-        row = Row(net.name, "natnetwork", _now(servers.get(net.name)))
+        row = NetworkRow(net.name, "natnetwork", _now(servers.get(net.name)))
         _nat(row, net, look, own.get(net.name, ""))
         found.append(row)
     for interface in look.interfaces:
         name = host_only(interface.name)
-        row = Row(name, "hostonly", _now(servers.get(name)))
+        row = NetworkRow(name, "hostonly", _now(servers.get(name)))
         _host_only(row, interface, look)
         found.append(row)
     for vmnet in look.vmnets:
         note = f"macOS gives its guests their settings, which cannot be changed: enter {_own(vmnet)} in the guest"
-        found.append(Row(vmnet.name, "hostonlynetwork", notes=[note]))
+        found.append(NetworkRow(vmnet.name, "hostonlynetwork", notes=[note]))
     known = {row.network for row in found}
     for server in servers.values():
         if server.network not in known and server.enabled and not server.network.startswith(host_only("")):
             note = "an internal network: this computer is not on it, so its guests cannot reach vmdns"
-            found.append(Row(server.network, "intnet", _now(server), notes=[note]))
+            found.append(NetworkRow(server.network, "intnet", _now(server), notes=[note]))
     return found
 
 
-def _now(server: Server | None) -> tuple[str, ...]:
+def _now(server: DhcpServerSettings | None) -> tuple[str, ...]:
     return server.name_servers if server is not None and server.enabled else ()
 
 
-def _own_addresses(look: Look) -> Iterator[tuple[str, str]]:
-    """An address of its own for each NAT Network: the one it has already, else the lowest that is free."""
+def _own_addresses(look: WireState) -> Iterator[tuple[str, str]]:
+    """An address for each NAT Network: the one it has already, else the lowest free one."""
     servers = look.networks.servers
-    held: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for net in look.networks.nat:
-        group = own_group(servers, net.name, GROUP) or {}
+        group = find_group(servers, net.name, GROUP) or {}
         mine = group.get("6", "")
-        if mine not in held and (at := address(mine)) and at in GIVEN and mine != WHOLE:
-            held[mine] = net.name
-    handed = {one for server in servers.values() for one in server.name_servers}
-    strange = look.given - look.ours  # of another user's vmdns, or of someone's own making
-    free = (str(one) for one in GIVEN.hosts() if str(one) not in {*held, *handed, *strange, WHOLE})
-    by_network = {name: one for one, name in held.items()}
+        if mine not in owners and (at := parse_address(mine)) and at in GIVEN and mine != RESOLVER_ADDRESS:
+            owners[mine] = net.name
+    used = {one for server in servers.values() for one in server.name_servers}
+    foreign = look.given - look.ours  # of another user's vmdns, or set by someone else
+    free = (str(one) for one in GIVEN.hosts() if str(one) not in {*owners, *used, *foreign, RESOLVER_ADDRESS})
+    by_network = {name: one for one, name in owners.items()}
     for net in look.networks.nat:
         yield net.name, by_network.get(net.name) or next(free, "")
 
 
-def _nat(row: Row, net: NatNet, look: Look, own: str) -> None:
+def _nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: str) -> None:
     server = look.networks.servers.get(net.name)
     if not net.enabled:
         row.notes.append("the network is switched off in VirtualBox")
@@ -136,7 +136,7 @@ def _nat(row: Row, net: NatNet, look: Look, own: str) -> None:
         row.notes.append(f"{net.network} has no room for a DHCP server, a name server and guests")
         return
     if server is not None:
-        _traps(row, server, first, modern)
+        _note_broken_servers(row, server, first, modern)
     if not modern:
         if not net.loopback:
             row.notes.append(
@@ -147,7 +147,7 @@ def _nat(row: Row, net: NatNet, look: Look, own: str) -> None:
         row.server = str(first + net.loopback)
     elif own and (own in look.given or look.may):
         row.server = own
-        row.want.append(Want(LOOPBACK, own, True))
+        row.want.append(WantedSetting(LOOPBACK, own, True))
     elif look.hosts:
         row.server = next((one for one in row.now if one in look.hosts), look.hosts[0])
         row.notes.append(
@@ -164,17 +164,17 @@ def _nat(row: Row, net: NatNet, look: Look, own: str) -> None:
     _group(row, server, look)
 
 
-def _new_server(net: NatNet, modern: bool) -> Want:
+def _new_server(net: NatNetworkSettings, modern: bool) -> WantedSetting:
     """As VirtualBox makes it (NATNetwork::i_recalculateIpv4AddressAssignments), but never with a guest at the fourth
     address, where the engine of 7.2 answers DNS itself while the host's resolver is loopback."""
     first, last = net.network.network_address, net.network.broadcast_address
     at = first + (2 if modern else 3)
     value = server_value(str(at), str(net.network.netmask), str(first + 4), str(last - 1))
-    return Want(DHCP_SERVER, net.name, value)
+    return WantedSetting(DHCP_SERVER, net.name, value)
 
 
-def _traps(row: Row, server: Server, first: IPv4Address, modern: bool) -> None:
-    """What VirtualBox hands out where the host's resolver is at a loopback address, and does not work."""
+def _note_broken_servers(row: NetworkRow, server: DhcpServerSettings, first: IPv4Address, modern: bool) -> None:
+    """Notes about name servers that VirtualBox hands out and that do not work."""
     fallback = str(first + 3)
     if modern and server.address in row.now:
         row.notes.append(f"{server.address}, given to guests now, is its DHCP server and answers no DNS")
@@ -182,15 +182,15 @@ def _traps(row: Row, server: Server, first: IPv4Address, modern: bool) -> None:
         row.notes.append(f"{fallback}, given to guests now, is also the first guest's own address")
 
 
-def _raise_lower(row: Row, server: Server, first: IPv4Address, look: Look) -> None:
+def _raise_lower(row: NetworkRow, server: DhcpServerSettings, first: IPv4Address, look: WireState) -> None:
     """Keeps guests off the fourth address where the engine answers at it: the first guest would have it too."""
-    lower, upper = address(server.lower), address(server.upper)
-    loopback = bool(look.resolvers) and all((at := address(one)) and at.is_loopback for one in look.resolvers)
+    lower, upper = parse_address(server.lower), parse_address(server.upper)
+    loopback = bool(look.resolvers) and all((at := parse_address(one)) and at.is_loopback for one in look.resolvers)
     if loopback and lower and upper and lower <= first + 3 < upper:
-        row.want.append(Want(LOWER, server.network, str(first + 4)))
+        row.want.append(WantedSetting(LOWER, server.network, str(first + 4)))
 
 
-def _host_only(row: Row, interface: HostInterface, look: Look) -> None:
+def _host_only(row: NetworkRow, interface: HostInterface, look: WireState) -> None:
     server = look.networks.servers.get(row.network)
     if server is None or not server.enabled:
         verb = "has no DHCP server" if server is None else "has its DHCP server switched off"
@@ -204,8 +204,8 @@ def _own(interface: HostInterface) -> str:
     return interface.prefix.partition("/")[0]
 
 
-def _group(row: Row, server: Server | None, look: Look) -> None:
-    """The group itself; none where one of that name is someone else's."""
+def _group(row: NetworkRow, server: DhcpServerSettings | None, look: WireState) -> None:
+    """Plans the DHCP group, unless a foreign group has its name."""
     there = (server.groups.get(GROUP) if server is not None else None) or {}
     if "else" in there and row.network not in look.groups:
         row.notes.append(
@@ -214,7 +214,7 @@ def _group(row: Row, server: Server | None, look: Look) -> None:
         )
         row.server, row.want = "", []
         return
-    row.want.append(Want(DHCP_GROUP, row.network, options(row.server, look.zones)))
+    row.want.append(WantedSetting(DHCP_GROUP, row.network, options(row.server, look.zones)))
     if server is None:
         return
     for name, group in server.groups.items():

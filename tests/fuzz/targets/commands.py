@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from vmdns.host import launchd, port_holder, resolver_linux, resolver_macos, systemd_unit, task_scheduler
-from vmdns.host.resolv_conf import earlier_of, ours
-from vmdns.host.vbox_dhcp import parse as parse_networks
-from vmdns.host.vbox_dhcp import started_with
+from vmdns.host.resolv_conf import parse_earlier_servers, render_resolv_conf
+from vmdns.host.vbox_dhcp import parse_networks, parse_started_group
 
 READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (lambda text: parse_networks(text.encode("latin-1", "replace")), ValueError),
-    (lambda text: started_with(text.encode("latin-1", "replace"), "group"), ValueError),
+    (lambda text: parse_started_group(text.encode("latin-1", "replace"), "group"), ValueError),
     (task_scheduler.parse, OSError),
     (task_scheduler.parse_status, None),
     (resolver_linux.parse_version, None),
@@ -38,9 +37,9 @@ def check(data: bytes) -> None:
     which = data[0] % (len(READERS) + 1) if data else 0
     text = data[1:].decode("latin-1" if which < 2 else "utf-8", "replace")
     if which == len(READERS):
-        earlier = earlier_of(text)
+        earlier = parse_earlier_servers(text)
         if earlier is not None:
-            assert earlier_of(ours(text, earlier, "127.0.0.1")) == earlier
+            assert parse_earlier_servers(render_resolv_conf(text, earlier, "127.0.0.1")) == earlier
         return
     read, told = READERS[which]
     with contextlib.suppress(told or ()):
