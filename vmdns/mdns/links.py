@@ -14,8 +14,6 @@ from vmdns.state.facts import Network
 from vmdns.state.snapshot import Guest, Snapshot
 from vmdns.state.views import INNER
 
-LOCAL = to_wire("local")
-
 
 class Link(NamedTuple):
     """One interface of the host: its addresses, and the names (wire form, lower case) that are answered on it.

@@ -40,7 +40,7 @@ from vmdns.mdns.name_state import (
 
 PORT = 5353
 LEGACY_TTL = 10  # section 6.7
-PROBE_BATCH, PROBE_BATCH_GAP = 32, 0.1  # so many names are begun to be on_probe for at once, and seconds until the next
+PROBE_BATCH, PROBE_BATCH_GAP = 32, 0.1  # names to start probing for at once, and seconds until the next
 MAX_STALE_STEPS = 64
 RECENT = TTL / 4  # a question gets a unicast answer, if it may, and the records were multicast recently (section 5.4)
 

@@ -70,9 +70,9 @@ class FloodFilter:
                 self._socket.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
                 return True
             steps = program(tuple(self._until))
-            held = ctypes.create_string_buffer(steps, len(steps))
+            memory = ctypes.create_string_buffer(steps, len(steps))
             length = len(steps) // _STEP.size
-            self._socket.setsockopt(socket.SOL_SOCKET, _ATTACH, struct.pack("@HP", length, ctypes.addressof(held)))
+            self._socket.setsockopt(socket.SOL_SOCKET, _ATTACH, struct.pack("@HP", length, ctypes.addressof(memory)))
         except OSError:
             self.possible = False
             self._until = {}

@@ -69,7 +69,7 @@ async def _probe(sockets: UpstreamSockets, upstream: Upstream, seconds: float, *
     packet, sent = encode_query(_QUESTION, secrets.token_bytes, edns=edns, mix_case=True)
     responses: list[_Response] = []
 
-    def judged(message: bytes) -> Forwarded | Rejected:
+    def validate(message: bytes) -> Forwarded | Rejected:
         found = validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
         verdict = found.verdict if isinstance(found, Rejected) else None
         if verdict is not ResponseFault.IGNORE:
@@ -77,7 +77,7 @@ async def _probe(sockets: UpstreamSockets, upstream: Upstream, seconds: float, *
         return found
 
     async with asyncio.timeout(seconds):
-        await sockets.ask_udp(upstream, packet, judged)
+        await sockets.ask_udp(upstream, packet, validate)
     if not responses:
         raise OSError("only datagrams that are no response")
     return responses[0]

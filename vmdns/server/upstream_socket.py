@@ -27,7 +27,7 @@ MOST_DATAGRAM = 4096
 MOST_STRAYS = 50
 _PORT_TRIES = 8
 
-Judged = Callable[[bytes], Forwarded | Rejected]
+ValidateMessage = Callable[[bytes], Forwarded | Rejected]
 _Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 
@@ -91,7 +91,7 @@ class UpstreamSockets:
         with self._lock:
             self.open -= 1
 
-    async def ask_udp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
+    async def ask_udp(self, upstream: Upstream, packet: bytes, validate: ValidateMessage) -> Forwarded | Rejected:
         """Sends a query and waits, without a timeout, for its response. Raises OSError, ValueError.
 
         Other datagrams are ignored, and the wait continues (RFC 5452 section 9.1).
@@ -102,19 +102,19 @@ class UpstreamSockets:
             sock.connect(address)
             await loop.sock_sendall(sock, packet)
             for _ in range(MOST_STRAYS):
-                verdict = judged(await loop.sock_recv(sock, MOST_DATAGRAM))
+                verdict = validate(await loop.sock_recv(sock, MOST_DATAGRAM))
                 if not isinstance(verdict, Rejected) or verdict.verdict is not ResponseFault.IGNORE:
                     return verdict
         return Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no response")
 
-    async def ask_tcp(self, upstream: Upstream, packet: bytes, judged: Judged) -> Forwarded | Rejected:
+    async def ask_tcp(self, upstream: Upstream, packet: bytes, validate: ValidateMessage) -> Forwarded | Rejected:
         """Sends a query over a new connection (RFC 7766). Raises OSError, ValueError; has no timeout."""
         loop = asyncio.get_running_loop()
         with self._socket(upstream, socket.SOCK_STREAM) as (sock, address):
             await loop.sock_connect(sock, address)
             await loop.sock_sendall(sock, len(packet).to_bytes(2, "big") + packet)
             size = int.from_bytes(await _read(loop, sock, 2), "big")
-            return judged(await _read(loop, sock, size))
+            return validate(await _read(loop, sock, size))
 
     @contextmanager
     def _socket(self, upstream: Upstream, kind: int) -> Iterator[tuple[socket.socket, tuple[str | int, ...]]]:
