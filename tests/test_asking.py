@@ -156,7 +156,7 @@ def test_an_answer_is_told_with_what_was_asked_instead() -> None:
     ("message", "error"),
     [
         ({"name": "db", "type": "A9"}, "'A9' is no record type; use one like A, AAAA, PTR, SRV or TXT"),
-        ({"name": ""}, "'' is no name: it holds nothing that a DNS name can carry; write it like web"),
+        ({"name": ""}, "'' is no name: nothing of it can be in a DNS name; write it like web"),
         ({"name": "..."}, "not a domain name: '...'"),
         ({"name": "a..b"}, "not a domain name: 'a..b'"),
         ({"name": "x" * 64 + ".com"}, "not a domain name: '" + "x" * 64 + ".com'"),

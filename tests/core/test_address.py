@@ -335,7 +335,7 @@ def test_a_lease_that_somebody_else_got_under_this_mac(spoofed: float, reported:
     leases = lease(1, "10.0.2.4", issued=NOW - 100), lease(1, "10.0.2.66", issued=NOW + spoofed)
     got = found(vm(1, reports=(said,)), *leases)
     assert brief(got) == [(expected, LEASE)]
-    told = [one for one in refusals(got) if one.startswith("somebody with its MAC was given 10.0.2.66")]
+    told = [one for one in refusals(got) if one.startswith("another client with its MAC was given 10.0.2.66")]
     assert bool(told) == (expected == "10.0.2.4")
     # Without Guest Additions nothing tells them apart, and the reason says that there are two.
     (alone,) = found(vm(1), *leases).addresses
@@ -420,7 +420,7 @@ def problems(*facts: Fact) -> tuple[str, ...]:
 
 def test_two_that_claim_one_address_are_said_and_both_answered() -> None:
     claims = [vm(number, f"vm{number}", HOSTONLY, reports=(report(number, "192.168.56.9"),)) for number in (1, 2)]
-    said = "VM 'vm1', VM 'vm2': all of them are at 192.168.56.9 on vboxnet0, and nothing tells whose it is"
+    said = "VM 'vm1', VM 'vm2': all of them are at 192.168.56.9 on vboxnet0, so it is not known whose it is"
     assert problems(*claims) == (f"{said}; {SAME_MACHINE_ID}",)
     # On two networks there are two such addresses; and better proof resolves it.
     assert problems(vm(1, reports=(report(1, "10.0.2.9"),)), vm(2, "db", OTHER, reports=(report(2, "10.0.2.9"),))) == ()

@@ -47,7 +47,7 @@ def asked(cookie: bytes = b"", *, edns: bool = True, size: int = 1232) -> bytes:
 
 
 def answered(packet: bytes, told: bytes = b"", **how: object) -> bytes:
-    query = replace(parse_query(packet), told=told)
+    query = replace(parse_query(packet), response_options=told)
     return encode_response(query, limit=1232, answer=[Record(NAME, 1, 5, b"\1\2\3\4")] * 10, **how)  # type: ignore[arg-type]
 
 

@@ -187,7 +187,7 @@ UUID = "00000000-0000-4000-8000-000000000001"
             tuple(vm(one, f"vm{one}", INTNET, reports=(report(one, "172.31.0.4"),)) for one in (1, 3)),
             {},
             ("address 172.31.0.4", PROBLEM,
-             "VM 'vm1', VM 'vm3': all of them are at 172.31.0.4 on wire, and nothing tells whose it is; "
+             "VM 'vm1', VM 'vm3': all of them are at 172.31.0.4 on wire, so it is not known whose it is; "
              f"{SAME_MACHINE_ID}", ""),
         ),
         (
@@ -265,7 +265,7 @@ UUID = "00000000-0000-4000-8000-000000000001"
             (),
             {"status": {**STATUS, "listeners": [listener("127.0.0.1"), listener("198.18.53.1")]}},
             ("host-only vboxnet0", WARNING,
-             "its guests are given 192.168.56.1, where vmdns is not told to listen: add it to listen (--listen), or "
+             "its guests are given 192.168.56.1, where vmdns does not listen: add it to listen (--listen), or "
              "leave listen out", ""),
         ),
     ],

@@ -247,14 +247,14 @@ def test_why_there_is_nothing_is_said() -> None:
 
     def why(asker: str, number: int) -> str:
         guest = next(one for one in snapshot.guests if one.machine.uuid.endswith(f"{number:04x}"))
-        return snapshot.seen(guest, snapshot.view(*ASKERS[asker])).why
+        return snapshot.vm_view(guest, snapshot.view(*ASKERS[asker])).why
 
     assert why("host", 1) == "web is on NAT Network lab, which the host cannot reach"
-    assert why("lan", 1) == "web is on NAT Network lab, which an asker on the LAN of eth0 cannot reach"
+    assert why("lan", 1) == "web is on NAT Network lab, which a client on the LAN of eth0 cannot reach"
     assert why("lab", 1) == ""
     assert why("lan", 2) == "shy is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter"
     assert why("lan", 3) == (
-        "db's forwarded ports are at addresses of the host that an asker on the LAN of eth0 cannot reach"
+        "db's forwarded ports are at addresses of the host that a client on the LAN of eth0 cannot reach"
     )
     assert why("lab", 4) == "VM 'slow' runs, but no address of it is known yet"
 
@@ -379,8 +379,8 @@ def test_interfaces_that_virtualbox_calls_otherwise(name: str, interface: str, a
     snapshot = build(facts, Policy(), NOW, 7)
     view = snapshot.view("192.168.9.5", "192.168.9.150")
     assert view.members == (network,)
-    assert snapshot.seen(snapshot.guests[0], view).addresses == ("192.168.9.77",)
-    assert snapshot.ways.doors(lan=True) == ("192.168.9.5",)
+    assert snapshot.vm_view(snapshot.guests[0], view).addresses == ("192.168.9.77",)
+    assert snapshot.ways.guest_addresses(lan=True) == ("192.168.9.5",)
 
 
 def test_an_old_neighbour_does_not_outlive_a_fresher_sight_of_the_known_address() -> None:
@@ -397,25 +397,29 @@ def test_our_own_name_is_where_one_asks() -> None:
         assert seen(made(), asker, "vmdns.local") == [local]
 
 
-def test_doors() -> None:
+def test_guest_addresses() -> None:
     machine = vm(1, "web", BRIDGED)
     snapshot = made(machine)
     given = ["198.18.53.1", "198.18.53.2", "198.18.53.53"]
     only = ["192.168.56.1", "192.168.57.1"]
-    assert sorted(snapshot.ways.doors(lan=False)) == sorted([*given, *only])
-    assert sorted(snapshot.ways.doors(lan=True)) == sorted([*given, *only, "192.168.1.5", "192.168.1.6", "172.20.0.5"])
+    assert sorted(snapshot.ways.guest_addresses(lan=False)) == sorted([*given, *only])
+    assert sorted(snapshot.ways.guest_addresses(lan=True)) == sorted(
+        [*given, *only, "192.168.1.5", "192.168.1.6", "172.20.0.5"]
+    )
     off = build([fact for fact in WORLD if not hasattr(fact, "state")], Policy(), NOW, 7)
-    assert sorted(off.ways.doors(lan=True)) == sorted([*given, *only])
+    assert sorted(off.ways.guest_addresses(lan=True)) == sorted([*given, *only])
     # The host's own first name server is an address at which guests ask as well.
     told = build(WORLD[:-3], Policy(resolvers=("192.168.1.5", "192.168.1.1", "127.0.0.53")), NOW, 7)
-    assert "192.168.1.5" in told.ways.doors(lan=False)
-    assert not {"192.168.1.1", "127.0.0.53"} & set(told.ways.doors(lan=False))
+    assert "192.168.1.5" in told.ways.guest_addresses(lan=False)
+    assert not {"192.168.1.1", "127.0.0.53"} & set(told.ways.guest_addresses(lan=False))
 
 
 def test_an_address_that_only_virtualbox_names_is_none_of_the_host() -> None:
     """VirtualBox goes on naming the address of an interface that was changed or taken away."""
     interface = HostInterface("vboxnet0", "192.168.56.1/24")
     loopback, changed = HostAddress("lo", "127.0.0.1/8"), HostAddress("vboxnet0", "192.168.56.9/24")
-    assert index_host_networks([interface], []).doors(lan=True) == ("192.168.56.1",)  # the system was not asked yet
-    assert index_host_networks([interface, loopback], []).doors(lan=True) == ()
-    assert index_host_networks([interface, loopback, changed], []).doors(lan=True) == ("192.168.56.9",)
+    assert index_host_networks([interface], []).guest_addresses(lan=True) == (
+        "192.168.56.1",
+    )  # the system was not asked yet
+    assert index_host_networks([interface, loopback], []).guest_addresses(lan=True) == ()
+    assert index_host_networks([interface, loopback, changed], []).guest_addresses(lan=True) == ("192.168.56.9",)

@@ -106,7 +106,7 @@ def test_each_loopback_address_is_a_network_of_its_own() -> None:
     found = snapshot(0.0)
     views = [found.view(address, "127.0.0.1") for address in LOOPBACK]
     assert [view.members for view in views] == [(network,) for network in LOOPBACK.values()]
-    web = [found.seen(found.guests[0], view).addresses for view in (found.view("127.0.0.1", "127.0.0.1"), *views)]
+    web = [found.vm_view(found.guests[0], view).addresses for view in (found.view("127.0.0.1", "127.0.0.1"), *views)]
     assert len(set(web)) == len(web)
     assert found.right("127.0.1.4", "127.0.0.1").name == "ALL"
 
@@ -125,7 +125,7 @@ def test_the_table_in_the_docs_is_true() -> None:
     guests = {one.named.label: one for one in found.guests}
     for address, *shown in rows:
         view = found.view(address, "127.0.0.1")
-        answers = [found.seen(guests[name], view).addresses for name in ("db", "web")]
+        answers = [found.vm_view(guests[name], view).addresses for name in ("db", "web")]
         assert [" ".join(one) or "none" for one in answers] == shown, address
 
 

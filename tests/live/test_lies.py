@@ -87,7 +87,7 @@ def test_a_lease_that_another_guest_got_under_a_vms_mac(lab: Lab, two: tuple[str
         server.is_at("db.local", "10.0.2.5")
         lab.report(db, "10.0.2.5")
         lab.lease("lab", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"), (lab.mac(db), "10.0.2.66"))
-        server.saw("! VM 'db': somebody with its MAC was given 10.0.2.66, which is not believed")
+        server.saw("! VM 'db': another client with its MAC was given 10.0.2.66; it is not used")
         assert server.addresses("db.local") == ["10.0.2.5"]
         # The guest itself did: its Guest Additions say so within ten seconds.
         lab.report(db, "10.0.2.66")

@@ -229,7 +229,7 @@ class Stage:
             return EVERYWHERE
         network = Network(*self.asker)
         ways = self.table.snapshot.ways
-        local = ways.asked_from(network)
+        local = ways.find_address_towards(network)
         assert local, f"{network} has no way to ask"
         hidden = network.kind in ("host", "nat", "natnetwork")
         return ways.view(local, local if hidden else local.rpartition(".")[0] + ".250")

@@ -106,7 +106,7 @@ def _client(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
         if named:
             networks = [adapter.network for adapter in guest.machine.adapters]
         for network in networks:
-            local = ways.asked_from(network)
+            local = ways.find_address_towards(network)
             if local:
                 mine = (one.address for one in guest.addresses if one.network == network)
                 hidden = network.kind in ("nat", "natnetwork")

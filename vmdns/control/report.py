@@ -45,7 +45,7 @@ def _guest(snapshot: Snapshot, guest: Guest, zones: Sequence[str], now: float) -
         "state": guest.machine.state,
         "addresses": [_address(one, now) for one in guest.addresses],
         "forwards": [_forward(rule) for rule in guest.forwards],
-        "here": list(snapshot.seen(guest, View()).addresses),
+        "here": list(snapshot.vm_view(guest, View()).addresses),
         "note": guest.note,
     }
 
@@ -151,7 +151,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
             lines.append(guest.note)
         lines += map(str, _shared_addresses(snapshot, guest))
         lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
-        if machine.online and (reason := snapshot.seen(guest, view).why):
+        if machine.online and (reason := snapshot.vm_view(guest, view).why):
             lines.append(reason)
     for address, uuid in snapshot.pointers.get(key, ()):
         guest = snapshot.by_uuid[uuid]

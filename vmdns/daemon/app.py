@@ -290,7 +290,7 @@ class App:
     def _listen(self) -> None:
         """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
         config = self._configuration.config
-        wanted = config.listen, self.store.snapshot.ways.doors(config.lan != "off")
+        wanted = config.listen, self.store.snapshot.ways.guest_addresses(config.lan != "off")
         if wanted != self._listens:
             self._listens = wanted
             self._listening.want(*wanted)

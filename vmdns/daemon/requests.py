@@ -98,8 +98,8 @@ class Requests:
         from vmdns.state.diagnosis import DoctorInput, find_findings
 
         store = self._store
-        patient = DoctorInput(status, tuple(store.facts), store.snapshot.guests, store.snapshot.ways, time.time())
-        return await asyncio.to_thread(find_findings, patient)
+        inputs = DoctorInput(status, tuple(store.facts), store.snapshot.guests, store.snapshot.ways, time.time())
+        return await asyncio.to_thread(find_findings, inputs)
 
     async def _watch(self) -> AsyncIterator[dict[str, Any]]:
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

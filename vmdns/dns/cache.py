@@ -1,6 +1,6 @@
 """The cache of forwarded answers. Time is a monotonic clock's, in seconds, and comes in as an argument.
 
-An answer past its TTL is kept for a day more and given only when it cannot be had anew (RFC 8767).
+An answer past its TTL is kept for a day more and given only when no upstream answers (RFC 8767).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BYTES_AN_ENTRY = 2048
 # What CPython takes beside the bytes of a record: the tuple, and the heads of two bytes objects.
 _RECORD_OVERHEAD = 180
 _ENTRY_OVERHEAD = 700
-# Stands for the type under which an NXDOMAIN is kept: it holds for every type (RFC 2308 section 5, RFC 8020).
+# The type under which an NXDOMAIN is cached: it is valid for every type (RFC 2308 section 5, RFC 8020).
 _EVERY_TYPE = -1
 
 
@@ -52,18 +52,18 @@ class ForwardedCache:
         return len(self._entries)
 
     def configure(self, limits: Limits) -> None:
-        """Puts other limits in force; entries over the new bounds go at once, longer TTLs as they come."""
+        """Applies new limits; entries over the new bounds are removed at once, longer TTLs expire later."""
         self._most = limits.cache_entries
         self._shrink()
 
     def clear(self) -> None:
-        """Forgets everything: the upstreams are others now, and may know other things."""
+        """Removes all entries, when the upstreams have changed."""
         self._entries.clear()
         self._failures.clear()
         self.size = 0
 
     def get(self, question: Question, now: float) -> Forwarded | None:
-        """The reply with its TTLs counted down, or None where there is none that is still good."""
+        """The reply with its TTLs counted down; None if no entry is valid."""
         entries = self._entries
         for key in (question, (question[0], _EVERY_TYPE, question[2], question[3])):
             entry = entries.get(key)
@@ -75,7 +75,7 @@ class ForwardedCache:
         return None
 
     def stale(self, question: Question, now: float, why: str) -> Forwarded | None:
-        """The newest reply past its time, TTL 30 and an Extended DNS Error with this text; None after a day."""
+        """The newest expired reply, with TTL 30 and an Extended DNS Error with this text; None after a day."""
         found = [entry for key in self._keys(question) if (entry := self._entries.get(key)) is not None]
         last = max(found, key=lambda entry: entry.since, default=None)
         if last is None or now - last.since >= last.reply.ttl + MOST_STALE:
@@ -83,12 +83,12 @@ class ForwardedCache:
         return last.reply.stale(why)
 
     def knows(self, question: Question) -> bool:
-        """Whether there is a reply, be it still good or not."""
+        """Whether there is an entry, expired or not."""
         entries = self._entries
         return question in entries or (question[0], _EVERY_TYPE, question[2], question[3]) in entries
 
     def put(self, question: Question, reply: Forwarded, now: float) -> None:
-        """Keeps a reply in place of what was known; one of TTL 0 only ends what was known before."""
+        """Caches a reply in place of the entry before; one of TTL 0 only removes that entry."""
         every = question[0], _EVERY_TYPE, question[2], question[3]
         self._drop(question)
         self._drop(every)
@@ -118,14 +118,14 @@ class ForwardedCache:
         return found[1]
 
     def put_failure(self, question: Question, error: tuple[int, str], now: float, seconds: float) -> None:
-        """Remembers that no upstream had an answer (RFC 9520 section 3.2); a reply that was known stays."""
+        """Caches that no upstream had an answer (RFC 9520 section 3.2); a reply that was known stays."""
         self._failures.pop(question, None)
         self._failures[question] = (now + seconds, error)
         if len(self._failures) > MOST_FAILURES:
             self._failures.popitem(last=False)
 
     def forget_failures(self) -> None:
-        """For when a server that was dead answers again."""
+        """Removes the cached failures, when a server answers again."""
         self._failures.clear()
 
     @staticmethod

@@ -24,7 +24,7 @@ _HEAD = struct.Struct("!B3xI")
 
 
 def is_legal_length(length: int) -> bool:
-    """Whether an option may have so many bytes (RFC 7873 section 4): others get FORMERR."""
+    """Whether an option may have this length in bytes (RFC 7873 section 4); other lengths get FORMERR."""
     return length == CLIENT or 16 <= length <= 40
 
 

@@ -1,4 +1,4 @@
-"""Text that steers nothing: what every text of others goes through on its way out.
+"""Escapes control characters in texts that come from guests, upstreams and files.
 
 Names of VMs, values of guest properties, names of networks and texts of upstreams may hold controls that a terminal, a
 log or a file of lines would obey (T19 of the threats in docs/security.md).

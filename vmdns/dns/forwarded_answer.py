@@ -1,4 +1,4 @@
-"""A question that is not ours, what is passed on as its answer, and how that is rendered."""
+"""Questions outside the local zones, their answers, and the encoding of those answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Question(NamedTuple):
 class Forwarded:
     """A rebuilt answer: NOERROR or NXDOMAIN with its records, and how many seconds it may be kept (0: not at all).
 
-    error is an Extended DNS Error to tell with it (RFC 8914): a code and a text.
+    error is an Extended DNS Error to send with it (RFC 8914): a code and a text.
     """
 
     rcode: int
@@ -60,7 +60,7 @@ class Forwarded:
         )
 
     def stale(self, why: str) -> Forwarded:
-        """The same, given past its time because it could not be had anew (RFC 8767 section 4)."""
+        """The same as a stale answer, after its TTL (RFC 8767 section 4)."""
         return replace(
             self,
             answer=tuple(record._replace(ttl=STALE_TTL) for record in self.answer),
@@ -71,7 +71,7 @@ class Forwarded:
 
 
 class Failure(NamedTuple):
-    """No answer: the rcode, and an Extended DNS Error that says why."""
+    """No answer: the rcode, and an Extended DNS Error with the reason."""
 
     rcode: int
     error: tuple[int, str]
@@ -83,9 +83,9 @@ def is_data_type(kind: int) -> bool:
 
 
 def check_forwardable(query: wire.Query) -> Failure | None:
-    """What is never forwarded: what is no data, another class, and what did not ask for recursion.
+    """The failure for a query that is never forwarded: meta types, other classes, and queries without RD.
 
-    Without RD nothing is told from the cache either: it would show what others have asked.
+    Without RD the cache is not used either: it would show what other clients have queried.
     """
     if query.cls == wire.IN and query.type in wire.NOT_QUERY_TYPES:
         return Failure(wire.FORMERR, (wire.EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))

@@ -1,6 +1,6 @@
 """Messages of multicast DNS (RFC 6762 section 18): bytes to questions and records, and back.
 
-One reader for whatever is on the link, so it reads all of a message or says that it cannot; it never raises.
+Anybody on the link may send anything: a message is parsed as a whole or not at all, and parsing never raises.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MdnsQuestion(NamedTuple):
 
 
 class ReceivedRecord(NamedTuple):
-    """One record of class IN as somebody sent it: owner and names in rdata in lower case, TTL in seconds."""
+    """One received record of class IN: owner and names in rdata in lower case, TTL in seconds."""
 
     key: bytes
     type: int
@@ -41,7 +41,7 @@ class ReceivedRecord(NamedTuple):
 
 
 class MdnsMessage(NamedTuple):
-    """What a packet says."""
+    """A parsed message."""
 
     id: int
     flags: int
@@ -60,7 +60,7 @@ class MdnsMessage(NamedTuple):
 
 
 def parse_message(packet: bytes) -> MdnsMessage | None:
-    """What the packet says; None where it is no message, or its opcode or rcode is not 0 (sections 18.3 and 18.11)."""
+    """The parsed message; None if it is malformed, or its opcode or rcode is not 0 (sections 18.3 and 18.11)."""
     if not 12 <= len(packet) <= MAX_PACKET:
         return None
     ident, flags, *counts = HEADER.unpack_from(packet)
@@ -98,7 +98,7 @@ def _lower_names(record: ParsedRecord) -> bytes:
 
 
 def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
-    """The rdata that says that these types are all there is at the name (section 6.1); all of them below 256."""
+    """The rdata of an NSEC record that lists all types at a name (section 6.1); all of them below 256."""
     bitmap = bytearray(32)
     for kind in types:
         bitmap[kind >> 3] |= 0x80 >> (kind & 7)
@@ -107,7 +107,7 @@ def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
 
 
 def encode_query(questions: Sequence[tuple[bytes, int]], authority: Iterable[Record] = ()) -> bytes:
-    """A question to all for names and types; authority: what is proposed in a probe (section 8.2)."""
+    """A query for names and types; authority: the proposed records of a probe (section 8.2)."""
     out, offsets = bytearray(12), dict[bytes, int]()
     for name, kind in questions:
         _append_question(out, name, kind, offsets)
@@ -130,7 +130,7 @@ def _append_question(out: bytearray, name: bytes, kind: int, offsets: dict[bytes
 
 
 def encode_probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[bytes]:
-    """Questions whether anybody has these names, with the records that are proposed, in as few packets as they fit.
+    """Probes for these names with their proposed records, in as few packets as possible.
 
     They ask for multicast answers, other than section 8.1 has it: port 5353 is shared with other programs of this
     host, and a unicast answer would go to any one of them. Addresses are asked for by type too: some responders
@@ -153,7 +153,7 @@ def encode_probes(owners: Sequence[tuple[bytes, Sequence[Record]]]) -> Iterator[
 
 
 def encode_responses(answers: Sequence[Record], additionals: Sequence[Record] = ()) -> Iterator[bytes]:
-    """As many responses as the answers need, the additional records in the last where they fit (section 18).
+    """Responses with all answers, and additional records in the last one if they fit (section 18).
 
     All records here are of one responder alone, so all have the cache-flush bit.
     """
@@ -179,7 +179,7 @@ def _finish_response(out: bytearray, counts: Sequence[int]) -> bytes:
 
 
 def encode_legacy_response(ident: int, questions: Sequence[MdnsQuestion], answers: Iterable[Record]) -> bytes:
-    """What a client that knows plain DNS only can read (section 6.7): its id, its questions, no cache-flush bits."""
+    """A response for a legacy unicast client (section 6.7): its id, its questions, no cache-flush bits."""
     out, offsets = bytearray(12), dict[bytes, int]()
     for question in questions:
         _append_question(out, question.name, question.type, offsets)

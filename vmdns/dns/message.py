@@ -1,6 +1,6 @@
-"""The wire: a query in, a response out (RFC 1035 section 4, RFC 6891, RFC 9619).
+"""Parses queries and encodes responses (RFC 1035 section 4, RFC 6891, RFC 9619).
 
-Only what a server must read of a query is read: the header, one question and the OPT record.
+Of a query only the header, one question and the OPT record are parsed.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Edns(NamedTuple):
     cookie: bytes = b""
 
 
-@dataclass(slots=True)  # not frozen, which would take three times as long to make; nobody changes one
+@dataclass(slots=True)  # not frozen: creation would take three times as long
 class Query:
     """A well-formed query with one question.
 
     name is the wire name as asked, key the same in lower case; question the bytes of the question section.
-    told is what every response to it carries in its OPT record: options of ours, in wire form. proven: its sender has
+    response_options are the options in the OPT record of every response to it, in wire form. verified: its sender has
     the address that it came from, as it came by TCP or with a cookie of ours.
     """
 
@@ -70,8 +70,8 @@ class Query:
     cls: int
     question: bytes
     edns: Edns | None
-    told: bytes = b""
-    proven: bool = False
+    response_options: bytes = b""
+    verified: bool = False
 
     @property
     def recursion_desired(self) -> bool:
@@ -182,7 +182,7 @@ def _read_edns(packet: bytes, at: int, count: int, cls: int) -> Edns | None:
 
 def _read_options(packet: bytes, at: int, end: int) -> tuple[frozenset[int], bytes]:
     if end - at > MOST_OPTION_BYTES:
-        raise ValueError("more options than anybody has")
+        raise ValueError("too many options")
     codes = set()
     cookie = b""
     while at < end:
@@ -217,9 +217,9 @@ def encode_response(
     authority: Sequence[Record] = (),
     extended_error: tuple[int, str] | None = None,
 ) -> bytes:
-    """Renders the response to `query` in at most `limit` bytes.
+    """Encodes the response to `query` in at most `limit` bytes.
 
-    What does not fit is left out record by record and TC set (RFC 2181 section 9). The question
+    Records that do not fit are left out, and TC is set (RFC 2181 section 9). The question
     is echoed as asked. extended_error is an EDE code and text (RFC 8914), sent where the query had
     EDNS.
     """
@@ -255,7 +255,7 @@ def encode_response(
 
 
 def index_suffixes(offsets: dict[bytes, int], key: bytes, at: int) -> None:
-    """Notes where each suffix of the name starts, for compression pointers (RFC 1035 section 4.1.4)."""
+    """Adds the place of each suffix of the name, for compression pointers (RFC 1035 section 4.1.4)."""
     while key[0]:
         if at < 0x4000 and key not in offsets:
             offsets[key] = at
@@ -264,7 +264,7 @@ def index_suffixes(offsets: dict[bytes, int], key: bytes, at: int) -> None:
 
 
 def append_record(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int = IN) -> None:
-    """Adds the record to a message, its owner compressed; offsets says where each suffix of a name is by now."""
+    """Adds the record to a message, its owner compressed; offsets maps each suffix of a name to its place."""
     key = record.owner.lower()
     rest = record.owner
     start = len(out)
@@ -286,7 +286,7 @@ def append_record(out: bytearray, record: Record, offsets: dict[bytes, int], cls
 def _encode_response_opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> bytes:
     if query.edns is None:
         return b""
-    options = query.told
+    options = query.response_options
     if extended_error is not None:
         # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
         text = safe(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
@@ -295,11 +295,11 @@ def _encode_response_opt(query: Query, rcode: int, extended_error: tuple[int, st
 
 
 def add_keepalive(query: Query, seconds: float) -> Query:
-    """The query of a TCP connection that may be idle for so long: told to those who ask for it (RFC 7828)."""
+    """The query with a keepalive option for its response, if it asks for one (RFC 7828). seconds: the idle timeout."""
     if query.edns is None or EDNS_KEEPALIVE not in query.edns.options:
         return query
     option = struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(seconds * 10), 0xFFFF))
-    return replace(query, told=query.told + option)
+    return replace(query, response_options=query.response_options + option)
 
 
 def encode_option(code: int, data: bytes) -> bytes:
@@ -308,7 +308,7 @@ def encode_option(code: int, data: bytes) -> bytes:
 
 
 def encode_opt(ttl: int, options: bytes = b"") -> bytes:
-    """Our OPT record, with what stands where others have a TTL (RFC 6891 section 6.1.3)."""
+    """The OPT record of responses, with its TTL field: extended rcode, version and flags (RFC 6891 section 6.1.3)."""
     return b"\0" + _FIXED.pack(OPT, UDP_SIZE, ttl, len(options)) + options
 
 

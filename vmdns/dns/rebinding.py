@@ -1,4 +1,4 @@
-"""DNS rebinding: names of strangers that point into the user's own networks.
+"""DNS rebinding: public names that point into the user's own networks.
 
 A web page may give its own name the address of a VM or of the host, and so reach it past the browser's
 same-origin rule. So an answer from outside may not hold addresses that only mean something here.
@@ -22,12 +22,12 @@ _INNER = tuple(
         "169.254.0.0/16",  # link-local, and the metadata service of clouds (RFC 3927)
         "172.16.0.0/12",
         "192.168.0.0/16",
-        "198.18.53.0/24",  # where vmdns itself lives towards NAT Networks; the rest of 198.18.0.0/15 is left to proxies
+        "198.18.53.0/24",  # vmdns's own addresses for NAT Networks; the rest of 198.18.0.0/15 is left to proxies
         "::/128",
         "::1/128",
         "fc00::/7",  # unique local (RFC 4193)
         "fe80::/10",  # link-local
-        "fec0::/10",  # the site-local addresses of old (RFC 3879)
+        "fec0::/10",  # site-local, deprecated (RFC 3879)
     )
 )
 # Prefixes whose last 32 bits are an IPv4 address: mapped and compatible (RFC 4291 section 2.5.5), NAT64
@@ -51,7 +51,7 @@ _HEADS = _find_prefixes()
 
 
 def is_private(packed: bytes) -> bool:
-    """Whether this address (4 or 16 bytes) is private, loopback, link-local or the like, in any disguise."""
+    """Whether this address (4 or 16 bytes) is private, loopback, link-local or the like, also embedded in IPv6."""
     return (len(packed), packed[:2]) in _HEADS and _check_address(packed)
 
 
@@ -99,7 +99,7 @@ def _parse_svcb_target(rdata: bytes) -> bytes:
 
 
 def find_target(kind: int, rdata: bytes) -> bytes | None:
-    """The wire name, in lower case, at which a client goes on looking for addresses; None if there is none."""
+    """The wire name, in lower case, that a client looks up next; None if there is none."""
     if kind == CNAME:
         return rdata.lower()
     if kind in (SVCB, HTTPS):

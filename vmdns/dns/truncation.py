@@ -1,4 +1,4 @@
-"""Responses with something taken off or put on, as bytes: an empty one with TC, or BADCOOKIE; a query's cookie.
+"""Changes encoded messages: truncates responses, removes and adds COOKIE options.
 
 Our OPT record is always the last record of a response, and has 1232 bytes of payload (dns/message.py).
 """
@@ -20,10 +20,10 @@ LEAST_SIZE = 512
 
 
 def strip_records(response: bytes) -> bytes:
-    """The response without its records: the question, and the OPT record where there was one. It says TC.
+    """The response without its records: the question, and the OPT record where there was one, with TC set.
 
-    Where it has a COOKIE option, that stays, and it says BADCOOKIE (RFC 7873 section 5.2.3): whoever knows cookies asks
-    again at once with this one.
+    A COOKIE option is kept, and the rcode is BADCOOKIE (RFC 7873 section 5.2.3): a client that knows cookies retries
+    at once with this one.
     """
     if response[4:6] != b"\0\1":
         return response  # made of a header alone
@@ -76,7 +76,7 @@ def _question_end(packet: bytes) -> int:
 def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:
     """A query without the COOKIE option that is the only one of it, and the option's data; else the packet itself.
 
-    So `dig`, which always sends one, is answered by what stands ready for others.
+    So `dig`, which always sends one, is answered from the answer cache.
     """
     length = len(packet)
     if packet[4:12] != _ONE_WITH_OPT:
@@ -93,8 +93,8 @@ def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:
 
 
 def add_cookie(response: bytes, cookie: bytes, limit: int) -> bytes | None:
-    """A response (without its id) with a COOKIE option; None where its OPT record holds more than nothing, or where
-    it gets longer than `limit` with its id."""
+    """A response (without its id) with a COOKIE option; None if its OPT record has other options, or if it gets
+    longer than `limit` with its id."""
     at = len(response) - _PLAIN_OPT
     if response[at : at + 5] != _OPT_START or response[-2:] != b"\0\0" or len(response) + 6 + len(cookie) > limit:
         return None
@@ -102,6 +102,6 @@ def add_cookie(response: bytes, cookie: bytes, limit: int) -> bytes | None:
 
 
 def response_limit(plain: bytes) -> int:
-    """How many bytes the response to such a query may have, as `wire.udp_limit` says."""
+    """How many bytes the response to such a query may have, as `udp_response_limit` has it."""
     size = int.from_bytes(plain[-8:-6], "big")
     return min(max(size, LEAST_SIZE), UDP_SIZE)

@@ -1,4 +1,4 @@
-"""Upstreams: the servers that questions which are not ours are forwarded to."""
+"""Upstreams: the servers that queries outside the local zones are forwarded to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Upstream(NamedTuple):
     def local(self) -> bool:
         """Whether this is a resolver that the user runs for the programs of this computer, at port 53 of loopback.
 
-        What names mean is decided there. Not systemd-resolved, which passes on what servers of the network say.
+        What names mean is decided there. Not systemd-resolved, which passes on responses of the network's servers.
         """
         try:
             loopback = ipaddress.ip_address(self.address).is_loopback
@@ -37,9 +37,9 @@ class Upstream(NamedTuple):
 class Upstreams:
     """Where to forward: the servers for everything, and those of single domains (wire name, lower case).
 
-    search holds the host's search domains (wire names), and those that the user trusts. Answers from those domains and
+    search has the host's search domains (wire names), and those that the user trusts. Answers from those domains and
     from the keys of `domains`
-    may hold private addresses; from elsewhere they are taken for DNS rebinding. stub holds the addresses that the host
+    may hold private addresses; from elsewhere they are taken for DNS rebinding. stub has the addresses that the host
     itself asks where those are not the default servers but a stub in front of them. proxy is a server on this host that
     asks all of these as the host does, each for its domains.
     """
@@ -53,7 +53,7 @@ class Upstreams:
     def by_proxy(self, is_own: Callable[[Upstream], bool]) -> Upstreams:
         """The same with the proxy in place of the servers behind it.
 
-        is_own tells our own listeners: where the proxy asks one of them by default, it would ask us what we ask it.
+        is_own: whether an upstream is one of our listeners. A proxy that forwards to one of them would be a loop.
         """
         if self.proxy is None or is_own(self.proxy) or any(map(is_own, self.default)):
             return self

@@ -32,7 +32,7 @@ _MEANINGS = {
 
 
 class _ZoneEntry(NamedTuple):
-    """One record as written: its first line, and its names relative to whichever zone unless they end with a dot."""
+    """One record as written: its first line, and its names relative to each zone unless they end with a dot."""
 
     line: int
     owner: dns.name.Name
@@ -45,7 +45,7 @@ def parse_records(text: str, zones: tuple[str, ...], ttl: int) -> tuple[Record, 
     """The records that the text means in each of the zones; ttl in seconds where a line gives none.
 
     Takes time in proportion to the text: dnspython's own readers of zone files search all names for each record, or
-    know no line numbers. Raises ValueError that begins with `line N:` where a line is at fault.
+    know no line numbers. Raises ValueError that begins with `line N:` if a line is wrong.
     """
     entries = list(_parse_entries(text, ttl))
     origins = [dns.name.from_text(zone) for zone in zones]
@@ -53,7 +53,7 @@ def parse_records(text: str, zones: tuple[str, ...], ttl: int) -> tuple[Record, 
 
 
 def check_records(text: str, zones: Sequence[str], ttl: int) -> None:
-    """Raises ValueError, as `parse_records` does, where the text is at fault."""
+    """Raises ValueError, as `parse_records` does, if the text is wrong."""
     parse_records(text, tuple(zones), ttl)
 
 

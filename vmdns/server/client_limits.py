@@ -146,7 +146,7 @@ class ClientLimits:
             return None
         snapshot = self._current()
         from_host = snapshot.ways.owns(peer)
-        stranger = not from_host and not snapshot.is_guest(peer) and snapshot.ways.trusted(local, peer) is not True
+        stranger = not from_host and not snapshot.is_guest(peer) and snapshot.ways.is_trusted(local, peer) is not True
         address = ip_address(peer.partition("%")[0])
         place = snapshot.ways.place_of(peer, local)
         # A response to it would reach many hosts, or none.

@@ -60,7 +60,7 @@ class Cookies:
         if query.edns is None or not query.edns.cookie:
             return query
         data, proves = self.check(query.edns.cookie, address)
-        return replace(query, told=query.told + encode_option(COOKIE, data), proven=proves)
+        return replace(query, response_options=query.response_options + encode_option(COOKIE, data), verified=proves)
 
     def _verify(self, received: bytes, address: str, now: float) -> tuple[bytes, bool]:
         secrets = self._secrets if now < self._rolled + VALID_SECONDS else self._secrets[:1]

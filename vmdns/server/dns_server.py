@@ -115,7 +115,7 @@ class DnsServer:
             return malformed.reply
         query = self._cookies.with_cookie(query, peer)
         if tcp:
-            query = replace(add_keepalive(query, self.limits.tcp_idle), proven=True)
+            query = replace(add_keepalive(query, self.limits.tcp_idle), verified=True)
         limit = TCP_LIMIT if tcp else udp_response_limit(query)
         try:
             response, reply = self._handler.answer_locally(query, peer, local, limit)

@@ -70,7 +70,7 @@ class QueryHandler:
         table has to be asked."""
         if self._current().right(local, peer) is not AccessRight.ALL:
             return self._or_servfail(query, limit, self._answer_after_admission(query, peer, local, limit))
-        client = self._clients.client(local, peer, query.proven)
+        client = self._clients.client(local, peer, query.verified)
         if reply is not None and reply.chase is None:
             return self._or_servfail(
                 query, limit, self._answer_from_links(query, reply, self._budget_key(query, peer, local), limit)
@@ -120,7 +120,7 @@ class QueryHandler:
 
     def _budget_key(self, query: Query, peer: str, local: str) -> str:
         """Returns the key of a client's lookup budget; '' for this computer itself."""
-        client = self._clients.client(local, peer, query.proven)
+        client = self._clients.client(local, peer, query.verified)
         return "" if client is None else client.lookup_client
 
     async def _answer_from_links(self, query: Query, reply: Reply, client: str, limit: int) -> bytes:

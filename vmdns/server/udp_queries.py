@@ -213,13 +213,13 @@ class UdpQueries:
             self._counts.malformed += 1
             return malformed.reply[2:] if malformed.reply is not None else None
         query = self._cookies.with_cookie(query, peer[0])
-        if query.proven:
+        if query.verified:
             self._clients.verify_address(peer[0])
         limit = udp_response_limit(query)
         response, reply = self._handler.answer_locally(query, peer[0], listener.address, limit)
         if response is None:
             if reply is None and client_view[1] is AccessRight.ALL and check_forwardable(query) is None:
-                client = self._clients.client(listener.address, peer[0], query.proven)
+                client = self._clients.client(listener.address, peer[0], query.verified)
                 if not self._clients.may_forward(client):
                     return (
                         self._external.cached(query, limit) or self._handler.forward_limit_reached(query, limit, client)

@@ -48,11 +48,11 @@ def find_objection(
 
 
 def check_placement(
-    address: IPv4Address, adapter: Adapter, networks: NetworkIndex, *, vouched: bool = False
+    address: IPv4Address, adapter: Adapter, networks: NetworkIndex, *, set_by_user: bool = False
 ) -> Objection | None:
     """Why nobody can have this address on the network of this adapter; None if somebody can.
 
-    vouched: whether a user says so, who may know a public address on a network whose prefix is not known here.
+    set_by_user: the user may know a public address on a network whose prefix is not known here.
     """
     text = str(address)
     kind, name = adapter.network.kind, adapter.network.dhcp_name
@@ -75,7 +75,7 @@ def check_placement(
         others = " or ".join(dict.fromkeys(str(prefix) for prefix in prefixes))
         remedy = f"have the guest ask by DHCP, or give it an address of {others}"
         return Objection(f"which is not on {adapter.network.name}", remedy)
-    if address.is_global and not vouched:
+    if address.is_global and not set_by_user:
         return Objection("which is a public address", "if the VM really has it, set it in vmdns/address of the VM")
     return None
 
@@ -102,15 +102,15 @@ def system_interface(adapter: Adapter, networks: NetworkIndex) -> str | None:
 
 
 def _check_lan(address: IPv4Address, adapter: Adapter, networks: NetworkIndex) -> Objection | None:
-    """Of a LAN the host knows its own prefix there; others may be on it as well, but not those that are elsewhere.
+    """On a LAN with an address of the host, other prefixes are allowed too, but not those of the host's other networks.
 
-    Where the host has no address there, its other networks say little: both of its cables may go to the same switch.
+    Without an address of the host there, its other networks prove little: both cables may lead to the same switch.
     """
     system = system_interface(adapter, networks)
     here = networks.links.get(system, ()) if system is not None else ()
     if any(address in prefix for prefix in here):
-        held = any(_is_usable_in(prefix, address) for prefix in here)
-        return None if held else Objection("which is no address of a machine")
+        usable = any(_is_usable_in(prefix, address) for prefix in here)
+        return None if usable else Objection("which is no address of a machine")
     others = [
         prefix for name, among in networks.prefixes.items() if here or name.startswith(HOST_IF) for prefix in among
     ]

@@ -1,4 +1,4 @@
-"""Which addresses a VM has: what VirtualBox's DHCP gave, Guest Additions report and the host's neighbours are.
+"""The addresses of a VM: from VirtualBox's DHCP, Guest Additions and the host's neighbour table.
 
 All are joined by MAC.
 
@@ -80,8 +80,8 @@ def _find_confirmed_lease(
 ) -> Address | None:
     """The older lease that Guest Additions still report, although the MAC was given a newer one since.
 
-    Whoever is on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
-    its guest properties: what both say is better proof than either. None where there is no such lease.
+    Any guest on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
+    its guest properties, so a lease that both confirm is better proof. None if there is no such lease.
     """
     if not claims or by_dhcp.source != LEASE or any(claim.address == by_dhcp.address for claim in claims):
         return None
@@ -134,7 +134,7 @@ def _find_reported(
     confirmed = None if by_dhcp is None else _find_confirmed_lease(by_dhcp, adapter, networks, claims)
     if by_dhcp is not None and confirmed is not None:
         others = f"since Guest Additions report {confirmed.address}, its lease before that"
-        refused.append(Problem(f"somebody with its MAC was given {by_dhcp.address}, which is not believed {others}"))
+        refused.append(Problem(f"another client with its MAC was given {by_dhcp.address}; it is not used, {others}"))
         by_dhcp = confirmed
     return _find_neighbours(adapter, networks, _merge_claims(by_dhcp, claims), own, refused)
 

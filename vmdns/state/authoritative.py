@@ -1,4 +1,4 @@
-"""From a query and a snapshot to what is said: the order of decisions of an authoritative server that forwards.
+"""Answers a query from a snapshot, as an authoritative server does that forwards other names.
 
 RFC 1034 section 4.3.2 for the walk, RFC 2308 for negatives, RFC 4592 for wildcards, RFC 8482 for ANY.
 """
@@ -45,7 +45,7 @@ EDE_OTHER = 0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is said: rcode, sections, AA, and an EDE. chase is a name outside of our zones that a CNAME led to."""
+    """The answer: rcode, sections, AA, and an EDE. chase is a name outside of our zones that a CNAME led to."""
 
     rcode: int = NOERROR
     answer: tuple[Record, ...] = ()
@@ -57,7 +57,7 @@ class Reply:
 
 
 def answer_query(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
-    """The reply for someone of this view, or None where the question is not ours and is to be forwarded."""
+    """The reply for clients of this view; None if the query is to be forwarded."""
     if query.edns is not None and query.edns.version > 0:
         return Reply(BADVERS, authoritative=False)
     if query.cls == IN and query.type in NOT_QUERY_TYPES:
@@ -143,7 +143,7 @@ def _answer_at(
     error: tuple[int, str] | None = None,
 ) -> Reply:
     if query.type == ANY and node:
-        # RFC 8482 section 4.2: one small record says that all of them are not given.
+        # RFC 8482 section 4.2: one small record in place of all.
         records: tuple[Record, ...] = (Record(owner, HINFO, snapshot.ttl, _MINIMAL_ANY),)
         return Reply(answer=chain + records)
     rrset = node.get(query.type)
@@ -158,7 +158,7 @@ def _explain_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str
     while key[0]:
         guest = snapshot.owner(key)
         if guest is not None:
-            why = snapshot.seen(guest, view).why
+            why = snapshot.vm_view(guest, view).why
             return (EDE_NOT_READY if guest.waiting else EDE_OTHER, why) if why else None
         key = key[1 + key[0] :]
     return None
@@ -169,7 +169,7 @@ def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Rec
     if not snapshot.looked and zone in snapshot.own:
         return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
     return Reply(
-        # Whoever asks here for encrypted servers (RFC 9462 section 4) is to hear that there are none.
+        # There are no encrypted resolvers to discover (RFC 9462 section 4).
         NOERROR if zone == RESOLVER else NXDOMAIN,
         answer=chain,
         authority=(_soa_record(snapshot, zone),),

@@ -36,7 +36,7 @@ _Pointers = dict[bytes, list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Base:
-    """What the policy and the hosts file give by themselves. Kept between builds: a block list takes a second."""
+    """Records of the policy and the hosts file. Kept between builds: a block list takes a second."""
 
     policy: Policy
     hosts: HostsIndex
@@ -44,7 +44,7 @@ class Base:
 
 
 def build_base(policy: Policy, hosts: HostsIndex, before: Base | None = None) -> Base:
-    """The base of this policy and hosts file; `before` where that holds for them too."""
+    """The base of this policy and hosts file; `before` if they are unchanged."""
     if before is not None and before.hosts is hosts and _base_inputs(before.policy) == _base_inputs(policy):
         return Base(policy, hosts, before.common)
     return Base(policy, hosts, build_static_records(policy, hosts))

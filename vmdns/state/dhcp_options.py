@@ -1,6 +1,6 @@
 """Which name servers VirtualBox's DHCP server hands to an ordinary guest (option 6, RFC 2132 section 3.8).
 
-Options stand for the whole server or for groups of guests; single VMs may have others, which are not looked at here.
+Options are set for the whole server or for groups of guests; those of single VMs are not looked at here.
 Groups come first, in the order of their names; the first scope that has the option gives it, one that suppresses it
 ends the search (Config::getOptionsForClient of VirtualBox's Dhcpd/Config.cpp).
 """
@@ -18,7 +18,7 @@ EVERYONE = "*"  # the MAC wildcard of a group for all guests
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the whole server (name is empty) or one group says: option 6 as VirtualBox's text, '' where it has none."""
+    """Option 6 of the whole server (name is empty) or of one group as VirtualBox's text, '' where it has none."""
 
     name: str = ""
     value: str = ""

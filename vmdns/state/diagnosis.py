@@ -1,4 +1,4 @@
-"""What may keep a client from its answer, found in what the running vmdns knows: findings, each with its remedy.
+"""Finds what may keep a client from its answer, in the state of the running vmdns, each with its remedy.
 
 Pure: the facts, the snapshot and the status of the running vmdns come in as values.
 """
@@ -26,8 +26,10 @@ ASKED_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class DoctorInput:
-    """Everything that is looked at. status is the running server's (None: none runs), now in Unix seconds; guests with
-    the names that the running server gave them."""
+    """Everything that `vmdns doctor` looks at.
+
+    status: the running server's, None if none runs. now: in Unix seconds. guests: with the names of the running server.
+    """
 
     status: Mapping[str, object] | None
     facts: tuple[Fact, ...]
@@ -57,14 +59,14 @@ class DoctorInput:
         found = (self.status or {}).get(key)
         return found if isinstance(found, list) else []
 
-    def handed_out(self, network: Network) -> frozenset[str]:
+    def find_name_servers(self, network: Network) -> frozenset[str]:
         """The name servers that VirtualBox's DHCP server gives to guests on this network."""
         servers = (fact for fact in self.facts if isinstance(fact, DhcpServer) and fact.enabled)
         return frozenset(one for fact in servers if fact.network == network.dhcp_name for one in fact.name_servers)
 
     @cached_property
     def asked(self) -> dict[tuple[str, str], float]:
-        """When who asked where, in Unix seconds."""
+        """When each client last queried which address, in Unix seconds."""
         return {(str(one["address"]), str(one["at"])): float(str(one["time"])) for one in self.listed("askers")}
 
 
@@ -72,13 +74,13 @@ def _is_open(listener: Mapping[str, object]) -> bool:
     return listener["state"] == "listening"
 
 
-def find_findings(patient: DoctorInput) -> list[Finding]:
+def find_findings(inputs: DoctorInput) -> list[Finding]:
     """All findings: the server's, each network's, each running guest's; none twice.
 
     VBoxManage cannot change the VMs of a simulation, so there its command lines are left out.
     """
-    found = dict.fromkeys([*_check_server(patient), *_check_networks(patient), *_check_guests(patient)])
-    if patient.simulated:
+    found = dict.fromkeys([*_check_server(inputs), *_check_networks(inputs), *_check_guests(inputs)])
+    if inputs.simulated:
         return [one._replace(command="") if one.command.startswith("VBoxManage") else one for one in found]
     return list(found)
 
@@ -86,8 +88,8 @@ def find_findings(patient: DoctorInput) -> list[Finding]:
 # -- the server -----------------------------------------------------------------------------------------------
 
 
-def _check_server(patient: DoctorInput) -> Iterator[Finding]:
-    status = patient.status
+def _check_server(inputs: DoctorInput) -> Iterator[Finding]:
+    status = inputs.status
     if status is None:
         yield Finding("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run")
         return
@@ -97,12 +99,12 @@ def _check_server(patient: DoctorInput) -> Iterator[Finding]:
         yield Finding("configuration", PROBLEM, text)
     for fault in _texts(status, "faults"):
         yield Finding("vmdns", PROBLEM, fault)
-    for source in patient.listed("sources"):
+    for source in inputs.listed("sources"):
         if source["name"] == "hosts" and source["state"] == "failing":
             yield Finding("hosts file", WARNING, str(source["detail"]))
-    yield from _check_listeners(patient)
+    yield from _check_listeners(inputs)
     yield from _check_virtualbox(status)
-    yield from _check_upstreams(patient)
+    yield from _check_upstreams(inputs)
     yield from find_forwarding_findings(status)
 
 
@@ -111,11 +113,11 @@ def _texts(status: Mapping[str, object], key: str) -> list[str]:
     return [str(one) for one in found] if isinstance(found, list) else []
 
 
-def _check_listeners(patient: DoctorInput) -> Iterator[Finding]:
+def _check_listeners(inputs: DoctorInput) -> Iterator[Finding]:
     addresses: dict[tuple[str, str, str], list[str]] = {}
-    for one in patient.listed("listeners"):
+    for one in inputs.listed("listeners"):
         where, detail = str(one["address"]), str(one["detail"])
-        if _is_open(one) and (one["port"] == 53 or patient.simulated):
+        if _is_open(one) and (one["port"] == 53 or inputs.simulated):
             continue
         if detail:
             text, _, remedy = detail.removeprefix(f"{where} ").partition(": ")
@@ -128,12 +130,12 @@ def _check_listeners(patient: DoctorInput) -> Iterator[Finding]:
         addresses.setdefault(key, []).append(where)
     for (level, text, command), where_all in addresses.items():
         yield Finding("port 53", level, f"{join_words(where_all)} {text}", command)
-    if patient.listeners and not patient.simulated:
-        yield Finding("port 53", OK, f"answered at {', '.join(sorted(patient.listeners))}")
+    if inputs.listeners and not inputs.simulated:
+        yield Finding("port 53", OK, f"answered at {', '.join(sorted(inputs.listeners))}")
 
 
 def _find_command(text: str) -> str:
-    """The command that a sentence holds in backquotes."""
+    """The command in backquotes in a sentence."""
     parts = text.split("`")
     return parts[1] if len(parts) > 2 else ""
 
@@ -150,8 +152,8 @@ def _check_virtualbox(status: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding("VirtualBox", PROBLEM, detail or "is not read")
 
 
-def _check_upstreams(patient: DoctorInput) -> Iterator[Finding]:
-    servers = patient.listed("upstreams")
+def _check_upstreams(inputs: DoctorInput) -> Iterator[Finding]:
+    servers = inputs.listed("upstreams")
     if not servers:
         text = "none is known, so names outside of the VMs' zones are not answered; name one:"
         yield Finding("upstreams", PROBLEM, text, "vmdns run --upstream ADDRESS")
@@ -160,34 +162,34 @@ def _check_upstreams(patient: DoctorInput) -> Iterator[Finding]:
         # Another one answers in its place.
         level = PROBLEM if len(silent) == len(servers) else WARNING
         yield Finding("upstream", level, f"{one['address']}: {one['error'] or 'does not answer'}")
-    for sentence in _texts(patient.status or {}, "left_out"):
+    for sentence in _texts(inputs.status or {}, "left_out"):
         yield Finding("upstream", WARNING, sentence)
 
 
 # -- networks -------------------------------------------------------------------------------------------------
 
 
-def _check_networks(patient: DoctorInput) -> Iterator[Finding]:
-    servers = {fact.network: fact for fact in patient.facts if isinstance(fact, DhcpServer)}
-    used = {adapter.network for _, adapter in _online_adapters(patient)}
-    networks = [fact for fact in patient.facts if isinstance(fact, NatNetwork | HostInterface)]
+def _check_networks(inputs: DoctorInput) -> Iterator[Finding]:
+    servers = {fact.network: fact for fact in inputs.facts if isinstance(fact, DhcpServer)}
+    used = {adapter.network for _, adapter in _online_adapters(inputs)}
+    networks = [fact for fact in inputs.facts if isinstance(fact, NatNetwork | HostInterface)]
     for fact in sorted(networks, key=repr):
         if isinstance(fact, NatNetwork) and fact.enabled:
             network = Network("natnetwork", fact.name)
             yield from _check_name_servers(
-                patient, f"NAT Network {fact.name}", servers.get(fact.name), network in used, fact.name
+                inputs, f"NAT Network {fact.name}", servers.get(fact.name), network in used, fact.name
             )
         elif isinstance(fact, HostInterface):
             server = servers.get(f"HostInterfaceNetworking-{fact.name}")
             network = Network("hostonly", fact.name)
-            yield from _check_name_servers(patient, f"host-only {fact.name}", server, network in used, fact.name)
-    yield from _find_shared_address(patient)
-    yield from _find_same_mac(patient)
-    yield from _find_same_address(patient)
+            yield from _check_name_servers(inputs, f"host-only {fact.name}", server, network in used, fact.name)
+    yield from _find_shared_address(inputs)
+    yield from _find_same_mac(inputs)
+    yield from _find_same_address(inputs)
 
 
 def _check_name_servers(
-    patient: DoctorInput, subject: str, server: DhcpServer | None, used: bool, name: str
+    inputs: DoctorInput, subject: str, server: DhcpServer | None, used: bool, name: str
 ) -> Iterator[Finding]:
     wire = f"vmdns wire --network {_quote_for_shell(name)} --apply"
     level = PROBLEM if used else WARNING
@@ -196,8 +198,8 @@ def _check_name_servers(
         if subject.startswith("NAT"):
             yield Finding(subject, WARNING, f"{what}: VirtualBox makes it when the network first starts", wire)
         elif server is None:
-            doors = join_words(patient.ways.on(Network("hostonly", name))) or "the address of vmdns"
-            yield Finding(subject, WARNING, f"{what}: set {doors} as the DNS server in its guests")
+            addresses = join_words(inputs.ways.on(Network("hostonly", name))) or "the address of vmdns"
+            yield Finding(subject, WARNING, f"{what}: set {addresses} as the DNS server in its guests")
         else:
             command = f"VBoxManage dhcpserver modify --network={_quote_for_shell(server.network)} --enable"
             yield Finding(subject, WARNING, what, command)
@@ -210,12 +212,12 @@ def _check_name_servers(
         trap = _explain_trap(address, server)
         if trap:
             wrong.append(f"{address}, {trap}")
-        elif not patient.ways.owns(address):
+        elif not inputs.ways.owns(address):
             wrong.append(f"{address}, which is no address of this computer")
-        elif patient.status is None or address in patient.listeners:
+        elif inputs.status is None or address in inputs.listeners:
             yield Finding(subject, OK, f"its guests are given {address}, which is vmdns")
-        elif address not in patient.failed_listeners:  # else that is a finding of its own
-            text = f"its guests are given {address}, where vmdns is not told to listen: add it to listen (--listen), or"
+        elif address not in inputs.failed_listeners:  # else that is a finding of its own
+            text = f"its guests are given {address}, where vmdns does not listen: add it to listen (--listen), or"
             yield Finding(subject, level, f"{text} leave listen out")
     if wrong:
         yield Finding(subject, level, f"its guests are given {join_words(wrong)}", wire)
@@ -233,17 +235,17 @@ def _explain_trap(address: str, server: DhcpServer) -> str:
     return ""
 
 
-def _find_shared_address(patient: DoctorInput) -> Iterator[Finding]:
-    for address, networks in patient.ways.handed.items():
+def _find_shared_address(inputs: DoctorInput) -> Iterator[Finding]:
+    for address, networks in inputs.ways.advertised.items():
         if len(networks) > 1:
             names = " and ".join(network.name for network in networks)
             text = f"{names} share {address}: vmdns cannot tell their guests apart"
             yield Finding("NAT Networks", WARNING, text, "vmdns wire --apply")
 
 
-def _find_same_mac(patient: DoctorInput) -> Iterator[Finding]:
+def _find_same_mac(inputs: DoctorInput) -> Iterator[Finding]:
     seen: dict[tuple[Network, str], Machine] = {}
-    for machine, adapter in _online_adapters(patient):
+    for machine, adapter in _online_adapters(inputs):
         other = seen.setdefault((adapter.network, adapter.mac), machine)
         if other is not machine and adapter.network.kind != "nat":
             text = (
@@ -253,10 +255,10 @@ def _find_same_mac(patient: DoctorInput) -> Iterator[Finding]:
             yield Finding(f"VM {machine.name!r}", PROBLEM, text, command)
 
 
-def _find_same_address(patient: DoctorInput) -> Iterator[Finding]:
+def _find_same_address(inputs: DoctorInput) -> Iterator[Finding]:
     """VMs that have one address on one network; not those with one MAC, which `_find_same_mac` has."""
     at: dict[str, list[Guest]] = {}
-    for guest in patient.guests:
+    for guest in inputs.guests:
         for address in {one.address for one in guest.addresses if one.network.kind != "nat"}:
             at.setdefault(address, []).append(guest)
     for address, guests in sorted(at.items()):
@@ -265,8 +267,8 @@ def _find_same_address(patient: DoctorInput) -> Iterator[Finding]:
             yield Finding(f"address {address}", PROBLEM, f"{found.text}; {found.remedy}")
 
 
-def _online_adapters(patient: DoctorInput) -> Iterator[tuple[Machine, Adapter]]:
-    machines = sorted((fact for fact in patient.facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
+def _online_adapters(inputs: DoctorInput) -> Iterator[tuple[Machine, Adapter]]:
+    machines = sorted((fact for fact in inputs.facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
     for machine in machines:
         for adapter in machine.adapters if machine.online else ():
             yield machine, adapter
@@ -275,22 +277,22 @@ def _online_adapters(patient: DoctorInput) -> Iterator[tuple[Machine, Adapter]]:
 # -- guests ---------------------------------------------------------------------------------------------------
 
 
-def _check_guests(patient: DoctorInput) -> Iterator[Finding]:
-    held = Counter(
-        place for guest in patient.guests for place in {(one.network, one.address) for one in guest.addresses}
+def _check_guests(inputs: DoctorInput) -> Iterator[Finding]:
+    counts = Counter(
+        place for guest in inputs.guests for place in {(one.network, one.address) for one in guest.addresses}
     )
-    for guest in patient.guests:
+    for guest in inputs.guests:
         machine = guest.machine
         if not machine.online:
             continue
         subject = f"VM {machine.name!r}"
         found = [
             *_check_name(subject, guest), *_check_refused(subject, guest), *_check_reachable(subject, guest),
-            *_check_queries(subject, guest, patient),
+            *_check_queries(subject, guest, inputs),
         ]  # fmt: skip
         yield from found
         # Those that share an address are a finding of their own.
-        alone = all(held[one.network, one.address] == 1 for one in guest.addresses if one.network.kind != "nat")
+        alone = all(counts[one.network, one.address] == 1 for one in guest.addresses if one.network.kind != "nat")
         if not found and alone:
             places = [one.address for one in guest.addresses] or ["ports forwarded on this computer"]
             yield Finding(subject, OK, f"is {display_name(guest.named.label)} at {', '.join(places)}")
@@ -340,29 +342,29 @@ def _free_port(machine: Machine) -> int:
     return 20_000 + int(machine.uuid.replace("-", "")[-6:], 16) % 10_000
 
 
-def _check_queries(subject: str, guest: Guest, patient: DoctorInput) -> Iterator[Finding]:
-    """Whether the guest asked lately, where it can be told: on networks that do not hide it, and that tell guests to
+def _check_queries(subject: str, guest: Guest, inputs: DoctorInput) -> Iterator[Finding]:
+    """Whether the guest sent queries lately, where that is known: on networks that do not hide it, and that have guests
     ask vmdns. Those that do not are a finding of their own."""
-    if patient.status is None or patient.simulated:
+    if inputs.status is None or inputs.simulated:
         return
     for one in guest.addresses:
-        doors = [address for address in patient.ways.on(one.network) if address in patient.listeners]
-        if one.network.kind not in ("hostonly", "bridged") or not doors or ":" in one.address:
+        addresses = [address for address in inputs.ways.on(one.network) if address in inputs.listeners]
+        if one.network.kind not in ("hostonly", "bridged") or not addresses or ":" in one.address:
             continue
-        if one.network.kind == "hostonly" and patient.handed_out(one.network).isdisjoint(doors):
+        if one.network.kind == "hostonly" and inputs.find_name_servers(one.network).isdisjoint(addresses):
             continue
-        last = max((patient.asked.get((one.address, door), 0.0) for door in doors), default=0.0)
-        if patient.now - last > ASKED_SECONDS:
-            yield _make_silent_finding(subject, one, guest.machine, doors[0])
+        last = max((inputs.asked.get((one.address, address), 0.0) for address in addresses), default=0.0)
+        if inputs.now - last > ASKED_SECONDS:
+            yield _make_silent_finding(subject, one, guest.machine, addresses[0])
 
 
-def _make_silent_finding(subject: str, one: Address, machine: Machine, door: str) -> Finding:
+def _make_silent_finding(subject: str, one: Address, machine: Machine, address: str) -> Finding:
     text = f"{one.address} has not asked vmdns lately"
     if one.network.kind == "bridged":
-        return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {door} in the guest")
+        return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {address} in the guest")
     if one.source not in (LEASE, FIXED):
         return Finding(
-            subject, WARNING, f"{text}: its address is not from VirtualBox's DHCP, so set {door} in the guest"
+            subject, WARNING, f"{text}: its address is not from VirtualBox's DHCP, so set {address} in the guest"
         )
     number = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0) + 1
     text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"

@@ -3,7 +3,7 @@
 Everything is frozen and hashable, so that two looks at the same world compare equal. Times are
 Unix seconds (VirtualBox stamps its lease files and guest properties with the wall clock).
 An address always belongs to one adapter, and an adapter to one network: that is what later
-lets the same name have another answer for another asker.
+lets the same name have another answer for another client.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What Guest Additions say of one interface (`/VirtualBox/GuestInfo/Net/<n>/*`). A claim of the guest."""
+    """A report of Guest Additions on one interface (`/VirtualBox/GuestInfo/Net/<n>/*`). A claim of the guest."""
 
     mac: str
     address: str
@@ -102,7 +102,7 @@ class Machine:
 
     state_changed: when the VM last changed its state, in whole Unix seconds (IMachine.lastStateChange); 0.0 if unknown.
     registration_index: its place in VirtualBox's list of VMs, which is in the order of registration: lower is older.
-    adapters and reports are those of an online VM; of one that is off they say nothing that matters.
+    adapters and reports are those of an online VM; those of a VM that is off do not matter.
     set_addresses: what the user set in `vmdns/address`, as it is written there.
     """
 
@@ -139,7 +139,7 @@ class NatNetwork:
 class DhcpServer:
     """VirtualBox's DHCP server of one network; fixed pairs a MAC (12 hex digits) with its fixed address.
 
-    name_servers is what it hands out as option 6: a group for all MACs outranks what stands for the whole server.
+    name_servers is what it hands out as option 6: a group for all MACs outranks the whole server.
     """
 
     network: str
@@ -172,7 +172,7 @@ class HostAddress:
 
 @dataclass(frozen=True, slots=True)
 class LoopbackNetwork:
-    """A loopback address of the host that stands for a network (`vmdns demo`): queries to it are answered as those of
+    """A loopback address of the host that represents a network (`vmdns demo`): queries to it are answered as those of
     a guest on that network."""
 
     address: str
@@ -205,7 +205,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class HostName:
-    """One address of one name in the host's hosts file; canonical says the line names it first."""
+    """One address of one name in the host's hosts file; canonical: it is the first name of its line."""
 
     name: str
     address: str
@@ -226,9 +226,9 @@ def to_json(fact: Fact) -> dict[str, Any]:
 
 def from_json(value: dict[str, Any]) -> Fact:
     """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
-    held = value.copy()
-    kind: Any = _KINDS[held.pop("is")]
-    return cast(Fact, _builder(kind)(held))
+    values = value.copy()
+    kind: Any = _KINDS[values.pop("is")]
+    return cast(Fact, _builder(kind)(values))
 
 
 def _plain(value: Any) -> Any:

@@ -32,8 +32,8 @@ def _find_withheld(forwarding: object) -> Iterator[Finding]:
     domains = dict.fromkeys(map(domain_to_allow, reversed(names)))
     shown = ", ".join(f'"{domain}"' for domain in list(domains)[:_MOST])
     text = (
-        f"answers for {join_words(names[-_MOST:])} held private addresses and were withheld (DNS rebinding); if these "
-        f"names are yours, write in vmdns.toml: private_domains = [{shown}]"
+        f"answers for {join_words(names[-_MOST:])} contain private addresses and were withheld (DNS rebinding); if "
+        f"these names are yours, write in vmdns.toml: private_domains = [{shown}]"
     )
     yield Finding("private addresses", WARNING, text)
 

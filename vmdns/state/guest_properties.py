@@ -2,7 +2,7 @@
 
 VBoxService writes `/VirtualBox/GuestInfo/Net/Count` and, for each interface that has an IPv4 address,
 `Net/<n>/MAC`, `Net/<n>/V4/IP` and `Net/<n>/Status` (VBoxServiceVMInfo.cpp, vgsvcVMInfoWriteNetwork).
-n is the guest's own order and says nothing of the VM's slots. Any program in the guest can write these
+n is the guest's own order, not the VM's slot. Any program in the guest can write these
 properties, so what comes out are well-formed claims, not truths.
 
 Guest Additions up to 7.0 write `Net/*` without the flag TRANSIENT, so VirtualBox keeps them over power-off, and after

@@ -11,7 +11,7 @@ from vmdns.dns.name import to_wire
 from vmdns.dns.rrset import Node, RRset, address_record
 from vmdns.state.facts import HostName
 
-# Between these lines of a hosts file stand names that vmdns itself wrote there: they tell it nothing.
+# Names between these lines of a hosts file were written by vmdns itself and are not read.
 BLOCK_BEGIN = "# vmdns: begin"
 BLOCK_END = "# vmdns: end"
 

@@ -14,7 +14,7 @@ from vmdns.state.naming import RESERVED
 # Queries a second, first and repeated ones alike, and lookups pending at once.
 CLIENT_QUERIES, ALL_QUERIES = 10, 20
 CLIENT_LOOKUPS = 8
-EXCESSIVE_SECONDS = 5.0  # how long a client that wanted too much leaves others their share
+EXCESSIVE_SECONDS = 5.0  # how long a client that exceeded its budget is limited
 MOST_REFUSED = 256
 MOST_WAITERS = 256  # clients' queries that wait for all lookups together
 
@@ -97,21 +97,21 @@ class LinkLookups:
         self._active_until = now + ACTIVE_SECONDS
 
     def appeared(self, name: bytes) -> bool:
-        """Somebody on a link says that this name has an address. Whether nobody had it before."""
+        """A host on a link has announced an address of this name. Returns whether the name was absent before."""
         _, found = self._results.get(name, (0.0, ("",)))
         if not found:
             del self._results[name]
         return not found
 
     def forget_results(self) -> None:
-        """A link has changed: others may be on it now."""
+        """Removes all results, when a link has changed."""
         self._results = {}
 
     def _may_send(self, client: str, now: float) -> bool:
         """Whether a client may cause one more query.
 
-        One that wanted too much lately may use no more than what it leaves to all others. So several clients that
-        flood, or one that counts as several (by two addresses, or by UDP and TCP), leave the others a share.
+        One that exceeded its budget lately may use no more than what it leaves to all other clients. So several clients
+        that flood, or one that counts as several (by two addresses, or by UDP and TCP), leave a share to the rest.
         """
         recent = [one for at, one in self._sent if at > now - 1.0]
         used, left = recent.count(client), ALL_QUERIES - len(recent)
@@ -137,7 +137,7 @@ class LinkLookups:
 
 
 def is_lookup_allowed(name: bytes) -> bool:
-    """Whether others on a link may be asked for this name: two labels below `local`, no service, and none of the names
+    """Whether this name may be looked up by multicast DNS: two labels below `local`, no service, and none of the names
     that a stranger must not have for guests either (`wpad`)."""
     parts = split_labels(name)
     if len(parts) != 2 or parts[1] != b"local" or parts[0].startswith(b"_"):

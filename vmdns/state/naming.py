@@ -26,7 +26,7 @@ from vmdns.state.wanted_names import (
     natural_label,
 )
 
-# Names by which machines find services without being told (RFC 6761, web proxy discovery, ISATAP, CERT VU#598349),
+# Names by which machines discover services (RFC 6761, web proxy discovery, ISATAP, CERT VU#598349),
 # and our own.
 RESERVED = frozenset({"localhost", "localdomain", "wpad", "isatap", "broadcasthost", "vmdns"})
 
@@ -137,7 +137,7 @@ class _Assignment:
             wanting.setdefault(natural_label(machine), []).append(machine)
         numbers = self._kept_numbers()
         without: dict[str, list[Machine]] = {}
-        # The shortest first: a label with a number is longer than the one that it stands for.
+        # The shortest first: a label with a number is longer than the one that it replaces.
         for wanted in sorted(wanting, key=lambda one: (len(one), one)):
             for machine in wanting[wanted]:
                 if self._take((wanted,), machine):

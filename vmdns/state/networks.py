@@ -25,9 +25,9 @@ class AddressOwner(NamedTuple):
 class NetworkIndex:
     """Leases, fixed addresses, prefixes and neighbours by network, made from all facts.
 
-    facts are those about networks and the host. owners says which VM DHCP gave an address to (by network and
+    facts are those about networks and the host. owners maps an address to the VM that DHCP gave it to (by network and
     address), among those that are online. links are the prefixes of the host's interfaces, holders the MACs at which it
-    sees an address, by interface. now is the Unix time at which leases are judged.
+    sees an address, by interface. now is the Unix time at which leases are compared.
     """
 
     facts: tuple[Fact, ...] = ()

@@ -40,7 +40,7 @@ def _explain_no_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> s
         return f"There is no name {name}"
     guest = _owner_above(key, snapshot)
     if guest is not None and key[1:2] == b"_":
-        services = [f"_{one.name}._{one.protocol}" for one in snapshot.seen(guest, view).services]
+        services = [f"_{one.name}._{one.protocol}" for one in snapshot.vm_view(guest, view).services]
         has = join_words(services) if services else "none: they come from port-forward rules"
         return f"VM {guest.machine.name!r} has no service {name}; it has {has}"
     if guest is not None:

@@ -15,7 +15,7 @@ class Policy:
     """What the user decided. zones as text; wildcards: whether names below a VM are answered as the VM's.
 
     resolvers are the addresses of the host's own name servers, which may be vmdns itself: VirtualBox passes them on
-    to guests. lan says who is answered on a LAN: off, guests, names or all. looked is False until VirtualBox was
+    to guests. lan: which clients on a LAN are answered: off, guests, names or all. looked is False until VirtualBox was
     looked at once: until then a name that is not there may yet be.
     """
 

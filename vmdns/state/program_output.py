@@ -1,4 +1,4 @@
-"""Decodes what other programs print. On Windows that is in a code page, whatever Python's UTF-8 mode says.
+"""Decodes what other programs print. On Windows that is in a code page, regardless of Python's UTF-8 mode.
 
 Python 3.15 switches its UTF-8 mode on by default, and with it `locale.getpreferredencoding` always names UTF-8.
 """

@@ -1,7 +1,7 @@
-"""The address that works for this asker: what of a VM a view can use, and by which services.
+"""The addresses and services of a VM that the clients of a view can use.
 
-The first of these that gives something: an address on the asker's own network; one that the asker can reach by
-routing; the host's address as the asker sees it, if a port-forward rule leads to the VM; none, with the reason.
+The first of these that gives something: an address on the client's own network; one that the client can reach by
+routing; the host's address as the client sees it, if a port-forward rule leads to the VM; none, with the reason.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def build_vm_view(
         services = tuple(VmService(find_service_name(rule), rule.protocol, rule.guest_port, rule) for rule in forwards)
         return VmView(direct, services)
     through = [(rule, _find_rule_addresses(rule, view, ways)) for rule in forwards]
-    usable = [(rule, doors) for rule, doors in through if doors]
+    usable = [(rule, entries) for rule, entries in through if entries]
     if usable:
-        chosen = _cover_rules([doors for _, doors in usable])
+        chosen = _cover_rules([entries for _, entries in usable])
         services = tuple(VmService(find_service_name(rule), rule.protocol, rule.host_port, rule) for rule, _ in usable)
         return VmView(chosen, services, forwarded=True)
     return VmView((), why=_explain_absence(name, addresses, forwards, attached, view))
@@ -137,46 +137,46 @@ def _describe_clients(members: Sequence[Network]) -> str:
     return _join_words("this computer" if one == HOST else f"guests on {describe_network(one)}" for one in members)
 
 
-def _is_routed(network: Network, six: bool, asker: Network) -> bool:
-    if asker.kind not in ("host", "nat", "natnetwork"):
+def _is_routed(network: Network, six: bool, client: Network) -> bool:
+    if client.kind not in ("host", "nat", "natnetwork"):
         return False
     # NAT engines of VirtualBox have IPv6 of their own only where it was switched on.
-    return network.kind in _ROUTED and (asker == HOST or not six)
+    return network.kind in _ROUTED and (client == HOST or not six)
 
 
 def _find_rule_addresses(rule: PortForward, view: View, ways: HostNetworks) -> tuple[str, ...]:
     """The host's addresses at which this view can use a rule, the best first."""
     each = [_find_member_addresses(rule, member, view.local, ways) for member in view.members]
-    common = tuple(one for one in each[0] if all(one in doors for doors in each))
-    return common or next((doors for doors in each if doors), ())
+    common = tuple(one for one in each[0] if all(one in entries for entries in each))
+    return common or next((entries for entries in each if entries), ())
 
 
-def _find_member_addresses(rule: PortForward, asker: Network, local: str, ways: HostNetworks) -> tuple[str, ...]:
+def _find_member_addresses(rule: PortForward, client: Network, local: str, ways: HostNetworks) -> tuple[str, ...]:
     everywhere = rule.host_address in _ANY
     inward = everywhere or rule.host_address.startswith("127.")
     outward = tuple(one for one in ways.reachable if everywhere or one == rule.host_address)
     outward = tuple(sorted(outward, key=lambda one: one != local))
-    match asker.kind:
+    match client.kind:
         case "host":
             return ((("127.0.0.1" if everywhere else rule.host_address),) if inward else ()) + outward
         case "natnetwork":
             # The gateway of a NAT Network passes ports other than 53 on to the host's 127.0.0.1 (VirtualBox 7.2).
-            gateway = ways.gateways.get(asker.name, "") if inward and rule.host_port != 53 else ""
+            gateway = ways.gateways.get(client.name, "") if inward and rule.host_port != 53 else ""
             return outward + ((gateway,) if gateway else ())
         case "nat":
             return outward
         case "hostonly" | "bridged":
-            return tuple(one for one in outward if one in ways.on(asker))
+            return tuple(one for one in outward if one in ways.on(client))
     return ()
 
 
-def _cover_rules(doors: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _cover_rules(entries: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """As few of the host's addresses as lead to all of the rules."""
     chosen: list[str] = []
-    left = list(doors)
+    left = list(entries)
     while left:
-        every = dict.fromkeys(door for among in left for door in among)
-        best = max(every, key=lambda door: sum(door in among for among in left))
+        every = dict.fromkeys(entry for among in left for entry in among)
+        best = max(every, key=lambda entry: sum(entry in among for among in left))
         chosen.append(best)
         left = [among for among in left if best not in among]
     return tuple(chosen)
@@ -186,20 +186,20 @@ def _explain_absence(
     name: str, addresses: Sequence[Address], forwards: Sequence[PortForward], attached: Sequence[Network], view: View
 ) -> str:
     on = _join_words(describe_network(network) for network in attached)
-    asker = (
+    client = (
         "the host"
         if view.members[0] == HOST
-        else f"an asker on {_join_words(describe_network(one) for one in view.members)}"
+        else f"a client on {_join_words(describe_network(one) for one in view.members)}"
     )
     if forwards:
-        return f"{name}'s forwarded ports are at addresses of the host that {asker} cannot reach"
+        return f"{name}'s forwarded ports are at addresses of the host that {client} cannot reach"
     if not attached:
         return f"{name} has no network adapter"
     if all(network.kind == "nat" for network in attached):
         return f"{name} is on {on} alone, where nobody can reach it: add a port-forward rule or another adapter"
     if not any(one.network.kind != "nat" for one in addresses):
         return f"VM {name!r} runs, but no address of it is known yet"
-    return f"{name} is on {on}, which {asker} cannot reach"
+    return f"{name} is on {on}, which {client} cannot reach"
 
 
 def describe_network(network: Network) -> str:

@@ -1,4 +1,4 @@
-"""The service name of a port-forward rule: what stands before `_tcp` or `_udp` in its SRV record (RFC 2782)."""
+"""The service name of a port-forward rule: the label before `_tcp` or `_udp` in its SRV record (RFC 2782)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def find_service_name(rule: PortForward) -> str:
         return named
     if rule.guest_port in _BY_PORT:
         return _BY_PORT[rule.guest_port]
-    # A name that VirtualBox's window made up ("Rule 1") still tells two rules apart.
+    # A name that VirtualBox's window made up ("Rule 1") still distinguishes two rules.
     short = re.sub(r"[^a-z0-9-]", "", named)[:MAX_SERVICE].strip("-")
     return short or f"port-{rule.guest_port}"

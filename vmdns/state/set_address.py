@@ -56,7 +56,7 @@ def _rank(address: IPv4Address | IPv6Address, adapter: Adapter, networks: Networ
         if unusable:
             return Objection("which is no address of a machine")
         return Objection("which is an address of the host") if str(address) in networks.interfaces else last
-    objection = check_placement(address, adapter, networks, vouched=True)
+    objection = check_placement(address, adapter, networks, set_by_user=True)
     if objection is not None:
         return objection
     return 0 if is_on_network(address, adapter, networks) else last

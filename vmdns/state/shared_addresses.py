@@ -1,7 +1,8 @@
-"""VMs that have one address on one network, by nothing that would tell whose it is: said, as it cannot be resolved.
+"""VMs that have the same address on the same network: reported, as vmdns cannot know whose it is.
 
-Where one of them has better proof than the others (a lease, the host's own sight), theirs is refused (address.py), and
-does not come here. What comes here are claims of equal worth, and copies of a VM that have its MAC, and so its lease.
+Where one of them has better proof than the others (a lease, the host's neighbour table), the address of the others is
+refused (addresses.py) and not reported here. What remains are claims of equal worth, and copies of a VM that have its
+MAC, and so its lease.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def find_shared_address(address: str, guests: Iterable[Guest]) -> Problem | None
             names = [f"VM {one.machine.name!r}" for one in among[:MOST_NAMED]]
             more = f" and {len(among) - MOST_NAMED} more" if len(among) > MOST_NAMED else ""
             where = network.name or network.kind
-            text = f"{', '.join(names)}{more}: all of them are at {address} on {where}, and nothing tells whose it is"
+            text = f"{', '.join(names)}{more}: all of them are at {address} on {where}, so it is not known whose it is"
             macs = {one.mac for guest in among for one in guest.addresses if one.address == address}
             return Problem(text, SAME_MAC if len(macs) == 1 else SAME_MACHINE_ID)
     return None

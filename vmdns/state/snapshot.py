@@ -1,7 +1,7 @@
-"""What is answered at one time: common nodes, and the VMs, each of which is seen anew from each view.
+"""The snapshot: all data that queries are answered from at one time.
 
-A view's nodes are made when they are first asked for, and kept as long as the snapshot: a build costs the same
-whether one network asks or ten.
+What a view can use of a VM is computed at the first query and kept as long as the snapshot: a build costs the same
+for one network and for ten.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vmdns.state.problem import Problem
 from vmdns.state.reachability import Choice, VmView, build_vm_view, explain_choices, is_reachable
 from vmdns.state.views import HostNetworks, View
 
-_MOST_VIEWS = 10_000  # pairs of asker and address that are remembered
+_MOST_VIEWS = 10_000  # cached pairs of client and address
 
 
 class AccessRight(Enum):
-    """What an asker may ask: nothing, our zones, or everything. UNKNOWN: it may yet turn out to be a VM."""
+    """What a client may query: nothing, our zones, or everything. UNKNOWN: it may turn out to be a VM."""
 
     NOTHING, NAMES, ALL, UNKNOWN = range(4)
 
@@ -34,7 +34,7 @@ class AccessRight(Enum):
 @dataclass(frozen=True)
 class Guest:
     """One VM as people see it: its names below each zone, its addresses, the port-forward rules that lead to it, and
-    what is to be said of it."""
+    its problems."""
 
     machine: Machine
     named: AssignedNames
@@ -67,13 +67,13 @@ class Guest:
 class Snapshot:
     """Everything that is answered at one time. Immutable; readers keep the one they took.
 
-    nodes maps wire names to what is there for everybody and goes before VMs (without the SOA of an apex), late what
+    nodes maps wire names to what is there for everybody and comes before VMs (without the SOA of an apex), late what
     comes after them; a name without records of its own that has names below it is there with none (an empty
     non-terminal), above counts those that VMs make. owned are the names of VMs that run, pointers the names of their
-    reverse records, with the address and each VM that has it; both tell VMs by their UUIDs. outside has those names of
+    reverse records, with the address and each VM that has it; both identify VMs by UUID. outside has those names of
     the hosts file that are in no zone of ours. zones are the apexes (wire) of the zones that are answered here and
-    never forwarded, own those of them that hold VMs. absent says of names that are not there why (wire name -> text).
-    name_owners says which VM has which name, and is what the next assignment of names begins with.
+    never forwarded, own those of them that have VMs. absent maps missing names to the reason (wire name -> text).
+    name_owners maps names to VMs, for the next assignment of names.
     valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
     """
 
@@ -102,7 +102,7 @@ class Snapshot:
     _rights: dict[tuple[str, str], AccessRight] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seen: dict[tuple[str, View], VmView] = field(default_factory=dict, init=False, repr=False, compare=False)
     # By networks, of which there are few.
-    _led: dict[tuple[Network, bool, tuple[Network, ...]], bool] = field(
+    _reachability: dict[tuple[Network, bool, tuple[Network, ...]], bool] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -116,7 +116,7 @@ class Snapshot:
         return tuple(self.by_uuid[uuid] for uuid in sorted(self.by_uuid))
 
     def view(self, local: str, peer: str) -> View:
-        """The view of someone who asked from `peer` at the host's address `local`."""
+        """The view of a client that asked from `peer` at the host's address `local`."""
         found = self._views.get((local, peer))
         if found is None:
             if len(self._views) >= _MOST_VIEWS:
@@ -125,7 +125,7 @@ class Snapshot:
         return found
 
     def right(self, local: str, peer: str) -> AccessRight:
-        """What someone may ask who asked from `peer` at the host's address `local`."""
+        """What a client may query that asked from `peer` at the host's address `local`."""
         found = self._rights.get((local, peer))
         if found is None:
             if len(self._rights) >= _MOST_VIEWS:
@@ -134,7 +134,7 @@ class Snapshot:
         return found
 
     def _decide(self, local: str, peer: str) -> AccessRight:
-        trusted = self.ways.trusted(local, peer)
+        trusted = self.ways.is_trusted(local, peer)
         if trusted or self.is_guest(peer):
             return AccessRight.ALL
         if self.lan == "names":
@@ -155,11 +155,11 @@ class Snapshot:
             return ""
         return pairs[0][1] if pairs else ""
 
-    def seen(self, guest: Guest, view: View) -> VmView:
+    def vm_view(self, guest: Guest, view: View) -> VmView:
         """What this view can use of a VM."""
         if len(guest.addresses) == 1 and not guest.forwards:
             one = guest.addresses[0]
-            if self._leads(one.network, ":" in one.address, view):
+            if self._is_reachable(one.network, ":" in one.address, view):
                 return VmView((one.address,))
         key = guest.machine.uuid, view
         found = self._seen.get(key)
@@ -174,13 +174,13 @@ class Snapshot:
 
     def choices(self, guest: Guest, view: View) -> tuple[Choice, ...]:
         """Why this view gets some addresses of a VM and not its others, the chosen ones first."""
-        return explain_choices(guest.addresses, self.seen(guest, view), view, self.ways)
+        return explain_choices(guest.addresses, self.vm_view(guest, view), view, self.ways)
 
-    def _leads(self, network: Network, six: bool, view: View) -> bool:
+    def _is_reachable(self, network: Network, six: bool, view: View) -> bool:
         key = network, six, view.members
-        found = self._led.get(key)
+        found = self._reachability.get(key)
         if found is None:
-            found = self._led[key] = is_reachable(network, six, view, self.ways)
+            found = self._reachability[key] = is_reachable(network, six, view, self.ways)
         return found
 
     def owner(self, key: bytes) -> Guest | None:
@@ -196,7 +196,7 @@ class Snapshot:
         if key in self.pointers:
             for address, uuid in self.pointers[key]:
                 one = self.by_uuid[uuid]
-                if address in self.seen(one, view).addresses and not self.seen(one, view).forwarded:
+                if address in self.vm_view(one, view).addresses and not self.vm_view(one, view).forwarded:
                     name = [part.encode("ascii") for part in one.named.names[0]]
                     pointed = join_labels(name)[:-1] + self.own[0]
                     return {PTR: RRset(self.ttl, (pointed,))}
@@ -220,7 +220,7 @@ class Snapshot:
 
     def _addresses(self, guest: Guest, view: View) -> Node:
         found: dict[int, list[bytes]] = {}
-        for address in self.seen(guest, view).addresses:
+        for address in self.vm_view(guest, view).addresses:
             kind, rdata = address_record(address)
             found.setdefault(kind, []).append(rdata)
         return {kind: RRset(self.ttl, tuple(rdatas)) for kind, rdatas in found.items()}
@@ -230,13 +230,13 @@ class Snapshot:
         first, rest = key[1 : 1 + key[0]].decode("ascii", "replace"), key[1 + key[0] :]
         guest = self.owner(rest)
         if guest is not None:
-            services = self.seen(guest, view).services
+            services = self.vm_view(guest, view).services
             return {} if any(f"_{one.protocol}" == first for one in services) else None
         second, owner = rest[1 : 1 + rest[0]].decode("ascii", "replace"), rest[1 + rest[0] :]
         guest = self.owner(owner) if owner else None
         if guest is None:
             return None
-        services = self.seen(guest, view).services
+        services = self.vm_view(guest, view).services
         targets = [
             srv_rdata(one.port, owner) for one in services if f"_{one.name}" == first and f"_{one.protocol}" == second
         ]

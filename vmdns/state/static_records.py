@@ -38,7 +38,7 @@ def build_static_records(policy: Policy, hosts: HostsIndex) -> StaticRecords:
     for apex in apexes:
         first.put(apex, NS, server)
     for zone in zones:
-        first.nodes[b"\x05vmdns" + zone] = {}  # its address is the one that the asker asked at
+        first.nodes[b"\x05vmdns" + zone] = {}  # its address is the one that the client queried
     for address in _BARE_LOCAL:
         first.put(LOCALHOST, *address_record(address))
         first.put(reverse_name(address), PTR, LOCALHOST)

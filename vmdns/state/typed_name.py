@@ -55,12 +55,12 @@ def _candidates(text: str, snapshot: Snapshot) -> Iterator[bytes]:
 
 
 def _fallback(text: str, snapshot: Snapshot) -> bytes:
-    """What a text means that is no known name: a VM's name where it has no dot, else the name as it stands."""
+    """What a text means that is no known name: a VM's name where it has no dot, else the name as written."""
     if "." in text and " " not in text:
         return convert_utf8_labels(to_wire(text)) or to_wire(text)
     made = to_label(text)
     if not made:
-        raise ValueError(f"{text!r} is no name: it holds nothing that a DNS name can carry; write it like web")
+        raise ValueError(f"{text!r} is no name: nothing of it can be in a DNS name; write it like web")
     return to_wire(f"{made}.{to_text(snapshot.own[0])}")
 
 

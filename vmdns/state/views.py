@@ -25,7 +25,7 @@ INNER = re.compile(r"(docker|br-|virbr|veth|lxc|cni|flannel|podman|tun|tap|wg|ut
 
 
 class View(NamedTuple):
-    """The networks (HOST among them) whose askers cannot be told apart, and the host's address that they asked at."""
+    """The networks (HOST among them) whose clients are indistinguishable, and the host's address that they queried."""
 
     members: tuple[Network, ...] = (HOST,)
     local: str = "127.0.0.1"
@@ -47,14 +47,14 @@ class HostNetworks:
     """By which of its addresses the host can be reached, from which networks.
 
     places are the host's addresses, without link-local ones. networks maps an interface (the system's name) to the
-    host-only or bridged network that it is. handed says which NAT Networks hand out an address of the host as their
-    name server, gateways what a NAT Network calls its gateway. resolvers are the host's own name servers. loopback
-    says which networks loopback addresses stand for.
+    host-only or bridged network that it is. advertised maps an address of the host to the NAT Networks that hand it out
+    as their name server, gateways a NAT Network to its gateway, loopback a loopback address to the network that it
+    represents. resolvers are the host's own name servers.
     """
 
     places: tuple[HostPlace, ...] = ()
     networks: Mapping[str, Network] = field(default_factory=dict)
-    handed: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
+    advertised: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
     loopback: Mapping[str, Network] = field(default_factory=dict)
@@ -93,18 +93,18 @@ class HostNetworks:
         network = self.networks.get(place.interface)
         return network.kind if network is not None else ""
 
-    def doors(self, lan: bool) -> tuple[str, ...]:
+    def guest_addresses(self, lan: bool) -> tuple[str, ...]:
         """The addresses of the host at which guests ask; lan: whether those of bridged networks are among them."""
         kinds = ("hostonly", "bridged") if lan else ("hostonly",)
         own = [one for one in self.places if one.at.version == 4 and not one.at.ip.is_loopback]
         found = [one.address for one in own if self._kind(one) in kinds or one.at.ip in GIVEN]
-        told = {*self.handed, *self.resolvers}
-        return tuple(dict.fromkeys(found + [one.address for one in own if one.address in told]))
+        name_servers = {*self.advertised, *self.resolvers}
+        return tuple(dict.fromkeys(found + [one.address for one in own if one.address in name_servers]))
 
-    def trusted(self, local: str, peer: str) -> bool | None:
-        """Whether someone may ask everything: the host, and guests of networks that nobody else is on.
+    def is_trusted(self, local: str, peer: str) -> bool | None:
+        """Whether a client may query everything: the host, and guests of networks that nobody else is on.
 
-        None for a neighbour on a LAN, where it takes more to tell a guest from a stranger.
+        None for a neighbour on a LAN, where it takes more to recognise a guest.
         """
         if _is_loopback(local) or peer == local or self.owns(peer):
             return True
@@ -126,10 +126,10 @@ class HostNetworks:
         return bool(prefixes[0] & prefixes[1])
 
     def view(self, local: str, peer: str) -> View:
-        """The view of someone who asked from `peer` at the host's address `local`."""
+        """The view of a client that asked from `peer` at the host's address `local`."""
         if local in self.loopback:
             network = self.loopback[local]
-            return View((network,), self.asked_from(network))
+            return View((network,), self.find_address_towards(network))
         if _is_loopback(local):
             # Where the host's first name server is a loopback address, VirtualBox's engines pass queries on to it.
             passed = bool(self.resolvers) and _is_loopback(self.resolvers[0])
@@ -144,20 +144,20 @@ class HostNetworks:
         return self.networks.get(place.interface) or Network("bridged", place.interface)
 
     def _hidden(self, local: str) -> tuple[Network, ...]:
-        """Who may be behind a query that comes from the host itself."""
-        handed = self.handed.get(local, ())
+        """The networks whose clients may have sent a query that comes from the host itself."""
+        advertised = self.advertised.get(local, ())
         passed = local in self.resolvers
-        if handed and not passed:
-            return handed
-        return (*handed, HOST, NAT)
+        if advertised and not passed:
+            return advertised
+        return (*advertised, HOST, NAT)
 
-    def asked_from(self, network: Network) -> str:
+    def find_address_towards(self, network: Network) -> str:
         """The host's address at which guests of this network ask; empty where there is none."""
         if network == HOST:
             return "127.0.0.1"
         if network.kind in ("hostonly", "bridged"):
             return next(iter(self.on(network)), "")
-        for address, networks in self.handed.items():
+        for address, networks in self.advertised.items():
             if network in networks:
                 return address
         outward = [one for one in self.resolvers if self.owns(one) and not _is_loopback(one)]
@@ -172,13 +172,13 @@ def system_name(name: str) -> str:
 def index_host_networks(
     facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str, ...] = ()
 ) -> HostNetworks:
-    """What the facts say of the ways to the host. bridged: the networks that VMs which are online are bridged to.
+    """Indexes the host's addresses and networks. bridged: the networks that online VMs are bridged to.
 
     resolvers: the addresses of its own name servers, in their order.
     """
     places: dict[HostPlace, None] = {}
     networks: dict[str, Network] = {}
-    handed: dict[str, list[Network]] = {}
+    advertised: dict[str, list[Network]] = {}
     gateways: dict[str, str] = {}
     servers: list[DhcpServer] = []
     interfaces: list[HostInterface] = []
@@ -209,7 +209,7 @@ def index_host_networks(
         place = _make_place(one.name, one.prefix)
         if place is None:
             continue
-        # The system may call it otherwise (Windows): then the address tells which one is meant.
+        # The system may have another name for it (Windows): then the address identifies it.
         named = next((other.interface for other in places if other.at == place.at), place.interface)
         networks[named] = Network("hostonly", one.name)
         # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
@@ -223,11 +223,11 @@ def index_host_networks(
     for server in servers:
         if server.network in gateways:
             for address in server.name_servers:
-                handed.setdefault(address, []).append(Network("natnetwork", server.network))
+                advertised.setdefault(address, []).append(Network("natnetwork", server.network))
     return HostNetworks(
         tuple(sorted(places, key=lambda place: (place.interface, place.at.version, place.at))),
         networks,
-        {address: tuple(sorted(among, key=lambda one: one.name)) for address, among in sorted(handed.items())},
+        {address: tuple(sorted(among, key=lambda one: one.name)) for address, among in sorted(advertised.items())},
         gateways,
         resolvers,
         loopback,

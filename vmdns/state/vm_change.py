@@ -1,4 +1,4 @@
-"""The difference between two snapshots that users are told of: a VM that appeared, went, or answers differently."""
+"""Changes of VMs that users are notified of: a VM that appeared, went, or answers differently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class VmChange:
 
 
 def compare_guests(before: Guest | None, after: Guest | None) -> VmChange | None:
-    """What changed of a VM for those who ask for it; None where it answers as before."""
+    """The change of a VM; None if its answers are unchanged."""
     was = before if before is not None and before.machine.online else None
     now = after if after is not None and after.machine.online else None
     if (was or now) and (was is None or now is None or was.answers != now.answers):

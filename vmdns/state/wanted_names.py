@@ -14,7 +14,7 @@ from vmdns.state.vagrant import DEFAULT, VagrantName, parse_vagrant_name
 
 Relative = tuple[str, ...]  # the labels of a name below a zone, leftmost first
 
-# `_` may stand in a name of DNS (RFC 2181 section 11), at the beginning it means a service (RFC 8552).
+# `_` is allowed in DNS names (RFC 2181 section 11), at the beginning it means a service (RFC 8552).
 _WRITTEN = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 
 
@@ -66,7 +66,7 @@ def _find_wanted_names(
 
 
 def _is_useful(wish: WantedName) -> bool:
-    """Whether a name is one of its own, or one that the user is to be told about."""
+    """Whether a name is one of its own, or one to report to the user."""
     if wish.kind is WantedKind.WRITTEN:
         return any("_" in part for part in wish.relative)
     return bool(wish.relative) or wish.kind is WantedKind.USER
@@ -75,9 +75,9 @@ def _is_useful(wish: WantedName) -> bool:
 def find_vagrant_names(
     machines: Iterable[Machine], owners: Mapping[Relative, str]
 ) -> dict[str, tuple[WantedName, ...]]:
-    """The names from Vagrant's own of the VMs that stand for their machines, by UUID.
+    """The names from Vagrant's own of the VMs that represent their machines, by UUID.
 
-    Of several VMs made for the same machine the newest that runs stands for it.
+    Of several VMs made for the same machine the newest that runs represents it.
     """
     newest: dict[tuple[str, str], tuple[bool, int, int, Machine, VagrantName]] = {}
     for machine in machines:
