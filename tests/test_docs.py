@@ -14,7 +14,7 @@ import pytest
 from vmdns.cli_parser import build_parser
 from vmdns.config import parse
 from vmdns.dns.zonefile import check_records
-from vmdns.state.naming import RESERVED
+from vmdns.state.name_assignment import RESERVED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

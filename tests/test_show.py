@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vmdns import cli_format as show
 from vmdns.cli_format import Style
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 
 PLAIN = Style()
 NOW = 1_700_000_000.0
@@ -111,7 +111,7 @@ CHANGE: dict[str, Any] = {**WEB, "change": "appeared", "was": [], "why": "Guest 
     ],
 )
 def test_what_steers_is_escaped(text: object, shown: str) -> None:
-    assert safe(text) == shown
+    assert escape_text(text) == shown
 
 
 def replaced(value: Any, text: str) -> Any:
@@ -298,7 +298,7 @@ def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]], width: int, c
 def test_without_a_terminal_nothing_is_cut(rows: list[tuple[str, str]]) -> None:
     for row, line in zip(rows, show.table(("NAME", "WHY"), rows, PLAIN)[1:], strict=True):
         for cell in row:
-            assert safe(cell).rstrip() in line
+            assert escape_text(cell).rstrip() in line
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vmdns import cli_format
 from vmdns.cli_parser import build_parser, run_parser
 from vmdns.commands import standard_streams
 from vmdns.commands.command_error import DONE, FAILED, NOT_RUNNING, USAGE, CommandError
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -77,7 +77,7 @@ def _command(argv: Sequence[str] | None) -> int:
             arguments.vbox_home = _existing_folder(arguments.vbox_home)
         return _COMMANDS[arguments.command](arguments)
     except CommandError as fail:
-        _complain(f"vmdns: {safe(fail)}")
+        _complain(f"vmdns: {escape_text(fail)}")
         return fail.status
 
 
@@ -102,7 +102,7 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
     for part in traceback.format_exception(kind, error, trace):
         for line in part.rstrip("\n").split("\n"):
-            _complain(safe(line))
+            _complain(escape_text(line))
     standard_streams.flush()
 
 
@@ -137,7 +137,7 @@ def _demo(arguments: Namespace) -> int:
 def _log(line: str) -> None:
     # The server goes on when nobody reads its output any more.
     with contextlib.suppress(OSError, ValueError):
-        print(safe(line), flush=True)
+        print(escape_text(line), flush=True)
 
 
 def _names(arguments: Namespace) -> int:
@@ -157,7 +157,7 @@ def _names(arguments: Namespace) -> int:
         from vmdns.sources.installation import user_home
 
         if text := describe_other_users(user_home(os.environ)):
-            _complain(f"vmdns: {safe(text)}")
+            _complain(f"vmdns: {escape_text(text)}")
     return status
 
 
@@ -254,7 +254,7 @@ def _doctor(arguments: Namespace) -> int:
     from vmdns.commands.configuration import load_config, options_of
 
     def report(line: str) -> None:
-        print(f"vmdns: {safe(line)}", file=sys.stderr, flush=True)
+        print(f"vmdns: {escape_text(line)}", file=sys.stderr, flush=True)
 
     response = doctor.command(_server(arguments), lambda: load_config(None, options_of(arguments))[0], report)
     _show(arguments, response, lambda style: cli_format.doctor(response, style))
@@ -333,7 +333,7 @@ def _config(arguments: Namespace) -> int:
         response = describe_config(arguments.config)
         if not arguments.config:
             what = f"the values of {response['file']}" if response["file"] else "the defaults: there is no vmdns.toml"
-            _complain(f"vmdns: no vmdns runs; these are {safe(what)}")
+            _complain(f"vmdns: no vmdns runs; these are {escape_text(what)}")
     if arguments.json:
         _show(arguments, response, lambda style: [])
     else:
@@ -354,7 +354,7 @@ def _completion(arguments: Namespace) -> int:
 def _simulation(arguments: Namespace) -> list[str]:
     """The lines that a command prints first when `vmdns demo` answered it."""
     text = arguments.server.simulation if hasattr(arguments, "server") else ""
-    return [safe(text), ""] if text else []
+    return [escape_text(text), ""] if text else []
 
 
 def _show(arguments: Namespace, response: dict[str, Any], lines: Callable[[cli_format.Style], Sequence[str]]) -> int:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 from vmdns.state.facts import Network
 
 GAP = "  "
@@ -61,7 +61,7 @@ def paint(text: str, code: int, style: Style) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], style: Style) -> list[str]:
     """Aligned columns below a head, the widest ones cut until the table fits."""
-    cells = [list(head), *([safe(cell) for cell in row] for row in rows)]
+    cells = [list(head), *([escape_text(cell) for cell in row] for row in rows)]
     widths = [max(_width(row[at]) for row in cells) for at in range(len(head))]
     over = sum(widths) + len(GAP) * (len(widths) - 1) - style.width if style.width else 0
     while over > 0 and max(widths) > MIN_COLUMN:
@@ -115,13 +115,13 @@ def names(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
         lines = ["No VM is running that has a name."]
     first, *others = response["zones"]
     if rows and others:
-        lines += ["", safe(f"The same names end in {' and '.join(others)} as well as in {first}.")]
+        lines += ["", escape_text(f"The same names end in {' and '.join(others)} as well as in {first}.")]
     return lines + _problems(response, style)
 
 
 def _problems(response: Mapping[str, Any], style: Style) -> list[str]:
     found = response.get("problems") or []
-    return ["", *(paint("!", 33, style) + " " + safe(one) for one in found)] if found else []
+    return ["", *(paint("!", 33, style) + " " + escape_text(one) for one in found)] if found else []
 
 
 def change(line: Mapping[str, Any], style: Style) -> str:
@@ -139,7 +139,7 @@ def change(line: Mapping[str, Any], style: Style) -> str:
         parts.append(f"(was {', '.join(was)})")
     if line["why"]:
         parts.append(f"[{line['why']}]")
-    return f"{at} {paint(sign, code, style)} {safe('  '.join(parts))}"
+    return f"{at} {paint(sign, code, style)} {escape_text('  '.join(parts))}"
 
 
 def answer(response: Mapping[str, Any], client: str | None, style: Style) -> list[str]:
@@ -149,36 +149,36 @@ def answer(response: Mapping[str, Any], client: str | None, style: Style) -> lis
     if rows:
         lines = table(("NAME", "TYPE", "ANSWER", "TTL"), rows, style)
         if response["extended_error"]:
-            lines.append(safe(response["extended_error"]))
+            lines.append(escape_text(response["extended_error"]))
     else:
-        lines = [paint(safe(response["summary"]), 1, style)]
+        lines = [paint(escape_text(response["summary"]), 1, style)]
     notes = [response["note"], f"asked as {client}" if client else "", *response["why"]]
     notes = [one for one in notes if one and one not in response["summary"]]
-    return [*lines, *([""] if notes else []), *(safe(f"- {one}") for one in notes)]
+    return [*lines, *([""] if notes else []), *(escape_text(f"- {one}") for one in notes)]
 
 
 def dig(response: Mapping[str, Any], client: str | None, style: Style) -> list[str]:
     """The answer of `vmdns ask --dig`, in dig's way."""
     asked = f", asked as {client}" if client else ""
-    lines = [paint(safe(f";; {response['question']}: {response['rcode']}{asked}"), 1, style)]
-    lines += [safe(record) for record in response["answer"]]
+    lines = [paint(escape_text(f";; {response['question']}: {response['rcode']}{asked}"), 1, style)]
+    lines += [escape_text(record) for record in response["answer"]]
     for record in response.get("authority", []):
         parts = record.split()
         if len(parts) == 11 and parts[3] == "SOA":
             kept = min(int(parts[1]), int(parts[10]))  # RFC 2308 section 5
             record = f"{parts[0]} SOA serial {parts[6]}, absence is remembered for {kept} s"
-        lines.append(safe(f";; authority: {record}"))
+        lines.append(escape_text(f";; authority: {record}"))
     if response.get("extended_error"):
-        lines.append(safe(f";; extended error: {response['extended_error']}"))
-    return lines + [safe(f";; why: {one}") for one in response.get("why", [])]
+        lines.append(escape_text(f";; extended error: {response['extended_error']}"))
+    return lines + [escape_text(f";; why: {one}") for one in response.get("why", [])]
 
 
 def status(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
     """The pages of `vmdns status`."""
     zones = " and ".join(response["zones"])
     lines = [
-        paint(safe(response["verdict"]), 1, style),
-        safe(
+        paint(escape_text(response["verdict"]), 1, style),
+        escape_text(
             f"vmdns {response['version']}, process {response['pid']}, up {age(now - response['started'])}, "
             f"zones {zones}, serial {response['serial']}"
         ),
@@ -209,20 +209,20 @@ def status(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
     counts = [f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items()]
     if response["datagrams"]:
         counts.append(f"datagrams taken {response['datagrams']}")
-    return [*lines, "", safe(", ".join(counts)), *_problems(response, style)]
+    return [*lines, "", escape_text(", ".join(counts)), *_problems(response, style)]
 
 
 def plan(response: Mapping[str, Any], style: Style) -> list[str]:
     """The steps of a plan with the command lines that do the same, what is left as it is, and notes."""
     lines = []
     for number, step in enumerate(response["steps"], 1):
-        lines.append(paint(safe(f"{number}. {step['what']}"), 1, style))
+        lines.append(paint(escape_text(f"{number}. {step['what']}"), 1, style))
         for command in step["commands"]:
             # A here-document stands flush left, so that it can be copied.
             indent = "" if "\n" in command else "   "
-            lines += [indent + safe(line) for line in command.splitlines()]
-    lines += [paint("!", 33, style) + " " + safe(one) for one in response["left"]]
-    lines += [safe(f"- {one}") for one in response["notes"]]
+            lines += [indent + escape_text(line) for line in command.splitlines()]
+    lines += [paint("!", 33, style) + " " + escape_text(one) for one in response["left"]]
+    lines += [escape_text(f"- {one}") for one in response["notes"]]
     return lines or ["Nothing to do."]
 
 
@@ -257,7 +257,7 @@ def wire(response: Mapping[str, Any], style: Style) -> list[str]:
 
 def hosts(response: Mapping[str, Any]) -> list[str]:
     """What `vmdns hosts` shows: the block, and whether it is in the file."""
-    lines = [safe(line).replace("\\t", "\t") for line in response["block"] or ()]
+    lines = [escape_text(line).replace("\\t", "\t") for line in response["block"] or ()]
     written = response["done"] or response["block"] == response["before"]
     if response["block"] is None:
         return [f"There are no lines of vmdns in {response['file']}."]
@@ -280,8 +280,8 @@ def service(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
     else:
         state = "is not installed; install it with: vmdns service install"
     disabled = ", and is not started at log-in" if response["installed"] and not response["enabled"] else ""
-    lines = [paint(safe(f"{response['service']} {state}{disabled}"), 1, style)]
-    return [*lines, *(safe(f"  {line}") for line in response["log"])]
+    lines = [paint(escape_text(f"{response['service']} {state}{disabled}"), 1, style)]
+    return [*lines, *(escape_text(f"  {line}") for line in response["log"])]
 
 
 def _milliseconds(upstream: Mapping[str, Any]) -> str:
@@ -295,7 +295,7 @@ def doctor(response: Mapping[str, Any], style: Style) -> list[str]:
     lines = []
     for one in response["findings"]:
         mark, code = marks[one["level"]]
-        lines.append(f"{paint(f'{mark:2}', code, style)} {safe(one['subject'])}: {safe(one['text'])}")
+        lines.append(f"{paint(f'{mark:2}', code, style)} {escape_text(one['subject'])}: {escape_text(one['text'])}")
         if one["command"]:
-            lines.append("      " + safe(one["command"]))
-    return [*lines, "", f"{safe(response['verdict'])}."]
+            lines.append("      " + escape_text(one["command"]))
+    return [*lines, "", f"{escape_text(response['verdict'])}."]

@@ -18,7 +18,7 @@ from vmdns import config_types as values
 from vmdns.config_text import key_lines, quoted, quoted_lines, too_nested
 from vmdns.config_types import Listen
 from vmdns.dns import name
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 from vmdns.dns.limits import LIMITS, Limits
 from vmdns.dns.upstreams import Upstream
 from vmdns.regular_file import read_regular
@@ -296,8 +296,8 @@ def render(values: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _origin(value: Mapping[str, Any]) -> list[str]:
-    lines = [] if value["from"] == "default" else [f"# Set by {safe(value['from'])}"]
-    return lines + ([f"# In force now: {safe(value['now'])}"] if value.get("now") else [])
+    lines = [] if value["from"] == "default" else [f"# Set by {escape_text(value['from'])}"]
+    return lines + ([f"# In force now: {escape_text(value['now'])}"] if value.get("now") else [])
 
 
 def _sentence(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from vmdns.state.build import Base, build, build_base
 from vmdns.state.facts import Fact, Lease, Machine, Neighbour
 from vmdns.state.hosts_names import HostsIndex
-from vmdns.state.naming import Owners
+from vmdns.state.name_assignment import Owners
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.vm_change import VmChange, compare_guests

@@ -10,7 +10,7 @@ from vmdns.mdns.links import find_links
 from vmdns.state.addresses import Address
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
 from vmdns.state.link_lookups import is_lookup_allowed
-from vmdns.state.naming import AssignedNames
+from vmdns.state.name_assignment import AssignedNames
 from vmdns.state.snapshot import Guest, Snapshot
 from vmdns.state.views import index_host_networks
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.facts import uuid, vm
 from vmdns.dns.name import to_wire
-from vmdns.state import naming
+from vmdns.state import name_assignment
 from vmdns.state.build import build
 from vmdns.state.facts import HostName, Machine
-from vmdns.state.naming import RESERVED, Owners, Reservation, assign_names
+from vmdns.state.name_assignment import RESERVED, Owners, Reservation, assign_names
 from vmdns.state.policy import Policy
 from vmdns.state.problem import Problem
 from vmdns.state.vagrant import parse_vagrant_name
@@ -470,8 +470,8 @@ def test_a_vm_that_comes_starts_or_stops_takes_no_name_from_another(
 
 def test_thousands_of_one_name_are_numbered_in_a_time_that_grows_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    with_number = naming._with_number
-    monkeypatch.setattr(naming, "_with_number", lambda *of: tried.append(1) or with_number(*of))
+    with_number = name_assignment._with_number
+    monkeypatch.setattr(name_assignment, "_with_number", lambda *of: tried.append(1) or with_number(*of))
     found = assign_names([vm(number, "clone") for number in range(1, 3001)], WHY, ZONES)
     assert found.by_uuid[uuid(3000)].label == "clone-3000"
     assert len(tried) < 2 * 3000

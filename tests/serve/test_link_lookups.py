@@ -30,7 +30,7 @@ from vmdns.server.listeners import Listener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.link_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, LookupState
-from vmdns.state.naming import RESERVED
+from vmdns.state.name_assignment import RESERVED
 from vmdns.state.policy import Policy
 
 DOOR, FLOODER, OFFICE = "192.168.56.1", "192.168.56.101", "192.168.56.102"

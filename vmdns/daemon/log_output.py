@@ -1,6 +1,6 @@
 """Prints log records and uncaught exceptions like all other lines of vmdns.
 
-`print_line` is what `cli.py` prints lines with; it escapes control characters (`dns/escaping.py`).
+`print_line` is what `cli.py` prints lines with; it escapes control characters (`dns/escape.py`).
 """
 
 from __future__ import annotations

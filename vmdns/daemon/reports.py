@@ -10,7 +10,7 @@ from pathlib import Path
 from vmdns.config import Config
 from vmdns.control import report
 from vmdns.daemon.log_limit import LogLimit
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 from vmdns.server.listeners import Listener
 from vmdns.state.vm_change import VmChange
 from vmdns.state.withheld_names import domain_to_allow
@@ -42,8 +42,8 @@ class Reports:
     def report_withheld(self, name: str) -> None:
         """Logs that an answer for this name was withheld by the rebinding guard, with the remedy."""
         line = (
-            f"! {safe(name)}: an answer from outside had a private address and was withheld (DNS rebinding); if the "
-            f'name is yours, write in vmdns.toml: private_domains = ["{safe(domain_to_allow(name))}"]'
+            f"! {escape_text(name)}: an answer from outside had a private address and was withheld (DNS rebinding); if "
+            f'the name is yours, write in vmdns.toml: private_domains = ["{escape_text(domain_to_allow(name))}"]'
         )
         self._log_limited("answers withheld", line, time.time())
 

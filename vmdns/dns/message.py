@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vmdns.dns.cookie import COOKIE, is_legal_length
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 BADVERS = 16
@@ -289,7 +289,7 @@ def _encode_response_opt(query: Query, rcode: int, extended_error: tuple[int, st
     options = query.response_options
     if extended_error is not None:
         # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
-        text = safe(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
+        text = escape_text(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
         options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
     return encode_opt(((rcode >> 4) << 24) | (0x8000 if query.edns.dnssec_ok else 0), options)
 

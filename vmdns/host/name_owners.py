@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmdns.host.state_file import replace_file
-from vmdns.state.naming import Owners
+from vmdns.state.name_assignment import Owners
 
 MOST_NAMES = 20_000
 MOST_BYTES = 8_000_000  # more than MOST_NAMES names of the greatest length take

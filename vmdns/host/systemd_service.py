@@ -11,7 +11,7 @@ import socket
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 
 
 class ServiceNotifier:
@@ -23,7 +23,7 @@ class ServiceNotifier:
 
     def ready(self, status: str) -> None:
         """Reports that vmdns answers queries; status is a line for the user."""
-        self._send(f"READY=1\nSTATUS={safe(status)}")
+        self._send(f"READY=1\nSTATUS={escape_text(status)}")
 
     def alive(self) -> None:
         """Reports that vmdns still answers."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 from vmdns.host import elevation
 from vmdns.host.program import ServiceProgram
 from vmdns.host.system_file import SystemFile
@@ -184,7 +184,7 @@ def server_unit(program: ServiceProgram) -> str:
     environ = [("XDG_RUNTIME_DIR", runtime), ("VMDNS_BESIDE", _socket_path(program)), *program.environ]
     confined = _SANDBOX.format(runtime=runtime, files=_OPEN_FILES).splitlines()
     lines = [
-        f"# by vmdns service install: starts vmdns when {safe(owner.name)} logs in",
+        f"# by vmdns service install: starts vmdns when {escape_text(owner.name)} logs in",
         "[Unit]",
         f"Description=DNS for the VMs of {_described(program)} (vmdns)",
         f"After={manager} {socket_name(owner.name)}",
@@ -215,7 +215,7 @@ def server_unit(program: ServiceProgram) -> str:
 def socket_unit(program: ServiceProgram) -> str:
     """The unit of the socket: for this user alone, in a folder that is root's."""
     lines = [
-        f"# by vmdns service install: where the vmdns of {safe(program.owner.name)} has VirtualBox read",
+        f"# by vmdns service install: where the vmdns of {escape_text(program.owner.name)} has VirtualBox read",
         "[Unit]",
         f"Description=VirtualBox of {_described(program)}, for vmdns",
         f"PartOf={unit_name(program.owner.name)}",
@@ -242,7 +242,7 @@ def worker_unit(program: ServiceProgram) -> str:
     # A VBoxSVC started from here must find what one from the desktop finds: sound, and the bus of the session.
     environ = [("XDG_RUNTIME_DIR", runtime), ("DBUS_SESSION_BUS_ADDRESS", f"unix:path={runtime}/bus"), *program.environ]
     lines = [
-        f"# by vmdns service install: reads VirtualBox for the vmdns of {safe(owner.name)}",
+        f"# by vmdns service install: reads VirtualBox for the vmdns of {escape_text(owner.name)}",
         "[Unit]",
         f"Description=VirtualBox of {_described(program)}, read for vmdns",
         "CollectMode=inactive-or-failed",
@@ -274,7 +274,7 @@ def _user(program: ServiceProgram) -> str:
 
 
 def _described(program: ServiceProgram) -> str:
-    return safe(program.owner.name).replace("%", "%%")
+    return escape_text(program.owner.name).replace("%", "%%")
 
 
 def _environment(environ: Iterable[tuple[str, str]]) -> list[str]:

@@ -16,7 +16,7 @@ from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses,
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
 from vmdns.state.forward_hint import find_forward_hints
 from vmdns.state.hosts_names import HostsIndex, index_hosts
-from vmdns.state.naming import Owners, assign_names
+from vmdns.state.name_assignment import Owners, assign_names
 from vmdns.state.networks import AddressOwner, NetworkIndex, file_key, index_networks
 from vmdns.state.policy import Policy
 from vmdns.state.reachability import find_rules

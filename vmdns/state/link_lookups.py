@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from vmdns.dns.name import split_labels
-from vmdns.state.naming import RESERVED
+from vmdns.state.name_assignment import RESERVED
 
 # Queries a second, first and repeated ones alike, and lookups pending at once.
 CLIENT_QUERIES, ALL_QUERIES = 10, 20

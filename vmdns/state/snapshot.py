@@ -17,7 +17,7 @@ from vmdns.dns.name import join_labels
 from vmdns.dns.rrset import Node, RRset, address_record
 from vmdns.state.addresses import Address
 from vmdns.state.facts import Machine, Network, PortForward
-from vmdns.state.naming import AssignedNames, Owners
+from vmdns.state.name_assignment import AssignedNames, Owners
 from vmdns.state.problem import Problem
 from vmdns.state.reachability import Choice, VmView, build_vm_view, explain_choices, is_reachable
 from vmdns.state.views import HostNetworks, View

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vmdns.dns import message as wire
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 from vmdns.dns.message import (
     Malformed,
     Query,
@@ -349,7 +349,7 @@ def test_an_extended_error_is_always_readable(text: str) -> None:
     (option,) = read.options
     assert isinstance(option, dns.edns.EDEOption)
     assert option.code == 14
-    assert safe(text).startswith(option.text or "")
+    assert escape_text(text).startswith(option.text or "")
     assert len(option.text or "") >= min(len(text), 66)
 
 

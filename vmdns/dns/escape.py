@@ -13,7 +13,7 @@ import unicodedata
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
-def safe(text: object) -> str:
+def escape_text(text: object) -> str:
     """The text on one line, with everything that steers written as Python writes it in a literal."""
     shown = str(text)
     if shown.isascii() and shown.isprintable():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.daemon.log_limit import MOST_KEYS, MOST_LINES, SECONDS, LogLimit
-from vmdns.dns.escaping import safe
+from vmdns.dns.escape import escape_text
 
 # What each of them does to somebody: a colour, the 8-bit form of ESC [, a window's title, a forged line, a line as
 # others see it, a reversed name, an invisible letter, an end of a C string, a mark of another byte order.
@@ -18,21 +18,21 @@ HOSTILE = ("\x1b[31m", "\x9b2J", "\x1b]0;title\x07", "\n", "\r", "\u2028", "\u20
 
 @given(st.text(st.one_of(st.characters(), st.characters(categories=["Cs"]), st.sampled_from("".join(HOSTILE)))))
 def test_nothing_that_steers_is_left(text: str) -> None:
-    shown = safe(text)
+    shown = escape_text(text)
     assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     assert len(shown.splitlines()) <= 1
-    assert safe(shown) == shown
+    assert escape_text(shown) == shown
     shown.encode("utf-8")
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "M", "Zs"])))
 def test_what_people_write_is_left(text: str) -> None:
-    assert safe(text) == text
+    assert escape_text(text) == text
 
 
 def test_each_hostile_one_is_escaped() -> None:
     for one in HOSTILE:
-        assert safe(f"web{one}db") not in (f"web{one}db", "webdb"), f"{one!r} is neither left nor lost"
+        assert escape_text(f"web{one}db") not in (f"web{one}db", "webdb"), f"{one!r} is neither left nor lost"
 
 
 def test_ten_lines_a_minute_and_then_how_many_were_left_out() -> None:
