@@ -85,7 +85,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     made = Host()
     monkeypatch.setattr(elevate, "run", made.run)
     monkeypatch.setattr(
-        loopback, "commands", lambda address, present: [["ip", "a", "add" if present else "del", address]]
+        loopback, "address_commands", lambda address, present: [["ip", "a", "add" if present else "del", address]]
     )
     monkeypatch.setattr(loopback, "is_assigned", made.addresses.__contains__)
     monkeypatch.setattr(wiring, "is_assigned", made.addresses.__contains__)

@@ -27,7 +27,7 @@ sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world`
 
 from world import DHCP, LINK, PREFIX, address
 
-from vmdns.demo.reader import SimulatedReader, simulated
+from vmdns.demo.reader import SimulatedReader, simulate_virtualbox
 from vmdns.sources import worker
 from vmdns.sources.reader import VirtualBoxInfo
 from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, Network, Report
@@ -102,4 +102,4 @@ class Fleet:
 
 
 if __name__ == "__main__":
-    worker.main(simulated(Fleet().reader))
+    worker.main(simulate_virtualbox(Fleet().reader))

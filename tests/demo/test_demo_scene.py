@@ -17,8 +17,8 @@ from vmdns.demo.scene import (
     RENEWAL_SECONDS,
     ROUND_SECONDS,
     STOP,
-    moment,
     next_change,
+    scene_facts,
 )
 from vmdns.dns.name import to_wire
 from vmdns.state.build import build
@@ -33,7 +33,7 @@ STEADY = ("web", "db", "서버", "build", "files")
 
 
 def facts(seconds: float) -> list[Fact]:
-    now = moment(seconds, NOW)
+    now = scene_facts(seconds, NOW)
     return [*now.virtualbox, *now.leases, *now.addresses, *now.neighbours]
 
 
@@ -95,7 +95,7 @@ def test_vms_start_stop_are_renamed_and_move() -> None:
 
 def test_leases_are_always_valid_and_no_vm_has_a_problem() -> None:
     for seconds in changes(2 * RENEWAL_SECONDS):
-        now = moment(seconds, NOW)
+        now = scene_facts(seconds, NOW)
         assert all(lease.issued <= NOW + seconds < lease.until for lease in now.leases)
         found = snapshot(seconds)
         assert found.problems == ()

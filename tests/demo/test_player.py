@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from vmdns.demo.scene import BOOT, LEASED, MOVE
-from vmdns.demo.worker import Player
+from vmdns.demo.worker import ScenePlayer
 from vmdns.sources.worker_protocol import WorkerOutput
 from vmdns.state.facts import Machine
 
@@ -18,7 +18,7 @@ class Stage:
     def __init__(self) -> None:
         self.now = 1000.0
         self.written = io.BytesIO()
-        self.player = Player(lambda: self.now, self.sleep)
+        self.player = ScenePlayer(lambda: self.now, self.sleep)
         self.player.host(WorkerOutput(self.written)).start()
 
     def sleep(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen
 from vmdns.daemon.listen_addresses import FALLBACK_PORTS
 from vmdns.daemon.requests import SIMULATION
-from vmdns.demo.scene import LOOPBACK, title
+from vmdns.demo.scene import LOOPBACK, describe_client
 from vmdns.server.listeners import Listener, bind
 
 WORKER = (sys.executable, "-P", "-m", "vmdns.demo.worker")
@@ -61,8 +61,8 @@ def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
     lines = ["", "Try in another terminal:", ""]
     for address, text, words in (
         (HOST, "asked by this computer", f"db.{zone}"),
-        ("127.0.1.1", f"by {title('127.0.1.1')}", f"db.{zone}"),
-        ("127.0.1.2", f"by {title('127.0.1.2')}, where 10.0.2.4 is 서버", "-x 10.0.2.4"),
+        ("127.0.1.1", f"by {describe_client('127.0.1.1')}", f"db.{zone}"),
+        ("127.0.1.2", f"by {describe_client('127.0.1.2')}, where 10.0.2.4 is 서버", "-x 10.0.2.4"),
     ):
         if dig and address in ports:
             command = f"dig @{address} -p {ports[address]} +noall +answer {words}"

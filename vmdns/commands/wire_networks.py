@@ -17,7 +17,7 @@ from vmdns.host.journal import Journal, JournalEntry
 from vmdns.host.loopback_address import is_assigned
 from vmdns.host.plan import Step, apply, plan, undo
 from vmdns.host.upstreams import read_upstreams
-from vmdns.host.virtualbox_networks import NotRunning, VirtualBox, host_only, registry
+from vmdns.host.virtualbox_networks import DhcpServerNotRunning, VirtualBox, host_only, registry
 from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, NetworkRow, WireState, plan_networks
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
@@ -223,7 +223,7 @@ class Wire:
             return self._vboxmanage(*arguments)
         except VBoxManageError as failed:
             if failed.code == _E_FAIL and arguments[:2] == ("dhcpserver", "restart"):
-                raise NotRunning(str(failed)) from None
+                raise DhcpServerNotRunning(str(failed)) from None
             raise OSError(f"VBoxManage {failed}") from None
 
 

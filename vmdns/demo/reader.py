@@ -1,4 +1,4 @@
-"""A reader (vmdns/sources/reader.py) of a VirtualBox that does not exist."""
+"""A reader (sources/reader.py) of a simulated VirtualBox."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmdns.sources.reader import VirtualBoxInfo, fact_key
 from vmdns.sources.worker import WorkerSources
 from vmdns.state.facts import Fact
 
-# Waits for changes at most that many seconds, and returns the facts that are new or different.
+# Waits for changes for at most that many seconds, and returns the facts that are new or different.
 Changes = Callable[[float], Iterable[Fact]]
 
 
@@ -25,11 +25,11 @@ class SimulatedReader:
         self._changes = changes
 
     def look(self) -> Mapping[str, Fact]:
-        """Everything there is now."""
+        """All facts now."""
         return self._facts.copy()
 
     def wait(self, seconds: float) -> Mapping[str, Fact | None]:
-        """The changes of at most that many seconds."""
+        """Waits for changes, and returns them."""
         self.moved = time.monotonic()
         changed = {fact_key(fact): fact for fact in self._changes(seconds)}
         self._facts.update(changed)
@@ -45,10 +45,10 @@ class SimulatedReader:
         """Does nothing: no VirtualBox is open."""
 
 
-def simulated(reader: SimulatedReader) -> WorkerSources:
-    """This computer with that reader in place of its VirtualBox; lease files and the host's network are the real ones.
+def simulate_virtualbox(reader: SimulatedReader) -> WorkerSources:
+    """That reader instead of VirtualBox, with the real lease files and network of the host.
 
-    The lease files are those in the folder `reader.found.home`.
+    The lease files are in the folder `reader.found.home`.
     """
     home = Path(reader.found.home)
     return WorkerSources(lambda environ: Installation(home, home / "VBoxManage"), lambda *options: (reader, ""))

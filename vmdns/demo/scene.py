@@ -1,7 +1,7 @@
-"""The script of `vmdns demo`: what a simulated VirtualBox and its host look like at each second.
+"""The script of `vmdns demo`: the facts about a simulated VirtualBox and its host at any time.
 
-Eight VMs on two NAT Networks with equal addresses, plain NAT, a host-only network and a bridged LAN. Five of them stay
-as they are, three change every few seconds, over and over. Everything is a function of the time.
+Eight VMs on two NAT Networks with equal addresses, plain NAT, a host-only network and a bridged LAN. Five of them never
+change, three change every few seconds, in rounds. Everything is a function of the time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from vmdns.state.facts import (
 OFFICE, LAB = Network("natnetwork", "office"), Network("natnetwork", "lab")
 NAT, HOSTONLY, LAN = Network("nat"), Network("hostonly", "vboxnet0"), Network("bridged", "enp3s0")
 
-# Queries that come to these loopback addresses are answered as those of a guest on the network.
+# Queries to these loopback addresses are answered like those of a guest on the network.
 LOOPBACK = {"127.0.1.1": OFFICE, "127.0.1.2": LAB, "127.0.1.3": HOSTONLY, "127.0.1.4": LAN}
 
-LEASE_SECONDS = 600.0  # what VirtualBox's DHCP server gives
-RENEWAL_SECONDS = LEASE_SECONDS / 2  # a guest renews its lease after half of the time
-ROUND_SECONDS = 48.0  # after which the script begins again
-# Seconds into the round at which something changes.
+LEASE_SECONDS = 600.0  # the default of VirtualBox's DHCP server
+RENEWAL_SECONDS = LEASE_SECONDS / 2  # a guest renews its lease after half of its time
+ROUND_SECONDS = 48.0  # after which the script repeats
+# Times of changes, in seconds after the start of the round.
 BOOT, LEASED, MOVE, RENAME, STOP, MOVE_BACK, RENAME_BACK = EVENTS = (4.0, 7.0, 14.0, 21.0, 28.0, 35.0, 42.0)
 
 _NETWORKS: tuple[Fact, ...] = (
@@ -57,8 +57,8 @@ _HOST = (
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What there is at one time: the facts of each source of the worker."""
+class SceneFacts:
+    """The facts of each source of the worker at one time."""
 
     virtualbox: tuple[Fact, ...]
     leases: tuple[Lease, ...]
@@ -94,8 +94,8 @@ _STEADY = (
 _TEST, _STAGING, _MEDIA = _vm(6, "test", LAB), _vm(7, "staging", HOSTONLY), _vm(8, "media", LAN)
 
 
-def moment(seconds: float, start: float) -> Moment:
-    """What there is so many seconds after the demo started. start: when that was, in Unix seconds."""
+def scene_facts(seconds: float, start: float) -> SceneFacts:
+    """The facts at a time in seconds after the start of the demo. start: its start in Unix seconds."""
     past, into = divmod(seconds, ROUND_SECONDS)
     begun = start + past * ROUND_SECONDS
     booted = start - 7200.0
@@ -126,7 +126,7 @@ def moment(seconds: float, start: float) -> Moment:
         )
     ]
     if LEASED <= into < STOP:
-        # Another address in each round.
+        # A different address in each round.
         issued = begun + LEASED
         leases.append(Lease("lab", _mac(6), f"10.0.2.{5 + past % 20:.0f}", issued, issued + LEASE_SECONDS))
     media = Neighbour(
@@ -135,7 +135,7 @@ def moment(seconds: float, start: float) -> Moment:
         "192.168.1.77" if moved else "192.168.1.42",
         begun + (MOVE if moved else MOVE_BACK if into >= MOVE_BACK else MOVE_BACK - ROUND_SECONDS),
     )
-    return Moment((*machines, *_NETWORKS), tuple(leases), _HOST, (media,))
+    return SceneFacts((*machines, *_NETWORKS), tuple(leases), _HOST, (media,))
 
 
 def next_change(seconds: float) -> float:
@@ -145,8 +145,8 @@ def next_change(seconds: float) -> float:
     return min(past * ROUND_SECONDS + later, (seconds // RENEWAL_SECONDS + 1) * RENEWAL_SECONDS)
 
 
-def title(address: str) -> str:
-    """Who asks at this loopback address, in words."""
+def describe_client(address: str) -> str:
+    """The kind of client that this loopback address stands for, in words."""
     network = LOOPBACK[address]
     where = {
         "natnetwork": f"NAT Network {network.name}",

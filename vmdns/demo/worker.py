@@ -1,12 +1,12 @@
-"""The worker process of `vmdns demo`: the script of scene.py in place of VirtualBox and of this computer's network."""
+"""The worker process of `vmdns demo`: plays scene.py instead of reading VirtualBox and the host's network."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 
-from vmdns.demo.reader import SimulatedReader, simulated
-from vmdns.demo.scene import Moment, moment, next_change
+from vmdns.demo.reader import SimulatedReader, simulate_virtualbox
+from vmdns.demo.scene import SceneFacts, next_change, scene_facts
 from vmdns.sources.reader import VirtualBoxInfo, fact_key
 from vmdns.sources.worker import main
 from vmdns.sources.worker_protocol import WorkerOutput
@@ -15,8 +15,8 @@ from vmdns.state.facts import Fact
 VERSION = "7.2"
 
 
-class Player:
-    """Reports the script as time passes: the host's part of it to `output`, VirtualBox's part as a reader does."""
+class ScenePlayer:
+    """Plays the script: reports the host's facts to `output`, and VirtualBox's facts through a reader."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
@@ -29,8 +29,8 @@ class Player:
         self._known: dict[str, Fact] = {fact_key(fact): fact for fact in now.virtualbox}
         self.reader = SimulatedReader(VirtualBoxInfo(VERSION, "simulation", ""), now.virtualbox, self._changes)
 
-    def host(self, output: WorkerOutput) -> Player:
-        """Itself as the watcher of a host."""
+    def host(self, output: WorkerOutput) -> ScenePlayer:
+        """Returns itself as the host watcher."""
         self._output = output
         return self
 
@@ -39,14 +39,14 @@ class Player:
         self._report(self._now())
 
     def look(self, source: str) -> None:
-        """Confirms a look: what there is has been reported."""
+        """Confirms a look: everything has been reported."""
         assert self._output is not None
         self._output.confirm_look(source)
 
-    def _now(self) -> Moment:
-        return moment(self._clock() - self._begun, self._start)
+    def _now(self) -> SceneFacts:
+        return scene_facts(self._clock() - self._begun, self._start)
 
-    def _report(self, now: Moment) -> None:
+    def _report(self, now: SceneFacts) -> None:
         assert self._output is not None
         sources: dict[str, tuple[Fact, ...]] = {
             "leases": now.leases,
@@ -68,5 +68,5 @@ class Player:
 
 
 if __name__ == "__main__":
-    player = Player()
-    main(sources=simulated(player.reader)._replace(host=player.host, lease_files=False))
+    player = ScenePlayer()
+    main(sources=simulate_virtualbox(player.reader)._replace(host=player.host, lease_files=False))

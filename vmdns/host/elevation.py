@@ -68,6 +68,16 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     return decode_console(done.stdout, sys.platform)
 
 
+def read_output(*command: str, timeout: float = 20.0) -> bytes:
+    """The standard output of a command that needs no rights, whatever its exit status; b"" if it cannot be run."""
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return b""
+
+
 def can_ask() -> bool:
     """Whether elevated rights can be requested."""
     return sys.platform == "win32" or (shutil.which("sudo") is not None and sys.stdin.isatty())

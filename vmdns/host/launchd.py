@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import plistlib
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from vmdns.regular_file import read_whole
 LABEL = "local.vmdns"
 _TRIES = 10
 _RETRY_SECONDS = 0.5
-_TIMEOUT = 20.0
 _MOST_BYTES = 1_048_576
 
 
@@ -147,8 +145,4 @@ def tail(file: Path, count: int = 5) -> list[str]:
 
 
 def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode(errors="replace")
+    return elevation.read_output(*command).decode(errors="replace")

@@ -105,7 +105,8 @@ class NrptSetting:
     def describe(self, before: Any, after: Any) -> str:
         if after is None:
             return f"remove the rule that sends names below {self.name} to vmdns"
-        return f"have names below {self.name} asked of {', '.join(after)} (a rule of the Name Resolution Policy Table)"
+        servers = ", ".join(after)
+        return f"send queries for names below {self.name} to {servers} (a rule of the Name Resolution Policy Table)"
 
     def commands(self, before: Any, after: Any) -> Sequence[str]:
         return [line for *_, line in self._commands(after)]

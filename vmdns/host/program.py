@@ -66,7 +66,7 @@ def owner(
         try:
             return find(caller)
         except KeyError:
-            raise ServiceUnavailable(f"there is no user {caller}, whom sudo names") from None
+            raise ServiceUnavailable(f"there is no user {caller} (from SUDO_USER)") from None
     root = find(0)
     if not has_vms(root):
         raise ServiceUnavailable("root has no VMs; run this as the user who owns them, without sudo")

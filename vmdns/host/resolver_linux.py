@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmdns.host import elevation
 from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress
 from vmdns.host.plan import Setting
 from vmdns.host.resolv_conf import (
@@ -178,11 +178,11 @@ def whole(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> Reso
         earlier = before(found)
         if not earlier.follow:
             notes.append(
-                f"vmdns goes on to ask {' and '.join(earlier.servers) or 'nobody'} for other names, also in another "
-                "network; a DHCP client that writes /etc/resolv.conf takes the computer away from vmdns again"
+                f"vmdns continues to forward other names to {' and '.join(earlier.servers) or 'no server'}, also in "
+                "another network; a DHCP client that writes /etc/resolv.conf takes the computer away from vmdns again"
             )
     if not earlier.follow and not earlier.servers:
-        return Refusal("/etc/resolv.conf names no server now, so vmdns could ask nobody for other names")
+        return Refusal("/etc/resolv.conf names no server now, so vmdns could not forward other names")
     steps.append(
         (setting("resolv.conf-of-ours", OURS), render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS))
     )
@@ -252,8 +252,4 @@ def parse_version(text: str) -> int:
 
 
 def _version() -> int:
-    try:
-        done = subprocess.run(["resolvectl", "--version"], capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return parse_version(done.stdout.decode(errors="replace"))
+    return parse_version(elevation.read_output("resolvectl", "--version").decode(errors="replace"))

@@ -6,7 +6,6 @@ Written from the manual pages and tested with texts in their format; never run o
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from vmdns.host.system_file import SystemFile
 
 PLIST = "/Library/LaunchDaemons/vmdns.address.plist"
 _NETWORKSETUP = "/usr/sbin/networksetup"
-_TIMEOUT = 10.0
 
 
 def split(at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
@@ -146,9 +144,4 @@ def dhcp_servers() -> list[str]:
 
 
 def _output(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False).stdout.decode(
-            errors="replace"
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return elevation.read_output(*command).decode(errors="replace")

@@ -29,7 +29,7 @@ def split(read: Callable[[], Registry], at: ListenAddress, zones: Sequence[str])
         return Refusal("a rule for .local would take multicast DNS away; name another zone, like vm.internal")
     if at.port != 53:
         return Refusal(
-            f"vmdns listens at port {at.port}, and Windows can only be told port 53; see which program holds it with "
+            f"vmdns listens at port {at.port}, and Windows can only use port 53; see which program holds it with "
             "`vmdns status`"
         )
     if has_group_policy(read()):

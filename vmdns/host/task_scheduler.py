@@ -23,7 +23,6 @@ from vmdns.host.program import ServiceProgram
 from vmdns.state.program_output import decode_console
 
 _NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
-_TIMEOUT = 30.0
 _RUNNING, _DISABLED = 4, 1  # TASK_STATE
 # Elements below Settings: the value for vmdns, and the schema's default for a missing element.
 _SETTINGS = {
@@ -201,11 +200,7 @@ def parse_status(text: str) -> dict[str, Any]:
 
 
 def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    raw = done.stdout
+    raw = elevation.read_output(*command, timeout=30.0)
     # schtasks writes XML in UTF-16 to a pipe on some versions of Windows, in the console's code page on others.
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return raw.decode("utf-16", "replace")

@@ -52,12 +52,12 @@ def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstr
         search += words(values.get("SearchList")) + words(values.get("Domain"))
     everywhere, domains = _policies(registry)
     domains = {**split, **domains}
-    asked = (
+    stub = (
         (RESOLVER_ADDRESS,)
         if any(RESOLVER_ADDRESS in words(values.get("NameServer")) for values in registry.values())
         else ()
     )
-    return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), domains, wire_names(search), asked)
+    return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), domains, wire_names(search), stub)
 
 
 def _interfaces(

@@ -1,7 +1,7 @@
-"""VirtualBox's NAT Networks and DHCP servers, as VirtualBox.xml has them: the same words in every language.
+"""Parses NAT Networks and DHCP servers from VirtualBox.xml, which is never translated.
 
-VirtualBox writes the file anew with each change, before the call that made it returns (VirtualBox::i_saveSettings),
-and replaces it as a whole. (Settings.cpp: buildDHCPServers, readDHCPServers, buildNATNetworks.)
+VirtualBox replaces the file as a whole with each change, before the call that made the change returns
+(VirtualBox::i_saveSettings; Settings.cpp: buildDHCPServers, readDHCPServers, buildNATNetworks).
 """
 
 from __future__ import annotations

@@ -25,12 +25,12 @@ _HOST_ONLY = "HostInterfaceNetworking-"
 _BETWEEN_RENAMES_SECONDS = 0.05
 
 
-class NotRunning(OSError):
+class DhcpServerNotRunning(OSError):
     """The DHCP server is not running."""
 
 
 class VBoxManageCall(Protocol):
-    """Runs VBoxManage with arguments; its output. Raises `NotRunning` for result code E_FAIL, OSError otherwise."""
+    """Runs VBoxManage and returns its output. Raises `DhcpServerNotRunning` for E_FAIL, OSError otherwise."""
 
     def __call__(self, *arguments: str) -> str: ...
 
@@ -67,7 +67,7 @@ class VirtualBox:
         """Restarts the DHCP server of a network if it is running. Returns whether it is."""
         try:
             self.call(*restart_arguments(network))
-        except NotRunning:
+        except DhcpServerNotRunning:
             return False
         return True
 

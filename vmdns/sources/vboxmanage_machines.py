@@ -67,7 +67,7 @@ class _Vm:
     listed: its name in `list vms`; index: its place there, in the order of registration;
     looked: monotonic time at which it was last read while running;
     shown: whether `showvminfo` showed it in this run with its present settings;
-    asked: its listed name when `showvminfo` was called although it was not running, because it has no settings file.
+    shown_as: its listed name when `showvminfo` was called although it was not running, because it has no settings file.
     """
 
     uuid: str
@@ -79,7 +79,7 @@ class _Vm:
     fact: Machine | None = None
     looked: float = float("-inf")
     shown: bool = False
-    asked: str | None = None
+    shown_as: str | None = None
 
 
 class MachineList:
@@ -148,11 +148,11 @@ class MachineList:
             state, since = ("", 0.0) if saved else self._state(vm.uuid)
             if state in ONLINE_STATES:
                 return replace(vm.fact, state=state, state_changed=since)
-        elif vm.settings is None and vm.asked == vm.listed:
+        elif vm.settings is None and vm.shown_as == vm.listed:
             return vm.fact
         if vm.settings is not None:
             return vm.settings
-        vm.asked = vm.listed
+        vm.shown_as = vm.listed
         try:
             return self._show(vm)
         except (VBoxManageError, ValueError) as error:

@@ -112,15 +112,15 @@ class VBoxManageReader:
                 raise WrongHome(self._named)
         if slow or replaced:
             self._networks = self._look_at_networks()
-        asked = self._call.spent
-        self._credit = min(most, self._credit + SHARE * (began - self._began) - (asked - spent))
+        listed = self._call.spent
+        self._credit = min(most, self._credit + SHARE * (began - self._began) - (listed - spent))
         machines = {fact_key(machine): machine for machine in self._machines.look(running, self._credit)}
         changes = self._changes({**self._networks, **machines})
         self._index, self._began = index, began
         if slow:
             self._slow = began
         self._ended = time.monotonic()
-        self._credit = max(-CREDIT_SECONDS, self._credit - (self._call.spent - asked))
+        self._credit = max(-CREDIT_SECONDS, self._credit - (self._call.spent - listed))
         self._next = self._ended + min(MOST_SECONDS, max(ROUND_SECONDS, list_cost * 2 / SHARE))
         return changes
 
