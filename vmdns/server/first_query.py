@@ -28,7 +28,6 @@ _log = logging.getLogger(__name__)
 # select(2), which is all that Windows has, waits for few sockets: the event loop sends all upstream queries there.
 POSSIBLE = sys.platform != "win32"
 
-_MOST_UNSENT = 64
 _CHECK_SECONDS = 1.0  # between checks for sockets to close
 _TOO_MANY_STRAYS = Rejected(ResponseFault.TRUNCATED, f"{MOST_STRAYS} datagrams that are no response")
 
@@ -117,7 +116,6 @@ class FirstQueries:
         # By file number, oldest first; and those that the event loop continues.
         self._waiting: dict[int, FirstQuery] = {}
         self._late: dict[int, FirstQuery] = {}
-        self._unsent: list[tuple[FirstQuery, bytes]] = []
         self._next_check = 0.0
 
     @property
@@ -126,7 +124,7 @@ class FirstQueries:
         return bool(self._waiting or self._late or self._ports.idle)
 
     def ask(self, query: InFlightQuery, failover_after: float, timeout: float) -> None:
-        """Queries the first server as soon as the thread waits.
+        """Queries the first server.
 
         Other servers may be queried after `failover_after` seconds; `timeout` is the limit.
         """
@@ -142,29 +140,18 @@ class FirstQueries:
         first = FirstQuery(query, port, sent, self._now())
         first.next_at, first.over_at = now + failover_after, now + timeout
         self._waiting[port.number] = first
-        self._unsent.append((first, packet))
-        if len(self._unsent) >= _MOST_UNSENT:
-            self._send()
-
-    def _send(self) -> None:
-        """Sends the new queries together: each send may wake the upstream, if that is on this host."""
-        unsent, self._unsent = self._unsent, []
-        for first, packet in unsent:
-            port = first.port
-            try:
-                if port.uses == 1:
-                    self._selector.register(port.number, EVENT_READ)
-                    self._numbers.add(port.number)
-                port.socket.send(packet)
-            except OSError as error:
-                self._hand_over(first)
-                self._fail(first, error)
+        try:
+            if port.uses == 1:
+                self._selector.register(port.number, EVENT_READ)
+                self._numbers.add(port.number)
+            port.socket.send(packet)
+        except OSError as error:
+            self._hand_over(first)
+            self._fail(first, error)
 
     def wait(self) -> list[int]:
         """Waits for the next datagrams, and handles those of upstreams. Returns the file numbers of other sockets that
         have some."""
-        if self._unsent:
-            self._send()
         if not self.busy:
             return [key.fd for key, _ in self._selector.select()]
         until = self._next_check

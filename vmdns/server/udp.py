@@ -100,7 +100,6 @@ class UdpThread:
             self._wake_receiver.recv(1)
             number = listener.socket.fileno()
             if opened:
-                listener.send_queue.use_in_this_thread()
                 self._listeners[number] = listener
                 self._selector.register(number, EVENT_READ)
             else:
@@ -112,8 +111,6 @@ class UdpThread:
     def _serve(self) -> None:
         """Waits for datagrams, and answers them."""
         try:
-            for listener in self._listeners.values():
-                listener.flush()
             if self.first_queries is None:
                 numbers = [key.fd for key, _ in self._selector.select()]
             else:

@@ -12,7 +12,6 @@ from vmdns.server.counters import Counters
 from vmdns.server.listeners import Listener
 from vmdns.server.packed_answers import NO_RESPONSE, QUERY, packed
 from vmdns.server.recvmmsg import ROOM, Batch, Calls
-from vmdns.server.send_queue import SendQueue
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,6 @@ class UdpListener:
         self._find_answers = find_answers
         self._ask = ask
         self._counts = counts
-        self.send_queue = SendQueue(listener.udp, calls)
         # By address: as text, or as four bytes.
         self._clients: dict[str | bytes, Answers | None] = {}
 
@@ -58,10 +56,6 @@ class UdpListener:
     def forget_clients(self) -> None:
         """Drops what is known of clients, which a new snapshot may change. Any thread may call this."""
         self._clients = {}
-
-    def flush(self) -> None:
-        """Sends the queued responses."""
-        self._counts.failed += self.send_queue.flush()
 
     def answer_one(self, flags: int = 0) -> None:
         """Receives one datagram and answers it. Raises OSError where none can be received."""

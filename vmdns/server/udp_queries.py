@@ -248,8 +248,12 @@ class UdpQueries:
         thread = self._thread
         if self._external.begin is None or thread is None or thread.first_queries is None:
             return False
-        post = self._post if client is None else partial(self._post_limited, client)
-        found = self._external.begin(question, lambda found: post(listener, peer, make(found)), thread.first_queries)
+
+        def respond(found: Forwarded | Failure) -> None:
+            self._clients.end_forward(client)
+            self._send(listener, make(found), peer)
+
+        found = self._external.begin(question, respond, thread.first_queries)
         self._counts.forwarded += found is not False
         if found is True:
             self._clients.count_forward(client)
@@ -340,20 +344,6 @@ class UdpQueries:
             listener.udp.sendto(passed, _NEVER_WAIT, peer)
         except OSError:
             self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries
-
-    def _post_limited(self, client: Client, listener: Listener, peer: Peer, reply: bytes) -> None:
-        """The same for a limited client."""
-        self._clients.end_forward(client)
-        if client.from_host:
-            self._post(listener, peer, reply)
-        else:
-            self._send(listener, reply, peer)
-
-    def _post(self, listener: Listener, peer: Peer, reply: bytes) -> None:
-        """Sends a response, together with others if this is the UDP thread."""
-        udp_listener = self._listeners.get(listener)
-        if udp_listener is None or not udp_listener.send_queue.put(reply, peer):
-            self._send(listener, reply, peer)
 
 
 def _is_plain(query: Query, packet: bytes) -> bool:
