@@ -10,7 +10,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
 from selectors import BaseSelector
 from typing import Any
 
@@ -43,7 +42,6 @@ from vmdns.state.snapshot import AccessRight, Snapshot
 log = logging.getLogger(__name__)
 
 Peer = tuple[Any, ...]
-Make = Callable[[Forwarded | Failure], bytes]  # makes the response
 
 MAX_CLIENTS = 4096
 MOST_PENDING = 10_000  # queries that wait for the event loop; more get no response, and clients retry
@@ -224,9 +222,7 @@ class UdpQueries:
                     return (
                         self._external.cached(query, limit) or self._handler.forward_limit_reached(query, limit, client)
                     )[2:]
-                made = self._forward(
-                    Question.of(query), partial(encode_answer, query, limit=limit), peer, listener, client
-                )
+                made = self._forward(query, limit, peer, listener, client)
                 if not isinstance(made, bool):
                     self._store_forwarded(query, packet, made, peer, listener)
                     return made[2:]
@@ -240,24 +236,21 @@ class UdpQueries:
             self.answer_cache.store(client_view, snapshot, _key(query, packet), _with_lower_case_name(query, response))
         return response[2:]
 
-    def _forward(
-        self, question: Question, make: Make, peer: Peer, listener: Listener, client: Client | None
-    ) -> bytes | bool:
-        """Returns the response that `make` makes of a cached answer; else whether a query was sent, whose response
-        follows."""
+    def _forward(self, query: Query, limit: int, peer: Peer, listener: Listener, client: Client | None) -> bytes | bool:
+        """Returns the response from the cache; else whether an upstream query was sent, whose response follows."""
         thread = self._thread
         if self._external.begin is None or thread is None or thread.first_queries is None:
             return False
 
         def respond(found: Forwarded | Failure) -> None:
             self._clients.end_forward(client)
-            self._send(listener, make(found), peer)
+            self._send(listener, encode_answer(query, found, limit), peer)
 
-        found = self._external.begin(question, respond, thread.first_queries)
+        found = self._external.begin(Question.of(query), respond, thread.first_queries)
         self._counts.forwarded += found is not False
         if found is True:
             self._clients.count_forward(client)
-        return found if isinstance(found, bool) else make(found)
+        return found if isinstance(found, bool) else encode_answer(query, found, limit)
 
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
         """Passes the query to the event loop."""
