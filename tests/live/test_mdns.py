@@ -132,7 +132,7 @@ def test_a_port_that_another_program_holds_is_said_once(wire: Network) -> None:
     host = wire.vmdns(WEB)
     host.tell(links(WEB))
     assert len(host.said) == 1
-    assert host.said[0].startswith("no multicast DNS on vboxnet0: another program holds port 5353")
+    assert host.said[0].startswith("no multicast DNS on vboxnet0: another program uses port 5353 exclusively")
     holder.close()
     host.tell(links(WEB))
     assert host.said[1:] == ["multicast DNS works on vboxnet0 now"]

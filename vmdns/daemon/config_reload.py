@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.dns.message import Record
 from vmdns.dns.zonefile import check_records, parse_records
+
+# An editor that empties the file before it writes has written within this time.
+REWRITE_SECONDS = 0.2
 
 
 def records_of(config: Config) -> tuple[Record, ...]:
@@ -61,6 +66,9 @@ class ConfigReload:
                 self._log(f"the configuration was read again: {self.path}")
 
     def _load(self) -> tuple[Config, tuple[Record, ...]]:
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_size == 0:
+                time.sleep(REWRITE_SECONDS)
         try:
             config = load(self.path, check_records)
         except ConfigMissing:
