@@ -20,12 +20,13 @@ from vmdns.control.server import MAX_REQUEST, ControlServer
 from vmdns.daemon.requests import Requests
 
 LOOP = asyncio.new_event_loop()
-APP = SimpleNamespace(
-    server=SERVER,
-    table=SimpleNamespace(snapshot=SNAPSHOT, facts=()),
-    config=SimpleNamespace(zones=ZONES),
+REQUESTS = Requests(
+    SimpleNamespace(snapshot=SNAPSHOT, facts=()),
+    SERVER.handle,
+    lambda: ZONES,
+    dict,
+    dict,  # type: ignore[arg-type]
 )
-REQUESTS = Requests(APP)  # type: ignore[arg-type]
 
 
 class Written:
@@ -53,7 +54,7 @@ def check(data: bytes) -> None:
 
 
 def _handle(message: dict[str, Any]) -> Awaitable[dict[str, Any]]:
-    """As Requests has it, without what lasts and what needs a whole App."""
+    """As Requests has it, without what lasts and what needs a whole status."""
     if message.get("do") in ("watch", "status"):
         message = {"do": "names"}
     if message.get("do") == "ask":
