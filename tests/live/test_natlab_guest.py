@@ -64,7 +64,7 @@ def _show(server: natlab.Server, web: Guest) -> None:
     rules = ("natnetwork", "modify", "--netname", "NatNetwork", "--port-forward-4")
     natlab.vbm(*rules, f"http:tcp:[]:20088:[{address}]:80")
     server.saw("host:20088 -> 80 http")
-    server.saw("~ guest.local  10.0.2.15 (nat, guest additions)")
+    server.saw("~ guest.local  10.0.2.15 (NAT, guest additions)")
     assert f"nameserver {ASKED}" in str(until(lambda: ask(RENEW), "the guest answers"))
 
     # It finds a VM on a NAT Network, by the host's address, and its page, by the host's port.
