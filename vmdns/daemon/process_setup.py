@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ def prepare_process(log: Callable[[str], None]) -> None:
     _raise_open_files_limit()
     drop_ambient_capabilities()
     sys.setswitchinterval(SWITCH_INTERVAL)
+    # A full garbage collection stops all threads; it need not visit what was imported and stays.
+    gc.freeze()
 
 
 def _raise_open_files_limit() -> None:
