@@ -29,7 +29,6 @@ SCOPE = "service"
 _SYSTEMD = Path("/run/systemd/system")
 
 Say = Callable[[str], None]
-Agreed = Callable[[dict[str, Any]], bool]
 
 
 def run_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:

@@ -77,11 +77,6 @@ class Failure(NamedTuple):
     error: tuple[int, str]
 
 
-def is_data_type(kind: int) -> bool:
-    """Whether a type is one of data, which alone is forwarded."""
-    return kind not in _NO_DATA
-
-
 def check_forwardable(query: wire.Query) -> Failure | None:
     """The failure for a query that is never forwarded: meta types, other classes, and queries without RD.
 
