@@ -7,12 +7,13 @@ had never run.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from vmdns.host.state_file import replace_file
+from vmdns.regular_file import read_whole
 from vmdns.state.name_assignment import Owners
 
 MOST_NAMES = 20_000
@@ -77,11 +78,14 @@ class NameOwners:
 
 def read_owners(path: Path) -> Owners:
     """The owners in a file. Raises OSError, and ValueError for an invalid file."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
-        raise ValueError("it is no file of vmdns")
     try:
-        names = json.loads(path.read_bytes())["names"]
+        data = read_whole(path, MOST_BYTES)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EFBIG):
+            raise ValueError("it is no file of vmdns") from None
+        raise
+    try:
+        names = json.loads(data)["names"]
         owners = {tuple(name.split(".")): uuid.lower() for name, uuid in names.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError("it is damaged") from None
