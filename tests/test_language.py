@@ -19,7 +19,6 @@ BANNED = re.compile(
 STILL_ALLOWED = (
     "README.md",
     "vmdns/server/forwarder.py",
-    "vmdns/server/udp.py",
     "vmdns/state/forwarding_findings.py",
 )
 

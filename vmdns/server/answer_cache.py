@@ -114,9 +114,9 @@ class AnswerCache:
 
     def tick(self) -> None:
         """Drops expired answers. To be called before the cache is used."""
-        moment = now()
-        if moment >= self.next_second:
-            self.expire(moment)
+        now = time.monotonic()
+        if now >= self.next_second:
+            self.expire(now)
 
     def expire(self, now: float) -> None:
         """Drops the forwarded answers of the second before, and absent names every ten. now is of time.monotonic."""
@@ -152,8 +152,3 @@ def find(answers: Answers, packet: bytes) -> bytes | None:
     """Returns the cached answer (without its id) to a packet, whatever the case of its name."""
     found = answers.find(packet[2:])
     return None if found is None else unpacked(found)
-
-
-def now() -> float:
-    """Returns the time for `expire`."""
-    return time.monotonic()

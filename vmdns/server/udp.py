@@ -59,7 +59,7 @@ class UdpThread:
         """Starts answering on a listener. batches: whether recvmmsg is used where the system has it."""
         calls = CALLS if batches and bound.udp.family == socket.AF_INET else None
         listener = UdpListener(bound, *self._dependencies, self.counts, calls)
-        # Sending waits while the buffer is full, where reading can be told not to wait.
+        # Sending waits while the buffer is full, where a read need not wait.
         bound.udp.setblocking(_DONT_WAIT != 0)
         self._change(listener, True)
         return listener
