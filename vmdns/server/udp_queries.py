@@ -25,7 +25,7 @@ from vmdns.dns.message import (
     udp_response_limit,
 )
 from vmdns.dns.truncation import add_cookie, encode_truncated, remove_cookie, response_limit
-from vmdns.server.answer_cache import AnswerCache, Answers, find
+from vmdns.server.answer_cache import AnswerCache, Answers, ClientView, find
 from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.cookies import Cookies
 from vmdns.server.counters import Counters
@@ -178,7 +178,7 @@ class UdpQueries:
         if client is None and not cookie:
             return None
         snapshot = self._current()
-        client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+        client_view = _client_view(snapshot, listener, peer)
         if client_view[1] not in (AccessRight.ALL, AccessRight.NAMES):
             return None
         found = find(self.answer_cache.view(client_view), plain)
@@ -204,7 +204,7 @@ class UdpQueries:
 
     def _answer(self, packet: bytes, peer: Peer, listener: Listener) -> bytes | None:
         snapshot = self._current()
-        client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+        client_view = _client_view(snapshot, listener, peer)
         try:
             query = parse_query(packet)
         except Malformed as malformed:
@@ -321,7 +321,7 @@ class UdpQueries:
             return  # one client's budget was used up, which says nothing about other clients of the view
         if _is_plain(query, packet):
             snapshot = self._current()
-            client_view = snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
+            client_view = _client_view(snapshot, listener, peer)
             key, lowered = _key(query, packet), _with_lower_case_name(query, response)
             if absent_in is not None and response[3] & 0xF == NXDOMAIN:
                 self.answer_cache.store_absent(client_view, absent_in, key, lowered)
@@ -337,6 +337,10 @@ class UdpQueries:
             listener.udp.sendto(passed, _NEVER_WAIT, peer)
         except OSError:
             self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries
+
+
+def _client_view(snapshot: Snapshot, listener: Listener, peer: Peer) -> ClientView:
+    return snapshot.view(listener.address, peer[0]), snapshot.right(listener.address, peer[0])
 
 
 def _is_plain(query: Query, packet: bytes) -> bool:
