@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dns.edns
@@ -27,7 +29,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
-from vmdns.server import upstream_server, upstream_socket
+from vmdns.server import upstream_probe, upstream_server, upstream_socket
 from vmdns.server.first_query import POSSIBLE
 from vmdns.server.forwarder import Forwarder
 
@@ -711,6 +713,27 @@ def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with_it() 
             assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
             assert [one.tcp for one in net.up.seen] == [False, True, False]
             assert net.up.seen[-1].raw_name == "www.mixed-case-name-1.fz.test."
+
+    run(scenario)
+
+
+def test_a_probe_always_has_letters_of_both_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By chance one name in 512 would be in lower case, and the server would seem to repeat the case."""
+    drawn = itertools.count()
+
+    def draw(size: int) -> bytes:
+        return secrets.token_bytes(size) if next(drawn) % 2 else bytes(size)
+
+    monkeypatch.setattr(upstream_probe, "secrets", SimpleNamespace(token_bytes=draw))
+
+    async def scenario() -> None:
+        async with lab() as net:
+            net.up.flat = True
+            assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
+            await until(lambda: len(net.up.probes) == 3 and not net.forwarder._probes)
+            net.up.seen.clear()
+            assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
+            assert [one.tcp for one in net.up.seen] == [False]
 
     run(scenario)
 

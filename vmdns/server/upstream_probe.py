@@ -66,7 +66,10 @@ async def find_abilities(sockets: UpstreamSockets, upstream: Upstream) -> Abilit
 
 
 async def _probe(sockets: UpstreamSockets, upstream: Upstream, seconds: float, *, edns: bool) -> _Response:
-    packet, sent = encode_query(_QUESTION, secrets.token_bytes, edns=edns, mix_case=True)
+    while True:
+        packet, sent = encode_query(_QUESTION, secrets.token_bytes, edns=edns, mix_case=True)
+        if sent.name != sent.key:  # a name that happens to be in lower case would show nothing about case
+            break
     responses: list[_Response] = []
 
     def validate(message: bytes) -> Forwarded | Rejected:
