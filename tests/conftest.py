@@ -28,7 +28,7 @@ settings.load_profile("vmdns")
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests of faults have measured, and each reason for which tests were skipped."""
-    from tests.faults.stream import NOTES
+    from tests.contract.faults.stream import NOTES
 
     if NOTES:
         terminalreporter.section("faults and recoveries")

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.facts import vm
-from tests.sources.twohosts import two_hosts
+from tests.unit.sources.twohosts import two_hosts
 from vmdns.daemon.discovery import Discovery
 from vmdns.sources.supervisor import Supervisor
 from vmdns.state.facts import Machine, Neighbour, Network

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.stream import NOBODY, Answer, ask, recovery, streaming
+from tests.contract.faults.stream import NOBODY, Answer, ask, recovery, streaming
 from tests.live.lab import DOOR, Lab, Server, serving, until
 
 NATNET = ("--nic1", "natnetwork", "--nat-network1", "NatNetwork")

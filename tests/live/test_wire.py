@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.lab import DOOR, Lab, Server, until
-from tests.test_wiring import _DIES
+from tests.unit.commands.test_wire import _DIES
 
 STRANGE = "a \"b'/c d"
 HOST_ONLY = "HostInterfaceNetworking-vboxnet0"

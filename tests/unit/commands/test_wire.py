@@ -1,0 +1,435 @@
+"""`vmdns wire` as a whole, on a VirtualBox of files: plan, apply, undo, whatever happens between."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakebox import FakeBox
+from tests.needs import no_network_namespace
+from tests.unit.host.test_wire_plan import HEAD, OPTION6, network, server
+from vmdns import cli
+from vmdns.commands import wire as wire_command
+from vmdns.commands import wire_networks as wiring
+from vmdns.commands.command_error import CommandError
+from vmdns.commands.wire_networks import Wire
+from vmdns.host import elevation as elevate
+from vmdns.host import loopback_address as loopback
+from vmdns.host.elevation import ElevationDenied
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the played VBoxManage is a script as POSIX runs it")
+ZONES = ("local", "vm.internal")
+STRANGE = "a &quot;b&apos;/c"  # in XML; the name is a "b'/c
+HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
+INTERFACE = (
+    "Name:            vboxnet0\nGUID:            786f6276-656e-4074-8000-0a0027000000\nDHCP:            Disabled\n"
+    "IPAddress:       192.168.56.1\nNetworkMask:     255.255.255.0\nIPV6Address:     \n"
+    "IPV6NetworkMaskPrefixLength: 0\nHardwareAddress: 0a:00:27:00:00:00\nMediumType:      Ethernet\n"
+    f"Wireless:        No\nStatus:          Up\nVBoxNetworkName: {HOST_ONLY}\n\n"
+)
+LAN = INTERFACE.replace("vboxnet0", "lan0").replace("192.168.56.1", "192.0.2.20")
+MACHINE = (
+    'name="{name}"\ngroups="/"\nUUID="{uuid}"\nVMState="running"\nnat-network1="{network}"\n'
+    'macaddress1="080027AABB01"\ncableconnected1="on"\nnic1="natnetwork"\n'
+)
+UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
+TEXT = HEAD.format(
+    system="linux",
+    servers=server("lab", inside=OPTION6.format("10.0.2.2"))
+    + server(HOST_ONLY, "192.168.56", at=100, lower=101)
+    + server("HostInterfaceNetworking-gone", "192.168.57", at=100, lower=101),
+    networks=network("lab") + network(STRANGE, "10.0.3") + network("off", "10.0.4", enabled=0),
+)
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBox:
+    made = FakeBox(tmp_path, TEXT)
+    for name, value in made.environ.items():
+        monkeypatch.setenv(name, value)
+    made.says("list hostonlyifs", INTERFACE)
+    made.says("list bridgedifs", LAN)
+    monkeypatch.setattr(wiring, "_resolvers", lambda: ("127.0.0.1",))
+    monkeypatch.setattr(wiring, "_outward", lambda: "")
+    return made
+
+
+class Host:
+    """The addresses that this computer is said to have; `denied` makes each command that needs rights fail."""
+
+    def __init__(self) -> None:
+        self.addresses: set[str] = set()
+        self.denied: OSError | None = None
+
+    def run(self, command: list[str], *, elevated: bool = False, text: str = "") -> str:
+        assert elevated
+        if self.denied is not None:
+            raise self.denied
+        address = next(word for word in command if word.startswith("198.18.53."))
+        verb = command[2]
+        address = address.removesuffix("/32")
+        (self.addresses.add if verb == "add" else self.addresses.remove)(address)
+        return ""
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Always there, so that no test gives addresses to this computer."""
+    made = Host()
+    monkeypatch.setattr(elevate, "run", made.run)
+    monkeypatch.setattr(
+        loopback, "address_commands", lambda address, present: [["ip", "a", "add" if present else "del", address]]
+    )
+    monkeypatch.setattr(loopback, "is_assigned", made.addresses.__contains__)
+    monkeypatch.setattr(wiring, "is_assigned", made.addresses.__contains__)
+    return made
+
+
+def wire(*, may: bool = True) -> Wire:
+    return Wire(None, ZONES, may=may)
+
+
+def told(do: str, network: str = "", *, may: bool = True) -> tuple[dict[str, Any], list[str]]:
+    lines: list[str] = []
+    return wire_command.command(wire(may=may), do, network, lines.append), lines
+
+
+def normal(box: FakeBox) -> bytes:
+    """VirtualBox.xml as the played VBoxManage writes it, before anything was changed."""
+    add = ["dhcpserver", "add", "--network=x", "--server-ip=10.9.0.2", "--netmask=255.255.255.0"]
+    for words in (
+        [*add, "--lower-ip=10.9.0.3", "--upper-ip=10.9.0.9", "--enable"],
+        ["dhcpserver", "remove", "--network=x"],
+    ):
+        subprocess.run(
+            [box.program / "VBoxManage", *words], env={**os.environ, "LC_ALL": "C.UTF-8"}, check=True, timeout=30
+        )
+    return box.file.read_bytes()
+
+
+def test_plan_apply_again_and_undo(box: FakeBox, host: Host) -> None:
+    before = normal(box)
+    planned, lines = told("plan")
+    assert lines == []
+    assert box.file.read_bytes() == before
+    assert [(one["title"], one["wanted"], len(one["steps"])) for one in planned["networks"]] == [
+        ("NAT Network lab", "198.18.53.1", 3),
+        ("NAT Network a \"b'/c", "198.18.53.2", 3),
+        ("NAT Network off", "", 0),
+        ("host-only vboxnet0", "192.168.56.1", 1),
+    ]
+    done, lines = told("apply")
+    assert lines == [step["what"] for one in planned["networks"] for step in one["steps"]]
+    assert done["changed"] == ["lab", "a \"b'/c", HOST_ONLY]
+    assert host.addresses == {"198.18.53.1", "198.18.53.2"}
+
+    found = wire().box.networks().servers
+    wanted = {"15": "local", "119": "local vm.internal"}
+    assert found["lab"].groups == {"vmdns": {"6": "198.18.53.1", **wanted}}
+    assert (found["lab"].lower, found["lab"].name_servers) == ("10.0.2.4", ("198.18.53.1",))
+    assert found["a \"b'/c"].groups == {"vmdns": {"6": "198.18.53.2", **wanted}}
+    assert (found["a \"b'/c"].address, found["a \"b'/c"].lower) == ("10.0.3.2", "10.0.3.4")
+    assert found[HOST_ONLY].groups == {"vmdns": {"6": "192.168.56.1", **wanted}}
+
+    applied = box.file.read_bytes()
+    for do in ("plan", "apply"):
+        again, lines = told(do)
+        assert (again["changed"], lines) == ([], [])
+    assert box.file.read_bytes() == applied
+
+    undone, lines = told("undo")
+    assert (undone["left"], len(lines)) == ([], 7)
+    assert box.file.read_bytes() == before
+    assert host.addresses == set()
+    again, lines = told("undo")
+    assert (again["changed"], again["left"], lines) == ([], [], [])
+
+
+def test_a_dhcp_server_is_restarted_only_if_it_runs(box: FakeBox, host: Host) -> None:
+    told("apply", "lab")
+    assert len(box.asked("restart")) == 2
+    box.runs(True)
+    told("undo", "lab")
+    assert box.asked("restart") == ["--network=lab"] * 4  # it answers now, before it failed and that was no failure
+
+
+STARTED = (
+    '<?xml version="1.0"?>\n<DHCPServer networkName="lab" IPAddress="10.0.2.2">\n  <Options/>\n'
+    '  <Group name="vmdns"><ConditionMACWildcard inclusive="true" value="*"/>\n{options}  </Group>\n</DHCPServer>\n'
+)
+
+
+def test_a_dhcp_server_that_runs_with_old_settings_is_restarted(box: FakeBox, host: Host) -> None:
+    told("apply", "lab")
+    options = {"6": "198.18.53.1", "15": "local", "119": "local vm.internal"}
+    for found, restarts in ((options, 0), ({**options, "6": "192.0.2.1"}, 1)):
+        lines = "".join(f'<Option name="{number}" encoding="0" value="{text}"/>' for number, text in found.items())
+        (box.home / "lab-Dhcpd.config").write_text(STARTED.format(options=lines))
+        for runs in (False, True):
+            box.runs(runs)
+            before = len(box.asked("restart"))
+            said = told("apply", "lab")[1]
+            assert len(box.asked("restart")) == before + restarts
+            assert len(said) == (restarts if runs else 0)
+
+
+def test_one_network_alone(box: FakeBox, host: Host) -> None:
+    before = normal(box)
+    told("apply", "vboxnet0")
+    told("apply", "a \"b'/c")
+    assert host.addresses == {"198.18.53.2"}  # the first is lab's
+    told("apply", "lab")
+    assert host.addresses == {"198.18.53.1", "198.18.53.2"}
+    found = wire().box.networks().servers
+    assert [sorted(found[name].groups) for name in ("lab", "a \"b'/c", HOST_ONLY)] == [["vmdns"]] * 3
+
+    undone, _ = told("undo", "a \"b'/c")
+    assert undone["changed"] == ["a \"b'/c"]
+    assert host.addresses == {"198.18.53.1"}
+    assert sorted(wire().box.networks().servers["lab"].groups) == ["vmdns"]
+    told("undo", HOST_ONLY)
+    told("undo", "lab")
+    assert box.file.read_bytes() == before
+    with pytest.raises(CommandError, match="no network lab"):
+        told("undo", "lab")
+    with pytest.raises(CommandError, match="there is lab, a"):
+        told("plan", "la")
+
+
+def test_what_someone_else_changed_since_is_left(box: FakeBox, host: Host) -> None:
+    told("apply", "lab")
+    vboxmanage = wire().box.call
+    vboxmanage("dhcpserver", "modify", "--network=lab", "--group=vmdns", "--set-opt=44", "192.0.2.9")
+    undone, lines = told("undo")
+    assert len(undone["left"]) == 1
+    assert "the DHCP group vmdns" in undone["left"][0]
+    assert "changed by someone else" in undone["left"][0]
+    found = wire().box.networks().servers["lab"]
+    assert found.groups["vmdns"]["44"] == "192.0.2.9"
+    assert found.lower == "10.0.2.3"
+    assert len(lines) == 2
+    assert host.addresses == set()
+
+
+def test_a_server_that_virtualbox_started_with_is_left(box: FakeBox, host: Host) -> None:
+    told("apply", "a \"b'/c")
+    # NATNetwork::start writes options of the whole server.
+    there = 'upperIP="10.0.3.254" enabled="1">'
+    options = '<Options><Option name="3" value="10.0.3.1"/></Options>'
+    assert there in box.file.read_text()
+    box.file.write_text(box.file.read_text().replace(there, there + options))
+    undone, _ = told("undo")
+    assert len(undone["left"]) == 1
+    assert "the DHCP server" in undone["left"][0]
+    assert wire().box.networks().servers["a \"b'/c"].groups == {}
+
+
+def test_a_group_that_was_there_comes_back(box: FakeBox, host: Host) -> None:
+    there = ("dhcpserver", "modify", "--network=lab", "--group=vmdns", "--incl-mac-wild=*", "--set-opt=6", "192.0.2.7")
+    wire().box.call(*there)
+    before = box.file.read_bytes()
+    told("apply")
+    assert wire().box.networks().servers["lab"].groups["vmdns"]["6"] == "198.18.53.1"
+    told("undo")
+    assert box.file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", [ElevationDenied("this needs root; run: sudo ip ..."), OSError("sudo ip ... failed: no")]
+)
+def test_without_the_right_networks_share_an_address(box: FakeBox, host: Host, error: OSError) -> None:
+    before = normal(box)
+    host.denied = error
+    done, lines = told("apply")
+    assert str(error) in lines[1]
+    assert {one["wanted"] for one in done["networks"]} == {"192.0.2.20", "192.168.56.1", ""}
+    assert wire().box.networks().servers["a \"b'/c"].name_servers == ("192.0.2.20",)
+    assert any("shares 192.0.2.20 with other networks" in note for note in done["notes"])
+    assert told("apply", may=False)[1] == []
+    told("undo")
+    assert box.file.read_bytes() == before
+
+
+def test_addresses_that_a_restart_took_come_back(box: FakeBox, host: Host) -> None:
+    before = normal(box)
+    told("apply")
+    host.addresses.clear()
+    done, lines = told("apply")
+    assert lines == [
+        "give this computer the address 198.18.53.1 on its loopback interface",
+        "give this computer the address 198.18.53.2 on its loopback interface",
+    ]
+    assert [one["wanted"] for one in done["networks"]] == ["198.18.53.1", "198.18.53.2", "", "192.168.56.1"]
+    told("undo")
+    assert host.addresses == set()
+    assert box.file.read_bytes() == before
+
+
+def test_a_network_that_is_gone_is_no_trouble(box: FakeBox, host: Host) -> None:
+    told("apply", "lab")
+    wire().box.call("dhcpserver", "remove", "--network=lab")
+    undone, _ = told("undo")
+    assert [one for one in undone["left"] if "group" in one] == []
+    assert host.addresses == set()
+
+
+def test_undo_without_the_right_gives_guests_back_what_they_had(box: FakeBox, host: Host) -> None:
+    before = normal(box)
+    told("apply")
+    host.denied = ElevationDenied("this needs root; run: sudo ip ...")
+    with pytest.raises(ElevationDenied):
+        told("undo")
+    assert box.file.read_bytes() == before
+    assert host.addresses == {"198.18.53.1", "198.18.53.2"}
+    host.denied = None
+    told("undo")
+    assert host.addresses == set()
+
+
+def test_guests_that_run_are_named(box: FakeBox, host: Host) -> None:
+    box.says("list runningvms", f'"web" {{{UUID}}}\n')
+    box.says(f"showvminfo {UUID}", MACHINE.format(name="web", uuid=UUID, network="lab"))
+    assert told("plan", "vboxnet0")[0]["guests"] == []
+    done, _ = told("apply")
+    assert done["guests"] == ["web"]
+    assert any(note.startswith("these guests run: web;") for note in done["notes"])
+    assert told("apply")[0]["guests"] == []
+
+
+def test_a_mac_with_virtualbox_6_1_has_no_host_only_networks(
+    box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its VBoxManage does not know `list hostonlynets`."""
+    monkeypatch.setattr(wiring, "_MAC", True)
+    box.lacks("list hostonlynets")
+    assert "NAT Network lab" in [one.row.title for one in wire().plan()]
+
+
+def test_virtualbox_up_to_7_1(box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VERSION", "7.1.12r169651")
+    done, _ = told("apply")
+    assert [one["wanted"] for one in done["networks"]] == ["10.0.2.2", "10.0.3.2", "", "192.168.56.1"]
+    assert host.addresses == set()
+
+
+_DIES = """
+import os, sys
+from vmdns.commands import wire_networks as wiring
+from vmdns.commands.wire_networks import Wire
+
+left = int(sys.argv[1])
+
+def say(line):
+    # The journal is written, the setting is not.
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), 9)
+
+wiring._resolvers = lambda: ("127.0.0.53",)
+one = Wire(None, ("local", "vm.internal"), may=sys.argv[2] == "may")
+one.apply(one.plan(), say)
+os.kill(os.getpid(), 9)
+"""
+_UNDOES = """
+from vmdns.host.loopback_address import is_assigned
+from vmdns.commands.wire_networks import Wire
+left = Wire(None, ("local",), may=False).undo(lambda line: None)[1]
+assert left == [], left
+assert not is_assigned("198.18.53.1") and not is_assigned("198.18.53.2")
+"""
+
+
+@pytest.mark.parametrize(
+    ("rights", "after"), [*(("may", number) for number in range(8)), ("may not", 0), ("may not", 3)]
+)
+def test_killed_between_two_steps_and_undone(box: FakeBox, after: int, rights: str) -> None:
+    """Each run in a network namespace of its own, in which it gives and takes addresses."""
+    if rights == "may" and no_network_namespace():
+        pytest.skip(no_network_namespace())
+    before = normal(box)
+    for name, text in (("dies", _DIES), ("undoes", _UNDOES)):
+        (box.home / f"{name}.py").write_text(text)
+    dies = f'{sys.executable} "{box.home}/dies.py" {after} {rights.replace(" ", "-")}; test $? = 137 || exit 3'
+    script = f'{dies}; cp "{box.file}" "{box.home}/then"; exec {sys.executable} "{box.home}/undoes.py"'
+    if rights == "may":
+        script = "ip link set lo up; " + script
+    isolate = ["unshare", "--net"] if rights == "may" else []
+    root = str(Path(wiring.__file__).parents[1])
+    done = subprocess.run(
+        [*isolate, "sh", "-c", script],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.decode().replace("Killed\n", "")) == (0, "")
+    changed = (box.home / "then").read_bytes() != before
+    # With rights, the first step gives an address; then the first changes VirtualBox.
+    assert changed == (after > (1 if rights == "may" else 0))
+    assert box.file.read_bytes() == before
+    assert json.loads(box.journal.read_text()) == {"entries": []}
+
+
+def test_the_command(box: FakeBox, host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(wire_command, "can_ask", lambda: True)
+    assert cli.main(["wire"]) == 0
+    shown = capsys.readouterr().out
+    assert "NAT Network lab      10.0.2.2          198.18.53.1\n" in shown
+    assert f"{box.program}/VBoxManage dhcpserver restart --network=lab\n" in shown
+    assert "10.0.2.2, given to guests now, is its DHCP server" in shown
+    assert wire_command.ALONE in shown
+    assert shown.endswith("Do it with: vmdns wire --apply\n")
+    assert cli.main(["wire", "--apply", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["done"] is True
+    assert answer["networks"][0]["steps"][0]["kind"] == "loopback-address"
+    assert cli.main(["wire", "--apply"]) == 0
+    assert capsys.readouterr().out == "Nothing to do.\n"
+    assert cli.main(["wire", "--undo", "--network", "lab"]) == 0
+    assert "take the DHCP group vmdns away from lab" in capsys.readouterr().out
+    assert cli.main(["wire", "--network", "nosuch"]) == 1
+    assert "there is no network nosuch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda box: box.file.unlink(), "start VirtualBox once"),
+        (lambda box: box.file.write_text("<VirtualBox"), "cannot be understood"),
+    ],
+)
+def test_one_clear_sentence_when_it_fails(
+    box: FakeBox, host: Host, capsys: pytest.CaptureFixture[str], spoil: Callable[[FakeBox], Any], error: str
+) -> None:
+    (box.program / "VBoxManage").write_text("#!/bin/sh\necho 7.2.22r1\n")
+    spoil(box)
+    assert cli.main(["wire"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vmdns: ")
+    assert error in said
+    assert said.count("\n") == 1
+
+
+def test_without_virtualbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wiring, "find", lambda environ: None)
+    assert cli.main(["wire"]) == 1
+    assert "VirtualBox is not installed here" in capsys.readouterr().err
+
+
+def test_the_networks_of_another_home_are_left_alone(box: FakeBox, host: Host) -> None:
+    """VBoxManage changes those of the VBoxSVC that runs, whatever folder is named."""
+    told("apply")
+    (box.home / "list-vms").write_text('"other" {99999999-8888-4777-8666-555555555555}\n')
+    for do in ("plan", "apply", "undo"):
+        with pytest.raises(CommandError, match="quit VirtualBox and all its VMs"):
+            told(do)

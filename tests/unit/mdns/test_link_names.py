@@ -1,0 +1,283 @@
+"""Names in `local` that no VM has: which are looked up on the host's links, and what is answered beyond the budget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+
+from tests.clock import run
+from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
+from tests.unit.server.dnsbench import HOST, Script, question
+from vmdns.dns.limits import Limits
+from vmdns.dns.mdns_message import encode_responses, parse_message
+from vmdns.dns.message import Record
+from vmdns.dns.name import to_text, to_wire
+from vmdns.dns.rrset import address_record
+from vmdns.mdns import transport as multicast
+from vmdns.mdns.links import Link
+from vmdns.mdns.querier import LinkQuerier
+from vmdns.mdns.responder import Responder
+from vmdns.mdns.transport import Multicast
+from vmdns.server.answer_cache import find
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener
+from vmdns.state.build import build
+from vmdns.state.facts import HostAddress
+from vmdns.state.link_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, LookupState
+from vmdns.state.name_assignment import RESERVED
+from vmdns.state.policy import Policy
+
+DOOR, FLOODER, OFFICE = "192.168.56.1", "192.168.56.101", "192.168.56.102"
+FACTS = (
+    *NETWORKS,
+    HostAddress("lo", "127.0.0.1/8"),
+    HostAddress("vboxnet0", "192.168.56.1/24"),
+    HostAddress("eth0", "192.168.1.5/24"),
+    vm(1, "web", HOSTONLY),
+    vm(2, "db", HOSTONLY),
+    lease(1, FLOODER, HOSTONLY),
+    lease(2, OFFICE, HOSTONLY),
+)
+SNAPSHOT = build(FACTS, Policy(), NOW, 1)
+LAN = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "eth0"), {})
+
+
+class Lan:
+    """A LAN on which printers answer after 50 ms, and the server that may ask it."""
+
+    def __init__(self) -> None:
+        self.queries: list[tuple[float, str]] = []
+        self.relay = LinkQuerier(self._send, self._forget, asyncio.get_running_loop().time)
+        script = Script()
+        script.snapshot = SNAPSHOT
+        self.server = DnsServer(script.current, script.others(), Limits())
+        self.server.external.links = self.relay
+        self.server.publish(SNAPSHOT)
+
+    def _forget(self) -> None:
+        self.server.datagrams.answer_cache.drop_absent()
+
+    def _send(self, packet: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        message = parse_message(packet)
+        assert message is not None
+        name = message.questions[0].key
+        self.queries.append((loop.time(), to_text(name)))
+        if name[1:].startswith(b"printer"):
+            kind, rdata = address_record("192.168.1.9")
+            (answer,) = encode_responses([Record(name, kind, 120, rdata)])
+            loop.call_later(0.05, self.relay.receive, answer, LAN)
+
+    async def ask(self, name: str, kind: str = "A", peer: str = OFFICE, *, tcp: bool = False) -> dns.message.Message:
+        response = self.server.handle(question(name, kind, use_edns=0), peer, DOOR, tcp)
+        if isinstance(response, Awaitable):
+            response = await response
+        assert response is not None
+        return dns.message.from_wire(response)
+
+
+def error(message: dns.message.Message) -> str:
+    return " ".join(str(one.text) for one in message.options if isinstance(one, dns.edns.EDEOption))
+
+
+def test_what_a_lookup_finds_is_answered() -> None:
+    async def main() -> None:
+        lan = Lan()
+        found = await lan.ask("Printer.local")
+        assert [str(one) for one in found.answer] == ["Printer.local. 5 IN A 192.168.1.9"]
+        other = await lan.ask("printer.local", "AAAA")
+        assert (other.rcode(), list(other.answer)) == (dns.rcode.NOERROR, [])
+        assert (await lan.ask("nobody.local")).rcode() == dns.rcode.NXDOMAIN
+        assert {name for _, name in lan.queries} == {"printer.local", "nobody.local"}
+
+    run(main())
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_beyond_the_budget_it_is_servfail_at_once_with_the_reason(tcp: bool) -> None:
+    async def main() -> None:
+        lan = Lan()
+        tasks = [asyncio.create_task(lan.ask(f"no{number}.local", tcp=tcp)) for number in range(CLIENT_LOOKUPS)]
+        await asyncio.sleep(0.01)
+        response = lan.server.handle(question("printer.local", use_edns=0), OFFICE, DOOR, tcp)
+        assert isinstance(response, bytes)
+        refused = dns.message.from_wire(response)
+        assert refused.rcode() == dns.rcode.SERVFAIL
+        assert "too many lookups" in error(refused)
+        assert {(await task).rcode() for task in tasks} == {dns.rcode.NXDOMAIN}
+        assert isinstance(lan.server.handle(question("no0.local"), OFFICE, DOOR, tcp), bytes)  # known: nobody
+        await asyncio.sleep(1)
+        assert (await lan.ask("printer.local")).answer
+
+    run(main())
+
+
+def test_a_flood_of_unknown_names_leaves_another_client_its_printers() -> None:
+    async def main() -> None:
+        lan = Lan()
+
+        async def flood() -> list[int]:
+            asked = []
+            for number in range(600):
+                asked.append(asyncio.create_task(lan.ask(f"no{number}.local", peer=FLOODER)))
+                await asyncio.sleep(0.01)
+            return [one.rcode() for one in await asyncio.gather(*asked)]
+
+        flooding = asyncio.create_task(flood())
+        for number in range(30):
+            found = await lan.ask(f"printer{number}.local")
+            assert [str(one) for one in found.answer] == [f"printer{number}.local. 5 IN A 192.168.1.9"]
+            await asyncio.sleep(0.05)
+        rcodes = await flooding
+        assert set(rcodes) == {dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL}
+        assert rcodes.count(dns.rcode.NXDOMAIN) > 20
+        for start, _ in lan.queries:
+            second = [name for at, name in lan.queries if start <= at < start + 1]
+            assert sum(name.startswith("no") for name in second) <= CLIENT_QUERIES
+            assert len(second) <= 2 * CLIENT_QUERIES
+
+    run(main())
+
+
+@pytest.mark.parametrize("label", [*sorted(RESERVED), "WPAD", "_http"])
+def test_reserved_names_are_never_looked_up(label: str) -> None:
+    async def main() -> None:
+        lan = Lan()
+        answered = await lan.ask(f"{label}.local")
+        assert answered.rcode() == (dns.rcode.NOERROR if label == "vmdns" else dns.rcode.NXDOMAIN)
+        assert lan.queries == []
+
+    run(main())
+
+
+class OpenLink:
+    """Stands for the sockets of one link."""
+
+    def __init__(self, interface: str, link: Link, *_: object) -> None:
+        self.interface, self.link, self.index = interface, link, 0
+        self.responder = Responder(lambda low, high: low)
+        self.sent = 0
+
+    def multicast(self, packet: bytes) -> None:
+        self.sent += 1
+
+    def restart(self) -> None:
+        pass
+
+    def configure(self, names: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multicast, "_OpenLink", OpenLink)
+    monkeypatch.setattr(multicast, "_index", lambda interface: 0)
+    guests = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "vboxnet0"), {}, True)
+    name = to_wire("printer.local")
+
+    async def main() -> None:
+        found = Multicast(print)
+        assert found.state(name, "") is LookupState.ABSENT
+        found.set_links({"vboxnet0": guests})
+        assert found.state(name, "") is LookupState.ABSENT
+        assert await found.find(name, "") == ()
+        found.set_links({"vboxnet0": guests, "eth0": LAN})
+        assert found.state(name, "") is LookupState.LOOKUP
+        assert found.state(to_wire("wpad.local"), "") is LookupState.ABSENT
+        assert await found.find(name, "") == ()
+        assert all(one.sent for one in found._open.values())
+        assert found.state(name, "") is LookupState.ABSENT
+        found.set_links({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
+        assert found.state(name, "") is LookupState.ABSENT
+        found.set_links({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
+        assert found.state(name, "") is LookupState.LOOKUP
+        await found.find(name, "")
+        found.set_links({"vboxnet0": guests, "eth0": LAN})
+        assert found.state(name, "") is LookupState.LOOKUP
+        await found.find(name, "")
+        found.restart()  # this computer slept
+        assert found.state(name, "") is LookupState.LOOKUP
+
+    asyncio.run(main())
+
+
+def test_one_clients_servfail_is_not_given_to_another() -> None:
+    async def main() -> None:
+        lan = Lan()
+        datagrams, listener = lan.server.datagrams, Listener(DOOR, 53, None, None)  # type: ignore[arg-type]
+        lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
+            LookupState.OVER_BUDGET if client == uuid(1) else LookupState.ABSENT
+        )
+        packet = question("printer.local")
+        refused = datagrams.ask(packet, (FLOODER, 4000), listener)
+        denied = datagrams.ask(packet, (OFFICE, 4000), listener)
+        assert refused is not None
+        assert denied is not None
+        assert (refused[1] & 15, denied[1] & 15) == (dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN)
+
+    run(main())
+
+
+def test_this_computer_gets_either_answer_from_memory() -> None:
+    """So a million unknown names cost as little as any other negative answer."""
+
+    async def main() -> None:
+        lan = Lan()
+        datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
+        for state, rcode in ((LookupState.OVER_BUDGET, dns.rcode.SERVFAIL), (LookupState.ABSENT, dns.rcode.NXDOMAIN)):
+            lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
+            packet = question(f"{state.name.lower()}.local")
+            first = datagrams.ask(packet, (HOST, 4000), listener)
+            ready = datagrams.find_answers(listener, HOST)
+            assert first is not None
+            assert ready is not None
+            assert first[1] & 15 == rcode
+            assert find(ready, packet) == first
+        cache = datagrams.answer_cache
+        absent, over = question("absent.local"), question("over_budget.local")
+        cache.expire(100.0)
+        assert [find(ready, one) is None for one in (absent, over)] == [True, True]
+
+    run(main())
+
+
+def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance() -> None:
+    async def main() -> None:
+        lan = Lan()
+        datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
+        packet = question("nobody.local")
+        (answer,) = encode_responses(
+            [Record(to_wire("nobody.local"), *address_record("192.168.1.9")[:1], 120, bytes(4))]
+        )
+
+        async def denied() -> bool:
+            await lan.ask("nobody.local", peer=HOST)
+            ready = datagrams.find_answers(listener, HOST)
+            assert ready is not None
+            assert datagrams.ask(packet, (HOST, 4000), listener) is not None
+            return find(ready, packet) is not None
+
+        for forget in (
+            lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
+            lan.relay.forget_results,
+            lambda: lan.relay.receive(answer, LAN),
+        ):
+            lan.server.publish(SNAPSHOT)
+            datagrams.answer_cache.expire(0.5)
+            assert await denied()
+            datagrams.answer_cache.expire(1.5)
+            ready = datagrams.find_answers(listener, HOST)
+            assert ready is not None
+            assert find(ready, packet) is not None
+            forget()
+            assert find(ready, packet) is None
+
+    run(main())

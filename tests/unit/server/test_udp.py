@@ -1,0 +1,133 @@
+"""The threads that answer datagrams, with listeners that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from selectors import SelectSelector
+
+import dns.message
+import pytest
+
+from tests.unit.server.dnsbench import HOST, Bench, Script, question, run, until
+from vmdns.dns.limits import Limits
+from vmdns.server import udp
+from vmdns.server.dns_server import DnsServer
+from vmdns.server.listeners import Listener, bind
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
+    before = set(threading.enumerate())
+
+    def threads() -> list[str]:
+        return sorted(one.name for one in set(threading.enumerate()) - before if one.name.startswith("udp"))
+
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches: list[Bench] = []
+        for host in ("127.0.0.1", "127.0.0.2", "::1"):
+            try:
+                listener = bind(host, 0)
+            except OSError:
+                continue  # no IPv6
+            server.open(listener, batches=batches)
+            benches.append(Bench(server, listener, script))
+            for bench in benches:
+                assert (await bench.ask("db.local")).answer
+        assert threads() == ["udp"]
+        while benches:
+            gone = benches.pop(0)
+            server.close(gone.listener)
+            for bench in benches:
+                assert (await bench.ask("db.local")).answer
+        await until(lambda: threads() == [])
+        answered = server.counts.answered
+        listener = bind(HOST, 0)
+        server.open(listener, batches=batches)
+        assert (await Bench(server, listener, script).ask("db.local")).answer
+        assert server.counts.answered == answered + 1, "nothing that was counted is forgotten"
+        await server.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(batches: bool) -> None:
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches = []
+        for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"):
+            listener = bind(host, 0)
+            server.open(listener, batches=batches)
+            benches.append(Bench(server, listener, script))
+        names = ("db.local", "DB.local", "nope.local", "x.db.local", "localhost", "big.local")
+        for start in range(0, 300, 100):
+            packets = [question(names[at % len(names)], ident=at) for at in range(start, start + 100)]
+            slow = sorted(bytes(server.handle(packet, HOST, HOST, False) or b"") for packet in packets)  # type: ignore[arg-type]
+            for replies in await asyncio.gather(*(bench.udp(*packets) for bench in benches)):
+                assert sorted(replies) == slow
+        await server.stop()
+
+    run(main())
+
+
+def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches = []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            listener: Listener = bind(host, 0)
+            server.open(listener)
+            benches.append(Bench(server, listener, script))
+        flooded, other = benches
+        over = threading.Event()
+
+        def flood() -> None:
+            packets = [question("db.local", ident=at) for at in range(200)]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect((flooded.listener.address, flooded.listener.port))
+                while not over.is_set():
+                    for packet in packets:
+                        client.send(packet)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for _ in range(50):
+                reply = await asyncio.wait_for(other.ask("db.local"), 10)
+                assert isinstance(reply, dns.message.Message)
+                assert reply.answer
+        finally:
+            over.set()
+            thread.join()
+        await server.stop()
+
+    run(main())
+
+
+def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows: no recvmmsg, no MSG_DONTWAIT, and select(2) for all listeners."""
+    monkeypatch.setattr(udp, "DefaultSelector", SelectSelector)
+    monkeypatch.setattr(udp, "CALLS", None)
+    monkeypatch.setattr(udp, "_DONT_WAIT", 0)
+
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        benches = []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            listener = bind(host, 0)
+            server.open(listener)
+            benches.append(Bench(server, listener, script))
+        for bench in (*benches, *benches):
+            packets = [question("db.local", ident=at) for at in range(50)]
+            assert sorted(reply[:2] for reply in await bench.udp(*packets)) == sorted(one[:2] for one in packets)
+        assert server.datagrams.path == "one by one"
+        await server.stop()
+
+    run(main())

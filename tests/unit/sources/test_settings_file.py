@@ -1,0 +1,232 @@
+"""Settings files: recorded ones held against what the API said, and by tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.sources import zoo
+from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry
+from vmdns.state import xml_tree as plainxml
+from vmdns.state.facts import Network, PortForward
+
+UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
+
+
+def vbox(inside: str = "", attributes: str = "", version: str = "1.19-linux", uuid: str = UUID) -> bytes:
+    return (
+        f'<?xml version="1.0"?>\n<VirtualBox xmlns="http://www.virtualbox.org/" version="{version}">\n'
+        f'<Machine uuid="{{{uuid}}}" name="n" {attributes}>{inside}</Machine></VirtualBox>'
+    ).encode()
+
+
+def network(adapters: str) -> str:
+    return f"<Hardware><Network>{adapters}</Network></Hardware>"
+
+
+@pytest.mark.parametrize("path", sorted((zoo.FOLDER / "machines").iterdir()), ids=lambda path: path.stem)
+def test_recorded(path) -> None:
+    expected = zoo.MACHINES[path.stem]
+    found = parse_machine(path.read_bytes())
+    if expected.online:  # the file cannot tell
+        expected = replace(expected, state=found.state, state_changed=found.state_changed, reports=())
+    assert found == expected
+
+
+def test_recorded_registry() -> None:
+    home = Path("/home/user/.config/VirtualBox")
+    found = parse_registry((zoo.FOLDER / "VirtualBox.xml").read_bytes(), home)
+    assert found == {uuid: home / "machines" / f"{uuid}.vbox" for uuid in zoo.MACHINES}
+
+
+def test_registry_paths() -> None:
+    data = (
+        b'<VirtualBox xmlns="http://www.virtualbox.org/"><Global><MachineRegistry>'
+        b'<MachineEntry uuid="{AAAAAAAA-0000-0000-0000-000000000001}" src="/vms/a b/a.vbox"/>'
+        b'<MachineEntry uuid="{aaaaaaaa-0000-0000-0000-000000000002}" src="Machines/b/b.xml"/>'
+        b'<MachineEntry uuid="{aaaaaaaa-0000-0000-0000-000000000003}"/>'
+        b'<MachineEntry uuid="{}" src="c.vbox"/><MachineEntry src="d.vbox"/>'
+        b"</MachineRegistry></Global></VirtualBox>"
+    )
+    assert parse_registry(data, Path("/home")) == {
+        "aaaaaaaa-0000-0000-0000-000000000001": Path("/vms/a b/a.vbox"),
+        "aaaaaaaa-0000-0000-0000-000000000002": Path("/home/Machines/b/b.xml"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("attributes", "state"),
+    [
+        ("", "PoweredOff"),
+        ('aborted="false"', "PoweredOff"),
+        ('aborted="true"', "Aborted"),
+        ('aborted="1"', "Aborted"),
+        ('stateFile="Snapshots/x.sav"', "Saved"),
+        ('stateFile="Snapshots/x.sav" aborted="true"', "AbortedSaved"),
+        ('stateFile=""', "PoweredOff"),
+    ],
+)
+def test_state(attributes, state) -> None:
+    assert parse_machine(vbox(attributes=attributes)).state == state
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ('<Adapter slot="0" MACAddress="080027000001"><NAT/></Adapter>', None),
+        ('<Adapter slot="0" enabled="false" MACAddress="080027000001"><NAT/></Adapter>', None),
+        ('<Adapter slot="0" enabled="true" MACAddress="080027000001"/>', Network("null")),
+        ('<Adapter slot="0" enabled="1" MACAddress="080027000001"><NAT/></Adapter>', Network("nat")),
+        (
+            '<Adapter slot="0" enabled="true" MACAddress="080027000001">'
+            '<DisabledModes><NAT/><InternalNetwork name="x"/></DisabledModes><NATNetwork name="Nat"/></Adapter>',
+            Network("natnetwork", "Nat"),
+        ),
+        (
+            '<Adapter slot="0" enabled="true" MACAddress="080027000001"><HostOnlyNetwork name="h"/></Adapter>',
+            Network("hostonlynetwork", "h"),
+        ),
+        (
+            '<Adapter slot="0" enabled="true" MACAddress="080027000001"><CloudNetwork name="c"/></Adapter>',
+            Network("cloud"),
+        ),
+        (
+            '<Adapter slot="0" enabled="true" MACAddress="080027000001"><VDE network="v"/></Adapter>',
+            Network("null"),
+        ),
+    ],
+)
+def test_network(adapter, expected) -> None:
+    found = parse_machine(vbox(network(adapter))).adapters
+    assert [one.network for one in found] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "written", "expected"),
+    [
+        ("1.20-windows", "", True),
+        ("1.16-linux", "", True),
+        ("1.15-linux", "", False),
+        ("1.9-macosx", "", False),
+        ("1.19-linux", 'cable="false"', False),
+        ("1.15-linux", 'cable="true"', True),
+        ("2.0", "", True),
+    ],
+)
+def test_cable(version, written, expected) -> None:
+    adapter = f'<Adapter slot="0" enabled="true" MACAddress="080027000001" {written}><NAT/></Adapter>'
+    assert parse_machine(vbox(network(adapter), version=version)).adapters[0].cable is expected
+
+
+def test_rules() -> None:
+    rules = (
+        '<Forwarding name="b" proto="1" hostport="80" guestport="8080"/>'
+        '<Forwarding name="a" proto="0" hostip="127.0.0.1" hostport="53" guestip="10.0.2.15" guestport="53"/>'
+    )
+    adapter = (
+        f'<Adapter slot="3" enabled="true" MACAddress="0800270000AB"><NAT network="10.9/16">{rules}</NAT></Adapter>'
+    )
+    (found,) = parse_machine(vbox(network(adapter))).adapters
+    assert (found.slot, found.mac) == (3, "0800270000ab")
+    assert found.forwards == (
+        PortForward("b", "tcp", "", 80, "", 8080),
+        PortForward("a", "udp", "127.0.0.1", 53, "10.0.2.15", 53),
+    )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [('lastStateChange="2026-11-22T22:13:02Z"', 1795385582.0), ('lastStateChange="once"', 0.0), ("", 0.0)],
+)
+def test_time_of_the_last_state_change(attributes, expected) -> None:
+    assert parse_machine(vbox(attributes=attributes)).state_changed == expected
+
+
+def test_only_the_current_state_counts_and_no_snapshot() -> None:
+    old = network('<Adapter slot="0" enabled="true" MACAddress="080027000001"><NAT/></Adapter>')
+    new = network('<Adapter slot="0" enabled="true" MACAddress="080027000002"><NATNetwork name="N"/></Adapter>')
+    snapshot = f'<Snapshot uuid="{{x}}" name="s">{old}<Groups><Group name="/old"/></Groups></Snapshot>'
+    found = parse_machine(vbox(f'{snapshot}{new}<Groups><Group name="/a"/><Group name="/b"/></Groups>'))
+    assert [one.mac for one in found.adapters] == ["080027000002"]
+    assert found.groups == ("/a", "/b")
+
+
+def test_extra_data() -> None:
+    items = (
+        '<ExtraDataItem name="vmdns/names" value=" web ,, shop"/><ExtraDataItem name="vmdns/ignore" value="on"/>'
+        '<ExtraDataItem name="vmdns/address" value="10.0.2.9, x"/>'
+    )
+    found = parse_machine(vbox(f"<ExtraData>{items}</ExtraData>"))
+    assert (found.names, found.ignored, found.set_addresses) == (("web", "shop"), True, ("10.0.2.9", "x"))
+
+
+BOMB = (
+    b'<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    b'<VirtualBox xmlns="http://www.virtualbox.org/"><Machine uuid="{u}" name="&b;"/></VirtualBox>'
+)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not xml",
+        vbox()[:-20],
+        vbox() + b"<more/>",
+        b"\xff\xfe\x00",
+        BOMB,
+        b'<VirtualBox xmlns="http://www.virtualbox.org/"/>',
+        b'<VirtualBox xmlns="http://virtualbox.org/"><MachineEncrypted uuid="{u}">a</MachineEncrypted></VirtualBox>',
+        b'<VirtualBox xmlns="http://www.virtualbox.org/"><Machine name="n"/></VirtualBox>',
+        b'<VirtualBox xmlns="http://www.virtualbox.org/"><Machine uuid="{}" name="n"/></VirtualBox>',
+        vbox(network('<Adapter enabled="true" MACAddress="080027000001"/>')),
+        vbox(network('<Adapter slot="x" enabled="true" MACAddress="080027000001"/>')),
+    ],
+    ids=lambda data: repr(data[:40]),
+)
+def test_damaged(data) -> None:
+    with pytest.raises(InvalidSettingsFile):
+        parse_machine(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"<VirtualBox", BOMB])
+def test_damaged_registry(data) -> None:
+    with pytest.raises(InvalidSettingsFile):
+        parse_registry(data, Path())
+
+
+def test_too_large(monkeypatch) -> None:
+    monkeypatch.setattr(plainxml, "MAX_BYTES", 100)
+    with pytest.raises(InvalidSettingsFile, match="100 bytes"):
+        parse_machine(vbox())
+
+
+LAUGHS = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9)) + "]>"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (LAUGHS + "<VirtualBox><Machine uuid='{1}' name='&a9;'/></VirtualBox>").encode(),  # a billion laughs
+        b"<a>" * 100_000,
+        b"<a>" * 100_000 + b"</a>" * 100_000,
+        b"<a>" + b"<b/>" * 600_000 + b"</a>",
+        b'<?xml version="1.0" encoding="rot13"?><VirtualBox/>',  # a codec of Python's that makes no text
+        b'<?xml version="1.0" encoding="nonsense"?><VirtualBox/>',
+        "<VirtualBox/>".encode("utf-16"),
+        b"<VirtualBox>\0</VirtualBox>",
+        b'<VirtualBox version="1.19"><Machine uuid="{1}"><Hardware><Network><Adapter enabled="1" slot="'
+        + b"9" * 5000
+        + b'"/></Network></Hardware></Machine></VirtualBox>',  # more digits than int takes
+    ],
+    ids=["laughs", "deep", "deep and whole", "wide", "codec", "no codec", "utf-16", "nul", "digits"],
+)
+def test_hostile_settings_are_damaged(data: bytes) -> None:
+    with pytest.raises(InvalidSettingsFile):
+        parse_machine(data)
+
+
+def test_a_version_of_many_digits() -> None:
+    assert parse_machine(b'<V version="' + b"9" * 5000 + b'.1"><Machine uuid="{1}" name="web"/></V>').name == "web"

@@ -1,0 +1,201 @@
+"""A worker at the other end of a Unix socket, as systemd starts one for each connection; here a thread starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vmdns.sources import supervisor as supervise
+from vmdns.sources.supervisor import Message, Supervisor
+from vmdns.sources.worker_socket import SOCKET_VARIABLE, SocketWorker, send_request
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
+PATIENCE = 30.0
+
+
+class Door:
+    """Starts a program for each connection, as a socket unit with Accept=yes does."""
+
+    def __init__(self, place: Path, program: str) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+        self._program = program
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(place))
+        self._listener.listen(8)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                one, _ = self._listener.accept()
+            except OSError:
+                return
+            with one:
+                command = [sys.executable, "-c", self._program]
+                self.started.append(subprocess.Popen(command, stdin=one, stdout=one))
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in self.started:
+            one.kill()
+            one.wait(10)
+
+
+@pytest.fixture
+def door(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Door]]:
+    made: list[Door] = []
+
+    def open_it(program: str) -> Door:
+        made.append(Door(short / "door", program))
+        monkeypatch.setenv(SOCKET_VARIABLE, str(short / "door"))
+        return made[-1]
+
+    yield open_it
+    for one in made:
+        one.close()
+
+
+def play(enough: Callable[[list[Message]], bool], monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """Runs the supervisor until enough came; its messages."""
+    monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
+    heard: list[Message] = []
+    done = asyncio.Event()
+
+    async def main() -> None:
+        def hear(message: Message) -> None:
+            heard.append(message)
+            if enough(heard):
+                done.set()
+
+        supervisor = Supervisor("auto", "/some/home", 30.0, hear)
+        task = asyncio.create_task(supervisor.run())
+        async with asyncio.timeout(PATIENCE):
+            await done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    return heard
+
+
+ECHO = """
+import json, os, sys
+print(json.dumps({"pid": os.getpid()}))
+print(json.dumps({"found": json.loads(sys.stdin.readline())}), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_it_is_told_its_options_and_ends_with_its_server(
+    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = door(ECHO)
+    (found,) = play(lambda heard: len(heard) == 1, monkeypatch)
+    assert found["found"]["home"] == "/some/home"
+    assert found["found"]["reader"] == "auto"
+    assert opened.started[0].wait(PATIENCE) == 0
+
+
+def test_one_that_ends_is_followed_by_another(door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = door('print(\'{"lost": "VBoxSVC went away"}\')')
+    heard = play(lambda heard: len(heard) == 3, monkeypatch)
+    assert heard == [{"lost": "VBoxSVC went away"}] * 3
+    assert len(opened.started) >= 3
+
+
+def test_one_that_hangs_is_killed_by_the_number_that_it_told(
+    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, it does not even notice that its server closed the connection."""
+    monkeypatch.setattr(supervise, "SILENT_SECONDS", 0.5)
+    program = (
+        "import os, signal; print('{\"pid\": %d}' % os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    opened = door(program)
+    heard = play(lambda heard: len(heard) == 1, monkeypatch)
+    assert "does not answer" in heard[0]["lost"]
+    assert opened.started[0].wait(PATIENCE) == -9
+
+
+def test_one_that_hangs_before_it_told_its_number_is_left_behind(
+    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "SILENT_SECONDS", 0.2)
+    opened = door("import time; time.sleep(600)")
+    heard = play(lambda heard: len(heard) == 2, monkeypatch)
+    assert ["does not answer" in one["lost"] for one in heard] == [True, True]
+    assert len(opened.started) >= 2
+
+
+@pytest.mark.parametrize("pid", [0, 1, -1])
+def test_no_number_that_means_more_than_one_process_is_killed(
+    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    killed: list[tuple[int, int]] = []
+    door("import sys; sys.stdin.read()")
+    one = SocketWorker(os.environ[SOCKET_VARIABLE])
+    monkeypatch.setattr(os, "kill", lambda *what: killed.append(what))
+    one.pid = pid
+    one.kill()
+    assert killed == []
+    assert one.stdout.read() == b"", "the connection is closed"
+
+
+def test_where_nobody_listens_it_is_said_and_tried_again(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SOCKET_VARIABLE, str(short / "nobody"))
+    heard = play(lambda heard: len(heard) == 2, monkeypatch)
+    assert all("its reader cannot be started" in one["lost"] for one in heard)
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [("pass", "without an answer"), ("print('[]')", "invalid"), ("print('x')", "without an answer")],
+)
+def test_an_answer_that_is_none(door: Callable[[str], Door], program: str, error: str) -> None:
+    door("import sys; sys.stdin.readline(); " + program)
+    with pytest.raises(OSError, match=error):
+        send_request(os.environ[SOCKET_VARIABLE], {"wire": {}})
+
+
+def test_the_real_one_wires_and_says_what_is_wrong(
+    door: Callable[[str], Door], short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VBOX_PROGRAM_PATH", "HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(short))
+    monkeypatch.setenv("PATH", str(short))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    door(
+        "import vmdns.commands.wire_networks as w; w.find = lambda environ: None; "
+        "from vmdns.daemon.worker_service import main; main()"
+    )
+    said = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": None, "zones": ["local"]}})
+    assert said["steps"] == []
+    assert "VirtualBox is not installed here" in said["error"]
+
+
+def test_nothing_that_it_starts_keeps_the_connection(door: Callable[[str], Door], short: Path) -> None:
+    """VBoxSVC outlives the worker that started it, and would inherit its standard input and output."""
+    program = """
+import os, subprocess
+from vmdns.sources.worker_protocol import open_streams
+given, output = open_streams()
+child = subprocess.Popen(["sleep", "60"])
+output.send({"pid": child.pid})
+print("nobody hears this")
+os._exit(0)
+"""
+    door(program)
+    one = SocketWorker(os.environ[SOCKET_VARIABLE])
+    line = one.stdout.readline()
+    assert line.startswith(b'{"pid":')
+    assert one.stdout.read() == b""
+    os.kill(int(line[7:-2]), 9)  # it is there still, or this would raise

@@ -1,0 +1,560 @@
+"""The commands, in-process and as programs, against a server whose answers are known."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vmdns.daemon
+from tests.unit.test_cli_format import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
+from vmdns import cli
+from vmdns import cli_parser as arguments_module
+from vmdns.cli_parser import build_parser
+from vmdns.commands import direct_read
+from vmdns.commands import server_request as client
+from vmdns.config import Config, Options, parse, values_in_force
+from vmdns.config_types import Listen
+from vmdns.control.server import ControlServer, Handler, instance_key
+from vmdns.dns.upstreams import Upstream
+from vmdns.dns.zonefile import check_records
+from vmdns.sources.reader import ReaderUnavailable
+
+COMMANDS = [
+    "run",
+    "demo",
+    "names",
+    "ask",
+    "status",
+    "wire",
+    "host",
+    "hosts",
+    "service",
+    "doctor",
+    "config",
+    "completion",
+]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def user(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user of whom nothing is there: no configuration, no server, no VirtualBox home."""
+    for variable in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "NO_COLOR"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(short))
+    return short
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main(arguments)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+@contextlib.contextmanager
+def serving(handler: Handler, home: str | None = None) -> Iterator[None]:
+    """A server in a thread of its own, in the first folder where clients look."""
+    loop = asyncio.new_event_loop()
+    server = ControlServer()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        start = server.start(client.control_folders()[0], instance_key(home), handler)
+        asyncio.run_coroutine_threadsafe(start, loop).result(30)
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class Fake:
+    """A server that says what it is told to, and remembers what it was asked."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, message: dict[str, Any]) -> Any:
+        self.asked.append(message)
+        return self._lines() if message["do"] == "watch" else self._answer(message["do"])
+
+    async def _answer(self, do: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.answers[do]
+        return found
+
+    async def _lines(self) -> AsyncIterator[dict[str, Any]]:
+        for line in self.answers["watch"]:
+            yield line
+
+
+ANSWERS = {"names": NAMES, "status": STATUS, "ask": ANSWER, "watch": [NAMES, CHANGE]}
+
+
+# -- help and usage ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("columns", ["20", "80", "200"])
+def test_help(command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "examples:" in shown or not command or command == "status"
+    if command != "completion":
+        assert re.search(r"exit status:\n +0", shown)
+    if columns == "80":
+        assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_every_command_is_told_of(run: Run) -> None:
+    status, out, err = run()
+    assert (status, out) == (2, "")
+    for command in COMMANDS:
+        assert re.search(rf"^    {command}\s+\w", err, re.MULTILINE)
+    assert list(cli._COMMANDS) == COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rum"], "invalid choice: 'rum'"),
+        (["run", "--reader", "com"], "invalid choice: 'com'"),
+        (["run", "web"], "unrecognized arguments: web"),
+        (["ask"], "NAME"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def examples() -> list[str]:
+    """Every example of the help texts, without what follows it on its line."""
+    texts = [text for name, text in vars(arguments_module).items() if name.endswith("_EXAMPLES")]
+    return re.findall(r"^ +vmdns (.*?)(?:  .*| [|>&].*)?$", "\n".join(texts), re.MULTILINE)
+
+
+def test_the_examples_of_the_help_are_valid() -> None:
+    found = examples()
+    assert len(found) > 15
+    for example in found:
+        assert build_parser().parse_args(example.split()).command in COMMANDS
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "names", "names --watch", "ask web", "status", "wire", "host", "hosts", "doctor", "config",
+     "service install --"],
+)  # fmt: skip
+def test_a_virtualbox_home_that_is_not_there(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    for name, what in (("lab", "does not exist"), ("file", "is not a folder")):
+        status, out, err = run(*command.split(), "--vbox-home", str(tmp_path / name))
+        assert (status, out) == (2, "")
+        expected = f"vmdns: --vbox-home: {tmp_path / name} {what}; name the folder that has VirtualBox.xml\n"
+        assert err == expected
+
+
+# -- run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """Stands for vmdns.daemon.app."""
+    fake = types.ModuleType("vmdns.daemon.app")
+    monkeypatch.setitem(sys.modules, "vmdns.daemon.app", fake)
+    monkeypatch.setattr(vmdns.daemon, "app", fake, raising=False)
+    return fake
+
+
+def test_run_hands_on_configuration_file_and_options(
+    app: types.ModuleType, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def fake(config: Config, path: Path | None, options: Options, say: Callable[[str], None]) -> int:
+        given.extend((config, path, options))
+        say("ready: web\x1b[31m.local\nis")
+        return 7
+
+    app.run = fake  # type: ignore[attr-defined]
+    file = tmp_path / "my.toml"
+    file.write_text('listen = ["192.0.2.1"]\nhosts = false\n')
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--listen", "127.0.0.1:5300", "--listen", "::1", "--upstream", "192.0.2.53", "--reader", "api"]
+    (tmp_path / "box").mkdir()
+    status, out, err = run("run", *arguments, "--vbox-home", "box", "--config", str(file))
+    assert (status, out, err) == (7, "ready: web\\x1b[31m.local\\nis\n", "")
+    config, path, options = given
+    assert config == Config(
+        listen=(Listen("127.0.0.1", 5300), Listen("::1")),
+        hosts=False,
+        upstreams=(Upstream("192.0.2.53"),),
+        reader="api",
+        vbox_home=tmp_path / "box",
+    )
+    assert path == file
+    assert options == Options(("127.0.0.1:5300", "::1"), ("192.0.2.53",), str(tmp_path / "box"), "api")
+    # What app does when the file changes must come to the same.
+    assert parse(file.read_text(), "", check_records).with_options(options) == config
+
+
+def test_run_needs_no_configuration(app: types.ModuleType, run: Run) -> None:
+    from vmdns.host.folders import config_file
+
+    given: list[Any] = []
+    app.run = lambda *arguments: given.extend(arguments) or 0  # type: ignore[attr-defined]
+    assert run("run") == (0, "", "")
+    assert given[:3] == [Config(), config_file(), Options()]
+
+
+def test_run_watches_the_usual_file(app: types.ModuleType, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmdns.host.folders import config_file
+
+    given: list[Any] = []
+    app.run = lambda *arguments: given.extend(arguments) or 0  # type: ignore[attr-defined]
+    config_file().parent.mkdir(parents=True)
+    assert run("run") == (0, "", "")
+    assert given[:2] == [Config(), config_file()]
+    config_file().write_text('zones = ["lab"]')
+    given.clear()
+    assert run("run") == (0, "", "")
+    assert given[:2] == [Config(zones=("lab",)), config_file()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "said"),
+    [
+        (["--config", "{}/none.toml"], "", "none.toml: there is no such file"),
+        (["--config", "{}/bad.toml"], "\nlistn = []", "bad.toml, line 2: listn: unknown key; did you mean listen?"),
+        (["--config", "{}/bad.toml"], "records = '''\nweb A 999.1.1.1\n'''", "bad.toml, line 2: records: 'web A 9"),
+    ],
+)
+def test_run_does_not_start_with_a_wrong_configuration(
+    app: types.ModuleType, run: Run, tmp_path: Path, arguments: list[str], text: str, said: str
+) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    status, out, err = run("run", *(one.format(tmp_path) for one in arguments))
+    assert (status, out) == (1, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["x", "x" * 9999])
+def test_run_goes_on_when_nobody_reads(tmp_path: Path, line: str) -> None:
+    """`vmdns run | head -1`: the server must not die of a closed pipe, nor lose its exit status."""
+    (tmp_path / "app").with_suffix(".py").write_text(
+        f"def run(config, path, options, say):\n    for _ in range(9): say({line!r})\n    return 5\n"
+    )
+    code = (
+        "import sys, vmdns.daemon as d; d.__path__.insert(0, sys.argv[1]); from vmdns import cli; "
+        "sys.exit(cli.main(['run']))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", f"input(); {code}", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    # Nobody reads from the first line on.
+    running.stdout.close()
+    running.stdout = None
+    _, err = running.communicate(b"\n", timeout=30)
+    assert (running.returncode, err) == (5, b"")
+
+
+# -- names, ask, status -----------------------------------------------------------------------------------------
+
+
+def test_names(run: Run) -> None:
+    with serving(Fake(ANSWERS)):
+        status, out, err = run("names")
+        assert (status, err) == (0, "")
+        assert out.splitlines()[2].startswith("web.local  10.0.2.4        NAT Network NatNetwork")
+        status, out, err = run("names", "--json")
+        assert (status, json.loads(out), err) == (0, NAMES, "")
+
+
+def test_names_without_a_server_takes_one_look(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Config] = []
+    monkeypatch.setattr(direct_read, "read_names", lambda config: looked.append(config) or NAMES)
+    status, out, err = run("names", "--json", "--reader", "vboxmanage", "--vbox-home", str(tmp_path))
+    assert (status, json.loads(out)) == (0, NAMES)
+    assert err == "vmdns: no vmdns runs for this VirtualBox home; this is one look at VirtualBox\n"
+    assert looked == [Config(reader="vboxmanage", vbox_home=tmp_path)]
+
+
+def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "vmdns.host.other_users.describe_other_users", lambda own: f"dev has VMs, not {own.name}\x1b[2J"
+    )
+    with serving(Fake({**ANSWERS, "names": {**NAMES, "names": []}})):
+        assert run("names")[2] == "vmdns: dev has VMs, not VirtualBox\\x1b[2J\n"
+        assert json.loads(run("names", "--json")[1])["names"] == []
+    with serving(Fake(ANSWERS)):
+        assert run("names")[2] == ""
+
+
+def test_names_without_anything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_facts(config: Config) -> dict[str, Any]:
+        raise ReaderUnavailable("VirtualBox is not installed")
+
+    monkeypatch.setattr(direct_read, "read_facts", read_facts)
+    status, out, err = run("names")
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1] == "vmdns: VirtualBox is not installed"
+
+
+def test_names_watched(run: Run) -> None:
+    with serving(Fake(ANSWERS)):
+        status, out, err = run("names", "--watch")
+        assert (status, err) == (3, "vmdns: vmdns has ended\n")
+        lines = out.splitlines()
+        assert lines[2].startswith("web.local  10.0.2.4")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d \+ web\.local  10\.0\.2\.4 .*", lines[-1])
+        status, out, err = run("names", "--watch", "--json")
+        assert [json.loads(line) for line in out.splitlines()] == [NAMES, CHANGE]
+
+
+def test_watching_ends_with_an_error(run: Run) -> None:
+    with serving(Fake({"watch": [NAMES, {"error": "broken"}]})):
+        status, _, err = run("names", "--watch")
+        assert (status, err) == (1, "vmdns: broken\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["web"], ("web", None, None)),
+        (["My Web", "aaaa"], ("My Web", "aaaa", None)),
+        (["10.0.2.4", "--as", "fd00::1"], ("10.0.2.4", None, "fd00::1")),
+    ],
+)
+def test_ask(run: Run, arguments: list[str], asked: tuple[str, str | None, str | None]) -> None:
+    fake = Fake(ANSWERS)
+    with serving(fake):
+        status, out, err = run("ask", *arguments)
+        assert (status, err) == (0, "")
+        assert out.splitlines()[1] == "web.local  A     10.0.2.4  5 s"
+        assert "web.local. 5 IN A 10.0.2.4" in run("ask", *arguments, "--dig")[1].splitlines()
+    name, kind, asker = asked
+    assert fake.asked[-1] == {"do": "ask", "name": name, "type": kind, "as": asker}
+
+
+def test_ask_fails_where_there_is_no_answer(run: Run) -> None:
+    summary = "No VM is called wbe. Did you mean web? (NXDOMAIN)"
+    nothing = {**ANSWER, "found": False, "answer": [], "rcode": "NXDOMAIN", "summary": summary}
+    with serving(Fake({**ANSWERS, "ask": nothing})):
+        status, out, err = run("ask", "wbe")
+        assert (status, out.splitlines()[0], err) == (1, summary, "")
+        status, out, err = run("ask", "wbe", "--json")
+        assert (status, json.loads(out), err) == (1, nothing, "")
+
+
+def test_status(run: Run) -> None:
+    with serving(Fake(ANSWERS)):
+        status, out, _ = run("status")
+        assert (status, out.splitlines()[0]) == (0, "2 problems: run vmdns doctor")
+        status, out, _ = run("status", "--json")
+        assert (status, json.loads(out)) == (0, STATUS)
+        status, out, _ = run("ask", "web.local", "--json")
+        assert (status, json.loads(out)) == (0, ANSWER)
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["ask", "web"], ["ask", "web.local"], ["names", "--watch"]])
+def test_without_a_server(run: Run, arguments: list[str]) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (3, "")
+    assert err.startswith("vmdns: no vmdns runs here")
+    assert "start one with: vmdns run" in err
+
+
+@pytest.mark.parametrize("arguments", [["names"], ["status"], ["ask", "web.local"], ["ask", "web"]])
+def test_what_the_server_refuses(run: Run, arguments: list[str]) -> None:
+    error = {"error": "no such type\x1b[2J"}
+    with serving(Fake({"names": error, "status": error, "ask": error})):
+        assert run(*arguments) == (1, "", "vmdns: no such type\\x1b[2J\n")
+
+
+def test_the_server_of_one_home(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    one, two = Fake({**ANSWERS, "names": {**NAMES, "serial": 1}}), Fake({**ANSWERS, "names": {**NAMES, "serial": 2}})
+    with serving(one, str(tmp_path / "one")):
+        assert json.loads(run("names", "--json")[1])["serial"] == 1
+        with serving(two, str(tmp_path / "two")):
+            assert json.loads(run("names", "--json", "--vbox-home", str(tmp_path / "two"))[1])["serial"] == 2
+            status, _, err = run("names", "--json")
+            assert (status, "several vmdns run" in err) == (1, True)
+        status, _, err = run("status", "--vbox-home", str(tmp_path / "two"))
+        assert (status, "no vmdns runs for this VirtualBox home" in err) == (3, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has two folders")
+def test_a_server_without_a_runtime_folder_is_found(run: Run, monkeypatch: pytest.MonkeyPatch, user: Path) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with serving(Fake(ANSWERS)):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(user))
+        assert len(client.control_folders()) == 2
+        assert run("status")[0] == 0
+
+
+def test_names_of_strangers_do_not_steer_the_terminal(run: Run) -> None:
+    evil = {"names": replaced(NAMES, EVIL), "status": {**replaced(STATUS, EVIL), "zones": ["local"]}, "ask": ANSWER}
+    with serving(Fake({**evil, "watch": [replaced(NAMES, EVIL)]})):
+        for arguments in (["names"], ["names", "--json"], ["names", "--watch"], ["status"], ["status", "--json"]):
+            _, out, err = run(*arguments)
+            assert out
+            assert not set("\x1b\x07\x9b\u202e\r\u2028") & set(out + err), arguments
+
+
+# -- config and completion --------------------------------------------------------------------------------------
+
+
+def test_config(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("config")
+    assert (status, err) == (0, "vmdns: no vmdns runs; these are the defaults: there is no vmdns.toml\n")
+    assert parse(out, "", check_records) == Config()
+    file = tmp_path / "vmdns.toml"
+    file.write_text("[limits]\nttl = 9")
+    status, out, err = run("config", "--config", str(file))
+    assert (status, err) == (0, "")
+    assert parse(out, "", check_records).limits.ttl == 9
+    file.write_text("[limits]\nttl = -1")
+    status, out, err = run("config", "--config", str(file))
+    assert (status, out) == (1, "")
+    assert err == f"vmdns: {file}, line 2: limits.ttl: -1 is out of bounds; write a number from 0 to 3600 s\n"
+
+
+def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
+    config = parse("wildcards = false\n[limits]\nttl = 9", "/etc/x.toml", check_records)
+    config = config.with_options(Options(upstreams=("192.0.2.9",)))
+    values = values_in_force(config)
+    values["listen"]["now"] = "127.0.0.1 port 53"
+    response = {"running": True, "file": "/etc/x.toml", "fault": "", "values": values}
+    with serving(Fake({"config": response})):
+        status, out, err = run("config")
+        assert (status, err) == (0, "")
+        assert parse(out, "", check_records) == config
+        assert '# Set by --upstream\nupstreams = ["192.0.2.9:53"]\n' in out
+        assert "# Set by /etc/x.toml, line 1\nwildcards = false\n" in out
+        assert "# Set by /etc/x.toml, line 3\nttl = 9\n" in out
+        assert "# In force now: 127.0.0.1 port 53\nlisten = []\n" in out
+        status, out, err = run("config", "--json")
+        assert (status, json.loads(out)["values"]["upstreams"]["from"]) == (0, "--upstream")
+        # A file that is named is shown, whatever runs.
+        (tmp_path / "own.toml").write_text("hosts = false")
+        status, out, err = run("config", "--config", str(tmp_path / "own.toml"))
+        assert (status, err, parse(out, "", check_records)) == (0, "", Config(hosts=False))
+    with serving(Fake({"config": {**response, "fault": "/etc/x.toml, line 4: no"}})):
+        status, out, err = run("config")
+        assert (status, parse(out, "", check_records)) == (1, config)
+        assert err == "vmdns: /etc/x.toml, line 4: no; the values before stay in force\n"
+
+
+def test_completion(run: Run) -> None:
+    assert run("completion", "bash")[1].startswith("#compdef vmdns\n")
+
+
+# -- as programs ------------------------------------------------------------------------------------------------
+
+
+def program(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vmdns", *arguments], capture_output=True, text=True, timeout=60, check=False, **more
+    )
+
+
+def test_version() -> None:
+    done = program("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"vmdns {vmdns.__version__}\n", "")
+
+
+def test_a_letter_that_the_terminal_cannot_show_is_no_end() -> None:
+    with serving(Fake({"names": {**NAMES, "problems": ["리눅스"]}})):
+        done = program("names", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "! \\ub9ac\\ub205\\uc2a4" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of Unix")
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    many = {**NAMES, "problems": ["x" * 1000] * 1000}
+    with serving(Fake({"names": many})):
+        done = subprocess.Popen(
+            [sys.executable, "-m", "vmdns", "names"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert done.stdout is not None
+        done.stdout.readline()
+        done.stdout.close()
+        assert done.stderr is not None
+        assert done.stderr.read() == ""
+        assert done.wait(30) == 0
+
+
+LOADED = "import sys; from vmdns import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["names", "--json"], ["ask", "web.local"]])
+def test_commands_load_only_what_they_need(arguments: list[str]) -> None:
+    with serving(Fake(ANSWERS)):
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, timeout=60, check=True
+        )
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "vmdns.commands.server_request" in loaded
+    assert not loaded & {
+        "asyncio",
+        "dns",
+        "idna",
+        "watchdog",
+        "tomllib",
+        "vmdns.daemon.app",
+        "vmdns.config",
+        "virtualbox",
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
+def test_ctrl_c_ends_watching() -> None:
+    import signal
+
+    async def endless(message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        yield NAMES
+        await asyncio.Event().wait()
+
+    with serving(endless):
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "vmdns", "names", "--watch", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline()) == NAMES
+        watching.send_signal(signal.SIGINT)
+        _, err = watching.communicate(timeout=30)
+    assert (watching.returncode, err) == (130, b"")

@@ -1,0 +1,417 @@
+"""vmdns.toml: what is read, what is refused and how, and that `render` and `parse` are inverses."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, Options, load, parse, render, values_in_force
+from vmdns.config_text import key_lines
+from vmdns.config_types import Listen, address_and_port
+from vmdns.dns.limits import LIMITS, Limits
+from vmdns.dns.upstreams import Upstream
+from vmdns.dns.zonefile import check_records
+
+HOME = Path(tempfile.gettempdir()).resolve() / "none"
+DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def any_records(text: str, zones: Sequence[str], ttl: int) -> None:
+    """Stands for the check of zone-file text: takes everything."""
+
+
+def read(text: str) -> Config:
+    return parse(text, "vmdns.toml", any_records)
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        read(text)
+    return str(error.value)
+
+
+def test_nothing_said_is_the_default() -> None:
+    assert read("") == Config()
+    assert read("").limits == Limits()
+    assert Config().zone_names == (b"\x05local\x00", b"\x02vm\x08internal\x00")
+
+
+def test_every_key() -> None:
+    config = read(
+        """
+        listen = ["127.0.0.1:5300", "192.0.2.1", "[::1]:5300", "fe80::1%eth0"]
+        zones = ["Lab.Example.", "리눅스.example"]
+        upstreams = ["192.0.2.53", "[2001:db8::53]:5353", "192.0.2.53:53"]
+        hosts = false
+        reserved_allowed = ["WPAD"]
+        reader = "vboxmanage"
+        vbox_home = '"""
+        + str(HOME)
+        + """'
+        records = "www A 192.0.2.80"
+
+        [forward]
+        "Corp.Example" = ["10.8.0.1"]
+        vpn.example = ["10.9.0.1:5353", "10.9.0.2"]
+        "10.in-addr.arpa" = ["10.8.0.1"]
+
+        [limits]
+        ttl = 60
+        query_timeout = 3
+        """
+    )
+    assert config == Config(
+        listen=(Listen("127.0.0.1", 5300), Listen("192.0.2.1", 53), Listen("::1", 5300), Listen("fe80::1%eth0", 53)),
+        zones=("lab.example", "xn--pd1b38l32h.example"),
+        upstreams=(Upstream("192.0.2.53", 53), Upstream("2001:db8::53", 5353)),
+        hosts=False,
+        reserved_allowed=("wpad",),
+        reader="vboxmanage",
+        vbox_home=HOME,
+        records="www A 192.0.2.80",
+        forward=(
+            ("corp.example", (Upstream("10.8.0.1"),)),
+            ("vpn.example", (Upstream("10.9.0.1", 5353), Upstream("10.9.0.2"))),
+            ("10.in-addr.arpa", (Upstream("10.8.0.1"),)),
+        ),
+        limits=Limits(ttl=60, query_timeout=3.0),
+    )
+    assert config.forward_names[b"\x03vpn\x07example\x00"] == (Upstream("10.9.0.1", 5353), Upstream("10.9.0.2"))
+    assert isinstance(config.limits.query_timeout, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 53)),
+        (" 192.0.2.1:1 ", ("192.0.2.1", 1)),
+        ("192.0.2.1:65535", ("192.0.2.1", 65535)),
+        ("::1", ("::1", 53)),
+        ("[::1]", ("::1", 53)),
+        ("[2001:DB8:0::1]:853", ("2001:db8::1", 853)),
+        ("[fe80::1%eth0]:53", ("fe80::1%eth0", 53)),
+        # All of it is one IPv6 address: a port needs brackets.
+        ("::1:53", ("::1:53", 53)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert address_and_port(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "localhost", "localhost:53", "300.0.0.1", "127.1", "1.2.3.4.5", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536",
+        "1.2.3.4:-1", "1.2.3.4:5 3", "1.2.3.4:٥٣", "[::1]53", "[::1]:", "[::1", "[]:53", "1.2.3.4:53:53",
+        "fe80::1%a]b", "fe80::1%a b", ":53", "1.2.3.4 5.6.7.8", "1.2.3.4:" + "5" * 5000,
+    ],
+)  # fmt: skip
+def test_addresses_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write it like|a port is a number"):
+        address_and_port(text)
+
+
+# What stands in the file, and all that the error must hold: the line, the key, what is wrong, what would be right.
+WRONG = [
+    ("\n\nlistn = []", ["vmdns.toml, line 3: listn:", "unknown key", "did you mean listen?"]),
+    ("ttl = 5", ["line 1: ttl:", "did you mean ttl in the table [limits]?"]),
+    ("[limit]\nttl = 5", ["line 1: limit:", "did you mean limits?"]),
+    ("[limits]\n\nttls = 5", ["line 3: limits.ttls:", "did you mean ttl?"]),
+    ("[limits]\nxyzzy = 5", ["line 2: limits.xyzzy:", "unknown key", "ttl, cache_entries"]),
+    ("xyzzy = 5", ["line 1: xyzzy:", "there are listen, zones"]),
+    ('listen = "127.0.0.1"', ["line 1: listen:", 'write ["127.0.0.1"]']),
+    ("listen = [53]", ["line 1: listen:", 'like ["127.0.0.1:53"]']),
+    ('listen = ["web:53"]', ["line 1: listen:", "'web:53'", "192.0.2.1:53"]),
+    ('listen = ["224.0.0.251:5353"]', ["line 1: listen:", "multicast", "an address of this host"]),
+    ('upstreams = ["0.0.0.0"]', ["line 1: upstreams:", "0.0.0.0", "the server's own address"]),
+    ('upstreams = ["192.0.2.1:0"]', ["upstreams:", "from 1 to 65535"]),
+    ("upstreams = [" + '"192.0.2.1",' * 300 + "]", ["upstreams:", "300 items", "at most 256"]),
+    ("zones = []", ["line 1: zones:", "at least one zone"]),
+    ('zones = ["a b"]', ["line 1: zones:", "'a b' is not a domain name", "corp.example"]),
+    ('zones = ["."]', ["zones:", "is not a domain name"]),
+    ('zones = ["a..b"]', ["zones:", "a..b", "corp.example"]),
+    ('zones = ["-a.b"]', ["zones:", "-a.b", "corp.example"]),
+    ('zones = ["a"]\n' + 'hosts = "yes"', ["line 2: hosts:", "true or false", "'yes'"]),
+    (f'zones = ["{".".join(["a" * 60] * 4)}"]', ["zones:", "no room", "191 bytes"]),
+    ('zones = ["2.0.192.in-addr.arpa"]', ["zones:", "PTR records are made by themselves"]),
+    ('zones = ["internal", "vm.internal"]', ["zones:", "'vm.internal' lies inside 'internal'"]),
+    ('reserved_allowed = ["a b"]', ["reserved_allowed:", "'a b' is not one label", "write 'a-b'"]),
+    ('reserved_allowed = [""]', ["reserved_allowed:", "not one label"]),
+    ('reader = "com"', ["line 1: reader:", "'com'", '"auto", "api" or "vboxmanage"']),
+    ("reader = 1", ["line 1: reader:", "1 is no reader"]),
+    ('vbox_home = "vbox"', ["vbox_home:", "not a full path"]),
+    (f"vbox_home = '{__file__}'", ["vbox_home:", "not a folder", "VirtualBox.xml"]),
+    ('vbox_home = "/tmp/\\u0000"', ["vbox_home:"]),
+    ("vbox_home = 5", ["vbox_home:", "a text in quotes"]),
+    ("records = []", ["records:", "a text in quotes", "a list"]),
+    ("forward = 1", ["line 1: forward:", "[forward]"]),
+    ('[forward]\n"corp" = "10.0.0.1"', ["line 2: forward.corp:", 'write ["10.0.0.1"]']),
+    ("[forward]\ncorp.example = []", ["line 2: forward.corp.example:", "at least one server"]),
+    ('forward = { "a b" = ["10.0.0.1"] }', ["line 1: forward.a b:", "not a domain name"]),
+    ('[forward]\nA = ["10.0.0.1"]\na = ["10.0.0.1"]', ["line 3: forward.a:", "named twice"]),
+    ('[forward]\nlocal = ["10.0.0.1"]', ["line 2: forward.local:", "zone of vmdns", "never forwarded"]),
+    ("limits = 5", ["line 1: limits:", "[limits]", "ttl = 5"]),
+    ("[limits]\nttl = 2.5", ["line 2: limits.ttl:", "a whole number from 0 to 3600 s", "2.5"]),
+    ("[limits]\nttl = 3601", ["line 2: limits.ttl:", "3601 is out of bounds", "from 0 to 3600 s"]),
+    ("[limits]\nttl = true", ["limits.ttl:", "not true"]),
+    ('[limits]\nttl = "5"', ["limits.ttl:", "not '5'"]),
+    ("[limits]\nquery_timeout = nan", ["limits.query_timeout:", "from 1 to 30 s"]),
+    ("[limits]\nquery_timeout = inf", ["limits.query_timeout:", "from 1 to 30 s"]),
+    ("[limits]\ncache_entries = -1", ["limits.cache_entries:", "from 0 to 1000000 entries"]),
+    ("reader = auto", ["vmdns.toml, line 1, column 10: not TOML", "quotes"]),
+    ('#\nreader = "auto\n\n', ["vmdns.toml, line 2, column", "not TOML"]),
+    ('vbox_home = "C:\\VirtualBox"', ["line 1, column", "not TOML", "backslash twice"]),
+    ('vbox_home = "C:\\Users"', ["line 1, column", "not TOML", "backslash twice"]),
+    ("hosts = true\nhosts = false", ["line 2, at the end: not TOML", "once"]),
+    ("a = " + "[" * 100_000, ["vmdns.toml", "not TOML"]),
+    ("a = " + "9" * 5000, ["vmdns.toml"]),
+]
+
+
+@pytest.mark.parametrize(("text", "parts"), WRONG, ids=[wrong[0][:40] for wrong in WRONG])
+def test_refused(text: str, parts: list[str]) -> None:
+    said = refused(text)
+    for part in parts:
+        assert part in said
+    assert said.startswith("vmdns.toml")
+    assert "\n" not in said
+
+
+def test_the_line_is_found_past_brackets_texts_and_comments() -> None:
+    assert "line 9: listen:" in refused(
+        'zones = [ # "]\n  "local", # [\n]\nrecords = """\nlisten = 1\\"""\n[limits]\n"""\n# listen = 2\nlisten = 3\n'
+    )
+    assert "line 4: listen:" in refused("records = '''\nlisten = 1 \"\"\" # \\\n''''\n\"listen\" = 3\n")
+    assert "line 2: limits.ttl:" in refused("# a\n[ limits ] # b\n'ttl' = true".replace("# a\n", ""))
+    assert "line 2: limits.ttl:" in refused("\r\nlimits.ttl = true\r\n")
+
+
+def test_lines_of_keys() -> None:
+    text = 'a = [\n["b"],\n[1], # ]\n]\nc = { d = [\n] }\n[e."f.g"]\n"h" . i = """\nj = 1\n\\""""\n'
+    text += "[[k]]\nl = ''''''\nm=1"
+    lines = {"a": 1, "c": 5, "e.f.g": 7, "e.f.g.h.i": 8, "k": 11, "k.l": 12, "k.m": 13}
+    assert tomllib.loads(text)["k"] == [{"l": "", "m": 1}]
+    assert key_lines(text) == lines
+
+
+DEEP = ".a" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"hosts = true\na{DEEP} = 1", 2),
+        ('"a"' + ' . "a"' * 50_000 + " = 1", 1),
+        (f"[a{DEEP}]", 1),
+        (f"forward = {{a{DEEP} = 1}}", 1),
+        ("[forward]\n" + "".join(f"a{n}{DEEP[:120]} = 1\n" for n in range(100)), 36),
+        (f'x = \'.\'\n\ny = """\n.\n"""\na{DEEP} = 1', 6),
+    ],
+)
+def test_a_key_of_very_many_parts_is_not_read(text: str, line: int) -> None:
+    """tomllib would take gigabytes for it."""
+    assert refused(text).startswith(f"vmdns.toml, line {line}: too many dots in keys; write a domain name in quotes")
+
+
+def test_dots_that_are_no_parts_of_keys_and_domains_without_quotes() -> None:
+    dots = "." * 5000
+    nibbles = "8.b.d.0.1.0.0.2.0.0.0.0.0.0.0.0"
+    many = "".join(f"d{n}.corp.example = ['192.0.2.1']\n" for n in range(255))
+    text = f"# {dots}\nrecords = \"{dots}\"\n[forward]\n{nibbles}.ip6.arpa = ['192.0.2.1']\n{many}"
+    assert len(read(text).forward) == 256
+    assert read(f"records = '''\n; {dots}\n; {dots}'''").records
+
+
+def test_a_long_key_is_not_repeated_in_full() -> None:
+    assert len(refused("a" * 100_000 + " = 1")) < 1200
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('records = """\none\ntwo\n"""', 3),
+        ('records = """one\ntwo\n"""', 2),
+        ("hosts = true\nrecords = '''\none\ntwo'''", 4),
+        ('records = "one\\ntwo"', 1),
+    ],
+)
+def test_records_are_checked_by_the_function_given(text: str, line: int) -> None:
+    asked: list[tuple[str, Sequence[str]]] = []
+
+    def check(records: str, zones: Sequence[str], ttl: int) -> None:
+        asked.append((records, zones))
+        raise ValueError("line 2: no record type TWO; write like: web A 192.0.2.1")
+
+    with pytest.raises(ConfigError) as error:
+        parse(text, "vmdns.toml", check)
+    # The line of the file where it can be told, and else the line of the text.
+    inner = "line 2: " if "\\n" in text else ""
+    assert str(error.value) == (
+        f"vmdns.toml, line {line}: records: {inner}no record type TWO; write like: web A 192.0.2.1"
+    )
+    assert asked[0][0].splitlines() == ["one", "two"]
+    assert asked[0][1] == ("local", "vm.internal")
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (b"# caf\xe9", ["line 1: not UTF-8", "save the file as UTF-8"]),
+        (b"# a\nzones = ['caf\xe9']", ["line 2: not UTF-8"]),
+        ("hosts = true".encode("utf-16"), ["UTF-16; save it as UTF-8"]),
+        (b"#" * (4 * 1024 * 1024 + 1), ["longer than 4 MiB"]),
+    ],
+)
+def test_files_refused(tmp_path: Path, raw: bytes, parts: list[str]) -> None:
+    path = tmp_path / "vmdns.toml"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError) as error:
+        load(path, any_records)
+    assert str(error.value).startswith(str(path))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_file_of_windows(tmp_path: Path) -> None:
+    path = tmp_path / "vmdns.toml"
+    path.write_bytes(b"\xef\xbb\xbfhosts = false\r\nrecords = '''\r\na A 192.0.2.1\r\n'''\r\n")
+    assert load(path, any_records) == Config(hosts=False, records="a A 192.0.2.1\n")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigMissing, match="there is no such file"):
+        load(tmp_path / "vmdns.toml", any_records)
+    with pytest.raises(ConfigError, match=r"cannot be read: .") as error:
+        load(tmp_path, any_records)
+    assert not isinstance(error.value, ConfigMissing)
+
+
+def test_options_are_laid_over_the_file(tmp_path: Path) -> None:
+    config = read('listen = ["192.0.2.1"]\nupstreams = ["192.0.2.2"]\nhosts = false')
+    assert config.with_options(Options()) == config
+    laid = config.with_options(Options(("127.0.0.1:5300", "::1"), ("192.0.2.3:54",), str(tmp_path), "api"))
+    assert laid.listen == (Listen("127.0.0.1", 5300), Listen("::1"))
+    assert laid.upstreams == (Upstream("192.0.2.3", 54),)
+    assert laid.vbox_home == tmp_path
+    assert (laid.reader, laid.hosts) == ("api", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(listen=("web",)), "--listen: 'web'"),
+        (Options(upstreams=("0.0.0.0",)), "--upstream: 0.0.0.0"),
+        (Options(reader="com"), "--reader: 'com'"),
+        (Options(vbox_home=__file__), "is not a folder"),
+    ],
+)
+def test_options_refused(options: Options, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Config().with_options(options)
+
+
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).filter(
+    lambda one: not one.is_multicast and not one.is_unspecified and str(one) != "255.255.255.255"
+)
+PORTS = st.integers(1, 65535)
+LABELS = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=20)
+DOMAINS = st.lists(LABELS, min_size=2, max_size=4).map(".".join)
+SERVERS = st.lists(st.builds(lambda a, p: Upstream(str(a), p), ADDRESSES, PORTS), unique=True, max_size=4).map(tuple)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]).filter(lambda char: char != "\r"), max_size=80)
+
+
+def limit(key: str) -> st.SearchStrategy[float]:
+    bounds = LIMITS[key]
+    if isinstance(getattr(Limits(), key), int):
+        return st.integers(int(bounds.least), int(bounds.most))
+    return st.floats(bounds.least, bounds.most)
+
+
+CONFIGS = st.builds(
+    Config,
+    listen=st.lists(st.builds(lambda a, p: Listen(str(a), p), ADDRESSES, PORTS), unique=True, max_size=4).map(tuple),
+    # Zones of one label and forwarded domains of two or more never meet, and no zone lies in another.
+    zones=st.lists(LABELS.filter(lambda zone: zone != "arpa"), min_size=1, max_size=3, unique=True).map(tuple),
+    upstreams=SERVERS,
+    hosts=st.booleans(),
+    reserved_allowed=st.lists(LABELS, unique=True, max_size=3).map(tuple),
+    reader=st.sampled_from(["auto", "api", "vboxmanage"]),
+    vbox_home=st.none() | TEXTS.filter(lambda text: "\0" not in text).map(lambda text: HOME / f"x{text}"),
+    records=TEXTS | st.text("a\n'\"\\ \t", max_size=20),
+    forward=st.dictionaries(DOMAINS, SERVERS.filter(bool), max_size=4).map(lambda table: tuple(table.items())),
+    limits=st.builds(Limits, **{key: limit(key) for key in LIMITS}),
+)
+
+
+@given(CONFIGS)
+def test_what_is_rendered_is_read_back(config: Config) -> None:
+    assert read(render(values_in_force(config))) == config
+
+
+def test_rendered_comments_tell_default_unit_and_range() -> None:
+    shown = render(values_in_force(read("[limits]\nttl = 7")))
+    assert "# Default: 5 s, from 0 to 3600\n# Set by vmdns.toml, line 2\nttl = 7\n" in shown
+    assert "# Default: 10000 entries, from 0 to 1000000\n" in shown
+    for key, about in KEYS.items():
+        assert about.about[1:] in shown, key
+
+
+def test_each_value_says_where_it_was_set() -> None:
+    text = 'zones = ["lab"]\nlimits = {ttl = 9}\n[forward]\n"corp.example" = ["192.0.2.1"]'
+    config = read(text).with_options(Options(reader="api"))
+    values = values_in_force(config)
+    assert {key: one["from"] for key, one in values.items() if one["from"] != "default"} == {
+        "zones": "vmdns.toml, line 1",
+        "limits.ttl": "vmdns.toml, line 2",
+        "forward": "vmdns.toml, line 3",
+        "reader": "--reader",
+    }
+    assert read(render(values)) == config
+    assert json.loads(json.dumps(values)) == values
+
+
+def test_keys_limits_and_defaults_are_one() -> None:
+    assert list(KEYS) == [field.name for field in fields(Config) if field.compare]
+    assert list(LIMITS) == [field.name for field in fields(Limits)]
+    for key, bounds in LIMITS.items():
+        assert getattr(Limits(), key) == bounds.default
+        assert bounds.least <= bounds.default <= bounds.most
+
+
+def table_rows() -> dict[str, list[str]]:
+    """The rows of the tables of the docs by their key in backquotes."""
+    rows = {}
+    for line in DOCS.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and not line.startswith("| `--"):
+            rows[cells[0].strip("`")] = cells[1:]
+    return rows
+
+
+def test_docs_name_every_key_with_its_default() -> None:
+    rows = table_rows()
+    assert set(rows) == set(KEYS) - {"limits"} | set(LIMITS)
+    default = tomllib.loads(render(values_in_force(Config())))
+    for key in set(KEYS) - {"limits", "forward"}:
+        assert tomllib.loads(f"x = {rows[key][0].strip('`')}")["x"] == default[key], key
+    for key, bounds in LIMITS.items():
+        shown = [f"{bounds.default:.10g}", f"{bounds.least:.10g}", f"{bounds.most:.10g}", bounds.unit, bounds.about]
+        assert rows[key] == shown, key
+
+
+def test_examples_of_the_docs_are_valid() -> None:
+    examples = re.findall(r"```toml\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    shown = {key for example in examples for key in tomllib.loads(example)}
+    assert shown == set(KEYS)
+    for example in examples:
+        assert parse(example, "docs/configuration.md", check_records) != Config(), example
