@@ -5,13 +5,13 @@ from __future__ import annotations
 from vmdns.state.facts import (
     Adapter,
     DhcpServer,
+    GuestReport,
     HostAddress,
     HostInterface,
     Lease,
     Machine,
     NatNetwork,
     Network,
-    Report,
 )
 from vmdns.state.views import View
 
@@ -59,5 +59,5 @@ def lease(
     return Lease(network.dhcp_name, mac(number), address, issued, issued + seconds)
 
 
-def report(number: int, address: str, since: float = NOW - 5) -> Report:
-    return Report(mac(number), address, since)
+def report(number: int, address: str, since: float = NOW - 5) -> GuestReport:
+    return GuestReport(mac(number), address, since)

@@ -28,6 +28,7 @@ from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     Fact,
+    GuestReport,
     HostAddress,
     HostInterface,
     Lease,
@@ -35,7 +36,6 @@ from vmdns.state.facts import (
     NatNetwork,
     Network,
     PortForward,
-    Report,
     to_json,
 )
 
@@ -68,7 +68,7 @@ def world() -> list[Fact]:
         DhcpServer("HostInterfaceNetworking-vboxnet0" + EVIL, "192.168.56.100", "255.255.255.0"),
         NatNetwork(EVIL, "10.0.2.0/24", forwards=(PortForward(EVIL, "tcp", "", 2223, "10.0.2.4", 80),)),
         Machine(uuid(1), EVIL, "Running", ("/" + EVIL,), (Adapter(0, mac(1), wire), Adapter(1, mac(2), other)),
-                (Report(mac(1), "8.8.8.8", time.time()), Report(mac(2), EVIL, time.time())), (EVIL,)),
+                (GuestReport(mac(1), "8.8.8.8", time.time()), GuestReport(mac(2), EVIL, time.time())), (EVIL,)),
         Machine(uuid(2), EVIL, "Running", adapters=(Adapter(0, mac(3), Network("nat"), forwards=(rule,)),)),
         Machine(uuid(3), "off" + EVIL, "PoweredOff"),
         Machine(uuid(4), "wpad", "Running", adapters=(Adapter(0, mac(4), wire, cable=False),)),

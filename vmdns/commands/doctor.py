@@ -34,6 +34,7 @@ from vmdns.regular_file import read_regular
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
+from vmdns.state.external_data import decode_console
 from vmdns.state.facts import Fact
 from vmdns.state.findings import (
     OK,
@@ -46,7 +47,6 @@ from vmdns.state.findings import (
     summarize_findings,
 )
 from vmdns.state.policy import Policy
-from vmdns.state.program_output import decode_console
 from vmdns.state.views import GIVEN
 
 UPSTREAM_SECONDS = 3.0

@@ -12,6 +12,7 @@ from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     Fact,
+    GuestReport,
     HostAddress,
     HostInterface,
     Lease,
@@ -21,7 +22,6 @@ from vmdns.state.facts import (
     Neighbour,
     Network,
     PortForward,
-    Report,
 )
 
 OFFICE, LAB = Network("natnetwork", "office"), Network("natnetwork", "lab")
@@ -111,7 +111,7 @@ def scene_facts(seconds: float, start: float) -> SceneFacts:
             _STAGING,
             name="preview" if renamed else "staging",
             state_changed=booted,
-            reports=(Report(_mac(7), "192.168.56.20", booted + 20.0),),
+            reports=(GuestReport(_mac(7), "192.168.56.20", booted + 20.0),),
         ),
         replace(_MEDIA, state_changed=booted),
     )

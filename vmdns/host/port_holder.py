@@ -14,7 +14,7 @@ import sys
 from ipaddress import ip_address
 from pathlib import Path
 
-from vmdns.state.program_output import decode_console
+from vmdns.state.external_data import decode_console
 
 # DNS servers that run as a systemd service of their own: stopping that service frees the port and harms nothing else.
 _DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd", "coredns", "adguardhome", "pihole-ftl")

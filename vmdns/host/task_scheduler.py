@@ -20,7 +20,7 @@ from typing import Any
 from vmdns.host import elevation
 from vmdns.host.nrpt import powershell_command, quote_powershell
 from vmdns.host.program import ServiceProgram
-from vmdns.state.program_output import decode_console
+from vmdns.state.external_data import decode_console
 
 _NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 _RUNNING, _DISABLED = 4, 1  # TASK_STATE

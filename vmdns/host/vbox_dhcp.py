@@ -12,8 +12,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any
 from xml.etree import ElementTree as xml
 
-from vmdns.state.dhcp_options import EVERYONE, NAME_SERVERS, Scope, find_name_servers
-from vmdns.state.xml_tree import parse_tree
+from vmdns.state.external_data import EVERYONE, NAME_SERVERS, DhcpScope, find_name_servers
+from vmdns.state.xml_tree import parse_xml
 
 _REGISTRY = "{*}Global/{*}NetserviceRegistry/"
 _MAC_WILDCARD = "1"  # DHCPGroupConditionType_MACWildcard
@@ -53,8 +53,8 @@ class DhcpServerSettings:
     def name_servers(self) -> tuple[str, ...]:
         """The name servers that an ordinary guest gets."""
         number = str(NAME_SERVERS)
-        whole = Scope(value=self.options.get(number, ""))
-        return find_name_servers(whole, (Scope(name, group.get(number, "")) for name, group in self.groups.items()))
+        whole = DhcpScope(value=self.options.get(number, ""))
+        return find_name_servers(whole, (DhcpScope(name, group.get(number, "")) for name, group in self.groups.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class NetworkSettings:
 
 def parse_networks(data: bytes) -> NetworkSettings:
     """Parses VirtualBox.xml. Raises ValueError for anything else."""
-    root = parse_tree(data)
+    root = parse_xml(data)
     nat = [_nat(one) for one in root.iterfind(_REGISTRY + "{*}NATNetworks/{*}NATNetwork")]
     servers = [_server(one) for one in root.iterfind(_REGISTRY + "{*}DHCPServers/{*}DHCPServer")]
     return NetworkSettings(tuple(one for one in nat if one is not None), {one.network: one for one in servers})
@@ -130,7 +130,7 @@ def _group(element: xml.Element) -> dict[str, str]:
 def parse_started_group(data: bytes, group: str) -> dict[str, str] | None:
     """The options of a group in the configuration file with which VirtualBox started a DHCP server; None without that
     group. Raises ValueError for anything else (DHCPServer::i_writeDhcpdConfig)."""
-    for one in parse_tree(data).iterfind("Group"):
+    for one in parse_xml(data).iterfind("Group"):
         if one.get("name") == group:
             return {option.get("name", ""): option.get("value", "") for option in one.iterfind("Option")}
     return None

@@ -18,7 +18,7 @@ from contextlib import suppress
 from vmdns.sources import host_addresses as addresses
 from vmdns.sources import neighbours
 from vmdns.sources.worker_protocol import Report
-from vmdns.state.program_output import decode_console
+from vmdns.state.external_data import decode_console
 
 ADDRESS_SECONDS = 2.0
 NEIGHBOUR_SECONDS = 4.0

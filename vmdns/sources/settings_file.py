@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
-from vmdns.state.extradata import parse_extra
+from vmdns.sources.virtualbox_values import parse_extra, parse_timestamp, rule_sort_key
 from vmdns.state.facts import Adapter, Machine, Network, PortForward
-from vmdns.state.port_forward import rule_sort_key
-from vmdns.state.timestamp import parse_timestamp
-from vmdns.state.xml_tree import parse_tree
+from vmdns.state.xml_tree import parse_xml
 
 # The element for what an adapter is attached to, and the attribute with its name.
 _KINDS = {
@@ -70,7 +68,7 @@ def parse_machine(data: bytes) -> Machine:
 
 def _tree(data: bytes) -> xml.Element:
     try:
-        return parse_tree(data)
+        return parse_xml(data)
     except ValueError as error:
         raise InvalidSettingsFile(str(error)) from None
 

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vmdns.sources.installation import find
 from vmdns.sources.reader import ReaderUnavailable
+from vmdns.state.external_data import decode_text
 from vmdns.state.facts import from_json
-from vmdns.state.program_output import decode_text
 
 if TYPE_CHECKING:
     from vmdns.sources.worker_socket import SocketWorker

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-from vmdns.state.program_output import decode_text
+from vmdns.state.external_data import decode_text
 
 # VBoxManage 7.2 hangs in about one of a hundred calls; the next call works.
 LIMITS_SECONDS = (4.0, 10.0)

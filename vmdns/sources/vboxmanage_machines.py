@@ -21,9 +21,8 @@ from pathlib import Path
 from vmdns.regular_file import read_regular
 from vmdns.sources import settings_file, vboxmanage_output
 from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
-from vmdns.state.extradata import parse_extra
-from vmdns.state.facts import ONLINE_STATES, Machine, Report
-from vmdns.state.guest_properties import PATTERN, parse_reports
+from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_extra, parse_guest_reports
+from vmdns.state.facts import ONLINE_STATES, GuestReport, Machine
 from vmdns.state.xml_tree import MAX_BYTES
 
 MAX_LONG = 50  # VMs for which `list vms --long` is called (50 ms a VM)
@@ -185,12 +184,12 @@ class MachineList:
             vm.shown = True
         return replace(machine, reports=self._reports(machine, before.reports)) if machine.online else machine
 
-    def _reports(self, machine: Machine, before: tuple[Report, ...]) -> tuple[Report, ...]:
+    def _reports(self, machine: Machine, before: tuple[GuestReport, ...]) -> tuple[GuestReport, ...]:
         try:
-            text = self._call("guestproperty", "enumerate", machine.uuid, *self._format, "--patterns", PATTERN)
+            text = self._call("guestproperty", "enumerate", machine.uuid, *self._format, "--patterns", GUEST_PROPERTIES)
         except VBoxManageError:
             return before
-        return parse_reports(vboxmanage_output.parse_properties(text), machine.state)
+        return parse_guest_reports(vboxmanage_output.parse_properties(text), machine.state)
 
     def _show(self, vm: _Vm) -> Machine:
         """The VM as `showvminfo` shows it. Raises `VBoxManageError` or ValueError."""

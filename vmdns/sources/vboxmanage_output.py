@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from ipaddress import IPv4Interface
 from itertools import zip_longest
 
-from vmdns.state.dhcp_options import NAME_SERVERS, Scope, find_name_servers
+from vmdns.sources.virtualbox_values import parse_nat_rule, parse_network_rule, parse_timestamp, rule_sort_key
+from vmdns.state.external_data import NAME_SERVERS, DhcpScope, find_name_servers
 from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
-from vmdns.state.port_forward import parse_nat_rule, parse_network_rule, rule_sort_key
-from vmdns.state.timestamp import parse_timestamp
 
 INACCESSIBLE = "<inaccessible>"
 
@@ -253,13 +252,13 @@ def _name_servers(text: str) -> tuple[str, ...]:
     return find_name_servers(_scope(whole), groups)
 
 
-def _scope(part: str) -> Scope:
+def _scope(part: str) -> DhcpScope:
     """Labels may be translated, but suppressed options are always in the last line before the options."""
     title, *lines = part.rstrip("\n").split("\n")
     options = {match[1]: match[2] for match in map(_OPTION.fullmatch, lines) if match}
     others = [line for line in lines if not _OPTION.fullmatch(line)]
     suppressed = others[-1 if options else -2] if len(others) > 1 else ""
-    return Scope(
+    return DhcpScope(
         title.partition(":")[2].strip(),
         options.get(str(NAME_SERVERS), ""),
         str(NAME_SERVERS) in re.findall("[0-9]+", suppressed.partition(":")[2]),

@@ -9,11 +9,17 @@ from ipaddress import IPv4Interface
 from typing import Any
 
 from vmdns.sources.virtualbox_api import ACCESS_DENIED, OBJECT_NOT_FOUND, Api
-from vmdns.state.dhcp_options import EVERYONE, NAME_SERVERS, Scope, find_name_servers
-from vmdns.state.extradata import KEYS, parse_extra
+from vmdns.sources.virtualbox_values import (
+    EXTRA_KEYS,
+    GUEST_PROPERTIES,
+    parse_extra,
+    parse_guest_reports,
+    parse_nat_rule,
+    parse_network_rule,
+    rule_sort_key,
+)
+from vmdns.state.external_data import EVERYONE, NAME_SERVERS, DhcpScope, find_name_servers
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network, PortForward
-from vmdns.state.guest_properties import PATTERN, parse_reports
-from vmdns.state.port_forward import parse_nat_rule, parse_network_rule, rule_sort_key
 
 _MAX_ADAPTERS = 36  # of the ICH9 chipset; PIIX3 has 8
 _KINDS = {
@@ -37,7 +43,7 @@ def read_machine(api: Api, raw: Any, uuid: str, before: Fact | None) -> Machine 
             uuid=uuid,
             name=str(raw.name),
             groups=tuple(str(group) for group in api.array(raw, "groups")),
-            **parse_extra({key: str(raw.getExtraData(key)) for key in KEYS if key in extra})._asdict(),
+            **parse_extra({key: str(raw.getExtraData(key)) for key in EXTRA_KEYS if key in extra})._asdict(),
         )
         found = read_state(api, raw, found)
         return replace(found, adapters=tuple(_adapters(api, raw))) if found.online else found
@@ -56,9 +62,9 @@ def read_state(api: Api, raw: Any, found: Machine) -> Machine:
     found = replace(found, state=api.states.get(raw.state, ""), state_changed=changed, reports=())
     if not found.online:
         return replace(found, adapters=())
-    names, values, stamps, _flags = raw.enumerateGuestProperties(PATTERN)
+    names, values, stamps, _flags = raw.enumerateGuestProperties(GUEST_PROPERTIES)
     properties = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
-    return replace(found, reports=parse_reports(properties, found.state))
+    return replace(found, reports=parse_guest_reports(properties, found.state))
 
 
 def _adapters(api: Api, raw: Any) -> Iterable[Adapter]:
@@ -107,7 +113,7 @@ def read_networks(api: Api) -> list[Fact]:
     return facts
 
 
-def _groups_for_everyone(api: Api, raw: Any) -> Iterator[Scope]:
+def _groups_for_everyone(api: Api, raw: Any) -> Iterator[DhcpScope]:
     for group in api.array(raw, "groupConfigs"):
         stars = [
             bool(one.inclusive)
@@ -118,11 +124,11 @@ def _groups_for_everyone(api: Api, raw: Any) -> Iterator[Scope]:
             yield _scope(api, group, str(group.name))
 
 
-def _scope(api: Api, config: Any, name: str = "") -> Scope:
+def _scope(api: Api, config: Any, name: str = "") -> DhcpScope:
     values, numbers, _encodings = config.getAllOptions()
     options = {int(number): str(value) for number, value in zip(numbers, values, strict=True)}
     suppressed = [int(one) for one in api.array(config, "suppressedOptions")]
-    return Scope(name, options.get(NAME_SERVERS, ""), NAME_SERVERS in suppressed)
+    return DhcpScope(name, options.get(NAME_SERVERS, ""), NAME_SERVERS in suppressed)
 
 
 def _fixed(api: Api, raw: Any) -> Iterator[tuple[str, str]]:

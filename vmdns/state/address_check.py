@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vmdns.state.facts import Adapter
 from vmdns.state.networks import HOST_IF, NetworkIndex
 
+BY_USER = "vmdns/address"  # the key of a VM's extra data by which the user sets its addresses
 SAME_MACHINE_ID = (
     "if one VM is a copy of the other, both have one machine-id and so ask DHCP for one address: in the copy, as root, "
     "run `rm /etc/machine-id; systemd-machine-id-setup` and reboot"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vmdns.state.address_check import check_placement, find_objection, system_interface
+from vmdns.state.address_check import BY_USER, check_placement, find_objection, system_interface
 from vmdns.state.facts import Adapter, Lease, Machine, Network
 from vmdns.state.networks import NetworkIndex, file_key, ipv4
 from vmdns.state.problem import Problem
@@ -20,7 +20,7 @@ from vmdns.state.set_address import parse_set_addresses
 ALIVE_SECONDS = 30.0
 
 FIXED, LEASE, ADDITIONS, NEIGHBOUR = "fixed address", "lease", "guest additions", "neighbour table"
-BY_USER, FORWARD = "vmdns/address", "port-forward rule"
+FORWARD = "port-forward rule"
 
 
 class Address(NamedTuple):

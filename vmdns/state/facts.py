@@ -88,7 +88,7 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class GuestReport:
     """A report of Guest Additions on one interface (`/VirtualBox/GuestInfo/Net/<n>/*`). A claim of the guest."""
 
     mac: str
@@ -111,7 +111,7 @@ class Machine:
     state: str = ""
     groups: tuple[str, ...] = ("/",)
     adapters: tuple[Adapter, ...] = ()
-    reports: tuple[Report, ...] = ()
+    reports: tuple[GuestReport, ...] = ()
     names: tuple[str, ...] = ()
     ignored: bool = False
     accessible: bool = True

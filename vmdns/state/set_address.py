@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
-from vmdns.state.address_check import Objection, check_placement, is_on_network
-from vmdns.state.extradata import ADDRESS
+from vmdns.state.address_check import BY_USER, Objection, check_placement, is_on_network
 from vmdns.state.facts import Adapter, Machine
 from vmdns.state.networks import NetworkIndex
 from vmdns.state.problem import Problem
@@ -33,7 +32,7 @@ def parse_set_addresses(machine: Machine, networks: NetworkIndex) -> tuple[dict[
         else:
             objection = next(rank for rank, _ in ranked if isinstance(rank, Objection))
             remedy = f"it should be a free address of {_prefixes(plugged, networks) or 'a network of the VM'}"
-            problems.append(Problem(f"{ADDRESS} is set to {address}, {objection.reason}", remedy))
+            problems.append(Problem(f"{BY_USER} is set to {address}, {objection.reason}", remedy))
     return found, problems
 
 
@@ -45,7 +44,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | Problem:
     remedy = "write addresses like 192.168.56.10, separated by commas"
     with suppress(ValueError):
         remedy = f"write {ip_interface(text).ip}, without a prefix length"
-    return Problem(f"{ADDRESS} is set to {text!r}, which is no IP address", remedy)
+    return Problem(f"{BY_USER} is set to {text!r}, which is no IP address", remedy)
 
 
 def _rank(address: IPv4Address | IPv6Address, adapter: Adapter, networks: NetworkIndex) -> int | Objection:

@@ -29,7 +29,7 @@ class _Builder(xml.TreeBuilder):
         raise ValueError("it has a document type declaration")
 
 
-def parse_tree(data: bytes) -> xml.Element:
+def parse_xml(data: bytes) -> xml.Element:
     """The outermost element. Raises ValueError."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES} bytes")

@@ -47,6 +47,7 @@ from vmdns.state.facts import (
     Adapter,
     DhcpServer,
     Fact,
+    GuestReport,
     HostAddress,
     HostInterface,
     HostName,
@@ -56,7 +57,6 @@ from vmdns.state.facts import (
     Neighbour,
     Network,
     PortForward,
-    Report,
 )
 from vmdns.state.hosts_names import index_hosts
 from vmdns.state.policy import Policy
@@ -161,7 +161,7 @@ class Stage:
     def says(self, number: str, mac: str, address: str = "") -> None:
         machine = self._machine(number)
         others = tuple(one for one in machine.reports if one.mac != _mac(mac))
-        now = (Report(_mac(mac), address, self.wall()),) if address else ()
+        now = (GuestReport(_mac(mac), address, self.wall()),) if address else ()
         self.facts[number] = replace(machine, reports=others + now)
 
     def forward(

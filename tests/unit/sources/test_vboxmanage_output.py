@@ -12,8 +12,8 @@ from hypothesis import strategies as some
 from tests.unit.sources import zoo
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.vboxmanage_output import parse_dhcp_servers
+from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
 from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
-from vmdns.state.guest_properties import PATTERN, parse_reports
 
 U1 = "029ad526-939d-42e9-ada5-be7632a400d7"
 U2 = "a7715ed1-544a-4bbb-b0f3-164faaeb189b"
@@ -73,9 +73,9 @@ def test_recorded_states() -> None:
 
 def test_recorded_properties() -> None:
     for uuid, machine in zoo.MACHINES.items():
-        words = ("guestproperty", "enumerate", uuid, "--old-format", "--patterns", PATTERN)
+        words = ("guestproperty", "enumerate", uuid, "--old-format", "--patterns", GUEST_PROPERTIES)
         if machine.online:
-            assert parse_reports(output.parse_properties(zoo.out(*words)), machine.state) == machine.reports
+            assert parse_guest_reports(output.parse_properties(zoo.out(*words)), machine.state) == machine.reports
     told = output.parse_properties(zoo.out(*words[:2], zoo.named("run2").uuid, *words[3:]))
     net = "/VirtualBox/GuestInfo/Net/"
     assert {name.removeprefix(net): value for name, (value, _) in told.items() if name.startswith(net)} == {

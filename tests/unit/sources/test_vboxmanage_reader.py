@@ -19,8 +19,8 @@ from vmdns.sources import vboxmanage_reader as vboxmanage
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, WrongHome
 from vmdns.sources.vboxmanage_reader import VBoxManageReader
-from vmdns.state.facts import Fact, Machine, Network, PortForward, Report
-from vmdns.state.guest_properties import PATTERN
+from vmdns.sources.virtualbox_values import GUEST_PROPERTIES
+from vmdns.state.facts import Fact, GuestReport, Machine, Network, PortForward
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
 
@@ -170,7 +170,7 @@ def test_versions(world) -> None:
 
 
 def test_6_1_knows_no_format(world) -> None:
-    words = f"guestproperty enumerate {RUN2} --patterns {PATTERN}"
+    words = f"guestproperty enumerate {RUN2} --patterns {GUEST_PROPERTIES}"
     world.fake.plays("--version", "6.1.50r161033\n")
     world.fake.plays(
         words,
@@ -179,7 +179,7 @@ def test_6_1_knows_no_format(world) -> None:
         "Name: /VirtualBox/GuestInfo/Net/0/V4/IP, value: 10.0.2.9, timestamp: 2000000000, flags: TRANSIENT\n",
     )
     found = world.reader().look()
-    expected = vm(RUN2, reports=(Report("080027112233", "10.0.2.9", 2.0),))
+    expected = vm(RUN2, reports=(GuestReport("080027112233", "10.0.2.9", 2.0),))
     assert found[f"machine:{RUN2}"] == expected[f"machine:{RUN2}"]
 
 
@@ -262,7 +262,7 @@ def test_many_vms_are_not_listed_at_length(world, reader, monkeypatch) -> None:
 
 
 def test_new_address(world, reader) -> None:
-    words = f"guestproperty enumerate {RUN2} --old-format --patterns {PATTERN}"
+    words = f"guestproperty enumerate {RUN2} --old-format --patterns {GUEST_PROPERTIES}"
     world.out(words, "value: 10.0.2.4", "value: 10.0.2.5")
     (report,) = zoo.MACHINES[RUN2].reports
     assert reader.wait(0) == vm(RUN2, reports=(replace(report, address="10.0.2.5"),))
@@ -285,7 +285,7 @@ def test_a_vm_that_refuses_stays_as_it_was(world, reader, answer) -> None:
 
 
 def test_properties_that_are_refused_stay_as_they_were(world, reader) -> None:
-    words = f"guestproperty enumerate {RUN2} --old-format --patterns {PATTERN}"
+    words = f"guestproperty enumerate {RUN2} --old-format --patterns {GUEST_PROPERTIES}"
     world.fake.plays(words, status=1, err=BUSY)
     world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/names" value="a,b"/>')
     assert reader.wait(0) == vm(RUN2, names=("a", "b"))

@@ -21,11 +21,11 @@ from tests.facts import (
     uuid,
     vm,
 )
+from vmdns.sources.virtualbox_values import parse_guest_reports
 from vmdns.state.address_check import SAME_MACHINE_ID
 from vmdns.state.addresses import ADDITIONS, FIXED, LEASE, FoundAddresses
 from vmdns.state.build import build
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
-from vmdns.state.guest_properties import parse_reports
 from vmdns.state.policy import Policy
 from vmdns.state.problem import Problem
 from vmdns.state.shared_addresses import SAME_MAC
@@ -375,7 +375,7 @@ def test_a_property_that_can_be_no_guests_address_gives_no_address(network: Netw
     prefix = "/VirtualBox/GuestInfo/Net/"
     written = {"Count": "1", "0/MAC": mac(1).upper(), "0/V4/IP": address, "0/Status": "Up"}
     properties = {prefix + key: (value, NOW) for key, value in written.items()}
-    claims = parse_reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
+    claims = parse_guest_reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
     assert found(vm(1, "web", network, reports=claims)).addresses == ()
 
 

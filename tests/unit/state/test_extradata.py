@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.state.extradata import MAX_NAMES, is_true, parse_extra_names
+from vmdns.sources.virtualbox_values import MAX_NAMES, parse_extra
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from vmdns.state.extradata import MAX_NAMES, is_true, parse_extra_names
     ],
 )
 def test_extra_names(value, names) -> None:
-    assert parse_extra_names(value) == names
+    assert parse_extra({"vmdns/names": value}).names == names
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_extra_names(value, names) -> None:
     + [(word, False) for word in ("", "0", "false", "no", "off", "2", "ignore", "1,1")],
 )
 def test_truthy(value, expected) -> None:
-    assert is_true(value) is expected
+    assert parse_extra({"vmdns/ignore": value}).ignored is expected

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from vmdns.sources.vboxmanage_output import parse_properties
-from vmdns.state import guest_properties as guestinfo
-from vmdns.state.facts import Report
-from vmdns.state.guest_properties import MAX_REPORTS
+from vmdns.sources.virtualbox_values import MAX_REPORTS, parse_guest_reports
+from vmdns.state.facts import GuestReport
 
 NET = "/VirtualBox/GuestInfo/Net/"
 
@@ -25,15 +24,15 @@ def entry(n: object, mac: str = "080027AABBCC", ip: str = "10.0.2.4", status: st
 
 
 def reports(properties, started: float = 1.0, state: str = "Running"):
-    return guestinfo.parse_reports({"/VirtualBox/HostInfo/VBoxVer": ("7.2.22", started), **properties}, state)
+    return parse_guest_reports({"/VirtualBox/HostInfo/VBoxVer": ("7.2.22", started), **properties}, state)
 
 
 def count(value: str, at: float = 100.0):
     return {f"{NET}Count": (value, at)}
 
 
-ONE = Report("080027aabbcc", "10.0.2.4", 100.0)
-TWO = Report("080027aabbdd", "10.0.2.5", 100.0)
+ONE = GuestReport("080027aabbcc", "10.0.2.4", 100.0)
+TWO = GuestReport("080027aabbdd", "10.0.2.5", 100.0)
 
 
 @pytest.mark.parametrize(
@@ -54,19 +53,21 @@ TWO = Report("080027aabbdd", "10.0.2.5", 100.0)
         pytest.param({**count("١"), **entry(7)}, (ONE,), id="Count in other digits"),
         pytest.param({**count("2"), **entry(0, "080027AABBDD", "10.0.2.5"), **entry(1)}, (ONE, TWO), id="sorted"),
         pytest.param({**entry(0), **entry(1, "080027AABBDD", "10.0.2.5")}, (ONE, TWO), id="two"),
-        pytest.param({**entry(0), **entry(1, ip="10.0.2.9")}, (ONE, Report(ONE.mac, "10.0.2.9", 100.0)), id="alias"),
         pytest.param(
-            {**entry(0), **entry(1, at=200.0)}, (Report(ONE.mac, ONE.address, 200.0),), id="said twice: newest"
+            {**entry(0), **entry(1, ip="10.0.2.9")}, (ONE, GuestReport(ONE.mac, "10.0.2.9", 100.0)), id="alias"
+        ),
+        pytest.param(
+            {**entry(0), **entry(1, at=200.0)}, (GuestReport(ONE.mac, ONE.address, 200.0),), id="said twice: newest"
         ),
         pytest.param(entry(0, status="Down"), (), id="down"),
         pytest.param(entry(0, status=""), (ONE,), id="no status word"),
         pytest.param(
-            {**count("1", 150.0), **entry(0)}, (Report(ONE.mac, ONE.address, 150.0),), id="since: Count newer"
+            {**count("1", 150.0), **entry(0)}, (GuestReport(ONE.mac, ONE.address, 150.0),), id="since: Count newer"
         ),
         pytest.param({**count("1", 50.0), **entry(0)}, (ONE,), id="since: entry newer"),
         pytest.param(
             {**entry(0), f"{NET}0/V4/Netmask": ("255.0.0.0", 170.0)},
-            (Report(ONE.mac, ONE.address, 170.0),),
+            (GuestReport(ONE.mac, ONE.address, 170.0),),
             id="since: newest of the entry",
         ),
         pytest.param({f"{NET}0/V4/IP": ("10.0.2.4", 1.0)}, (), id="no MAC"),
@@ -140,12 +141,12 @@ def test_bounded() -> None:
 
 # Net/* of a run in May 2026 with Guest Additions of 7.0, which VirtualBox kept in the VM's settings file.
 OLD = {**count("1", 1778102912.120548), **entry(0, "0800274F0077", "192.0.2.77", at=1778102912.120548)}
-OLDBOX = Report("0800274f0077", "192.0.2.77", 1778102912.120548)
+OLDBOX = GuestReport("0800274f0077", "192.0.2.77", 1778102912.120548)
 
 
 def test_a_report_of_an_earlier_run_is_not_used() -> None:
     assert reports(OLD, started=1796045341.7595) == ()
-    assert guestinfo.parse_reports(OLD, "Running") == ()  # the VM process has written nothing yet
+    assert parse_guest_reports(OLD, "Running") == ()  # the VM process has written nothing yet
 
 
 @pytest.mark.parametrize("state", ["Running", "Paused", "LiveSnapshotting", "OnlineSnapshotting", "Saving", "Stuck"])
@@ -180,5 +181,5 @@ def test_two_runs_as_vboxmanage_7_2_printed_them() -> None:
         1796045349326477000,
     )
     for at, started, used in ((before, first, 0), (written, first, 1), (written, restored, 0)):
-        found = guestinfo.parse_reports(parse_properties(text.format(at=at, started=started)), "Running")
+        found = parse_guest_reports(parse_properties(text.format(at=at, started=started)), "Running")
         assert len(found) == used

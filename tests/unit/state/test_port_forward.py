@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vmdns.sources.virtualbox_values import parse_nat_rule, parse_network_rule, rule_sort_key
 from vmdns.state.facts import PortForward
-from vmdns.state.port_forward import parse_nat_rule, parse_network_rule, rule_sort_key
 
 
 @pytest.mark.parametrize(

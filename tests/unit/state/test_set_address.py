@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
+from vmdns.sources.virtualbox_values import parse_extra
 from vmdns.state.addresses import BY_USER, FORWARD
 from vmdns.state.build import build
-from vmdns.state.extradata import parse_extra_addresses
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, PortForward
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Guest
@@ -36,7 +36,7 @@ def brief(one: Guest) -> list[tuple[str, str, str]]:
     ],
 )
 def test_the_value(value: str, expected: tuple[str, ...]) -> None:
-    assert parse_extra_addresses(value) == expected
+    assert parse_extra({"vmdns/address": value}).set_addresses == expected
 
 
 def test_it_outranks_everything_else() -> None:

@@ -11,9 +11,8 @@ from typing import Any
 from tests.facts import HOSTONLY, LAB, NETWORKS, NOW, lease, uuid, vm
 from vmdns.control.report import names
 from vmdns.dns.name import to_text
+from vmdns.sources.virtualbox_values import MAX_NAMES, MAX_REPORTS, parse_extra, parse_guest_reports
 from vmdns.state.build import build
-from vmdns.state.extradata import MAX_NAMES, parse_extra_names
-from vmdns.state.guest_properties import MAX_REPORTS, parse_reports
 from vmdns.state.policy import Policy
 
 POLICY = Policy(zones=("local", "vm.internal"))
@@ -25,12 +24,12 @@ def check(data: bytes) -> None:
     name, extra, *said = [part.decode("utf-8", "replace") for part in (data + b"\0").split(b"\0")][:200]
     pairs = zip(said[::2], said[1::2], strict=False)
     properties = {key if key.startswith("/") else NET + key: (value, NOW - 1) for key, value in pairs}
-    claimed = parse_reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
+    claimed = parse_guest_reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
     assert len(claimed) <= MAX_REPORTS
     for one in claimed:
         assert str(IPv4Address(one.address)) == one.address
         assert len(one.mac) == 12
-    given = parse_extra_names(extra)
+    given = parse_extra({"vmdns/names": extra}).names
     assert len(given) <= MAX_NAMES
     liar = vm(1, name, HOSTONLY, LAB, reports=claimed, names=given)
     facts = (*NETWORKS, liar, vm(2, "db", HOSTONLY), lease(2, OTHER, HOSTONLY))
