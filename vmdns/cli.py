@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmdns import cli_format
 from vmdns.cli_parser import build_parser, run_parser
-from vmdns.commands import standard_streams
-from vmdns.commands.command_error import DONE, FAILED, NOT_RUNNING, USAGE, CommandError
+from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, standard_streams
 from vmdns.dns.escape import escape_text
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def _run(arguments: Namespace) -> int:
-    from vmdns.commands.configuration import load_config, options_of
+    from vmdns.commands.direct_read import load_config, options_of
     from vmdns.daemon import app
 
     options = options_of(arguments)
@@ -119,7 +118,7 @@ def _run(arguments: Namespace) -> int:
 
 def _demo(arguments: Namespace) -> int:
     from vmdns.commands import demo as demo_command
-    from vmdns.commands.configuration import load_config, options_of
+    from vmdns.commands.direct_read import load_config, options_of
     from vmdns.daemon import app
 
     try:
@@ -148,9 +147,8 @@ def _names(arguments: Namespace) -> int:
     if found is None:
         _complain(f"vmdns: {server.missing}; this is one look at VirtualBox")
         from vmdns.commands import direct_read
-        from vmdns.commands.configuration import load_config, options_of
 
-        found = direct_read.read_names(load_config(None, options_of(arguments))[0])
+        found = direct_read.read_names(direct_read.load_config(None, direct_read.options_of(arguments))[0])
     status = _show(arguments, found, lambda style: cli_format.names(found, time.time(), style))
     if not found["names"] and not arguments.vbox_home:
         from vmdns.host.other_users import describe_other_users
@@ -202,7 +200,7 @@ def _host(arguments: Namespace) -> int:
     if status:
         zones = status["zones"]
     else:
-        from vmdns.commands.configuration import load_config
+        from vmdns.commands.direct_read import load_config
 
         zones = load_config(None)[0].zones
     try:
@@ -214,13 +212,12 @@ def _host(arguments: Namespace) -> int:
 
 def _wire(arguments: Namespace) -> int:
     from vmdns.commands import wire as wire_command
-    from vmdns.commands.configuration import load_config
+    from vmdns.commands.direct_read import load_config
     from vmdns.commands.wire_networks import Wire
 
     config, _ = load_config(arguments.config)
-    home = wire_command.home_of(arguments.vbox_home, config.vbox_home)
     try:
-        wire = Wire(home, config.zones, may=wire_command.can_ask())
+        wire = Wire(arguments.vbox_home or config.vbox_home, config.zones, may=wire_command.can_ask())
         response = wire_command.command(wire, _action(arguments), arguments.network, _step_log(arguments))
     except (OSError, RuntimeError) as error:
         raise CommandError(str(error)) from None
@@ -251,7 +248,7 @@ def _hosts(arguments: Namespace) -> int:
 
 def _doctor(arguments: Namespace) -> int:
     from vmdns.commands import doctor
-    from vmdns.commands.configuration import load_config, options_of
+    from vmdns.commands.direct_read import load_config, options_of
 
     def report(line: str) -> None:
         print(f"vmdns: {escape_text(line)}", file=sys.stderr, flush=True)
@@ -289,7 +286,7 @@ def _service(arguments: Namespace) -> int:
     if "--vbox-home" in options:
         _existing_folder(options[options.index("--vbox-home") + 1])
     if action == "install":
-        from vmdns.commands.configuration import load_config, options_of
+        from vmdns.commands.direct_read import load_config, options_of
 
         # A configuration that would end each start of the service is an error now.
         given = run_parser().parse_args(arguments.options)
@@ -324,11 +321,9 @@ def _agreed(arguments: Namespace, plan: dict[str, Any]) -> bool:
 
 
 def _config(arguments: Namespace) -> int:
-    from vmdns.config import render
-
     response = None if arguments.config else _server(arguments).request_if_running({"do": "config"})
     if response is None:
-        from vmdns.commands.configuration import describe_config
+        from vmdns.commands.direct_read import describe_config
 
         response = describe_config(arguments.config)
         if not arguments.config:
@@ -338,7 +333,7 @@ def _config(arguments: Namespace) -> int:
         _show(arguments, response, lambda style: [])
     else:
         about = [f"# {one}" if one else "" for one in _simulation(arguments)]
-        _print([*about, *render(response["values"]).splitlines()])
+        _print([*about, *cli_format.config(response["values"])])
     if response["fault"]:
         raise CommandError(f"{response['fault']}; the values before stay in force")
     return DONE

@@ -6,6 +6,7 @@ Names and texts of VMs come from outside: every cell goes through `safe` before 
 from __future__ import annotations
 
 import datetime
+import json
 import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -299,3 +300,50 @@ def doctor(response: Mapping[str, Any], style: Style) -> list[str]:
         if one["command"]:
             lines.append("      " + escape_text(one["command"]))
     return [*lines, "", f"{escape_text(response['verdict'])}."]
+
+
+def config(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What `vmdns config` shows: the values of `values_in_force` as a vmdns.toml, each with its meaning, default, range
+    and origin, and under `now` what is chosen where the value leaves that open."""
+    from vmdns.config import KEYS, Config, values_in_force
+    from vmdns.dns.limits import LIMITS
+
+    default = values_in_force(Config())
+    out = []
+    for key in KEYS:
+        if key not in ("forward", "limits"):
+            out += [f"# {_sentence(KEYS[key]['about'])} Default: {_toml(default[key]['value'])}"]
+            out += [*_origin(values[key]), f"{key} = {_toml(values[key]['value'])}", ""]
+    out += [f"# {_sentence(KEYS['forward']['about'])} Default: none", *_origin(values["forward"]), "[forward]"]
+    out += [f"{_quoted(domain)} = {_toml(upstreams)}" for domain, upstreams in values["forward"]["value"].items()]
+    out += ["", f"# {_sentence(KEYS['limits']['about'])}", "[limits]"]
+    for key, limit in LIMITS.items():
+        value = values[f"limits.{key}"]
+        out += [f"# {_sentence(limit.about)}"]
+        out += [f"# Default: {limit.default:.10g} {limit.unit}, from {limit.least:.10g} to {limit.most:.10g}"]
+        out += [*_origin(value), f"{key} = {_toml(value['value'])}"]
+    return out
+
+
+def _origin(value: Mapping[str, Any]) -> list[str]:
+    lines = [] if value["from"] == "default" else [f"# Set by {escape_text(value['from'])}"]
+    return lines + ([f"# In force now: {escape_text(value['now'])}"] if value.get("now") else [])
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _toml(value: object) -> str:
+    """A value as TOML: texts of several lines as literal strings where those can hold them (TOML 1.0)."""
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if not isinstance(value, str):
+        return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+    plain = "\n" in value and all(char in "\n\t" or char >= " " for char in value.replace("\x7f", "\0"))
+    return f"'''\n{value}'''" if plain and "'''" not in value and value[-1] != "'" else _quoted(value)
+
+
+def _quoted(text: str) -> str:
+    """The text as a TOML basic string. JSON's escapes are all TOML's too, but TOML also escapes DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

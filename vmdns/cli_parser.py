@@ -355,6 +355,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _reader(parser)
     parser.add_argument(
         "--upstream",
+        dest="upstreams",
         action="append",
         default=[],
         metavar="ADDR[:PORT]",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,6 @@ from vmdns.dns import name
 from vmdns.dns.limits import LIMITS, Limits
 from vmdns.dns.upstreams import Upstream
 
-READERS = ("auto", "api", "vboxmanage")
-LANS = ("off", "guests", "names", "all")
 # A name below a zone may have a label of 63 bytes with its length byte in 255 (RFC 1035 section 2.3.4).
 MAX_ZONE = name.MAX_NAME - name.MAX_LABEL - 1
 MAX_ITEMS = 256
@@ -106,21 +105,19 @@ def truth(value: Any) -> bool:
     return value
 
 
-def lan(value: Any) -> str:
-    """Who is answered on bridged networks."""
-    if value not in LANS:
-        raise ValueError(f'{_shown(value)} says nothing here; write "off", "guests", "names" or "all"')
-    return str(value)
+def one_of(*words: str) -> Callable[[Any], str]:
+    """Reads one of these words."""
+
+    def read(value: Any) -> str:
+        if value not in words:
+            *others, last = (f'"{word}"' for word in words)
+            raise ValueError(f"{_shown(value)} has no meaning here; write {', '.join(others)} or {last}")
+        return str(value)
+
+    return read
 
 
-def reader(value: Any) -> str:
-    """The name of a reader of VirtualBox."""
-    if value not in READERS:
-        raise ValueError(f'{_shown(value)} is no reader; write "auto", "api" or "vboxmanage"')
-    return str(value)
-
-
-def home(value: Any) -> Path | None:
+def home(value: Any) -> str | None:
     """A folder by its full path, ~ allowed; None for the empty text."""
     if not text(value):
         return None
@@ -133,7 +130,7 @@ def home(value: Any) -> Path | None:
         raise ValueError(f"{value!r} is not a full path; write it from the root or with ~")
     if not usable:
         raise ValueError(f"{value!r} is not a folder; name the one that holds VirtualBox.xml")
-    return path
+    return str(path)
 
 
 def labels(value: Any) -> tuple[str, ...]:
@@ -215,7 +212,7 @@ def limits(value: Any) -> Limits:
         if key not in LIMITS:
             raise Inside(key)
         limit = LIMITS[key]
-        kind = type(getattr(Limits(), key))
+        kind = type(limit.default)
         whole = kind is int
         bounds = f"from {limit.least:.10g} to {limit.most:.10g} {limit.unit}"
         if isinstance(number, bool) or not isinstance(number, int if whole else int | float):

@@ -18,7 +18,7 @@ import dns.reversename
 import pytest
 
 from tests.contract.test_run import Run
-from vmdns.command_name import command_name
+from vmdns.commands import command_name
 from vmdns.server.listeners import bind
 
 STANDING = ("127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4")

@@ -28,7 +28,6 @@ from vmdns.config import Config, Options, parse, values_in_force
 from vmdns.config_types import Listen
 from vmdns.control.server import ControlServer, Handler, instance_key
 from vmdns.dns.upstreams import Upstream
-from vmdns.dns.zonefile import check_records
 from vmdns.sources.reader import ReaderUnavailable
 
 COMMANDS = [
@@ -215,12 +214,12 @@ def test_run_hands_on_configuration_file_and_options(
         hosts=False,
         upstreams=(Upstream("192.0.2.53"),),
         reader="api",
-        vbox_home=tmp_path / "box",
+        vbox_home=str(tmp_path / "box"),
     )
     assert path == file
     assert options == Options(("127.0.0.1:5300", "::1"), ("192.0.2.53",), str(tmp_path / "box"), "api")
     # What app does when the file changes must come to the same.
-    assert parse(file.read_text(), "", check_records).with_options(options) == config
+    assert parse(file.read_text(), "").with_options(options) == config
 
 
 def test_run_needs_no_configuration(app: types.ModuleType, run: Run) -> None:
@@ -306,7 +305,7 @@ def test_names_without_a_server_takes_one_look(run: Run, tmp_path: Path, monkeyp
     status, out, err = run("names", "--json", "--reader", "vboxmanage", "--vbox-home", str(tmp_path))
     assert (status, json.loads(out)) == (0, NAMES)
     assert err == "vmdns: no vmdns runs for this VirtualBox home; this is one look at VirtualBox\n"
-    assert looked == [Config(reader="vboxmanage", vbox_home=tmp_path)]
+    assert looked == [Config(reader="vboxmanage", vbox_home=str(tmp_path))]
 
 
 def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,12 +437,12 @@ def test_names_of_strangers_do_not_steer_the_terminal(run: Run) -> None:
 def test_config(run: Run, tmp_path: Path) -> None:
     status, out, err = run("config")
     assert (status, err) == (0, "vmdns: no vmdns runs; these are the defaults: there is no vmdns.toml\n")
-    assert parse(out, "", check_records) == Config()
+    assert parse(out, "") == Config()
     file = tmp_path / "vmdns.toml"
     file.write_text("[limits]\nttl = 9")
     status, out, err = run("config", "--config", str(file))
     assert (status, err) == (0, "")
-    assert parse(out, "", check_records).limits.ttl == 9
+    assert parse(out, "").limits.ttl == 9
     file.write_text("[limits]\nttl = -1")
     status, out, err = run("config", "--config", str(file))
     assert (status, out) == (1, "")
@@ -451,7 +450,7 @@ def test_config(run: Run, tmp_path: Path) -> None:
 
 
 def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
-    config = parse("wildcards = false\n[limits]\nttl = 9", "/etc/x.toml", check_records)
+    config = parse("wildcards = false\n[limits]\nttl = 9", "/etc/x.toml")
     config = config.with_options(Options(upstreams=("192.0.2.9",)))
     values = values_in_force(config)
     values["listen"]["now"] = "127.0.0.1 port 53"
@@ -459,7 +458,7 @@ def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
     with serving(Fake({"config": response})):
         status, out, err = run("config")
         assert (status, err) == (0, "")
-        assert parse(out, "", check_records) == config
+        assert parse(out, "") == config
         assert '# Set by --upstream\nupstreams = ["192.0.2.9:53"]\n' in out
         assert "# Set by /etc/x.toml, line 1\nwildcards = false\n" in out
         assert "# Set by /etc/x.toml, line 3\nttl = 9\n" in out
@@ -469,10 +468,10 @@ def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
         # A file that is named is shown, whatever runs.
         (tmp_path / "own.toml").write_text("hosts = false")
         status, out, err = run("config", "--config", str(tmp_path / "own.toml"))
-        assert (status, err, parse(out, "", check_records)) == (0, "", Config(hosts=False))
+        assert (status, err, parse(out, "")) == (0, "", Config(hosts=False))
     with serving(Fake({"config": {**response, "fault": "/etc/x.toml, line 4: no"}})):
         status, out, err = run("config")
-        assert (status, parse(out, "", check_records)) == (1, config)
+        assert (status, parse(out, "")) == (1, config)
         assert err == "vmdns: /etc/x.toml, line 4: no; the values before stay in force\n"
 
 

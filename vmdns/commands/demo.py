@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from vmdns.command_name import command_name
+from vmdns.commands import command_name
 from vmdns.config import Options
 from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen

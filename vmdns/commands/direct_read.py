@@ -1,31 +1,64 @@
-"""Reads VirtualBox and the hosts file once, for commands while no server runs."""
+"""What commands read themselves: the configuration, and VirtualBox where no server runs."""
 
 from __future__ import annotations
 
 import time
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
-from vmdns.commands.command_error import CommandError
-from vmdns.config import Config
+from vmdns.commands import USAGE, CommandError
+from vmdns.config import OPTIONS, Config, ConfigError, ConfigMissing, OptionError, Options, load, values_in_force
 from vmdns.control import report
-from vmdns.dns.zonefile import parse_records
-from vmdns.host.folders import hosts_path
+from vmdns.host.folders import config_file, hosts_path
 from vmdns.sources import hosts_file
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.sources.supervisor import look_once
 from vmdns.state.build import build
 from vmdns.state.facts import Fact, from_json
-from vmdns.state.policy import Policy
+
+
+def options_of(arguments: Namespace) -> Options:
+    """The options of `vmdns run` among the arguments."""
+    given: dict[str, Any] = {key: value for key, value in vars(arguments).items() if key in OPTIONS}
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    return Options(**{**given, **lists})
+
+
+def load_config(file: str | None, options: Options | None = None) -> tuple[Config, Path]:
+    """The configuration in force, and its file: the one named, or the usual one, which need not exist.
+
+    Raises `CommandError`.
+    """
+    try:
+        path = Path(file) if file is not None else config_file()
+        try:
+            config = load(path)
+        except ConfigMissing:
+            if file is not None:
+                raise
+            config = Config()
+        return config.with_options(options or Options()), path
+    except OptionError as error:
+        raise CommandError(str(error), USAGE) from None
+    except (ConfigError, RuntimeError) as error:
+        raise CommandError(str(error)) from None
+
+
+def describe_config(file: str | None) -> dict[str, Any]:
+    """What a running server answers to `config`, for when none runs. Raises `CommandError`."""
+    config, path = load_config(file)
+    found = str(path) if path.exists() else ""
+    return {"running": False, "file": found, "fault": "", "values": values_in_force(config)}
 
 
 def read_facts(config: Config) -> list[Fact]:
     """What one look at VirtualBox and the hosts file finds. Raises `ReaderUnavailable`, OSError."""
-    home = str(config.vbox_home) if config.vbox_home else None
     facts: dict[str, Fact] = {}
-    for message in look_once(config.reader, home, config.limits.look_interval):
+    for message in look_once(config.reader, config.vbox_home, config.limits.look_interval):
         facts.update({key: from_json(one) for key, one in message.get("facts", {}).items() if one is not None})
     if config.hosts:
-        policy = policy_of(config)
+        policy = config.policy()
         hosts = hosts_file.read_digest(hosts_path(), policy.apexes, policy.ttl)
         facts.update({f"hosts:{one.name} {one.address}": one for one in hosts.inside})  # only names in our zones
     return list(facts.values())
@@ -35,17 +68,6 @@ def read_names(config: Config) -> dict[str, Any]:
     """The names of VMs, as the control channel sends them. Raises `CommandError`."""
     now = time.time()
     try:
-        return report.names(build(read_facts(config), policy_of(config), now, 0), config.zones, now)
+        return report.names(build(read_facts(config), config.policy(), now, 0), config.zones, now)
     except (ReaderUnavailable, OSError) as error:
         raise CommandError(str(error)) from None
-
-
-def policy_of(config: Config) -> Policy:
-    """The policy without what only a running server knows."""
-    return Policy(
-        zones=config.zones,
-        records=parse_records(config.records, config.zones, config.limits.ttl),
-        reserved_allowed=frozenset(config.reserved_allowed),
-        lan=config.lan,
-        wildcards=config.wildcards,
-    )

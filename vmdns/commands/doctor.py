@@ -22,9 +22,8 @@ import dns.message
 import dns.query
 import dns.rcode
 
-from vmdns.commands import direct_read
+from vmdns.commands import FAILED, CommandError, direct_read
 from vmdns.commands import host as hosting
-from vmdns.commands.command_error import FAILED, CommandError
 from vmdns.commands.parallel import run_parallel
 from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config
@@ -82,7 +81,7 @@ def command(server: RunningServer, config: Callable[[], Config], report: Report)
 def look(config: Callable[[], Config]) -> list[Finding]:
     """The findings of one look at VirtualBox, where no vmdns runs. Raises `CommandError`."""
     using = config()
-    policy = direct_read.policy_of(using)
+    policy = using.policy()
     try:
         return examined(direct_read.read_facts(using), policy)
     except (ReaderUnavailable, OSError) as error:

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vmdns.command_name import command_name
-from vmdns.commands.command_error import NOT_RUNNING, CommandError
+from vmdns.commands import NOT_RUNNING, CommandError, command_name
 from vmdns.dns.message import encode_query
 from vmdns.host import plan
 from vmdns.host.elevation import ElevationDenied

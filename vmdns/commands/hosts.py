@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vmdns.commands.command_error import NOT_RUNNING, CommandError
+from vmdns.commands import NOT_RUNNING, CommandError
 from vmdns.control.client import ControlError, NotRunning
 from vmdns.host import hosts_block
 from vmdns.host.folders import hosts_path

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vmdns.command_name import command_name
-from vmdns.commands.command_error import NOT_RUNNING, CommandError
+from vmdns.commands import NOT_RUNNING, CommandError, command_name
 from vmdns.control import client as control_client
 from vmdns.control.client import DEMO, ControlError, NotRunning, instance_key
 from vmdns.host.folders import control_folders

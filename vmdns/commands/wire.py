@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from vmdns.commands.wire_networks import NetworkPlan, Wire
@@ -50,8 +49,3 @@ def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> di
 def can_ask() -> bool:
     """Whether the right to give this computer an address is there, or someone who could be asked for it."""
     return elevation.is_elevated() or elevation.can_ask()
-
-
-def home_of(vbox_home: str, configured: Path | None) -> str | None:
-    """The VirtualBox home that is meant: of the command line, else of the configuration."""
-    return vbox_home or (str(configured) if configured else None)

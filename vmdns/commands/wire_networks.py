@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vmdns.commands.command_error import CommandError
+from vmdns.commands import CommandError
 from vmdns.control.paths import instance_key
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Journal, JournalEntry

@@ -243,18 +243,10 @@ class App:
         return self.store.snapshot.is_guest(peer)
 
     def _policy(self) -> Policy:
-        config = self._configuration.config
-        return Policy(
-            zones=config.zones,
-            ttl=config.limits.ttl,
-            records=self._configuration.records,
-            reserved_allowed=frozenset(config.reserved_allowed),
-            # In a simulation no guest asks through this computer's own name server.
-            resolvers=() if self._simulation else self.upstreams.found.resolvers,
-            wildcards=config.wildcards,
-            lan=config.lan,
-            forwarded=self.upstreams.host_domains | frozenset(config.forward_names),
-            looked=self._first_look_over.is_set(),
+        # In a simulation no guest asks through this computer's own name server.
+        resolvers = () if self._simulation else self.upstreams.found.resolvers
+        return self._configuration.config.policy(
+            resolvers, self.upstreams.host_domains, looked=self._first_look_over.is_set()
         )
 
     def _configure_store(self) -> None:
@@ -311,8 +303,7 @@ class App:
             from vmdns.daemon.wire_watch import WireWatch
 
             self._wired = WireWatch(self._log)
-        home = str(config.vbox_home) if config.vbox_home else None
-        self._wired.changed(self.store.networks, home, config.zones, self.upstreams.found.resolvers)
+        self._wired.changed(self.store.networks, config.vbox_home, config.zones, self.upstreams.found.resolvers)
 
     def _apply(self, before: Config) -> None:
         """Has every part use the configuration that was just reloaded."""

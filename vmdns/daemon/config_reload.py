@@ -9,16 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
-from vmdns.dns.message import Record
-from vmdns.dns.zonefile import check_records, parse_records
 
 # An editor that empties the file before it writes has written within this time.
 REWRITE_SECONDS = 0.2
-
-
-def records_of(config: Config) -> tuple[Record, ...]:
-    """The user's own records, parsed."""
-    return parse_records(config.records, config.zones, config.limits.ttl)
 
 
 class ConfigReload:
@@ -37,7 +30,6 @@ class ConfigReload:
         log: Callable[[str], None],
     ) -> None:
         self.config = config
-        self.records = records_of(config)
         self.path = path
         self.error = ""
         self._options = options
@@ -53,7 +45,7 @@ class ConfigReload:
         """Reads the file in a thread and applies it."""
         async with self._reading:
             try:
-                config, records = await asyncio.to_thread(self._load)
+                config = await asyncio.to_thread(self._load)
             except ConfigError as error:
                 if str(error) != self.error:
                     self._log(f"{error}; the configuration before stays in force")
@@ -61,17 +53,16 @@ class ConfigReload:
                 return
             self.error = ""
             if config != self.config:
-                before, self.config, self.records = self.config, config, records
+                before, self.config = self.config, config
                 self._apply(before)
                 self._log(f"the configuration was read again: {self.path}")
 
-    def _load(self) -> tuple[Config, tuple[Record, ...]]:
+    def _load(self) -> Config:
         with contextlib.suppress(OSError):
             if self.path.stat().st_size == 0:
                 time.sleep(REWRITE_SECONDS)
         try:
-            config = load(self.path, check_records)
+            config = load(self.path)
         except ConfigMissing:
             config = Config()
-        config = config.with_options(self._options)
-        return config, records_of(config)
+        return config.with_options(self._options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from vmdns.command_name import command_name
+from vmdns.commands import command_name
 from vmdns.config import Config
 from vmdns.daemon.task_restart import run_with_restarts
 from vmdns.sources.installation import WSL_HINT, is_wsl
@@ -69,9 +69,8 @@ class Discovery:
         elif self._worker == WORKER and is_wsl():
             self._log(WSL_HINT)
         self._stale_seconds = config.limits.source_stale
-        home = str(config.vbox_home) if config.vbox_home else None
         interval = config.limits.look_interval
-        self._supervisor = Supervisor(config.reader, home, interval, self._receive, self._worker)
+        self._supervisor = Supervisor(config.reader, config.vbox_home, interval, self._receive, self._worker)
         self._task = asyncio.create_task(run_with_restarts("reading VirtualBox", self._supervisor.run))
 
     def request_look(self, source: str) -> None:

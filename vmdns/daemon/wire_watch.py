@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
-from vmdns.commands.command_error import CommandError
+from vmdns.commands import CommandError
 from vmdns.commands.wire import FOLLOW
 from vmdns.commands.wire_networks import Wire
 from vmdns.host.elevation import is_elevated

@@ -21,7 +21,7 @@ def main() -> None:
     if "wire" not in wanted:
         worker.run(requests, output, wanted)
         return
-    from vmdns.commands.command_error import CommandError
+    from vmdns.commands import CommandError
     from vmdns.commands.wire_networks import Wire
     from vmdns.daemon.wire_watch import apply_once
     from vmdns.host.elevation import is_elevated

@@ -52,11 +52,6 @@ def parse_records(text: str, zones: tuple[str, ...], ttl: int) -> tuple[Record, 
     return tuple(record for origin in origins for record in _place_in_zone(entries, origin, origins))
 
 
-def check_records(text: str, zones: Sequence[str], ttl: int) -> None:
-    """Raises ValueError, as `parse_records` does, if the text is wrong."""
-    parse_records(text, tuple(zones), ttl)
-
-
 def _place_in_zone(
     entries: Iterable[_ZoneEntry], origin: dns.name.Name, origins: Sequence[dns.name.Name]
 ) -> Iterator[Record]:

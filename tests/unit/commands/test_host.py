@@ -15,8 +15,8 @@ import pytest
 
 from tests.unit.test_cli import ANSWERS, Fake, Run, run, serving, user
 from tests.unit.test_cli_format import NAMES, STATUS
+from vmdns.commands import CommandError
 from vmdns.commands import host as hosting
-from vmdns.commands.command_error import CommandError
 from vmdns.commands.host import answers, place_of
 from vmdns.host import hosts_block as hostsfile
 from vmdns.host.elevation import ElevationDenied

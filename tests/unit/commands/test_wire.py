@@ -16,9 +16,9 @@ from tests.fakebox import FakeBox
 from tests.needs import no_network_namespace
 from tests.unit.host.test_wire_plan import HEAD, OPTION6, network, server
 from vmdns import cli
+from vmdns.commands import CommandError
 from vmdns.commands import wire as wire_command
 from vmdns.commands import wire_networks as wiring
-from vmdns.commands.command_error import CommandError
 from vmdns.commands.wire_networks import Wire
 from vmdns.host import elevation as elevate
 from vmdns.host import loopback_address as loopback

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.unit.commands.test_wire import INTERFACE, LAN, TEXT
-from vmdns.commands.command_error import CommandError
+from vmdns.commands import CommandError
 from vmdns.daemon import wire_watch as wired
 from vmdns.daemon.wire_watch import WireWatch
 from vmdns.state.facts import DhcpServer, HostAddress, Machine, NatNetwork

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from vmdns.config import ConfigError, parse, render, values_in_force
+from vmdns import cli_format
+from vmdns.config import ConfigError, parse, values_in_force
 from vmdns.dns.message import Record
-from vmdns.dns.zonefile import check_records, parse_records
+from vmdns.dns.zonefile import parse_records
 
 
 def check(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     try:
-        config = parse(text, "vmdns.toml", check_records)
+        config = parse(text, "vmdns.toml")
     except ConfigError as error:
         assert str(error).startswith("vmdns.toml")
         return
-    assert parse(render(values_in_force(config)), "again", check_records) == config
+    assert parse("\n".join(cli_format.config(values_in_force(config))), "again") == config
     assert config.zone_names
     assert all(apex == apex.lower() for apex in (*config.zone_names, *config.forward_names))
     for record in parse_records(config.records, config.zones, 5):
