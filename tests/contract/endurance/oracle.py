@@ -49,7 +49,7 @@ class Oracle:
         """How many seconds before the question was sent the answer was true last; 0 where it is not late.
 
         None where it was never true: the answer is wrong, as one is that is later than `GRACE`. An unknown name of two
-        labels in local gets SERVFAIL where the budget of multicast lookups is spent (docs/limits.md).
+        labels in local gets SERVFAIL where the budget of multicast lookups is spent (docs/security.md).
         """
         if answer == Truth(SERVFAIL) and question[0].endswith(".local") and question[0].count(".") == 1:
             answer = ABSENT
