@@ -26,7 +26,8 @@ from vmdns.commands import direct_read
 from vmdns.commands import server_request as client
 from vmdns.config import Config, Options, parse, values_in_force
 from vmdns.config_types import Listen
-from vmdns.control.server import ControlServer, Handler, instance_key
+from vmdns.control.client import instance_key
+from vmdns.control.server import ControlServer, Handler
 from vmdns.dns.upstreams import Upstream
 from vmdns.sources.reader import ReaderUnavailable
 

@@ -14,8 +14,8 @@ from vmdns.commands import command_name
 from vmdns.config import Options
 from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen
+from vmdns.control.requests import SIMULATION
 from vmdns.daemon.listen_addresses import FALLBACK_PORTS
-from vmdns.daemon.requests import SIMULATION
 from vmdns.demo.scene import LOOPBACK, describe_client
 from vmdns.server.listeners import Listener, bind
 

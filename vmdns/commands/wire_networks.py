@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmdns.commands import CommandError
-from vmdns.control.paths import instance_key
+from vmdns.control.client import instance_key
 from vmdns.host.folders import state_folder
 from vmdns.host.journal import Journal, JournalEntry
 from vmdns.host.loopback_address import is_assigned

@@ -1,25 +1,52 @@
-"""The client of the control channel: blocking, without asyncio, so that a command starts fast."""
+"""The client of the control channel: blocking, without asyncio, so that a command starts fast.
+
+One vmdns serves one VirtualBox home. The folder of the channel has, by the key of that home, `<key>.lock`, locked while
+the server lives, and `<key>.sock` (a Unix socket) or `<key>.json` (port and token on the loopback address, Windows).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vmdns.control.paths import DEMO, ControlError, NotRunning, instance_key, is_own
 from vmdns.regular_file import read_regular
 
-__all__ = ["DEMO", "ControlError", "NotRunning", "instance_key", "request", "stream"]
-
 CONNECT_SECONDS = 2.0
-MAX_INSTANCES = 64
+DEMO = "demo"  # the key of `vmdns demo`, which has no VirtualBox home
 
-# A connection, and the token that its server wants to see.
-Connection = tuple[socket.socket, str]
+
+class ControlError(OSError):
+    """The control channel cannot be used; the text says why and what to do."""
+
+
+class NotRunning(ControlError):
+    """No vmdns answers there."""
+
+
+def instance_key(home: Path | str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """The key of a VirtualBox home: that one, else VBOX_USER_HOME's; "default" without either."""
+    named = str(home or "") or environ.get("VBOX_USER_HOME", "")
+    if not named:
+        return "default"
+    path = os.path.normcase(os.path.realpath(named))
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this is a folder of this user, and no link. On Windows the rights of the profile see to that."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and (sys.platform == "win32" or found.st_uid == os.geteuid())
 
 
 def request(folder: Path, key: str | None, message: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -28,8 +55,8 @@ def request(folder: Path, key: str | None, message: dict[str, Any], timeout: flo
     timeout: seconds to wait for each part of the response. Raises `NotRunning`, or `ControlError` where the
     response does not come or is none.
     """
-    with _ask(folder, key, message, timeout) as connection, connection.makefile("rb") as file:
-        line = _line(file, timeout)
+    with _send(folder, key, message, timeout) as connection, connection.makefile("rb") as file:
+        line = read_line(file, timeout)
     if line is None:
         raise ControlError("vmdns ended without an answer")
     return line
@@ -37,17 +64,18 @@ def request(folder: Path, key: str | None, message: dict[str, Any], timeout: flo
 
 def stream(folder: Path, key: str | None, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of a response that lasts. Raises as `request` does, at once where nothing runs."""
-    return _lines(_ask(folder, key, message, None))
+    connection = _send(folder, key, message, None)
+
+    def lines() -> Iterator[dict[str, Any]]:
+        with connection, connection.makefile("rb") as file:
+            while (line := read_line(file, None)) is not None:
+                yield line
+
+    return lines()
 
 
-def _lines(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    with connection, connection.makefile("rb") as file:
-        while (line := _line(file, None)) is not None:
-            yield line
-
-
-def _line(file: Any, timeout: float | None) -> dict[str, Any] | None:
-    """The next line, None at the end."""
+def read_line(file: Any, timeout: float | None) -> dict[str, Any] | None:
+    """The next line of a response, None at its end. Raises `ControlError`."""
     try:
         raw = file.readline()
         line = json.loads(raw) if raw else None
@@ -62,10 +90,9 @@ def _line(file: Any, timeout: float | None) -> dict[str, Any] | None:
     return line
 
 
-def _ask(folder: Path, key: str | None, message: dict[str, Any], timeout: float | None) -> socket.socket:
+def _send(folder: Path, key: str | None, message: dict[str, Any], timeout: float | None) -> socket.socket:
     connection, token = _connect(folder, key)
     try:
-        connection.settimeout(timeout or CONNECT_SECONDS)
         text = json.dumps({**message, "token": token} if token else message)
         connection.sendall(text.encode("ascii") + b"\n")
         connection.settimeout(timeout)
@@ -75,66 +102,44 @@ def _ask(folder: Path, key: str | None, message: dict[str, Any], timeout: float 
     return connection
 
 
-def _connect(folder: Path, key: str | None) -> Connection:
-    not_running = NotRunning(f"no vmdns runs {'here' if key is None else 'for this VirtualBox home'}")
+def _connect(folder: Path, key: str | None) -> tuple[socket.socket, str]:
+    """A connection, and the token that its server requires."""
+    missing = NotRunning(f"no vmdns runs {'here' if key is None else 'for this VirtualBox home'}")
     if not is_own(folder):
-        raise not_running
-    wanted = key or instance_key(None)
-    if found := _open(folder, wanted):
+        raise missing
+    default = instance_key(None)
+    if found := _open(folder, key or default):
         return found
     if key is not None:
-        raise not_running
-    live: list[Connection] = []
-    for other in _keys(folder, wanted):
-        if found := _open(folder, other):
-            live.append(found)
-    if len(live) == 1:
-        return live[0]
-    for connection, _ in live:
+        raise missing
+    others = {path.stem for kind in ("*.sock", "*.json") for path in folder.glob(kind)} - {default, DEMO}
+    running = [one for one in (_open(folder, other) for other in others) if one is not None]
+    if len(running) == 1:
+        return running[0]
+    for connection, _ in running:
         connection.close()
-    if live:
+    if running:
         raise ControlError("several vmdns run, none for the usual VirtualBox home; say which by --vbox-home")
-    raise not_running
+    raise missing
 
 
-def _keys(folder: Path, without: str) -> list[str]:
-    found = sorted({place.stem for kind in ("*.sock", "*.json") for place in folder.glob(kind)} - {without, DEMO})
-    return found[:MAX_INSTANCES]
-
-
-def _open(folder: Path, key: str) -> Connection | None:
+def _open(folder: Path, key: str) -> tuple[socket.socket, str] | None:
     """A connection to that instance, None without a server."""
-    return _open_socket(folder / f"{key}.sock") or _open_port(folder / f"{key}.json")
-
-
-def _open_socket(place: Path) -> Connection | None:
-    if sys.platform == "win32":
-        return None
-    try:
-        if not stat.S_ISSOCK(place.lstat().st_mode):
+    path = folder / f"{key}.sock"
+    address: str | tuple[str, int] = str(path)
+    token = ""
+    if sys.platform != "win32" and path.is_socket() and not path.is_symlink():
+        connection = socket.socket(socket.AF_UNIX)
+    else:
+        try:
+            found = json.loads(read_regular(folder / f"{key}.json", 4096))
+            address, token = ("127.0.0.1", int(found["port"])), str(found["token"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError:
-        return None
-    return _connected(connection, str(place), "")
-
-
-def _open_port(place: Path) -> Connection | None:
-    try:
-        found = json.loads(read_regular(place, 4096))
-        port, token = int(found["port"]), str(found["token"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    if not (0 < port < 65536 and token):
-        return None
-    return _connected(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ("127.0.0.1", port), token)
-
-
-def _connected(connection: socket.socket, address: str | tuple[str, int], token: str) -> Connection | None:
-    try:
+        connection = socket.socket(socket.AF_INET)
+    with contextlib.suppress(OSError, OverflowError):  # a port above 65535 overflows
         connection.settimeout(CONNECT_SECONDS)
         connection.connect(address)
-    except OSError:
-        connection.close()
-        return None
-    return connection, token
+        return connection, token
+    connection.close()
+    return None

@@ -20,7 +20,7 @@ from vmdns.state.vm_change import VmChange
 
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
-    """Every VM that is online, with its names and addresses; here are those by which this host reaches it.
+    """Every VM that is online, with its names and addresses; "here" are those by which this host reaches it.
 
     now in Unix seconds.
     """
@@ -67,16 +67,12 @@ def _forward(rule: PortForward) -> dict[str, Any]:
 def _address(one: Address, now: float) -> dict[str, Any]:
     return {
         "address": one.address,
-        "network": _network(one),
+        "network": {"kind": one.network.kind, "name": one.network.name},
         "mac": one.mac,
         "source": one.source,
         "why": why(one, now),
         "since": one.since,
     }
-
-
-def _network(one: Address) -> dict[str, str]:
-    return {"kind": one.network.kind, "name": one.network.name}
 
 
 def why(one: Address, now: float) -> str:
@@ -88,20 +84,17 @@ def change(one: VmChange, zones: Sequence[str], now: float) -> dict[str, Any]:
     """A change of one VM as a line of `names --watch`."""
     guest = one.after or one.before
     assert guest is not None
-    before = list(one.before.addresses) if one.before else []
-    after = list(one.after.addresses) if one.after else []
-    verb = "appeared" if one.before is None else "gone" if one.after is None else "changed"
+    after = one.after.addresses if one.after else ()
     name = list_names(guest, zones)[0]
-    was_name = list_names(one.before, zones)[0] if one.before else name
     return {
-        "change": verb,
+        "change": "appeared" if one.before is None else "gone" if one.after is None else "changed",
         "name": name,
         "shown": display_name(name),
-        "was_name": was_name,
+        "was_name": list_names(one.before or guest, zones)[0],
         "vm": guest.machine.name,
         "addresses": [_address(item, now) for item in after],
         "forwards": [_forward(rule) for rule in one.after.forwards] if one.after else [],
-        "was": [item.address for item in before],
+        "was": [item.address for item in one.before.addresses] if one.before else [],
         "why": "; ".join(why(item, now) for item in after) or guest.note,
         "at": now,
     }
@@ -109,10 +102,12 @@ def change(one: VmChange, zones: Sequence[str], now: float) -> dict[str, Any]:
 
 def change_line(value: dict[str, Any]) -> str:
     """The same as one line of text."""
-    found = [_where(item) for item in value["addresses"]] + [rule["text"] for rule in value["forwards"]]
-    addresses = ", ".join(found) or "no address known yet"
     if value["change"] == "gone":
         return f"- {value['shown']}"
+    found = [f"{one['address']} ({Network(**one['network']).title}, {one['source']})" for one in value["addresses"]] + [
+        rule["text"] for rule in value["forwards"]
+    ]
+    addresses = ", ".join(found) or "no address known yet"
     if value["change"] == "appeared":
         return f"+ {value['shown']}  {addresses}"
     renamed = f" (was {value['was_name']})" if value["was_name"] != value["name"] else ""
@@ -121,32 +116,26 @@ def change_line(value: dict[str, Any]) -> str:
     return f"~ {value['shown']}{renamed}  {addresses}{moved}"
 
 
-def _where(item: dict[str, Any]) -> str:
-    return f"{item['address']} ({_place(item['network'])}, {item['source']})"
-
-
-def _place(network: dict[str, str]) -> str:
-    return Network(network["kind"], network["name"]).title
-
-
 def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | None = None) -> list[str]:
-    """Why a name is answered to this view as it is, to a question for this record type: one sentence each."""
+    """Why a name is answered to this view as it is, to a query for this record type: one sentence each."""
     text = to_text(key)
     lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
-    relative = _relative(snapshot, text)
-    for guest in snapshot.by_uuid.values():
-        if relative in guest.named.denied:
-            machine = guest.machine
-            lines += [f"VM {machine.name!r} ({machine.uuid}) {one}" for one in guest.named.problems]
-    for guest in _guests_of(snapshot, text):
+    zone = next((zone for zone in map(to_text, snapshot.own) if text.endswith(f".{zone}")), None)
+    labels = tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()
+    guests = snapshot.by_uuid.values()
+    for guest in guests:
+        if labels in guest.named.denied:
+            lines += [f"VM {guest.machine.name!r} ({guest.machine.uuid}) {one}" for one in guest.named.problems]
+    # The VMs that have this name, or the closest name above it.
+    named = ([guest for guest in guests if labels[at:] in guest.named.names] for at in range(len(labels)))
+    for guest in next(filter(None, named), ()):
         machine = guest.machine
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         if machine.online:
             sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            found = (
-                one for one in snapshot.choices(guest, view) if kind is None or _is_answered(one.address, kind, key)
-            )
-            lines += [f"{one}{sources.get(one.address, '')}" for one in found]
+            for choice in snapshot.choices(guest, view):
+                if kind is None or _is_answered(choice.address, kind, key):
+                    lines.append(f"{choice}{sources.get(choice.address, '')}")
         if guest.note:
             lines.append(guest.note)
         lines += map(str, _shared_addresses(snapshot, guest))
@@ -181,18 +170,3 @@ def _is_in_hosts_file(snapshot: Snapshot, key: bytes) -> bool:
     if key in snapshot.owned or snapshot.nodes.get(key):
         return False
     return not {A, AAAA}.isdisjoint(snapshot.late.get(key) or snapshot.outside.get(key, {}))
-
-
-def _guests_of(snapshot: Snapshot, text: str) -> list[Guest]:
-    """The VMs that have this name, or the closest name above it."""
-    parts = _relative(snapshot, text)
-    for at in range(len(parts)):
-        if found := [one for one in snapshot.by_uuid.values() if parts[at:] in one.named.names]:
-            return found
-    return []
-
-
-def _relative(snapshot: Snapshot, text: str) -> tuple[str, ...]:
-    """The labels of a name below its zone of VM names; none for a name elsewhere."""
-    zone = next((zone for zone in map(to_text, snapshot.own) if text.endswith(f".{zone}")), None)
-    return tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()

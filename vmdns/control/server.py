@@ -1,4 +1,4 @@
-"""The server of the control channel: this user's own commands ask the running vmdns.
+"""The server of the control channel: this user's own commands send requests to the running vmdns.
 
 A Unix socket of mode 0600 in a folder of mode 0700, with the peer's user checked; on Windows a port of
 127.0.0.1 with a random token, both in a file of the user's profile. A connection carries one request, a line of JSON;
@@ -14,46 +14,45 @@ import json
 import os
 import secrets
 import socket
-import stat
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from vmdns.control.paths import MAX_SOCKET_PATH, ControlBusy, ControlError, Lock, instance_key, make_private
+from vmdns.control.client import ControlError, is_own
 
-__all__ = ["ControlBusy", "ControlError", "ControlServer", "Handler", "instance_key"]
-
-Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]] | AsyncIterator[dict[str, Any]]]
+Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]] | AsyncGenerator[dict[str, Any]]]
 
 MAX_REQUEST = 1024 * 1024  # bytes
 MAX_CLIENTS = 16
-MOST_AT_ONCE = 100  # items of a list that are made JSON without others in between
-READ_SECONDS = 5.0  # for a client to say what it wants
-ANSWER_SECONDS = 60.0  # for the handler to answer; a question to upstreams takes 30 at most
+READ_SECONDS = 5.0  # for a client to send its request
+ANSWER_SECONDS = 60.0  # for the handler to answer; a query to upstreams takes 30 at most
 WRITE_SECONDS = 10.0  # for a client to take a line
 
 # macOS: sys/un.h, and the size of a struct xucred with its 16 groups.
 _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE = 0, 1, 76
 
 
-class _Gone(Exception):
-    """The client went away, or sends or receives nothing."""
+class ControlBusy(ControlError):
+    """Another vmdns serves this VirtualBox home; pid is its process, 0 if unknown."""
+
+    def __init__(self, pid: int) -> None:
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(f"vmdns already runs for this VirtualBox ({who}); stop it first, or name another --vbox-home")
+        self.pid = pid
 
 
 class ControlServer:
-    """Serves the control channel of one instance."""
+    """Serves the control channel of one instance: a port with a token (loopback), else a Unix socket."""
 
     def __init__(self, loopback: bool = sys.platform == "win32") -> None:
-        """With `loopback` the channel is a port with a token, else a Unix socket."""
         self._loopback = loopback
         self._token = ""
-        self._place: Path | None = None
-        self._lock: Lock | None = None
+        self._path: Path | None = None  # of the socket, or of the file with port and token
+        self._lock: int | None = None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
-        self.where = ""
 
     async def start(self, folder: Path, key: str, handler: Handler) -> None:
         """Answers requests with `handler` from now on.
@@ -63,61 +62,48 @@ class ControlServer:
         """
         self._handler = handler
         make_private(folder)
-        self._lock = Lock(folder, key)
+        self._lock = take_lock(folder / f"{key}.lock")
         try:
-            await (self._open_port if self._loopback else self._open_socket)(folder, key)
-        except ControlError:
-            await self.close()
-            raise
+            if self._loopback:
+                await self._listen_at_port(folder / f"{key}.json")
+            else:
+                await self._listen_at_socket(folder / f"{key}.sock")
         except OSError as error:
             await self.close()
+            if isinstance(error, ControlError):
+                raise
             raise ControlError(f"the control channel in {folder} cannot be opened: {error.strerror or error}") from None
 
-    async def _open_socket(self, folder: Path, key: str) -> None:
+    async def _listen_at_socket(self, path: Path) -> None:
         if sys.platform == "win32":
             raise ControlError("asyncio has no Unix sockets on Windows")
-        place = folder / f"{key}.sock"
-        if len(os.fsencode(place)) > MAX_SOCKET_PATH:
-            raise ControlError(f"{place} is too long for a socket's path, at most {MAX_SOCKET_PATH} bytes")
-        with contextlib.suppress(FileNotFoundError):
-            # Its lock is free, so its server is dead and the socket can go.
-            if not stat.S_ISSOCK(place.lstat().st_mode):
-                raise ControlError(f"{place} is in the way; remove it")
-            place.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(place))
-            self._place = place
-            place.chmod(0o600)
-            self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=MAX_REQUEST)
-        except BaseException:
-            listener.close()
-            raise
-        self.where = str(place)
+        _check_replaceable(path)
+        # Replaces the socket of a server that ended without removing it: its lock is free. The folder is private, so
+        # that nobody else can connect before the mode is set.
+        self._server = await asyncio.start_unix_server(self._client, path, limit=MAX_REQUEST)
+        self._path = path
+        os.chmod(path, 0o600)
 
-    async def _open_port(self, folder: Path, key: str) -> None:
+    async def _listen_at_port(self, path: Path) -> None:
         self._token = secrets.token_hex(32)
         self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=MAX_REQUEST)
         port = self._server.sockets[0].getsockname()[1]
-        self._place = folder / f"{key}.json"
-        _write_whole(self._place, json.dumps({"port": port, "token": self._token, "pid": os.getpid()}))
-        self.where = f"127.0.0.1:{port}"
+        _write_private(path, json.dumps({"port": port, "token": self._token, "pid": os.getpid()}))
+        self._path = path
 
     async def close(self) -> None:
-        """Closes all connections and removes the socket."""
-        lock, self._lock = self._lock, None
+        """Closes all connections and removes the socket. The file of the lock stays: removing it would race."""
         if self._server is not None:
             self._server.close()
             self._server = None
-        clients = tuple(self._clients)
-        for client in clients:
+        for client in self._clients:
             client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
-        if self._place is not None:
-            self._place.unlink(missing_ok=True)
-            self._place = None
-        if lock is not None:
-            lock.release()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -125,13 +111,16 @@ class ControlServer:
         self._clients.add(task)
         try:
             # Clients over the limit get an error, but there is a limit to that too.
-            if self._lock and len(self._clients) <= 2 * MAX_CLIENTS and self._is_this_user(writer):
-                await self._serve(reader, writer)
+            if self._server and len(self._clients) <= 2 * MAX_CLIENTS and self._is_this_user(writer):
+                async with asyncio.timeout(READ_SECONDS):
+                    line = await reader.readline()
+                await self._serve(line, reader, writer)
                 writer.close()
                 async with asyncio.timeout(WRITE_SECONDS):
                     await writer.wait_closed()
-        except (_Gone, OSError, asyncio.CancelledError):
-            # Python 3.11 logs a client's task that ends as cancelled as an error; here the task ends in any case.
+        except (OSError, ValueError, asyncio.CancelledError):
+            # It went away, is too slow, or sends too much. Python 3.11 logs a client's task that ends as cancelled as
+            # an error.
             pass
         finally:
             self._clients.discard(task)
@@ -146,29 +135,22 @@ class ControlServer:
         except OSError:
             return False
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines: AsyncIterator[dict[str, Any]] | None = None
+    async def _serve(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = self._read(await _line(reader))
+            request = self._parse(line)
             if len(self._clients) > MAX_CLIENTS:
                 raise ValueError(f"{MAX_CLIENTS} clients are being served already; end one of them")
-            reply = self._handler(request)
-            if isinstance(reply, AsyncIterator):
-                lines = reply
-                await self._stream(lines, reader, writer)
+            response = self._handler(request)
+            if isinstance(response, AsyncGenerator):
+                await _stream(response, reader, writer)
             else:
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    answer = await reply
-                await _send(writer, answer)
-        except _Gone:
-            raise
+                    message = await response
+                await _send(writer, message)
         except Exception as error:  # a client's mistake or a handler's never ends the server
             await _send(writer, {"error": str(error) or type(error).__name__})
-        finally:
-            if lines is not None and hasattr(lines, "aclose"):
-                await lines.aclose()
 
-    def _read(self, line: bytes) -> dict[str, Any]:
+    def _parse(self, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -180,26 +162,102 @@ class ControlServer:
             raise ValueError("the token is wrong")
         return request
 
-    async def _stream(
-        self, lines: AsyncIterator[dict[str, Any]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """Sends line after line, until there are no more or the client says anything or goes."""
-        gone = asyncio.ensure_future(reader.read(1))
-        try:
-            while True:
-                step = asyncio.ensure_future(_next(lines))
-                try:
-                    await asyncio.wait({gone, step}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not step.done():
-                        step.cancel()
-                        await asyncio.gather(step, return_exceptions=True)
-                if step.cancelled() or (line := step.result()) is None:
-                    return
+
+async def _stream(
+    lines: AsyncGenerator[dict[str, Any]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Sends line after line, until there are no more or the client sends anything or goes."""
+    sending = asyncio.current_task()
+    assert sending is not None
+    reading = asyncio.ensure_future(reader.read(1))
+
+    def end(_: asyncio.Future[bytes]) -> None:
+        if not reading.cancelled():
+            reading.exception()  # that the connection was reset is no error
+            sending.cancel()
+
+    reading.add_done_callback(end)
+    try:
+        async with contextlib.aclosing(lines):
+            async for line in lines:
                 await _send(writer, line)
+    finally:
+        reading.cancel()
+
+
+async def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
+    async with asyncio.timeout(WRITE_SECONDS):
+        await writer.drain()
+
+
+def make_private(folder: Path) -> None:
+    """Makes the folder, for this user only. Raises `ControlError` where it is somebody else's."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_own(folder) and sys.platform != "win32":
+            folder.chmod(0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ControlError(f"{folder} cannot be made: {error.strerror}") from None
+    if not is_own(folder):
+        raise ControlError(f"{folder} is not a folder of this user; remove it, or give it to this user")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises `ControlError` where something other than a socket has this path."""
+    if path.is_symlink() or (path.exists() and not path.is_socket()):
+        raise ControlError(f"{path} is in the way; remove it")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Writes the file for this user only. It is renamed into place, so that no client reads half of it."""
+    partial = path.with_suffix(f".{os.getpid()}.new")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def take_lock(path: Path) -> int:
+    """Locks the file until its returned descriptor is closed, by the system where the process dies.
+
+    Raises `ControlBusy` where another process has the lock, `ControlError` where the file cannot be locked.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        locked = _lock(file)
+    except OSError as error:
+        raise ControlError(f"{path} cannot be locked: {error.strerror}") from None
+    if not locked:
+        pid = os.read(file, 20).decode("ascii", "replace").strip()
+        os.close(file)
+        raise ControlBusy(int(pid) if pid.isdecimal() else 0)
+    os.ftruncate(file, 0)
+    os.write(file, f"{os.getpid()}\n".encode("ascii"))
+    return file
+
+
+def _lock(file: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        # A byte behind the content, because Windows lets nobody read what is locked.
+        os.lseek(file, 1024, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
         finally:
-            gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
+            os.lseek(file, 0, os.SEEK_SET)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def peer_user(connection: socket.socket) -> int:
@@ -221,57 +279,3 @@ def user_of_xucred(data: bytes) -> int:
     if version != 0:
         raise OSError(f"the system's answer has the unknown version {version}")
     return int(user)
-
-
-async def _line(reader: asyncio.StreamReader) -> bytes:
-    """The request. Raises ValueError where it is too long."""
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            line = await reader.readline()
-    except OSError:
-        raise _Gone from None
-    if not line:
-        raise _Gone
-    return line
-
-
-async def _next(lines: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
-    try:
-        return await anext(lines)
-    except StopAsyncIteration:
-        return None
-
-
-async def _encoded(message: dict[str, Any]) -> str:
-    """As JSON, long lists item by item: long lists at once would block the event loop."""
-    parts = []
-    for key, value in message.items():
-        if isinstance(value, list) and len(value) > MOST_AT_ONCE:
-            items = []
-            for at in range(0, len(value), MOST_AT_ONCE):
-                some = json.dumps(value[at : at + MOST_AT_ONCE], separators=(",", ":"))
-                items.append(some[1:-1])
-                await asyncio.sleep(0)
-            text = f"[{','.join(items)}]"
-        else:
-            text = json.dumps(value, separators=(",", ":"))
-        parts.append(f"{json.dumps(key)}:{text}")
-    return f"{{{','.join(parts)}}}"
-
-
-async def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    text = await _encoded(message)
-    try:
-        writer.write(text.encode("ascii") + b"\n")
-        async with asyncio.timeout(WRITE_SECONDS):
-            await writer.drain()
-    except OSError:
-        raise _Gone from None
-
-
-def _write_whole(place: Path, text: str) -> None:
-    """Writes the file, for this user only, so that nobody ever reads half of it."""
-    fresh = place.with_suffix(f".{os.getpid()}.new")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
-    fresh.replace(place)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from vmdns import __version__
 from vmdns.config import Config, Options
-from vmdns.control.ask import chase
-from vmdns.control.paths import DEMO
-from vmdns.control.server import ControlBusy, ControlServer, instance_key
+from vmdns.control.client import DEMO, instance_key
+from vmdns.control.requests import Requests
+from vmdns.control.server import ControlBusy, ControlServer
 from vmdns.daemon import signals
 from vmdns.daemon.admission import Admission
 from vmdns.daemon.config_reload import ConfigReload
@@ -26,11 +26,12 @@ from vmdns.daemon.hosts_reader import HostsReader
 from vmdns.daemon.listen_addresses import ListenAddresses
 from vmdns.daemon.process_setup import prepare_process
 from vmdns.daemon.reports import Reports, ready_lines, report_leftovers, report_other_user, wait_for_first_look
-from vmdns.daemon.requests import Requests
 from vmdns.daemon.status import Status
 from vmdns.daemon.suspend_detector import SuspendDetector, clock
 from vmdns.daemon.task_restart import Faults, Tasks, run_with_restarts
 from vmdns.daemon.upstream_watch import UpstreamWatch
+from vmdns.dns.forwarded_answer import Failure, Question
+from vmdns.dns.message import Query, encode_response
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
 from vmdns.host.upstreams import watched_folders
@@ -41,6 +42,7 @@ from vmdns.server.external_names import ExternalNames
 from vmdns.server.forwarder import Forwarder
 from vmdns.sources.file_watcher import FolderWatch
 from vmdns.sources.supervisor import WORKER
+from vmdns.state.authoritative import Reply
 from vmdns.state.facts import Machine
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
@@ -78,13 +80,15 @@ class App:
         current = self._configuration.current
 
         self._forwarder = Forwarder(config.limits, clock, self._reports.report_withheld)
-        self._admission = Admission(self._is_guest, lambda: self._discovery.request_look("neighbours"))
+        self._admission = Admission(
+            lambda peer: self.store.snapshot.is_guest(peer), lambda: self._discovery.request_look("neighbours")
+        )
         self._server = DnsServer(
             self._snapshot,
             ExternalNames(
                 self._forwarder.resolve,
                 self._forwarder.cached,
-                partial(chase, self._forwarder.find),
+                partial(chase, self._forwarder),
                 self._admission.admit,
                 begin=self._forwarder.begin,
                 first_queries=self._forwarder.first_queries,
@@ -122,7 +126,8 @@ class App:
             self._faults,
         )
         self._requests = Requests(
-            self.store,
+            self._snapshot,
+            lambda: self.store.facts,
             self._server.handle,
             lambda: current().zones,
             self.status.read,
@@ -161,6 +166,8 @@ class App:
             parts.callback(suspends.stop)
             await stop.wait()
             self._log("stopping")
+            if self._wired is not None:
+                parts.push_async_callback(self._wired.stop)
             if self._readiness is not None:
                 await self._readiness.stop()
         return 0
@@ -174,7 +181,6 @@ class App:
         parts.callback(self._listening.close)
         parts.callback(self._multicast.close)
         parts.callback(self._mdns.close)
-        parts.push_async_callback(self._stop_wiring)
         parts.push_async_callback(self._tasks.cancel)
 
     def _connect_service_manager(self) -> None:
@@ -230,17 +236,10 @@ class App:
             machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
             await report_other_user(config, self._discovery.virtualbox, machines, self._log)
 
-    async def _stop_wiring(self) -> None:
-        if self._wired is not None:
-            await self._wired.stop()
-
     # -- what the parts call ----------------------------------------------------------------------------------
 
     def _snapshot(self) -> Snapshot:
         return self.store.snapshot
-
-    def _is_guest(self, peer: str) -> bool:
-        return self.store.snapshot.is_guest(peer)
 
     def _policy(self) -> Policy:
         # In a simulation no guest asks through this computer's own name server.
@@ -353,6 +352,16 @@ class App:
                 self._log(line)
 
         self._tasks.spawn(log())
+
+
+async def chase(forwarder: Forwarder, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
+    """The response to a query whose CNAME chain goes on outside of our zones, at `target`."""
+    found = await forwarder.find(Question(target, query.type, query.dnssec_ok, query.checking_disabled))
+    if isinstance(found, Failure):
+        return encode_response(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
+    return encode_response(
+        query, found.rcode, limit=limit, answer=[*reply.answer, *found.answer], authority=found.authority
+    )
 
 
 def _log_fault(what: str, error: BaseException | None) -> None:

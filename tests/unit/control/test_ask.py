@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, uuid, vm
-from vmdns.control.ask import ask
+from vmdns.control.requests import query_server
 from vmdns.dns.message import encode_response, parse_query
 from vmdns.state.authoritative import answer_query
 from vmdns.state.build import build
@@ -39,7 +39,7 @@ def asked(asker: str | None, name: str = "db.local", kind: str = "A") -> tuple[d
         put.append((peer, local))
         return encode_response(parse_query(packet), limit=65_535)
 
-    response = asyncio.run(ask(handle, SNAPSHOT, {"name": name, "type": kind, "as": asker}))
+    response = asyncio.run(query_server(handle, SNAPSHOT, {"name": name, "type": kind, "as": asker}))
     return response, put[0] if put else None
 
 
@@ -93,7 +93,7 @@ def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, 
         more = {"answer": reply.answer, "authority": reply.authority, "extended_error": reply.extended_error}
         return encode_response(query, reply.rcode, limit=65_535, **more)  # type: ignore[arg-type]
 
-    return asyncio.run(ask(handle, snapshot, {"do": "ask", "name": name, "type": kind, "as": None}))
+    return asyncio.run(query_server(handle, snapshot, {"do": "ask", "name": name, "type": kind, "as": None}))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_an_answer_is_told_with_what_was_asked_instead() -> None:
     ],
 )
 def test_what_cannot_be_asked(message: dict[str, Any], error: str) -> None:
-    assert asyncio.run(ask(lambda *_: None, SNAPSHOT, message)) == {"error": error}
+    assert asyncio.run(query_server(lambda *_: None, SNAPSHOT, message)) == {"error": error}
 
 
 @pytest.mark.parametrize("kind", ["AAAA", "TXT", "HTTPS", "ANY", "SRV"])

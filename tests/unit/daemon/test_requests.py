@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.facts import NOW, lease, vm
 from tests.unit.state.test_diagnosis import STATUS, WORLD
-from vmdns.daemon.requests import Requests
+from vmdns.control.requests import Requests
 from vmdns.state.facts import HostName
 from vmdns.state.hosts_names import index_hosts
 from vmdns.state.policy import Policy
@@ -23,7 +23,9 @@ async def answers(*hosts: HostName) -> tuple[dict[str, Any], dict[str, Any], dic
     table.put("virtualbox", {str(number): fact for number, fact in enumerate((*WORLD, vm(1, "web")))})
     table.put("leases", {"1": lease(1, "10.0.2.4")})
     table.rebuild()
-    requests = Requests(table, lambda *_: None, lambda: POLICY.zones, lambda: dict(STATUS), dict)
+    requests = Requests(
+        lambda: table.snapshot, lambda: table.facts, lambda *_: None, lambda: POLICY.zones, lambda: dict(STATUS), dict
+    )
     found = [await requests.handle({"do": do}) for do in ("names", "doctor", "status")]  # type: ignore[misc]
     table.close()
     return found[0], found[1], found[2]
