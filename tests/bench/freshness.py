@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.live.lab import NET, Lab, Server, write_leases
-from vmdns.dns.message import encode_query
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query
 from vmdns.sources.installation import find
 from vmdns.sources.virtualbox_api import connect
 

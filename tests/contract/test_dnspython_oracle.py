@@ -21,7 +21,8 @@ from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, OTHE
 from tests.testzone import FACTS, RECORDS, ZONES
 from tests.unit.server.dnsbench import Script
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import REFUSED, parse_query
+from vmdns.dns.message import REFUSED
+from vmdns.dns.query import parse_query
 from vmdns.dns.zonefile import parse_records
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer

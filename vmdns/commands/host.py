@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vmdns.commands import NOT_RUNNING, CommandError, command_name
-from vmdns.dns.message import encode_query
+from vmdns.dns.query import encode_query
 from vmdns.host import plan
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.journal import open_host_journal

@@ -16,8 +16,8 @@ import dns.message
 import dns.rdatatype
 
 from vmdns.control import report
-from vmdns.dns.message import encode_query
 from vmdns.dns.name import to_text
+from vmdns.dns.query import encode_query
 from vmdns.state.facts import Fact
 from vmdns.state.snapshot import Snapshot, list_names
 

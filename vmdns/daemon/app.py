@@ -31,7 +31,7 @@ from vmdns.daemon.suspend_detector import SuspendDetector, clock
 from vmdns.daemon.task_restart import Faults, Tasks, run_with_restarts
 from vmdns.daemon.upstream_watch import UpstreamWatch
 from vmdns.dns.forwarded_answer import Failure, Question
-from vmdns.dns.message import Query, encode_response
+from vmdns.dns.query import Query, encode_response
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
 from vmdns.host.upstreams import watched_folders

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 
-from vmdns.dns.message import encode_query
+from vmdns.dns.query import encode_query
 from vmdns.host.systemd_service import ServiceNotifier
 from vmdns.server.listeners import Listener
 

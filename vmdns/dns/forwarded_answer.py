@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vmdns.dns import message as wire
+from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query, encode_response
 
 # RFC 8914 section 4: the codes of Extended DNS Errors that forwarding gives.
 EDE_OTHER = 0
@@ -15,7 +16,7 @@ EDE_STALE_NXDOMAIN = 19
 EDE_NOT_AUTHORITATIVE = 20
 EDE_NO_REACHABLE_AUTHORITY = 22
 EDE_NETWORK_ERROR = 23
-_NO_DATA = wire.NOT_QUERY_TYPES | wire.NOT_OFFERED_TYPES
+_NO_DATA = NOT_QUERY_TYPES | NOT_OFFERED_TYPES
 # RFC 8767 section 4: the TTL of a stale answer, in seconds.
 STALE_TTL = 30
 
@@ -33,7 +34,7 @@ class Question(NamedTuple):
     checking_disabled: bool
 
     @classmethod
-    def of(cls, query: wire.Query) -> Question:
+    def of(cls, query: Query) -> Question:
         return cls(query.key, query.type, query.dnssec_ok, query.checking_disabled)
 
 
@@ -77,13 +78,13 @@ class Failure(NamedTuple):
     error: tuple[int, str]
 
 
-def check_forwardable(query: wire.Query) -> Failure | None:
+def check_forwardable(query: Query) -> Failure | None:
     """The failure for a query that is never forwarded: meta types, other classes, and queries without RD.
 
     Without RD the cache is not used either: it would show what other clients have queried.
     """
-    if query.cls == wire.IN and query.type in wire.NOT_QUERY_TYPES:
-        return Failure(wire.FORMERR, (wire.EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
+    if query.cls == wire.IN and query.type in NOT_QUERY_TYPES:
+        return Failure(wire.FORMERR, (EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
     if query.cls != wire.IN or query.type in _NO_DATA:
         return Failure(wire.REFUSED, (EDE_OTHER, "this class or type is not forwarded"))
     if not query.recursion_desired:
@@ -91,13 +92,13 @@ def check_forwardable(query: wire.Query) -> Failure | None:
     return None
 
 
-def encode_answer(query: wire.Query, found: Forwarded | Failure, limit: int) -> bytes:
+def encode_answer(query: Query, found: Forwarded | Failure, limit: int) -> bytes:
     """The response in at most `limit` bytes."""
     if isinstance(found, Failure):
-        return wire.encode_response(query, found.rcode, limit=limit, extended_error=found.error)
+        return encode_response(query, found.rcode, limit=limit, extended_error=found.error)
     # RFC 6840 section 5.8: AD is for those who asked for it, by AD or by DO.
     wants_ad = bool(query.flags & 0x0020) or query.dnssec_ok
-    return wire.encode_response(
+    return encode_response(
         query,
         found.rcode,
         limit=limit,

@@ -1,89 +1,64 @@
-"""Parses queries and encodes responses (RFC 1035 section 4, RFC 6891, RFC 9619).
+"""DNS messages: names, questions and records to wire form and back (RFC 1035 section 4, RFC 6762 section 18).
 
-Of a query only the header, one question and the OPT record are parsed.
+A received message is parsed as a whole or not at all. Rdata comes out uncompressed where its type holds names (RFC 3597
+section 4, and later RFCs), and as it is otherwise. Each name is parsed once for the place where it begins, in a bounded
+number of steps.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import NamedTuple
-
-from vmdns.dns.cookie import COOKIE, is_legal_length
-from vmdns.dns.escape import escape_text
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 BADVERS = 16
 
-A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV, OPT = 1, 2, 5, 6, 12, 13, 15, 16, 28, 33, 41
-SVCB, HTTPS, IXFR, AXFR, ANY = 64, 65, 251, 252, 255
-MAILB, MAILA = 253, 254
+A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV, DNAME, OPT = 1, 2, 5, 6, 12, 13, 15, 16, 28, 33, 39, 41
+RRSIG, NSEC, NSEC3, SVCB, HTTPS, IXFR, AXFR, MAILB, MAILA, ANY = 46, 47, 50, 64, 65, 251, 252, 253, 254, 255
 IN = 1
-# Types that no query may ask for: OPT, and the Meta-TYPEs of 128 to 255 that are no QTYPE, NXNAME (128), TKEY and TSIG
-# among them (RFC 6895 section 3.1, RFC 9824 section 3.5).
-NOT_QUERY_TYPES = frozenset({OPT, *range(128, IXFR)})
-# QTYPEs that this server offers nobody and forwards nowhere: zone transfers, and mail types of old.
-NOT_OFFERED_TYPES = frozenset({IXFR, AXFR, MAILB, MAILA})
+CLASS_MASK = 0x7FFF  # the highest bit of the class means something else in multicast DNS, and no class has it
 
-# RFC 9715 section 3.1: what fits one Ethernet frame, whatever the client offers.
-UDP_SIZE = 1232
-EDNS_KEEPALIVE = 11
-EDNS_EDE = 15
-EDE_INVALID_QUERY_TYPE = 30  # RFC 9824 section 9
-# Of an OPT record: padding takes 468 (RFC 8467), all else less. 16,000 empty ones take 15 ms to walk.
-MOST_OPTION_BYTES = 4096
+RESPONSE, AUTHORITATIVE, TRUNCATED = 0x8000, 0x0400, 0x0200  # flags QR, AA, TC
+
+MAX_MESSAGE = 65_535
+# More than the labels of the longest name in use (ip6.arpa has 34).
+MAX_POINTERS = 64
 
 HEADER = struct.Struct("!6H")
 _FIXED = struct.Struct("!HHIH")
 _QTAIL = struct.Struct("!HH")
-_ANY_CLASS = 255
-# SIG(0), TKEY and TSIG records have class ANY (RFC 2931 section 3, RFC 2930 section 2, RFC 8945 section 4.2).
-_TRANSACTION_TYPES = frozenset({24, 249, 250})
+_MAX_NAME = 255
+_LENGTHS = {A: 4, AAAA: 16}
+# Rdata that is made of character strings: also SPF.
+_STRINGS = frozenset({TXT, HINFO, 99})
+_NAPTR = 35
+_ANY_LENGTH = -1
+# Where rdata holds names: the bytes before them, how many names, the bytes after them.
+_NAMES = {
+    **dict.fromkeys((NS, CNAME, PTR, DNAME, 3, 4, 7, 8, 9), (0, 1, 0)),  # and MD, MF, MB, MG, MR
+    **dict.fromkeys((MX, 18, 21, 36), (2, 1, 0)),  # and AFSDB, RT, KX
+    **dict.fromkeys((14, 17), (0, 2, 0)),  # MINFO, RP
+    **dict.fromkeys((NSEC, 30), (0, 1, _ANY_LENGTH)),  # and NXT
+    **dict.fromkeys((RRSIG, 24), (18, 1, _ANY_LENGTH)),  # and SIG
+    **dict.fromkeys((SVCB, HTTPS), (2, 1, _ANY_LENGTH)),
+    SOA: (0, 2, 20),
+    SRV: (6, 1, 0),
+    26: (2, 2, 0),  # PX
+}
+
+# The names of a message by where they begin: each with the place behind it.
+Names = dict[int, tuple[bytes, int]]
 
 
-class Edns(NamedTuple):
-    """The OPT record of a query: payload size in bytes, the DO bit, the codes of its options, the data of the first
-    COOKIE option."""
+class QuestionEntry(NamedTuple):
+    """An entry of the question section: the name in wire form, type, class."""
 
-    size: int
-    version: int
-    dnssec_ok: bool
-    options: frozenset[int]
-    cookie: bytes = b""
-
-
-@dataclass(slots=True)  # not frozen: creation would take three times as long
-class Query:
-    """A well-formed query with one question.
-
-    name is the wire name as asked, key the same in lower case; question the bytes of the question section.
-    response_options are the options in the OPT record of every response to it, in wire form. verified: its sender has
-    the address that it came from, as it came by TCP or with a cookie of ours.
-    """
-
-    id: int
-    flags: int
     name: bytes
-    key: bytes
     type: int
-    cls: int
-    question: bytes
-    edns: Edns | None
-    response_options: bytes = b""
-    verified: bool = False
-
-    @property
-    def recursion_desired(self) -> bool:
-        return bool(self.flags & 0x0100)
-
-    @property
-    def checking_disabled(self) -> bool:
-        return bool(self.flags & 0x0010)
-
-    @property
-    def dnssec_ok(self) -> bool:
-        return self.edns is not None and self.edns.dnssec_ok
+    cls: int = IN
 
 
 class Record(NamedTuple):
@@ -95,221 +70,222 @@ class Record(NamedTuple):
     rdata: bytes
 
 
-class Malformed(ValueError):
-    """The packet is no query that can be answered; `reply` is what to send back, None for silence."""
+class RRset(NamedTuple):
+    """Records of one type at one name: their TTL in seconds and rdata in wire form (RFC 9499 section 5)."""
 
-    def __init__(self, reply: bytes | None, why: str) -> None:
-        super().__init__(why)
-        self.reply = reply
-
-
-def encode_header_response(packet: bytes, rcode: int, question: bytes = b"") -> bytes:
-    """A response made of the query's header, with its question section if that was read.
-
-    Id and opcode are kept, RD too for opcode QUERY: in other opcodes the bit may mean anything (RFC 6895 section 2.1).
-    """
-    flags = (packet[2] << 8) | packet[3]
-    flags = 0x8000 | (flags & (0x7800 if flags & 0x7800 else 0x0100)) | rcode
-    return packet[:2] + struct.pack("!5H", flags, 1 if question else 0, 0, 0, 0) + question
+    ttl: int
+    rdatas: tuple[bytes, ...]
 
 
-def parse_query(packet: bytes) -> Query:
-    """Reads a query. Raises `Malformed` with the reply that such a packet gets.
+# What is at a name, by type.
+Node = Mapping[int, RRset]
 
-    Silence: fewer than 12 bytes, or a response (RFC 1035 section 4.1.1). NOTIMP: another opcode.
-    FORMERR: not exactly one question (RFC 9619 section 4) or anything that does not parse; with the question section
-    if the fault lies behind it.
-    """
-    if len(packet) < 12:
-        raise Malformed(None, "short")
-    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(packet)
-    if flags & 0x8000:
-        raise Malformed(None, "a response")
-    if flags & 0x7800:
-        raise Malformed(encode_header_response(packet, NOTIMP), "opcode")
-    if questions != 1:
-        raise Malformed(encode_header_response(packet, FORMERR), "counts")
-    question = b""
+
+class ParsedRecord(NamedTuple):
+    """A record of a received message: key is the owner in lower case, TTL in seconds (RFC 2181 section 8)."""
+
+    owner: bytes
+    key: bytes
+    type: int
+    cls: int
+    ttl: int
+    rdata: bytes
+
+
+class Message(NamedTuple):
+    """A parsed message."""
+
+    id: int
+    flags: int
+    questions: list[QuestionEntry]
+    answers: list[ParsedRecord]
+    authorities: list[ParsedRecord]
+    additionals: list[ParsedRecord]
+
+
+def parse_message(packet: bytes) -> Message:
+    """Raises ValueError."""
+    names: Names = {}
     try:
-        end = skip_name(packet, 12)
-        kind, cls = _QTAIL.unpack_from(packet, end)
-        question = packet[12 : end + 4]
-        if answers or authorities or additionals > 4:
-            raise ValueError("counts")
-        edns = _read_edns(packet, end + 4, additionals, cls) if additionals else None
-    except (IndexError, struct.error, ValueError) as error:
-        raise Malformed(encode_header_response(packet, FORMERR, question), str(error)) from None
-    name = packet[12:end]
-    return Query(ident, flags, name, name.lower(), kind, cls, question, edns)
+        ident, flags, count, *counts = HEADER.unpack_from(packet)
+        questions = []
+        at = 12
+        for _ in range(count):
+            question, at = parse_question(packet, at, names)
+            questions.append(question)
+        sections = []
+        for count in counts:
+            records, at = parse_records(packet, at, count, names)
+            sections.append(records)
+    except (IndexError, struct.error) as error:
+        raise ValueError(str(error)) from None
+    return Message(ident, flags, questions, *sections)
 
 
-def skip_name(packet: bytes, at: int, *, pointers: bool = False) -> int:
-    """The place behind the name that begins at a place. Raises ValueError and IndexError."""
-    start = at
-    while True:
-        length = packet[at]
-        if length == 0:
-            if at + 1 - start > 255:
-                raise ValueError("name over 255 bytes")
-            return at + 1
-        if length > 63:
-            if pointers and length >= 0xC0:
-                packet[at + 1]
-                return at + 2
-            raise ValueError("label type")
-        at += 1 + length
+def parse_question(packet: bytes, at: int, names: Names) -> tuple[QuestionEntry, int]:
+    """The question at a place, and the place behind it. Raises ValueError, IndexError and struct.error."""
+    name, at = parse_name(packet, at, names)
+    return QuestionEntry(name, *_QTAIL.unpack_from(packet, at)), at + 4
 
 
-def _read_edns(packet: bytes, at: int, count: int, cls: int) -> Edns | None:
-    edns = None
-    for _ in range(count):
-        owner = packet[at]
-        end = skip_name(packet, at, pointers=True)
-        kind, size, ttl, length = _FIXED.unpack_from(packet, end)
-        at = end + 10 + length
-        if at > len(packet):
-            raise ValueError("rdata runs past the packet")
-        if kind != OPT:
-            # Here `size` is the record's class: that of the question, as in every message (RFC 1035 section 3.2.4).
-            if size != cls and not (size == _ANY_CLASS and kind in _TRANSACTION_TYPES):
-                raise ValueError("class of a record")
-            continue
-        if owner or edns is not None:
-            raise ValueError("OPT owner or a second OPT")
-        edns = Edns(size, (ttl >> 16) & 0xFF, bool(ttl & 0x8000), *_read_options(packet, end + 10, at))
-    return edns
+def parse_name(packet: bytes, at: int, names: Names) -> tuple[bytes, int]:
+    """The name at a place, uncompressed, and the place behind it. Raises ValueError and IndexError.
 
-
-def _read_options(packet: bytes, at: int, end: int) -> tuple[frozenset[int], bytes]:
-    if end - at > MOST_OPTION_BYTES:
-        raise ValueError("too many options")
-    codes = set()
-    cookie = b""
-    while at < end:
-        code, length = _QTAIL.unpack_from(packet, at)
-        at += 4 + length
-        if at > end:
-            raise ValueError("option runs past OPT")
-        if code == COOKIE and code not in codes:
-            if not is_legal_length(length):
-                raise ValueError("length of a cookie")
-            cookie = packet[at - length : at]
-        codes.add(code)
-    return frozenset(codes), cookie
-
-
-def udp_response_limit(query: Query) -> int:
-    """How many bytes a UDP response to this query may have (RFC 6891 section 6.2.3-5)."""
-    if query.edns is None:
-        return 512
-    return min(max(query.edns.size, 512), UDP_SIZE)
-
-
-def encode_response(
-    query: Query,
-    rcode: int = NOERROR,
-    *,
-    limit: int,
-    authoritative: bool = False,
-    recursion_available: bool = True,
-    authentic: bool = False,
-    answer: Sequence[Record] = (),
-    authority: Sequence[Record] = (),
-    extended_error: tuple[int, str] | None = None,
-) -> bytes:
-    """Encodes the response to `query` in at most `limit` bytes.
-
-    Records that do not fit are left out, and TC is set (RFC 2181 section 9). The question
-    is echoed as asked. extended_error is an EDE code and text (RFC 8914), sent where the query had
-    EDNS.
+    Pointers must lead back, each farther than the one before it.
     """
-    flags = 0x8000 | (query.flags & 0x0110) | (rcode & 0xF)
-    flags |= (0x0400 if authoritative else 0) | (0x0080 if recursion_available else 0) | (0x0020 if authentic else 0)
-    opt = _encode_response_opt(query, rcode, extended_error)
-    room = limit - len(opt)
-    if room < 12 + len(query.question):
-        opt = b""
-        room = limit
+    known = names.get(at)
+    if known is not None:
+        return known
+    start = earliest = at
+    out, end = b"", 0
+    for _ in range(MAX_POINTERS + 1):
+        first = at
+        while 0 < (length := packet[at]) < 64:
+            at += 1 + length
+            if at - first >= _MAX_NAME:
+                raise ValueError("name over 255 bytes")
+        if length == 0:
+            out += packet[first : at + 1]
+            end = end or at + 1
+            break
+        if length < 0xC0:
+            raise ValueError("label type")
+        out += packet[first:at]
+        end = end or at + 2
+        at = (length & 0x3F) << 8 | packet[at + 1]
+        if not 12 <= at < earliest:
+            raise ValueError("a pointer that does not lead back")
+        earliest = at
+        if at in names:
+            out += names[at][0]
+            break
+    else:
+        raise ValueError("too many pointers in a name")
+    if len(out) > _MAX_NAME:
+        raise ValueError("name over 255 bytes")
+    found = names[start] = out, end
+    return found
+
+
+def parse_records(packet: bytes, at: int, count: int, names: Names) -> tuple[list[ParsedRecord], int]:
+    """The records of a section, and the place behind it. Raises ValueError, IndexError and struct.error."""
+    records = []
+    for _ in range(count):
+        owner, at = parse_name(packet, at, names)
+        kind, cls, ttl, length = _FIXED.unpack_from(packet, at)
+        at += 10
+        end = at + length
+        if end > len(packet):
+            raise ValueError("rdata runs past the message")
+        rdata = packet[at:end]
+        if cls & CLASS_MASK == IN:
+            if kind in _NAMES:
+                rdata = _expand(packet, at, end, names, *_NAMES[kind])
+            elif length != _LENGTHS.get(kind, length):
+                raise ValueError("length of an address")
+            elif kind in _STRINGS and _skip_strings(rdata, 0, length) != length:
+                raise ValueError("a string runs past its rdata")
+            elif kind == _NAPTR:
+                rdata = _expand(packet, at, end, names, _skip_strings(rdata, 4, 3), 1, 0)
+        if ttl > 0x7FFFFFFF and kind != OPT:
+            ttl = 0
+        records.append(ParsedRecord(owner, owner.lower(), kind, cls, ttl, rdata))
+        at = end
+    return records, at
+
+
+def _expand(packet: bytes, at: int, end: int, names: Names, before: int, count: int, after: int) -> bytes:
+    """Rdata with its names uncompressed. before, after: how many bytes of it come before and after the names."""
+    out = packet[at : at + before]
+    at += before
+    for _ in range(count):
+        name, at = parse_name(packet, at, names)
+        out += name
+    if at > end or (after >= 0 and end - at != after):
+        raise ValueError("length of rdata")
+    return out + packet[at:end]
+
+
+def _skip_strings(rdata: bytes, at: int, most: int) -> int:
+    """The place behind at most that many character strings, or behind the last one."""
+    while most and at < len(rdata):
+        at += 1 + rdata[at]
+        most -= 1
+    return at
+
+
+def find_opt(records: Iterable[ParsedRecord]) -> ParsedRecord | None:
+    """The OPT record of an additional section (RFC 6891 section 6.1.1). Raises ValueError."""
+    found = [record for record in records if record.type == OPT]
+    if len(found) > 1 or (found and found[0].owner != b"\0"):
+        raise ValueError("OPT owner or a second OPT")
+    return found[0] if found else None
+
+
+def encode_message(
+    ident: int,
+    flags: int,
+    questions: Sequence[QuestionEntry],
+    *sections: Sequence[Record],
+    opt: bytes = b"",
+    limit: int = MAX_MESSAGE,
+    cls: int = IN,
+) -> tuple[bytes, int]:
+    """Encodes a message in at most `limit` bytes, with compressed owners (RFC 1035 section 4.1.4).
+
+    sections: answer, authority and additional records; opt, an OPT record, follows them. Returns how many records at
+    the end did not fit, too.
+    """
     out = bytearray(12)
-    out += query.question
     offsets: dict[bytes, int] = {}
-    index_suffixes(offsets, query.key, 12)
-    counts = [0, 0]
-    truncated = False
-    for section, records in enumerate((answer, authority)):
-        for record in records:
+    for name, kind, question_class in questions:
+        _append_name(out, name, offsets)
+        out += _QTAIL.pack(kind, question_class)
+    limit -= len(opt)
+    counts = [0, 0, 0]
+    left = sum(map(len, sections))
+    for section, records in enumerate(sections):
+        for owner, kind, ttl, rdata in records:
             mark = len(out)
-            append_record(out, record, offsets)
-            if len(out) > room:
+            _append_name(out, owner, offsets)
+            out += _FIXED.pack(kind, cls, ttl, len(rdata))
+            out += rdata
+            if len(out) > limit:
                 del out[mark:]
-                truncated = True
                 break
             counts[section] += 1
-        if truncated:
+            left -= 1
+        if counts[section] < len(records):
             break
-    if truncated:
-        flags |= 0x0200
-    HEADER.pack_into(out, 0, query.id, flags, 1, counts[0], counts[1], 1 if opt else 0)
+    counts[2] += 1 if opt else 0
+    HEADER.pack_into(out, 0, ident, flags, len(questions), *counts)
     out += opt
-    return bytes(out)
+    return bytes(out), left
 
 
-def index_suffixes(offsets: dict[bytes, int], key: bytes, at: int) -> None:
-    """Adds the place of each suffix of the name, for compression pointers (RFC 1035 section 4.1.4)."""
-    while key[0]:
-        if at < 0x4000 and key not in offsets:
-            offsets[key] = at
-        at += 1 + key[0]
-        key = key[1 + key[0] :]
+def _append_name(out: bytearray, name: bytes, offsets: dict[bytes, int]) -> None:
+    """offsets maps each suffix of a name (lower case) to its place."""
+    key = name.lower()
+    at = 0
+    while key[at]:
+        suffix = key[at:]
+        pointer = offsets.get(suffix)
+        if pointer is not None:
+            out += (0xC000 | pointer).to_bytes(2, "big")
+            return
+        if len(out) < 0x4000:
+            offsets[suffix] = len(out)
+        end = at + 1 + key[at]
+        out += name[at:end]
+        at = end
+    out.append(0)
 
 
-def append_record(out: bytearray, record: Record, offsets: dict[bytes, int], cls: int = IN) -> None:
-    """Adds the record to a message, its owner compressed; offsets maps each suffix of a name to its place."""
-    key = record.owner.lower()
-    rest = record.owner
-    start = len(out)
-    while key[0]:
-        at = offsets.get(key)
-        if at is not None:
-            out += (0xC000 | at).to_bytes(2, "big")
-            break
-        step = 1 + key[0]
-        out += rest[:step]
-        rest, key = rest[step:], key[step:]
-    else:
-        out.append(0)
-    index_suffixes(offsets, record.owner.lower(), start)
-    out += _FIXED.pack(record.type, cls, record.ttl, len(record.rdata))
-    out += record.rdata
-
-
-def _encode_response_opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> bytes:
-    if query.edns is None:
-        return b""
-    options = query.response_options
-    if extended_error is not None:
-        # Cut between characters: half of one would make the whole option unreadable (RFC 8914 section 2).
-        text = escape_text(extended_error[1]).encode("utf-8", "replace")[:200].decode("utf-8", "ignore").encode("utf-8")
-        options += struct.pack("!HHH", EDNS_EDE, 2 + len(text), extended_error[0]) + text
-    return encode_opt(((rcode >> 4) << 24) | (0x8000 if query.edns.dnssec_ok else 0), options)
-
-
-def add_keepalive(query: Query, seconds: float) -> Query:
-    """The query with a keepalive option for its response, if it asks for one (RFC 7828). seconds: the idle timeout."""
-    if query.edns is None or EDNS_KEEPALIVE not in query.edns.options:
-        return query
-    option = struct.pack("!HHH", EDNS_KEEPALIVE, 2, min(int(seconds * 10), 0xFFFF))
-    return replace(query, response_options=query.response_options + option)
-
-
-def encode_option(code: int, data: bytes) -> bytes:
-    """One option of an OPT record."""
-    return _QTAIL.pack(code, len(data)) + data
-
-
-def encode_opt(ttl: int, options: bytes = b"") -> bytes:
-    """The OPT record of responses, with its TTL field: extended rcode, version and flags (RFC 6891 section 6.1.3)."""
-    return b"\0" + _FIXED.pack(OPT, UDP_SIZE, ttl, len(options)) + options
+@lru_cache(maxsize=4096)
+def address_record(text: str) -> tuple[int, bytes]:
+    """The type (A or AAAA) and rdata of an address; a zone id is left out. Raises ValueError."""
+    packed = ip_address(text.partition("%")[0]).packed
+    return (A if len(packed) == 4 else AAAA), packed
 
 
 def soa_rdata(
@@ -322,13 +298,3 @@ def soa_rdata(
 def srv_rdata(port: int, target: bytes) -> bytes:
     """The rdata of an SRV record of priority and weight 0 (RFC 2782)."""
     return struct.pack("!3H", 0, 0, port) + target
-
-
-def encode_query(
-    ident: int, key: bytes, kind: int, *, flags: int = 0x0100, dnssec_ok: bool = False, edns: bool = True
-) -> bytes:
-    """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
-    out = HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + _QTAIL.pack(kind, IN)
-    if edns:
-        out += b"\0" + _FIXED.pack(OPT, UDP_SIZE, 0x8000 if dnssec_ok else 0, 0)
-    return out

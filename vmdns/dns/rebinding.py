@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from functools import lru_cache
 
-from vmdns.dns.message import AAAA, CNAME, HTTPS, SVCB, A, skip_name
+from vmdns.dns.message import AAAA, CNAME, HTTPS, SVCB, A, parse_name
 
 _INNER = tuple(
     ipaddress.ip_network(prefix)
@@ -28,58 +28,36 @@ _INNER = tuple(
         "fc00::/7",  # unique local (RFC 4193)
         "fe80::/10",  # link-local
         "fec0::/10",  # site-local, deprecated (RFC 3879)
+        "64:ff9b:1::/48",  # local NAT64 (RFC 8215)
     )
 )
-# Prefixes whose last 32 bits are an IPv4 address: mapped and compatible (RFC 4291 section 2.5.5), NAT64
-# (RFC 6052 section 2.1, RFC 8215).
-_HOLDS_IPV4 = tuple(ipaddress.ip_network(prefix) for prefix in ("::ffff:0:0/96", "::/96", "64:ff9b::/96"))
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
-_6TO4 = ipaddress.ip_network("2002::/16")
+# Prefixes of addresses that hold an IPv4 address, and where it begins: mapped and compatible (RFC 4291 section 2.5.5),
+# NAT64 (RFC 6052 section 2.1), 6to4 (RFC 3056).
+_HOLDS_IPV4 = tuple(
+    (ipaddress.ip_network(prefix), start)
+    for prefix, start in (("::ffff:0:0/96", 12), ("::/96", 12), ("64:ff9b::/96", 12), ("2002::/16", 2))
+)
 _HINT_SIZES = {4: 4, 6: 16}  # service parameters ipv4hint and ipv6hint (RFC 9460 section 14.3.2)
 
 
-def _find_prefixes() -> frozenset[tuple[int, bytes]]:
-    """The first two bytes that such an address can have, with its length: almost no address from outside has them."""
-    found = set()
-    for network in (*_INNER, *_HOLDS_IPV4, _LOCAL_NAT64, _6TO4):
-        first, last = (int.from_bytes(network[at].packed[:2], "big") for at in (0, -1))
-        found |= {(network.max_prefixlen // 8, head.to_bytes(2, "big")) for head in range(first, last + 1)}
-    return frozenset(found)
-
-
-_HEADS = _find_prefixes()
-
-
+@lru_cache(maxsize=4096)
 def is_private(packed: bytes) -> bool:
     """Whether this address (4 or 16 bytes) is private, loopback, link-local or the like, also embedded in IPv6."""
-    return (len(packed), packed[:2]) in _HEADS and _check_address(packed)
-
-
-@lru_cache(maxsize=4096)
-def _check_address(packed: bytes) -> bool:
     address = ipaddress.ip_address(packed)
-    if any(address in network for network in _INNER if network.version == address.version):
+    if any(address in network for network in _INNER):
         return True
-    if len(packed) == 4:
-        return False
-    if any(address in network for network in _HOLDS_IPV4):
-        return is_private(packed[12:])
-    if address in _6TO4:
-        return is_private(packed[2:6])
-    return address in _LOCAL_NAT64
+    start = next((start for network, start in _HOLDS_IPV4 if address in network), None)
+    return start is not None and is_private(packed[start : start + 4])
 
 
 def find_addresses(kind: int, rdata: bytes) -> Iterator[bytes]:
-    """The addresses, packed, that a client may connect to because of this record. Raises ValueError and IndexError."""
+    """The addresses, packed, that a client may connect to because of this record: also those in the hints of service
+    parameters (RFC 9460 section 2.2). Raises ValueError and IndexError."""
     if kind in (A, AAAA):
         yield rdata
-    elif kind in (SVCB, HTTPS):
-        yield from _parse_hints(rdata)
-
-
-def _parse_hints(rdata: bytes) -> Iterator[bytes]:
-    """The ipv4hint and ipv6hint parameters of a record with service parameters (RFC 9460 section 2.2)."""
-    at = 2 + len(_parse_svcb_target(rdata))
+    if kind not in (SVCB, HTTPS):
+        return
+    _, at = parse_name(rdata, 2, {})
     last = -1
     while at < len(rdata):
         key, length = int.from_bytes(rdata[at : at + 2], "big"), int.from_bytes(rdata[at + 2 : at + 4], "big")
@@ -94,14 +72,8 @@ def _parse_hints(rdata: bytes) -> Iterator[bytes]:
         last, at = key, at + length
 
 
-def _parse_svcb_target(rdata: bytes) -> bytes:
-    return rdata[2 : skip_name(rdata, 2)]
-
-
 def find_target(kind: int, rdata: bytes) -> bytes | None:
     """The wire name, in lower case, that a client looks up next; None if there is none."""
     if kind == CNAME:
         return rdata.lower()
-    if kind in (SVCB, HTTPS):
-        return _parse_svcb_target(rdata).lower()
-    return None
+    return parse_name(rdata, 2, {})[0].lower() if kind in (SVCB, HTTPS) else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 
 from vmdns.dns.cookie import BADCOOKIE, COOKIE, FULL, is_legal_length
-from vmdns.dns.message import OPT, UDP_SIZE, encode_opt, skip_name
+from vmdns.dns.message import OPT, parse_name
+from vmdns.dns.query import UDP_SIZE, encode_opt
 
 _ONE_WITH_OPT = b"\0\1\0\0\0\0\0\1"
 _OPT_START = b"\0" + struct.pack("!HH", OPT, UDP_SIZE)
@@ -70,7 +71,7 @@ def minimum_query_size(response: bytes) -> int:
 
 
 def _question_end(packet: bytes) -> int:
-    return skip_name(packet, 12) + 4
+    return parse_name(packet, 12, {})[1] + 4
 
 
 def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vmdns.dns.builtin_zones import LOCALHOST
-from vmdns.dns.message import SERVFAIL, SOA, A, encode_query
+from vmdns.dns.message import SERVFAIL, SOA, A
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream
 
 FOLDER = "run/systemd/resolve"

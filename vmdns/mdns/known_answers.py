@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmdns.dns.mdns_message import MdnsMessage, ReceivedRecord
-from vmdns.mdns.name_state import TTL, DrawRandom
+from vmdns.dns.message import TRUNCATED, Message
+from vmdns.mdns.name_state import TTL, DrawRandom, KnownAnswer
 
 LONGEST_WAIT = 2.0
 MAX_WAITING, MAX_KNOWN = 64, 4096  # pending clients, and known answers of each
@@ -18,8 +18,8 @@ class KnownAnswerQuery:
     """A query, and the records that its client has already (without their TTL). It is answered when due."""
 
     peer: Peer
-    message: MdnsMessage
-    known: set[ReceivedRecord]
+    message: Message
+    known: set[KnownAnswer]
     due: float
     latest: float
 
@@ -31,9 +31,9 @@ class KnownAnswerQueries:
         self._draw = draw
         self._waiting: dict[Peer, KnownAnswerQuery] = {}
 
-    def add(self, message: MdnsMessage, peer: Peer, now: float) -> list[KnownAnswerQuery]:
+    def add(self, message: Message, peer: Peer, now: float) -> list[KnownAnswerQuery]:
         """Adds a packet of a query. Returns the queries to answer now."""
-        known = {one._replace(ttl=0) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
+        known = {(one.key, one.type, one.rdata) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
         ready: list[KnownAnswerQuery] = []
         query = self._waiting.pop(peer, None)
         if message.questions:
@@ -42,7 +42,7 @@ class KnownAnswerQueries:
         elif query is None:
             return []
         query.known |= known
-        if message.truncated:
+        if message.flags & TRUNCATED:
             room = len(self._waiting) < MAX_WAITING and len(query.known) < MAX_KNOWN
             query.due = min(now + self._draw(0.4, 0.5), query.latest) if room else now
         if query.due > now:

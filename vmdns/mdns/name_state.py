@@ -11,10 +11,8 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vmdns.dns.mdns_message import ReceivedRecord, nsec_rdata
-from vmdns.dns.message import ANY, Record
-from vmdns.dns.record_parser import NSEC
-from vmdns.dns.rrset import address_record
+from vmdns.dns.message import ANY, NSEC, ParsedRecord, Record, address_record
+from vmdns.mdns.packets import nsec_rdata
 
 TTL = 120  # seconds, of records that hold a host's name or address (section 10)
 PROBES, PROBE_GAP = 3, 0.25  # section 8.1
@@ -23,6 +21,7 @@ DEFENCE_GAP = 0.25  # except to answer a probe (section 6)
 LOST_SECONDS = 1.0  # section 8.2
 YIELD_SECONDS = 120.0  # how long a name is yielded to another host, which may leave without a goodbye
 
+KnownAnswer = tuple[bytes, int, bytes]  # owner, type, rdata
 Records = Mapping[int, tuple[bytes, ...]]
 DrawRandom = Callable[[float, float], float]
 
@@ -93,10 +92,10 @@ class OwnedName:
     def all_records(self, ttl: int = TTL) -> list[Record]:
         return [record for kind in self.records for record in self.records_of(kind, ttl)]
 
-    def is_known(self, kind: int, to: Container[ReceivedRecord]) -> bool:
+    def is_known(self, kind: int, to: Container[KnownAnswer]) -> bool:
         """Whether a client has all records of that type: with only some of them, the cache-flush bit would drop the
         others."""
-        return all(ReceivedRecord(self.name, kind, 0, record.rdata) in to for record in self.records_of(kind))
+        return all((self.name, kind, record.rdata) in to for record in self.records_of(kind))
 
     def seconds_since(self, kind: int, now: float) -> float:
         """Returns the seconds since that type was multicast."""
@@ -127,7 +126,7 @@ class OwnedName:
 
     # -- other hosts-------------------------------------------------------------------------------------------
 
-    def on_probe(self, proposed: Iterable[ReceivedRecord], now: float) -> bool:
+    def on_probe(self, proposed: Iterable[ParsedRecord], now: float) -> bool:
         """Another host probes for this name with these records. Returns whether the name is to be defended."""
         theirs = {(one.type, one.rdata) for one in proposed}
         if theirs & self.record_set:
@@ -142,9 +141,7 @@ class OwnedName:
             self.probe(now + LOST_SECONDS)  # section 8.2
         return self.is_announced
 
-    def on_response(
-        self, records: Iterable[ReceivedRecord], itself: bool, now: float, draw: DrawRandom
-    ) -> bytes | None:
+    def on_response(self, records: Iterable[ParsedRecord], itself: bool, now: float, draw: DrawRandom) -> bytes | None:
         """Another host sent these records of this name; itself: the sender has one of its addresses.
 
         Returns the other host's rdata if the name is yielded for that and it was not reported before.

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from vmdns.dns.mdns_message import ReceivedRecord, encode_query, parse_message
-from vmdns.dns.message import AAAA, A
-from vmdns.dns.record_parser import NSEC
+from vmdns.dns.message import AAAA, NSEC, A, ParsedRecord
 from vmdns.mdns.links import Link
+from vmdns.mdns.packets import encode_questions, parse_packet
 from vmdns.state.link_lookups import LinkLookups, LookupState
 
 REPEAT_SECONDS = 0.25  # a packet may be lost
@@ -64,7 +63,7 @@ class LinkQuerier:
             loop.call_later(REPEAT_SECONDS, self._repeat, name, lookup)
             loop.call_later(lookups.wait(now), self._end, name, lookup)
             lookups.begin(name, client, now)
-            self._send(encode_query([(name, A), (name, AAAA)]))
+            self._send(encode_questions([(name, A), (name, AAAA)]))
         lookups.waiters += 1
         try:
             return await asyncio.shield(lookup.answer)
@@ -79,7 +78,7 @@ class LinkQuerier:
     def _repeat(self, name: bytes, lookup: _Lookup) -> None:
         unanswered = not lookup.addresses and not lookup.answer.done()
         if unanswered and self._lookups.repeat(name, self._now()):
-            self._send(encode_query([(name, A), (name, AAAA)]))
+            self._send(encode_questions([(name, A), (name, AAAA)]))
 
     def _end(self, name: bytes, lookup: _Lookup) -> None:
         if lookup.answer.done():
@@ -91,7 +90,7 @@ class LinkQuerier:
 
     def receive(self, packet: bytes, link: Link) -> None:
         """Handles a packet that a host on that link sent from port 5353."""
-        message = parse_message(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
+        message = parse_packet(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
         if message is None:
             return
         self._lookups.response(self._now())
@@ -109,7 +108,7 @@ class LinkQuerier:
             elif lookup is not None and lookup.addresses:
                 asyncio.get_running_loop().call_later(OTHER_FAMILY_SECONDS, self._end, name, lookup)
 
-    def _note(self, record: ReceivedRecord, lookup: _Lookup, link: Link) -> None:
+    def _note(self, record: ParsedRecord, lookup: _Lookup, link: Link) -> None:
         if record.type == NSEC:
             lookup.settled |= {kind for kind in (A, AAAA) if not _has_type(record, kind)}
         elif record.type in (A, AAAA):
@@ -120,7 +119,7 @@ class LinkQuerier:
                 lookup.settled.add(record.type)
 
 
-def _has_type(nsec: ReceivedRecord, kind: int) -> bool:
+def _has_type(nsec: ParsedRecord, kind: int) -> bool:
     """Whether the NSEC record has that type, A or AAAA, in the first block of its bitmap (RFC 4034 section 4.1.2)."""
     bitmap = nsec.rdata[len(nsec.key) :]
     if not nsec.rdata.startswith(nsec.key) or bitmap[:1] != b"\0" or len(bitmap) < 2:

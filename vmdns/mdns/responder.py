@@ -13,17 +13,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from vmdns.dns.builtin_zones import reverse_name
-from vmdns.dns.mdns_message import (
-    MdnsMessage,
-    MdnsQuestion,
-    ReceivedRecord,
-    encode_legacy_response,
-    encode_probes,
-    encode_responses,
-    parse_message,
-)
-from vmdns.dns.message import AAAA, PTR, A, Record
-from vmdns.dns.rrset import address_record
+from vmdns.dns.message import AAAA, PTR, RESPONSE, A, Message, ParsedRecord, QuestionEntry, Record, address_record
 from vmdns.mdns.known_answers import KnownAnswerQueries, KnownAnswerQuery, Peer
 from vmdns.mdns.name_state import (
     DEFENCE_GAP,
@@ -37,6 +27,7 @@ from vmdns.mdns.name_state import (
     host_records,
     pointers,
 )
+from vmdns.mdns.packets import UNICAST, encode_legacy_response, encode_probes, encode_responses, parse_packet
 
 PORT = 5353
 LEGACY_TTL = 10  # section 6.7
@@ -137,10 +128,10 @@ class Responder:
 
     def receive(self, packet: bytes, source: str, port: int, now: float) -> None:
         """Handles a packet from another host on this link."""
-        message = parse_message(packet)
+        message = parse_packet(packet)
         if message is None:
             return
-        if message.response:
+        if message.flags & RESPONSE:
             if port == PORT:  # section 6
                 self._handle_records((*message.answers, *message.additionals), source, now)
         elif port != PORT:
@@ -150,8 +141,8 @@ class Responder:
                 self._answer(query, now)
         self._send_due_answers(now)
 
-    def _handle_records(self, records: Iterable[ReceivedRecord], source: str, now: float) -> None:
-        received: dict[bytes, list[ReceivedRecord]] = {}
+    def _handle_records(self, records: Iterable[ParsedRecord], source: str, now: float) -> None:
+        received: dict[bytes, list[ParsedRecord]] = {}
         for record in records:
             owned = self._names.get(record.key)
             if owned is not None and record.type in ((A, AAAA) if owned.host else (PTR,)):
@@ -165,7 +156,7 @@ class Responder:
                 self._conflicts.append(Conflict(name, str(ip_address(instead))))
 
     def _answer(self, query: KnownAnswerQuery, now: float) -> None:
-        proposed: dict[bytes, list[ReceivedRecord]] = {}
+        proposed: dict[bytes, list[ParsedRecord]] = {}
         for one in query.message.authorities:
             proposed.setdefault(one.key, []).append(one)
         found = [(question, self._announced_name(question)) for question in dict.fromkeys(query.message.questions)]
@@ -174,20 +165,20 @@ class Responder:
         soon = now if alone else now + self._draw(0.02, 0.12)
         private: dict[Record, None] = {}
         for question, owned in found:
-            if question.key in proposed:
-                self._defend_name(question.key, proposed[question.key], now)
+            if question.name.lower() in proposed:
+                self._defend_name(question.name.lower(), proposed[question.name.lower()], now)
             elif owned is not None:
                 for kind in owned.answer_types(question.type):
                     if owned.is_known(kind, query.known):
                         continue
-                    if question.unicast and owned.seconds_since(kind, now) < RECENT:
+                    if question.cls & UNICAST and owned.seconds_since(kind, now) < RECENT:
                         private.update((record, None) for record in owned.records_of(kind))
                     else:
                         self._schedule_answer(owned, kind, soon, GAP)
         if private:
             self._out += [Outgoing(packet, query.peer) for packet in encode_responses(list(private))]
 
-    def _defend_name(self, name: bytes, proposed: list[ReceivedRecord], now: float) -> None:
+    def _defend_name(self, name: bytes, proposed: list[ParsedRecord], now: float) -> None:
         owned = self._names.get(name)
         if owned is None:
             return
@@ -196,9 +187,9 @@ class Responder:
                 self._schedule_answer(owned, kind, now, DEFENCE_GAP)
         self._schedule(owned)
 
-    def _answer_legacy(self, message: MdnsMessage, peer: Peer) -> None:
+    def _answer_legacy(self, message: Message, peer: Peer) -> None:
         records: dict[Record, None] = {}
-        answered: list[MdnsQuestion] = []
+        answered: list[QuestionEntry] = []
         for question in message.questions:
             owned = self._announced_name(question)
             if owned is not None:
@@ -206,10 +197,10 @@ class Responder:
                 for kind in owned.answer_types(question.type):
                     records.update((record, None) for record in owned.records_of(kind, LEGACY_TTL))
         if answered:
-            self._out.append(Outgoing(encode_legacy_response(message.id, answered, records), peer))
+            self._out.append(Outgoing(encode_legacy_response(message.id, answered, list(records)), peer))
 
-    def _announced_name(self, question: MdnsQuestion) -> OwnedName | None:
-        owned = self._names.get(question.key)
+    def _announced_name(self, question: QuestionEntry) -> OwnedName | None:
+        owned = self._names.get(question.name.lower())
         return owned if owned is not None and owned.is_announced else None
 
     # -- timeout and wake -------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from vmdns.dns.mdns_message import MAX_PACKET
 from vmdns.dns.name import to_text
 from vmdns.mdns.links import Link
 from vmdns.mdns.name_state import DrawRandom
+from vmdns.mdns.packets import MAX_PACKET
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Outgoing, Responder
 from vmdns.mdns.sockets import GROUP4, GROUP6, PORT, open4, open6

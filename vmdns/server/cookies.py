@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vmdns.dns.cookie import CLIENT, COOKIE, FULL, RENEW_SECONDS, VALID_SECONDS, cookie_age, make_cookie
-from vmdns.dns.message import Query, encode_option
+from vmdns.dns.query import Query, encode_option
 from vmdns.server.rate_limit import Bucket
 
 SECRET_BYTES = 16

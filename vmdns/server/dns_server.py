@@ -12,14 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import (
-    SERVFAIL,
-    Malformed,
-    add_keepalive,
-    encode_header_response,
-    parse_query,
-    udp_response_limit,
-)
+from vmdns.dns.message import SERVFAIL
+from vmdns.dns.query import Malformed, add_keepalive, encode_header_response, parse_query, udp_response_limit
 from vmdns.server.client_limits import ClientLimits
 from vmdns.server.cookies import Cookies
 from vmdns.server.counters import Counters

@@ -8,7 +8,7 @@ from selectors import BaseSelector
 from typing import Protocol
 
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question
-from vmdns.dns.message import Query
+from vmdns.dns.query import Query
 from vmdns.server.first_query import FirstQueries
 from vmdns.server.in_flight import Waiter
 from vmdns.state.authoritative import Reply

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from selectors import EVENT_READ, BaseSelector
 from typing import Protocol
 
-from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded
+from vmdns.dns.query import Query
 from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.server.in_flight import InFlightQuery
 from vmdns.server.source_ports import RandomBytes, SourcePort, SourcePortPool
@@ -39,7 +39,7 @@ class FirstQuery:
 
     __slots__ = ("begun", "next_at", "over_at", "port", "query", "sent", "server", "strays", "validate", "verdict")
 
-    def __init__(self, query: InFlightQuery, port: SourcePort, sent: wire.Query, begun: float) -> None:
+    def __init__(self, query: InFlightQuery, port: SourcePort, sent: Query, begun: float) -> None:
         self.query = query
         self.server = query.servers[0]
         self.port = port
@@ -85,7 +85,7 @@ class FirstQuery:
 class QueryOwner(Protocol):
     """The forwarder, whose queries are sent. Any thread may call this."""
 
-    def validate_common(self, query: InFlightQuery, message: bytes, sent: wire.Query) -> Forwarded | None:
+    def validate_common(self, query: InFlightQuery, message: bytes, sent: Query) -> Forwarded | None:
         """Returns the answer in a message; None where the event loop has to validate it."""
 
     def answered(self, first: FirstQuery, found: Forwarded) -> None:

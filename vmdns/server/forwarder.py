@@ -33,6 +33,7 @@ from vmdns.dns.forwarded_answer import (
 )
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_text
+from vmdns.dns.query import Query
 from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, validate_response
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.failover import AllFailed, Failover, failover_delay
@@ -123,7 +124,7 @@ class Forwarder:
         task.add_done_callback(self._probes.discard)
         return task
 
-    def cached(self, query: wire.Query, limit: int) -> bytes | None:
+    def cached(self, query: Query, limit: int) -> bytes | None:
         """Returns the response from the cache, in at most `limit` bytes; None if there is none. Any thread may call
         this."""
         if check_forwardable(query) is not None:
@@ -158,7 +159,7 @@ class Forwarder:
         self._loop = asyncio.get_running_loop()
         return FirstQueries(self, self._sockets, self._now, selector)
 
-    async def resolve(self, query: wire.Query, limit: int) -> bytes:
+    async def resolve(self, query: Query, limit: int) -> bytes:
         """Returns the response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL with the
         reason."""
         found = check_forwardable(query) or await self.find(Question.of(query))
@@ -236,7 +237,7 @@ class Forwarder:
             _log.exception("querying %s failed", to_text(query.question.name))
             self.continue_in_loop(query, None)
 
-    def validate_common(self, query: InFlightQuery, message: bytes, sent: wire.Query) -> Forwarded | None:
+    def validate_common(self, query: InFlightQuery, message: bytes, sent: Query) -> Forwarded | None:
         """Returns the answer in a response; None where the event loop has to retry or to report an error."""
         trusted = query.trusted or query.servers[0].local
         own = self._routes.is_own
@@ -277,7 +278,7 @@ class Forwarder:
         def validator_of(server: UpstreamServer) -> Validate:
             trusted = query.trusted or server.local
 
-            def validate(message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected:
+            def validate(message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected:
                 return validate_response(message, sent, limits, trusted=trusted, own=self._routes.is_own, stream=stream)
 
             return validate

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from vmdns.dns.forwarded_answer import EDE_OTHER
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Query, Record, encode_response
-from vmdns.dns.rrset import address_record
+from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Record, address_record
+from vmdns.dns.query import Query, encode_response
 from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.counters import Counters
 from vmdns.server.external_names import ExternalNames

@@ -15,15 +15,8 @@ from typing import Any
 
 from vmdns.dns.cookie import COOKIE, FULL
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, check_forwardable, encode_answer
-from vmdns.dns.message import (
-    NXDOMAIN,
-    SERVFAIL,
-    Malformed,
-    Query,
-    encode_header_response,
-    parse_query,
-    udp_response_limit,
-)
+from vmdns.dns.message import NXDOMAIN, SERVFAIL
+from vmdns.dns.query import Malformed, Query, encode_header_response, parse_query, udp_response_limit
 from vmdns.dns.truncation import add_cookie, encode_truncated, remove_cookie, response_limit
 from vmdns.server.answer_cache import AnswerCache, Answers, ClientView, find
 from vmdns.server.client_limits import Client, ClientLimits

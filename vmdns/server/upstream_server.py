@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded, Question
+from vmdns.dns.query import Query
 from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.dns.upstreams import Upstream
 from vmdns.server.upstream_probe import Abilities, check_response, find_abilities
@@ -30,14 +30,14 @@ _MAX_QUERIES = 4
 class Validate(Protocol):
     """`core.validate.validate` with everything but the message filled in."""
 
-    def __call__(self, message: bytes, sent: wire.Query, stream: bool) -> Forwarded | Rejected: ...
+    def __call__(self, message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected: ...
 
 
 class PendingQuery(Protocol):
     """A UDP query that was sent already: the query, its time by the clock of the server, and its result."""
 
     @property
-    def sent(self) -> wire.Query: ...
+    def sent(self) -> Query: ...
 
     @property
     def begun(self) -> float: ...
@@ -147,7 +147,7 @@ class UpstreamServer:
         return await self._await_response(coming, sent, self._now(), stream=stream)
 
     async def _await_response(
-        self, coming: Awaitable[Forwarded | Rejected], sent: wire.Query, begun: float, *, stream: bool
+        self, coming: Awaitable[Forwarded | Rejected], sent: Query, begun: float, *, stream: bool
     ) -> Forwarded | Rejected:
         try:
             verdict = await coming
@@ -162,7 +162,7 @@ class UpstreamServer:
             self._update_round_trip(now - begun)
         return verdict
 
-    def make_first_query(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, wire.Query]:
+    def make_first_query(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, Query]:
         """Returns the first query, which the caller sends. draw gives random bytes."""
         self.asked += 1
         can = self._current_abilities()

@@ -13,25 +13,23 @@ from vmdns.dns.message import (
     ANY,
     BADVERS,
     CNAME,
-    EDE_INVALID_QUERY_TYPE,
     FORMERR,
     HINFO,
     HTTPS,
     IN,
     NOERROR,
-    NOT_OFFERED_TYPES,
-    NOT_QUERY_TYPES,
     NXDOMAIN,
     REFUSED,
     SERVFAIL,
     SOA,
     SVCB,
     A,
-    Query,
+    Node,
     Record,
+    RRset,
 )
 from vmdns.dns.name import convert_utf8_labels, split_labels
-from vmdns.dns.rrset import Node, RRset
+from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 
+from vmdns.dns.message import Node, RRset, address_record
 from vmdns.dns.name import to_wire
-from vmdns.dns.rrset import Node, RRset, address_record
 from vmdns.state.facts import HostName
 
 # Names between these lines of a hosts file were written by vmdns itself and are not read.

@@ -12,9 +12,8 @@ from enum import Enum
 from functools import cached_property
 
 from vmdns.dns.builtin_zones import reverse_name
-from vmdns.dns.message import PTR, SOA, SRV, srv_rdata
+from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, srv_rdata
 from vmdns.dns.name import join_labels
-from vmdns.dns.rrset import Node, RRset, address_record
 from vmdns.state.addresses import Address
 from vmdns.state.facts import Machine, Network, PortForward
 from vmdns.state.name_assignment import AssignedNames, Owners

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from vmdns.dns.builtin_zones import LOCALHOST, reverse_name
-from vmdns.dns.message import AAAA, CNAME, NS, PTR, A, Record
+from vmdns.dns.message import AAAA, CNAME, NS, PTR, A, Node, Record, RRset, address_record
 from vmdns.dns.name import join_labels, split_labels, to_wire
-from vmdns.dns.rrset import Node, RRset, address_record
 from vmdns.dns.zonefile import names_with_types
 from vmdns.state.facts import HostName
 from vmdns.state.hosts_names import HostsIndex, is_below_any, is_blocking_address

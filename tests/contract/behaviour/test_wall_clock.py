@@ -9,8 +9,8 @@ import dns.message
 import pytest
 
 from tests.contract.behaviour.scripted import Upstream as Scripted
-from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
+from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.forwarder import Forwarder
 
@@ -24,7 +24,7 @@ def test_x03_a_jump_of_the_wall_clock_changes_nothing(jump: float, monkeypatch: 
         forwarder = Forwarder(Limits())
         try:
             forwarder.configure(Upstreams((Upstream("127.0.0.1", up.port),)), frozenset(), frozenset(), Limits())
-            query = wire.parse_query(dns.message.make_query("ttl.x03.fz.test", "A").to_wire())
+            query = parse_query(dns.message.make_query("ttl.x03.fz.test", "A").to_wire())
             first = dns.message.from_wire(await forwarder.resolve(query, 1232))
             now = time.time()
             monkeypatch.setattr(time, "time", lambda: now + jump)

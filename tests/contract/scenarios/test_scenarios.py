@@ -40,8 +40,8 @@ import pytest
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, mac, uuid
 from vmdns.control import report
-from vmdns.dns.message import encode_query, encode_response, parse_query
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.state.authoritative import answer_query
 from vmdns.state.facts import (
     Adapter,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.facts import HOSTONLY, NAT, NOW, OTHER, lease, uuid, vm
 from vmdns.control.requests import query_server
-from vmdns.dns.message import encode_response, parse_query
+from vmdns.dns.query import encode_response, parse_query
 from vmdns.state.authoritative import answer_query
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface, NatNetwork, PortForward

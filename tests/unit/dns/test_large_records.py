@@ -8,8 +8,8 @@ import pytest
 
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Query, encode_query, parse_query
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import Query, encode_query, parse_query
 from vmdns.dns.response_validation import validate_response
 
 PARAMETERS = b"\0\1\0" + b"".join(struct.pack("!HH", 100 + n, 0) for n in range(16_000))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from vmdns.dns.mdns_message import MAX_PACKET, parse_message
-from vmdns.dns.record_parser import MAX_POINTERS
+from vmdns.dns.message import MAX_POINTERS
+from vmdns.mdns.packets import MAX_PACKET, parse_packet
 
 
 def chained(pointers: int, records: int) -> bytes:
@@ -22,13 +22,13 @@ def chained(pointers: int, records: int) -> bytes:
 
 
 def test_a_chain_of_pointers_has_a_bound() -> None:
-    short = parse_message(chained(MAX_POINTERS - 1, 3))
+    short = parse_packet(chained(MAX_POINTERS - 1, 3))
     assert short is not None
     assert [one.key for one in short.answers] == [b"\0", *[b"\1a\0"] * 3]
-    assert parse_message(chained(MAX_POINTERS, 3)) is None, "the owner itself is a pointer too"
+    assert parse_packet(chained(MAX_POINTERS, 3)) is None, "the owner itself is a pointer too"
 
 
 def test_a_packet_that_points_through_itself_is_given_up() -> None:
     packet = chained(2200, 370)
     assert len(packet) <= MAX_PACKET
-    assert parse_message(packet) is None
+    assert parse_packet(packet) is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import encode_query, parse_query
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query, parse_query
 from vmdns.dns.response_validation import Rejected, ResponseFault, validate_response
 
 SENT = parse_query(encode_query(0x1234, to_wire("www.fz.test"), 1, dnssec_ok=True))

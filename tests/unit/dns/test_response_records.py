@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import Query, encode_query, parse_query
 from vmdns.dns.response_validation import Rejected, validate_response
 from vmdns.dns.upstreams import closest_domain
 
@@ -86,7 +87,7 @@ FLAGS = st.sampled_from(
 KINDS = st.sampled_from([wire.A] * 8 + [wire.AAAA, wire.CNAME, wire.ANY, wire.TXT, 46, 65])
 
 
-def message(sent: wire.Query, flags: int, *sections: list[Made]) -> bytes:
+def message(sent: Query, flags: int, *sections: list[Made]) -> bytes:
     counts = [len(one) for one in sections]
     head = struct.pack("!6H", sent.id, flags, 1, *counts)
     return head + sent.question + b"".join(bytes(one) for section in sections for one in section)
@@ -96,7 +97,7 @@ def is_own(key: bytes) -> bool:
     return closest_domain(key, OWN) is not None
 
 
-def check(packet: bytes, sent: wire.Query, limits: Limits, trusted: bool) -> str:
+def check(packet: bytes, sent: Query, limits: Limits, trusted: bool) -> str:
     """Each record that is accepted is one that dnspython reads in the message, where it can read the message."""
     found = validate_response(packet, sent, limits, trusted=trusted, own=is_own)
     if isinstance(found, Rejected):
@@ -118,8 +119,8 @@ def check(packet: bytes, sent: wire.Query, limits: Limits, trusted: bool) -> str
 
 LIMITS = st.sampled_from([Limits(), Limits(), Limits(cache_ttl=0), Limits(cache_ttl=100, negative_ttl=7)])
 SENT = st.builds(
-    lambda kind, do, edns: wire.parse_query(
-        wire.encode_query(0x1234, b"\3wWw\2fZ\4test\0", kind, dnssec_ok=do, edns=edns or do)
+    lambda kind, do, edns: parse_query(
+        encode_query(0x1234, b"\3wWw\2fZ\4test\0", kind, dnssec_ok=do, edns=edns or do)
     ),
     KINDS, st.sampled_from([False] * 9 + [True]), st.booleans(),
 )  # fmt: skip
@@ -128,7 +129,7 @@ SENT = st.builds(
 @settings(max_examples=500, deadline=None)
 @given(SENT, FLAGS, ANSWERS, AUTHORITY, ADDITIONAL, LIMITS, st.booleans())
 def test_records_of_all_sorts(
-    sent: wire.Query, flags: int, answers: list[Made], authority: list[Made], additional: list[Made], limits: Limits,
+    sent: Query, flags: int, answers: list[Made], authority: list[Made], additional: list[Made], limits: Limits,
     trusted: bool,
 ) -> None:  # fmt: skip
     event(check(message(sent, flags, answers, authority, additional), sent, limits, trusted))
@@ -136,15 +137,13 @@ def test_records_of_all_sorts(
 
 @settings(max_examples=300, deadline=None)
 @given(SENT, ANSWERS, AUTHORITY, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3))
-def test_broken_bytes(
-    sent: wire.Query, answers: list[Made], authority: list[Made], at: int, cut: int, noise: bytes
-) -> None:
+def test_broken_bytes(sent: Query, answers: list[Made], authority: list[Made], at: int, cut: int, noise: bytes) -> None:
     whole = message(sent, 0x8180, answers, authority, [])
     at %= len(whole) + 1
     event(check(whole[:at] + noise + whole[at + cut :], sent, Limits(), False))
 
 
-QUESTION = wire.parse_query(wire.encode_query(0x1234, b"\3wWw\2fZ\4test\0", wire.A))
+QUESTION = parse_query(encode_query(0x1234, b"\3wWw\2fZ\4test\0", wire.A))
 ADDRESS = Made(b"\xc0\x0c", wire.A, 1, 60, bytes((198, 51, 100, 1)))
 ALIAS = Made(b"\xc0\x0c", wire.CNAME, 1, 60, to_wire("b.test"))
 BEHIND = Made(to_wire("B.test"), wire.A, 1, 30, bytes((198, 51, 100, 1)))

@@ -17,7 +17,8 @@ from vmdns.dns import rebinding
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import join_labels, to_text, to_wire
-from vmdns.dns.response_validation import MOST_ALIASES, Rejected, ResponseFault, validate_response
+from vmdns.dns.query import Query, encode_query, parse_query
+from vmdns.dns.response_validation import MAX_ALIASES, Rejected, ResponseFault, validate_response
 from vmdns.dns.upstreams import closest_domain
 
 LIMITS = Limits()
@@ -25,19 +26,19 @@ OWN = {to_wire("local"), to_wire("vm.internal")}
 SOA = "fz.test.|300 SOA ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 
 
-def query(name: str = "www.fz.test", kind: str = "A", *, do: bool = False, edns: bool = True) -> wire.Query:
+def query(name: str = "www.fz.test", kind: str = "A", *, do: bool = False, edns: bool = True) -> Query:
     number = int(dns.rdatatype.from_text(kind))
-    return wire.parse_query(wire.encode_query(0x1234, to_wire(name), number, dnssec_ok=do, edns=edns))
+    return parse_query(encode_query(0x1234, to_wire(name), number, dnssec_ok=do, edns=edns))
 
 
-def mixed(name: str, kind: str = "A", do: bool = False) -> wire.Query:
+def mixed(name: str, kind: str = "A", do: bool = False) -> Query:
     """The same with the letters as they are written."""
     key = join_labels([label.encode() for label in name.split(".")])
-    return wire.parse_query(wire.encode_query(0x1234, key, dns.rdatatype.from_text(kind), dnssec_ok=do))
+    return parse_query(encode_query(0x1234, key, dns.rdatatype.from_text(kind), dnssec_ok=do))
 
 
 def message(
-    sent: wire.Query,
+    sent: Query,
     answer: list[str] | None = None,
     authority: list[str] | None = None,
     rcode: int = 0,
@@ -45,7 +46,7 @@ def message(
 ) -> dns.message.Message:
     """A reply; a record without an owner is the question's, `owner| rest` another's."""
     asked = dns.message.from_wire(
-        wire.encode_query(sent.id, sent.name, sent.type, dnssec_ok=sent.dnssec_ok, edns=sent.edns is not None)
+        encode_query(sent.id, sent.name, sent.type, dnssec_ok=sent.dnssec_ok, edns=sent.edns is not None)
     )
     out = dns.message.make_response(asked, recursion_available=True)
     out.flags |= flags
@@ -65,12 +66,12 @@ def is_own(key: bytes) -> bool:
     return closest_domain(key, OWN) is not None
 
 
-def judged(packet: bytes, sent: wire.Query, *, trusted: bool = False, stream: bool = False) -> Forwarded | Rejected:
+def judged(packet: bytes, sent: Query, *, trusted: bool = False, stream: bool = False) -> Forwarded | Rejected:
     return validate_response(packet, sent, LIMITS, trusted=trusted, own=is_own, stream=stream)
 
 
 def accepted(
-    sent: wire.Query, answer: list[str] | None = None, authority: list[str] | None = None, trusted: bool = False,
+    sent: Query, answer: list[str] | None = None, authority: list[str] | None = None, trusted: bool = False,
     **how: int,
 ) -> Forwarded:  # fmt: skip
     found = judged(message(sent, answer, authority, **how).to_wire(), sent, trusted=trusted)
@@ -265,7 +266,7 @@ def test_chains_of_aliases_are_bounded(length: int) -> None:
     names = ["www.fz.test.", *(f"{at}.fz.test." for at in range(length))]
     chain = [f"{a}|60 CNAME {b}" for a, b in itertools.pairwise(names)]
     found = judged(message(sent, [*chain, f"{names[-1]}|60 A 198.51.100.1"]).to_wire(), sent)
-    if length <= MOST_ALIASES:
+    if length <= MAX_ALIASES:
         assert isinstance(found, Forwarded)
         assert len(found.answer) == length + 1
     else:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmdns.dns.cookie import COOKIE
-from vmdns.dns.message import (
+from vmdns.dns.message import Record
+from vmdns.dns.name import to_wire
+from vmdns.dns.query import (
     Malformed,
-    Record,
     encode_header_response,
     encode_option,
     encode_query,
@@ -22,7 +23,6 @@ from vmdns.dns.message import (
     parse_query,
     udp_response_limit,
 )
-from vmdns.dns.name import to_wire
 from vmdns.dns.truncation import (
     add_cookie,
     encode_truncated,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from vmdns.dns.message import SOA, Record, encode_query, encode_response, parse_query, soa_rdata
+from vmdns.dns.message import SOA, Record, soa_rdata
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.host import loopback_address, resolv_conf, upstreams, upstreams_linux, upstreams_macos, upstreams_windows
 from vmdns.host import systemd_resolved as resolved

@@ -15,12 +15,11 @@ from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
 from tests.unit.server.dnsbench import HOST, Script, question
 from vmdns.dns.limits import Limits
-from vmdns.dns.mdns_message import encode_responses, parse_message
-from vmdns.dns.message import Record
+from vmdns.dns.message import Record, address_record
 from vmdns.dns.name import to_text, to_wire
-from vmdns.dns.rrset import address_record
 from vmdns.mdns import transport as multicast
 from vmdns.mdns.links import Link
+from vmdns.mdns.packets import encode_responses, parse_packet
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
 from vmdns.mdns.transport import Multicast
@@ -65,9 +64,9 @@ class Lan:
 
     def _send(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
-        message = parse_message(packet)
+        message = parse_packet(packet)
         assert message is not None
-        name = message.questions[0].key
+        name = message.questions[0].name
         self.queries.append((loop.time(), to_text(name)))
         if name[1:].startswith(b"printer"):
             kind, rdata = address_record("192.168.1.9")

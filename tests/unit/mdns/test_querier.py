@@ -9,11 +9,10 @@ from ipaddress import ip_interface
 import pytest
 
 from tests.clock import run
-from vmdns.dns.mdns_message import NSEC, encode_responses, nsec_rdata, parse_message
-from vmdns.dns.message import AAAA, A, Record
+from vmdns.dns.message import AAAA, NSEC, A, Record, address_record
 from vmdns.dns.name import to_wire
-from vmdns.dns.rrset import address_record
 from vmdns.mdns.links import Link
+from vmdns.mdns.packets import encode_responses, nsec_rdata, parse_packet
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.state.link_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, LookupState
 
@@ -43,9 +42,9 @@ class Scene:
 
     def _ask(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
-        message = parse_message(packet)
+        message = parse_packet(packet)
         assert message is not None
-        assert [(one.key, one.type) for one in message.questions] == [(PRINTER, A), (PRINTER, AAAA)]
+        assert [(one.name, one.type) for one in message.questions] == [(PRINTER, A), (PRINTER, AAAA)]
         self.asked.append(loop.time())
         if len(self.asked) == 1:
             for delay, said in self._packets:

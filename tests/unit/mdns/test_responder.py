@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.dns.mdns_message import parse_message
 from vmdns.dns.name import to_wire
+from vmdns.mdns.packets import parse_packet
 from vmdns.mdns.responder import Conflict, Outgoing, Responder
 
 WEB, DB = "192.168.56.11", "192.168.56.12"
@@ -592,7 +592,7 @@ def test_no_packet_raises_or_keeps_it_from_coming_to_rest(packets: list[tuple[by
         link.hear(data, port=port)
         link.wait(0.3)
     for out in link.responder.send():
-        assert parse_message(out.packet) is not None
+        assert parse_packet(out.packet) is not None
     link.wait(300)
     assert records(link.hear(ask(("db.local", "A"))))
 

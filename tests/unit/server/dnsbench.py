@@ -13,8 +13,9 @@ import dns.message
 from tests.testzone import SNAPSHOT
 from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Query, Record, encode_query, encode_response
+from vmdns.dns.message import Record
 from vmdns.dns.name import split_labels
+from vmdns.dns.query import Query, encode_query, encode_response
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames
 from vmdns.server.listeners import Listener, bind

@@ -8,8 +8,9 @@ import pytest
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Record, encode_query, encode_response, parse_query
+from vmdns.dns.message import Record
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.server import client_limits as client_limits
 from vmdns.server.client_limits import MOST_ACCOUNTS, MOST_VERIFIED, VERIFIED_SECONDS, ClientLimits, VerifiedClients
 from vmdns.server.rate_limit import SendDecision

@@ -24,8 +24,8 @@ from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import HOST, LAST, Bench, Script, question, run, served, serving
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import encode_query
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query
 from vmdns.server.counters import Counters
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind

@@ -18,7 +18,7 @@ from tests.unit.server.dnsbench import until
 from tests.unit.server.fakeupstream import GOOD, FakeUpstream
 from tests.unit.server.test_forwarder import LIMITS, NOWHERE, QUICK, Clock, Lab, lab, run, told
 from tests.unit.server.threaded import Asker
-from vmdns.dns.message import Query, parse_query
+from vmdns.dns.query import Query, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import source_ports as ports
 from vmdns.server.dns_server import DnsServer

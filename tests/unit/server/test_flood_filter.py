@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from vmdns.dns.cookie import COOKIE
-from vmdns.dns.message import encode_option, encode_query
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_option, encode_query
 from vmdns.server.flood_filter import MOST_MUTED, MUTE_SECONDS, FloodFilter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters on sockets are Linux's")

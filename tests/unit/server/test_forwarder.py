@@ -24,9 +24,9 @@ import pytest
 from tests.unit.server.dnsbench import until
 from tests.unit.server.fakeupstream import EVIL, GOOD, FakeUpstream
 from tests.unit.server.threaded import Asker
-from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
 from vmdns.server import upstream_probe, upstream_server, upstream_socket
@@ -83,7 +83,7 @@ class Lab:
     ) -> bytes:
         message = dns.message.make_query(name, kind, use_edns=edns, **how)
         message.flags = dns.flags.Flag(flags)
-        query = wire.parse_query(message.to_wire())
+        query = parse_query(message.to_wire())
         if self.asker is not None:
             out = await self.asker.ask(query, limit)
         else:
@@ -542,7 +542,7 @@ def test_f40_f41_dead_names_do_not_hold_up_others() -> None:
             await net.ask("known.1.fz.test")
             dead = [asyncio.ensure_future(net.ask(f"drop.{at}.fz.test", edns=-1)) for at in range(150)]
             await until(lambda: net.up.count("drop") >= 150)
-            query = wire.parse_query(dns.message.make_query("known.1.fz.test", "A").to_wire())
+            query = parse_query(dns.message.make_query("known.1.fz.test", "A").to_wire())
             assert net.forwarder.cached(query, 1232) is not None
             assert told(await net.ask("fresh.1.fz.test")) == [GOOD]
             assert not any(one.done() for one in dead)
@@ -877,7 +877,7 @@ def test_a_question_that_comes_back_to_us_ends() -> None:
         async with lab(limits=QUICK) as net:
 
             async def back(packet: bytes) -> bytes:
-                return await net.forwarder.resolve(wire.parse_query(packet), 1232)
+                return await net.forwarder.resolve(parse_query(packet), 1232)
 
             net.up.relay = lambda packet: asyncio.ensure_future(back(packet))
             answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)

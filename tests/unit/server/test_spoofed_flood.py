@@ -15,7 +15,7 @@ from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.unit.server.dnsbench import Script, question
 from vmdns.dns.cookie import COOKIE
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import encode_option
+from vmdns.dns.query import encode_option
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
 from vmdns.state.build import build

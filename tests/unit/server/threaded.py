@@ -10,7 +10,7 @@ from collections.abc import Callable
 from selectors import EVENT_READ, DefaultSelector
 
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, check_forwardable, encode_answer
-from vmdns.dns.message import Query
+from vmdns.dns.query import Query
 from vmdns.server.forwarder import Forwarder
 
 

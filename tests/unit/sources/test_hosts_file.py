@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmdns.dns.message import address_record
 from vmdns.dns.name import to_wire
-from vmdns.dns.rrset import address_record
 from vmdns.host.folders import hosts_path
 from vmdns.sources import hosts_file as hostsfile
 from vmdns.sources.hosts_file import parse_hosts, read_digest, read_hosts

@@ -11,8 +11,8 @@ import pytest
 
 from tests.facts import EVERYWHERE, NOW
 from tests.testzone import FACTS, SNAPSHOT, snapshot
-from vmdns.dns.message import Query, encode_query, encode_response, parse_query
 from vmdns.dns.name import join_labels, to_label, to_wire
+from vmdns.dns.query import Query, encode_query, encode_response, parse_query
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.authoritative import MAX_CHAIN, Reply, answer_query
 from vmdns.state.build import build

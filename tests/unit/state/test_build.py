@@ -28,9 +28,8 @@ from tests.facts import (
     vm,
 )
 from vmdns.dns.builtin_zones import BUILT_IN, reverse_name
-from vmdns.dns.message import AAAA, CNAME, NS, PTR, SOA, TXT, A
+from vmdns.dns.message import AAAA, CNAME, NS, PTR, SOA, TXT, A, Node
 from vmdns.dns.name import split_labels, to_text, to_wire
-from vmdns.dns.rrset import Node
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostName

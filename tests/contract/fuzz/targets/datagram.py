@@ -13,7 +13,7 @@ import dns.message
 
 from tests.testzone import SNAPSHOT
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Malformed, Query, encode_response, parse_query, udp_response_limit
+from vmdns.dns.query import Malformed, Query, encode_response, parse_query, udp_response_limit
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dns.message
 
 from vmdns.dns.builtin_zones import reverse_name
-from vmdns.dns.mdns_message import MAX_PACKET, parse_message
 from vmdns.dns.name import to_wire
 from vmdns.mdns.name_state import pointers
+from vmdns.mdns.packets import MAX_PACKET, parse_packet
 from vmdns.mdns.responder import PORT, Responder
 
 NAMES = {to_wire("web.local"): ("192.168.56.101", "fd00:56::101"), to_wire("db.local"): ("192.168.56.102",)}
@@ -61,7 +61,7 @@ def _sound(responder: Responder, heard: int) -> None:
     for one in out:
         assert len(one.packet) <= MAX_PACKET
         dns.message.from_wire(one.packet)
-        message = parse_message(one.packet)
+        message = parse_packet(one.packet)
         assert message is not None, "a packet that we would not read ourselves"
         for record in (*message.answers, *message.additionals):
             assert record.key in OWNERS, "a name that is not ours"

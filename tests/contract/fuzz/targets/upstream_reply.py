@@ -10,24 +10,9 @@ import dns.message
 from vmdns.dns import rebinding
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import (
-    AAAA,
-    ANY,
-    CNAME,
-    HTTPS,
-    MX,
-    NOERROR,
-    NXDOMAIN,
-    PTR,
-    SOA,
-    SRV,
-    TXT,
-    A,
-    encode_query,
-    encode_response,
-    parse_query,
-)
+from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, MX, NOERROR, NXDOMAIN, PTR, SOA, SRV, TXT, A
 from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.response_validation import Rejected, validate_response
 from vmdns.dns.upstreams import closest_domain
 
