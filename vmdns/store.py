@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from vmdns.state.build import Base, build, build_base
 from vmdns.state.facts import Fact, Lease, Machine, Neighbour
+from vmdns.state.guests import VmChange, compare_guests
 from vmdns.state.hosts_names import HostsIndex
 from vmdns.state.name_assignment import Owners
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
-from vmdns.state.vm_change import VmChange, compare_guests
 
 DEBOUNCE_SECONDS = 0.003
 # The next build waits for this many times what the last one took: building has a tenth of a core at most, also where a

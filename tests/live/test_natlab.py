@@ -72,7 +72,7 @@ def test_two_guests_find_each_other(web: Guest, db: Guest) -> None:
         said = natlab.run("rig", "dig", "@127.0.0.1", form)
         assert "status: NOERROR" in said
         assert "ANSWER: 0" in said
-        assert "web is on NAT Network NatNetwork, which the host cannot reach" in said
+        assert "VM 'web' is on NAT Network NatNetwork, which the host cannot reach" in said
 
 
 def test_a_name_follows_the_leases(web: Guest, db: Guest, server: natlab.Server) -> None:

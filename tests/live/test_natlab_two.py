@@ -69,9 +69,9 @@ def _show(server: natlab.Server, guests: dict[str, Guest]) -> None:
     # Neither sees the other network's, nor does the host.
     assert guests["web"].finds("shop") == guests["shop"].finds("web") == []
     said = guests["web"].told("shop.local")
-    assert "shop is on NAT Network Second, which a client on NAT Network NatNetwork cannot reach" in said
+    assert "VM 'shop' is on NAT Network Second, which a client on NAT Network NatNetwork cannot reach" in said
     said = natlab.run("rig", "dig", "@127.0.0.1", "mail.local")
-    assert "mail is on NAT Network Second, which the host cannot reach" in said
+    assert "VM 'mail' is on NAT Network Second, which the host cannot reach" in said
 
     with contextlib.ExitStack() as stack:
         for name, one in guests.items():

@@ -13,8 +13,8 @@ from tests.facts import EVERYWHERE, NETWORKS, NOW, lease, report, vm
 from vmdns.dns.message import A
 from vmdns.dns.name import to_wire
 from vmdns.state.facts import Fact, Machine
+from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
-from vmdns.state.vm_change import VmChange
 from vmdns.store import DEBOUNCE_SECONDS, Store
 
 

@@ -209,7 +209,7 @@ class Wire:
         """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""
         others = output.parse_host_interfaces(self._call("list", "bridgedifs"))
         facts = [HostAddress(one.name, one.prefix) for one in others]
-        found = [one for one in index_host_networks([*facts, *interfaces], ()).reachable if one not in _given()]
+        found = [one for one in index_host_networks([*facts, *interfaces]).reachable if one not in _given()]
         first = _outward()
         return iter(sorted(found, key=lambda one: one != first))
 

@@ -8,15 +8,13 @@ from typing import Any
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, SRV, A
 from vmdns.dns.name import display_name, to_text
-from vmdns.state.addresses import Address
 from vmdns.state.facts import Network, PortForward
+from vmdns.state.guests import Guest, VmChange, find_shared_address
+from vmdns.state.networks import Address
 from vmdns.state.problem import Problem
-from vmdns.state.reachability import describe_network
-from vmdns.state.services import find_service_name
-from vmdns.state.shared_addresses import find_shared_address
-from vmdns.state.snapshot import Guest, Snapshot, list_names
+from vmdns.state.reachability import find_service_name
+from vmdns.state.snapshot import Snapshot, list_names
 from vmdns.state.views import View
-from vmdns.state.vm_change import VmChange
 
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
@@ -140,11 +138,11 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
             lines.append(guest.note)
         lines += map(str, _shared_addresses(snapshot, guest))
         lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
-        if machine.online and (reason := snapshot.vm_view(guest, view).why):
+        if machine.online and not guest.waiting and (reason := snapshot.vm_view(guest, view).why):
             lines.append(reason)
     for address, uuid in snapshot.pointers.get(key, ()):
         guest = snapshot.by_uuid[uuid]
-        places = [describe_network(one.network) for one in guest.addresses if one.address == address]
+        places = [one.network.phrase for one in guest.addresses if one.address == address]
         lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
     return lines
 

@@ -44,9 +44,9 @@ from vmdns.sources.file_watcher import FolderWatch
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.authoritative import Reply
 from vmdns.state.facts import Machine
+from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
-from vmdns.state.vm_change import VmChange
 from vmdns.store import Store
 
 if TYPE_CHECKING:

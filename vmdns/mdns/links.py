@@ -11,7 +11,8 @@ import idna
 
 from vmdns.dns.name import to_wire
 from vmdns.state.facts import Network
-from vmdns.state.snapshot import Guest, Snapshot
+from vmdns.state.guests import Guest
+from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import INNER
 
 

@@ -1,151 +1,90 @@
-"""The addresses of a VM: from VirtualBox's DHCP, Guest Additions and the host's neighbour table.
+"""The addresses of a VM: set by the user, from VirtualBox's DHCP, Guest Additions and the host's neighbour table.
 
-All are joined by MAC.
-
-What the host knows outranks what a guest claims, unless the claim is fresher; what cannot be true (address_check.py) is
-left out, and is a `Problem` of the VM.
+All are joined by MAC. What the host knows outranks what a guest claims, unless the claim is newer; what cannot be true
+(address_check.py) is left out, and is a `Problem` of the VM.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
-from vmdns.state.address_check import BY_USER, check_placement, find_objection, system_interface
-from vmdns.state.facts import Adapter, Lease, Machine, Network
-from vmdns.state.networks import NetworkIndex, file_key, ipv4
+from vmdns.dns.name import to_label
+from vmdns.state.address_check import NO_MACHINE, OF_HOST, check_placement, find_objection, is_on_network
+from vmdns.state.facts import Adapter, Machine, PortForward
+from vmdns.state.networks import LEASE, Address, NetworkIndex, file_key, find_dhcp_address, find_leases, ipv4
 from vmdns.state.problem import Problem
-from vmdns.state.set_address import parse_set_addresses
 
 # Guest Additions report every 10 s; within this many seconds they are taken to be at work still.
 ALIVE_SECONDS = 30.0
 
-FIXED, LEASE, ADDITIONS, NEIGHBOUR = "fixed address", "lease", "guest additions", "neighbour table"
-FORWARD = "port-forward rule"
+ADDITIONS, NEIGHBOUR, FORWARD = "guest additions", "neighbour table", "port-forward rule"
+BY_USER = "vmdns/address"  # the key of a VM's extra data by which the user sets its addresses
 
 
-class Address(NamedTuple):
-    """One address of one adapter. since and until are Unix seconds, until 0 where nothing ends it."""
-
-    address: str
-    network: Network
-    mac: str
-    source: str
-    why: str
-    since: float
-    until: float = 0.0
-
-
-class FoundAddresses(NamedTuple):
-    """The addresses of a VM, in the order of its adapters; why others were left out."""
-
-    addresses: tuple[Address, ...]
-    refused: tuple[Problem, ...]
-
-
-def find_dhcp_address(adapter: Adapter, networks: NetworkIndex) -> Address | None:
-    """What VirtualBox's DHCP gives this adapter: the fixed address, else the newest lease that is still valid.
-
-    VBoxNetDHCP writes no lease for a fixed address, and keeps the older dynamic lease in its file: so a fixed
-    address outranks every lease, and is as fresh as the newest of them.
-    """
-    key = (file_key(adapter.network.dhcp_name), adapter.mac)
-    if not key[0]:
-        return None
-    valid = [lease for lease in networks.leases.get(key, ()) if lease.until > networks.now]
-    newest = max(valid, key=_freshness) if len(valid) > 1 else valid[0] if valid else None
-    network = adapter.network
-    if key in networks.fixed:
-        since = newest.issued if newest else 0.0
-        why = f"fixed address in the DHCP server of {network.name}"
-        return Address(networks.fixed[key], network, adapter.mac, FIXED, why, since)
-    if newest is None:
-        return None
-    why = f"DHCP lease of {network.name}"
-    others = sorted({lease.address for lease in valid} - {newest.address}) if len(valid) > 1 else ()
-    if others:
-        why += f"; newer than {' and '.join(others)}, given to another client with this MAC"
-    return _make_lease_address(newest, adapter, why)
-
-
-def _freshness(lease: Lease) -> tuple[float, float, str]:
-    return lease.issued, lease.until, lease.address
-
-
-def _make_lease_address(lease: Lease, adapter: Adapter, why: str) -> Address:
-    return Address(lease.address, adapter.network, adapter.mac, LEASE, why, lease.issued, lease.until)
-
-
-def _find_confirmed_lease(
-    by_dhcp: Address, adapter: Adapter, networks: NetworkIndex, claims: list[Address]
-) -> Address | None:
-    """The older lease that Guest Additions still report, although the MAC was given a newer one since.
-
-    Any guest on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
-    its guest properties, so a lease that both confirm is better proof. None if there is no such lease.
-    """
-    if not claims or by_dhcp.source != LEASE or any(claim.address == by_dhcp.address for claim in claims):
-        return None
-    claimed = {claim.address for claim in claims if claim.since >= by_dhcp.since - ALIVE_SECONDS}
-    key = (file_key(adapter.network.dhcp_name), adapter.mac)
-    found = (one for one in networks.leases.get(key, ()) if one.until > networks.now and one.address in claimed)
-    older = max(found, key=_freshness, default=None)
-    return None if older is None else _make_lease_address(older, adapter, f"DHCP lease of {adapter.network.name}")
-
-
-def find_addresses(machine: Machine, networks: NetworkIndex) -> FoundAddresses:
-    """The addresses of one VM; none unless it is online."""
+def find_addresses(machine: Machine, networks: NetworkIndex) -> tuple[tuple[Address, ...], tuple[Problem, ...]]:
+    """The addresses of one VM, in the order of its adapters, and why others were left out; none unless it is online."""
     if not machine.online:
-        return FoundAddresses((), ())
+        return (), ()
     chosen: list[Address] = []
     refused: list[Problem] = []
-    own = frozenset(one.mac for one in machine.adapters)
-    by_user, wrong = parse_set_addresses(machine, networks)
-    refused += wrong
+    own = {one.mac for one in machine.adapters}
+    by_user = _parse_set_addresses(machine, networks, refused)
     for adapter in machine.adapters:
         if not adapter.cable:
             number = adapter.slot + 1
             command = f"VBoxManage controlvm {machine.uuid} setlinkstate{number} on"
             refused.append(Problem(f"the cable of its adapter {number} is not connected", command=command))
             continue
-        mine = [
-            Address(text, adapter.network, adapter.mac, BY_USER, f"set by {BY_USER}", 0.0)
-            for text in by_user.get(adapter.slot, ())
-        ]
+        mine = by_user.get(adapter.slot, [])
         families = {":" in one.address for one in mine}
         # Where the user set an address, other reports of its family do not matter, be they right or wrong.
         others = _find_reported(machine, adapter, networks, own, [] if False in families else refused)
         chosen += mine + [one for one in others if (":" in one.address) not in families]
-    return FoundAddresses(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(refused)))
+    return tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(refused))
 
 
 def _find_reported(
-    machine: Machine, adapter: Adapter, networks: NetworkIndex, own: frozenset[str], refused: list[Problem]
+    machine: Machine, adapter: Adapter, networks: NetworkIndex, own: set[str], refused: list[Problem]
 ) -> list[Address]:
     """What DHCP, Guest Additions and the neighbour table have of an adapter. own are the MACs of its VM."""
-    by_dhcp = find_dhcp_address(adapter, networks)
-    if by_dhcp is not None and by_dhcp.source == LEASE:
-        leased = ipv4(by_dhcp.address)
-        assert leased is not None
-        found = check_placement(leased, adapter, networks)
+    given = find_dhcp_address(adapter, networks)
+    if given is not None and given.source == LEASE:
+        found = check_placement(IPv4Address(given.address), adapter, networks)
         if found:
-            refused.append(Problem(f"DHCP gave it {by_dhcp.address}, {found.reason}", found.remedy))
-            by_dhcp = None
+            refused.append(Problem(f"DHCP gave it {given.address}, {found.text}", found.remedy))
+            given = None
     claims = _find_claims(machine, adapter, networks, own, refused)
-    confirmed = None if by_dhcp is None else _find_confirmed_lease(by_dhcp, adapter, networks, claims)
-    if by_dhcp is not None and confirmed is not None:
+    confirmed = None if given is None else _find_confirmed_lease(given, adapter, networks, claims)
+    if given is not None and confirmed is not None:
         others = f"since Guest Additions report {confirmed.address}, its lease before that"
-        refused.append(Problem(f"another client with its MAC was given {by_dhcp.address}; it is not used, {others}"))
-        by_dhcp = confirmed
-    return _find_neighbours(adapter, networks, _merge_claims(by_dhcp, claims), own, refused)
+        refused.append(Problem(f"another client with its MAC was given {given.address}; it is not used, {others}"))
+        given = confirmed
+    return _add_neighbours(adapter, networks, _merge_claims(given, claims), own, refused)
+
+
+def _find_confirmed_lease(
+    given: Address, adapter: Adapter, networks: NetworkIndex, claims: list[Address]
+) -> Address | None:
+    """The older lease that Guest Additions still report, although the MAC was given a newer one since.
+
+    Any guest on the network can ask its DHCP server for an address under another VM's MAC. Only the VM itself writes
+    its guest properties, so a lease that both confirm is better proof. None if there is no such lease.
+    """
+    if given.source != LEASE or any(claim.address == given.address for claim in claims):
+        return None
+    claimed = {claim.address for claim in claims if claim.since >= given.since - ALIVE_SECONDS}
+    return next((one for one in find_leases(adapter, networks) if one.address in claimed), None)
 
 
 def _find_claims(
-    machine: Machine, adapter: Adapter, networks: NetworkIndex, own: frozenset[str], refused: list[Problem]
+    machine: Machine, adapter: Adapter, networks: NetworkIndex, own: set[str], refused: list[Problem]
 ) -> list[Address]:
     """What Guest Additions report of this adapter, as far as it can be true."""
-    claims: list[Address] = []
+    claims: dict[str, Address] = {}
     for report in machine.reports:
-        if report.mac != adapter.mac or any(one.address == report.address for one in claims):
+        if report.mac != adapter.mac or report.address in claims:
             continue
         claimed = ipv4(report.address)
         if claimed is None:
@@ -153,35 +92,31 @@ def _find_claims(
             continue
         found = find_objection(claimed, adapter, networks, own)
         if found:
-            refused.append(Problem(f"Guest Additions report {report.address}, {found.reason}", found.remedy))
+            refused.append(Problem(f"Guest Additions report {report.address}, {found.text}", found.remedy))
             continue
         why = "reported by Guest Additions"
-        claims.append(Address(report.address, adapter.network, adapter.mac, ADDITIONS, why, report.since))
-    return claims
+        claims[report.address] = Address(report.address, adapter.network, adapter.mac, ADDITIONS, why, report.since)
+    return list(claims.values())
 
 
 def _merge_claims(given: Address | None, claims: list[Address]) -> list[Address]:
-    """The fresher wins where they disagree, the better (what DHCP gave) where they are equally fresh.
+    """The newer wins where they disagree, the better (what DHCP gave) where they are equally new.
 
     VBoxNetDHCP writes whole seconds: a report within that second may be older.
     """
     if given is None:
         return claims
-    if not claims:
-        return [given]
     others = [claim for claim in claims if claim.address != given.address]
-    if len(others) < len(claims):
+    if len(others) < len(claims) or not claims:
         return [given, *others]
-    newest = max(claim.since for claim in claims)
-    if newest >= given.since + 1:
+    if max(claim.since for claim in claims) >= given.since + 1:
         note = f"; newer than the {given.source} {given.address}"
         return [claim._replace(why=claim.why + note) for claim in claims]
-    note = f"; newer than {claims[0].address} of Guest Additions"
-    return [given._replace(why=given.why + note)]
+    return [given._replace(why=f"{given.why}; newer than {claims[0].address} of Guest Additions")]
 
 
-def _find_neighbours(
-    adapter: Adapter, networks: NetworkIndex, known: list[Address], own: frozenset[str], refused: list[Problem]
+def _add_neighbours(
+    adapter: Adapter, networks: NetworkIndex, known: list[Address], own: set[str], refused: list[Problem]
 ) -> list[Address]:
     """What is known, and what the host saw of this adapter on its links.
 
@@ -189,26 +124,104 @@ def _find_neighbours(
     """
     if adapter.network.kind not in ("bridged", "hostonly"):
         return known
-    system = system_interface(adapter, networks)
-    here = sorted(
-        (one for one in networks.neighbours.get(adapter.mac, ()) if system is None or one.interface == system),
-        key=lambda one: (-one.since, one.address),
-    )
-    why = "seen on the host's link"
+    system = networks.host.find_system_name(adapter.network.name)
     sixes = []
     newest = max((one.since for one in known), default=-1.0)
-    for one in here:
-        seen = Address(one.address, adapter.network, adapter.mac, NEIGHBOUR, why, one.since)
+    for one in sorted(networks.neighbours.get(adapter.mac, ()), key=lambda one: (-one.since, one.address)):
+        if system is not None and one.interface != system:
+            continue
+        seen = Address(one.address, adapter.network, adapter.mac, NEIGHBOUR, "seen on the host's link", one.since)
         address = ipv4(one.address)
         if address is None:
-            if one.address not in networks.interfaces:
+            if not networks.host.owns(one.address):
                 sixes.append(seen)
         elif any(other.address == one.address for other in known):
             newest = max(newest, one.since)
         elif one.since > newest:
             found = find_objection(address, adapter, networks, own)
             if found:
-                refused.append(Problem(f"the neighbour table has {one.address}, {found.reason}", found.remedy))
-                continue
-            known, newest = [seen], one.since
+                refused.append(Problem(f"the neighbour table has {one.address}, {found.text}", found.remedy))
+            else:
+                known, newest = [seen], one.since
     return known + sorted(sixes)
+
+
+# -- set by the user --------------------------------------------------------------------------------------------
+
+
+def _parse_set_addresses(machine: Machine, networks: NetworkIndex, refused: list[Problem]) -> dict[int, list[Address]]:
+    """The addresses that the user set, by the slots of the adapters they belong to.
+
+    An address belongs to the first adapter whose network has a prefix with it, else to the first on which it is
+    possible; plain NAT comes last, as nobody reaches an address there. An adapter whose cable is unplugged has none.
+    """
+    found: dict[int, list[Address]] = {}
+    plugged = [adapter for adapter in machine.adapters if adapter.cable]
+    for text in machine.set_addresses if plugged else ():
+        try:
+            address = ip_address(text)
+        except ValueError:
+            remedy = "write addresses like 192.168.56.10, separated by commas"
+            with suppress(ValueError):
+                remedy = f"write {ip_interface(text).ip}, without a prefix length"
+            refused.append(Problem(f"{BY_USER} is set to {text!r}, which is no IP address", remedy))
+            continue
+        objections = [(_check_set_address(address, adapter, networks), adapter) for adapter in plugged]
+        possible = [adapter for objection, adapter in objections if objection is None]
+        if possible:
+            best = min(possible, key=lambda one: (_rank_adapter(address, one, networks), one.slot))
+            one = Address(str(address), best.network, best.mac, BY_USER, f"set by {BY_USER}")
+            found.setdefault(best.slot, []).append(one)
+        else:
+            prefixes = [one for adapter in plugged for one in networks.prefixes.get(adapter.network.dhcp_name, ())]
+            where = " or ".join(dict.fromkeys(map(str, prefixes))) or "a network of the VM"
+            why = next(objection.text for objection, _ in objections if objection is not None)
+            problem = f"{BY_USER} is set to {address}, {why}"
+            refused.append(Problem(problem, f"it should be a free address of {where}"))
+    return found
+
+
+def _check_set_address(address: IPv4Address | IPv6Address, adapter: Adapter, networks: NetworkIndex) -> Problem | None:
+    if isinstance(address, IPv4Address):
+        return check_placement(address, adapter, networks, set_by_user=True)
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return NO_MACHINE
+    return OF_HOST if networks.host.owns(str(address)) else None
+
+
+def _rank_adapter(address: IPv4Address | IPv6Address, adapter: Adapter, networks: NetworkIndex) -> int:
+    if isinstance(address, IPv4Address) and is_on_network(address, adapter, networks):
+        return 0
+    return 2 if adapter.network.kind == "nat" else 1
+
+
+# -- port-forward rules of NAT Networks -------------------------------------------------------------------------
+
+
+def find_forward_hints(
+    machine: Machine,
+    label: str,
+    known: Sequence[Address],
+    forwards: Mapping[str, Sequence[PortForward]],
+    networks: NetworkIndex,
+) -> list[Address]:
+    """Addresses of adapters that have none in `known`, from rules whose name is the VM's DNS label.
+
+    forwards: the rules by NAT Network. A rule names an address, not a VM. That it is meant for a certain VM is certain
+    only where the rule has the VM's name; that only one running VM of the network lacks an address proves nothing.
+    Not used: addresses that DHCP gave to another MAC, and rules that disagree.
+    """
+    found = []
+    for adapter in machine.adapters if machine.online else ():
+        if adapter.network.kind != "natnetwork" or not adapter.cable or any(one.mac == adapter.mac for one in known):
+            continue
+        rules = [rule for rule in forwards.get(adapter.network.name, ()) if to_label(rule.name) == label]
+        addresses = {rule.guest_address for rule in rules}
+        address = ipv4(addresses.pop()) if len(addresses) == 1 else None
+        if address is None or check_placement(address, adapter, networks):
+            continue
+        if networks.given.get((file_key(adapter.network.dhcp_name), str(address)), {adapter.mac}) - {adapter.mac}:
+            continue
+        why = f"port-forward rule {rules[0].name!r} of {adapter.network.name}"
+        found.append(Address(str(address), adapter.network, adapter.mac, FORWARD, why))
+    return found

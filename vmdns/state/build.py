@@ -12,18 +12,16 @@ from functools import lru_cache
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, CNAME, PTR, A, soa_rdata
 from vmdns.dns.name import join_labels
-from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses, find_dhcp_address
+from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses, find_forward_hints
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
-from vmdns.state.forward_hint import find_forward_hints
+from vmdns.state.guests import Guest, find_shared_address
 from vmdns.state.hosts_names import HostsIndex, index_hosts
 from vmdns.state.name_assignment import Owners, assign_names
-from vmdns.state.networks import AddressOwner, NetworkIndex, file_key, index_networks
+from vmdns.state.networks import index_networks
 from vmdns.state.policy import Policy
 from vmdns.state.reachability import find_rules
-from vmdns.state.shared_addresses import find_shared_address
-from vmdns.state.snapshot import Guest, Snapshot, set_serial
+from vmdns.state.snapshot import Snapshot, set_serial
 from vmdns.state.static_records import StaticRecords, build_static_records, names_above
-from vmdns.state.views import index_host_networks
 from vmdns.state.wanted_names import Relative
 
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
@@ -72,11 +70,13 @@ def build(
         lines = [fact for fact in facts if isinstance(fact, HostName)]
         on = build_base(policy, index_hosts(lines, policy.apexes, policy.ttl))
     machines = sorted((fact for fact in facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
-    networks = _index_networks(facts, machines, now)
+    many = [fact for fact in facts if isinstance(fact, Lease | Neighbour)]
+    few = sorted((fact for fact in facts if not isinstance(fact, Machine | Lease | Neighbour | HostName)), key=repr)
+    networks = index_networks([*machines, *few, *many], policy.resolvers, now)
     found_addresses = {machine.uuid: find_addresses(machine, networks) for machine in machines}
     reachable = {
-        uuid: frozenset(one.address for one in found.addresses if one.network.kind != "nat")
-        for uuid, found in found_addresses.items()
+        uuid: frozenset(one.address for one in found if one.network.kind != "nat")
+        for uuid, (found, _) in found_addresses.items()
     }
     naming = assign_names(machines, on.common.reserved, policy.zones, owners, reachable)
     forwards = {fact.name: fact.forwards for fact in facts if isinstance(fact, NatNetwork) and fact.enabled}
@@ -85,21 +85,14 @@ def build(
         named = naming.by_uuid.get(machine.uuid)
         if named is None:
             continue
-        found = found_addresses[machine.uuid]
+        found, refused = found_addresses[machine.uuid]
         own = next(relative[0] for relative in named.names if len(relative) == 1)
-        hints = find_forward_hints(machine, own, found.addresses, forwards, networks)
-        known = (*found.addresses, *hints)
+        hints = find_forward_hints(machine, own, found, forwards, networks)
+        known = (*found, *hints)
         led = find_rules(machine, known, forwards) if machine.online else ()
-        guests[machine.uuid] = Guest(machine, named, known, found.refused, led)
+        guests[machine.uuid] = Guest(machine, named, known, refused, led)
     owned, absent = _index_owners(guests, on)
     pointers = _index_pointers(guests, on)
-    bridged = {
-        one.network
-        for machine in machines
-        if machine.online
-        for one in machine.adapters
-        if one.network.kind == "bridged"
-    }
     return Snapshot(
         serial=serial,
         ttl=policy.ttl,
@@ -115,32 +108,14 @@ def build(
         soa=set_serial(_make_soa(policy), serial),
         absent=absent,
         by_uuid=guests,
-        ways=index_host_networks(networks.facts, sorted(bridged, key=repr), policy.resolvers),
+        ways=networks.host,
         wildcards=policy.wildcards,
         lan=policy.lan,
         problems=(*naming.problems, *_find_problems(guests, pointers)),
         name_owners=naming.owners,
         looked=policy.looked,
-        valid_until=_find_expiry(machines, networks),
+        valid_until=min((lease.until for leases in networks.leases.values() for lease in leases), default=0.0),
     )
-
-
-def _index_networks(facts: Iterable[Fact], machines: Iterable[Machine], now: float) -> NetworkIndex:
-    """What is known of networks, and which VM each address was given to by VirtualBox's DHCP."""
-    many, few = [], []
-    for fact in facts:
-        if isinstance(fact, Lease | Neighbour):
-            many.append(fact)
-        elif not isinstance(fact, Machine | HostName):
-            few.append(fact)
-    networks = index_networks([*sorted(few, key=repr), *many], now)
-    for machine in machines:
-        for adapter in machine.adapters if machine.online else ():
-            found = find_dhcp_address(adapter, networks)
-            if found is not None:
-                owner = AddressOwner(adapter.mac, machine.name)
-                networks.owners.setdefault((adapter.network.dhcp_name, found.address), owner)
-    return networks
 
 
 def _index_owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, str], dict[bytes, str]]:
@@ -148,7 +123,7 @@ def _index_owners(guests: Mapping[str, Guest], on: Base) -> tuple[dict[bytes, st
     owned: dict[bytes, str] = {}
     absent: dict[bytes, str] = {}
     for uuid, guest in guests.items():
-        is_known = guest.forwards or any(one.network.kind != "nat" for one in guest.addresses)
+        is_known = guest.forwards or guest.reachable_addresses
         for owner in wire_names(guest.named.names, on.policy.own):
             if not guest.machine.online:
                 absent[owner] = f"VM {guest.machine.name!r} is not running ({guest.machine.state})"
@@ -163,7 +138,7 @@ def _index_pointers(guests: Mapping[str, Guest], on: Base) -> _Pointers:
     """The VMs at each address by the name of its reverse record: what DHCP gave comes before what guests claim."""
     found: _Pointers = {}
     for uuid, guest in guests.items():
-        for address in {one.address: None for one in guest.addresses if one.network.kind != "nat"}:
+        for address in dict.fromkeys(one.address for one in guest.reachable_addresses):
             pointer = reverse_name(address)
             if PTR not in on.common.nodes.get(pointer, {}):
                 found.setdefault(pointer, []).append((address, uuid))
@@ -183,19 +158,6 @@ def _find_problems(guests: Mapping[str, Guest], pointers: _Pointers) -> list[str
     shared = sorted((pointer, pairs) for pointer, pairs in pointers.items() if len(pairs) > 1)
     doubles = (find_shared_address(pairs[0][0], [guests[uuid] for _, uuid in pairs]) for _, pairs in shared)
     return [*found, *(str(one) for one in doubles if one)]
-
-
-def _find_expiry(machines: Iterable[Machine], networks: NetworkIndex) -> float:
-    """When the first lease of a VM that runs ends, in Unix seconds; 0 where none does."""
-    ends = (
-        lease.until
-        for machine in machines
-        if machine.online
-        for adapter in machine.adapters
-        for lease in networks.leases.get((file_key(adapter.network.dhcp_name), adapter.mac), ())
-        if lease.until > networks.now
-    )
-    return min(ends, default=0.0)
 
 
 @lru_cache(maxsize=_CACHED_VMS)

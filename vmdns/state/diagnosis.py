@@ -12,12 +12,12 @@ from functools import cached_property
 from ipaddress import ip_address, ip_interface
 
 from vmdns.dns.name import display_name
-from vmdns.state.addresses import FIXED, LEASE, Address
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, NatNetwork, Network
-from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, join_words
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding
 from vmdns.state.forwarding_findings import find_forwarding_findings
-from vmdns.state.shared_addresses import SAME_MAC, find_shared_address
-from vmdns.state.snapshot import Guest
+from vmdns.state.guests import SAME_MAC, Guest, find_shared_address, replug_command
+from vmdns.state.networks import FIXED, LEASE, Address
+from vmdns.state.problem import join_words
 from vmdns.state.views import HostNetworks
 
 # A guest that keeps its lease renews it after half of it: VirtualBox gives ten minutes.
@@ -311,35 +311,14 @@ def _check_refused(subject: str, guest: Guest) -> Iterator[Finding]:
 
 
 def _check_reachable(subject: str, guest: Guest) -> Iterator[Finding]:
-    machine = guest.machine
-    plugged = [adapter for adapter in machine.adapters if adapter.cable]
-    useful = [one for one in guest.addresses if one.network.kind != "nat"]
-    if not machine.adapters:
-        command = f"VBoxManage modifyvm {machine.uuid} --nic1=nat"
-        yield Finding(subject, PROBLEM, "it has no network adapter; shut it down, then", command)
-    elif useful or guest.forwards or len(guest.refused) > len(machine.adapters) - len(plugged):
-        return  # else what is refused, besides unplugged cables, is the reason
-    elif not plugged:
+    problem = guest.find_problem()
+    unplugged = sum(not adapter.cable for adapter in guest.machine.adapters)
+    # What is refused, unplugged cables included, is a reason of its own.
+    if problem is None or len(guest.refused) > unplugged or (unplugged and unplugged == len(guest.machine.adapters)):
         return
-    elif all(adapter.network.kind == "nat" for adapter in plugged):
-        number = plugged[0].slot + 1
-        command = f"VBoxManage controlvm {machine.uuid} natpf{number} ssh,tcp,127.0.0.1,{_free_port(machine)},,22"
-        yield Finding(subject, WARNING, "it is on NAT alone, where nobody can reach it", command)
-    else:
-        names = join_words(list(dict.fromkeys(_describe_network(adapter.network) for adapter in plugged)))
-        text = f"no address of it is known on {names}: "
-        leased = [adapter for adapter in plugged if adapter.network.kind in ("natnetwork", "hostonly", "intnet")]
-        if leased:
-            text += "it has no lease of VirtualBox's DHCP, and Guest Additions report none; have it ask again"
-            yield Finding(subject, WARNING, text, _replug_command(machine, leased[0].slot + 1))
-        else:
-            text += "Guest Additions report none, and it has sent this computer nothing; ping this computer from it"
-            yield Finding(subject, WARNING, text)
-
-
-def _free_port(machine: Machine) -> int:
-    """A port that is the same each time and most likely free."""
-    return 20_000 + int(machine.uuid.replace("-", "")[-6:], 16) % 10_000
+    level = WARNING if guest.machine.adapters else PROBLEM
+    text = "; ".join(filter(None, (problem.text, problem.remedy)))
+    yield Finding(subject, level, f"it {text}", problem.command)
 
 
 def _check_queries(subject: str, guest: Guest, inputs: DoctorInput) -> Iterator[Finding]:
@@ -366,20 +345,9 @@ def _make_silent_finding(subject: str, one: Address, machine: Machine, address: 
         return Finding(
             subject, WARNING, f"{text}: its address is not from VirtualBox's DHCP, so set {address} in the guest"
         )
-    number = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0) + 1
+    slot = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0)
     text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"
-    return Finding(subject, WARNING, text, _replug_command(machine, number))
-
-
-def _replug_command(machine: Machine, number: int) -> str:
-    """The command that has a guest renew its lease, whatever system it runs."""
-    link = f"VBoxManage controlvm {machine.uuid} setlinkstate{number}"
-    return f"{link} off && {link} on"
-
-
-def _describe_network(network: Network) -> str:
-    kinds = {"natnetwork": "NAT Network ", "hostonly": "host-only ", "bridged": "the LAN of ", "intnet": "internal "}
-    return f"{kinds.get(network.kind, '')}{network.name}" if network.name else "NAT"
+    return Finding(subject, WARNING, text, replug_command(machine, slot))
 
 
 def _quote_for_shell(text: str) -> str:

@@ -8,10 +8,9 @@ lets the same name have another answer for another client.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 # States in which a VM has its addresses: FirstOnline..LastOnline of MachineState
 # (VirtualBox SDK reference; a paused guest keeps its lease, a saved one does not answer).
@@ -24,13 +23,15 @@ ONLINE_STATES = frozenset(
 )  # fmt: skip
 
 
+# How tables and sentences call a kind of network.
 _TITLES = {
-    "nat": "NAT",
-    "natnetwork": "NAT Network",
-    "bridged": "bridged",
-    "hostonly": "host-only",
-    "hostonlynetwork": "host-only network",
-    "intnet": "internal",
+    "nat": ("NAT", "NAT"),
+    "natnetwork": ("NAT Network", "NAT Network"),
+    "bridged": ("bridged", "the LAN of"),
+    "hostonly": ("host-only", "the host-only network"),
+    "hostonlynetwork": ("host-only network", "the host-only network"),
+    "intnet": ("internal", "the internal network"),
+    "host": ("host", "the host"),
 }
 
 
@@ -48,7 +49,12 @@ class Network:
     @property
     def title(self) -> str:
         """As VirtualBox's window calls it: `NAT Network lab`."""
-        return f"{_TITLES.get(self.kind, self.kind)} {self.name}".strip()
+        return f"{_TITLES.get(self.kind, (self.kind,))[0]} {self.name}".strip()
+
+    @property
+    def phrase(self) -> str:
+        """As a sentence names it: `the LAN of eth0`."""
+        return f"{_TITLES.get(self.kind, (self.kind,))[-1]} {self.name}".strip()
 
     @property
     def dhcp_name(self) -> str:
@@ -216,68 +222,31 @@ Fact = Machine | NatNetwork | DhcpServer | HostInterface | HostAddress | Loopbac
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}
 
 
-_PLAIN = (str, float, int)
-
-
 def to_json(fact: Fact) -> dict[str, Any]:
     """The fact as JSON values, with its kind under `is`."""
-    return {"is": type(fact).__name__, **_plain(fact)}
+    return {"is": type(fact).__name__, **asdict(fact)}
 
 
 def from_json(value: dict[str, Any]) -> Fact:
     """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
     values = value.copy()
-    kind: Any = _KINDS[values.pop("is")]
-    return cast(Fact, _builder(kind)(values))
+    return cast(Fact, _from_json(_KINDS[values.pop("is")], values))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    kind: Any = type(value)
-    return {name: _plain(getattr(value, name)) for name in _names(kind)}
+def _from_json(kind: Any, value: Any) -> Any:
+    """A value of this type, of which JSON has lists for tuples and objects for dataclasses."""
+    inner, items = _type_parts(kind)
+    if inner and isinstance(value, dict):
+        return kind(**{name: _from_json(inner[name], item) for name, item in value.items()})
+    if items and isinstance(value, list | tuple):
+        kinds = items[:1] * len(value) if items[-1] is Ellipsis else items
+        return tuple([_from_json(one, item) for one, item in zip(kinds, value, strict=True)])
+    if inner or items or not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError(f"{kind} is expected, not {value!r}")
+    return float(value) if kind is float else value
 
 
 @cache
-def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
-@cache
-def _builder(kind: Any) -> Callable[[Any], Any]:
-    """What makes a value of this type from JSON; found out once for each type, as there are many facts."""
-    if get_origin(kind) is tuple:
-        return _tuple_builder(*get_args(kind))
-    if is_dataclass(kind):
-        builders = {name: _builder(hint) for name, hint in get_type_hints(kind).items()}
-
-        def build(value: Any) -> Any:
-            if not isinstance(value, dict):
-                raise TypeError(f"an object is expected, not {value!r}")
-            return cast(Any, kind)(**{name: builders[name](item) for name, item in value.items()})
-
-        return build
-
-    def check(value: Any) -> Any:
-        if kind is float and type(value) is int:
-            return float(value)
-        if not isinstance(value, kind):
-            raise TypeError(f"{kind.__name__} is expected, not {value!r}")
-        return value
-
-    return check
-
-
-def _tuple_builder(*inner: Any) -> Callable[[Any], Any]:
-    builders = [_builder(one) for one in inner if one is not Ellipsis]
-
-    def build(value: Any) -> Any:
-        if not isinstance(value, list):
-            raise TypeError(f"a list is expected, not {value!r}")
-        if Ellipsis in inner:
-            return tuple([builders[0](item) for item in value])
-        return tuple([one(item) for one, item in zip(builders, value, strict=True)])
-
-    return build
+def _type_parts(kind: Any) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The types of a dataclass's fields, and those of a tuple's items."""
+    return get_type_hints(kind) if is_dataclass(kind) else {}, get_args(kind)

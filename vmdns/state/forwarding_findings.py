@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vmdns.state.findings import OK, WARNING, Finding, join_words
+from vmdns.state.findings import OK, WARNING, Finding
+from vmdns.state.problem import join_words
 from vmdns.state.withheld_names import domain_to_allow
 
 _MOST = 8

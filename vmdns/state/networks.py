@@ -1,4 +1,4 @@
-"""What is known of networks and of the host, indexed for the addresses of VMs: leases, fixed addresses, prefixes."""
+"""What is known of networks and of the host, indexed for the addresses of VMs."""
 
 from __future__ import annotations
 
@@ -6,42 +6,48 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, Neighbour
+from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Lease, Machine, NatNetwork, Neighbour, Network
+from vmdns.state.views import HostNetworks, index_host_networks, parse_interface
 
 HOST_IF = "HostInterfaceNetworking-"
+FIXED, LEASE = "fixed address", "lease"
 
 
-class AddressOwner(NamedTuple):
-    """The VM that VirtualBox's DHCP gave an address to: the MAC of its adapter, and its name."""
+class Address(NamedTuple):
+    """One address of one adapter. since and until are Unix seconds, until 0 where nothing ends it."""
 
+    address: str
+    network: Network
     mac: str
-    name: str
+    source: str
+    why: str
+    since: float = 0.0
+    until: float = 0.0
 
 
 @dataclass(slots=True)
 class NetworkIndex:
-    """Leases, fixed addresses, prefixes and neighbours by network, made from all facts.
+    """Leases, fixed addresses, prefixes and neighbours, made from all facts.
 
-    facts are those about networks and the host. owners maps an address to the VM that DHCP gave it to (by network and
-    address), among those that are online. links are the prefixes of the host's interfaces, holders the MACs at which it
-    sees an address, by interface. now is the Unix time at which leases are compared.
+    A network's key is its `dhcp_name`; leases and fixed addresses are found by its `file_key` and a MAC. leases are the
+    valid ones, the newest first. given has the MACs that an address was given to, as long as the lease file knows.
+    owners maps a network and an address to the MAC and name of the online VM that has it by DHCP. hosts_own are the
+    addresses of the host and of servers on a network. holders has the interfaces and MACs at which the host sees an
+    address.
     """
 
-    facts: tuple[Fact, ...] = ()
-    now: float = 0.0
+    host: HostNetworks
     leases: dict[tuple[str, str], list[Lease]] = field(default_factory=dict)
     fixed: dict[tuple[str, str], str] = field(default_factory=dict)
+    given: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    owners: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     prefixes: dict[str, list[IPv4Network]] = field(default_factory=dict)
     hosts_own: dict[str, set[str]] = field(default_factory=dict)
-    interfaces: set[str] = field(default_factory=set)
-    systems: dict[str, str] = field(default_factory=dict)
     neighbours: dict[str, list[Neighbour]] = field(default_factory=dict)
-    owners: dict[tuple[str, str], AddressOwner] = field(default_factory=dict)
-    links: dict[str, list[IPv4Network]] = field(default_factory=dict)
-    holders: dict[str, dict[str, str]] = field(default_factory=dict)
+    holders: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=4096)
@@ -53,15 +59,19 @@ def file_key(dhcp_name: str) -> str:
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", dhcp_name)
 
 
-def index_networks(facts: Iterable[Fact], now: float) -> NetworkIndex:
-    """Everything that `addresses` needs to know about networks, but for the owners. now in Unix seconds."""
-    found = NetworkIndex(facts=tuple(one for one in facts if not isinstance(one, Lease | Neighbour)), now=now)
+def index_networks(facts: Iterable[Fact], resolvers: tuple[str, ...], now: float) -> NetworkIndex:
+    """Indexes the facts, which are in an order of their own. now in Unix seconds."""
+    facts = list(facts)
+    found = NetworkIndex(index_host_networks(facts, resolvers))
     for fact in facts:
         match fact:
             case Lease():
-                found.leases.setdefault((file_key(fact.network), fact.mac), []).append(fact)
+                name = file_key(fact.network)
+                found.given.setdefault((name, fact.address), set()).add(fact.mac)
+                if fact.until > now:
+                    found.leases.setdefault((name, fact.mac), []).append(fact)
             case NatNetwork():
-                prefix = _network(fact.prefix)
+                prefix = _parse_prefix(fact.prefix)
                 if prefix is not None and prefix.num_addresses > 2:
                     found.prefixes.setdefault(fact.name, []).append(prefix)
                     found.hosts_own.setdefault(fact.name, set()).add(str(prefix.network_address + 1))
@@ -70,33 +80,59 @@ def index_networks(facts: Iterable[Fact], now: float) -> NetworkIndex:
                 for mac, address in fact.fixed:
                     if ipv4(address) is not None:
                         found.fixed[name, mac] = address
+                        found.given.setdefault((name, address), set()).add(mac)
                 found.hosts_own.setdefault(fact.network, set()).add(fact.address)
-                prefix = _network(f"{fact.address}/{fact.mask}")
+                prefix = _parse_prefix(f"{fact.address}/{fact.mask}")
                 # An internal network is a wire that may carry other prefixes than its DHCP server's.
                 if prefix is not None and fact.network.startswith(HOST_IF):
                     found.prefixes.setdefault(fact.network, []).append(prefix)
-            case HostAddress():
-                found.interfaces.add(fact.prefix.partition("/")[0])
-                found.systems[fact.interface] = fact.interface
-                prefix = _network(fact.prefix)
-                if prefix is not None and prefix.num_addresses > 1:
-                    found.links.setdefault(fact.interface, []).append(prefix)
-                if fact.alias:
-                    found.systems[fact.alias] = fact.interface
             case Neighbour():
                 found.neighbours.setdefault(fact.mac, []).append(fact)
-                found.holders.setdefault(fact.address, {})[fact.interface] = fact.mac
+                found.holders.setdefault(fact.address, set()).add((fact.interface, fact.mac))
             case HostInterface():
                 name = f"{HOST_IF}{fact.name}"
-                own = fact.prefix.partition("/")[0]
-                found.hosts_own.setdefault(name, set()).add(own)
-                found.interfaces.add(own)
-                prefix = _network(fact.prefix)
+                found.hosts_own.setdefault(name, set()).add(fact.prefix.partition("/")[0])
+                prefix = _parse_prefix(fact.prefix)
                 if prefix is not None:
                     found.prefixes.setdefault(name, []).append(prefix)
             case _:
                 pass
+    for leases in found.leases.values():
+        leases.sort(key=lambda one: (one.issued, one.until, one.address), reverse=True)
+    for machine in (one for one in facts if isinstance(one, Machine) and one.online):
+        for adapter in machine.adapters:
+            given = find_dhcp_address(adapter, found)
+            if given is not None:
+                found.owners.setdefault((adapter.network.dhcp_name, given.address), (adapter.mac, machine.name))
     return found
+
+
+def find_leases(adapter: Adapter, networks: NetworkIndex) -> list[Address]:
+    """The valid leases of an adapter, the newest first."""
+    network = adapter.network
+    why = f"DHCP lease of {network.name}"
+    leases = networks.leases.get((file_key(network.dhcp_name), adapter.mac), ()) if network.dhcp_name else ()
+    return [Address(one.address, network, adapter.mac, LEASE, why, one.issued, one.until) for one in leases]
+
+
+def find_dhcp_address(adapter: Adapter, networks: NetworkIndex) -> Address | None:
+    """What VirtualBox's DHCP gives this adapter: the fixed address, else the newest lease.
+
+    VBoxNetDHCP writes no lease for a fixed address, and keeps the older dynamic lease in its file: so a fixed
+    address outranks every lease, and is as fresh as the newest of them.
+    """
+    network, leases = adapter.network, find_leases(adapter, networks)
+    fixed = networks.fixed.get((file_key(network.dhcp_name), adapter.mac)) if network.dhcp_name else None
+    if fixed is not None:
+        why = f"fixed address in the DHCP server of {network.name}"
+        return Address(fixed, network, adapter.mac, FIXED, why, leases[0].since if leases else 0.0)
+    if not leases:
+        return None
+    others = sorted({one.address for one in leases[1:]} - {leases[0].address})
+    if not others:
+        return leases[0]
+    note = f"; newer than {' and '.join(others)}, given to another client with this MAC"
+    return leases[0]._replace(why=leases[0].why + note)
 
 
 def ipv4(text: str) -> IPv4Address | None:
@@ -107,8 +143,6 @@ def ipv4(text: str) -> IPv4Address | None:
         return None
 
 
-def _network(text: str) -> IPv4Network | None:
-    try:
-        return IPv4Interface(text).network
-    except ValueError:
-        return None
+def _parse_prefix(text: str) -> IPv4Network | None:
+    found = parse_interface(text)
+    return found.network if found is not None and found.version == 4 else None

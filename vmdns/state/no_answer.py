@@ -7,8 +7,9 @@ import dns.name
 import dns.reversename
 
 from vmdns.dns.name import to_text
-from vmdns.state.findings import join_words
-from vmdns.state.snapshot import Guest, Snapshot
+from vmdns.state.guests import Guest
+from vmdns.state.problem import join_words
+from vmdns.state.snapshot import Snapshot
 from vmdns.state.typed_name import find_similar_name, relative_text
 from vmdns.state.views import View
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+SAME_MACHINE_ID = (
+    "if one VM is a copy of the other, both have one machine-id and so ask DHCP for one address: in the copy, as root, "
+    "run `rm /etc/machine-id; systemd-machine-id-setup` and reboot"
+)
 
 
 class Problem(NamedTuple):
@@ -20,3 +26,9 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.text}; {self.advice}" if self.advice else self.text
+
+
+def join_words(parts: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; each part once."""
+    *first, last = dict.fromkeys(parts) or [""]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -6,16 +6,29 @@ routing; the host's address as the client sees it, if a port-forward rule leads 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vmdns.state.addresses import Address
+from vmdns.dns.name import to_label
 from vmdns.state.facts import Machine, Network, PortForward
-from vmdns.state.services import find_service_name
+from vmdns.state.guests import Guest
+from vmdns.state.networks import Address
+from vmdns.state.problem import join_words
 from vmdns.state.views import HOST, HostNetworks, View
 
 _ROUTED = ("hostonly", "bridged", "hostonlynetwork")
-_ANY = ("", "0.0.0.0")
+
+# Service names of IANA's registry (RFC 6335), for the ports that people forward.
+_BY_PORT = {
+    21: "ftp", 22: "ssh", 23: "telnet", 25: "smtp", 53: "domain", 80: "http", 88: "kerberos", 110: "pop3", 143: "imap",
+    389: "ldap", 443: "https", 445: "microsoft-ds", 636: "ldaps", 1433: "ms-sql-s", 1883: "mqtt", 3306: "mysql",
+    3389: "ms-wbt-server", 5432: "postgresql", 5672: "amqp", 5900: "rfb", 5985: "wsman", 6379: "redis",
+    8080: "http-alt", 27017: "mongodb",
+}  # fmt: skip
+# What people call those services in a rule's name.
+_ALIASES = {"rdp": "ms-wbt-server", "vnc": "rfb", "dns": "domain", "postgres": "postgresql", "mssql": "ms-sql-s"}
+MAX_SERVICE = 15  # RFC 6335 section 5.1
 
 
 class VmService(NamedTuple):
@@ -58,38 +71,44 @@ def find_rules(
     return tuple(dict.fromkeys(found))
 
 
-def build_vm_view(
-    name: str,
-    addresses: Sequence[Address],
-    forwards: Sequence[PortForward],
-    attached: Sequence[Network],
-    view: View,
-    ways: HostNetworks,
-) -> VmView:
-    """What this view can use of a VM with these addresses and rules. attached: the networks of its adapters."""
-    direct = _find_direct_addresses(addresses, view, ways)
+def find_service_name(rule: PortForward) -> str:
+    """The label before `_tcp` or `_udp` in a rule's SRV record (RFC 2782): its name where that is a service, else the
+    service of the guest's port, else the rule's name."""
+    named = to_label(rule.name)
+    named = _ALIASES.get(named, named)
+    if named in _BY_PORT.values():
+        return named
+    # A name that VirtualBox's window made up ("Rule 1") still distinguishes two rules.
+    short = re.sub(r"[^a-z0-9-]", "", named)[:MAX_SERVICE].strip("-")
+    return _BY_PORT.get(rule.guest_port) or short or f"port-{rule.guest_port}"
+
+
+def build_vm_view(guest: Guest, view: View, ways: HostNetworks) -> VmView:
+    """What this view can use of a VM."""
+    direct = _find_direct_addresses(guest.addresses, view, ways)
     if direct:
-        services = tuple(VmService(find_service_name(rule), rule.protocol, rule.guest_port, rule) for rule in forwards)
-        return VmView(direct, services)
-    through = [(rule, _find_rule_addresses(rule, view, ways)) for rule in forwards]
-    usable = [(rule, entries) for rule, entries in through if entries]
+        rules = guest.forwards
+        return VmView(
+            direct, tuple(VmService(find_service_name(one), one.protocol, one.guest_port, one) for one in rules)
+        )
+    through = {rule: _find_rule_addresses(rule, view, ways) for rule in guest.forwards}
+    usable = {rule: addresses for rule, addresses in through.items() if addresses}
     if usable:
-        chosen = _cover_rules([entries for _, entries in usable])
-        services = tuple(VmService(find_service_name(rule), rule.protocol, rule.host_port, rule) for rule, _ in usable)
-        return VmView(chosen, services, forwarded=True)
-    return VmView((), why=_explain_absence(name, addresses, forwards, attached, view))
+        services = tuple(VmService(find_service_name(one), one.protocol, one.host_port, one) for one in usable)
+        return VmView(_cover_rules(list(usable.values())), services, forwarded=True)
+    return VmView((), why=_explain_absence(guest, view))
 
 
 def _find_direct_addresses(addresses: Sequence[Address], view: View, ways: HostNetworks) -> tuple[str, ...]:
     found: list[str] = []
-    for family in (4, 6):
-        among = [one for one in addresses if (":" in one.address) == (family == 6)]
+    for family in (False, True):
+        among = [one for one in addresses if (":" in one.address) == family]
         owns = [[one.address for one in among if ways.same_link(member, one.network)] for member in view.members]
         if len(owns) == 1 and owns[0]:
             found += owns[0]
             continue
         each = [
-            own + [one.address for one in among if _is_routed(one.network, family == 6, member)]
+            own + [one.address for one in among if _is_routed(one, member)]
             for own, member in zip(owns, view.members, strict=True)
         ]
         # What all of them can use, else what some can.
@@ -98,61 +117,21 @@ def _find_direct_addresses(addresses: Sequence[Address], view: View, ways: HostN
     return tuple(dict.fromkeys(found))
 
 
-def is_reachable(network: Network, six: bool, view: View, ways: HostNetworks) -> bool:
-    """Whether this view can use an address on this network, of IPv6 or IPv4, where it is the only one of its VM."""
-    return any(ways.same_link(member, network) or _is_routed(network, six, member) for member in view.members)
-
-
-def explain_choices(addresses: Sequence[Address], found: VmView, view: View, ways: HostNetworks) -> tuple[Choice, ...]:
-    """Why this view gets the addresses in `found` (what `build_vm_view` gave for it) and not the others of the VM."""
-    own = () if found.forwarded else found.addresses
-    made = [Choice(one.address, one.address in own, _explain_choice(one, own, view, ways)) for one in addresses]
-    for address in found.addresses if found.forwarded else ():
-        ports = ", ".join(f"{one.rule.host_port} to its {one.rule.guest_port}" for one in found.services)
-        where = "the gateway of the NAT Network" if address in ways.gateways.values() else "this computer's"
-        made.append(Choice(address, True, f"{where}, and port-forward rules lead to the VM ({ports})"))
-    return tuple(sorted(dict.fromkeys(made), key=lambda one: not one.chosen))
-
-
-def _explain_choice(one: Address, own: Sequence[str], view: View, ways: HostNetworks) -> str:
-    network, six = one.network, ":" in one.address
-    on = f"on {describe_network(network)}"
-    if network.kind == "nat":
-        return "inside of the VM's own NAT, which nobody else reaches"
-    linked = [member for member in view.members if ways.same_link(member, network)]
-    users = linked or [member for member in view.members if _is_routed(network, six, member)]
-    if one.address not in own:
-        if not users:
-            by = " by IPv6" if six and network.kind in _ROUTED else ""
-            return f"{on}, which {_describe_clients(view.members)} cannot reach{by}"
-        if len(view.members) == 1:
-            return f"{on}, and the client has a nearer one on its own network"
-        return f"{on}, which only {_describe_clients(users)} can reach"
-    if linked and len(view.members) == 1:
-        return f"{on}, the client's own network"
-    return f"{on}, which {_describe_clients(users)} can reach"
-
-
-def _describe_clients(members: Sequence[Network]) -> str:
-    return _join_words("this computer" if one == HOST else f"guests on {describe_network(one)}" for one in members)
-
-
-def _is_routed(network: Network, six: bool, client: Network) -> bool:
-    if client.kind not in ("host", "nat", "natnetwork"):
-        return False
+def _is_routed(one: Address, client: Network) -> bool:
     # NAT engines of VirtualBox have IPv6 of their own only where it was switched on.
-    return network.kind in _ROUTED and (client == HOST or not six)
+    clients = ("host",) if ":" in one.address else ("host", "nat", "natnetwork")
+    return one.network.kind in _ROUTED and client.kind in clients
 
 
 def _find_rule_addresses(rule: PortForward, view: View, ways: HostNetworks) -> tuple[str, ...]:
     """The host's addresses at which this view can use a rule, the best first."""
     each = [_find_member_addresses(rule, member, view.local, ways) for member in view.members]
-    common = tuple(one for one in each[0] if all(one in entries for entries in each))
-    return common or next((entries for entries in each if entries), ())
+    common = tuple(one for one in each[0] if all(one in addresses for addresses in each))
+    return common or next((addresses for addresses in each if addresses), ())
 
 
 def _find_member_addresses(rule: PortForward, client: Network, local: str, ways: HostNetworks) -> tuple[str, ...]:
-    everywhere = rule.host_address in _ANY
+    everywhere = rule.host_address in ("", "0.0.0.0")
     inward = everywhere or rule.host_address.startswith("127.")
     outward = tuple(one for one in ways.reachable if everywhere or one == rule.host_address)
     outward = tuple(sorted(outward, key=lambda one: one != local))
@@ -170,46 +149,63 @@ def _find_member_addresses(rule: PortForward, client: Network, local: str, ways:
     return ()
 
 
-def _cover_rules(entries: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _cover_rules(left: list[tuple[str, ...]]) -> tuple[str, ...]:
     """As few of the host's addresses as lead to all of the rules."""
     chosen: list[str] = []
-    left = list(entries)
     while left:
-        every = dict.fromkeys(entry for among in left for entry in among)
-        best = max(every, key=lambda entry: sum(entry in among for among in left))
-        chosen.append(best)
-        left = [among for among in left if best not in among]
+        every = dict.fromkeys(one for among in left for one in among)
+        chosen.append(max(every, key=lambda one: sum(one in among for among in left)))
+        left = [among for among in left if chosen[-1] not in among]
     return tuple(chosen)
 
 
-def _explain_absence(
-    name: str, addresses: Sequence[Address], forwards: Sequence[PortForward], attached: Sequence[Network], view: View
-) -> str:
-    on = _join_words(describe_network(network) for network in attached)
-    client = (
-        "the host"
-        if view.members[0] == HOST
-        else f"a client on {_join_words(describe_network(one) for one in view.members)}"
-    )
-    if forwards:
-        return f"{name}'s forwarded ports are at addresses of the host that {client} cannot reach"
-    if not attached:
-        return f"{name} has no network adapter"
-    if all(network.kind == "nat" for network in attached):
-        return f"{name} is on {on} alone, where nobody can reach it: add a port-forward rule or another adapter"
-    if not any(one.network.kind != "nat" for one in addresses):
-        return f"VM {name!r} runs, but no address of it is known yet"
-    return f"{name} is on {on}, which {client} cannot reach"
+# -- in words -------------------------------------------------------------------------------------------------
 
 
-def describe_network(network: Network) -> str:
-    """A network as VirtualBox's window calls it, with the article where a sentence needs one."""
-    kinds = {
-        "nat": "NAT", "natnetwork": "NAT Network", "hostonly": "the host-only network", "bridged": "the LAN of",
-        "intnet": "the internal network", "hostonlynetwork": "the host-only network", "host": "the host",
-    }  # fmt: skip
-    return f"{kinds.get(network.kind, network.kind)} {network.name}".strip()
+def explain_choices(guest: Guest, found: VmView, view: View, ways: HostNetworks) -> tuple[Choice, ...]:
+    """Why this view gets the addresses in `found` (what `build_vm_view` gave for it) and not the others of the VM; the
+    chosen ones first."""
+    own = () if found.forwarded else found.addresses
+    made = [Choice(one.address, one.address in own, _explain_choice(one, own, view, ways)) for one in guest.addresses]
+    for address in found.addresses if found.forwarded else ():
+        ports = ", ".join(f"{one.rule.host_port} to its {one.rule.guest_port}" for one in found.services)
+        where = "the gateway of the NAT Network" if address in ways.gateways.values() else "this computer's"
+        made.append(Choice(address, True, f"{where}, and port-forward rules lead to the VM ({ports})"))
+    return tuple(sorted(dict.fromkeys(made), key=lambda one: not one.chosen))
 
 
-def _join_words(parts: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(parts))
+def _explain_choice(one: Address, own: Sequence[str], view: View, ways: HostNetworks) -> str:
+    on = f"on {one.network.phrase}"
+    if one.network.kind == "nat":
+        return "inside of the VM's own NAT, which nobody else reaches"
+    linked = [member for member in view.members if ways.same_link(member, one.network)]
+    users = linked or [member for member in view.members if _is_routed(one, member)]
+    alone = len(view.members) == 1
+    if one.address in own:
+        return (
+            f"{on}, the client's own network" if linked and alone else f"{on}, which {_name_clients(users)} can reach"
+        )
+    if not users:
+        by = " by IPv6" if ":" in one.address and one.network.kind in _ROUTED else ""
+        return f"{on}, which {_name_clients(view.members)} cannot reach{by}"
+    if alone:
+        return f"{on}, and the client has a nearer one on its own network"
+    return f"{on}, which only {_name_clients(users)} can reach"
+
+
+def _name_clients(members: Sequence[Network]) -> str:
+    return join_words("this computer" if one == HOST else f"guests on {one.phrase}" for one in members)
+
+
+def _explain_absence(guest: Guest, view: View) -> str:
+    name = f"VM {guest.machine.name!r}"
+    client = f"a client on {join_words(one.phrase for one in view.members)}"
+    if view.members[0] == HOST:
+        client = "the host"
+    if guest.forwards:
+        return f"the forwarded ports of {name} are at addresses of the host that {client} cannot reach"
+    problem = guest.find_problem()
+    if problem is None:
+        on = join_words(adapter.network.phrase for adapter in guest.machine.adapters)
+        return f"{name} is on {on}, which {client} cannot reach"
+    return f"{name} {problem.text}"

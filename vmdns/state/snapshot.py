@@ -14,11 +14,9 @@ from functools import cached_property
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, srv_rdata
 from vmdns.dns.name import join_labels
-from vmdns.state.addresses import Address
-from vmdns.state.facts import Machine, Network, PortForward
-from vmdns.state.name_assignment import AssignedNames, Owners
-from vmdns.state.problem import Problem
-from vmdns.state.reachability import Choice, VmView, build_vm_view, explain_choices, is_reachable
+from vmdns.state.guests import Guest
+from vmdns.state.name_assignment import Owners
+from vmdns.state.reachability import Choice, VmView, build_vm_view, explain_choices
 from vmdns.state.views import HostNetworks, View
 
 _MOST_VIEWS = 10_000  # cached pairs of client and address
@@ -28,38 +26,6 @@ class AccessRight(Enum):
     """What a client may query: nothing, our zones, or everything. UNKNOWN: it may turn out to be a VM."""
 
     NOTHING, NAMES, ALL, UNKNOWN = range(4)
-
-
-@dataclass(frozen=True)
-class Guest:
-    """One VM as people see it: its names below each zone, its addresses, the port-forward rules that lead to it, and
-    its problems."""
-
-    machine: Machine
-    named: AssignedNames
-    addresses: tuple[Address, ...]
-    refused: tuple[Problem, ...]
-    forwards: tuple[PortForward, ...] = ()
-
-    @property
-    def answers(self) -> object:
-        """What of it decides answers: two that are equal here are answered alike."""
-        places = [(one.address, one.network) for one in self.addresses]
-        return self.machine.online, self.named.names, places, self.forwards
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it runs, and nothing leads to it yet."""
-        return self.machine.online and not self.addresses and not self.forwards
-
-    @property
-    def note(self) -> str:
-        """Why it has no address, or not the name it wanted; '' if all is well."""
-        names = [*(one.text for one in self.named.problems), self.named.note]
-        parts = [*(f"it {text}" for text in names if text), *(one.text for one in self.refused)]
-        if self.waiting:
-            parts.append("running, but no address is known yet")
-        return "; ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -100,10 +66,6 @@ class Snapshot:
     _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
     _rights: dict[tuple[str, str], AccessRight] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seen: dict[tuple[str, View], VmView] = field(default_factory=dict, init=False, repr=False, compare=False)
-    # By networks, of which there are few.
-    _reachability: dict[tuple[Network, bool, tuple[Network, ...]], bool] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def numbered(self, serial: int) -> Snapshot:
         """The same with another serial."""
@@ -156,31 +118,17 @@ class Snapshot:
 
     def vm_view(self, guest: Guest, view: View) -> VmView:
         """What this view can use of a VM."""
-        if len(guest.addresses) == 1 and not guest.forwards:
-            one = guest.addresses[0]
-            if self._is_reachable(one.network, ":" in one.address, view):
-                return VmView((one.address,))
         key = guest.machine.uuid, view
         found = self._seen.get(key)
         if found is None:
             if len(self._seen) >= 10 * _MOST_VIEWS:
                 self._seen.clear()
-            attached = tuple(dict.fromkeys(adapter.network for adapter in guest.machine.adapters))
-            found = self._seen[key] = build_vm_view(
-                guest.machine.name, guest.addresses, guest.forwards, attached, view, self.ways
-            )
+            found = self._seen[key] = build_vm_view(guest, view, self.ways)
         return found
 
     def choices(self, guest: Guest, view: View) -> tuple[Choice, ...]:
         """Why this view gets some addresses of a VM and not its others, the chosen ones first."""
-        return explain_choices(guest.addresses, self.vm_view(guest, view), view, self.ways)
-
-    def _is_reachable(self, network: Network, six: bool, view: View) -> bool:
-        key = network, six, view.members
-        found = self._reachability.get(key)
-        if found is None:
-            found = self._reachability[key] = is_reachable(network, six, view, self.ways)
-        return found
+        return explain_choices(guest, self.vm_view(guest, view), view, self.ways)
 
     def owner(self, key: bytes) -> Guest | None:
         """The VM that runs and has this wire name (lower case)."""

@@ -1,4 +1,4 @@
-"""Who asks: a view is those who get the same answers, known by the address that a query came from and came to.
+"""The view of a query: clients that get the same answers, known by the addresses the query came from and came to.
 
 The engines of NAT and NAT Network hide the guest: its packets reach the host's server from the host itself, so there
 only the address the query came to can name the network, which is the one that the network's DHCP hands out.
@@ -9,10 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
+from functools import cached_property
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
-from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, LoopbackNetwork, NatNetwork, Network
+from vmdns.state.facts import (
+    DhcpServer,
+    Fact,
+    HostAddress,
+    HostInterface,
+    LoopbackNetwork,
+    Machine,
+    NatNetwork,
+    Network,
+)
 
 # Addresses that vmdns gives the host, one for each NAT Network (RFC 2544's range, which no real network uses).
 GIVEN = ip_network("198.18.53.0/24")
@@ -47,21 +57,31 @@ class HostNetworks:
     """By which of its addresses the host can be reached, from which networks.
 
     places are the host's addresses, without link-local ones. networks maps an interface (the system's name) to the
-    host-only or bridged network that it is. advertised maps an address of the host to the NAT Networks that hand it out
-    as their name server, gateways a NAT Network to its gateway, loopback a loopback address to the network that it
-    represents. resolvers are the host's own name servers.
+    host-only or bridged network that it is, systems a name that VirtualBox has for an interface to the system's.
+    advertised maps an address of the host to the NAT Networks that hand it out as their name server, gateways a NAT
+    Network to its gateway, loopback a loopback address to the network that it represents. resolvers are the host's own
+    name servers.
     """
 
     places: tuple[HostPlace, ...] = ()
     networks: Mapping[str, Network] = field(default_factory=dict)
+    systems: Mapping[str, str] = field(default_factory=dict)
     advertised: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     gateways: Mapping[str, str] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
     loopback: Mapping[str, Network] = field(default_factory=dict)
 
+    @cached_property
+    def _addresses(self) -> frozenset[str]:
+        return frozenset(place.address for place in self.places)
+
     def owns(self, address: str) -> bool:
         """Whether it is an address of the host."""
-        return _is_loopback(address) or any(place.address == address for place in self.places)
+        return address in self._addresses or _is_loopback(address)
+
+    def find_system_name(self, name: str) -> str | None:
+        """The system's name of an interface, from VirtualBox's: on macOS that is `en0: Wi-Fi`."""
+        return self.systems.get(name) or self.systems.get(name.partition(": ")[0])
 
     def place_of(self, address: str, local: str = "") -> HostPlace | None:
         """The host's own address on the link that this address is on: `local` if it is one of several."""
@@ -74,32 +94,32 @@ class HostNetworks:
 
     def on(self, network: Network) -> tuple[str, ...]:
         """The host's IPv4 addresses on a host-only or bridged network."""
-        return tuple(
-            place.address for place in self.places if place.at.version == 4 and self._network(place) == network
-        )
+        return tuple(one.address for one in self.places if one.at.version == 4 and self._network(one) == network)
 
-    @property
+    @cached_property
     def reachable(self) -> tuple[str, ...]:
         """The host's IPv4 addresses that a guest behind NAT can reach, those of its LAN first."""
-        outer = [
-            place
-            for place in self.places
-            if place.at.version == 4 and not place.at.ip.is_loopback and not INNER.match(place.interface)
-        ]
+        outer = [one for one in self._own_addresses() if not INNER.match(one.interface)]
         outer.sort(key=lambda one: (self._kind(one) == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
         return tuple(place.address for place in outer)
-
-    def _kind(self, place: HostPlace) -> str:
-        network = self.networks.get(place.interface)
-        return network.kind if network is not None else ""
 
     def guest_addresses(self, lan: bool) -> tuple[str, ...]:
         """The addresses of the host at which guests ask; lan: whether those of bridged networks are among them."""
         kinds = ("hostonly", "bridged") if lan else ("hostonly",)
-        own = [one for one in self.places if one.at.version == 4 and not one.at.ip.is_loopback]
+        own = self._own_addresses()
         found = [one.address for one in own if self._kind(one) in kinds or one.at.ip in GIVEN]
         name_servers = {*self.advertised, *self.resolvers}
         return tuple(dict.fromkeys(found + [one.address for one in own if one.address in name_servers]))
+
+    def _own_addresses(self) -> list[HostPlace]:
+        return [one for one in self.places if one.at.version == 4 and not one.at.ip.is_loopback]
+
+    def _network(self, place: HostPlace) -> Network:
+        """The network that an address of the host is on: a LAN like any other where no VM is bridged to it."""
+        return self.networks.get(place.interface) or Network("bridged", place.interface)
+
+    def _kind(self, place: HostPlace) -> str:
+        return self.networks[place.interface].kind if place.interface in self.networks else ""
 
     def is_trusted(self, local: str, peer: str) -> bool | None:
         """Whether a client may query everything: the host, and guests of networks that nobody else is on.
@@ -135,21 +155,11 @@ class HostNetworks:
             passed = bool(self.resolvers) and _is_loopback(self.resolvers[0])
             return View((HOST, NAT) if passed else (HOST,), local)
         if peer == local or self.owns(peer):
-            return View(self._hidden(local), local)
+            # From the host itself, or from a guest behind a NAT engine.
+            advertised = self.advertised.get(local, ())
+            return View(advertised if advertised and local not in self.resolvers else (*advertised, HOST, NAT), local)
         place = self.place_of(peer, local) or next((one for one in self.places if one.address == local), None)
         return View((Network("bridged") if place is None else self._network(place),), local)
-
-    def _network(self, place: HostPlace) -> Network:
-        """The network that an address of the host is on: a LAN like any other where no VM is bridged to it."""
-        return self.networks.get(place.interface) or Network("bridged", place.interface)
-
-    def _hidden(self, local: str) -> tuple[Network, ...]:
-        """The networks whose clients may have sent a query that comes from the host itself."""
-        advertised = self.advertised.get(local, ())
-        passed = local in self.resolvers
-        if advertised and not passed:
-            return advertised
-        return (*advertised, HOST, NAT)
 
     def find_address_towards(self, network: Network) -> str:
         """The host's address at which guests of this network ask; empty where there is none."""
@@ -164,92 +174,70 @@ class HostNetworks:
         return next(iter((*outward, *self.reachable)), "") if network.kind in ("nat", "natnetwork") else ""
 
 
-def system_name(name: str) -> str:
-    """The system's name of an interface, from VirtualBox's: on macOS that is `en0: Wi-Fi`."""
-    return name.partition(": ")[0]
-
-
-def index_host_networks(
-    facts: Iterable[Fact], bridged: Iterable[Network], resolvers: tuple[str, ...] = ()
-) -> HostNetworks:
-    """Indexes the host's addresses and networks. bridged: the networks that online VMs are bridged to.
+def index_host_networks(facts: Iterable[Fact], resolvers: tuple[str, ...] = ()) -> HostNetworks:
+    """Indexes the host's addresses and networks, in the order of the facts about them.
 
     resolvers: the addresses of its own name servers, in their order.
     """
+    facts = list(facts)
     places: dict[HostPlace, None] = {}
     networks: dict[str, Network] = {}
     advertised: dict[str, list[Network]] = {}
     gateways: dict[str, str] = {}
-    servers: list[DhcpServer] = []
-    interfaces: list[HostInterface] = []
-    aliases: dict[str, str] = {}
-    loopback: dict[str, Network] = {}
-    for fact in facts:
-        match fact:
-            case HostAddress():
-                place = _make_place(fact.interface, fact.prefix)
-                if place is not None:
-                    places[place] = None
-                if fact.alias:
-                    aliases[fact.alias] = fact.interface
-            case HostInterface():
-                interfaces.append(fact)
-            case LoopbackNetwork():
-                loopback[fact.address] = fact.network
-            case DhcpServer() if fact.enabled:
-                servers.append(fact)
-            case NatNetwork() if fact.enabled:
-                at = _interface(fact.prefix)
-                if at is not None and at.network.num_addresses > 2:
-                    gateways[fact.name] = str(at.network.network_address + 1)
-            case _:
-                pass
+    systems: dict[str, str] = {}
+    for address in (one for one in facts if isinstance(one, HostAddress)):
+        systems |= {address.interface: address.interface, address.alias or address.interface: address.interface}
+        at = parse_interface(address.prefix)
+        if at is not None and not at.ip.is_link_local:
+            places[HostPlace(address.interface, at)] = None
     known = bool(places)
-    for one in interfaces:
-        place = _make_place(one.name, one.prefix)
-        if place is None:
+    for interface in (one for one in facts if isinstance(one, HostInterface)):
+        at = parse_interface(interface.prefix)
+        if at is None or at.ip.is_link_local:
             continue
         # The system may have another name for it (Windows): then the address identifies it.
-        named = next((other.interface for other in places if other.at == place.at), place.interface)
-        networks[named] = Network("hostonly", one.name)
+        name = next((one.interface for one in places if one.at == at), interface.name)
+        networks[name] = Network("hostonly", interface.name)
         # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
         if not known:
-            places[HostPlace(named, place.at)] = None
-    names = {place.interface: place.interface for place in places}
-    for network in bridged:
-        name = aliases.get(network.name) or names.get(system_name(network.name))
-        if name is not None:
-            networks.setdefault(name, network)
-    for server in servers:
-        if server.network in gateways:
-            for address in server.name_servers:
-                advertised.setdefault(address, []).append(Network("natnetwork", server.network))
+            places[HostPlace(name, at)] = None
+            systems[name] = name
+    online = (one for one in facts if isinstance(one, Machine) and one.online)
+    attached = {adapter.network for machine in online for adapter in machine.adapters}
+    for network in sorted((one for one in attached if one.kind == "bridged"), key=lambda one: one.name):
+        found = systems.get(network.name) or systems.get(network.name.partition(": ")[0])
+        if found is not None:
+            networks.setdefault(found, network)
+    for fact in facts:
+        if isinstance(fact, NatNetwork) and fact.enabled:
+            at = parse_interface(fact.prefix)
+            if at is not None and at.network.num_addresses > 2:
+                gateways[fact.name] = str(at.network.network_address + 1)
+    for fact in facts:
+        if isinstance(fact, DhcpServer) and fact.enabled and fact.network in gateways:
+            for server in fact.name_servers:
+                advertised.setdefault(server, []).append(Network("natnetwork", fact.network))
     return HostNetworks(
         tuple(sorted(places, key=lambda place: (place.interface, place.at.version, place.at))),
         networks,
-        {address: tuple(sorted(among, key=lambda one: one.name)) for address, among in sorted(advertised.items())},
+        systems,
+        {server: tuple(sorted(among, key=lambda one: one.name)) for server, among in sorted(advertised.items())},
         gateways,
         resolvers,
-        loopback,
+        {fact.address: fact.network for fact in facts if isinstance(fact, LoopbackNetwork)},
     )
 
 
-def _interface(text: str) -> IPv4Interface | IPv6Interface | None:
+def parse_interface(text: str) -> IPv4Interface | IPv6Interface | None:
+    """An address with its prefix; None where the text is none."""
     try:
         return ip_interface(text.partition("%")[0])
     except ValueError:
         return None
 
 
-def _make_place(interface: str, prefix: str) -> HostPlace | None:
-    at = _interface(prefix)
-    return None if at is None or at.ip.is_link_local else HostPlace(interface, at)
-
-
 def _is_loopback(address: str) -> bool:
-    parsed: IPv4Address | IPv6Address
     try:
-        parsed = ip_address(address.partition("%")[0])
+        return ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
         return False
-    return parsed.is_loopback

@@ -106,7 +106,12 @@ def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, 
         ("db", "MX", 0, "db.local has no MX record (NODATA)"),
         ("db", "aaaa", 0, "db.local has no AAAA record (NODATA)"),
         ("off", None, 0, "off.local is not answered (NXDOMAIN): VM 'off' is not running (Saved)"),
-        ("behind", None, 0, "behind.local has no A record (NODATA): behind is on NAT alone, where nobody can reach"),
+        (
+            "behind",
+            None,
+            0,
+            "behind.local has no A record (NODATA): VM 'behind' is on NAT alone, where nobody can",
+        ),
         (
             "_http._tcp.db",
             None,

@@ -13,10 +13,10 @@ from vmdns.control import report as told
 from vmdns.dns.name import to_wire
 from vmdns.state.build import build
 from vmdns.state.facts import Fact, HostName, PortForward
+from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
-from vmdns.state.vm_change import VmChange
 
 ZONES = ("local", "vm.internal")
 
@@ -35,7 +35,7 @@ def test_names() -> None:
     assert (value["zones"], value["serial"], value["problems"]) == (["local", "vm.internal"], 7, [])
     db, web = value["names"]
     assert (db["name"], db["state"], db["addresses"]) == ("db.local", "Paused", [])
-    assert db["note"] == "running, but no address is known yet"
+    assert db["note"] == "it runs, but no address of it is known yet"
     assert web == {
         "name": "web.local",
         "shown": "web.local",
@@ -126,7 +126,7 @@ def test_a_change_says_why() -> None:
         return told.change(VmChange(None, made(*facts).guests[0]), ZONES, NOW)["why"]
 
     assert why(*WEB) == "DHCP lease of lab, 540 s left"
-    assert why(vm(1)) == "running, but no address is known yet"
+    assert why(vm(1)) == "it runs, but no address of it is known yet"
 
 
 @pytest.mark.parametrize("name", ["web.local", "web.vm.internal", "www.local", f"{uuid(1)}.local"])
@@ -169,8 +169,8 @@ def test_explained_where_something_is_the_matter() -> None:
     assert told.explain(snapshot, to_wire("x-y.local"), NOW, EVERYWHERE) == [
         f"VM 'x-y' ({uuid(2)}) is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y; {REMEDY}",
         f"x-y.local is VM 'x\\ny' ({uuid(1)}), which is Paused",
-        f"it has the name x-y, which VM 'x-y' ({uuid(2)}) would have as well; running, but no address is known yet",
-        "x\ny is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
+        f"it has the name x-y, which VM 'x-y' ({uuid(2)}) would have as well; it is on NAT alone, where nobody can "
+        "reach it: add a port-forward rule or another adapter",
     ]
     assert told.explain(snapshot, to_wire("x-y-2.local"), NOW, EVERYWHERE) == [
         f"x-y-2.local is VM 'x-y' ({uuid(2)}), which is Running",
@@ -178,7 +178,7 @@ def test_explained_where_something_is_the_matter() -> None:
         "(reported by Guest Additions)",
         f"it is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y",
         REMEDY,
-        "x-y is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
+        "VM 'x-y' is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
     ]
 
 

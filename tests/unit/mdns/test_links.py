@@ -7,11 +7,12 @@ import pytest
 from tests import facts as f
 from vmdns.dns.name import to_wire
 from vmdns.mdns.links import find_links
-from vmdns.state.addresses import Address
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
+from vmdns.state.guests import Guest
 from vmdns.state.link_lookups import is_lookup_allowed
 from vmdns.state.name_assignment import AssignedNames
-from vmdns.state.snapshot import Guest, Snapshot
+from vmdns.state.networks import Address
+from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import index_host_networks
 
 FACTS = (
@@ -37,11 +38,15 @@ def guest(number: int, names: tuple[tuple[str, ...], ...], *addresses: tuple[str
 
 
 def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapshot:
-    bridged = {one.network for guest in guests for one in guest.machine.adapters if one.network.kind == "bridged"}
     owned = {to_wire(".".join((*name, zone))): one.machine.uuid for one in guests for name in one.named.names}
     by_uuid = {one.machine.uuid: one for one in guests}
+    ways = index_host_networks([*FACTS, *(one.machine for one in guests)])
     return Snapshot(
-        by_uuid=by_uuid, owned=owned, own=(to_wire(zone),), ways=index_host_networks(FACTS, bridged), lan=lan
+        by_uuid=by_uuid,
+        owned=owned,
+        own=(to_wire(zone),),
+        ways=ways,
+        lan=lan,
     )
 
 

@@ -89,7 +89,7 @@ def test_names_above_names_are_there_with_nothing() -> None:
 def test_a_vm_without_an_address_yet_is_there_with_nothing() -> None:
     snapshot = made(vm(1))
     assert addresses(snapshot, "web.local") == []
-    assert snapshot.guests[0].note == "running, but no address is known yet"
+    assert snapshot.guests[0].note == "it runs, but no address of it is known yet"
 
 
 @pytest.mark.parametrize("state", ["PoweredOff", "Saved", "Aborted"])
@@ -145,7 +145,7 @@ def test_what_is_refused_is_among_the_problems() -> None:
     )
     assert snapshot.guests[0].note == (
         f"it has the name web, which VM 'web' ({uuid(2)}) would have as well; "
-        "Guest Additions report 8.8.8.8, which is not on lab; running, but no address is known yet"
+        "Guest Additions report 8.8.8.8, which is not on lab; it runs, but no address of it is known yet"
     )
 
 

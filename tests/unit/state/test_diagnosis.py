@@ -8,21 +8,12 @@ from typing import Any
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, uuid, vm
-from vmdns.state.address_check import SAME_MACHINE_ID
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
-from vmdns.state.findings import (
-    OK,
-    PROBLEM,
-    WARNING,
-    Finding,
-    HostState,
-    find_host_findings,
-    has_no_problem,
-    join_words,
-)
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, HostState, find_host_findings, has_no_problem
 from vmdns.state.policy import Policy
+from vmdns.state.problem import SAME_MACHINE_ID, join_words
 from vmdns.state.snapshot import Snapshot
 
 WIRED = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",))
@@ -201,21 +192,22 @@ UUID = "00000000-0000-4000-8000-000000000001"
             (vm(1, "web", BRIDGED),),
             {},
             ("VM 'web'", WARNING,
-             "no address of it is known on the LAN of eth0: Guest Additions report none, and it has sent this computer "
-             "nothing; ping this computer from it", ""),
+             "it runs, but no address of it is known yet; it is on the LAN of eth0: Guest Additions report none, and "
+             "it has sent this computer nothing; ping this computer from it", ""),
         ),
         (
             (vm(1, "web", NAT),),
             {},
-            ("VM 'web'", WARNING, "it is on NAT alone, where nobody can reach it",
+            ("VM 'web'", WARNING,
+             "it is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
              f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,127.0.0.1,20001,,22"),
         ),
         (
             (vm(1),),
             {},
             ("VM 'web'", WARNING,
-             "no address of it is known on NAT Network lab: it has no lease of VirtualBox's DHCP, and Guest Additions "
-             "report none; have it ask again",
+             "it runs, but no address of it is known yet; it has no lease of VirtualBox's DHCP on NAT Network lab, and "
+             "Guest Additions report none; have it ask again",
              f"VBoxManage controlvm {UUID} setlinkstate1 off && VBoxManage controlvm {UUID} setlinkstate1 on"),
         ),
         (

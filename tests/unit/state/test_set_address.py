@@ -11,8 +11,8 @@ from vmdns.sources.virtualbox_values import parse_extra
 from vmdns.state.addresses import BY_USER, FORWARD
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, PortForward
+from vmdns.state.guests import Guest
 from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Guest
 
 LINK = HostAddress("vboxnet0", "192.168.56.1/24")
 

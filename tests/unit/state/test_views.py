@@ -249,12 +249,14 @@ def test_why_there_is_nothing_is_said() -> None:
         guest = next(one for one in snapshot.guests if one.machine.uuid.endswith(f"{number:04x}"))
         return snapshot.vm_view(guest, snapshot.view(*ASKERS[asker])).why
 
-    assert why("host", 1) == "web is on NAT Network lab, which the host cannot reach"
-    assert why("lan", 1) == "web is on NAT Network lab, which a client on the LAN of eth0 cannot reach"
+    assert why("host", 1) == "VM 'web' is on NAT Network lab, which the host cannot reach"
+    assert why("lan", 1) == "VM 'web' is on NAT Network lab, which a client on the LAN of eth0 cannot reach"
     assert why("lab", 1) == ""
-    assert why("lan", 2) == "shy is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter"
+    assert why("lan", 2) == (
+        "VM 'shy' is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter"
+    )
     assert why("lan", 3) == (
-        "db's forwarded ports are at addresses of the host that a client on the LAN of eth0 cannot reach"
+        "the forwarded ports of VM 'db' are at addresses of the host that a client on the LAN of eth0 cannot reach"
     )
     assert why("lab", 4) == "VM 'slow' runs, but no address of it is known yet"
 
@@ -418,8 +420,8 @@ def test_an_address_that_only_virtualbox_names_is_none_of_the_host() -> None:
     """VirtualBox goes on naming the address of an interface that was changed or taken away."""
     interface = HostInterface("vboxnet0", "192.168.56.1/24")
     loopback, changed = HostAddress("lo", "127.0.0.1/8"), HostAddress("vboxnet0", "192.168.56.9/24")
-    assert index_host_networks([interface], []).guest_addresses(lan=True) == (
+    assert index_host_networks([interface]).guest_addresses(lan=True) == (
         "192.168.56.1",
     )  # the system was not asked yet
-    assert index_host_networks([interface, loopback], []).guest_addresses(lan=True) == ()
-    assert index_host_networks([interface, loopback, changed], []).guest_addresses(lan=True) == ("192.168.56.9",)
+    assert index_host_networks([interface, loopback]).guest_addresses(lan=True) == ()
+    assert index_host_networks([interface, loopback, changed]).guest_addresses(lan=True) == ("192.168.56.9",)

@@ -1,0 +1,120 @@
+"""A VM as people see it: its names, its addresses, and why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vmdns.state.facts import Machine, Network, PortForward
+from vmdns.state.name_assignment import AssignedNames
+from vmdns.state.networks import Address
+from vmdns.state.problem import SAME_MACHINE_ID, Problem, join_words
+
+MAX_NAMED = 3
+SAME_MAC = "they have one MAC address; `vmdns doctor` has the command that gives one of them another"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One VM: its names below each zone, its addresses, why others are not used, and the port-forward rules that lead
+    to it."""
+
+    machine: Machine
+    named: AssignedNames
+    addresses: tuple[Address, ...]
+    refused: tuple[Problem, ...]
+    forwards: tuple[PortForward, ...] = ()
+
+    @property
+    def answers(self) -> object:
+        """What of it decides answers: two that are equal here are answered alike."""
+        places = [(one.address, one.network) for one in self.addresses]
+        return self.machine.online, self.named.names, places, self.forwards
+
+    @property
+    def reachable_addresses(self) -> list[Address]:
+        """Those that are not inside of plain NAT, where nobody else comes."""
+        return [one for one in self.addresses if one.network.kind != "nat"]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it runs, and nothing leads to it yet."""
+        return self.machine.online and not self.addresses and not self.forwards
+
+    @property
+    def note(self) -> str:
+        """Why it has no address, or not the name it wanted; '' if all is well."""
+        names = [*(one.text for one in self.named.problems), self.named.note]
+        parts = [*(f"it {text}" for text in names if text), *(one.text for one in self.refused)]
+        if self.waiting and (problem := self.find_problem()):
+            parts.append(f"it {problem.text}")
+        return "; ".join(parts)
+
+    def find_problem(self) -> Problem | None:
+        """Why nobody can reach a VM that runs, None where somebody can. The text goes on after its name."""
+        machine = self.machine
+        if self.reachable_addresses or self.forwards:
+            return None
+        if not machine.adapters:
+            command = f"VBoxManage modifyvm {machine.uuid} --nic1=nat"
+            return Problem("has no network adapter", "shut it down, then", command)
+        plugged = [adapter for adapter in machine.adapters if adapter.cable] or machine.adapters
+        if all(adapter.network.kind == "nat" for adapter in plugged):
+            # A port that is the same each time and most likely free.
+            port = 20_000 + int(machine.uuid.replace("-", "")[-6:], 16) % 10_000
+            command = f"VBoxManage controlvm {machine.uuid} natpf{plugged[0].slot + 1} ssh,tcp,127.0.0.1,{port},,22"
+            text = "is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter"
+            return Problem(text, command=command)
+        text, on = "runs, but no address of it is known yet", join_words(one.network.phrase for one in plugged)
+        leased = [one.slot for one in plugged if one.network.kind in ("natnetwork", "hostonly", "intnet")]
+        if leased:
+            remedy = f"it has no lease of VirtualBox's DHCP on {on}, and Guest Additions report none; have it ask again"
+            return Problem(text, remedy, replug_command(machine, leased[0]))
+        silent = "Guest Additions report none, and it has sent this computer nothing; ping this computer from it"
+        return Problem(text, f"it is on {on}: {silent}")
+
+
+def replug_command(machine: Machine, slot: int) -> str:
+    """The command that has a guest renew its lease, whatever system it runs."""
+    link = f"VBoxManage controlvm {machine.uuid} setlinkstate{slot + 1}"
+    return f"{link} off && {link} on"
+
+
+class VmChange(NamedTuple):
+    """One VM whose names or addresses changed: before and after, None where it was not or is no more online."""
+
+    before: Guest | None
+    after: Guest | None
+
+
+def compare_guests(before: Guest | None, after: Guest | None) -> VmChange | None:
+    """The change of a VM; None if its answers are unchanged."""
+    was = before if before is not None and before.machine.online else None
+    now = after if after is not None and after.machine.online else None
+    if (was or now) and (was is None or now is None or was.answers != now.answers):
+        return VmChange(was, now)
+    return None
+
+
+def find_shared_address(address: str, guests: Iterable[Guest]) -> Problem | None:
+    """Those of these VMs that have this address on the same network, as vmdns cannot know whose it is; None if none do.
+
+    Where one of them has better proof than the others (a lease, the host's neighbour table), the address of the others
+    is refused (addresses.py) and not reported here. What remains are claims of equal worth, and copies of a VM that
+    have its MAC, and so its lease.
+    """
+    on: dict[Network, list[Guest]] = {}
+    for guest in guests:
+        for network in dict.fromkeys(one.network for one in guest.addresses if one.address == address):
+            on.setdefault(network, []).append(guest)
+    for network, among in sorted(on.items(), key=lambda pair: repr(pair[0])):
+        if len(among) > 1:
+            names = [f"VM {one.machine.name!r}" for one in sorted(among, key=lambda one: one.machine.uuid)]
+            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            where = network.name or network.kind
+            who = f"{', '.join(names[:MAX_NAMED])}{more}"
+            text = f"{who}: all of them are at {address} on {where}, so it is not known whose it is"
+            macs = {one.mac for guest in among for one in guest.addresses if one.address == address}
+            return Problem(text, SAME_MAC if len(macs) == 1 else SAME_MACHINE_ID)
+    return None
