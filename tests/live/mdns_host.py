@@ -25,19 +25,19 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    multicast = Multicast(lambda text: tell({"said": text}))
+    links: dict[str, Link] = {}
+    multicast = Multicast(lambda text: tell({"said": text}), lambda: links)
     while line := await reader.readline():
         asked = json.loads(line)
         if "links" in asked:
-            multicast.set_links(
-                {
-                    interface: Link(
-                        tuple(ip_interface(one) for one in link["prefixes"]),
-                        {to_wire(name): tuple(addresses) for name, addresses in link["names"].items()},
-                    )
-                    for interface, link in asked["links"].items()
-                }
-            )
+            links = {
+                interface: Link(
+                    tuple(ip_interface(one) for one in link["prefixes"]),
+                    {to_wire(name): tuple(addresses) for name, addresses in link["names"].items()},
+                )
+                for interface, link in asked["links"].items()
+            }
+            multicast.set_links(links)
             tell({"done": True})
         else:
             name, kind = asked["find"]

@@ -35,7 +35,7 @@ from vmdns.dns.query import Query, encode_response
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
 from vmdns.host.upstreams import watched_folders
-from vmdns.mdns.publisher import MdnsPublisher
+from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames
@@ -100,8 +100,7 @@ class App:
         self.upstreams = UpstreamWatch(
             self._forwarder, current, lambda: self._listening.own, self._configure_store, log
         )
-        self._multicast = Multicast(log, results_dropped=self._server.datagrams.answer_cache.drop_absent)
-        self._mdns = MdnsPublisher(self._multicast, self._snapshot)
+        self._multicast = Multicast(log, self._find_links, self._server.datagrams.answer_cache.drop_absent)
 
         self._name_owners = NameOwners(_name_owners_file(config) if worker == WORKER else None, log)
         self.store = Store(self._policy(), owners=self._name_owners.read())
@@ -180,7 +179,6 @@ class App:
         parts.push_async_callback(self._server.stop)
         parts.callback(self._listening.close)
         parts.callback(self._multicast.close)
-        parts.callback(self._mdns.close)
         parts.push_async_callback(self._tasks.cancel)
 
     def _connect_service_manager(self) -> None:
@@ -288,10 +286,12 @@ class App:
 
     def _announce(self) -> None:
         """Publishes the snapshot by multicast DNS as the configuration says."""
+        self._multicast.update()
+        self._server.external.links = self._multicast if self._configuration.config.mdns_relay else None
+
+    def _find_links(self) -> dict[str, Link]:
         config = self._configuration.config
-        self._mdns.names, self._mdns.relay = config.mdns, config.mdns_relay
-        self._mdns.schedule()
-        self._server.external.links = self._multicast if config.mdns_relay else None
+        return find_links(self.store.snapshot, config.mdns_relay, config.mdns)
 
     def _keep_wired(self) -> None:
         """With wire = true, points the DHCP servers of VirtualBox's networks at vmdns whenever the networks change."""

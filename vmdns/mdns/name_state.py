@@ -11,13 +11,12 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vmdns.dns.message import ANY, NSEC, ParsedRecord, Record, address_record
+from vmdns.dns.message import ANY, NSEC, PTR, ParsedRecord, Record
 from vmdns.mdns.packets import nsec_rdata
 
 TTL = 120  # seconds, of records that hold a host's name or address (section 10)
 PROBES, PROBE_GAP = 3, 0.25  # section 8.1
-ANNOUNCEMENTS, GAP = 2, 1.0  # section 8.3; no record is mark_multicast more often than once in this time (section 6)
-DEFENCE_GAP = 0.25  # except to answer a probe (section 6)
+ANNOUNCEMENTS, GAP = 2, 1.0  # section 8.3; no record is multicast more often than once in this time (section 6)
 LOST_SECONDS = 1.0  # section 8.2
 YIELD_SECONDS = 120.0  # how long a name is yielded to another host, which may leave without a goodbye
 
@@ -26,43 +25,22 @@ Records = Mapping[int, tuple[bytes, ...]]
 DrawRandom = Callable[[float, float], float]
 
 
-def host_records(addresses: Iterable[str]) -> dict[int, tuple[bytes, ...]]:
-    """Returns the records of a name that has these addresses."""
-    records: dict[int, tuple[bytes, ...]] = {}
-    for address in dict.fromkeys(addresses):
-        kind, rdata = address_record(address)
-        records[kind] = (*records.get(kind, ()), rdata)
-    return records
-
-
-def pointers(names: Mapping[bytes, tuple[str, ...]]) -> dict[str, bytes]:
-    """Returns the PTR target of each address: the first name that has it."""
-    found: dict[str, bytes] = {}
-    for name, addresses in names.items():
-        for address in addresses:
-            found.setdefault(address, name)
-    return found
-
-
 class NameState(Enum):
     PROBING, ANNOUNCED, YIELDED = range(3)
 
 
 @dataclass(slots=True)
 class OwnedName:
-    """A name and its records by type. host: whether it is a VM's name, else that of an address.
+    """A VM's name with its addresses by type, or an address's name with its PTR record.
 
-    due is when its next step is, None for never; scheduled the time in the responder's heap; left how many probes or
-    announcements are to follow. last is the time when each type was multicast. was_multicast: whether caches may have
-    its records from us; conflict_seen: whether another host sent other records before; conflict_reported: whether the
-    user was notified.
+    due is when its next step is, None for never; left how many probes or announcements are to follow; last when each
+    type was multicast. was_multicast: whether caches may have its records from us; conflict_seen: whether another host
+    sent other records before; conflict_reported: whether the user was notified.
     """
 
     name: bytes
-    host: bool
     records: Records
-    due: float | None
-    scheduled: float | None = None
+    due: float | None = None
     state: NameState = NameState.PROBING
     left: int = PROBES
     was_multicast: bool = False
@@ -71,43 +49,39 @@ class OwnedName:
     last: dict[int, float] = field(default_factory=dict)
 
     @property
-    def is_announced(self) -> bool:
-        return self.state is NameState.ANNOUNCED
+    def is_host(self) -> bool:
+        return PTR not in self.records
 
     @property
     def record_set(self) -> set[tuple[int, bytes]]:
         return {(kind, rdata) for kind, rdatas in self.records.items() for rdata in rdatas}
 
-    def answer_types(self, asked: int) -> tuple[int, ...]:
-        """Returns the types that answer a question: NSEC if there are no records (section 6.1)."""
-        if asked == ANY:
+    def answer_types(self, kind: int) -> tuple[int, ...]:
+        """The types that answer a question for a type: NSEC if there are no records (section 6.1)."""
+        if kind == ANY:
             return tuple(self.records)
-        return (asked,) if asked in self.records else (NSEC,)
+        return (kind,) if kind in self.records else (NSEC,)
 
     def records_of(self, kind: int, ttl: int = TTL) -> list[Record]:
-        """Returns the records of that type."""
         rdatas = (nsec_rdata(self.name, self.records),) if kind == NSEC else self.records.get(kind, ())
         return [Record(self.name, kind, ttl, rdata) for rdata in rdatas]
 
     def all_records(self, ttl: int = TTL) -> list[Record]:
         return [record for kind in self.records for record in self.records_of(kind, ttl)]
 
-    def is_known(self, kind: int, to: Container[KnownAnswer]) -> bool:
+    def is_known(self, kind: int, known: Container[KnownAnswer]) -> bool:
         """Whether a client has all records of that type: with only some of them, the cache-flush bit would drop the
         others."""
-        return all((self.name, kind, record.rdata) in to for record in self.records_of(kind))
+        return all((self.name, kind, record.rdata) in known for record in self.records_of(kind))
 
-    def seconds_since(self, kind: int, now: float) -> float:
-        """Returns the seconds since that type was multicast."""
-        return now - self.last[kind] if kind in self.last else float("inf")
-
-    # -- changes of its state ---------------------------------------------------------------------------------
+    def last_multicast(self, kind: int) -> float:
+        return self.last.get(kind, float("-inf"))
 
     def set_records(self, records: Records, now: float) -> None:
         """Changes its records; they are announced at once if it was announced before (section 8.4)."""
         self.records, self.conflict_seen, self.conflict_reported = records, False, False
         if self.state is NameState.ANNOUNCED:
-            self.left, self.due = ANNOUNCEMENTS, now
+            self.announce(now)
         else:
             self.probe(now)
 
@@ -120,26 +94,17 @@ class OwnedName:
     def yield_name(self, now: float) -> None:
         self.state, self.left, self.due, self.was_multicast = NameState.YIELDED, 0, now + YIELD_SECONDS, False
 
-    def mark_multicast(self, kind: int, now: float) -> None:
-        """Records that the records of that type are multicast now."""
-        self.last[kind], self.was_multicast = now, True
-
-    # -- other hosts-------------------------------------------------------------------------------------------
-
     def on_probe(self, proposed: Iterable[ParsedRecord], now: float) -> bool:
         """Another host probes for this name with these records. Returns whether the name is to be defended."""
         theirs = {(one.type, one.rdata) for one in proposed}
-        if theirs & self.record_set:
-            return False  # the VM itself
-        if self.state is NameState.YIELDED:
-            return False
-        if not self.host:
+        if theirs & self.record_set or self.state is NameState.YIELDED:
+            return False  # the VM itself, or the host that has the name
+        if not self.is_host:
             # The VM has another name; defending the address's name would make it rename itself.
             self.yield_name(now)
-            return False
-        if self.state is NameState.PROBING and sorted(theirs) > sorted(self.record_set):
+        elif self.state is NameState.PROBING and sorted(theirs) > sorted(self.record_set):
             self.probe(now + LOST_SECONDS)  # section 8.2
-        return self.is_announced
+        return self.state is NameState.ANNOUNCED
 
     def on_response(self, records: Iterable[ParsedRecord], itself: bool, now: float, draw: DrawRandom) -> bytes | None:
         """Another host sent these records of this name; itself: the sender has one of its addresses.
@@ -160,13 +125,13 @@ class OwnedName:
         against = [one for one in live if one.type in self.records]
         if not against:
             return None
-        if self.host and self.state is NameState.ANNOUNCED and not self.conflict_seen:
+        if self.is_host and self.state is NameState.ANNOUNCED and not self.conflict_seen:
             # It may be a mistake, or forged (section 9). A second response is believed: some hosts defend no name.
             self.conflict_seen = True
             self.probe(now + draw(0, PROBE_GAP))
             return None
         self.yield_name(now)
-        if self.conflict_reported or not self.host:
+        if self.conflict_reported or not self.is_host:
             return None
         self.conflict_reported = True
         return against[0].rdata

@@ -22,6 +22,7 @@ from vmdns.dns.message import (
     parse_message,
 )
 
+PORT = 5353
 MAX_PACKET = 9000  # section 17
 SIZE = 1440  # what fits an Ethernet frame below IPv6 and UDP, with some room for tunnels
 FLUSH = UNICAST = 0x8000  # the top bit of the class, in records and in questions (sections 10.2 and 5.4)
@@ -62,6 +63,15 @@ def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
         bitmap[kind >> 3] |= 0x80 >> (kind & 7)
     kept = bytes(bitmap).rstrip(b"\0")
     return owner + bytes((0, len(kept))) + kept
+
+
+def has_type(nsec: ParsedRecord, kind: int) -> bool:
+    """Whether the NSEC record has that type, below 256, in its bitmap (RFC 4034 section 4.1.2)."""
+    bitmap = nsec.rdata[len(nsec.key) :]
+    if not nsec.rdata.startswith(nsec.key) or bitmap[:1] != b"\0" or len(bitmap) < 2:
+        return True  # malformed
+    block = bitmap[2 : 2 + bitmap[1]]
+    return kind >> 3 < len(block) and bool(block[kind >> 3] & 0x80 >> (kind & 7))
 
 
 def encode_questions(questions: Iterable[tuple[bytes, int]], proposed: Sequence[Record] = ()) -> bytes:

@@ -6,34 +6,42 @@ call `wake`. Times are seconds of any one clock. Its own packets must not be pas
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from vmdns.dns.builtin_zones import reverse_name
-from vmdns.dns.message import AAAA, PTR, RESPONSE, A, Message, ParsedRecord, QuestionEntry, Record, address_record
-from vmdns.mdns.known_answers import KnownAnswerQueries, KnownAnswerQuery, Peer
-from vmdns.mdns.name_state import (
-    DEFENCE_GAP,
-    GAP,
-    PROBE_GAP,
-    TTL,
-    DrawRandom,
-    NameState,
-    OwnedName,
-    Records,
-    host_records,
-    pointers,
+from vmdns.dns.message import (
+    AAAA,
+    PTR,
+    RESPONSE,
+    TRUNCATED,
+    A,
+    Message,
+    ParsedRecord,
+    QuestionEntry,
+    Record,
+    address_record,
 )
-from vmdns.mdns.packets import UNICAST, encode_legacy_response, encode_probes, encode_responses, parse_packet
+from vmdns.mdns.name_state import GAP, PROBE_GAP, TTL, DrawRandom, KnownAnswer, NameState, OwnedName, Records
+from vmdns.mdns.packets import (
+    PORT,
+    UNICAST,
+    encode_legacy_response,
+    encode_probes,
+    encode_responses,
+    parse_packet,
+)
 
-PORT = 5353
 LEGACY_TTL = 10  # section 6.7
+DEFENCE_GAP = 0.25  # between two times that a record is multicast, to answer a probe (section 6)
 PROBE_BATCH, PROBE_BATCH_GAP = 32, 0.1  # names to start probing for at once, and seconds until the next
-MAX_STALE_STEPS = 64
 RECENT = TTL / 4  # a question gets a unicast answer, if it may, and the records were multicast recently (section 5.4)
+KNOWN_ANSWER_SECONDS = 2.0  # the longest wait for more known answers
+MAX_QUERIES, MAX_KNOWN_ANSWERS = 64, 4096  # queries that wait for more known answers, and known answers of each
+
+Peer = tuple[str, int]
 
 
 class Outgoing(NamedTuple):
@@ -50,14 +58,28 @@ class Conflict(NamedTuple):
     address: str
 
 
-_Step = tuple[float, int, OwnedName]
+@dataclass(slots=True)
+class KnownAnswerQuery:
+    """A query, and the records that its client has already, which may come in several packets (section 7.2)."""
+
+    peer: Peer
+    message: Message
+    due: float
+    latest: float
+    known: set[KnownAnswer]
 
 
-def _unschedule(step: _Step) -> None:
-    """Clears the scheduled time of a step that was removed from the heap."""
-    due, _, owned = step
-    if owned.scheduled == due:
-        owned.scheduled = None
+def find_records(names: Mapping[bytes, Iterable[str]]) -> dict[bytes, Records]:
+    """The records of names with these addresses and of the addresses' names. An address points to the first name that
+    has it."""
+    found: dict[bytes, dict[int, tuple[bytes, ...]]] = {}
+    for name, addresses in names.items():
+        for address in dict.fromkeys(addresses):
+            kind, rdata = address_record(address)
+            records = found.setdefault(name, {})
+            records[kind] = (*records.get(kind, ()), rdata)
+            found.setdefault(reverse_name(address), {PTR: (name,)})
+    return dict(found)
 
 
 class Responder:
@@ -66,14 +88,8 @@ class Responder:
     def __init__(self, draw: DrawRandom) -> None:
         self._draw = draw
         self._names: dict[bytes, OwnedName] = {}
-        self._unprobed: deque[OwnedName] = deque()  # not on_probe for yet: a few begin at a time
-        self._start: float | None = None  # when the next of them start
-        # A heap of the next steps of names (a counter orders equal times). Stale steps stay until their time, or until
-        # there are too many of them: another host may send records of a name again and again.
-        self._steps: list[_Step] = []
-        self._step_count = 0
         self._answers: dict[tuple[bytes, int], float] = {}  # what is to be multicast, and when
-        self._queries = KnownAnswerQueries(draw)
+        self._queries: dict[Peer, KnownAnswerQuery] = {}
         self._out: list[Outgoing] = []
         self._conflicts: list[Conflict] = []
 
@@ -81,50 +97,39 @@ class Responder:
         """Whether this wire name (lower case) is configured, announced or not."""
         return name in self._names
 
-    # -- configure --------------------------------------------------------------------------------------------
-
-    def configure(self, names: Mapping[bytes, tuple[str, ...]], now: float) -> None:
+    def configure(self, names: Mapping[bytes, Iterable[str]], now: float) -> None:
         """Sets the names to answer (wire form, lower case), with their addresses on this link.
 
-        New names are probed for and announced, removed ones get a goodbye, changed ones are announced again. An address
-        points to the first name that has it.
+        New names are probed for and announced, removed ones get a goodbye, changed ones are announced again.
         """
-        wanted: dict[bytes, tuple[bool, Records]] = {
-            name: (True, host_records(addresses)) for name, addresses in names.items() if addresses
-        }
-        for address, first in pointers(names).items():
-            wanted[reverse_name(address)] = False, {PTR: (first,)}
+        wanted = find_records(names)
         gone: list[Record] = []
         for name, owned in list(self._names.items()):
-            records = wanted[name][1] if name in wanted else {}
+            records = wanted.pop(name, {})
             if owned.records == records:
                 continue
             if owned.was_multicast:
                 gone += [record for record in owned.all_records(ttl=0) if record.type not in records]
             if records:
                 owned.set_records(records, now)
-                self._schedule(owned)
             else:
                 del self._names[name]
-        for name, (host, records) in wanted.items():
-            if name not in self._names:
-                self._names[name] = OwnedName(name, host, records, None)
-                self._unprobed.append(self._names[name])
-        if self._unprobed and self._start is None:
-            self._start = now + self._draw(0, PROBE_GAP)
+        new = {name: OwnedName(name, records) for name, records in wanted.items()}
+        self._names.update(new)
+        self._start_probes(new.values(), now)
         if gone:
             self._multicast(gone)
 
     def restart(self, now: float) -> None:
         """Probes for all names and announces them again: after a sleep or a change of the link, other hosts may have
-        taken them (RFC 6762 section 8). Until then they are not answered."""
-        for owned in self._names.values():
-            owned.probe(now)
-            owned.due = None
-        self._unprobed = deque(self._names.values())
-        self._start = now + self._draw(0, PROBE_GAP) if self._unprobed else None
+        taken them (section 8). Until then they are not answered."""
+        self._start_probes(self._names.values(), now)
 
-    # -- receive ----------------------------------------------------------------------------------------------
+    def _start_probes(self, names: Collection[OwnedName], now: float) -> None:
+        """Starts to probe for a few names at a time: a thousand at once would flood the link."""
+        start = now + self._draw(0, PROBE_GAP) if names else now
+        for number, owned in enumerate(names):
+            owned.probe(start + number // PROBE_BATCH * PROBE_BATCH_GAP)
 
     def receive(self, packet: bytes, source: str, port: int, now: float) -> None:
         """Handles a packet from another host on this link."""
@@ -133,27 +138,42 @@ class Responder:
             return
         if message.flags & RESPONSE:
             if port == PORT:  # section 6
-                self._handle_records((*message.answers, *message.additionals), source, now)
-        elif port != PORT:
-            self._answer_legacy(message, (source, port))
+                self._handle_records(message.answers + message.additionals, source, now)
+        elif port == PORT:
+            self._handle_query(message, (source, port), now)
         else:
-            for query in self._queries.add(message, (source, port), now):
-                self._answer(query, now)
+            self._answer_legacy(message, (source, port))
         self._send_due_answers(now)
 
     def _handle_records(self, records: Iterable[ParsedRecord], source: str, now: float) -> None:
         received: dict[bytes, list[ParsedRecord]] = {}
         for record in records:
             owned = self._names.get(record.key)
-            if owned is not None and record.type in ((A, AAAA) if owned.host else (PTR,)):
+            if owned is not None and record.type in ((A, AAAA) if owned.is_host else (PTR,)):
                 received.setdefault(record.key, []).append(record)
-        for name, heard in received.items():
+        for name, theirs in received.items():
             owned = self._names[name]
-            itself = owned.host and address_record(source) in owned.record_set
-            instead = owned.on_response(heard, itself, now, self._draw)
-            self._schedule(owned)
+            itself = owned.is_host and address_record(source) in owned.record_set
+            instead = owned.on_response(theirs, itself, now, self._draw)
             if instead is not None:
                 self._conflicts.append(Conflict(name, str(ip_address(instead))))
+
+    def _handle_query(self, message: Message, peer: Peer, now: float) -> None:
+        query = self._queries.pop(peer, None)
+        if message.questions:
+            if query is not None:
+                self._answer(query, now)
+            query = KnownAnswerQuery(peer, message, now, now + KNOWN_ANSWER_SECONDS, set())
+        elif query is None:
+            return
+        query.known |= {(one.key, one.type, one.rdata) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
+        if message.flags & TRUNCATED:
+            room = len(self._queries) < MAX_QUERIES and len(query.known) < MAX_KNOWN_ANSWERS
+            query.due = min(now + self._draw(0.4, 0.5), query.latest) if room else now
+        if query.due > now:
+            self._queries[peer] = query
+        else:
+            self._answer(query, now)
 
     def _answer(self, query: KnownAnswerQuery, now: float) -> None:
         proposed: dict[bytes, list[ParsedRecord]] = {}
@@ -165,27 +185,25 @@ class Responder:
         soon = now if alone else now + self._draw(0.02, 0.12)
         private: dict[Record, None] = {}
         for question, owned in found:
-            if question.name.lower() in proposed:
-                self._defend_name(question.name.lower(), proposed[question.name.lower()], now)
+            name = question.name.lower()
+            if name in proposed:
+                self._handle_probe(name, proposed[name], now)
             elif owned is not None:
                 for kind in owned.answer_types(question.type):
                     if owned.is_known(kind, query.known):
                         continue
-                    if question.cls & UNICAST and owned.seconds_since(kind, now) < RECENT:
+                    if question.cls & UNICAST and now - owned.last_multicast(kind) < RECENT:
                         private.update((record, None) for record in owned.records_of(kind))
                     else:
                         self._schedule_answer(owned, kind, soon, GAP)
         if private:
             self._out += [Outgoing(packet, query.peer) for packet in encode_responses(list(private))]
 
-    def _defend_name(self, name: bytes, proposed: list[ParsedRecord], now: float) -> None:
+    def _handle_probe(self, name: bytes, proposed: list[ParsedRecord], now: float) -> None:
         owned = self._names.get(name)
-        if owned is None:
-            return
-        if owned.on_probe(proposed, now):
+        if owned is not None and owned.on_probe(proposed, now):
             for kind in owned.records:
                 self._schedule_answer(owned, kind, now, DEFENCE_GAP)
-        self._schedule(owned)
 
     def _answer_legacy(self, message: Message, peer: Peer) -> None:
         records: dict[Record, None] = {}
@@ -201,68 +219,22 @@ class Responder:
 
     def _announced_name(self, question: QuestionEntry) -> OwnedName | None:
         owned = self._names.get(question.name.lower())
-        return owned if owned is not None and owned.is_announced else None
-
-    # -- timeout and wake -------------------------------------------------------------------------------------
+        return owned if owned is not None and owned.state is NameState.ANNOUNCED else None
 
     def timeout(self) -> float | None:
         """Returns when `wake` is due, None for never."""
-        while self._steps and not self._is_scheduled(*self._steps[0]):
-            self._pop_step()
-        steps = [*self._answers.values(), self._queries.next_due(), self._start]
-        steps += [due for due, _, _ in self._steps[:1]]
-        return min((due for due in steps if due is not None), default=None)
+        steps = [owned.due for owned in self._names.values() if owned.due is not None]
+        return min([*steps, *self._answers.values(), *(query.due for query in self._queries.values())], default=None)
 
     def wake(self, now: float) -> None:
         """Does what is due by now."""
-        for query in self._queries.take_due(now):
+        for query in [query for query in self._queries.values() if query.due <= now]:
+            del self._queries[query.peer]
             self._answer(query, now)
-        self._start_probes(now)
-        ripe: dict[bytes, OwnedName] = {}
-        while self._steps and self._steps[0][0] <= now:
-            owned = self._pop_step()
-            if owned is not None:
-                ripe[owned.name] = owned
-        probing = [(owned.name, owned.all_records()) for owned in ripe.values() if self._step(owned, now)]
-        for owned in ripe.values():
-            self._schedule(owned)
+        due = [owned for owned in self._names.values() if owned.due is not None and owned.due <= now]
+        probing = [(owned.name, owned.all_records()) for owned in due if self._step(owned, now)]
         self._out += [Outgoing(packet, None) for packet in encode_probes(probing)]
         self._send_due_answers(now)
-
-    def _start_probes(self, now: float) -> None:
-        """Starts to probe for the next few names: a thousand at once would flood the link."""
-        if self._start is None or self._start > now:
-            return
-        left = PROBE_BATCH
-        while self._unprobed and left:
-            owned = self._unprobed.popleft()
-            if self._names.get(owned.name) is owned and owned.due is None and owned.state is NameState.PROBING:
-                owned.probe(now)
-                self._schedule(owned)
-                left -= 1
-        self._start = now + PROBE_BATCH_GAP if self._unprobed else None
-
-    def _schedule(self, owned: OwnedName) -> None:
-        """Schedules the next step of a name."""
-        if owned.due is None or owned.due == owned.scheduled:
-            return
-        owned.scheduled = owned.due
-        if len(self._steps) > 2 * len(self._names) + MAX_STALE_STEPS:
-            steps, self._steps = self._steps, []
-            for step in steps:
-                (self._steps.append if self._is_scheduled(*step) else _unschedule)(step)
-            heapify(self._steps)
-        self._step_count += 1
-        heappush(self._steps, (owned.due, self._step_count, owned))
-
-    def _pop_step(self) -> OwnedName | None:
-        """Removes the first step; returns its name, None if the step is stale."""
-        step = heappop(self._steps)
-        _unschedule(step)
-        return step[2] if self._is_scheduled(*step) else None
-
-    def _is_scheduled(self, due: float, _: int, owned: OwnedName) -> bool:
-        return owned.due == due and self._names.get(owned.name) is owned
 
     def _step(self, owned: OwnedName, now: float) -> bool:
         """Does the next step of a name. Returns whether that is a probe."""
@@ -274,16 +246,11 @@ class Responder:
             return True
         if owned.state is NameState.PROBING:
             owned.announce(now)
-        if owned.left:
-            for kind in owned.records:
-                self._schedule_answer(owned, kind, now, GAP)
-            owned.left -= 1
-            owned.due = max(self._answers[owned.name, kind] for kind in owned.records) + GAP
-        if not owned.left:
-            owned.due = None
+        for kind in owned.records:
+            self._schedule_answer(owned, kind, now, GAP)
+        owned.left -= 1
+        owned.due = max(self._answers[owned.name, kind] for kind in owned.records) + GAP if owned.left else None
         return False
-
-    # -- send -------------------------------------------------------------------------------------------------
 
     def send(self) -> list[Outgoing]:
         """Returns the packets to send now, once."""
@@ -296,33 +263,30 @@ class Responder:
         return found
 
     def _schedule_answer(self, owned: OwnedName, kind: int, soon: float, gap: float) -> None:
-        due = max(soon, owned.last[kind] + gap) if kind in owned.last else soon
+        due = max(soon, owned.last_multicast(kind) + gap)
         key = owned.name, kind
         self._answers[key] = min(due, self._answers.get(key, due))
 
     def _send_due_answers(self, now: float) -> None:
-        ripe = [key for key, due in self._answers.items() if due <= now]
         answers: list[Record] = []
-        more: dict[tuple[bytes, int], None] = {}
-        for name, kind in ripe:
+        more: dict[tuple[bytes, int], OwnedName] = {}
+        for name, kind in [key for key, due in self._answers.items() if due <= now]:
             del self._answers[name, kind]
             owned = self._names.get(name)
-            if owned is None or not owned.is_announced:
+            if owned is None or owned.state is not NameState.ANNOUNCED:
                 continue
             answers += owned.records_of(kind)
-            owned.mark_multicast(kind, now)
+            owned.last[kind], owned.was_multicast = now, True
             if kind in (A, AAAA):  # section 6.2
-                other = owned.answer_types(AAAA if kind == A else A)[0]
-                more[name, other] = None
+                more[name, owned.answer_types(AAAA if kind == A else A)[0]] = owned
         additionals: list[Record] = []
-        for name, kind in more:
-            owned = self._names[name]
-            if owned.seconds_since(kind, now) >= GAP:
+        for (name, kind), owned in more.items():
+            if now - owned.last_multicast(kind) >= GAP:
                 additionals += owned.records_of(kind)
-                owned.mark_multicast(kind, now)
+                owned.last[kind] = now
                 self._answers.pop((name, kind), None)
         if answers:
             self._multicast(answers, additionals)
 
-    def _multicast(self, answers: list[Record], additionals: Iterable[Record] = ()) -> None:
-        self._out += [Outgoing(packet, None) for packet in encode_responses(answers, list(additionals))]
+    def _multicast(self, answers: Sequence[Record], additionals: Sequence[Record] = ()) -> None:
+        self._out += [Outgoing(packet, None) for packet in encode_responses(answers, additionals)]

@@ -1,6 +1,8 @@
 """Multicast DNS on the host's links (RFC 6762): sockets and timers around the responder of each, and the querier.
 
-Links do not affect each other, and no call raises: a link that does not work is reported once.
+Links do not affect each other, and no call raises: a link that does not work is reported once. The sockets share port
+5353 with every other program that uses it. They are bound to the group where the system can (not on Windows), and so
+receive no unicast packet of other programs. The parts for macOS and Windows have never been run there.
 """
 
 from __future__ import annotations
@@ -11,25 +13,85 @@ import errno
 import logging
 import random
 import socket
+import struct
+import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
 
 from vmdns.dns.name import to_text
 from vmdns.mdns.links import Link
 from vmdns.mdns.name_state import DrawRandom
-from vmdns.mdns.packets import MAX_PACKET
+from vmdns.mdns.packets import MAX_PACKET, PORT
 from vmdns.mdns.querier import LinkQuerier
-from vmdns.mdns.responder import Outgoing, Responder
-from vmdns.mdns.sockets import GROUP4, GROUP6, PORT, open4, open6
+from vmdns.mdns.responder import Responder
 from vmdns.state.link_lookups import LookupState, is_lookup_allowed
 
 log = logging.getLogger(__name__)
 
+GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"
+HOPS = 255  # RFC 6762 section 11
+# linux/in.h and linux/in6.h: no packet of a group that another socket joined on another interface.
+_IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
+
 BURST = 64  # packets read from a socket before other work is done
 OWN_PACKETS = 256  # that may still loop back to us
+# The snapshot is published at most once a second: no record is multicast twice within one (RFC 6762 section 6).
+DEBOUNCE_SECONDS, INTERVAL_SECONDS = 0.05, 1.0
 RETRY_SECONDS = 30.0
 
 Report = Callable[[str], None]
+
+
+def open_socket(version: int, interface: str, address: str) -> socket.socket:
+    """Opens a socket for IPv4 or IPv6 (4 or 6) on the interface that has this IPv4 address. Raises OSError, also where
+    the interface has no IPv6."""
+    one = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    try:
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT"):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        (_join4 if version == 4 else _join6)(one, interface, address)
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+def _join4(one: socket.socket, interface: str, address: str) -> None:
+    own, group = ip_address(address).packed, ip_address(GROUP4).packed
+    if sys.platform == "linux":
+        index = socket.if_nametoindex(interface)
+        one.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        # Linux from 6.6 on gives a packet to any one of the sockets that share address, port and interface by
+        # SO_REUSEPORT, members of the group or not. Before 5.7 this takes a right, and is not needed.
+        with contextlib.suppress(PermissionError):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        chosen = struct.pack("@4s4si", b"\0" * 4, own, index)
+        member = struct.pack("@4s4si", group, own, index)
+    else:
+        chosen, member = own, group + own
+    one.bind((address if sys.platform == "win32" else GROUP4, PORT))
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, chosen)
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOPS)
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)  # so that other programs of this host receive it
+
+
+def _join6(one: socket.socket, interface: str, _: str) -> None:
+    index = socket.if_nametoindex(interface)
+    if sys.platform == "linux":
+        one.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    one.bind(("::", PORT, 0, 0) if sys.platform == "win32" else (GROUP6, PORT, 0, index))
+    member = struct.pack("@16sI", ip_address(GROUP6).packed, index)
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOPS)
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
 
 
 class _OpenLink:
@@ -41,17 +103,15 @@ class _OpenLink:
         self.index = _index(interface)
         self.responder = Responder(draw)
         self._timer: asyncio.TimerHandle | None = None
-        self._sockets: dict[int, socket.socket] = {}
         self._own: deque[bytes] = deque(maxlen=OWN_PACKETS)
         address = next(str(one.ip) for one in link.prefixes if one.version == 4)
-        self._sockets[4] = open4(interface, address)
+        self._sockets = {4: open_socket(4, interface, address)}
         with contextlib.suppress(OSError):  # an interface without IPv6
-            self._sockets[6] = open6(interface)
-        loop = asyncio.get_running_loop()
+            self._sockets[6] = open_socket(6, interface, address)
         for one in self._sockets.values():
-            loop.add_reader(one, self._read, one)
+            asyncio.get_running_loop().add_reader(one, self._read, one)
 
-    def configure(self, names: Mapping[bytes, tuple[str, ...]]) -> None:
+    def configure(self, names: Mapping[bytes, Iterable[str]]) -> None:
         self.responder.configure(names, asyncio.get_running_loop().time())
         self._send_pending()
 
@@ -64,22 +124,23 @@ class _OpenLink:
         self.configure({})
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
         for one in self._sockets.values():
-            loop.remove_reader(one)
+            asyncio.get_running_loop().remove_reader(one)
             one.close()
 
     def multicast(self, packet: bytes) -> None:
-        for family, one in self._sockets.items():
-            where = (GROUP4, PORT) if family == 4 else (GROUP6, PORT, 0, self.index)
-            if self._send(one, packet, where):
+        for version in self._sockets:
+            if self._send(packet, GROUP4 if version == 4 else GROUP6, PORT):
                 self._own.append(packet)
 
-    def _send(self, one: socket.socket, packet: bytes, where: tuple[str, int] | tuple[str, int, int, int]) -> bool:
+    def _send(self, packet: bytes, host: str, port: int) -> bool:
         try:
-            one.sendto(packet, where)
+            if ":" not in host:
+                self._sockets[4].sendto(packet, (host, port))
+            elif 6 in self._sockets:
+                self._sockets[6].sendto(packet, (host.partition("%")[0], port, 0, self.index))
         except OSError:
-            return False  # the interface is down, or its buffer full: who asked asks restart
+            return False  # the interface is down, or its buffer full: the client repeats its query
         return True
 
     def _read(self, one: socket.socket) -> None:
@@ -107,29 +168,20 @@ class _OpenLink:
 
     def _send_pending(self) -> None:
         """Sends pending packets, and sets the timer to the next step."""
-        loop = asyncio.get_running_loop()
-        for out in self.responder.send():
-            self._send_outgoing(out)
-        for conflict in self.responder.conflicts():
-            name = to_text(conflict.name)
+        for packet, peer in self.responder.send():
+            if peer is None:
+                self.multicast(packet)
+            else:
+                self._send(packet, *peer)
+        for name, address in self.responder.conflicts():
             self._report(
-                f"{name} is left to {conflict.address}, which has that name by multicast DNS on {self.interface};"
+                f"{to_text(name)} is left to {address}, which has that name by multicast DNS on {self.interface};"
                 f" DNS still answers it"
             )
         if self._timer is not None:
             self._timer.cancel()
         due = self.responder.timeout()
-        self._timer = None if due is None else loop.call_at(due, self._wake)
-
-    def _send_outgoing(self, out: Outgoing) -> None:
-        if out.to is None:
-            self.multicast(out.packet)
-            return
-        host, port = out.to
-        if ":" not in host:
-            self._send(self._sockets[4], out.packet, (host, port))
-        elif 6 in self._sockets:
-            self._send(self._sockets[6], out.packet, (host.partition("%")[0], port, 0, self.index))
+        self._timer = None if due is None else asyncio.get_running_loop().call_at(due, self._wake)
 
     def _wake(self) -> None:
         try:
@@ -140,29 +192,49 @@ class _OpenLink:
 
 
 class Multicast:
-    """Multicast DNS on all links. report(sentence) notifies the user; results_dropped is called when a name that was
-    absent may exist now."""
+    """Multicast DNS on all links.
+
+    links() returns the links to answer on and to query; report(sentence) notifies the user; results_dropped is called
+    when a name that was absent may exist now.
+    """
 
     def __init__(
-        self, report: Report, draw: DrawRandom = random.uniform, results_dropped: Callable[[], None] = lambda: None
+        self,
+        report: Report,
+        links: Callable[[], Mapping[str, Link]],
+        results_dropped: Callable[[], None] = lambda: None,
     ) -> None:
         self._report = report
-        self._draw = draw
+        self._links = links
         self._querier = LinkQuerier(self._send, results_dropped)
         self._open: dict[str, _OpenLink] = {}
-        self._wanted: dict[str, Link] = {}
         self._errors: dict[str, str] = {}
-        self._retry: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = float("-inf")
+
+    def update(self) -> None:
+        """Schedules an update after the links or their names changed."""
+        self._schedule(max(asyncio.get_running_loop().time() + DEBOUNCE_SECONDS, self._last + INTERVAL_SECONDS))
+
+    def _schedule(self, due: float) -> None:
+        if self._timer is not None:
+            due = min(due, self._timer.when())
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._update)
+
+    def _update(self) -> None:
+        self._timer = None
+        self._last = asyncio.get_running_loop().time()
+        self.set_links(self._links())
 
     def set_links(self, wanted: Mapping[str, Link]) -> None:
         """Answers on these links, by interface, and on no others. Unchanged links stay open."""
-        self._wanted = dict(wanted)
         for interface, one in list(self._open.items()):
             link = wanted.get(interface)
             if link is None or link.prefixes != one.link.prefixes or one.index != _index(interface):
                 del self._open[interface]
                 one.close()
-                self._querier.forget_results()
+                self._querier.drop_results()
         for interface, link in wanted.items():
             if interface not in self._open:
                 self._open_link(interface, link)
@@ -170,19 +242,13 @@ class Multicast:
                 self._open[interface].link = link
                 self._open[interface].configure(link.names)
         self._errors = {interface: text for interface, text in self._errors.items() if interface in wanted}
-        if self._retry is not None:
-            self._retry.cancel()
-        restart = any(interface not in self._open for interface in wanted)
-        self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._retry_links) if restart else None
-
-    def _retry_links(self) -> None:
-        self._retry = None
-        self.set_links(self._wanted)
+        if self._errors:
+            self._schedule(asyncio.get_running_loop().time() + RETRY_SECONDS)
 
     def _open_link(self, interface: str, link: Link) -> None:
         try:
-            self._open[interface] = _OpenLink(interface, link, self._draw, self._report, self._querier)
-            self._querier.forget_results()
+            self._open[interface] = _OpenLink(interface, link, random.uniform, self._report, self._querier)
+            self._querier.drop_results()
             if self._errors.pop(interface, ""):
                 self._report(f"multicast DNS works on {interface} now")
         except OSError as error:
@@ -195,14 +261,15 @@ class Multicast:
 
     def restart(self) -> None:
         """After a sleep: probes for the names of all links and announces them again."""
-        self._querier.forget_results()
+        self._querier.drop_results()
         for one in self._open.values():
             one.restart()
-        if self._retry is not None:
-            self._retry_links()
+        self.update()
 
     def close(self) -> None:
         """Sends goodbyes on all links, and closes them."""
+        if self._timer is not None:
+            self._timer.cancel()
         self.set_links({})
 
     def _send(self, packet: bytes) -> None:

@@ -17,7 +17,7 @@ MOST_FORWARDED = 8_192
 MOST_VIEWS = 1024  # unknown clients add no views, but interfaces come and go
 FORWARDED_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
 # Negative answers to names that another host on a link may have. Absence is cached for a minute
-# (state/link_lookups.py).
+# (mdns/querier.py).
 ABSENT_SECONDS = 10.0
 
 ClientView = tuple[View, AccessRight]

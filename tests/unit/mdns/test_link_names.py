@@ -20,7 +20,7 @@ from vmdns.dns.name import to_text, to_wire
 from vmdns.mdns import transport as multicast
 from vmdns.mdns.links import Link
 from vmdns.mdns.packets import encode_responses, parse_packet
-from vmdns.mdns.querier import LinkQuerier
+from vmdns.mdns.querier import CLIENT_LOOKUPS, CLIENT_QUERIES, LinkQuerier
 from vmdns.mdns.responder import Responder
 from vmdns.mdns.transport import Multicast
 from vmdns.server.answer_cache import find
@@ -28,7 +28,7 @@ from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
-from vmdns.state.link_lookups import CLIENT_LOOKUPS, CLIENT_QUERIES, LookupState
+from vmdns.state.link_lookups import LookupState
 from vmdns.state.name_assignment import RESERVED
 from vmdns.state.policy import Policy
 
@@ -183,7 +183,7 @@ def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytes
     name = to_wire("printer.local")
 
     async def main() -> None:
-        found = Multicast(print)
+        found = Multicast(print, dict)
         assert found.state(name, "") is LookupState.ABSENT
         found.set_links({"vboxnet0": guests})
         assert found.state(name, "") is LookupState.ABSENT
@@ -266,7 +266,7 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
 
         for forget in (
             lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
-            lan.relay.forget_results,
+            lan.relay.drop_results,
             lambda: lan.relay.receive(answer, LAN),
         ):
             lan.server.publish(SNAPSHOT)

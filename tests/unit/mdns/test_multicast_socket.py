@@ -11,7 +11,8 @@ from tests.needs import needs_network_namespace
 # Two cables, all four ends here. Packets from many ports: how the system may mistake the socket depends on them.
 PLAY = """
 import socket, subprocess, sys
-from vmdns.mdns.sockets import GROUP4, PORT, open4
+from vmdns.mdns.packets import PORT
+from vmdns.mdns.transport import GROUP4, open_socket
 
 def put(name, value):
     open(f"/proc/sys/net/ipv4/conf/{name}", "w").write(value)
@@ -26,7 +27,7 @@ for name, address in ends.items():
         put(end + "/accept_local", "1")  # the sender is this host too
         put(end + "/rp_filter", "0")
         subprocess.run(["ip", "link", "set", end, "up"], check=True)
-sockets = {name: open4(name, address) for name, address in ends.items()}
+sockets = {name: open_socket(4, name, address) for name, address in ends.items()}
 for number in range(64):
     name = ("left", "right")[number % 2]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

@@ -7,14 +7,25 @@ from collections.abc import Awaitable, Callable, Coroutine
 from ipaddress import ip_interface
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.clock import run
 from vmdns.dns.message import AAAA, NSEC, A, Record, address_record
 from vmdns.dns.name import to_wire
 from vmdns.mdns.links import Link
 from vmdns.mdns.packets import encode_responses, nsec_rdata, parse_packet
-from vmdns.mdns.querier import LinkQuerier
-from vmdns.state.link_lookups import ABSENT_SECONDS, CLIENT_LOOKUPS, MOST_WAITERS, LookupState
+from vmdns.mdns.querier import (
+    ABSENT_SECONDS,
+    ALL_QUERIES,
+    CLIENT_LOOKUPS,
+    CLIENT_QUERIES,
+    FOUND_SECONDS,
+    MAX_WAITERS,
+    LinkQuerier,
+    QueryBudget,
+)
+from vmdns.state.link_lookups import LookupState
 
 PRINTER = to_wire("printer.local")
 LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})
@@ -121,7 +132,7 @@ async def test_what_nobody_has_is_not_asked_for_again_for_a_minute(scene: Scene)
 @on_clock
 async def test_a_changed_link_is_asked_again(scene: Scene) -> None:
     await scene.relay.find(PRINTER, "")
-    scene.relay.forget_results()
+    scene.relay.drop_results()
     assert scene.forgotten == 1
     await scene.relay.find(PRINTER, "")
     assert len(scene.asked) == 4
@@ -167,7 +178,64 @@ def test_beyond_the_budget_there_is_no_result() -> None:
 def test_no_more_wait_than_the_bound() -> None:
     async def scenario() -> None:
         relay = LinkQuerier(lambda packet: None, now=asyncio.get_running_loop().time)
-        found = await asyncio.gather(*(relay.find(PRINTER, "a") for _ in range(MOST_WAITERS + 10)))
-        assert found == [()] * MOST_WAITERS + [None] * 10
+        found = await asyncio.gather(*(relay.find(PRINTER, "a") for _ in range(MAX_WAITERS + 10)))
+        assert found == [()] * MAX_WAITERS + [None] * 10
 
     run(scenario())
+
+
+@on_clock
+async def test_what_was_found_is_known_for_seconds(scene: Scene) -> None:
+    asyncio.get_running_loop().call_later(0.1, scene.relay.receive, said("192.168.56.9", denied=AAAA), LINK)
+    assert await scene.relay.find(PRINTER, "") == FOUND
+    await asyncio.sleep(FOUND_SECONDS - 0.01)
+    assert await scene.relay.find(PRINTER, "") == FOUND
+    assert scene.asked == [0]
+    await asyncio.sleep(0.01)
+    await scene.relay.find(PRINTER, "")
+    assert len(scene.asked) == 3
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.4), st.sampled_from("abc")), max_size=300))
+def test_no_second_has_more_queries_than_the_budgets(steps: list[tuple[float, str]]) -> None:
+    budget, now, sent = QueryBudget(), 0.0, list[tuple[float, str]]()
+    for later, client in steps:
+        now += later
+        if budget.allows(client, now):
+            budget.charge(client, now)
+            sent.append((now, client))
+        else:
+            budget.refuse(client, now)
+        last = [one for at, one in sent if at > now - 1.0]
+        assert len(last) <= ALL_QUERIES
+        assert all(last.count(one) <= CLIENT_QUERIES for one in "abc")
+    assert len(sent) >= min(len(steps), CLIENT_QUERIES)
+
+
+@pytest.mark.parametrize(("clients", "least"), [(1, 30), (2, 28), (8, 14)])
+def test_a_client_that_counts_as_several_leaves_others_a_share(clients: int, least: int) -> None:
+    """One client, from several addresses, queries 100 unknown names a second from each for 6 s; another one queries 30
+    printers, five a second, and finds at least this many."""
+
+    async def main() -> None:
+        def answer(packet: bytes) -> None:
+            message = parse_packet(packet)
+            assert message is not None
+            name = message.questions[0].name
+            if name[1:].startswith(b"printer"):
+                loop.call_later(0.1, relay.receive, said("192.168.56.9", denied=AAAA, name=name), LINK)
+
+        loop = asyncio.get_running_loop()
+        relay = LinkQuerier(answer, now=loop.time)
+        relay.receive(said("192.168.56.9", name=to_wire("other.local")), LINK)  # this link is no silent one
+        flood, office = [], []
+        for tick in range(600):
+            for client in map(str, range(clients)):
+                flood.append(asyncio.create_task(relay.find(to_wire(f"no{tick}-{client}.local"), client)))
+            if tick % 20 == 0:
+                office.append(asyncio.create_task(relay.find(to_wire(f"printer{tick}.local"), "office")))
+            await asyncio.sleep(0.01)
+        assert (await asyncio.gather(*office)).count(FOUND) >= least
+        assert sum(found is not None for found in await asyncio.gather(*flood)) <= 6 * clients * CLIENT_QUERIES
+
+    run(main())

@@ -431,7 +431,6 @@ def test_who_speaks_without_end_is_not_remembered_without_end(link: Link) -> Non
     for _ in range(1000):
         link.hear(itself, source=WEB)
         link.wait(0.01)
-    assert len(link.responder._steps) < 100
     assert link.wait(119) == []
     assert link.wait(3) != []
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dns.message
 
-from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.name import to_wire
-from vmdns.mdns.name_state import pointers
-from vmdns.mdns.packets import MAX_PACKET, parse_packet
-from vmdns.mdns.responder import PORT, Responder
+from vmdns.mdns.packets import MAX_PACKET, PORT, parse_packet
+from vmdns.mdns.responder import Responder, find_records
 
 NAMES = {to_wire("web.local"): ("192.168.56.101", "fd00:56::101"), to_wire("db.local"): ("192.168.56.102",)}
-OWNERS = {*NAMES, *map(reverse_name, pointers(NAMES))}
+OWNERS = set(find_records(NAMES))
 SOURCES = ("192.168.56.101", "192.168.56.50", "fe80::7")
 MOST_STEPS = 40
 MOST_WAKES = 20
