@@ -17,7 +17,7 @@ from vmdns.state.build import Base, build, build_base
 from vmdns.state.facts import Fact, Lease, Machine, Neighbour
 from vmdns.state.guests import VmChange, compare_guests
 from vmdns.state.hosts_names import HostsIndex
-from vmdns.state.name_assignment import Owners
+from vmdns.state.name_rules import Owners
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 

@@ -13,7 +13,7 @@ import pytest
 
 from vmdns.cli_parser import build_parser
 from vmdns.config import parse
-from vmdns.state.name_assignment import RESERVED
+from vmdns.state.name_rules import RESERVED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

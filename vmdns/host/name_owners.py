@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmdns.host.state_file import replace_file
 from vmdns.regular_file import read_whole
-from vmdns.state.name_assignment import Owners
+from vmdns.state.name_rules import Owners
 
 MOST_NAMES = 20_000
 MOST_BYTES = 8_000_000  # more than MOST_NAMES names of the greatest length take

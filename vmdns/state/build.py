@@ -16,13 +16,13 @@ from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses,
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
 from vmdns.state.guests import Guest, find_shared_address
 from vmdns.state.hosts_names import HostsIndex, index_hosts
-from vmdns.state.name_assignment import Owners, assign_names
+from vmdns.state.name_assignment import assign_names
+from vmdns.state.name_rules import Owners, Relative
 from vmdns.state.networks import index_networks
 from vmdns.state.policy import Policy
 from vmdns.state.reachability import find_rules
 from vmdns.state.snapshot import Snapshot, set_serial
 from vmdns.state.static_records import StaticRecords, build_static_records, names_above
-from vmdns.state.wanted_names import Relative
 
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
 _REFRESH, _RETRY, _EXPIRE = 3600, 1200, 604_800

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from vmdns.dns.name import split_labels
-from vmdns.state.name_assignment import RESERVED
+from vmdns.state.name_rules import RESERVED
 
 
 class LookupState(Enum):

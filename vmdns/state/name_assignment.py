@@ -9,39 +9,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 from typing import NamedTuple
 
 from vmdns.dns.name import MAX_LABEL
 from vmdns.state.facts import Machine
-from vmdns.state.problem import Problem
-from vmdns.state.wanted_names import (
+from vmdns.state.name_rules import (
+    Owners,
     Relative,
+    Reservation,
     WantedKind,
     WantedName,
     find_vagrant_names,
     find_wanted_names,
     natural_label,
 )
-
-# Names by which machines discover services (RFC 6761, web proxy discovery, ISATAP, CERT VU#598349),
-# and our own.
-RESERVED = frozenset({"localhost", "localdomain", "wpad", "isatap", "broadcasthost", "vmdns"})
-
-Owners = Mapping[Relative, str]  # the VM (UUID) that has a name
-
-
-class Reservation(NamedTuple):
-    """A label that no VM may take. why follows "is".
-
-    addresses are those that the hosts file has for the label: a VM with one of them may take it.
-    """
-
-    why: str
-    remedy: str = "rename the VM"
-    addresses: frozenset[str] = frozenset()
+from vmdns.state.problem import Problem
 
 
 class AssignedNames(NamedTuple):
@@ -62,13 +46,12 @@ class AssignedNames(NamedTuple):
         return ".".join(self.names[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(NamedTuple):
     """Names by UUID, one text for each name that a VM would have and does not get, and the owners of all names."""
 
     by_uuid: Mapping[str, AssignedNames]
     problems: tuple[str, ...]
-    owners: Owners = field(default_factory=dict)
+    owners: Owners
 
 
 def assign_names(
@@ -86,11 +69,7 @@ def assign_names(
     registered = list(machines)
     if not registered:
         return Naming({}, (), owners or {})  # VirtualBox was not read yet, or went away
-    assignment = _Assignment(registered, reserved, zones, owners or {}, addresses or {})
-    assignment.keep_names()
-    assignment.give_labels()
-    assignment.give_others()
-    return assignment.result({machine.uuid for machine in registered})
+    return _Assignment(registered, reserved, zones, owners or {}, addresses or {}).run()
 
 
 class _Assignment:
@@ -107,109 +86,93 @@ class _Assignment:
         self._reserved = reserved
         self._owners = owners
         self._addresses = addresses
-        self._present = sorted((one for one in machines if one.accessible and not one.ignored), key=_precedence)
-        self._machines = {machine.uuid: machine for machine in self._present}
-        vagrant = find_vagrant_names(self._present, owners)
-        self._wishes = {one.uuid: (*find_wanted_names(one, zones), *vagrant.get(one.uuid, ())) for one in self._present}
-        self.taken: dict[Relative, str] = {(machine.uuid.lower(),): machine.uuid for machine in self._present}
+        self._registered = {machine.uuid for machine in machines}
+        present = sorted((one for one in machines if one.accessible and not one.ignored), key=_precedence)
+        self._machines = {machine.uuid: machine for machine in present}
+        vagrant = find_vagrant_names(present, owners)
+        self._wishes = {one.uuid: (*find_wanted_names(one, zones), *vagrant.get(one.uuid, ())) for one in present}
+        self._taken: dict[Relative, str] = {(machine.uuid.lower(),): machine.uuid for machine in present}
         self._label: dict[str, str] = {}
-        self._denied: dict[str, list[Relative]] = {}
-        self._problems_of: dict[str, list[Problem]] = {}
-        self._not_given: list[tuple[Machine, WantedName]] = []  # of the user's own
+        self._problems: dict[str, list[tuple[Relative, Problem]]] = {machine.uuid: [] for machine in present}
         self._losers: dict[Relative, list[str]] = {}  # other VMs that would have a name
-        self._problems: list[str] = []
 
-    def keep_names(self) -> None:
+    def run(self) -> Naming:
+        """Gives all names. A VM that is registered, but has no names now, keeps those that nobody else took."""
+        self._keep_names()
+        self._give_labels()
+        self._give_others()
+        names = {machine.uuid: self._names_of(machine) for machine in self._machines.values()}
+        for machine in self._machines.values():
+            self._explain_label(machine, names[machine.uuid])
+        notes: dict[str, list[str]] = {}
+        for relative, losers in self._losers.items():
+            more = f" and {len(losers) - 1} more" if len(losers) > 1 else ""
+            note = f"has the name {'.'.join(relative)}, which {losers[0]}{more} would have as well"
+            notes.setdefault(self._taken[relative], []).append(note)
+        by_uuid, texts = {}, []
+        for uuid, found in self._problems.items():
+            problems = tuple(problem for _, problem in found)
+            denied = tuple(relative for relative, _ in found)
+            by_uuid[uuid] = AssignedNames(names[uuid], problems, denied, "; ".join(notes.get(uuid, ())))
+            texts += [f"VM {self._machines[uuid].name!r} ({uuid}) {problem}" for problem in problems]
+        owners = {relative: uuid for relative, uuid in self._taken.items() if relative != (uuid.lower(),)}
+        for relative, uuid in self._owners.items():
+            if uuid in self._registered and uuid not in self._machines:
+                owners.setdefault(relative, uuid)
+        return Naming(by_uuid, tuple(texts), owners)
+
+    def _keep_names(self) -> None:
         """Gives each VM the names that it has had, if it still would have them.
 
         A name of Vagrant's kind is kept while the VM runs: a VM that is off must not keep it from the next one.
         """
-        for machine in self._present:
+        for machine in self._machines.values():
             for wish in self._wishes[machine.uuid]:
                 kept = self._owners.get(wish.relative) == machine.uuid
                 if kept and (machine.online or wish.kind is not WantedKind.VAGRANT):
                     self._take(wish.relative, machine)
 
-    def give_labels(self) -> None:
+    def _give_labels(self) -> None:
         """Gives each VM the label of its name, or that label with a number where it cannot have it."""
         wanting: dict[str, list[Machine]] = {}
-        for machine in self._present:
+        for machine in self._machines.values():
             wanting.setdefault(natural_label(machine), []).append(machine)
-        numbers = self._kept_numbers()
+        numbers: dict[str, list[str]] = {}  # the single labels that each VM has had, the shortest first
+        for label in sorted((one[0] for one in self._owners if len(one) == 1), key=lambda one: (len(one), one)):
+            numbers.setdefault(self._owners[(label,)], []).append(label)
         without: dict[str, list[Machine]] = {}
         # The shortest first: a label with a number is longer than the one that it replaces.
         for wanted in sorted(wanting, key=lambda one: (len(one), one)):
             for machine in wanting[wanted]:
-                if self._take((wanted,), machine):
-                    self._label[machine.uuid] = wanted
-                    continue
-                kept = (one for one in numbers.get(machine.uuid, ()) if _is_numbered_form(one, wanted))
-                given = next((one for one in kept if self._take((one,), machine)), None)
+                kept = [one for one in numbers.get(machine.uuid, ()) if _is_numbered_form(one, wanted)]
+                given = next((one for one in (wanted, *kept) if self._take((one,), machine)), None)
                 if given is None:
                     without.setdefault(wanted, []).append(machine)
                 else:
                     self._label[machine.uuid] = given
         for wanted, machines in without.items():
-            free = (one for one in _numbered_labels(wanted) if (one,) not in self.taken and one not in self._reserved)
-            for machine in machines:
-                given = next(free)
+            free = (one for one in _numbered_labels(wanted) if (one,) not in self._taken and one not in self._reserved)
+            for machine, given in zip(machines, free, strict=False):
                 self._take((given,), machine)
                 self._label[machine.uuid] = given
 
-    def give_others(self) -> None:
-        """Gives all other names, kind after kind."""
-        others: dict[WantedKind, list[tuple[Machine, WantedName]]] = {kind: [] for kind in list(WantedKind)[1:]}
-        for machine in self._present:
-            for wish in self._wishes[machine.uuid][1:]:
-                others[wish.kind].append((machine, wish))
-        for kind, found in others.items():
-            for machine, wish in found:
-                if not self._take(wish.relative, machine) and kind is WantedKind.USER:
-                    self._not_given.append((machine, wish))
-
-    def result(self, registered: set[str]) -> Naming:
-        """What was given. A VM that is registered, but has no names now, keeps those that nobody else took."""
-        names = {machine.uuid: self._names_of(machine) for machine in self._present}
-        for machine, wish in self._not_given:
+    def _give_others(self) -> None:
+        """Gives all other names, kind after kind, and explains which of the user's own a VM does not get."""
+        pairs = [(machine, wish) for machine in self._machines.values() for wish in self._wishes[machine.uuid][1:]]
+        not_given = []
+        for machine, wish in sorted(pairs, key=lambda pair: pair[1].kind):
+            if not self._take(wish.relative, machine) and wish.kind is WantedKind.USER:
+                not_given.append((machine, wish))
+        for machine, wish in not_given:
             self._deny(machine, wish)
-        for machine in self._present:
-            natural = natural_label(machine)
-            users = {
-                wish.relative
-                for wish in self._wishes[machine.uuid]
-                if wish.kind in (WantedKind.USER, WantedKind.VAGRANT)
-            }
-            if self._label[machine.uuid] != natural and users.isdisjoint(names[machine.uuid]):
-                self._explain_label(machine, natural)
-        notes: dict[str, list[str]] = {}
-        for relative, losers in self._losers.items():
-            more = f" and {len(losers) - 1} more" if len(losers) > 1 else ""
-            note = f"has the name {'.'.join(relative)}, which {losers[0]}{more} would have as well"
-            notes.setdefault(self.taken[relative], []).append(note)
-        by_uuid = {
-            uuid: AssignedNames(
-                given,
-                tuple(self._problems_of.get(uuid, ())),
-                tuple(self._denied.get(uuid, ())),
-                "; ".join(notes.get(uuid, ())),
-            )
-            for uuid, given in names.items()
-        }
-        owners = {relative: uuid for relative, uuid in self.taken.items() if relative != (uuid.lower(),)}
-        for relative, uuid in self._owners.items():
-            if uuid in registered and uuid not in self._machines:
-                owners.setdefault(relative, uuid)
-        return Naming(by_uuid, tuple(self._problems), owners)
-
-    # -- single names -----------------------------------------------------------------------------------------
 
     def _take(self, relative: Relative, machine: Machine) -> bool:
         """Whether the VM has this name now."""
-        if not relative or (len(relative) == 1 and self._reservation(relative, machine) is not None):
+        if not relative or self._find_reservation(relative, machine) is not None:
             return False
-        return self.taken.setdefault(relative, machine.uuid) == machine.uuid
+        return self._taken.setdefault(relative, machine.uuid) == machine.uuid
 
-    def _reservation(self, relative: Relative, machine: Machine) -> Reservation | None:
+    def _find_reservation(self, relative: Relative, machine: Machine) -> Reservation | None:
         """What keeps the VM from this name; None where it may have it.
 
         A VM without a known address keeps a name of the hosts file that it has had: the line may well be its own.
@@ -221,52 +184,48 @@ class _Assignment:
         own = not known.isdisjoint(found.addresses) if known else self._owners.get(relative) == machine.uuid
         return None if own else found
 
-    def _kept_numbers(self) -> dict[str, list[str]]:
-        """The single labels that each VM has had, the shortest first."""
-        found: dict[str, list[str]] = {}
-        for relative in sorted((one for one in self._owners if len(one) == 1), key=lambda one: (len(one[0]), one)):
-            found.setdefault(self._owners[relative], []).append(relative[0])
-        return found
+    def _find_given(self, machine: Machine) -> list[WantedName]:
+        return [wish for wish in self._wishes[machine.uuid] if self._taken.get(wish.relative) == machine.uuid]
 
     def _names_of(self, machine: Machine) -> tuple[Relative, ...]:
-        given = [wish for wish in self._wishes[machine.uuid] if self.taken.get(wish.relative) == machine.uuid]
+        given = self._find_given(machine)
         # A name in a zone, and a name of Vagrant's kind, are better than the whole text as one label.
         first = [wish.relative for wish in given if wish.kind is WantedKind.USER and wish.text == machine.name]
         first += [wish.relative for wish in given if wish.kind is WantedKind.VAGRANT][:1]
         others = [wish.relative for wish in given]
         return tuple(dict.fromkeys([*first, (self._label[machine.uuid],), *others, (machine.uuid.lower(),)]))
 
-    # -- what is reported -------------------------------------------------------------------------------------
+    # -- why a VM does not get a name ---------------------------------------------------------------------------
 
-    def _explain_label(self, machine: Machine, wanted: str) -> None:
-        given = self._label[machine.uuid]
-        found = self._reservation((wanted,), machine)
+    def _explain_label(self, machine: Machine, names: tuple[Relative, ...]) -> None:
+        """Reports a label with a number, unless the VM has a name of the user's or Vagrant's besides."""
+        given, wanted = self._label[machine.uuid], natural_label(machine)
+        better = (WantedKind.USER, WantedKind.VAGRANT)
+        if given == wanted or any(one.kind in better and one.relative in names for one in self._wishes[machine.uuid]):
+            return
+        found = self._find_reservation((wanted,), machine)
         remedy, command = "rename one of the two VMs, or choose a name for this one", self._command(machine)
         if found is not None:
             remedy, command = found.remedy, ""
             if found.addresses and not machine.online:
                 return  # until it runs, it is not known whether the hosts file means this VM
         text = f"is {given}, because {self._why(machine, (wanted,))}"
-        self._report(machine, (wanted,), Problem(text, remedy, command))
+        self._problems[machine.uuid].append(((wanted,), Problem(text, remedy, command)))
 
     def _deny(self, machine: Machine, wish: WantedName) -> None:
-        found = self._reservation(wish.relative, machine)
+        found = self._find_reservation(wish.relative, machine)
         remedy, command = "rename the VM", ""
         if found is not None and found.addresses:
             remedy = found.remedy
         elif wish.text != machine.name:
             remedy, command = f"choose another name than {wish.text!r}, or none", self._command(machine)
         text = f"does not get the name {wish.text!r}, because {self._why(machine, wish.relative)}"
-        self._report(machine, wish.relative, Problem(text, remedy, command))
+        self._problems[machine.uuid].append((wish.relative, Problem(text, remedy, command)))
 
     def _command(self, machine: Machine) -> str:
         """The command that leaves the VM the names that it has: one for all of its problems, as each sets all names."""
         given = [
-            wish.text
-            for wish in self._wishes[machine.uuid]
-            if wish.kind is WantedKind.USER
-            and wish.text in machine.names
-            and self.taken.get(wish.relative) == machine.uuid
+            one.text for one in self._find_given(machine) if one.kind is WantedKind.USER and one.text in machine.names
         ]
         label = self._label[machine.uuid]
         if not given and label != natural_label(machine):
@@ -277,17 +236,12 @@ class _Assignment:
     def _why(self, machine: Machine, relative: Relative) -> str:
         if not relative:
             return "DNS cannot carry it"
-        found = self._reservation(relative, machine)
+        found = self._find_reservation(relative, machine)
         if found is not None:
             return f"{relative[0]} is {found.why}"
-        owner = self._machines[self.taken[relative]]
+        owner = self._machines[self._taken[relative]]
         self._losers.setdefault(relative, []).append(f"VM {machine.name!r} ({machine.uuid})")
         return f"VM {owner.name!r} ({owner.uuid}) has the name {'.'.join(relative)}"
-
-    def _report(self, machine: Machine, relative: Relative, problem: Problem) -> None:
-        self._denied.setdefault(machine.uuid, []).append(relative)
-        self._problems_of.setdefault(machine.uuid, []).append(problem)
-        self._problems.append(f"VM {machine.name!r} ({machine.uuid}) {problem}")
 
 
 def _precedence(machine: Machine) -> tuple[bool, int, float, str]:

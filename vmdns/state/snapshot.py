@@ -15,7 +15,7 @@ from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, srv_rdata
 from vmdns.dns.name import join_labels
 from vmdns.state.guests import Guest
-from vmdns.state.name_assignment import Owners
+from vmdns.state.name_rules import Owners
 from vmdns.state.reachability import Choice, VmView, build_vm_view, explain_choices
 from vmdns.state.views import HostNetworks, View
 

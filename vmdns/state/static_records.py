@@ -12,7 +12,7 @@ from vmdns.dns.name import join_labels, split_labels, to_wire
 from vmdns.dns.zonefile import names_with_types
 from vmdns.state.facts import HostName
 from vmdns.state.hosts_names import HostsIndex, is_below_any, is_blocking_address
-from vmdns.state.name_assignment import RESERVED, Reservation
+from vmdns.state.name_rules import RESERVED, Reservation
 from vmdns.state.policy import Policy
 
 _BARE_LOCAL = ("127.0.0.1", "::1")

@@ -11,7 +11,7 @@ import pytest
 from tests.facts import uuid
 from vmdns.host import name_owners
 from vmdns.host.name_owners import NameOwners, read_owners, write_owners
-from vmdns.state.name_assignment import Owners
+from vmdns.state.name_rules import Owners
 
 OWNERS: Owners = {("web",): uuid(1), ("web", "lab"): uuid(1), ("my_vm",): uuid(2), ("xn--pd1b38l32h",): uuid(3)}
 

@@ -13,7 +13,7 @@ import pytest
 from tests.facts import LAB, NETWORKS, NOW, lease, report, uuid, vm
 from vmdns.dns.name import to_text
 from vmdns.state.build import build
-from vmdns.state.name_assignment import Owners
+from vmdns.state.name_rules import Owners
 from vmdns.state.policy import Policy
 
 UNNAMED = "vm-00000000"

@@ -13,11 +13,10 @@ from vmdns.dns.name import to_wire
 from vmdns.state import name_assignment
 from vmdns.state.build import build
 from vmdns.state.facts import HostName, Machine
-from vmdns.state.name_assignment import RESERVED, Owners, Reservation, assign_names
+from vmdns.state.name_assignment import assign_names
+from vmdns.state.name_rules import RESERVED, Owners, Relative, Reservation, find_vagrant_names, natural_label
 from vmdns.state.policy import Policy
 from vmdns.state.problem import Problem
-from vmdns.state.vagrant import parse_vagrant_name
-from vmdns.state.wanted_names import Relative, natural_label
 
 ZONES = ("local", "vm.internal")
 WHY = dict.fromkeys(RESERVED, Reservation("a reserved name"))
@@ -452,7 +451,7 @@ def test_names_stay_as_they_are_while_nothing_changes(machines: list[Machine]) -
 
 
 def is_vagrants(machine: Machine) -> bool:
-    return parse_vagrant_name(machine.name) is not None
+    return bool(find_vagrant_names([machine], {}))
 
 
 @given(MACHINES, st.integers(0, 9), st.sampled_from(["Paused", "PoweredOff", "Running"]))
