@@ -79,7 +79,7 @@ class App:
         self._configuration = ConfigReload(config, config_path, options, self._apply, log)
         current = self._configuration.current
 
-        self._forwarder = Forwarder(config.limits, clock, self._reports.report_withheld)
+        self._forwarder = Forwarder(config.limits, clock, self._report_withheld)
         self._admission = Admission(
             lambda peer: self.store.snapshot.is_guest(peer), lambda: self._discovery.request_look("neighbours")
         )
@@ -90,9 +90,9 @@ class App:
                 self._forwarder.cached,
                 partial(chase, self._forwarder),
                 self._admission.admit,
-                begin=self._forwarder.begin,
-                first_queries=self._forwarder.first_queries,
+                find=self._forwarder.find,
                 settle=self._forwarder.settle,
+                thread=self._forwarder.thread,
             ),
             config.limits,
         )
@@ -141,7 +141,8 @@ class App:
         self._log(f"vmdns {__version__}")
         if self._name_owners.trouble:
             self._log(self._name_owners.trouble)
-        self._faults.watch(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self._faults.watch(self._loop)
         async with AsyncExitStack() as parts:
             self._close_at_end(parts)
             self._connect_service_manager()
@@ -235,6 +236,9 @@ class App:
             await report_other_user(config, self._discovery.virtualbox, machines, self._log)
 
     # -- what the parts call ----------------------------------------------------------------------------------
+
+    def _report_withheld(self, name: str) -> None:
+        self._loop.call_soon_threadsafe(self._reports.report_withheld, name)
 
     def _snapshot(self) -> Snapshot:
         return self.store.snapshot
@@ -356,7 +360,7 @@ class App:
 
 async def chase(forwarder: Forwarder, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
     """The response to a query whose CNAME chain goes on outside of our zones, at `target`."""
-    found = await forwarder.find(Question(target, query.type, query.dnssec_ok, query.checking_disabled))
+    found = await forwarder.lookup(Question(target, query.type, query.dnssec_ok, query.checking_disabled))
     if isinstance(found, Failure):
         return encode_response(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
     return encode_response(

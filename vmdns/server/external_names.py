@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from selectors import BaseSelector
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question
 from vmdns.dns.query import Query
-from vmdns.server.first_query import FirstQueries
-from vmdns.server.in_flight import Waiter
+from vmdns.server.io_thread import IoThread
+from vmdns.server.lookup import Waiter
 from vmdns.state.authoritative import Reply
 from vmdns.state.link_lookups import LookupState
 
@@ -22,8 +21,8 @@ Cached = Callable[[Query, int], bytes | None]
 Chase = Callable[[Query, Reply, bytes, int], Awaitable[bytes]]
 # Waits until the peer with this address is known to be a guest, or for long enough.
 Admit = Callable[[str], Awaitable[None]]
-# Gives a cached answer; else whether the calling thread sends a query, of whose result the waiter is notified.
-Begin = Callable[[Question, Waiter, FirstQueries], Forwarded | Failure | bool]
+# Gives an answer that is known at once; else the waiter is called with it. For the UDP thread.
+Find = Callable[[Question, Waiter], Forwarded | Failure | None]
 
 
 class LinkLookups(Protocol):
@@ -36,14 +35,14 @@ class LinkLookups(Protocol):
 
 @dataclass(slots=True)
 class ExternalNames:
-    """links looks up X.local on the host's links; None turns that off. begin, first_queries (for a thread that waits
-    with this selector) and settle send upstream queries from the UDP thread; without them the event loop does."""
+    """links looks up X.local on the host's links; None turns that off. find, settle and thread are the forwarder's;
+    without find the event loop forwards."""
 
     forward: Forward
     cached: Cached
     chase: Chase
     admit: Admit
     links: LinkLookups | None = None
-    begin: Begin | None = None
-    first_queries: Callable[[BaseSelector], FirstQueries | None] | None = None
+    find: Find | None = None
     settle: Callable[[float], Awaitable[None]] | None = None
+    thread: IoThread = field(default_factory=IoThread)

@@ -7,8 +7,11 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from vmdns.dns.cache import ForwardedCache
+from vmdns.dns.forwarded_answer import Question
 from vmdns.dns.name import to_text
 from vmdns.dns.upstreams import Upstream, Upstreams, closest_domain
+from vmdns.server.lookup import Lookup
 from vmdns.server.upstream_server import UpstreamServer
 
 _ROOT = b"\0"
@@ -45,14 +48,27 @@ def make_route_config(
 
 
 class ForwardRoutes:
-    """The route of each name. Immutable: it is replaced as a whole, so that threads use it without a lock."""
+    """The route of each name, with the answers of these upstreams. It is replaced as a whole, so that threads use it
+    without a lock.
 
-    def __init__(self, what: RouteConfig, server: Callable[[Upstream], UpstreamServer]) -> None:
-        self.what = what
-        made = {one: server(one) for one in what.upstreams}
+    cached_for: the configuration whose answers the cache has: the last one with upstreams.
+    """
+
+    def __init__(
+        self,
+        config: RouteConfig,
+        cache: ForwardedCache,
+        server: Callable[[Upstream], UpstreamServer],
+        cached_for: RouteConfig | None = None,
+    ) -> None:
+        self.config = config
+        self.cache = cache
+        self.cached_for = cached_for
+        self.in_flight: dict[Question, Lookup] = {}
+        made = {one: server(one) for one in config.upstreams}
         self.servers: Mapping[Upstream, UpstreamServer] = made
-        self._default = tuple(made[one] for one in what.default)
-        self._domains = {key: tuple(made[one] for one in servers) for key, servers in what.domains.items()}
+        self._default = tuple(made[one] for one in config.default)
+        self._domains = {key: tuple(made[one] for one in servers) for key, servers in config.domains.items()}
 
     def of(self, name: bytes) -> tuple[UpstreamServer, ...]:
         """Returns the servers to query for a name, in the configured order. Empty where its domain has no usable one:
@@ -64,7 +80,7 @@ class ForwardRoutes:
 
     def is_own(self, name: bytes) -> bool:
         """Whether a name lies in a local zone, and in no more specific forwarded domain."""
-        zone = closest_domain(name, self.what.zones)
+        zone = closest_domain(name, self.config.zones)
         if zone is None:
             return False
         domain = closest_domain(name, self._domains)
@@ -72,12 +88,12 @@ class ForwardRoutes:
 
     def trusts(self, name: bytes) -> bool:
         """Whether a name may have private addresses."""
-        return bool(self.what.trusted) and closest_domain(name, self.what.trusted) is not None
+        return bool(self.config.trusted) and closest_domain(name, self.config.trusted) is not None
 
-    def asked_for(self) -> Iterable[tuple[UpstreamServer, list[str]]]:
+    def domains_by_server(self) -> Iterable[tuple[UpstreamServer, list[str]]]:
         """Returns each server with the domains that it is queried for."""
-        found: dict[Upstream, list[str]] = {one: ["."] for one in self.what.default}
-        for key, servers in self.what.domains.items():
+        found: dict[Upstream, list[str]] = {one: ["."] for one in self.config.default}
+        for key, servers in self.config.domains.items():
             for one in servers:
                 found.setdefault(one, []).append(to_text(key))
         return [(self.servers[one], names) for one, names in found.items()]

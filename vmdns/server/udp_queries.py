@@ -10,7 +10,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from selectors import BaseSelector
 from typing import Any
 
 from vmdns.dns.cookie import COOKIE, FULL
@@ -23,12 +22,11 @@ from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.cookies import Cookies
 from vmdns.server.counters import Counters
 from vmdns.server.external_names import ExternalNames
-from vmdns.server.first_query import FirstQueries
 from vmdns.server.flood_filter import MUTE_SECONDS, FloodFilter
 from vmdns.server.listeners import Listener
 from vmdns.server.query_handler import QueryHandler
 from vmdns.server.rate_limit import SendDecision
-from vmdns.server.udp import UdpThread
+from vmdns.server.udp import UdpReader
 from vmdns.server.udp_listener import UdpListener
 from vmdns.state.snapshot import AccessRight, Snapshot
 
@@ -62,9 +60,8 @@ class UdpQueries:
         self._cookies = cookies
         self._spawn = spawn
         self._counts = handler.counts
-        self._closed = Counters()
         self.answer_cache = AnswerCache()
-        self._thread: UdpThread | None = None  # while it has a listener
+        self._reader = UdpReader(external.thread, self.answer_cache, self.find_answers, self.ask)
         self._listeners: dict[Listener, UdpListener] = {}
         self._flood_filters: dict[Listener, FloodFilter] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,7 +73,7 @@ class UdpQueries:
     @property
     def counts(self) -> Counters:
         """Counters of the UDP thread; the rest is counted by the query handler."""
-        return self._closed if self._thread is None else self._closed + self._thread.counts
+        return self._reader.counts
 
     @property
     def path(self) -> str:
@@ -89,20 +86,13 @@ class UdpQueries:
         if not self._listeners:
             self.answer_cache.publish(self._current())
         self._flood_filters[listener] = FloodFilter(listener.udp)
-        if self._thread is None:
-            self._thread = UdpThread(self.answer_cache, self.find_answers, self.ask, self._tries)
-        self._listeners[listener] = self._thread.open(listener, batches=batches)
+        self._listeners[listener] = self._reader.open(listener, batches=batches)
 
     def close(self, listener: Listener) -> None:
         """Stops answering on a listener."""
         udp_listener = self._listeners.pop(listener)
         self._flood_filters.pop(listener).unmute(math.inf)
-        if self._thread is not None and self._thread.close(udp_listener):
-            self._closed += self._thread.counts
-            self._thread = None
-
-    def _tries(self, selector: BaseSelector) -> FirstQueries | None:
-        return self._external.first_queries(selector) if self._external.first_queries is not None else None
+        self._reader.close(udp_listener)
 
     def _unmute(self, listener: Listener) -> None:
         if listener in self._flood_filters:
@@ -215,12 +205,8 @@ class UdpQueries:
                     return (
                         self._external.cached(query, limit) or self._handler.forward_limit_reached(query, limit, client)
                     )[2:]
-                made = self._forward(query, limit, peer, listener, client)
-                if not isinstance(made, bool):
-                    self._store_forwarded(query, packet, made, peer, listener)
-                    return made[2:]
-                if made:
-                    return None
+                if self._external.find is not None:
+                    return self._forward(query, packet, limit, peer, listener, client)
             self._hand_over(query, packet, peer, listener)
             return None
         if reply is not None and self._handler.may_exist_on_link(query, reply, snapshot):
@@ -229,21 +215,24 @@ class UdpQueries:
             self.answer_cache.store(client_view, snapshot, _key(query, packet), _with_lower_case_name(query, response))
         return response[2:]
 
-    def _forward(self, query: Query, limit: int, peer: Peer, listener: Listener, client: Client | None) -> bytes | bool:
-        """Returns the response from the cache; else whether an upstream query was sent, whose response follows."""
-        thread = self._thread
-        if self._external.begin is None or thread is None or thread.first_queries is None:
-            return False
+    def _forward(
+        self, query: Query, packet: bytes, limit: int, peer: Peer, listener: Listener, client: Client | None
+    ) -> bytes | None:
+        """Returns the response without its id from the cache; None where it follows."""
 
         def respond(found: Forwarded | Failure) -> None:
             self._clients.end_forward(client)
             self._send(listener, encode_answer(query, found, limit), peer)
 
-        found = self._external.begin(Question.of(query), respond, thread.first_queries)
-        self._counts.forwarded += found is not False
-        if found is True:
+        assert self._external.find is not None
+        self._counts.forwarded += 1
+        found = self._external.find(Question.of(query), respond)
+        if found is None:
             self._clients.count_forward(client)
-        return found if isinstance(found, bool) else encode_answer(query, found, limit)
+            return None
+        response = encode_answer(query, found, limit)
+        self._store_forwarded(query, packet, response, peer, listener)
+        return response[2:]
 
     def _hand_over(self, query: Query, packet: bytes, peer: Peer, listener: Listener) -> None:
         """Passes the query to the event loop."""

@@ -1,20 +1,24 @@
-"""One upstream server: its state, and how it is queried."""
+"""One upstream server: its state, how it is queried, and probes of it. Used in the UDP thread alone.
+
+The response to a client's query never changes how later queries are sent, since clients can query names to which a
+server responds badly or not at all. It starts a probe, and only the response to that changes something.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import secrets
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
+from vmdns.dns import message as wire
+from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.forwarded_answer import Forwarded, Question
+from vmdns.dns.limits import Limits
 from vmdns.dns.query import Query
-from vmdns.dns.response_validation import Rejected, ResponseFault
+from vmdns.dns.response_validation import Rejected, ResponseFault, validate_response
 from vmdns.dns.upstreams import Upstream
-from vmdns.server.upstream_probe import Abilities, check_response, find_abilities
-from vmdns.server.upstream_query import encode_query
-from vmdns.server.upstream_socket import UpstreamSockets
+from vmdns.server.upstream_exchange import Exchange, Result, UpstreamSockets, Validate, encode_query
 
 # An unresponsive server is queried last, and probed again after this many seconds if there are queries.
 PROBE_SECONDS = 15.0
@@ -25,56 +29,29 @@ _CHECK_SECONDS = 60.0
 _CASE_SECONDS = 1.0
 # As usual; without EDNS; over TCP; over TCP without EDNS.
 _MAX_QUERIES = 4
+# How long a probe's response is waited for, in seconds.
+_SILENCE_TIMEOUT, _ABILITIES_TIMEOUT = 1.5, 5.0
+# An upstream lacks an ability only if this many probes in a row say so.
+_REPEATS = 3
+# Resolvers answer localhost themselves (RFC 6761 section 6.3).
+_PROBE = Question(LOCALHOST, wire.A, False, False)
+_LIMITS = Limits()
 
 
-class Validate(Protocol):
-    """`core.validate.validate` with everything but the message filled in."""
+class Unanswered(NamedTuple):
+    """A server had no answer. final: a retry would give the same. fault: it is a fault of ours."""
 
-    def __call__(self, message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected: ...
-
-
-class PendingQuery(Protocol):
-    """A UDP query that was sent already: the query, its time by the clock of the server, and its result."""
-
-    @property
-    def sent(self) -> Query: ...
-
-    @property
-    def begun(self) -> float: ...
-
-    async def outcome(self) -> Forwarded | Rejected:
-        """Waits without a timeout. Raises OSError, ValueError."""
-
-
-class Unanswered(Exception):
-    """A server had no answer; the text says why. final: a retry would give the same."""
-
-    def __init__(self, why: str, *, final: bool) -> None:
-        super().__init__(why)
-        self.final = final
-
-
-# Runs a coroutine as a task; to be called in the event loop.
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-# Has the event loop call this; from any thread.
-InLoop = Callable[[Callable[[], None]], None]
+    why: str
+    final: bool
+    fault: Exception | None = None
 
 
 class UpstreamServer:
-    """One upstream. now is a monotonic clock in seconds; recovered is called when it responds again.
-
-    The response to a client's query never changes how later queries are sent: it starts a probe (`upstream_probe`), and
-    only the response to that does.
-    """
+    """One upstream. now is a monotonic clock that counts suspends, in seconds; recovered is called when it responds
+    again."""
 
     def __init__(
-        self,
-        upstream: Upstream,
-        sockets: UpstreamSockets,
-        now: Callable[[], float],
-        recovered: Callable[[], None],
-        spawn: Spawn,
-        in_loop: InLoop,
+        self, upstream: Upstream, sockets: UpstreamSockets, now: Callable[[], float], recovered: Callable[[], None]
     ) -> None:
         self.upstream = upstream
         self.local = upstream.local
@@ -82,174 +59,123 @@ class UpstreamServer:
         self.error = ""
         self.round_trip: float | None = None
         self.silent = False
-        self._sockets = sockets
+        self.sockets = sockets
+        # Whether it takes queries with an OPT record (RFC 6891), and repeats the case of the question.
+        self.edns = self.mix_case = True
         self._now = now
         self._recovered = recovered
-        self._last_response = float("-inf")
+        self._last_response = float("-inf")  # of time.monotonic
         self._probe_after = 0.0
-        self._spawn = spawn
-        self._in_loop = in_loop
-        self._check: asyncio.Task[None] | None = None
-        self._abilities = Abilities()
-        self._abilities_until = 0.0
+        self._probe: Exchange | None = None  # the probe in flight
+        self._abilities_until = float("inf")
         self._check_after = float("-inf")
 
     def __str__(self) -> str:
         return str(self.upstream)
 
-    async def ask(self, question: Question, validate: Validate, first: PendingQuery | None = None) -> Forwarded:
-        """Queries the server until it answers; cancel it to give up. Raises `Unanswered`.
-
-        first: a query that was sent already, to continue.
-        """
-        edns = self._current_abilities().edns if first is None else first.sent.edns is not None
-        stream = other_case = False
-        only_case: Forwarded | None = None  # an answer whose only fault is the case of its question
-        with_edns = edns
-        why = ""
-        self.asked += first is None
-        for _ in range(_MAX_QUERIES):
-            try:
-                if first is None:
-                    async with asyncio.timeout(None if only_case is None else _CASE_SECONDS):
-                        verdict = await self._query(question, validate, edns, stream)
-                else:
-                    verdict = await self._await_response(first.outcome(), first.sent, first.begun, stream=False)
-                    first = None
-            except (Unanswered, TimeoutError):
-                if only_case is None:
-                    raise
-                verdict = only_case
-            if isinstance(verdict, Forwarded):
-                self.answered += 1
-                if other_case or edns != with_edns:
-                    self._check_abilities()
-                return verdict
-            why = verdict.why
-            match verdict.verdict:
-                case ResponseFault.NO_EDNS:
-                    edns = False
-                case ResponseFault.TRUNCATED:
-                    stream = True
-                case ResponseFault.OTHER_CASE:
-                    stream = other_case = True
-                    only_case = verdict.answer
-                case _:
-                    break
-        raise self._fail(why, final=True)
-
-    async def _query(self, question: Question, validate: Validate, edns: bool, stream: bool) -> Forwarded | Rejected:
-        packet, sent = encode_query(question, secrets.token_bytes, edns=edns, mix_case=self._current_abilities().case)
-        if stream:
-            coming = self._sockets.ask_tcp(self.upstream, packet, lambda reply: validate(reply, sent, True))
-        else:
-            coming = self._sockets.ask_udp(self.upstream, packet, lambda reply: validate(reply, sent, False))
-        return await self._await_response(coming, sent, self._now(), stream=stream)
-
-    async def _await_response(
-        self, coming: Awaitable[Forwarded | Rejected], sent: Query, begun: float, *, stream: bool
-    ) -> Forwarded | Rejected:
-        try:
-            verdict = await coming
-        except (OSError, ValueError) as error:
-            # It has just responded over UDP.
-            if not stream and not self.silent:
-                self._check_silence()
-            raise self._fail(f"cannot be reached: {error}", final=stream) from error
+    def refresh(self) -> None:
+        """Forgets missing abilities after a while, and probes an unresponsive server now and then."""
         now = self._now()
-        self._note_response(now)
-        if not stream:
-            self._update_round_trip(now - begun)
-        return verdict
+        if now >= self._abilities_until:
+            self.edns = self.mix_case = True
+            self._abilities_until = float("inf")
+        if self.silent and now >= self._probe_after:
+            self._probe_after = now + PROBE_SECONDS
+            self.check_silence()
 
-    def make_first_query(self, question: Question, draw: Callable[[int], bytes]) -> tuple[bytes, Query]:
-        """Returns the first query, which the caller sends. draw gives random bytes."""
-        self.asked += 1
-        can = self._current_abilities()
-        return encode_query(question, draw, edns=can.edns, mix_case=can.case)
-
-    def record_first_response(self, begun: float) -> None:
-        """Records that such a query was answered."""
-        now = self._now()
-        self._note_response(now)
-        self._update_round_trip(now - begun)
-        self.answered += 1
-
-    def _update_round_trip(self, took: float) -> None:
-        self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
-
-    # -- probes: in the event loop ------------------------------------------------------------------------------
-
-    def _current_abilities(self) -> Abilities:
-        """Returns what it is able to do, as far as is known. Any thread may call this."""
-        return self._abilities if self._now() < self._abilities_until else Abilities()
-
-    def _check_abilities(self) -> None:
-        """Probes its abilities, since a simpler query had more success."""
-        if self._now() >= self._check_after and not self._checking:
-            self._check_after = self._now() + _CHECK_SECONDS
-            self._check = self._spawn(self._learn_abilities())
-
-    def _check_silence(self) -> None:
-        """Probes whether it responds at all."""
-        if not self._checking:
-            self._check = self._spawn(self._learn_silence())
-
-    @property
-    def _checking(self) -> bool:
-        return self._check is not None and not self._check.done()
-
-    async def _learn_abilities(self) -> None:
-        try:
-            self._abilities = await find_abilities(self._sockets, self.upstream)
-        except (OSError, ValueError):
-            return
-        now = self._now()
-        self._note_response(now)
-        self._abilities_until = now + _ABILITIES_SECONDS
-
-    async def _learn_silence(self) -> None:
-        try:
-            await check_response(self._sockets, self.upstream)
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) != errno.EMFILE:  # too few sockets is our own fault
-                self.silent = True
-                self._probe_after = self._now() + PROBE_SECONDS
-                self.failed += 1
-                self.error = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
-        else:
-            self._note_response(self._now())
-
-    def _fail(self, why: str, *, final: bool) -> Unanswered:
-        self.failed += 1
-        self.error = why
-        return Unanswered(why, final=final)
-
-    def forget_silence(self) -> None:
-        """Treats it as responsive again."""
-        self.silent = False
-
-    def _note_response(self, now: float) -> None:
-        self._last_response = now
+    def note_response(self, began: float | None = None) -> None:
+        """Notes that it responded; began: to a query over UDP that was sent then."""
+        self._last_response = time.monotonic()
+        if began is not None:
+            took = self._last_response - began
+            self.round_trip = took if self.round_trip is None else self.round_trip + (took - self.round_trip) / 8
         if self.silent:
             self.silent = False
             self._recovered()
 
-    def note_no_response(self, begun: float) -> None:
+    def note_no_response(self, began: float) -> None:
         """Probes the server if it has sent nothing since that time, when a query was sent."""
-        if self._last_response < begun and not self.silent:
-            self._check_silence()
+        if self._last_response < began and not self.silent:
+            self.check_silence()
 
-    def is_silent(self) -> bool:
-        """Whether it does not respond; it is probed again now and then. Any thread may call this."""
-        silent = self.silent
-        if silent and self._now() >= self._probe_after:
+    # -- probes -------------------------------------------------------------------------------------------------
+
+    def check_silence(self) -> None:
+        """Probes whether it responds at all."""
+        if self._probe is None:
+            self._send_probe(False, _SILENCE_TIMEOUT, self._learn_silence)
+
+    def check_abilities(self) -> None:
+        """Probes its abilities, since a simpler query had more success."""
+        if self._now() < self._check_after or self._probe is not None:
+            return
+        self._check_after = self._now() + _CHECK_SECONDS
+        probes = self._learn_abilities()
+
+        def probe_again(result: Result, rcode: int) -> None:
+            if isinstance(result, Exception):
+                return
+            self.note_response()
+            try:
+                edns = probes.send((result.verdict if isinstance(result, Rejected) else None, rcode))
+            except StopIteration:
+                return
+            self._send_probe(edns, _ABILITIES_TIMEOUT, probe_again)
+
+        self._send_probe(next(probes), _ABILITIES_TIMEOUT, probe_again)
+
+    def close(self) -> None:
+        """Ends its probe."""
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
+    def _send_probe(self, edns: bool, timeout: float, done: Callable[[Result, int], None]) -> None:
+        while True:
+            query = encode_query(_PROBE, edns=edns, mix_case=True)
+            if query[1].name != query[1].key:  # a name that happens to be in lower case would show nothing about case
+                break
+        rcode = 0
+
+        def validate(message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected:
+            nonlocal rcode
+            found = validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
+            rcode = message[3] & 0xF if len(message) > 3 else 0
+            return found
+
+        def end(result: Result) -> None:
+            self._probe = None
+            done(result, rcode)
+
+        self._probe = Exchange(self.sockets, self.upstream, query, validate, end, timeout=timeout)
+
+    def _learn_silence(self, result: Result, _: int) -> None:
+        if not isinstance(result, Exception):
+            self.note_response()
+        elif getattr(result, "errno", None) != errno.EMFILE:  # too few sockets is our own fault
+            self.silent = True
             self._probe_after = self._now() + PROBE_SECONDS
-            self._in_loop(self._check_silence)
-        return silent
+            self.failed += 1
+            self.error = "does not answer" if isinstance(result, TimeoutError) else f"cannot be reached: {result}"
+
+    def _learn_abilities(self) -> Generator[bool, tuple[ResponseFault | None, int], None]:
+        """Yields whether the next probe has an OPT record, and takes the verdict on the response and its rcode."""
+        no_edns = flat_case = True
+        for _ in range(_REPEATS):
+            verdict, rcode = yield True
+            if verdict is ResponseFault.NO_EDNS:
+                verdict, rcode = yield False
+                no_edns = no_edns and rcode not in (wire.FORMERR, wire.NOTIMP)
+            else:
+                no_edns = False
+            flat_case = flat_case and verdict is ResponseFault.OTHER_CASE
+            if not no_edns and not flat_case:
+                break
+        self.edns, self.mix_case = not no_edns, not flat_case
+        self._abilities_until = self._now() + _ABILITIES_SECONDS
 
     def status(self) -> dict[str, Any]:
-        """Returns its status as JSON values; the round trip in milliseconds."""
+        """Returns its status as JSON values; the round trip in milliseconds. Any thread may call this."""
         return {
             "address": str(self.upstream),
             "asked": self.asked,
@@ -261,6 +187,95 @@ class UpstreamServer:
         }
 
 
+class Attempt:
+    """Queries a server until it answers: again without EDNS, or over TCP, where its response calls for that."""
+
+    __slots__ = (
+        "_done", "_edns", "_exchange", "_only_case", "_other_case", "_queries", "_question", "_stream", "_validate",
+        "_with_edns", "began", "server",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        server: UpstreamServer,
+        question: Question,
+        validate: Validate,
+        done: Callable[[Attempt, Forwarded | Unanswered], None],
+    ) -> None:
+        self.server = server
+        self._question = question
+        self._validate = validate
+        self._done = done
+        self._edns = self._with_edns = server.edns
+        self._stream = self._other_case = False
+        self._only_case: Forwarded | None = None  # an answer whose only fault is the case of its question
+        self._queries = 0
+        server.asked += 1
+        self._send()
+        self.began = self._exchange.began
+
+    def close(self) -> None:
+        """Ends it; nothing is called any more."""
+        self._exchange.close()
+
+    def _send(self) -> None:
+        self._queries += 1
+        server = self.server
+        self._exchange = Exchange(
+            server.sockets,
+            server.upstream,
+            encode_query(self._question, edns=self._edns, mix_case=server.mix_case),
+            self._validate,
+            self._receive,
+            stream=self._stream,
+            timeout=None if self._only_case is None else _CASE_SECONDS,
+        )
+
+    def _receive(self, result: Result) -> None:
+        server = self.server
+        if isinstance(result, Exception):
+            if self._only_case is not None:
+                self._answer(self._only_case)
+            elif isinstance(result, (OSError, ValueError)):
+                if not self._stream and not server.silent:  # over TCP it has just responded over UDP
+                    server.check_silence()
+                self._fail(Unanswered(f"cannot be reached: {result}", final=self._stream))
+            else:
+                self._fail(Unanswered("internal error", final=True, fault=result))
+            return
+        server.note_response(None if self._stream else self._exchange.began)
+        if isinstance(result, Forwarded):
+            self._answer(result)
+            return
+        match result.verdict:
+            case ResponseFault.NO_EDNS:
+                self._edns = False
+            case ResponseFault.TRUNCATED:
+                self._stream = True
+            case ResponseFault.OTHER_CASE:
+                self._stream = self._other_case = True
+                self._only_case = result.answer
+            case _:
+                self._queries = _MAX_QUERIES
+        if self._queries < _MAX_QUERIES:
+            self._send()
+        else:
+            self._fail(Unanswered(result.why, final=True))
+
+    def _answer(self, found: Forwarded) -> None:
+        self.server.answered += 1
+        if self._other_case or self._edns != self._with_edns:
+            self.server.check_abilities()
+        self._done(self, found)
+
+    def _fail(self, unanswered: Unanswered) -> None:
+        self.server.failed += 1
+        self.server.error = unanswered.why
+        self._done(self, unanswered)
+
+
 def order_servers(servers: tuple[UpstreamServer, ...]) -> list[UpstreamServer]:
     """Returns the servers in the order to query them: as configured, unresponsive ones last."""
-    return sorted(servers, key=UpstreamServer.is_silent) if any(server.silent for server in servers) else list(servers)
+    for server in servers:
+        server.refresh()
+    return sorted(servers, key=lambda server: server.silent)

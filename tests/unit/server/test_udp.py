@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.server.dnsbench import HOST, Bench, Script, question, run, until
 from vmdns.dns.limits import Limits
-from vmdns.server import udp
+from vmdns.server import io_thread, udp
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 
@@ -112,7 +112,7 @@ def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
 
 def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: no recvmmsg, no MSG_DONTWAIT, and select(2) for all listeners."""
-    monkeypatch.setattr(udp, "DefaultSelector", SelectSelector)
+    monkeypatch.setattr(io_thread, "DefaultSelector", SelectSelector)
     monkeypatch.setattr(udp, "CALLS", None)
     monkeypatch.setattr(udp, "_DONT_WAIT", 0)
 

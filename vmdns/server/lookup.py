@@ -1,0 +1,103 @@
+"""A question in flight, and which server is to be queried next.
+
+Failover: the next server is queried when one fails, or does not respond in time; the first answer wins. An attempt
+stays open until the end, so a slow server still counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, Failure, Forwarded, Question
+from vmdns.dns.limits import Limits
+from vmdns.server.io_thread import Timer
+from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
+
+if TYPE_CHECKING:
+    from vmdns.server.forward_routes import ForwardRoutes
+
+# RFC 8767 section 5: how long a client waits that can get a stale answer.
+_STALE_WAIT = 1.8
+# A server has this part of limits.upstream_timeout, and this many seconds at most, before the next one is queried too.
+_DELAY_PART, _MAX_DELAY = 0.4, 0.8
+# Attempts at one server, and at all servers together.
+_TRIES_EACH, _MAX_TRIES = 2, 6
+# Seconds before a server is queried again after an ICMP error, which may be forged.
+_PAUSE = 0.2
+
+Found = Forwarded | Failure
+# Takes the result of a query, in the UDP thread.
+Waiter = Callable[[Found], object]
+
+
+class Lookup:
+    """A question in flight: its waiters, its servers in the order to query them, and what became of each.
+
+    Times are of time.monotonic. trusted: the answer may have private addresses.
+    """
+
+    __slots__ = (
+        "_last", "_left", "_retry_at", "_why", "attempts", "delay", "end", "limits", "question", "replied", "routes",
+        "stale", "stale_at", "timer", "tries", "trusted", "waiters",
+    )  # fmt: skip
+
+    def __init__(
+        self, question: Question, routes: ForwardRoutes, servers: list[UpstreamServer], limits: Limits, now: float
+    ) -> None:
+        self.question = question
+        self.routes = routes
+        self.limits = limits
+        self.trusted = routes.trusts(question.name)
+        self.waiters: list[Waiter] = []
+        self.attempts: list[Attempt] = []
+        self.tries = 0
+        self.replied = False
+        self.end = now + limits.query_timeout
+        self.delay = min(_DELAY_PART * limits.upstream_timeout, _MAX_DELAY)
+        self.timer: Timer | None = None
+        self.stale: Forwarded | None = None  # what the waiters get at stale_at
+        self.stale_at = now + _STALE_WAIT
+        self._left = dict.fromkeys(servers, _TRIES_EACH)
+        self._retry_at: dict[UpstreamServer, float] = {}
+        self._why: dict[UpstreamServer, str] = {}
+        self._last = now
+
+    def next(self, now: float, spare: bool) -> tuple[UpstreamServer | None, float]:
+        """Returns the server to query next, and when; None and when to give up where none is left.
+
+        spare: whether servers may be queried again while others are.
+        """
+        found, due = None, self._last + self.limits.upstream_timeout
+        for server, left in self._left.items() if self.tries < _MAX_TRIES else ():
+            if left == _TRIES_EACH or (left and (spare or not self.attempts)):
+                at = self._retry_at.get(server)
+                if at is None:
+                    at = self._last + self.delay if self.attempts else now
+                if found is None or at < due:
+                    found, due = server, at
+        return found, due if found is not None or self.attempts else now
+
+    def begin(self, server: UpstreamServer, now: float) -> None:
+        """Notes that the server is queried."""
+        self._left[server] -= 1
+        self.tries += 1
+        self._last = now
+        self._retry_at[server] = now + self.limits.upstream_timeout
+
+    def note_failure(self, attempt: Attempt, unanswered: Unanswered, now: float) -> None:
+        """Notes that a server had no answer."""
+        self.attempts.remove(attempt)
+        self._why[attempt.server] = unanswered.why
+        if unanswered.final:
+            self._left[attempt.server] = 0
+            self.replied = True
+        else:
+            self._retry_at[attempt.server] = now + _PAUSE
+
+    def error(self) -> tuple[int, str]:
+        """Returns the Extended DNS Error where no server had an answer."""
+        for attempt in self.attempts:
+            self._why.setdefault(attempt.server, "does not answer")
+        text = "; ".join(f"{server} {why}" for server, why in self._why.items())
+        return EDE_NO_REACHABLE_AUTHORITY if self.replied else EDE_NETWORK_ERROR, text

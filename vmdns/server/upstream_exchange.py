@@ -1,0 +1,256 @@
+"""One query to an upstream and its response, over UDP or TCP, on a socket and random port of its own
+(RFC 5452 section 9.2, RFC 6056). Used in the UDP thread alone.
+
+A connected socket receives only from the address and port that it queried.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
+from selectors import EVENT_READ, EVENT_WRITE
+
+from vmdns.dns import query
+from vmdns.dns.forwarded_answer import Forwarded, Question
+from vmdns.dns.message import IN
+from vmdns.dns.query import UDP_SIZE, Edns, Query
+from vmdns.dns.response_validation import Rejected, ResponseFault
+from vmdns.dns.upstreams import Upstream
+from vmdns.server.io_thread import IoThread, Timer
+
+# We offer 1232 bytes; a well-behaved server sends no datagram longer than this.
+MAX_DATAGRAM = 4096
+# This many datagrams that are no response mean that someone is guessing: then TCP is used, which cannot be guessed.
+MAX_STRAYS = 50
+_PORT_TRIES = 8
+
+_RD, _AD, _CD = 0x0100, 0x0020, 0x0010
+_PLAIN, _SIGNED = (Edns(UDP_SIZE, 0, signed, frozenset()) for signed in (False, True))
+_LETTERS = bytes(0x20 if 0x61 <= byte <= 0x7A else 0 for byte in range(256))  # the bit of its case
+
+# Validates a message as the response to a query; the last argument says whether it arrived over TCP.
+Validate = Callable[[bytes, Query, bool], Forwarded | Rejected]
+# A validated response, or why there is none: OSError or ValueError where the server cannot be reached or does not
+# respond in time, another exception for a fault of ours.
+Result = Forwarded | Rejected | Exception
+
+
+def encode_query(question: Question, *, edns: bool, mix_case: bool) -> tuple[bytes, Query]:
+    """Returns the bytes of a query with a random id, and the query.
+
+    mix_case: each letter of the name has a random case, which the response has to repeat (draft-vixie-dnsext-dns0x20).
+    AD requests the AD bit of the answer without DNSSEC records (RFC 6840 section 5.7).
+    """
+    key, kind, signed, unchecked = question
+    flags = _RD | _AD | (_CD if unchecked else 0)
+    random = secrets.token_bytes(2 + len(key))
+    ident, name = int.from_bytes(random[:2], "big"), key
+    if mix_case:
+        bits = int.from_bytes(random[2:], "big") & int.from_bytes(key.translate(_LETTERS), "big")
+        name = (int.from_bytes(key, "big") ^ bits).to_bytes(len(key), "big")
+    packet = query.encode_query(ident, name, kind, flags=flags, dnssec_ok=signed, edns=edns)
+    opt = (_SIGNED if signed else _PLAIN) if edns else None
+    return packet, Query(ident, flags, name, key, kind, IN, packet[12 : 16 + len(name)], opt)
+
+
+def max_sockets() -> int:
+    """Returns how many sockets to upstreams may be open at once: half of what the process may open.
+
+    On Windows select() takes 512 at most.
+    """
+    if sys.platform == "win32":
+        return 400
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4000 if soft == resource.RLIM_INFINITY else max(16, min(soft // 2, 4000))
+
+
+class UpstreamSockets:
+    """Opens the sockets of one thread, at most `most` at once."""
+
+    def __init__(self, thread: IoThread, most: int) -> None:
+        self.thread = thread
+        self.most = most
+        self.open = 0
+
+    @property
+    def spare(self) -> bool:
+        """Whether there are enough for retries."""
+        return self.open < self.most // 2
+
+    def connect(self, upstream: Upstream, kind: socket.SocketKind) -> socket.socket:
+        """Returns a socket that is connected, or a TCP socket that connects. Raises OSError, ValueError."""
+        family, address = endpoint(upstream)
+        if self.open >= self.most:
+            raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
+        sock = socket.socket(family, kind)
+        try:
+            sock.setblocking(False)
+            if kind == socket.SOCK_DGRAM:
+                bind_random_port(sock)
+            sock.connect(address)
+        except BlockingIOError:
+            pass  # TCP is connecting
+        except BaseException:
+            sock.close()
+            raise
+        self.open += 1
+        return sock
+
+    def close(self, sock: socket.socket) -> None:
+        """Closes a socket that is watched."""
+        self.thread.unwatch(sock)
+        sock.close()
+        self.open -= 1
+
+
+class Exchange:
+    """Sends a query, and waits for its response; `done` is called with the result, once, unless it is closed first.
+
+    Datagrams that are no response are ignored, and the wait continues (RFC 5452 section 9.1). timeout: seconds; None
+    for none.
+    """
+
+    __slots__ = ("_buffer", "_done", "_sent", "_socket", "_sockets", "_strays", "_timer", "_validate", "began")
+
+    def __init__(
+        self,
+        sockets: UpstreamSockets,
+        upstream: Upstream,
+        encoded: tuple[bytes, Query],
+        validate: Validate,
+        done: Callable[[Result], None],
+        *,
+        stream: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        packet, self._sent = encoded
+        self._sockets = sockets
+        self._validate = validate
+        self._done = done
+        self._strays = 0
+        self._socket: socket.socket | None = None
+        self.began = time.monotonic()  # before it is sent
+        self._timer: Timer | None = None
+        thread = sockets.thread
+        try:
+            sock = sockets.connect(upstream, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+            self._socket = sock
+            if stream:
+                self._buffer = len(packet).to_bytes(2, "big") + packet
+                thread.watch(sock, EVENT_WRITE, self._send)
+            else:
+                thread.watch(sock, EVENT_READ, self._receive_datagram)
+                sock.send(packet)
+        except (OSError, ValueError) as error:
+            self._timer = thread.call_at(0.0, partial(self._finish, error))  # not before the caller has this object
+        else:
+            if timeout is not None:
+                self._timer = thread.call_at(self.began + timeout, partial(self._finish, TimeoutError("no response")))
+
+    def close(self) -> None:
+        """Ends it; nothing is called any more."""
+        self._done = _ignore  # a reference to its owner, which has one to it
+        if self._timer is not None:
+            self._timer.call = None
+        if self._socket is not None:
+            self._sockets.close(self._socket)
+            self._socket = None
+
+    def _finish(self, result: Result) -> None:
+        done = self._done
+        self.close()
+        done(result)
+
+    def _receive_datagram(self) -> None:
+        if self._socket is None:  # closed in this round
+            return
+        try:
+            message = self._socket.recv(MAX_DATAGRAM)
+            result: Result = self._validate(message, self._sent, False)
+        except BlockingIOError:
+            return
+        except Exception as error:
+            result = error
+        if isinstance(result, Rejected) and result.verdict is ResponseFault.IGNORE:
+            self._strays += 1
+            if self._strays < MAX_STRAYS:
+                return
+            result = Rejected(ResponseFault.TRUNCATED, f"{MAX_STRAYS} datagrams that are no response")
+        self._finish(result)
+
+    def _send(self) -> None:
+        """Sends the query over TCP (RFC 7766), once it is connected."""
+        if self._socket is None:
+            return
+        try:
+            if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error))
+            self._buffer = self._buffer[self._socket.send(self._buffer) :]
+            if not self._buffer:
+                self._sockets.thread.change(self._socket, EVENT_READ, self._receive_stream)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._finish(error)
+
+    def _receive_stream(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            part = self._socket.recv(65_537)
+            if not part:
+                raise ConnectionError("the connection was closed before the whole answer came")
+            self._buffer += part
+            size = 2 + int.from_bytes(self._buffer[:2], "big")
+            if len(self._buffer) < size:
+                return
+            result: Result = self._validate(self._buffer[2:size], self._sent, True)
+        except BlockingIOError:
+            return
+        except Exception as error:
+            result = error
+        self._finish(result)
+
+
+def _ignore(result: Result) -> None:
+    """The callback of an exchange that is closed."""
+
+
+_Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+def endpoint(upstream: Upstream) -> _Endpoint:
+    """Returns family and socket address. Raises OSError for an interface that is gone, ValueError for no address."""
+    family, host, zone = _parse_address(upstream.address)
+    if family == socket.AF_INET:
+        return family, (host, upstream.port)
+    scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)  # the number of an interface may change
+    return family, (host, upstream.port, 0, scope)
+
+
+@lru_cache(maxsize=64)
+def _parse_address(text: str) -> tuple[socket.AddressFamily, str, str]:
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv4Address):
+        return socket.AF_INET, str(address), ""
+    return socket.AF_INET6, str(address).partition("%")[0], address.scope_id or "0"
+
+
+def bind_random_port(sock: socket.socket) -> None:
+    """Binds a random unprivileged port; if none is free, connect() lets the system choose."""
+    everywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
+    for _ in range(_PORT_TRIES):
+        try:
+            sock.bind((everywhere, 1024 + int.from_bytes(secrets.token_bytes(4), "big") % (65536 - 1024)))
+            return
+        except OSError:  # in use, or in a range that Windows reserves
+            continue
