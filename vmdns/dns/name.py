@@ -16,9 +16,17 @@ MAX_LABEL = 63
 MAX_NAME = 255
 
 _LDH = re.compile(r"[a-z0-9-]+\Z")
+_LETTERS = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl"})  # categories: also marks and digits
 # A run that holds a character which DNS host names cannot carry becomes one hyphen,
 # together with the hyphens around it; hyphens that the user typed himself stay.
 _BAD_ASCII = re.compile(r"-*(?:[\x00-,./:-@\[-`{-\x7f]-*)+")
+
+
+# Each byte in presentation form (RFC 1035 section 5.1).
+_TEXT = [
+    f"\\{chr(byte)}" if byte in b'.\\"();@$' else chr(byte) if 0x21 <= byte <= 0x7E else f"\\{byte:03d}"
+    for byte in range(256)
+]
 
 
 @lru_cache(maxsize=8192)
@@ -48,8 +56,8 @@ def _is_a_label(text: str) -> bool:
 
 
 def _to_a_label(text: str) -> str:
-    kept = "".join(char if _is_allowed(char) else "-" for char in text if not _is_invisible(char))
-    kept = re.sub("-+", "-", kept).strip("-")
+    visible = (char for char in text if unicodedata.category(char) not in ("Cf", "Cc", "Cs"))
+    kept = re.sub("-+", "-", "".join(char if _is_allowed(char) else "-" for char in visible)).strip("-")
     for length in range(min(len(kept), MAX_LABEL), 0, -1):
         part = kept[:length].rstrip("-")
         if part.isascii():
@@ -64,27 +72,20 @@ def _to_a_label(text: str) -> str:
     return to_label("".join(char for char in kept if char.isascii()))
 
 
-def _is_invisible(char: str) -> bool:
-    return unicodedata.category(char) in ("Cf", "Cc", "Cs")
-
-
 @lru_cache(maxsize=4096)
 def _is_allowed(char: str) -> bool:
-    if char.isascii():
-        return True
-    if unicodedata.category(char).startswith("M"):
+    if char.isascii() or unicodedata.category(char).startswith("M"):
         return True
     try:
         mapped = idna.uts46_remap(char, True, False)
-        return bool(mapped) and "." not in mapped and all(_is_valid_alone(one) for one in mapped)
     except (idna.IDNAError, UnicodeError):
         return False
-
-
-def _is_valid_alone(char: str) -> bool:
-    if char.isascii():
-        return _LDH.match(char) is not None
-    return unicodedata.category(char)[0] in "LMN" and unicodedata.category(char) != "No"
+    return bool(mapped) and all(
+        _LDH.match(one)
+        if one.isascii()
+        else unicodedata.category(one)[0] in "LMN" and unicodedata.category(one) != "No"
+        for one in mapped
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -106,7 +107,7 @@ def to_wire(name: str) -> bytes:
     out.append(0)
     if len(out) > MAX_NAME:
         raise ValueError(f"longer than 255 bytes: {name!r}")
-    return lower_name(bytes(out))
+    return bytes(out).lower()
 
 
 def split_labels(wire: bytes) -> list[bytes]:
@@ -124,25 +125,9 @@ def join_labels(parts: list[bytes]) -> bytes:
     return b"".join(bytes((len(part),)) + part for part in parts) + b"\0"
 
 
-def lower_name(wire: bytes) -> bytes:
-    """ASCII lower case. Length bytes are below 64 and so never letters."""
-    return wire.lower()
-
-
 def to_text(wire: bytes) -> str:
     """Presentation form without the final dot, escaped as in zone files (RFC 1035 section 5.1, RFC 4343)."""
-    parts = split_labels(wire)
-    if not parts:
-        return "."
-    return ".".join("".join(_escape(byte) for byte in part) for part in parts)
-
-
-def _escape(byte: int) -> str:
-    if 0x21 <= byte <= 0x7E and byte not in b'.\\"();@$':
-        return chr(byte)
-    if byte in b'.\\"();@$':
-        return "\\" + chr(byte)
-    return f"\\{byte:03d}"
+    return ".".join("".join(map(_TEXT.__getitem__, part)) for part in split_labels(wire)) or "."
 
 
 def display_name(name: str) -> str:
@@ -175,5 +160,5 @@ def convert_utf8_labels(wire: bytes) -> bytes | None:
         if not made:
             return None
         parts.append(made.encode("ascii"))
-    wire = join_labels(parts)
-    return lower_name(wire) if len(wire) <= MAX_NAME else None
+    wire = join_labels(parts).lower()
+    return wire if len(wire) <= MAX_NAME else None

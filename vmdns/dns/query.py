@@ -1,4 +1,7 @@
-"""Queries of clients and the responses to them: parsing, EDNS, encoding (RFC 1035 section 4, RFC 6891, RFC 9619)."""
+"""Queries of clients and the responses to them: parsing, EDNS, encoding (RFC 1035 section 4, RFC 6891, RFC 9619).
+
+Our OPT record is the last record of a response, so encoded responses can be truncated and get a cookie.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from vmdns.dns.cookie import COOKIE, is_legal_length
+from vmdns.dns.cookie import BADCOOKIE, COOKIE, FULL, is_legal_length
 from vmdns.dns.escape import escape_text
 from vmdns.dns.message import (
     ANY,
@@ -48,6 +51,8 @@ EDE_INVALID_QUERY_TYPE = 30  # RFC 9824 section 9
 MAX_OPTION_BYTES = 4096
 
 _OPTION = struct.Struct("!HH")
+_EMPTY_OPT = 11  # bytes of an OPT record without options
+_OPT_START = b"\0" + struct.pack("!HH", OPT, UDP_SIZE)
 # SIG(0), TKEY and TSIG records have class ANY (RFC 2931 section 3, RFC 2930 section 2, RFC 8945 section 4.2).
 _TRANSACTION_TYPES = frozenset({24, 249, 250})
 
@@ -176,6 +181,11 @@ def udp_response_limit(query: Query) -> int:
     return 512 if query.edns is None else min(max(query.edns.size, 512), UDP_SIZE)
 
 
+def encoded_response_limit(packet: bytes) -> int:
+    """The same for an encoded query that ends with an OPT record without options."""
+    return min(max(int.from_bytes(packet[-8:-6], "big"), 512), UDP_SIZE)
+
+
 def encode_response(
     query: Query,
     rcode: int = NOERROR,
@@ -230,7 +240,7 @@ def encode_option(code: int, data: bytes) -> bytes:
 def encode_opt(ttl: int, options: bytes = b"") -> bytes:
     """The OPT record of queries and responses, with its TTL field: extended rcode, version and flags (RFC 6891 section
     6.1.3)."""
-    return b"\0" + struct.pack("!HHIH", OPT, UDP_SIZE, ttl, len(options)) + options
+    return _OPT_START + struct.pack("!IH", ttl, len(options)) + options
 
 
 def encode_query(
@@ -239,3 +249,83 @@ def encode_query(
     """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
     opt = encode_opt(0x8000 if dnssec_ok else 0) if edns else b""
     return encode_message(ident, flags, (QuestionEntry(key, kind),), opt=opt)[0]
+
+
+def _question_end(packet: bytes) -> int:
+    return parse_question(packet, 12, {})[1]
+
+
+def minimum_query_size(response: bytes) -> int:
+    """How many bytes the query to a response must have had: header, question, and an OPT record where we sent one."""
+    if response[4:6] != b"\0\1":
+        return 12
+    return _question_end(response) + (_EMPTY_OPT if response[10:12] != b"\0\0" else 0)
+
+
+def strip_records(response: bytes) -> bytes:
+    """The response without its records: the question, and the OPT record where there was one, with TC set.
+
+    A COOKIE option is kept, and the rcode is BADCOOKIE (RFC 7873 section 5.2.3): a client that knows cookies retries
+    at once with this one.
+    """
+    if response[4:6] != b"\0\1":
+        return response  # made of a header alone
+    end = _question_end(response)
+    head = bytearray(response[:end])
+    head[6:12] = bytes(6)
+    at = response.rfind(_OPT_START)
+    if at < end or response[10:12] == b"\0\0":
+        head[2] |= TRUNCATED >> 8
+        return bytes(head)
+    head[11] = 1
+    ttl = int.from_bytes(response[at + 5 : at + 9], "big") & 0x00FFFFFF
+    cookie = response[at + _EMPTY_OPT : at + _EMPTY_OPT + 4 + FULL]
+    if not cookie.startswith(_OPTION.pack(COOKIE, FULL)):
+        head[2] |= TRUNCATED >> 8
+        return bytes(head) + encode_opt(ttl)
+    head[3] = head[3] & 0xF0 | BADCOOKIE & 0xF
+    return bytes(head) + encode_opt(ttl | BADCOOKIE >> 4 << 24, cookie)
+
+
+def encode_truncated(packet: bytes) -> bytes | None:
+    """The shortest response to a query: its question, an OPT record where it has one, and TC. None for what is no query
+    with one question. It is never longer than the query."""
+    if len(packet) < 12 or packet[2] & 0xF8 or packet[4:10] != b"\0\1\0\0\0\0":
+        return None
+    try:
+        question, end = parse_question(packet, 12, {})
+    except (IndexError, ValueError, struct.error):
+        return None
+    edns = packet[10:12] != b"\0\0" and len(packet) >= end + _EMPTY_OPT
+    ident, flags = struct.unpack_from("!HH", packet)
+    flags = RESPONSE | TRUNCATED | (flags & 0x0100)
+    return encode_message(ident, flags, (question,), opt=encode_opt(0) if edns else b"")[0]
+
+
+def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:
+    """A query without the COOKIE option that is the only one of it, and the option's data; else the packet itself.
+
+    So `dig`, which always sends one, is answered from the answer cache.
+    """
+    at = packet.find(0, 12) + 5 + _EMPTY_OPT
+    opt = packet[at - _EMPTY_OPT : at + 4]
+    if packet[4:12] != b"\0\1\0\0\0\0\0\1" or len(opt) < _EMPTY_OPT + 4 or opt[:3] != _OPT_START[:3]:
+        return packet, b""
+    whole, code, size = struct.unpack_from("!3H", opt, _EMPTY_OPT - 2)
+    if code != COOKIE or whole != 4 + size or at + whole != len(packet) or not is_legal_length(size):
+        return packet, b""
+    return packet[: at - 2] + b"\0\0", packet[at + 4 :]
+
+
+def add_cookie(response: bytes, cookie: bytes, limit: int) -> bytes | None:
+    """A response (without its id) with a COOKIE option; None if its OPT record has other options, or if it gets
+    longer than `limit` with its id."""
+    at = len(response) - _EMPTY_OPT
+    if response[at : at + 5] != _OPT_START or response[-2:] != b"\0\0":
+        return None
+    option = encode_option(COOKIE, cookie)
+    return (
+        None
+        if len(response) + 2 + len(option) > limit
+        else b"".join((response[:-2], len(option).to_bytes(2, "big"), option))
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import dns.exception
 import dns.name
@@ -15,7 +14,7 @@ import dns.tokenizer
 import dns.ttl
 
 from vmdns.dns.message import CNAME, SOA, Record
-from vmdns.dns.name import MAX_NAME, lower_name
+from vmdns.dns.name import MAX_NAME
 
 # Records that only the zone itself may have, or that promise what vmdns does not do.
 _REFUSED = {SOA, dns.rdatatype.DNAME, dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3}
@@ -31,13 +30,8 @@ _MEANINGS = {
 }  # fmt: skip
 
 
-class _ZoneEntry(NamedTuple):
-    """One record as written: its first line, and its names relative to each zone unless they end with a dot."""
-
-    line: int
-    owner: dns.name.Name
-    ttl: int
-    rdata: dns.rdata.Rdata
+# A record as written: its first line, its owner, its TTL, its data; names are relative unless they end with a dot.
+_ZoneEntry = tuple[int, dns.name.Name, int, dns.rdata.Rdata]
 
 
 @lru_cache(maxsize=1)  # a configuration is checked when it is read, and its records are taken when it is applied
@@ -56,7 +50,7 @@ def _place_in_zone(
     entries: Iterable[_ZoneEntry], origin: dns.name.Name, origins: Sequence[dns.name.Name]
 ) -> Iterator[Record]:
     """The records of one zone. Those of one name and type have one TTL, the least (RFC 2181 section 5.2)."""
-    types: dict[bytes, set[int]] = {lower_name(origin.to_wire() or b""): {SOA}}
+    types: dict[bytes, set[int]] = {(origin.to_wire() or b"").lower(): {SOA}}
     found: dict[tuple[bytes, int], dict[bytes, None]] = {}
     ttls: dict[tuple[bytes, int], int] = {}
     for line, name, ttl, rdata in entries:
@@ -65,7 +59,7 @@ def _place_in_zone(
                 outside = " and ".join(one.to_text(True) for one in origins)
                 raise ValueError(f"line {line}: {name} is outside of {outside}: write names without a final dot")
             continue
-        owner, kind = lower_name(name.to_wire(origin=origin) or b""), int(rdata.rdtype)
+        owner, kind = (name.to_wire(origin=origin) or b"").lower(), int(rdata.rdtype)
         try:
             if len(owner) > MAX_NAME:
                 raise dns.name.NameTooLong
@@ -101,7 +95,7 @@ def _parse_entries(text: str, ttl: int) -> Iterator[_ZoneEntry]:
                     raise ValueError(f"{first.value} is not possible here")
                 owner = tokens.as_name(first)
             if not first.is_eol_or_eof():
-                yield _ZoneEntry(line, owner, *_parse_rdata(tokens, ttl))
+                yield line, owner, *_parse_rdata(tokens, ttl)
             line = tokens.where()[1]
     except (dns.exception.DNSException, ValueError) as error:
         raise ValueError(f"line {line}: {_explain_error(text.split(chr(10))[line - 1].strip(), error)}") from None
@@ -148,8 +142,3 @@ def _is_class(word: str) -> bool:
     if found != dns.rdataclass.IN:
         raise ValueError(f"there is no class but IN here, and {word!r} is another")
     return True
-
-
-def names_with_types(records: Iterable[Record], types: frozenset[int]) -> frozenset[bytes]:
-    """The names (wire form) that have a record of one of these types."""
-    return frozenset(record.owner for record in records if record.type in types)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import NamedTuple
 
 import idna
@@ -28,13 +27,8 @@ class Link(NamedTuple):
 
     def contains(self, address: str) -> bool:
         """Whether the address is on this link; an IPv6 link-local address always is."""
-        at = _parsed(address)
+        at = ip_address(address.partition("%")[0])
         return any(at in prefix.network for prefix in self.prefixes) or (at.version == 6 and at.is_link_local)
-
-
-@lru_cache(maxsize=16384)
-def _parsed(address: str) -> IPv4Address | IPv6Address:
-    return ip_address(address.partition("%")[0])
 
 
 def find_links(snapshot: Snapshot, relay: bool, publish_names: bool = True) -> dict[str, Link]:
@@ -66,17 +60,14 @@ def find_links(snapshot: Snapshot, relay: bool, publish_names: bool = True) -> d
 
 def _names(snapshot: Snapshot, network: Network, link: Link) -> Iterator[tuple[bytes, tuple[str, ...]]]:
     """Yields the names of VMs on a link, each with its addresses there."""
-    same = {network: True}
     for guest in snapshot.guests:
-        here: dict[str, None] = {}
-        for one in guest.addresses:
-            if one.network not in same:
-                same[one.network] = snapshot.ways.same_link(network, one.network)
-            if same[one.network] and link.contains(one.address):
-                here[one.address] = None
-        if here:
-            for name in _local_names(guest, snapshot):
-                yield name, tuple(here)
+        here = dict.fromkeys(
+            one.address
+            for one in guest.addresses
+            if link.contains(one.address) and snapshot.ways.same_link(network, one.network)
+        )
+        for name in _local_names(guest, snapshot) if here else ():
+            yield name, tuple(here)
 
 
 def _local_names(guest: Guest, snapshot: Snapshot) -> list[bytes]:

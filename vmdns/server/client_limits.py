@@ -19,7 +19,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.truncation import minimum_query_size, strip_records
+from vmdns.dns.query import minimum_query_size, strip_records
 from vmdns.server.flood_filter import MUTE_SECONDS, FloodFilter
 from vmdns.server.rate_limit import MAKING, REFUSED_FORWARD, Bucket, ClientAccount, SendDecision, to_stranger
 from vmdns.state.snapshot import Snapshot

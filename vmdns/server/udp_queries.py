@@ -15,8 +15,17 @@ from typing import Any
 from vmdns.dns.cookie import COOKIE, FULL
 from vmdns.dns.forwarded_answer import Failure, Forwarded, Question, check_forwardable, encode_answer
 from vmdns.dns.message import NXDOMAIN, SERVFAIL
-from vmdns.dns.query import Malformed, Query, encode_header_response, parse_query, udp_response_limit
-from vmdns.dns.truncation import add_cookie, encode_truncated, remove_cookie, response_limit
+from vmdns.dns.query import (
+    Malformed,
+    Query,
+    add_cookie,
+    encode_header_response,
+    encode_truncated,
+    encoded_response_limit,
+    parse_query,
+    remove_cookie,
+    udp_response_limit,
+)
 from vmdns.server.answer_cache import AnswerCache, Answers, ClientView, find
 from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.cookies import Cookies
@@ -169,7 +178,7 @@ class UdpQueries:
             cookie_data, proves = self._cookies.check(cookie, peer[0])
             if proves:
                 self._clients.verify_address(peer[0])
-            found = add_cookie(found, cookie_data, response_limit(plain))
+            found = add_cookie(found, cookie_data, encoded_response_limit(plain))
         if found is not None:
             self._counts.queries += 1
             self._counts.answered += 1

@@ -9,7 +9,6 @@ from ipaddress import ip_address
 from vmdns.dns.builtin_zones import LOCALHOST, reverse_name
 from vmdns.dns.message import AAAA, CNAME, NS, PTR, A, Node, Record, RRset, address_record
 from vmdns.dns.name import join_labels, split_labels, to_wire
-from vmdns.dns.zonefile import names_with_types
 from vmdns.state.facts import HostName
 from vmdns.state.hosts_names import HostsIndex, is_below_any, is_blocking_address
 from vmdns.state.name_rules import RESERVED, Reservation
@@ -139,7 +138,7 @@ def _reserved(policy: Policy, hosts: Iterable[HostName]) -> dict[str, Reservatio
     A line of the hosts file whose address leads to no other machine, such as 127.0.0.1, reserves nothing.
     """
     reserved = dict.fromkeys(RESERVED, Reservation("a reserved name"))
-    for owner in names_with_types(policy.records, frozenset({A, AAAA, CNAME})):
+    for owner in {record.owner for record in policy.records if record.type in (A, AAAA, CNAME)}:
         parts = split_labels(owner)
         for zone in policy.zones:
             depth = zone.count(".") + 1

@@ -16,20 +16,18 @@ from vmdns.dns.message import Record
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import (
     Malformed,
+    add_cookie,
     encode_header_response,
     encode_option,
     encode_query,
     encode_response,
-    parse_query,
-    udp_response_limit,
-)
-from vmdns.dns.truncation import (
-    add_cookie,
     encode_truncated,
+    encoded_response_limit,
     minimum_query_size,
+    parse_query,
     remove_cookie,
-    response_limit,
     strip_records,
+    udp_response_limit,
 )
 
 CLIENT, WHOLE = b"cccccccc", b"cccccccc" + b"s" * 16
@@ -81,7 +79,7 @@ def test_a_cookie_is_taken_off() -> None:
         for cookie in (CLIENT, WHOLE):
             plain, found = remove_cookie(asked(cookie, size=size))
             assert (plain, found) == (asked(size=size), cookie)
-            assert response_limit(plain) == udp_response_limit(parse_query(plain))
+            assert encoded_response_limit(plain) == udp_response_limit(parse_query(plain))
 
 
 def test_what_is_no_plain_cookie_is_left() -> None:

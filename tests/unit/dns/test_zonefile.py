@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vmdns.dns.message import AAAA, CNAME, MX, SRV, TXT, A
 from vmdns.dns.name import to_text, to_wire
-from vmdns.dns.zonefile import names_with_types, parse_records
+from vmdns.dns.zonefile import parse_records
 
 ZONES = ("local", "vm.internal")
 
@@ -159,12 +159,6 @@ def test_a_name_that_is_too_long_in_a_zone_is_refused() -> None:
         assert parse_records(text, ("local",), 5)
         with pytest.raises(ValueError, match=r"line 1: a name is longer than 255 bytes in vm\.internal"):
             parse_records(text, ZONES, 5)
-
-
-def test_owners() -> None:
-    records = parse_records("a A 1.2.3.4\nb AAAA ::1\nc TXT x", ("local",), 5)
-    assert names_with_types(records, frozenset({A, AAAA})) == {to_wire("a.local"), to_wire("b.local")}
-    assert names_with_types((), frozenset({A})) == frozenset()
 
 
 WORDS = st.sampled_from(
