@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -79,9 +80,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], style: Style) -
     return lines
 
 
-def age(seconds: float) -> str:
-    """A length of time in its largest unit."""
-    seconds = max(0, seconds)
+def age(since: float) -> str:
+    """The time since then (Unix seconds) in its largest unit."""
+    seconds = max(0, time.time() - since)
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
@@ -93,22 +94,17 @@ def network(value: Mapping[str, str]) -> str:
     return Network(value.get("kind", ""), value.get("name", "")).title
 
 
-def names(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
+def names(response: Mapping[str, Any], style: Style) -> list[str]:
     """The table of `vmdns names`."""
     rows = []
     for one in response["names"]:
-        found: list[list[object]] = [
-            [
-                address["address"],
-                network(address["network"]),
-                age(now - address["since"]) if address["since"] else "",
-                address["why"],
-            ]
-            for address in one["addresses"]
+        found = [
+            [at["address"], network(at["network"]), age(at["since"]) if at["since"] else "", at["why"]]
+            for at in one["addresses"]
         ]
         found += [[rule["text"], "", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
         found = found or [["-", "", "", ""]]
-        found[0][-1] = "; ".join(filter(None, [str(found[0][-1]), one.get("note", "")]))
+        found[0][-1] = "; ".join(filter(None, [found[0][-1], one.get("note", "")]))
         rows += [[one.get("shown", one["name"]) if not number else "", *row] for number, row in enumerate(found)]
     if rows:
         lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, style)
@@ -174,13 +170,13 @@ def dig(response: Mapping[str, Any], client: str | None, style: Style) -> list[s
     return lines + [escape_text(f";; why: {one}") for one in response.get("why", [])]
 
 
-def status(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
+def status(response: Mapping[str, Any], style: Style) -> list[str]:
     """The pages of `vmdns status`."""
     zones = " and ".join(response["zones"])
     lines = [
         paint(escape_text(response["verdict"]), 1, style),
         escape_text(
-            f"vmdns {response['version']}, process {response['pid']}, up {age(now - response['started'])}, "
+            f"vmdns {response['version']}, process {response['pid']}, up {age(response['started'])}, "
             f"zones {zones}, serial {response['serial']}"
         ),
     ]
@@ -195,7 +191,7 @@ def status(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
             one["name"],
             one["state"],
             one["facts"],
-            age(now - one["since"]),
+            age(one["since"]),
             one["detail"] * (one["detail"] != box["detail"]),
         )
         for one in response["sources"]
@@ -227,36 +223,33 @@ def plan(response: Mapping[str, Any], style: Style) -> list[str]:
     return lines or ["Nothing to do."]
 
 
-def host(response: Mapping[str, Any], whole: bool, style: Style) -> list[str]:
-    """What `vmdns host` shows: the plan and how to do it; what was done was logged already."""
-    if response["done"]:
-        rest = {"steps": [], "left": response["left"], "notes": response["notes"]}
-        return plan(rest, style) if rest["left"] or rest["notes"] or not response["steps"] else []
-    end = [f"Do it with: vmdns host {'--whole ' if whole else ''}--apply"] if response["steps"] else []
-    return [*plan(response, style), *end]
+def changes(response: Mapping[str, Any], command: str, style: Style) -> list[str]:
+    """What a command that changes settings shows: its plan and how to do it. What was done was logged already, so only
+    what is left and notes follow."""
+    steps = response["steps"]
+    if not response["done"]:
+        return plan(response, style) + ([f"Do it with: vmdns {command} --apply"] if steps else [])
+    nothing_to_say = steps and not (response["left"] or response["notes"])
+    return [] if nothing_to_say else plan({**response, "steps": []}, style)
 
 
 def wire(response: Mapping[str, Any], style: Style) -> list[str]:
-    """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it; what
-    was done was logged already, so only notes follow."""
+    """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it."""
     steps = [step for one in response["networks"] for step in one["steps"]]
     if response["done"]:
         if not (response["changed"] or response["left"]):
             return ["Nothing to do."]
-        more = response["left"] or response["notes"]
-        return plan({"steps": [], "left": response["left"], "notes": response["notes"]}, style) if more else []
+        return changes({**response, "steps": response["changed"]}, "wire", style)
     rows = [
         (one["title"], " ".join(one["now"]) or "nothing", one["wanted"] if one["steps"] else "as it is")
         for one in response["networks"]
     ]
-    lines = table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, style) if rows else []
-    end = "Do it with: vmdns wire --apply" if steps else "Nothing to do."
-    notes = response["notes"]
-    rest = plan({"steps": steps, "left": [], "notes": notes}, style) if steps or notes else []
-    return [*lines, *([""] if lines else []), *rest, end]
+    lines = [*table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, style), ""] if rows else []
+    rest = changes({**response, "steps": steps}, "wire", style)
+    return [*lines, *rest] if steps or not response["notes"] else [*lines, *rest, "Nothing to do."]
 
 
-def hosts(response: Mapping[str, Any]) -> list[str]:
+def hosts(response: Mapping[str, Any], style: Style) -> list[str]:
     """What `vmdns hosts` shows: the block, and whether it is in the file."""
     lines = [escape_text(line).replace("\\t", "\t") for line in response["block"] or ()]
     written = response["done"] or response["block"] == response["before"]
@@ -270,10 +263,10 @@ def hosts(response: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def service(response: Mapping[str, Any], now: float, style: Style) -> list[str]:
+def service(response: Mapping[str, Any], style: Style) -> list[str]:
     """What `vmdns service status` shows: a line, and the last lines of the log."""
     if response["running"]:
-        since = f", up {age(now - response['since'])}" if response["since"] else ""
+        since = f", up {age(response['since'])}" if response["since"] else ""
         pid = f", process {response['pid']}" if response["pid"] else ""
         state = f"runs{since}{pid}"
     elif response["installed"]:
@@ -302,13 +295,13 @@ def doctor(response: Mapping[str, Any], style: Style) -> list[str]:
     return [*lines, "", f"{escape_text(response['verdict'])}."]
 
 
-def config(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What `vmdns config` shows: the values of `values_in_force` as a vmdns.toml, each with its meaning, default, range
-    and origin, and under `now` what is chosen where the value leaves that open."""
+def config(response: Mapping[str, Any], style: Style) -> list[str]:
+    """What `vmdns config` shows: the values in force as a vmdns.toml, each with its meaning, default, range and origin,
+    and what is chosen where the value leaves that open."""
     from vmdns.config import KEYS, Config, values_in_force
     from vmdns.dns.limits import LIMITS
 
-    default = values_in_force(Config())
+    values, default = response["values"], values_in_force(Config())
     out = []
     for key in KEYS:
         if key not in ("forward", "limits"):

@@ -22,10 +22,10 @@ RECORDED = (3, 11)  # other versions of Python have other modules behind the sam
 # Each of these stands for all that a command imports beside it.
 COMMANDS = {
     "virtualbox",
-    "vmdns.commands.wire_networks",
+    "vmdns.commands.wire",
     "vmdns.commands.host",
     "vmdns.commands.doctor",
-    "vmdns.commands.completion",
+    "argcomplete",
     "vmdns.commands.service",
     "xml",
 }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 from tests.unit import test_cli
 from tests.unit.test_cli import ANSWERS, Fake, Run, serving
 from vmdns import cli
-from vmdns import cli_parser as arguments
+from vmdns.cli_parser import build_parser
 from vmdns.config import Config, values_in_force
 
 user, run = test_cli.user, test_cli.run
@@ -43,7 +44,7 @@ def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(direct_read, "read_facts", look)
     monkeypatch.setattr(doctor, "gather", lambda status, report: HostState())
-    monkeypatch.setattr("vmdns.commands.wire_networks.find", lambda *_: None, raising=False)
+    monkeypatch.setattr("vmdns.commands.wire.find", lambda *_: None, raising=False)
     monkeypatch.setenv("PATH", os.devnull)
 
 
@@ -102,8 +103,9 @@ def test_exit_status(run: Run, tmp_path: Path, words: str, served: dict[str, Any
 
 def test_no_other_status_is_documented() -> None:
     """0 to 3 in the help of each command, and the statuses of the table above are those."""
-    documented = {int(one) for text in vars(arguments).values() if isinstance(text, str)
-                  for one in re.findall(r"^  ([0-9])  \S", text, re.MULTILINE)}  # fmt: skip
+    (commands,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    helps = [parser.format_help() for parser in (build_parser(), *commands.choices.values())]
+    documented = {int(one) for text in helps for one in re.findall(r"^  ([0-9])  \S", text, re.MULTILINE)}
     assert documented == {cli.DONE, cli.FAILED, cli.USAGE, cli.NOT_RUNNING} == {0, 1, 2, 3}
 
 

@@ -19,8 +19,7 @@ import pytest
 
 import vmdns.daemon
 from tests.unit.test_cli_format import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
-from vmdns import cli
-from vmdns import cli_parser as arguments_module
+from vmdns import cli, cli_parser
 from vmdns.cli_parser import build_parser
 from vmdns.commands import direct_read
 from vmdns.commands import server_request as client
@@ -143,6 +142,7 @@ def test_every_command_is_told_of(run: Run) -> None:
         (["run", "web"], "unrecognized arguments: web"),
         (["ask"], "NAME"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+        (["names", "x"], "usage: vmdns names"),
     ],
 )
 def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +154,7 @@ def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixt
 
 def examples() -> list[str]:
     """Every example of the help texts, without what follows it on its line."""
-    texts = [text for name, text in vars(arguments_module).items() if name.endswith("_EXAMPLES")]
-    return re.findall(r"^ +vmdns (.*?)(?:  .*| [|>&].*)?$", "\n".join(texts), re.MULTILINE)
+    return re.findall(r"^ +vmdns (.*?)(?:  .*| [|>&].*)?$", "\n".join(cli_parser._COMMANDS.values()), re.MULTILINE)
 
 
 def test_the_examples_of_the_help_are_valid() -> None:
@@ -338,7 +337,10 @@ def test_names_watched(run: Run) -> None:
         assert lines[2].startswith("web.local  10.0.2.4")
         assert re.fullmatch(r"\d\d:\d\d:\d\d \+ web\.local  10\.0\.2\.4 .*", lines[-1])
         status, out, err = run("names", "--watch", "--json")
-        assert [json.loads(line) for line in out.splitlines()] == [NAMES, CHANGE]
+        assert [json.loads(line) for line in out.splitlines()[-2:]] == [
+            CHANGE,
+            {"error": "vmdns has ended", "remedy": ""},
+        ]
 
 
 def test_watching_ends_with_an_error(run: Run) -> None:
@@ -392,6 +394,22 @@ def test_without_a_server(run: Run, arguments: list[str]) -> None:
     assert (status, out) == (3, "")
     assert err.startswith("vmdns: no vmdns runs here")
     assert "start one with: vmdns run" in err
+
+
+def test_an_error_is_json_too(run: Run, tmp_path: Path) -> None:
+    """With --json, on standard output; the sentence for people and the exit status are as without."""
+    (tmp_path / "bad.toml").write_text("listn = []")
+    for words, status, error, remedy in (
+        (["status"], 3, "no vmdns runs here", "start one with: vmdns run"),
+        (["config", "--config", str(tmp_path / "bad.toml")], 1, f"{tmp_path}/bad.toml, line 1: listn: unknown key",
+         "did you mean listen?"),
+        (["ask", "web", "--vbox-home", str(tmp_path / "none")], 2, f"--vbox-home: {tmp_path}/none does not exist",
+         "name the folder that has VirtualBox.xml"),
+    ):  # fmt: skip
+        found, out, err = run(*words, "--json")
+        assert (found, json.loads(out), err) == (
+            status, {"error": error, "remedy": remedy}, f"vmdns: {error}; {remedy}\n",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["names"], ["status"], ["ask", "web.local"], ["ask", "web"]])
@@ -558,3 +576,26 @@ def test_ctrl_c_ends_watching() -> None:
         watching.send_signal(signal.SIGINT)
         _, err = watching.communicate(timeout=30)
     assert (watching.returncode, err) == (130, b"")
+
+
+INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["vmdns", "status"]
+runpy.run_module("vmdns", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+@pytest.mark.parametrize("module", ["vmdns.cli", "argparse", "vmdns.commands.server_request"])
+def test_ctrl_c_at_the_start_prints_no_traceback(module: str) -> None:
+    code = INTERRUPTED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert done.returncode in (-2, 130)

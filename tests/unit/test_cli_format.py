@@ -94,6 +94,11 @@ ANSWER: dict[str, Any] = {
 CHANGE: dict[str, Any] = {**WEB, "change": "appeared", "was": [], "why": "Guest Additions", "at": NOW}
 
 
+@pytest.fixture(autouse=True)
+def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show.time, "time", lambda: NOW)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -125,7 +130,7 @@ def replaced(value: Any, text: str) -> Any:
 
 @pytest.mark.parametrize("look", [PLAIN, Style(80, True), Style(40)])
 def test_no_text_of_a_response_reaches_the_terminal_raw(look: Style) -> None:
-    lines = show.names(replaced(NAMES, EVIL), NOW, look) + show.status(replaced(STATUS, EVIL), NOW, look)
+    lines = show.names(replaced(NAMES, EVIL), look) + show.status(replaced(STATUS, EVIL), look)
     for shown in (show.answer, show.dig):
         lines += shown(replaced(ANSWER, EVIL), EVIL, look)
         lines += shown({**replaced(ANSWER, EVIL), "answer": []}, EVIL, look)
@@ -138,7 +143,7 @@ def test_no_text_of_a_response_reaches_the_terminal_raw(look: Style) -> None:
 
 
 def test_names() -> None:
-    assert show.names(NAMES, NOW, PLAIN) == [
+    assert show.names(NAMES, PLAIN) == [
         "NAME       ADDRESS         NETWORK                 AGE    WHY",
         "db.local   -                                              running, but no address is known yet",
         "web.local  10.0.2.4        NAT Network NatNetwork  1 min  DHCP lease of NatNetwork, 540 s left",
@@ -149,11 +154,11 @@ def test_names() -> None:
         "! VM db2 wanted the name db",
     ]
     rule = {"text": "host:2222 -> 22 ssh", "rule": "ssh"}
-    assert show.names({**NAMES, "names": [{**DB, "forwards": [rule], "note": ""}]}, NOW, PLAIN)[:2] == [
+    assert show.names({**NAMES, "names": [{**DB, "forwards": [rule], "note": ""}]}, PLAIN)[:2] == [
         "NAME      ADDRESS              NETWORK  AGE  WHY",
         "db.local  host:2222 -> 22 ssh                port-forward rule ssh",
     ]
-    assert show.names({**NAMES, "names": [], "problems": []}, NOW, PLAIN) == ["No VM is running that has a name."]
+    assert show.names({**NAMES, "names": [], "problems": []}, PLAIN) == ["No VM is running that has a name."]
 
 
 def test_doctor() -> None:
@@ -173,7 +178,7 @@ def test_doctor() -> None:
 
 
 def test_status() -> None:
-    assert show.status(STATUS, NOW, PLAIN) == [
+    assert show.status(STATUS, PLAIN) == [
         "2 problems: run vmdns doctor",
         "vmdns 0.1.0, process 4711, up 2 h, zones local and vm.internal, serial 7",
         "",
@@ -265,7 +270,7 @@ def test_change(line: dict[str, Any], shown: str) -> None:
     ],
 )  # fmt: skip
 def test_age(seconds: float, shown: str) -> None:
-    assert show.age(seconds) == shown
+    assert show.age(NOW - seconds) == shown
 
 
 def test_wide_letters_are_two_columns() -> None:

@@ -40,7 +40,7 @@ def read(text: str) -> Config:
 
 
 def render(values: dict[str, dict[str, Any]]) -> str:
-    return "\n".join(cli_format.config(values)) + "\n"
+    return "\n".join(cli_format.config({"values": values}, cli_format.Style())) + "\n"
 
 
 def refused(text: str) -> str:

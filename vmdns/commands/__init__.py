@@ -10,11 +10,12 @@ DONE, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
 
 class CommandError(Exception):
-    """Ends the command: the text goes to standard error, status is the exit status."""
+    """Ends the command: "what is wrong; what to do" goes to standard error, and status is the exit status."""
 
     def __init__(self, text: str, status: int = FAILED) -> None:
         super().__init__(text)
         self.status = status
+        self.what, _, self.remedy = text.partition("; ")
 
 
 def command_name() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from vmdns.commands import command_name
+from vmdns.commands import CommandError, command_name
 from vmdns.config import Options
 from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen
@@ -28,7 +28,7 @@ def options(given: Options) -> tuple[Options, list[str]]:
     """The options of `vmdns run` for a simulation, and a sentence for each of the given ones that does nothing.
 
     It listens at the addresses in `given.listen`, or at 127.0.0.1 and a port that is free, and at the loopback
-    addresses that stand for networks. Raises OSError where no port is free.
+    addresses that stand for networks. Raises `CommandError` where no port is free.
     """
     ignored = {"--wire": given.wire, "--reader": given.reader, "--vbox-home": given.vbox_home}
     notes = [f"{name} does nothing in a simulation" for name, value in ignored.items() if value]
@@ -49,7 +49,9 @@ def options(given: Options) -> tuple[Options, list[str]]:
     first = [wanted[0].address, *standing]
     port = next((one for one in ports if given.listen or all(_is_free(address, one) for address in first)), None)
     if port is None:
-        raise OSError(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free; name one by --listen {HOST}:PORT")
+        raise CommandError(
+            f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free; name one by --listen {HOST}:PORT"
+        )
     listens = [one._replace(port=one.port or port) for one in wanted] + [Listen(address, port) for address in standing]
     return replace(made, listen=tuple(map(str, dict.fromkeys(listens)))), notes
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dns.exception
 import dns.flags
@@ -22,12 +24,10 @@ import dns.message
 import dns.query
 import dns.rcode
 
-from vmdns.commands import FAILED, CommandError, direct_read
-from vmdns.commands import host as hosting
-from vmdns.commands.parallel import run_parallel
+from vmdns.commands import FAILED, CommandError, direct_read, host
 from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config
-from vmdns.host import hosts_block as hostsfile
+from vmdns.host import hosts_block
 from vmdns.host.folders import hosts_path
 from vmdns.regular_file import read_regular
 from vmdns.sources.reader import ReaderUnavailable
@@ -49,60 +49,41 @@ from vmdns.state.policy import Policy
 from vmdns.state.views import GIVEN
 
 UPSTREAM_SECONDS = 3.0
-_MOST_BYTES = 16 * 1024 * 1024  # of a browser's settings
 CHECKS_SECONDS = 5.0  # for all checks of this computer together
-SERVER_SECONDS = 60  # for a response of the running vmdns, or a look at VirtualBox
+SERVER_SECONDS = 60  # for the running vmdns, or a look at VirtualBox
+# A user is never left without a line for longer. The first comes after half of it: starting takes time as well.
+REPORT_SECONDS = 1.0
+_MAX_BYTES = 16 * 1024 * 1024  # of a browser's settings
 
-Report = Callable[[str], None]
+Log = Callable[[str], None]
+T = TypeVar("T")
 
 
-def command(server: RunningServer, config: Callable[[], Config], report: Report) -> dict[str, Any]:
-    """The response of `vmdns doctor`; report gets a line for what takes long. Raises `CommandError`."""
+def command(server: RunningServer, config: Callable[[], Config], log: Log) -> dict[str, Any]:
+    """The response of `vmdns doctor`; log gets a line for what takes long. Raises `CommandError`."""
+
+    def collect() -> tuple[dict[str, Any] | None, list[Finding]]:
+        status = server.request_if_running({"do": "status"})
+        if status is not None:
+            return status, [Finding(**one) for one in server.request({"do": "doctor"})["findings"]]
+        log("no vmdns runs; this is one look at VirtualBox")
+        return None, look(config())
+
     try:
-        (status,) = run_parallel(
-            {"vmdns": lambda: server.request_if_running({"do": "status"})}, SERVER_SECONDS, report
-        ).values()
-        if status is None:
-            report("no vmdns runs; this is one look at VirtualBox")
-        what, task = ("VirtualBox", partial(look, config)) if status is None else ("vmdns", partial(ask, server))
-        (findings,) = run_parallel({what: task}, SERVER_SECONDS, report).values()
-    except ValueError:
-        raise CommandError(f"no answer within {SERVER_SECONDS} s") from None
+        found = run_parallel({"vmdns or VirtualBox": collect}, SERVER_SECONDS, log)
+        if not found:
+            raise CommandError(f"no answer within {SERVER_SECONDS} s")
+        ((status, findings),) = found.values()
     except CommandError as error:
         if error.status != FAILED:
             raise
         # A vmdns that does not answer is a finding as well; this computer is checked all the same.
         status, findings = None, [Finding("vmdns", PROBLEM, str(error).removeprefix("vmdns "), "vmdns run")]
     # The settings of this computer do not matter to simulated VMs.
-    on_host = [] if server.simulation else list(find_host_findings(gather(status, report)))
-    return answer([*findings, *on_host])
+    return respond(findings if server.simulation else [*findings, *find_host_findings(gather(status, log))])
 
 
-def look(config: Callable[[], Config]) -> list[Finding]:
-    """The findings of one look at VirtualBox, where no vmdns runs. Raises `CommandError`."""
-    using = config()
-    policy = using.policy()
-    try:
-        return examined(direct_read.read_facts(using), policy)
-    except (ReaderUnavailable, OSError) as error:
-        what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
-        return [*examined([], policy), what]
-
-
-def ask(server: RunningServer) -> list[Finding]:
-    """The findings of the running vmdns. Raises `CommandError`."""
-    return [Finding(**one) for one in server.request({"do": "doctor"})["findings"]]
-
-
-def examined(facts: Iterable[Fact], policy: Policy) -> list[Finding]:
-    """The findings where no vmdns runs. facts: what one look at VirtualBox found."""
-    found = tuple(facts)
-    now = time.time()
-    snapshot = build(found, policy, now, 0)
-    return find_findings(DoctorInput(None, found, snapshot.guests, snapshot.ways, now))
-
-
-def answer(findings: Iterable[Finding]) -> dict[str, Any]:
+def respond(findings: Iterable[Finding]) -> dict[str, Any]:
     """The findings as JSON values, problems last; well says whether none of them is a problem."""
     ordered = sorted(dict.fromkeys(findings), key=lambda one: (OK, WARNING, PROBLEM).index(one.level))
     return {
@@ -112,20 +93,71 @@ def answer(findings: Iterable[Finding]) -> dict[str, Any]:
     }
 
 
-def gather(status: Mapping[str, Any] | None, report: Report) -> HostState:
+def look(config: Config) -> list[Finding]:
+    """The findings of one look at VirtualBox, where no vmdns runs."""
+    try:
+        return examine(direct_read.read_facts(config), config.policy())
+    except (ReaderUnavailable, OSError) as error:
+        what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
+        return [*examine([], config.policy()), what]
+
+
+def examine(facts: Sequence[Fact], policy: Policy) -> list[Finding]:
+    """The findings where no vmdns runs. facts: what one look at VirtualBox found."""
+    now = time.time()
+    snapshot = build(facts, policy, now, 0)
+    return find_findings(DoctorInput(None, tuple(facts), snapshot.guests, snapshot.ways, now))
+
+
+def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log) -> dict[str, T]:
+    """The results of the tasks that end within `seconds`, by the tasks' names; the others are abandoned.
+
+    `log` is given a line at least once a second with the tasks still running. What a task raises is raised here.
+    """
+    ended: queue.SimpleQueue[tuple[str, T | None, Exception | None]] = queue.SimpleQueue()
+
+    def run(name: str, task: Callable[[], T]) -> None:
+        try:
+            ended.put((name, task(), None))
+        except Exception as error:
+            ended.put((name, None, error))
+
+    # Not of concurrent.futures: the interpreter waits at its end for threads of those, also for one that is stuck.
+    for name, task in tasks.items():
+        threading.Thread(target=run, args=(name, task), daemon=True).start()
+    results: dict[str, T] = {}
+    pending = dict.fromkeys(tasks)
+    began = time.monotonic()
+    end, next_report = began + seconds, began + REPORT_SECONDS / 2
+    while pending and (now := time.monotonic()) < end:
+        if now >= next_report:
+            log(f"still waiting for {', '.join(pending)}")
+            next_report += REPORT_SECONDS
+        try:
+            name, result, error = ended.get(timeout=max(0.0, min(next_report, end) - now))
+        except queue.Empty:
+            continue
+        if error is not None:
+            raise error
+        del pending[name]
+        results[name] = result  # type: ignore[assignment]
+    return results
+
+
+def gather(status: Mapping[str, Any] | None, log: Log) -> HostState:
     """Checks this computer: its resolver, its firewall, the upstreams of the running vmdns. All checks run at
     the same time, and those that take longer than CHECKS_SECONDS are left out."""
     zones = status["zones"] if status is not None else []
     servers = [str(one["address"]) for one in status["upstreams"]] if status is not None else []
     checks: dict[str, Callable[[], Any]] = {
-        "the firewall": partial(firewall, doors(status)),
+        "the firewall": partial(firewall, outer_addresses(status)),
         "the hosts file": has_hosts_block,
         "the browsers": lambda: tuple(encrypted(Path.home(), os.environ)),
-        "the system's DNS settings": lambda: asking(status, zones),
+        "the system's DNS settings": lambda: remedy_for_host(status, zones),
     }
     checks.update({f"this computer's resolver ({zone})": partial(resolves, f"vmdns.{zone}") for zone in zones})
     checks.update({f"the upstream {one}": partial(answers_local, one) for one in servers})
-    found = run_parallel(checks, CHECKS_SECONDS, report)
+    found = run_parallel(checks, CHECKS_SECONDS, log)
     return HostState(
         zones_answered={zone: found.get(f"this computer's resolver ({zone})", False) for zone in zones},
         firewall=found.get("the firewall"),
@@ -137,7 +169,7 @@ def gather(status: Mapping[str, Any] | None, report: Report) -> HostState:
     )
 
 
-def doors(status: Mapping[str, Any] | None) -> list[str]:
+def outer_addresses(status: Mapping[str, Any] | None) -> list[str]:
     """The addresses at which the running vmdns is asked from outside of this computer. Guests of a NAT Network ask from
     this computer itself, which firewalls let pass."""
     listeners = status["listeners"] if status is not None else []
@@ -145,10 +177,10 @@ def doors(status: Mapping[str, Any] | None) -> list[str]:
     return [one for one in found if not ip_address(one).is_loopback and ip_address(one) not in GIVEN]
 
 
-def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
+def remedy_for_host(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
     """The command that makes this computer find names of VMs and changes least."""
     try:
-        hosting.look(False, hosting.place_of(status), tuple(zones))
+        host.look(False, host.listen_address(status), tuple(zones))
     except (CommandError, OSError):
         return "vmdns hosts --keep"
     return "vmdns host --apply"
@@ -157,7 +189,7 @@ def asking(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
 def has_hosts_block() -> bool:
     """Whether `vmdns hosts` has written names into the hosts file."""
     try:
-        return bool(hostsfile.read(hosts_path()))
+        return bool(hosts_block.read(hosts_path()))
     except (OSError, ValueError):
         return False
 
@@ -186,28 +218,25 @@ def encrypted(home: Path, environ: Mapping[str, str]) -> Iterator[str]:
     local = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     roaming = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
     support = home / "Library" / "Application Support"
-    for folder in (
-        home / ".mozilla" / "firefox",
-        support / "Firefox" / "Profiles",
-        roaming / "Mozilla/Firefox/Profiles",
+    # Modes 2 and 3 of network.trr.mode ask by HTTPS first, or by nothing else.
+    firefox = "*/prefs.js", r'"network\.trr\.mode", [23]\)'
+    # In mode "automatic", which is the default, HTTPS is used only where the system's own server offers it.
+    chromium = "Local State", r'"dns_over_https":\{[^}]*"mode":"secure"'
+    for name, folder, (pattern, setting) in (
+        ("Firefox", home / ".mozilla" / "firefox", firefox),
+        ("Firefox", support / "Firefox" / "Profiles", firefox),
+        ("Firefox", roaming / "Mozilla/Firefox/Profiles", firefox),
+        ("Chrome", home / ".config" / "google-chrome", chromium),
+        ("Chromium", home / ".config" / "chromium", chromium),
+        ("Chrome", support / "Google" / "Chrome", chromium),
+        ("Chrome", local / "Google" / "Chrome" / "User Data", chromium),
+        ("Edge", local / "Microsoft" / "Edge" / "User Data", chromium),
     ):
-        # Modes 2 and 3 of network.trr.mode ask by HTTPS first, or by nothing else.
-        if any(re.search(r'"network\.trr\.mode", [23]\)', text) for text in _texts(folder, "*/prefs.js")):
-            yield "Firefox with DNS over HTTPS"
-    for name, folder in (
-        ("Chrome", home / ".config" / "google-chrome"), ("Chromium", home / ".config" / "chromium"),
-        ("Chrome", support / "Google" / "Chrome"), ("Chrome", local / "Google" / "Chrome" / "User Data"),
-        ("Edge", local / "Microsoft" / "Edge" / "User Data"),
-    ):  # fmt: skip
-        # In mode "automatic", which is the default, HTTPS is used only where the system's own server offers it.
-        if any(re.search(r'"dns_over_https":\{[^}]*"mode":"secure"', text) for text in _texts(folder, "Local State")):
-            yield f"{name} with DNS over HTTPS"
-
-
-def _texts(folder: Path, pattern: str) -> Iterator[str]:
-    for file in sorted(folder.glob(pattern))[:20]:
-        with contextlib.suppress(OSError):
-            yield read_regular(file, _MOST_BYTES).decode("utf-8", "replace")
+        for file in sorted(folder.glob(pattern))[:20]:
+            with contextlib.suppress(OSError):
+                if re.search(setting, read_regular(file, _MAX_BYTES).decode("utf-8", "replace")):
+                    yield f"{name} with DNS over HTTPS"
+                    break
 
 
 def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:

@@ -1,7 +1,8 @@
-"""Standard input, output and error that are closed, or whose file or reader takes no more.
+"""Standard input, output and error that are closed, or whose file or reader takes no more, or that go to a log.
 
 Python ends with status 120 where its last flush of standard output or error fails, whatever the program returns. So
-each command flushes them itself, and what cannot be written is discarded.
+each command flushes them itself, and what cannot be written is discarded. `python -m vmdns.commands.standard_streams`
+is vmdns without a window, for Task Scheduler on Windows (not run there yet).
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
+
+MAX_LOG_BYTES = 1_000_000
 
 
 def prepare() -> None:
@@ -41,3 +45,25 @@ def _flush(stream: TextIO) -> OSError | None:
         os.close(null)
         return error
     return None
+
+
+def log_file() -> Path:
+    """The log, in the folder with the journal of changes. Raises RuntimeError where no home is known."""
+    from vmdns.host.folders import state_folder
+
+    return state_folder() / "vmdns.log"
+
+
+def open_log(file: Path) -> None:
+    """Has standard output and standard error go to the file; of a long one, a copy is kept and a new one begun."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and file.stat().st_size > MAX_LOG_BYTES:
+        os.replace(file, file.with_name(file.name + ".1"))
+    sys.stdout = sys.stderr = file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+
+if __name__ == "__main__":
+    open_log(log_file())
+    from vmdns.cli import main
+
+    sys.exit(main())

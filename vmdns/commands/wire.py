@@ -1,51 +1,260 @@
-"""`vmdns wire`: runs `Wire` and adds notes for the user to its steps."""
+"""`vmdns wire`: plans and applies DHCP options of VirtualBox's networks, by its settings, this host's addresses and the
+journal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from vmdns.commands.wire_networks import NetworkPlan, Wire
+from vmdns.commands import CommandError
+from vmdns.control.client import instance_key
 from vmdns.host import elevation
-from vmdns.host.loopback_address import RESOLVER_ADDRESS
+from vmdns.host.folders import state_folder
+from vmdns.host.journal import Journal, JournalEntry
+from vmdns.host.loopback_address import RESOLVER_ADDRESS, is_assigned
+from vmdns.host.plan import Step, apply, plan, undo
+from vmdns.host.upstreams import read_upstreams
+from vmdns.host.virtualbox_networks import DhcpServerNotRunning, VirtualBox, host_only, registry
+from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, NetworkRow, WireState, plan_networks
+from vmdns.sources import vboxmanage_output as output
+from vmdns.sources.installation import WSL_HINT, find, user_home
+from vmdns.sources.reader import WrongHome
+from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
+from vmdns.sources.vboxmanage_machines import read_registered
+from vmdns.state.facts import HostAddress, HostInterface
+from vmdns.state.views import GIVEN, index_host_networks
 
+SCOPE = "wire"
 FOLLOW = "they follow when they renew their lease, within five minutes as VirtualBox gives leases, or when restarted"
 ALONE = "while vmdns does not run, these guests resolve no names at all; have it started with your session"
 PLAIN_NAT = (
     "guests on plain NAT are given what this computer itself asks, and nothing else can be set; "
     "`vmdns host --whole` makes this computer ask vmdns, and with it these guests"
 )
+_MAC = sys.platform == "darwin"
+# VirtualBox applies one change after the other: `dhcpserver modify` was seen to take 10 s where many VMs start.
+_LIMITS_SECONDS = (10.0, 60.0)
+_E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
+_OUTSIDE = ("198.51.100.1", 53)  # no packet goes there: it only has the system choose an address
 
 
-def command(wire: Wire, do: str, network: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """The answer of `vmdns wire`: do is plan, apply or undo; say gets a line a step. Raises `CommandError`, OSError."""
+class NetworkPlan(NamedTuple):
+    """One network, with the steps that wire it."""
+
+    row: NetworkRow
+    steps: list[Step]
+
+
+def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> dict[str, Any]:
+    """The response of `vmdns wire`: do is plan, apply or undo; log gets a line for each step. Raises `CommandError`,
+    OSError."""
     networks: list[NetworkPlan] = []
     left: list[str] = []
     if do == "undo":
-        changed, left = wire.undo(say, network)
+        changed, left = wire.undo(log, network)
     else:
         networks = wire.plan(network)
         if do == "apply":
-            networks = wire.apply(networks, say, network)
-        changed = [one.row.network for one in networks if one.steps]
-    notes = [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
+            networks = wire.apply(networks, log, network)
+        changed = [row.network for row, steps in networks if steps]
+    notes = [f"{row.title}: {note}" for row, _ in networks for note in row.notes]
     if changed and do != "undo":
         notes.append(ALONE)
-    if networks and not network and RESOLVER_ADDRESS not in wire.resolvers:
+    if networks and not network and RESOLVER_ADDRESS not in _resolvers():
         notes.append(PLAIN_NAT)
     guests = wire.guests(changed)
     if guests:
         notes.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
-    return {
-        "networks": [one.as_json() for one in networks],
-        "changed": changed,
-        "left": left,
-        "notes": notes,
-        "guests": guests,
-        "done": do != "plan",
-    }
+    shown = [
+        {
+            "network": row.network,
+            "title": row.title,
+            "kind": row.kind,
+            "now": list(row.now),
+            "wanted": row.server,
+            "steps": [one.as_json() for one in steps],
+            "notes": row.notes,
+        }
+        for row, steps in networks
+    ]
+    done = do != "plan"
+    return {"networks": shown, "changed": changed, "left": left, "notes": notes, "guests": guests, "done": done}
 
 
 def can_ask() -> bool:
     """Whether the right to give this computer an address is there, or someone who could be asked for it."""
     return elevation.is_elevated() or elevation.can_ask()
+
+
+class Wire:
+    """One user's VirtualBox, and the journal of what vmdns changed in its networks.
+
+    home replaces VBOX_USER_HOME. may says whether the host may be given addresses. All of its methods block, for some
+    tenths of a second a network; they raise OSError with a sentence for the user.
+    """
+
+    def __init__(self, home: str | None, zones: Sequence[str], *, may: bool) -> None:
+        environ = {**os.environ, "VBOX_USER_HOME": home} if home else dict(os.environ)
+        installation = find(environ)
+        if installation is None:
+            raise OSError("VirtualBox is not installed here; if it is, put the folder of VBoxManage into PATH")
+        if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
+            raise OSError(WSL_HINT)
+        self._vboxmanage = VBoxManage(installation.vboxmanage, environ, _LIMITS_SECONDS)
+        self._named_home = environ.get("VBOX_USER_HOME")
+        self._zones = tuple(zones)
+        self._may = may
+        self._version: tuple[int, ...] = ()
+        self.box = VirtualBox(user_home(environ), str(installation.vboxmanage), self._call)
+        key = instance_key(home, environ)
+        self.journal = Journal(state_folder() / ("journal.json" if key == "default" else f"journal-{key}.json"))
+
+    def plan(self, network: str = "") -> list[NetworkPlan]:
+        """The networks with the steps to do, all or the one named. Raises `CommandError` for an unknown one.
+
+        Names are VirtualBox's: of a NAT Network, a host-only interface, or a DHCP server's network.
+        """
+        rows = plan_networks(self._look())
+        names = self._named(network, [row.network for row in rows])
+        make = registry(self.box)
+        return [
+            NetworkPlan(row, plan((make(one.kind, one.name), one.value) for one in row.want))
+            for row in rows
+            if row.network in names
+        ]
+
+    def apply(
+        self, networks: Sequence[NetworkPlan], log: Callable[[str], None], network: str = ""
+    ) -> list[NetworkPlan]:
+        """Applies the plan of `network`, with a line for each step, and returns what was done.
+
+        Where the host cannot be given an address, networks share one that it has.
+        """
+        try:
+            addresses = [step for one in networks for step in one.steps if step.setting.kind == LOOPBACK]
+            apply(addresses, self.journal, SCOPE, log)
+        except OSError as error:
+            if not self._may:
+                raise
+            log(f"this computer cannot be given an address ({error}), so NAT Networks share one that it has")
+            self._may = False
+            return self.apply(self.plan(network), log, network)
+        for one in networks:
+            apply([step for step in one.steps if step.setting.kind != LOOPBACK], self.journal, SCOPE, log)
+        for row, _ in networks:
+            if row.server and self.box.refresh(row.network):
+                log(f"the DHCP of {row.title} ran with other settings, and is restarted")
+        return list(networks)
+
+    def undo(self, log: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
+        """Undoes what was applied. Returns the changed networks, and a sentence for each setting that stays."""
+        self._check_home()
+        entries = self.journal.entries(SCOPE)
+        names = self._named(network, [one.name for one in entries if one.kind != LOOPBACK])
+        groups = [one for one in entries if one.kind == DHCP_GROUP and one.name in names]
+        addresses = [one.after.get("6") for one in groups if one.after]
+
+        def is_meant(entry: JournalEntry) -> bool:
+            return not network or entry.name in (addresses if entry.kind == LOOPBACK else names)
+
+        make = registry(self.box)
+        # What needs rights comes last: without them, guests are at least given what they were given before.
+        left = undo(self.journal, SCOPE, make, log, lambda one: one.kind != LOOPBACK and is_meant(one))
+        left += undo(self.journal, SCOPE, make, log, lambda one: one.kind == LOOPBACK and is_meant(one))
+        return [one.name for one in groups], left
+
+    def guests(self, networks: Sequence[str]) -> list[str]:
+        """The names of the VMs that run with an adapter on one of these networks (named as DHCP servers are)."""
+        found = []
+        for uuid in output.parse_vms(self._call("list", "runningvms")) if networks else ():
+            try:
+                machine = output.parse_machine(self._call("showvminfo", uuid, "--machinereadable"))
+            except (OSError, ValueError):
+                continue  # it starts or stops just now
+            if any(adapter.network.dhcp_name in networks for adapter in machine.adapters):
+                found.append(machine.name)
+        return sorted(found)
+
+    def _named(self, network: str, known: Sequence[str]) -> set[str]:
+        """Those of the known networks that are meant: all, or the one of this name."""
+        found = {one for one in known if not network or one in (network, host_only(network))}
+        if network and not found:
+            there = ", ".join(dict.fromkeys(known)) or "none"
+            raise CommandError(f"there is no network {network} that vmdns could wire, or did; there is {there}")
+        return found
+
+    def _look(self) -> WireState:
+        self._check_home()
+        if not self._version:
+            match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
+            if match is None:
+                raise OSError(f"{self.box.program} is not VirtualBox's")
+            self._version = int(match[1]), int(match[2])
+        interfaces = tuple(output.parse_host_interfaces(self._call("list", "hostonlyifs")))
+        entries = self.journal.entries(SCOPE)
+        return WireState(
+            version=self._version,
+            networks=self.box.networks(),
+            zones=self._zones,
+            interfaces=interfaces,
+            vmnets=tuple(self._vmnets()) if _MAC else (),
+            resolvers=_resolvers(),
+            hosts=() if self._may else self._hosts(interfaces),
+            given=frozenset(filter(is_assigned, _given())),
+            ours=frozenset(one.name for one in entries if one.kind == LOOPBACK),
+            groups=frozenset(one.name for one in entries if one.kind == DHCP_GROUP),
+            may=self._may,
+        )
+
+    def _vmnets(self) -> list[HostInterface]:
+        try:
+            return output.parse_host_only_networks(self._vboxmanage("list", "hostonlynets"))
+        except VBoxManageError:
+            return []  # 6.1 has none
+
+    def _hosts(self, interfaces: Sequence[HostInterface]) -> tuple[str, ...]:
+        """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""
+        others = output.parse_host_interfaces(self._call("list", "bridgedifs"))
+        facts = [HostAddress(one.name, one.prefix) for one in others]
+        found = [one for one in index_host_networks([*facts, *interfaces]).reachable if one not in _given()]
+        first = _outward()
+        return tuple(sorted(found, key=lambda one: one != first))
+
+    def _check_home(self) -> None:
+        """Raises `CommandError` where VBoxManage would change the networks of another VirtualBox home."""
+        if self._named_home and not read_registered(self.box.home / "VirtualBox.xml", self._call("list", "vms"))[1]:
+            raise CommandError(f"VirtualBox: {WrongHome(self._named_home)}")
+
+    def _call(self, *arguments: str) -> str:
+        try:
+            return self._vboxmanage(*arguments)
+        except VBoxManageError as failed:
+            if failed.code == _E_FAIL and arguments[:2] == ("dhcpserver", "restart"):
+                raise DhcpServerNotRunning(str(failed)) from None
+            raise OSError(f"VBoxManage {failed}") from None
+
+
+def _given() -> list[str]:
+    """The addresses that vmdns gives to hosts."""
+    return [str(one) for one in GIVEN.hosts()]
+
+
+def _resolvers() -> tuple[str, ...]:
+    """The name servers of the host, as VirtualBox sees them."""
+    try:
+        return read_upstreams().resolvers
+    except OSError:
+        return ()
+
+
+def _outward() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_OUTSIDE)
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""

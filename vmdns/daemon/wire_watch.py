@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from vmdns.commands import CommandError
-from vmdns.commands.wire import FOLLOW
-from vmdns.commands.wire_networks import Wire
+from vmdns.commands.wire import FOLLOW, Wire
 from vmdns.host.elevation import is_elevated
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
 

@@ -22,7 +22,7 @@ def main() -> None:
         worker.run(requests, output, wanted)
         return
     from vmdns.commands import CommandError
-    from vmdns.commands.wire_networks import Wire
+    from vmdns.commands.wire import Wire
     from vmdns.daemon.wire_watch import apply_once
     from vmdns.host.elevation import is_elevated
 

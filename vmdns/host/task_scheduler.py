@@ -46,9 +46,9 @@ def task_name(user: str) -> str:
 def wanted(program: ServiceProgram) -> dict[str, str]:
     """The value of the task: its command line, and the settings that matter."""
     interpreter, *arguments = program.command
-    # vmdns.commands.background keeps a log, since pythonw has no window and no output.
+    # vmdns.commands.standard_streams keeps a log, since pythonw has no window and no output.
     windowless = PureWindowsPath(interpreter).with_name("pythonw.exe")
-    arguments = ["vmdns.commands.background" if one == "vmdns" else one for one in arguments]
+    arguments = ["vmdns.commands.standard_streams" if one == "vmdns" else one for one in arguments]
     settings = {f"Settings/{key}": want for key, (want, _) in _SETTINGS.items()}
     return {"Command": str(windowless), "Arguments": subprocess.list2cmdline(arguments), **settings}
 

@@ -11,7 +11,7 @@ import dns.message
 import dns.rrset
 import pytest
 
-from vmdns.commands import doctor, parallel
+from vmdns.commands import doctor
 from vmdns.host import hosts_block as hostsfile
 from vmdns.state.findings import Finding
 from vmdns.state.policy import Policy
@@ -87,8 +87,8 @@ def test_a_firewall_that_speaks_german(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_firewall_matters_where_guests_ask_from_outside() -> None:
     addresses = ["127.0.0.1", "::1", "198.18.53.1", "192.168.56.1"]
     status = {"listeners": [{"address": one, "port": 53, "state": "listening"} for one in addresses]}
-    assert doctor.doors(status) == ["192.168.56.1"]
-    assert doctor.doors(None) == []
+    assert doctor.outer_addresses(status) == ["192.168.56.1"]
+    assert doctor.outer_addresses(None) == []
 
 
 def test_firewalls_of_windows_and_macos() -> None:
@@ -131,7 +131,7 @@ def test_names_that_this_host_resolves() -> None:
 
 
 def test_with_nobody_running_it_says_so() -> None:
-    value = doctor.answer(doctor.examined([], Policy()))
+    value = doctor.respond(doctor.examine([], Policy()))
     assert (value["well"], value["verdict"]) == (False, "1 problem")
     assert value["findings"] == [
         {
@@ -143,10 +143,10 @@ def test_with_nobody_running_it_says_so() -> None:
 
 def test_problems_are_last_and_each_finding_is_there_once() -> None:
     findings = [Finding("a", "problem", "x"), Finding("b", "ok", "y"), Finding("c", "warning", "z")]
-    value = doctor.answer([*findings, *findings])
+    value = doctor.respond([*findings, *findings])
     assert [one["subject"] for one in value["findings"]] == ["b", "c", "a"]
     assert value["verdict"] == "1 problem, 1 warning"
-    assert doctor.answer(findings[1:2])["verdict"] == "All well"
+    assert doctor.respond(findings[1:2])["verdict"] == "All well"
 
 
 def test_a_check_that_takes_long_is_told_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_a_check_that_takes_long_is_told_and_given_up(monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor, "answers_local", lambda server: release.wait(60))
     monkeypatch.setattr(doctor, "firewall", lambda addresses: ("ufw", ALLOW))
     monkeypatch.setattr(doctor, "CHECKS_SECONDS", 0.5)
-    monkeypatch.setattr(parallel, "REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(doctor, "REPORT_SECONDS", 0.01)
     status = {"zones": ["local"], "upstreams": [{"address": "192.0.2.1:53"}], "listeners": []}
     said: list[str] = []
     host = doctor.gather(status, said.append)
@@ -184,7 +184,7 @@ def test_what_a_check_raises_is_raised() -> None:
         raise OSError("no such thing")
 
     with pytest.raises(OSError, match="no such thing"):
-        parallel.run_parallel({"it": fail}, 10.0, lambda line: None)
+        doctor.run_parallel({"it": fail}, 10.0, lambda line: None)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.unit.test_cli import ANSWERS, Fake, Run, run, serving, user
 from tests.unit.test_cli_format import NAMES, STATUS
 from vmdns.commands import CommandError
 from vmdns.commands import host as hosting
-from vmdns.commands.host import answers, place_of
+from vmdns.commands.host import answers, listen_address
 from vmdns.host import hosts_block as hostsfile
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.journal import JournalEntry
@@ -46,13 +46,13 @@ def listener(address: str, port: int, state: str = "listening") -> dict[str, Any
     ],
 )
 def test_where_vmdns_is_asked(listeners: list[dict[str, Any]], at: ListenAddress) -> None:
-    assert place_of({"listeners": listeners}) == at
+    assert listen_address({"listeners": listeners}) == at
 
 
 def test_where_vmdns_is_asked_if_none_runs_or_listens() -> None:
-    assert place_of(None) == ListenAddress("127.0.0.1", 53)
+    assert listen_address(None) == ListenAddress("127.0.0.1", 53)
     with pytest.raises(CommandError, match="listens nowhere"):
-        place_of({"listeners": [listener("127.0.0.1", 53, "failed")]})
+        listen_address({"listeners": [listener("127.0.0.1", 53, "failed")]})
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ BLOCK = "192.168.56.101\tweb.local web.vm.internal"
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "hosts"
     file.write_bytes(b"127.0.0.1 localhost\r\n")
-    monkeypatch.setattr("vmdns.commands.hosts.hosts_path", lambda: file)
+    monkeypatch.setattr("vmdns.commands.host.hosts_path", lambda: file)
     return file
 
 

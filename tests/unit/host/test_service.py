@@ -65,7 +65,7 @@ def test_task() -> None:
         program("--config", r"C:\my files\vmdns.toml", interpreter=r"C:\Program Files\v\python.exe")
     )
     assert value["Command"] == r"C:\Program Files\v\pythonw.exe"
-    assert value["Arguments"] == r'-P -m vmdns.commands.background run --config "C:\my files\vmdns.toml"'
+    assert value["Arguments"] == r'-P -m vmdns.commands.standard_streams run --config "C:\my files\vmdns.toml"'
     text = task_scheduler.render(value, r"DESKTOP-1\alice").decode("utf-16")
     assert text == (SAMPLES / "task.xml").read_text("utf-8").rstrip("\n")
     assert task_scheduler.parse(text) == value
@@ -310,17 +310,15 @@ def test_installed_and_taken_away(played: Path) -> None:
 def test_what_is_installed_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs beside the server is there before it is enabled, and goes after it is stopped."""
     monkeypatch.setattr(service, "_SYSTEMD", tmp_path)
-    monkeypatch.setattr(service, "_owner", lambda: ServiceOwner("alice", 1000, tmp_path))
-    monkeypatch.setattr(service, "check", lambda program: None)
-    one = service.UserService()
-    names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in one.wanted(["--wire"])]
+    one = service.find_service(ServiceOwner("alice", 1000, tmp_path))
+    names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in one.settings(program("--wire"))]
     assert names == [
         ("service-unit", "vmdns-beside-alice@.service"),
         ("service-unit", "vmdns-beside-alice.socket"),
         ("service-unit", "vmdns-alice.service"),
         ("service-enabled", "vmdns-alice.service"),
     ]
-    for setting, _ in one.wanted([]):
+    for setting, _ in one.settings(program()):
         assert type(one.make(setting.kind, setting.name)) is type(setting)
     template, socket, server = (systemd_unit.unit_file(f"/x/{name}").after for _, name in names[:3])
     assert template == (("systemctl", "daemon-reload"),)
@@ -344,16 +342,16 @@ def test_a_unit_that_the_user_edited_is_left(played: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its own system")
 def test_the_log_of_a_windowless_vmdns(tmp_path: Path) -> None:
-    from vmdns.commands import background
+    from vmdns.commands import standard_streams
 
     file = tmp_path / "state" / "vmdns.log"
     for text in ("one", "two"):
-        opened = f"from vmdns.commands.background import open_log; open_log(Path({str(file)!r}))"
+        opened = f"from vmdns.commands.standard_streams import open_log; open_log(Path({str(file)!r}))"
         code = f"from pathlib import Path; {opened}; print({text!r})"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert file.read_text() == "one\ntwo\n"
-    file.write_text("x" * (background.MOST_BYTES + 1))
+    file.write_text("x" * (standard_streams.MAX_LOG_BYTES + 1))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert file.read_text() == "two\n"
-    assert file.with_name("vmdns.log.1").stat().st_size == background.MOST_BYTES + 1
+    assert file.with_name("vmdns.log.1").stat().st_size == standard_streams.MAX_LOG_BYTES + 1
     assert launchd.tail(file) == ["two"]

@@ -174,7 +174,7 @@ def test_the_real_one_wires_and_says_what_is_wrong(
     monkeypatch.setenv("PATH", str(short))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
     door(
-        "import vmdns.commands.wire_networks as w; w.find = lambda environ: None; "
+        "import vmdns.commands.wire as w; w.find = lambda environ: None; "
         "from vmdns.daemon.worker_service import main; main()"
     )
     said = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": None, "zones": ["local"]}})

@@ -15,7 +15,8 @@ def check(data: bytes) -> None:
     except ConfigError as error:
         assert str(error).startswith("vmdns.toml")
         return
-    assert parse("\n".join(cli_format.config(values_in_force(config))), "again") == config
+    shown = cli_format.config({"values": values_in_force(config)}, cli_format.Style())
+    assert parse("\n".join(shown), "again") == config
     assert config.zone_names
     assert all(apex == apex.lower() for apex in (*config.zone_names, *config.forward_names))
     for record in parse_records(config.records, config.zones, 5):

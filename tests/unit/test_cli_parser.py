@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from vmdns import cli_parser
 from vmdns.cli_parser import SHELLS
-from vmdns.commands import completion
-from vmdns.commands import server_request as client
-from vmdns.commands.completion import script
+from vmdns.cli_parser import completion_script as script
+from vmdns.commands.server_request import RunningServer
 
 COMMANDS = [
     "ask",
@@ -60,7 +60,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def environ(place: Path) -> dict[str, str]:
-    here = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[3])}
+    here = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
     return {**os.environ, **here, "XDG_RUNTIME_DIR": str(place), "XDG_STATE_HOME": str(place)}
 
 
@@ -88,9 +88,9 @@ def test_what_is_completed(place: Path, line: str, found: list[str]) -> None:
 def test_names_of_vms_and_networks_are_those_of_the_running_vmdns(monkeypatch: pytest.MonkeyPatch) -> None:
     network = {"kind": "natnetwork", "name": "lab"}
     web = {"name": "web.local", "addresses": [{"address": "10.0.2.4", "network": network}]}
-    monkeypatch.setattr(client, "request", lambda home, message: {"zones": ["local"], "names": [web]})
-    assert completion._machines(Namespace(vbox_home="")) == ["web"]
-    assert set(completion._networks(Namespace(vbox_home=""))) == {"lab"}
+    monkeypatch.setattr(RunningServer, "request", lambda self, message: {"zones": ["local"], "names": [web]})
+    assert cli_parser._complete_machine(Namespace(vbox_home="")) == ["web"]
+    assert set(cli_parser._complete_network(Namespace(vbox_home=""))) == {"lab"}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
