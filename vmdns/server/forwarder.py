@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any
 
 from vmdns.dns import message
-from vmdns.dns.cache import ForwardedCache
 from vmdns.dns.forwarded_answer import (
     EDE_BLOCKED,
     EDE_NO_REACHABLE_AUTHORITY,
     EDE_OTHER,
     Failure,
     Forwarded,
+    ForwardedCache,
     Question,
     check_forwardable,
     encode_answer,
@@ -30,11 +30,11 @@ from vmdns.dns.name import to_text
 from vmdns.dns.query import Query
 from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, validate_response
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.server.forward_routes import ForwardRoutes, RouteConfig, make_route_config
+from vmdns.server.forward_routes import ForwardRoutes, usable_upstreams
 from vmdns.server.io_thread import IoThread
-from vmdns.server.lookup import Found, Lookup, Waiter
+from vmdns.server.lookup import TRIES_EACH, Found, Lookup, Waiter
 from vmdns.server.upstream_exchange import UpstreamSockets, max_sockets
-from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer, order_servers
+from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
 from vmdns.state.withheld_names import WithheldNames
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Forwarder:
         self._report_withheld = report_withheld
         self._now = now
         self._sockets = UpstreamSockets(self.thread, max_sockets())
-        self._routes = ForwardRoutes(RouteConfig(), ForwardedCache(limits), self._server)
+        self._routes = ForwardRoutes(Upstreams(), frozenset(), ForwardedCache(limits), self._server)
         self._withheld = WithheldNames()
         self._lookups: set[Lookup] = set()
         self._waiting = 0
@@ -85,17 +85,17 @@ class Forwarder:
         names, lower case). Another configuration begins with an empty cache, as other upstreams may know other names;
         not where no upstream is left.
         """
-        problems: list[str] = []
-        config, before = make_route_config(upstreams, own, zones, problems), self._routes
+        usable, problems = usable_upstreams(upstreams, own)
+        before, config = self._routes, (usable, zones)
         self._limits = limits
-        if config != before.config:
+        if config != (before.upstreams, before.zones):
             self._withheld = WithheldNames()
-        cache, cached_for = before.cache, before.cached_for
-        if config.upstreams and config != cached_for:
-            cache, cached_for = ForwardedCache(limits), config
+        cache = before.cache
+        if config != cache.config and any((usable.default, *usable.domains.values())):
+            cache = ForwardedCache(limits, config)
         cache.limits = limits
-        self._routes = ForwardRoutes(config, cache, self._server, cached_for)
-        return list(dict.fromkeys(problems))
+        self._routes = ForwardRoutes(usable, zones, cache, self._server)
+        return problems
 
     def _server(self, one: Upstream) -> UpstreamServer:
         """Returns the existing server of an upstream with what is known of it, or a new one."""
@@ -208,11 +208,11 @@ class Forwarder:
             if not servers:
                 why = "no upstream server is known for this name"
                 return self._fail(routes, question, EDE_NO_REACHABLE_AUTHORITY, why)
-            lookup = Lookup(question, routes, order_servers(servers), limits, now)
-            lookup.stale = routes.cache.stale(question, self._now(), _LATE)
+            stale, left = routes.cache.stale(question, self._now(), _LATE), dict.fromkeys(servers, TRIES_EACH)
+            lookup = Lookup(question, routes, limits, now, routes.trusts(question.name), stale, left)
             routes.in_flight[question] = lookup
             self._lookups.add(lookup)
-        elif lookup.stale is not None and now >= lookup.stale_at:
+        elif now >= lookup.stale_at:
             return lookup.stale
         lookup.waiters.append(waiter)
         self._waiting += 1
@@ -244,7 +244,7 @@ class Forwarder:
 
     def _query_due_servers(self, lookup: Lookup) -> None:
         """Queries the servers that are due, and waits for the next deadline; fails where none is left."""
-        now = time.monotonic()
+        now, end = time.monotonic(), lookup.began + lookup.limits.query_timeout
         for attempt in lookup.attempts:
             if now - attempt.began >= lookup.delay:
                 attempt.server.note_no_response(attempt.began)
@@ -252,7 +252,7 @@ class Forwarder:
             self._notify(lookup, lookup.stale)
         while True:
             server, due = lookup.next(now, self._sockets.spare)
-            if now >= lookup.end or (server is None and due <= now):
+            if now >= end or (server is None and due <= now):
                 self._give_up(lookup)
                 return
             if server is None or due > now:
@@ -260,9 +260,7 @@ class Forwarder:
             lookup.begin(server, now)
             validate = partial(self._validate, lookup, server)
             lookup.attempts.append(Attempt(server, lookup.question, validate, partial(self._receive, lookup)))
-        due = min(due, lookup.end)
-        if lookup.stale is not None and now < lookup.stale_at:
-            due = min(due, lookup.stale_at)
+        due = min(due, end, *([lookup.stale_at] if now < lookup.stale_at else []))
         if lookup.timer is not None:
             lookup.timer.call = None
         lookup.timer = self.thread.call_at(due, partial(self._continue, lookup))

@@ -89,10 +89,6 @@ class IoThread:
         self._selector.register(sock, events, call)
         self._watched += 1
 
-    def change(self, sock: socket.socket, events: int, call: Callable[[], None]) -> None:
-        """Watches the socket for other events."""
-        self._selector.modify(sock, events, call)
-
     def unwatch(self, sock: socket.socket) -> None:
         """Ends `watch`; to be called before the socket is closed."""
         self._selector.unregister(sock)

@@ -6,7 +6,9 @@ stays open until the end, so a slow server still counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, Failure, Forwarded, Question
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from vmdns.server.forward_routes import ForwardRoutes
 
 # RFC 8767 section 5: how long a client waits that can get a stale answer.
-_STALE_WAIT = 1.8
+STALE_WAIT = 1.8
 # A server has this part of limits.upstream_timeout, and this many seconds at most, before the next one is queried too.
 _DELAY_PART, _MAX_DELAY = 0.4, 0.8
 # Attempts at one server, and at all servers together.
-_TRIES_EACH, _MAX_TRIES = 2, 6
+TRIES_EACH, _MAX_TRIES = 2, 6
 # Seconds before a server is queried again after an ICMP error, which may be forged.
 _PAUSE = 0.2
 
@@ -31,37 +33,39 @@ Found = Forwarded | Failure
 Waiter = Callable[[Found], object]
 
 
+@dataclass(slots=True, eq=False)
 class Lookup:
     """A question in flight: its waiters, its servers in the order to query them, and what became of each.
 
-    Times are of time.monotonic. trusted: the answer may have private addresses.
+    Times are of time.monotonic. trusted: the answer may have private addresses. stale: what the waiters get after
+    STALE_WAIT.
     """
 
-    __slots__ = (
-        "_last", "_left", "_retry_at", "_why", "attempts", "delay", "end", "limits", "question", "replied", "routes",
-        "stale", "stale_at", "timer", "tries", "trusted", "waiters",
-    )  # fmt: skip
+    question: Question
+    routes: ForwardRoutes
+    limits: Limits
+    began: float
+    trusted: bool
+    stale: Forwarded | None
+    left: dict[UpstreamServer, int]  # attempts left
+    waiters: list[Waiter] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)  # in flight
+    tries: int = 0
+    replied: bool = False
+    timer: Timer | None = None
+    _last: float = 0.0  # when the last attempt began
+    _retry_at: dict[UpstreamServer, float] = field(default_factory=dict)
+    _why: dict[UpstreamServer, str] = field(default_factory=dict)
 
-    def __init__(
-        self, question: Question, routes: ForwardRoutes, servers: list[UpstreamServer], limits: Limits, now: float
-    ) -> None:
-        self.question = question
-        self.routes = routes
-        self.limits = limits
-        self.trusted = routes.trusts(question.name)
-        self.waiters: list[Waiter] = []
-        self.attempts: list[Attempt] = []
-        self.tries = 0
-        self.replied = False
-        self.end = now + limits.query_timeout
-        self.delay = min(_DELAY_PART * limits.upstream_timeout, _MAX_DELAY)
-        self.timer: Timer | None = None
-        self.stale: Forwarded | None = None  # what the waiters get at stale_at
-        self.stale_at = now + _STALE_WAIT
-        self._left = dict.fromkeys(servers, _TRIES_EACH)
-        self._retry_at: dict[UpstreamServer, float] = {}
-        self._why: dict[UpstreamServer, str] = {}
-        self._last = now
+    @property
+    def stale_at(self) -> float:
+        """When the waiters get the stale answer, if there is one."""
+        return self.began + STALE_WAIT if self.stale is not None else math.inf
+
+    @property
+    def delay(self) -> float:
+        """How many seconds a server may take before the next one is queried too."""
+        return min(_DELAY_PART * self.limits.upstream_timeout, _MAX_DELAY)
 
     def next(self, now: float, spare: bool) -> tuple[UpstreamServer | None, float]:
         """Returns the server to query next, and when; None and when to give up where none is left.
@@ -69,8 +73,8 @@ class Lookup:
         spare: whether servers may be queried again while others are.
         """
         found, due = None, self._last + self.limits.upstream_timeout
-        for server, left in self._left.items() if self.tries < _MAX_TRIES else ():
-            if left == _TRIES_EACH or (left and (spare or not self.attempts)):
+        for server, left in self.left.items() if self.tries < _MAX_TRIES else ():
+            if left == TRIES_EACH or (left and (spare or not self.attempts)):
                 at = self._retry_at.get(server)
                 if at is None:
                     at = self._last + self.delay if self.attempts else now
@@ -80,7 +84,7 @@ class Lookup:
 
     def begin(self, server: UpstreamServer, now: float) -> None:
         """Notes that the server is queried."""
-        self._left[server] -= 1
+        self.left[server] -= 1
         self.tries += 1
         self._last = now
         self._retry_at[server] = now + self.limits.upstream_timeout
@@ -90,7 +94,7 @@ class Lookup:
         self.attempts.remove(attempt)
         self._why[attempt.server] = unanswered.why
         if unanswered.final:
-            self._left[attempt.server] = 0
+            self.left[attempt.server] = 0
             self.replied = True
         else:
             self._retry_at[attempt.server] = now + _PAUSE

@@ -7,14 +7,13 @@ A connected socket receives only from the address and port that it queried.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import secrets
 import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 
 from vmdns.dns import query
@@ -37,8 +36,8 @@ _LETTERS = bytes(0x20 if 0x61 <= byte <= 0x7A else 0 for byte in range(256))  # 
 
 # Validates a message as the response to a query; the last argument says whether it arrived over TCP.
 Validate = Callable[[bytes, Query, bool], Forwarded | Rejected]
-# A validated response, or why there is none: OSError or ValueError where the server cannot be reached or does not
-# respond in time, another exception for a fault of ours.
+# A validated response, or why there is none: OSError where the server cannot be reached or does not respond in time,
+# another exception for a fault of ours.
 Result = Forwarded | Rejected | Exception
 
 
@@ -87,8 +86,9 @@ class UpstreamSockets:
         return self.open < self.most // 2
 
     def connect(self, upstream: Upstream, kind: socket.SocketKind) -> socket.socket:
-        """Returns a socket that is connected, or a TCP socket that connects. Raises OSError, ValueError."""
-        family, address = endpoint(upstream)
+        """Returns a socket that is connected, or a TCP socket that connects. Raises OSError."""
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        family, _, _, _, address = socket.getaddrinfo(upstream.address, upstream.port, type=kind, flags=flags)[0]
         if self.open >= self.most:
             raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
         sock = socket.socket(family, kind)
@@ -119,8 +119,6 @@ class Exchange:
     for none.
     """
 
-    __slots__ = ("_buffer", "_done", "_sent", "_socket", "_sockets", "_strays", "_timer", "_validate", "began")
-
     def __init__(
         self,
         sockets: UpstreamSockets,
@@ -136,21 +134,21 @@ class Exchange:
         self._sockets = sockets
         self._validate = validate
         self._done = done
+        self._stream = stream
+        self._buffer = len(packet).to_bytes(2, "big") + packet if stream else b""
         self._strays = 0
         self._socket: socket.socket | None = None
-        self.began = time.monotonic()  # before it is sent
         self._timer: Timer | None = None
+        self.began = time.monotonic()  # before it is sent
         thread = sockets.thread
         try:
-            sock = sockets.connect(upstream, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
-            self._socket = sock
+            self._socket = sock = sockets.connect(upstream, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
             if stream:
-                self._buffer = len(packet).to_bytes(2, "big") + packet
                 thread.watch(sock, EVENT_WRITE, self._send)
             else:
-                thread.watch(sock, EVENT_READ, self._receive_datagram)
+                thread.watch(sock, EVENT_READ, self._receive)
                 sock.send(packet)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._timer = thread.call_at(0.0, partial(self._finish, error))  # not before the caller has this object
         else:
             if timeout is not None:
@@ -170,79 +168,49 @@ class Exchange:
         self.close()
         done(result)
 
-    def _receive_datagram(self) -> None:
-        if self._socket is None:  # closed in this round
-            return
-        try:
-            message = self._socket.recv(MAX_DATAGRAM)
-            result: Result = self._validate(message, self._sent, False)
-        except BlockingIOError:
-            return
-        except Exception as error:
-            result = error
-        if isinstance(result, Rejected) and result.verdict is ResponseFault.IGNORE:
-            self._strays += 1
-            if self._strays < MAX_STRAYS:
-                return
-            result = Rejected(ResponseFault.TRUNCATED, f"{MAX_STRAYS} datagrams that are no response")
-        self._finish(result)
-
     def _send(self) -> None:
         """Sends the query over TCP (RFC 7766), once it is connected."""
-        if self._socket is None:
+        if self._socket is None:  # closed in this round
             return
         try:
             if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, os.strerror(error))
             self._buffer = self._buffer[self._socket.send(self._buffer) :]
             if not self._buffer:
-                self._sockets.thread.change(self._socket, EVENT_READ, self._receive_stream)
-        except BlockingIOError:
-            return
+                thread = self._sockets.thread
+                thread.unwatch(self._socket)
+                thread.watch(self._socket, EVENT_READ, self._receive)
         except OSError as error:
             self._finish(error)
 
-    def _receive_stream(self) -> None:
+    def _receive(self) -> None:
         if self._socket is None:
             return
         try:
-            part = self._socket.recv(65_537)
-            if not part:
-                raise ConnectionError("the connection was closed before the whole answer came")
-            self._buffer += part
-            size = 2 + int.from_bytes(self._buffer[:2], "big")
-            if len(self._buffer) < size:
-                return
-            result: Result = self._validate(self._buffer[2:size], self._sent, True)
+            message = self._socket.recv(MAX_DATAGRAM)
+            if self._stream:
+                if not message:
+                    raise ConnectionError("the connection was closed before the whole answer came")
+                self._buffer += message
+                size = 2 + int.from_bytes(self._buffer[:2], "big")
+                if len(self._buffer) < size:
+                    return
+                message = self._buffer[2:size]
+            result: Result = self._validate(message, self._sent, self._stream)
         except BlockingIOError:
             return
         except Exception as error:
             result = error
+        if isinstance(result, Rejected) and result.verdict is ResponseFault.IGNORE and not self._stream:
+            self._strays += 1
+            if self._strays < MAX_STRAYS:
+                return
+            result = Rejected(ResponseFault.TRUNCATED, f"{MAX_STRAYS} datagrams that are no response")
         self._finish(result)
 
 
 def _ignore(result: Result) -> None:
     """The callback of an exchange that is closed."""
-
-
-_Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
-
-
-def endpoint(upstream: Upstream) -> _Endpoint:
-    """Returns family and socket address. Raises OSError for an interface that is gone, ValueError for no address."""
-    family, host, zone = _parse_address(upstream.address)
-    if family == socket.AF_INET:
-        return family, (host, upstream.port)
-    scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)  # the number of an interface may change
-    return family, (host, upstream.port, 0, scope)
-
-
-@lru_cache(maxsize=64)
-def _parse_address(text: str) -> tuple[socket.AddressFamily, str, str]:
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv4Address):
-        return socket.AF_INET, str(address), ""
-    return socket.AF_INET6, str(address).partition("%")[0], address.scope_id or "0"
 
 
 def bind_random_port(sock: socket.socket) -> None:

@@ -6,6 +6,7 @@ server responds badly or not at all. It starts a probe, and only the response to
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Generator
@@ -30,7 +31,7 @@ _CASE_SECONDS = 1.0
 # As usual; without EDNS; over TCP; over TCP without EDNS.
 _MAX_QUERIES = 4
 # How long a probe's response is waited for, in seconds.
-_SILENCE_TIMEOUT, _ABILITIES_TIMEOUT = 1.5, 5.0
+_TIMEOUT = 1.5
 # An upstream lacks an ability only if this many probes in a row say so.
 _REPEATS = 3
 # Resolvers answer localhost themselves (RFC 6761 section 6.3).
@@ -81,7 +82,13 @@ class UpstreamServer:
             self._abilities_until = float("inf")
         if self.silent and now >= self._probe_after:
             self._probe_after = now + PROBE_SECONDS
-            self.check_silence()
+            self.check()
+
+    def check_abilities(self) -> None:
+        """Probes it, once a minute at most."""
+        if self._now() >= self._check_after:
+            self._check_after = self._now() + _CHECK_SECONDS
+            self.check()
 
     def note_response(self, began: float | None = None) -> None:
         """Notes that it responded; began: to a query over UDP that was sent then."""
@@ -96,33 +103,15 @@ class UpstreamServer:
     def note_no_response(self, began: float) -> None:
         """Probes the server if it has sent nothing since that time, when a query was sent."""
         if self._last_response < began and not self.silent:
-            self.check_silence()
+            self.check()
 
     # -- probes -------------------------------------------------------------------------------------------------
 
-    def check_silence(self) -> None:
-        """Probes whether it responds at all."""
+    def check(self) -> None:
+        """Probes whether it responds, and what it is able to do."""
         if self._probe is None:
-            self._send_probe(False, _SILENCE_TIMEOUT, self._learn_silence)
-
-    def check_abilities(self) -> None:
-        """Probes its abilities, since a simpler query had more success."""
-        if self._now() < self._check_after or self._probe is not None:
-            return
-        self._check_after = self._now() + _CHECK_SECONDS
-        probes = self._learn_abilities()
-
-        def probe_again(result: Result, rcode: int) -> None:
-            if isinstance(result, Exception):
-                return
-            self.note_response()
-            try:
-                edns = probes.send((result.verdict if isinstance(result, Rejected) else None, rcode))
-            except StopIteration:
-                return
-            self._send_probe(edns, _ABILITIES_TIMEOUT, probe_again)
-
-        self._send_probe(next(probes), _ABILITIES_TIMEOUT, probe_again)
+            self._probes = self._learn()
+            self._send_probe(next(self._probes))
 
     def close(self) -> None:
         """Ends its probe."""
@@ -130,35 +119,7 @@ class UpstreamServer:
             self._probe.close()
             self._probe = None
 
-    def _send_probe(self, edns: bool, timeout: float, done: Callable[[Result, int], None]) -> None:
-        while True:
-            query = encode_query(_PROBE, edns=edns, mix_case=True)
-            if query[1].name != query[1].key:  # a name that happens to be in lower case would show nothing about case
-                break
-        rcode = 0
-
-        def validate(message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected:
-            nonlocal rcode
-            found = validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
-            rcode = message[3] & 0xF if len(message) > 3 else 0
-            return found
-
-        def end(result: Result) -> None:
-            self._probe = None
-            done(result, rcode)
-
-        self._probe = Exchange(self.sockets, self.upstream, query, validate, end, timeout=timeout)
-
-    def _learn_silence(self, result: Result, _: int) -> None:
-        if not isinstance(result, Exception):
-            self.note_response()
-        elif getattr(result, "errno", None) != errno.EMFILE:  # too few sockets is our own fault
-            self.silent = True
-            self._probe_after = self._now() + PROBE_SECONDS
-            self.failed += 1
-            self.error = "does not answer" if isinstance(result, TimeoutError) else f"cannot be reached: {result}"
-
-    def _learn_abilities(self) -> Generator[bool, tuple[ResponseFault | None, int], None]:
+    def _learn(self) -> Generator[bool, tuple[ResponseFault | None, int], None]:
         """Yields whether the next probe has an OPT record, and takes the verdict on the response and its rcode."""
         no_edns = flat_case = True
         for _ in range(_REPEATS):
@@ -173,6 +134,34 @@ class UpstreamServer:
                 break
         self.edns, self.mix_case = not no_edns, not flat_case
         self._abilities_until = self._now() + _ABILITIES_SECONDS
+
+    def _send_probe(self, edns: bool) -> None:
+        while True:
+            query = encode_query(_PROBE, edns=edns, mix_case=True)
+            if query[1].name != query[1].key:  # a name that happens to be in lower case would show nothing about case
+                break
+        rcode = 0
+
+        def validate(message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected:
+            nonlocal rcode
+            rcode = message[3] & 0xF if len(message) > 3 else 0
+            return validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
+
+        self._probe = Exchange(
+            self.sockets, self.upstream, query, validate, lambda result: self._receive(result, rcode), timeout=_TIMEOUT
+        )
+
+    def _receive(self, result: Result, rcode: int) -> None:
+        self._probe = None
+        if not isinstance(result, Exception):
+            self.note_response()
+            with contextlib.suppress(StopIteration):
+                self._send_probe(self._probes.send((getattr(result, "verdict", None), rcode)))
+        elif getattr(result, "errno", None) != errno.EMFILE:  # too few sockets is our own fault
+            self.silent = True
+            self._probe_after = self._now() + PROBE_SECONDS
+            self.failed += 1
+            self.error = "does not answer" if isinstance(result, TimeoutError) else f"cannot be reached: {result}"
 
     def status(self) -> dict[str, Any]:
         """Returns its status as JSON values; the round trip in milliseconds. Any thread may call this."""
@@ -189,11 +178,6 @@ class UpstreamServer:
 
 class Attempt:
     """Queries a server until it answers: again without EDNS, or over TCP, where its response calls for that."""
-
-    __slots__ = (
-        "_done", "_edns", "_exchange", "_only_case", "_other_case", "_queries", "_question", "_stream", "_validate",
-        "_with_edns", "began", "server",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -236,9 +220,9 @@ class Attempt:
         if isinstance(result, Exception):
             if self._only_case is not None:
                 self._answer(self._only_case)
-            elif isinstance(result, (OSError, ValueError)):
+            elif isinstance(result, OSError):
                 if not self._stream and not server.silent:  # over TCP it has just responded over UDP
-                    server.check_silence()
+                    server.check()
                 self._fail(Unanswered(f"cannot be reached: {result}", final=self._stream))
             else:
                 self._fail(Unanswered("internal error", final=True, fault=result))
@@ -264,7 +248,7 @@ class Attempt:
 
     def _answer(self, found: Forwarded) -> None:
         self.server.answered += 1
-        if self._other_case or self._edns != self._with_edns:
+        if self._other_case or self._edns != self._with_edns:  # a simpler query had more success
             self.server.check_abilities()
         self._done(self, found)
 
@@ -272,10 +256,3 @@ class Attempt:
         self.server.failed += 1
         self.server.error = unanswered.why
         self._done(self, unanswered)
-
-
-def order_servers(servers: tuple[UpstreamServer, ...]) -> list[UpstreamServer]:
-    """Returns the servers in the order to query them: as configured, unresponsive ones last."""
-    for server in servers:
-        server.refresh()
-    return sorted(servers, key=lambda server: server.silent)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from vmdns.dns import cache as cache_module
+from vmdns.dns import forwarded_answer as cache_module
 from vmdns.dns import message
-from vmdns.dns.cache import ForwardedCache
-from vmdns.dns.forwarded_answer import Forwarded, Question
+from vmdns.dns.forwarded_answer import Forwarded, ForwardedCache, Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
 

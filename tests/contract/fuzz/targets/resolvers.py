@@ -14,7 +14,7 @@ from vmdns.host.resolv_conf import parse_resolv_conf
 from vmdns.host.systemd_resolved import parse_link
 from vmdns.host.upstreams_linux import behind_stub
 from vmdns.host.upstreams_macos import parse_scutil
-from vmdns.server.forward_routes import usable_servers
+from vmdns.server.forward_routes import usable_upstreams
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
 PATHS = (
@@ -53,9 +53,9 @@ def _registry(data: bytes) -> dict[str, dict[str, object]]:
 
 
 def _sound(found: Upstreams) -> None:
-    problems: list[str] = []
-    for servers in (found.default, *found.domains.values()):
-        for one in usable_servers(servers, OWN, problems):
+    usable = usable_upstreams(found, OWN)[0]
+    for servers in (usable.default, *usable.domains.values()):
+        for one in servers:
             address = ip_address(one.address)
             assert not address.is_multicast
             assert 0 < one.port < 65536
