@@ -8,35 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from vmdns.state.build import Base, build, build_base
-from vmdns.state.facts import Fact, Lease, Machine, Neighbour
+from vmdns.state.build import build
+from vmdns.state.facts import Fact
 from vmdns.state.guests import VmChange, compare_guests
-from vmdns.state.hosts_names import HostsIndex
 from vmdns.state.name_rules import Owners
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
+from vmdns.state.static_records import HostsIndex
 
 DEBOUNCE_SECONDS = 0.003
 # The next build waits for this many times what the last one took: building has a tenth of a core at most, also where a
 # guest changes its address without end.
 INTERVAL_FACTOR = 10
-MOST_INTERVAL = 1.0
+MAX_INTERVAL = 1.0
 
-InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
-
-
-class _Built(NamedTuple):
-    """What a build made: its snapshot, the base for the next one, and the VMs that answer differently now."""
-
-    snapshot: Snapshot
-    base: Base
-    changes: list[VmChange]
-    seconds: float
+_Built = tuple[Snapshot, list[VmChange], float]
 
 
 class Store:
@@ -50,7 +41,7 @@ class Store:
         self,
         policy: Policy,
         wall: Callable[[], float] = time.time,
-        in_thread: InThread = asyncio.to_thread,
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread,
         owners: Owners | None = None,
     ) -> None:
         self._policy = policy
@@ -58,10 +49,6 @@ class Store:
         self._in_thread = in_thread
         self._facts: dict[str, dict[str, Fact]] = {}
         self._hosts = HostsIndex()
-        # The user's own records come with the first build, which follows the first read of the hosts file: 10,000 of
-        # them take a quarter of a second.
-        bare = replace(policy, records=())
-        self._base = build_base(bare, self._hosts)
         self._listeners: list[Callable[[list[VmChange]], None]] = []
         self._changed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -69,8 +56,11 @@ class Store:
         self._task: asyncio.Task[None] | None = None
         self._next = float("-inf")  # when the next build may begin, in the time of the event loop
         self._after: list[Callable[[], None]] = []
-        # Serials go up over restarts as well: seconds since 1970 are ahead of one change a second (RFC 1982).
-        self.snapshot = build((), bare, wall(), int(wall()) & 0xFFFFFFFF, self._base, owners)
+        # The user's own records come with the first build, which follows the first read of the hosts file: 10,000 of
+        # them take a quarter of a second. Serials go up over restarts as well: seconds since 1970 are ahead of one
+        # change a second (RFC 1982).
+        bare = replace(policy, records=())
+        self.snapshot = build((), bare, wall(), int(wall()) & 0xFFFFFFFF, owners, self._hosts)
 
     def subscribe(self, listener: Callable[[list[VmChange]], None]) -> None:
         """`listener` receives the VMs that answer differently, by their UUIDs' order, after each new snapshot."""
@@ -84,30 +74,22 @@ class Store:
 
     def patch(self, source: str, changes: Mapping[str, Fact | None]) -> None:
         """Takes single facts of a source; None where one is gone."""
-        facts = self._facts.setdefault(source, {})
-        for key, fact in changes.items():
-            if facts.get(key) == fact:
-                continue
-            self._changed = True
-            if fact is None:
-                del facts[key]
-            else:
-                facts[key] = fact
-        if self._changed:
+        before = self._facts.get(source, {})
+        after = {key: fact for key, fact in {**before, **changes}.items() if fact is not None}
+        self._facts[source] = after
+        if after != before:
             self._schedule()
 
     def put_hosts(self, hosts: HostsIndex) -> None:
         """Takes the hosts file, digested for the policy in force."""
         if hosts is not self._hosts:
             self._hosts = hosts
-            self._changed = True
             self._schedule()
 
     def configure(self, policy: Policy) -> None:
         """Uses another policy from now on."""
         if policy != self._policy:
             self._policy = policy
-            self._changed = True
             self._schedule()
 
     @property
@@ -115,24 +97,19 @@ class Store:
         """What all sources report, but for the hosts file."""
         return [fact for facts in self._facts.values() for fact in facts.values()]
 
-    @property
-    def networks(self) -> Iterable[Fact]:
-        """The facts that are about no single VM: there are few."""
-        return [fact for fact in self.facts if not isinstance(fact, Machine | Lease | Neighbour)]
-
     def reported(self, source: str) -> Mapping[str, Fact]:
         """The last report of a source, by its keys."""
         return self._facts.get(source, {})
 
     def count(self, source: str) -> int:
         """How many facts a source has reported."""
-        return self._hosts.count if source == "hosts" else len(self._facts.get(source, ()))
+        return self._hosts.count if source == "hosts" else len(self.reported(source))
 
     # -- builds -----------------------------------------------------------------------------------------------
 
     def rebuild(self) -> None:
         """Builds and publishes now, in this thread."""
-        self._stop()
+        self.close()
         self._changed = False
         try:
             self._publish(self._job()())
@@ -152,7 +129,15 @@ class Store:
         self.after(done.set)
         await done.wait()
 
+    def close(self) -> None:
+        """Stops building."""
+        for one in (self._timer, self._expiry, self._task):
+            if one is not None:
+                one.cancel()
+        self._timer = self._expiry = self._task = None
+
     def _schedule(self) -> None:
+        self._changed = True
         if self._timer is None and self._task is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(loop.time() + DEBOUNCE_SECONDS, self._next), self._begin)
@@ -164,14 +149,14 @@ class Store:
 
     def _job(self) -> Callable[[], _Built]:
         """A build of the current reports, to be run in any thread."""
-        return partial(_build, self.facts, self._policy, self._wall(), self._hosts, self._base, self.snapshot)
+        return partial(_build, self.facts, self._policy, self._wall(), self._hosts, self.snapshot)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         self._changed = False
         try:
-            built = await self._in_thread(self._job())
-            self._next = loop.time() + min(INTERVAL_FACTOR * built.seconds, MOST_INTERVAL)
+            built: _Built = await self._in_thread(self._job())
+            self._next = loop.time() + min(INTERVAL_FACTOR * built[2], MAX_INTERVAL)
             self._publish(built)
         except Exception as error:
             loop.call_exception_handler({"message": "a change could not be published", "exception": error})
@@ -189,15 +174,11 @@ class Store:
             call()
 
     def _publish(self, built: _Built) -> None:
-        before, self._base = self.snapshot, built.base
-        made = built.snapshot
-        if made == before:
-            return
-        if built.changes or _zone_data(made) != _zone_data(before):
-            made = made.numbered((before.serial + 1) & 0xFFFFFFFF)
-        self.snapshot = made
-        for listener in self._listeners:
-            listener(built.changes)
+        snapshot, changes, _ = built
+        if snapshot != self.snapshot:
+            self.snapshot = snapshot
+            for listener in self._listeners:
+                listener(changes)
 
     def _watch_expiry(self) -> None:
         """Builds again when the first lease ends."""
@@ -212,24 +193,16 @@ class Store:
             delay = min(left + 0.01, 3600.0) if left > 0 else 1.0
             self._expiry = asyncio.get_running_loop().call_later(delay, self._begin)
 
-    def _stop(self) -> None:
-        for one in (self._timer, self._expiry, self._task):
-            if one is not None:
-                one.cancel()
-        self._timer = self._expiry = self._task = None
 
-    def close(self) -> None:
-        """Stops building."""
-        self._stop()
-
-
-def _build(facts: list[Fact], policy: Policy, now: float, hosts: HostsIndex, before: Base, old: Snapshot) -> _Built:
+def _build(facts: list[Fact], policy: Policy, now: float, hosts: HostsIndex, old: Snapshot) -> _Built:
+    """The next snapshot, the VMs that answer differently, and how many seconds it took."""
     begun = time.perf_counter()
-    on = build_base(policy, hosts, before)
-    made = build(facts, policy, now, old.serial, on, old.name_owners)
+    made = build(facts, policy, now, old.serial, old.name_owners, hosts)
     pairs = ((old.by_uuid.get(uuid), made.by_uuid.get(uuid)) for uuid in sorted({*old.by_uuid, *made.by_uuid}))
     changes = [one for one in (compare_guests(*pair) for pair in pairs if pair[0] != pair[1]) if one is not None]
-    return _Built(made, on, changes, time.perf_counter() - begun)
+    if changes or _zone_data(made) != _zone_data(old):
+        made = replace(made, serial=(old.serial + 1) & 0xFFFFFFFF)
+    return made, changes, time.perf_counter() - begun
 
 
 def _zone_data(snapshot: Snapshot) -> Snapshot:

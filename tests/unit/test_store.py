@@ -362,7 +362,7 @@ async def test_another_policy_is_built_at_once(bench: Bench) -> None:
     bench.table.configure(Policy(zones=("lab.example",), ttl=60))
     bench.table.rebuild()
     assert bench.addresses("web.lab.example") == ["10.0.2.4"]
-    assert bench.table.snapshot.ttl == 60
+    assert bench.table.snapshot.policy.ttl == 60
     await settled()
     assert len(bench.told) == 1
 

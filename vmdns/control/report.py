@@ -12,7 +12,7 @@ from vmdns.state.facts import Network, PortForward
 from vmdns.state.guests import Guest, VmChange, find_shared_address
 from vmdns.state.networks import Address
 from vmdns.state.problem import Problem
-from vmdns.state.reachability import find_service_name
+from vmdns.state.reachability import explain_choices, find_service_name
 from vmdns.state.snapshot import Snapshot, list_names
 from vmdns.state.views import View
 
@@ -118,7 +118,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
     """Why a name is answered to this view as it is, to a query for this record type: one sentence each."""
     text = to_text(key)
     lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
-    zone = next((zone for zone in map(to_text, snapshot.own) if text.endswith(f".{zone}")), None)
+    zone = next((zone for zone in map(to_text, snapshot.policy.own) if text.endswith(f".{zone}")), None)
     labels = tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()
     guests = snapshot.by_uuid.values()
     for guest in guests:
@@ -131,7 +131,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         if machine.online:
             sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            for choice in snapshot.choices(guest, view):
+            for choice in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.ways):
                 if kind is None or _is_answered(choice.address, kind, key):
                     lines.append(f"{choice}{sources.get(choice.address, '')}")
         if guest.note:

@@ -155,7 +155,7 @@ def _client_addresses(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     ways = snapshot.ways
     if wanted in ways.loopback:
         return "127.0.0.1", wanted
-    zones = [to_text(zone) for zone in snapshot.own]
+    zones = [to_text(zone) for zone in snapshot.policy.own]
     typed = wanted.lower().rstrip(".")
     for guest in snapshot.guests:
         if not guest.machine.online:

@@ -306,7 +306,7 @@ class App:
             from vmdns.daemon.wire_watch import WireWatch
 
             self._wired = WireWatch(self._log)
-        self._wired.changed(self.store.networks, config.vbox_home, config.zones, self.upstreams.found.resolvers)
+        self._wired.changed(self.store.facts, config.vbox_home, config.zones, self.upstreams.found.resolvers)
 
     def _apply(self, before: Config) -> None:
         """Has every part use the configuration that was just reloaded."""

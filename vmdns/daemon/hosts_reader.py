@@ -9,8 +9,8 @@ from vmdns.config import Config
 from vmdns.daemon.discovery import Source
 from vmdns.host.folders import hosts_path
 from vmdns.sources import hosts_file
-from vmdns.state.hosts_names import HostsIndex
 from vmdns.state.policy import Policy
+from vmdns.state.static_records import HostsIndex
 
 
 class HostsReader:

@@ -24,7 +24,7 @@ from typing import Any
 
 from vmdns.host import elevation
 from vmdns.regular_file import read_whole
-from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
+from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
 
 _MOST_BYTES = 64 * 1024 * 1024
 _FRESH = ".vmdns-"

@@ -47,7 +47,7 @@ def find_links(snapshot: Snapshot, relay: bool, publish_names: bool = True) -> d
         if all(one.version == 6 for one in here):
             continue
         network = ways.networks.get(interface)
-        if network is not None and not (network.kind == "bridged" and snapshot.lan == "off"):
+        if network is not None and not (network.kind == "bridged" and snapshot.policy.lan == "off"):
             link = Link(tuple(here), {}, guests_only=network.kind != "bridged")
             if publish_names:
                 link.names.update(_names(snapshot, network, link))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmdns.regular_file import read_regular
 from vmdns.state.facts import HostName
-from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END, HostsIndex, index_hosts
+from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END, HostsIndex, index_hosts
 
 MAX_BYTES = 64 * 1024 * 1024
 

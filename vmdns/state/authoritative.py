@@ -83,9 +83,9 @@ def _is_bare(key: bytes, kind: int) -> bool:
 def _find_zone(key: bytes, snapshot: Snapshot) -> bytes | None:
     """The apex of the closest zone of ours at or above the name; None if it is to be forwarded."""
     while True:
-        if key in snapshot.zones:
+        if key in snapshot.policy.apexes:
             return key
-        if key in snapshot.forwarded or not key[0]:
+        if key in snapshot.policy.forwarded or not key[0]:
             return None
         key = key[1 + key[0] :]
 
@@ -124,8 +124,8 @@ def _find_wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> N
     while above != zone:
         above, below = above[1 + above[0] :], above
         if (guest := snapshot.owner(above)) is not None:
-            covered = snapshot.wildcards and below[1:2] != b"_"
-            return snapshot.nodes.get(b"\x01*" + above) or (snapshot.below(guest, view) if covered else None)
+            covered = snapshot.policy.wildcards and below[1:2] != b"_"
+            return snapshot.nodes.get(b"\x01*" + above) or (snapshot.find_addresses(guest, view) if covered else None)
         if snapshot.find(above, view) is not None:
             return snapshot.nodes.get(b"\x01*" + above)
     return None
@@ -142,7 +142,7 @@ def _answer_at(
 ) -> Reply:
     if query.type == ANY and node:
         # RFC 8482 section 4.2: one small record in place of all.
-        records: tuple[Record, ...] = (Record(owner, HINFO, snapshot.ttl, _MINIMAL_ANY),)
+        records: tuple[Record, ...] = (Record(owner, HINFO, snapshot.policy.ttl, _MINIMAL_ANY),)
         return Reply(answer=chain + records)
     rrset = node.get(query.type)
     if rrset is not None:
@@ -164,7 +164,7 @@ def _explain_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str
 
 def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
     why = snapshot.absent.get(key)
-    if not snapshot.looked and zone in snapshot.own:
+    if not snapshot.policy.looked and zone in snapshot.policy.own:
         return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
     return Reply(
         # There are no encrypted resolvers to discover (RFC 9462 section 4).
@@ -182,4 +182,4 @@ def _make_records(owner: bytes, kind: int, rrset: RRset) -> tuple[Record, ...]:
 
 def _soa_record(snapshot: Snapshot, apex: bytes) -> Record:
     """The SOA of a negative response; its TTL is the time the negative may be kept (RFC 2308 section 3)."""
-    return Record(apex, SOA, snapshot.ttl, snapshot.soa)
+    return Record(apex, SOA, snapshot.policy.ttl, snapshot.soa)

@@ -37,7 +37,7 @@ def explain_no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: 
 def _explain_no_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
     if key.endswith(_REVERSE):
         return _explain_no_pointer(name, snapshot)
-    if not key.endswith(snapshot.own):
+    if not key.endswith(snapshot.policy.own):
         return f"There is no name {name}"
     guest = _owner_above(key, snapshot)
     if guest is not None and key[1:2] == b"_":

@@ -42,7 +42,7 @@ def _candidates(text: str, snapshot: Snapshot) -> Iterator[bytes]:
     """Names that the text may mean, the likeliest first."""
     whole = _zone_of(text, snapshot)
     relative = text if whole is None else text[: -len(whole) - 1]
-    suffix = f".{whole or to_text(snapshot.own[0])}"
+    suffix = f".{whole or to_text(snapshot.policy.own[0])}"
     parts = [part if part.startswith("_") else to_label(part) for part in relative.split(".")]
     yield from _wire(relative + suffix)
     yield from _wire(".".join(parts) + suffix)
@@ -61,12 +61,12 @@ def _fallback(text: str, snapshot: Snapshot) -> bytes:
     made = to_label(text)
     if not made:
         raise ValueError(f"{text!r} is no name: nothing of it can be in a DNS name; write it like web")
-    return to_wire(f"{made}.{to_text(snapshot.own[0])}")
+    return to_wire(f"{made}.{to_text(snapshot.policy.own[0])}")
 
 
 def _zone_of(text: str, snapshot: Snapshot) -> str | None:
     """The zone of VM names in which the text lies."""
-    return next((zone for zone in map(to_text, snapshot.own) if text.lower().endswith(f".{zone}")), None)
+    return next((zone for zone in map(to_text, snapshot.policy.own) if text.lower().endswith(f".{zone}")), None)
 
 
 def _wire(text: str) -> Iterator[bytes]:
@@ -95,7 +95,7 @@ def _is_service(key: bytes) -> bool:
 
 def _note(text: str, key: bytes, snapshot: Snapshot) -> str:
     asked, typed = to_text(key), text.lower()
-    if asked == typed or ("." not in typed and asked == f"{typed}.{to_text(snapshot.own[0])}"):
+    if asked == typed or ("." not in typed and asked == f"{typed}.{to_text(snapshot.policy.own[0])}"):
         return ""
     if asked.startswith(f"{typed}."):
         return f"{text} is taken for {asked}, a name of the VMs; for the name outside, type {text}. with a final dot"
@@ -104,7 +104,7 @@ def _note(text: str, key: bytes, snapshot: Snapshot) -> str:
 
 def find_similar_name(key: bytes, snapshot: Snapshot) -> str:
     """The name of a VM that is most like this one, of those that are not much longer or shorter; '' where none is."""
-    zone = next((zone for zone in snapshot.own if key.endswith(zone)), None)
+    zone = next((zone for zone in snapshot.policy.own if key.endswith(zone)), None)
     if zone is None:
         return ""
     parts = [part.decode("ascii", "replace") for part in split_labels(key[: -len(zone)] + b"\0")]
@@ -120,5 +120,5 @@ def find_similar_name(key: bytes, snapshot: Snapshot) -> str:
 
 def relative_text(key: bytes, snapshot: Snapshot) -> str:
     """The name below its zone of VM names as text, or the whole of it elsewhere."""
-    zone = next((zone for zone in snapshot.own if key.endswith(zone) and key != zone), None)
+    zone = next((zone for zone in snapshot.policy.own if key.endswith(zone) and key != zone), None)
     return to_text(key if zone is None else key[: -len(zone)] + b"\0")

@@ -58,8 +58,8 @@ from vmdns.state.facts import (
     Network,
     PortForward,
 )
-from vmdns.state.hosts_names import index_hosts
 from vmdns.state.policy import Policy
+from vmdns.state.static_records import index_hosts
 from vmdns.state.views import View
 from vmdns.store import Store
 

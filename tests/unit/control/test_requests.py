@@ -9,8 +9,8 @@ from tests.facts import NOW, lease, vm
 from tests.unit.state.test_diagnosis import STATUS, WORLD
 from vmdns.control.requests import Requests
 from vmdns.state.facts import HostName
-from vmdns.state.hosts_names import index_hosts
 from vmdns.state.policy import Policy
+from vmdns.state.static_records import index_hosts
 from vmdns.store import Store
 
 POLICY = Policy()

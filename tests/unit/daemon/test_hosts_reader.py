@@ -11,7 +11,7 @@ from vmdns.config import Config, Options
 from vmdns.daemon.app import App
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.state import hosts_names as hosts
+from vmdns.state import static_records as hosts
 
 
 def test_what_is_left_out_is_said_once_and_stands_in_the_status(
@@ -20,7 +20,7 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
     file = tmp_path / "hosts"
     for module in ("app", "hosts_reader"):
         monkeypatch.setattr(f"vmdns.daemon.{module}.hosts_path", lambda: file)
-    monkeypatch.setattr(hosts, "MOST_BLOCKED", 5)
+    monkeypatch.setattr(hosts, "MAX_BLOCKED", 5)
     monkeypatch.setattr(App, "_follow", lambda *_: None)  # it listens nowhere
     lines = "".join(f"0.0.0.0 ad{number}.example\n" for number in range(8)) + "192.168.56.20 shop.test\n"
     sentence = "the hosts file has more names than vmdns keeps: 3 of them are left out"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vmdns.host import hosts_block as hostsfile
 from vmdns.host.hosts_block import HostsWriter, block, lines, replaced, write
 from vmdns.sources.hosts_file import parse_hosts
-from vmdns.state.hosts_names import BLOCK_BEGIN, BLOCK_END
+from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
 
 WEB = "192.168.56.101\tweb.local web.vm.internal"
 DB = "192.168.56.102\tdb.local"

@@ -12,6 +12,7 @@ from vmdns.state.guests import Guest
 from vmdns.state.link_lookups import is_lookup_allowed
 from vmdns.state.name_assignment import AssignedNames
 from vmdns.state.networks import Address
+from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import index_host_networks
 
@@ -41,13 +42,7 @@ def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapsh
     owned = {to_wire(".".join((*name, zone))): one.machine.uuid for one in guests for name in one.named.names}
     by_uuid = {one.machine.uuid: one for one in guests}
     ways = index_host_networks([*FACTS, *(one.machine for one in guests)])
-    return Snapshot(
-        by_uuid=by_uuid,
-        owned=owned,
-        own=(to_wire(zone),),
-        ways=ways,
-        lan=lan,
-    )
+    return Snapshot(by_uuid=by_uuid, owned=owned, ways=ways, policy=Policy(zones=(zone,), lan=lan))
 
 
 WEB = guest(1, (("web",),), ("192.168.56.11", f.HOSTONLY), ("192.168.1.11", f.BRIDGED), ("10.0.2.4", f.LAB))

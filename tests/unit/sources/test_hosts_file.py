@@ -14,8 +14,8 @@ from vmdns.dns.name import to_wire
 from vmdns.host.folders import hosts_path
 from vmdns.sources import hosts_file as hostsfile
 from vmdns.sources.hosts_file import parse_hosts, read_digest, read_hosts
-from vmdns.state import hosts_names as hosts
-from vmdns.state.hosts_names import HostsIndex
+from vmdns.state import static_records as hosts
+from vmdns.state.static_records import HostsIndex
 
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 BLOCKED = 230_000
@@ -132,8 +132,8 @@ def test_a_block_list_of_230_000_names_is_taken_whole_and_kept_once(tmp_path: Pa
 def test_beyond_the_bound_the_users_own_lines_are_kept_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "MOST_BLOCKED", 10)
-    monkeypatch.setattr(hosts, "MOST_LINES", 10)
+    monkeypatch.setattr(hosts, "MAX_BLOCKED", 10)
+    monkeypatch.setattr(hosts, "MAX_LINES", 10)
     own = "".join(f"192.168.56.{number} own{number}.test\n" for number in range(1, 10)).encode()
     found = digested(tmp_path, block_list(100) + own)
     assert [bool(addresses(found, f"own{number}.test")) for number in range(1, 10)] == [True] * 9
@@ -149,8 +149,8 @@ def test_beyond_the_bound_the_users_own_lines_are_kept_and_it_is_said(
 
 
 def test_many_names_on_one_line_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "MOST_BLOCKED", 10)
-    monkeypatch.setattr(hosts, "MOST_LINES", 10)
+    monkeypatch.setattr(hosts, "MAX_BLOCKED", 10)
+    monkeypatch.setattr(hosts, "MAX_LINES", 10)
     line = "192.168.56.1 " + " ".join(f"own{number}.test" for number in range(50)) + "\n"
     found = digested(tmp_path, line.encode())
     assert found.count == 20

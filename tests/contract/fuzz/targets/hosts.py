@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from vmdns.dns.name import to_wire
 from vmdns.sources.hosts_file import parse_hosts
-from vmdns.state.hosts_names import index_hosts
+from vmdns.state.static_records import index_hosts
 
 ZONES = frozenset({to_wire("local"), to_wire("vm.internal")})
 
