@@ -18,19 +18,20 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 TREE, FOLDER = sys.argv[1:3]
 sys.path.insert(0, TREE)  # whose own tests may be older than this file: `world` is the one beside it
 
 from world import DHCP, LINK, PREFIX, address
 
-from vmdns.demo.reader import SimulatedReader, simulate_virtualbox
 from vmdns.sources import worker
-from vmdns.sources.reader import VirtualBoxInfo
-from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, Network, Report
+from vmdns.sources.installation import Installation
+from vmdns.sources.reader import VirtualBoxInfo, fact_key
+from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, Network, Report
 
 # CPU time that the reader of VirtualBox's API takes for a VM that runs (docs/testing.md has how that was measured).
 SCAN_SECONDS = 0.004
@@ -49,29 +50,46 @@ def machine(number: int) -> Machine:
 
 
 class Fleet:
-    """The VMs, and the orders that change them."""
+    """The VMs, and the orders that change them, as a reader of VirtualBox (vmdns/sources/reader.py)."""
 
     def __init__(self) -> None:
+        self.found = VirtualBoxInfo("7.2.0", "api", FOLDER)
         self._machines = [machine(number) for number in range(int((Path(FOLDER) / "machines").read_text()))]
         # Open for writing as well: a pipe whose last writer has gone is always readable.
         self._orders = os.open(Path(FOLDER) / "orders", os.O_RDWR | os.O_NONBLOCK)
         self._done = (Path(FOLDER) / "done").open("a", buffering=1)
         self._rest = b""
+        self._was_read = False
         network = HostInterface(LINK, PREFIX), DhcpServer(NETWORK.dhcp_name, DHCP, "255.255.0.0")
-        self.reader = SimulatedReader(
-            VirtualBoxInfo("7.2.0", "api", FOLDER), (*self._machines, *network), self._changes
-        )
+        self._facts = {fact_key(fact): fact for fact in (*self._machines, *network)}
+        self._alive: Callable[[], object] = lambda: None
 
-    def _changes(self, seconds: float) -> Iterator[Machine]:
-        if not select.select([self._orders], [], [], seconds)[0]:
-            return
+    def open(self, installation: Installation, options: Mapping[str, Any], alive: Callable[[], object]) -> Any:
+        """The reader, as vmdns/sources/worker.py opens it."""
+        self._alive = alive
+        return self, ""
+
+    def read(self, seconds: float) -> Mapping[str, Fact]:
+        """Waits for orders, but not at first."""
+        if not self._was_read or not select.select([self._orders], [], [], seconds)[0]:
+            self._was_read = True
+            return self._facts
         *lines, self._rest = (self._rest + os.read(self._orders, 65536)).split(b"\n")
+        changed: dict[str, Fact] = {}
         for line in lines:
             now = time.monotonic_ns()
             for one in self._obey(line.decode().split()):
                 self._machines[int(one.uuid[-12:], 16)] = one
-                yield one
+                changed[fact_key(one)] = one
             self._done.write(f"{now} {line.decode()}\n")
+        self._facts = {**self._facts, **changed}
+        return self._facts
+
+    def request_look(self) -> None:
+        """Does nothing: only orders change anything."""
+
+    def close(self) -> None:
+        """Does nothing: no VirtualBox is open."""
 
     def _obey(self, words: list[str]) -> list[Machine]:
         match words:
@@ -98,8 +116,9 @@ class Fleet:
                 while time.thread_time() < busy:
                     if time.monotonic() > end:
                         return
-                self.reader.moved = time.monotonic()
+                self._alive()
 
 
 if __name__ == "__main__":
-    worker.main(simulate_virtualbox(Fleet().reader))
+    home = Path(FOLDER)
+    worker.main(worker.WorkerSources(lambda environ: Installation(home, home / "VBoxManage"), Fleet().open))

@@ -75,7 +75,7 @@ def main() -> int:
         os.environ.update(lab.environ)
         installation = find(os.environ)
         assert installation is not None
-        manager = connect(installation, os.environ)
+        manager = connect(installation)
         session = manager.openMachineSession(manager.getVirtualBox().findMachine(told), True)
         machine = session.machine
 

@@ -73,16 +73,17 @@ def child(reader: str, online: str) -> None:
 
     installation = find(os.environ)
     assert installation is not None
-    one, _ = open_reader(installation, reader, None, 30.0)
+    options = {"reader": reader, "interval": 30.0, "failures": 0}
+    one, _ = open_reader(installation, options, lambda: None)
     before, start = time.process_time(), time.perf_counter()
-    facts = one.look()
+    facts = one.read(0.0)
     look = time.perf_counter() - start, time.process_time() - before
     spent, times = time.process_time(), []
     for number in range(CHANGES):
         print(json.dumps({"change": f"10.0.3.{number + 1}"}), flush=True)
         start = time.perf_counter()
         until = start + LONGEST_SECONDS
-        while not any(f"10.0.3.{number + 1}" in str(fact) for fact in one.wait(5.0).values()):
+        while not any(f"10.0.3.{number + 1}" in str(fact) for fact in one.read(5.0).values()):
             if time.perf_counter() > until:
                 raise SystemExit(f"{reader}: a change was not seen in {LONGEST_SECONDS} s")
         times.append(time.perf_counter() - start)

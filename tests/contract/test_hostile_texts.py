@@ -83,7 +83,6 @@ def told() -> list[dict[str, Any]]:
         {"put": "addresses", "facts": {str(at): one for at, one in enumerate(facts) if one["is"] == "HostAddress"}},
         {"put": "leases", "facts": {str(at): one for at, one in enumerate(facts) if one["is"] == "Lease"}},
         {"put": "virtualbox", "facts": {str(at): one for at, one in enumerate(facts)}},
-        {"settled": True},
         {"trouble": "leases", "text": f"{EVIL} cannot be read"},
         {"put": "virtualbox", "facts": {"bad": {"is": EVIL}}},
         {"patch": "virtualbox", "facts": {"1": None}},

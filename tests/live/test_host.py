@@ -28,7 +28,7 @@ def told(wanted):
 
 with open("/etc/resolv.conf", "w") as file:
     file.write("nameserver 192.0.2.1\\nsearch corp.test\\n")
-api = Api(find(os.environ), os.environ)
+api = Api(find(os.environ))
 seen = [told(["192.0.2.1"])]
 listen = ["--listen", "127.0.0.1", "--listen", "198.18.53.53"]
 server = subprocess.Popen([sys.executable, "-m", "vmdns", "run", *listen], stdout=subprocess.PIPE, text=True)

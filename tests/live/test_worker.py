@@ -40,7 +40,7 @@ class Worker:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             message = json.loads(line)
-            if "settled" in message:
+            if message.get("put") == "virtualbox":
                 self.settled.set()
             for key, fact in message.get("facts", {}).items():
                 if fact is None:
@@ -113,7 +113,7 @@ def test_the_end_of_vboxsvc_hides_no_address_of_the_host(lab: Lab, monkeypatch: 
 
         def hear(message: dict[str, Any]) -> None:
             messages.append(message)
-            if "settled" in message:
+            if message.get("put") == "virtualbox":
                 settled.set()
 
         task = asyncio.create_task(Supervisor("api", None, 30.0, hear).run())

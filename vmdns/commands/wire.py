@@ -22,9 +22,9 @@ from vmdns.host.virtualbox_networks import DhcpServerNotRunning, VirtualBox, hos
 from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, NetworkRow, WireState, plan_networks
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
-from vmdns.sources.reader import WrongHome
+from vmdns.sources.reader import wrong_home
+from vmdns.sources.settings_file import is_registry_of, read_registry
 from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
-from vmdns.sources.vboxmanage_machines import read_registered
 from vmdns.state.facts import HostAddress, HostInterface
 from vmdns.state.views import GIVEN, index_host_networks
 
@@ -226,8 +226,9 @@ class Wire:
 
     def _check_home(self) -> None:
         """Raises `CommandError` where VBoxManage would change the networks of another VirtualBox home."""
-        if self._named_home and not read_registered(self.box.home / "VirtualBox.xml", self._call("list", "vms"))[1]:
-            raise CommandError(f"VirtualBox: {WrongHome(self._named_home)}")
+        registry = read_registry(self.box.home / "VirtualBox.xml") if self._named_home else None
+        if self._named_home and not is_registry_of(registry, output.parse_vms(self._call("list", "vms"))):
+            raise CommandError(f"VirtualBox: {wrong_home(self._named_home)}")
 
     def _call(self, *arguments: str) -> str:
         try:

@@ -40,7 +40,7 @@ from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.external_names import ExternalNames
 from vmdns.server.forwarder import Forwarder
-from vmdns.sources.file_watcher import FolderWatch
+from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.authoritative import Reply
 from vmdns.state.facts import Machine
@@ -209,15 +209,16 @@ class App:
             self._log(f"commands cannot reach this vmdns: {error}")
 
     def _watch_files(self, parts: AsyncExitStack) -> None:
-        files, spawn = FolderWatch(), self._tasks.spawn
+        files, in_loop = FileWatcher(), asyncio.get_running_loop().call_soon_threadsafe
         parts.callback(files.stop)
-        troubles = files.add(lambda: [hosts_path()], lambda: spawn(self.hosts.read()))
-        troubles += files.add(watched_folders, lambda: spawn(self.upstreams.read()))
-        troubles += files.add(lambda: [self._configuration.path], lambda: spawn(self._configuration.read()))
+        spawn = self._tasks.spawn
+        files.add(lambda: [hosts_path()], lambda: in_loop(lambda: spawn(self.hosts.read())))
+        files.add(watched_folders, lambda: in_loop(lambda: spawn(self.upstreams.read())))
+        files.add(lambda: [self._configuration.path], lambda: in_loop(lambda: spawn(self._configuration.read())))
         try:
-            files.start()
+            troubles = files.start()
         except OSError as error:
-            troubles.append(f"files cannot be watched ({error}); changes of them need a restart")
+            troubles = [f"files cannot be watched ({error}); changes of them need a restart"]
         for trouble in troubles:
             self._log(trouble)
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vmdns.sources import worker
-from vmdns.sources.worker_protocol import open_streams
+from vmdns.sources.worker import open_streams, run
 
 
 def main() -> None:
@@ -19,7 +18,7 @@ def main() -> None:
     requests, output = open_streams()
     wanted = json.loads(requests.readline())
     if "wire" not in wanted:
-        worker.run(requests, output, wanted)
+        run(requests, output, wanted)
         return
     from vmdns.commands import CommandError
     from vmdns.commands.wire import Wire

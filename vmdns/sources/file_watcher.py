@@ -1,14 +1,15 @@
-"""Watches files and folders. An event only means "read again"."""
+"""Watches files and folders. An event only means "look again"."""
 
 from __future__ import annotations
 
-import asyncio
 import os
+import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from watchdog.events import (
@@ -27,17 +28,18 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-# Debounce: editors and network managers write a file in several steps. The callback comes this long after the last
-# change, and at the latest this long after the first.
-DEBOUNCE_SECONDS = 0.1
+# Debounce: files are written in several steps, and watchdog may delay one half of a rename by half a second. The
+# callback comes this long after the last change, and at the latest this long after the first.
+DEBOUNCE_SECONDS = 0.05
 MAX_SECONDS = 1.0
 # Interval of checks for folders that were created, replaced or mounted, and for changed links: no event is sent for
 # those.
 FOLDER_SECONDS = 2.0
+RETRY_SECONDS = 0.5
 
 # Events that may mean new content. Reads cause no callback: every program reads files of /etc. Linux has an event for
 # closing a file after writing, other systems only for writing.
-CHANGES: list[type[FileSystemEvent]] = [
+_CHANGES: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
     FileMovedEvent,
     FileDeletedEvent,
@@ -48,66 +50,129 @@ CHANGES: list[type[FileSystemEvent]] = [
 ]
 
 
-Find = Callable[[], Iterable[Path]]
+class Watch:
+    """What to watch, whom to call, and when: due is a monotonic time, infinite if there is no reason."""
+
+    def __init__(self, find: Callable[[], Iterable[Path]], changed: Callable[[], object]) -> None:
+        self.find = find
+        self.changed = changed
+        self.due = float("inf")
+        self._first = 0.0
+
+    def postpone(self, now: float) -> None:
+        """Sets the time of the call after an event."""
+        if self.due == float("inf"):
+            self._first = now
+        self.due = min(now + DEBOUNCE_SECONDS, self._first + MAX_SECONDS)
 
 
-class FolderWatch:
-    """Watches files and folders, which need not exist yet. Callbacks run in the event loop's thread."""
+class FileWatcher:
+    """Watches files and folders, which need not exist yet, and calls back from its own thread."""
 
     def __init__(self) -> None:
         self._observer: BaseObserver = Observer()
         self._poller: BaseObserver | None = None
         self._running = False
-        self._timers: dict[Callable[[], None], tuple[float, asyncio.TimerHandle]] = {}
-        self._lock = threading.Lock()  # for the two below
-        self._wanted: list[tuple[Find, Callable[[], None]]] = []
-        self._seen: dict[Path, tuple[int, int] | None] = {}
-        self._end = threading.Event()
+        self._watches: list[Watch] = []
+        self._folders: dict[Path, tuple[int, int] | None] = {}
+        self._events: queue.SimpleQueue[Watch | None] = queue.SimpleQueue()
 
-    def add(self, find: Find, changed: Callable[[], None]) -> list[str]:
+    def add(self, find: Callable[[], Iterable[Path]], changed: Callable[[], object], *, at_once: bool = False) -> None:
         """Calls `changed` after a change of a file that `find` returns, or in a folder that it returns (not in
-        subfolders). For a symbolic link, both the link and its target are watched.
+        subfolders); at the start too, if at_once. The name of a file may be a pattern. For a symbolic link, both the
+        link and its target are watched.
 
-        `find` is called again every FOLDER_SECONDS, in a thread. Returns a sentence for each folder that must be polled
-        because it cannot be watched. Raises OSError if no thread can be started.
+        `find` is called again every FOLDER_SECONDS. `changed` is called again after RETRY_SECONDS if it returns True.
         """
-        wanted = find, partial(self._from_thread, asyncio.get_running_loop(), changed)
-        self.start()
-        with self._lock:
-            self._wanted.append(wanted)
-            self._seen = self._folders()
-            return self._schedule(*wanted)
+        self._watches.append(Watch(find, changed))
+        if at_once:
+            self._watches[-1].due = 0.0
 
-    def start(self) -> None:
-        """Starts the threads; `add` does that too. Raises OSError."""
+    def start(self) -> list[str]:
+        """Starts the threads. Returns a sentence for each folder that must be polled because it cannot be watched.
+
+        Raises OSError if no thread can be started.
+        """
         # An observer that is scheduled before it runs fails at its start for a missing folder.
-        if not self._running:
-            _start(self._observer)
-            self._running = True
-            threading.Thread(target=self._rewatch, name="folders", daemon=True).start()
-
-    def _schedule(self, find: Find, changed: Callable[[], None]) -> list[str]:
-        troubles = []
-        for folder, names in _by_folder(find()).items():
-            handler = _Handler(names, changed)
-            try:
-                self._observer.schedule(handler, str(folder), recursive=False, event_filter=CHANGES)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # `_rewatch` notices when it exists
-            except OSError as error:  # such as no inotify watches left
-                troubles.append(f"{folder} cannot be watched ({error.strerror or error}); it is polled every second")
-                if self._poller is None:
-                    self._poller = PollingObserver()
-                    _start(self._poller)
-                with suppress(OSError):
-                    self._poller.schedule(handler, str(folder), recursive=False)
+        _start(self._observer)
+        self._running = True
+        self._folders = self._find_folders()
+        troubles = self._schedule()
+        threading.Thread(target=self._run, name="files", daemon=True).start()
         return troubles
 
-    def _folders(self) -> dict[Path, tuple[int, int] | None]:
+    def check(self) -> None:
+        """Looks for new folders at once."""
+        self._events.put(None)
+
+    def stop(self) -> None:
+        """Ends all callbacks."""
+        for observer in (self._observer, self._poller):
+            if observer is not None and self._running:
+                observer.stop()
+        self._running = False
+        self._events.put(None)
+
+    def _run(self) -> None:
+        checked = time.monotonic()
+        while self._running:
+            now = time.monotonic()
+            if now >= checked + FOLDER_SECONDS:
+                checked = now
+                self._check_folders()
+            for watch in self._watches:
+                if watch.due <= now and self._running:
+                    watch.due = float("inf")
+                    with suppress(RuntimeError):  # the event loop that it calls is closed
+                        if watch.changed() is True:
+                            watch.due = now + RETRY_SECONDS
+            due = min(checked + FOLDER_SECONDS, *(watch.due for watch in self._watches))
+            with suppress(queue.Empty):
+                watched = self._events.get(timeout=max(0.0, due - time.monotonic()))
+                if watched is None:
+                    checked = float("-inf")
+                else:
+                    watched.postpone(time.monotonic())
+
+    def _check_folders(self) -> None:
+        """Watches everything again whenever a folder was created, replaced or removed."""
+        found = self._find_folders()
+        observers = [one for one in (self._observer, self._poller) if one is not None]
+        # The emitter of a removed folder ends, and a new folder in its place may have the same inode.
+        alive = all(emitter.is_alive() for observer in observers for emitter in observer.emitters)
+        if found == self._folders and alive:
+            return
+        self._folders = found
+        for observer in observers:
+            observer.unschedule_all()
+        self._schedule()
+        for watch in self._watches:  # for changes before and between the two watches
+            watch.postpone(time.monotonic())
+
+    def _schedule(self) -> list[str]:
+        troubles = []
+        for watch in self._watches:
+            for folder, names in _by_folder(watch.find()).items():
+                handler = _Handler(names, watch, self._events)
+                try:
+                    self._observer.schedule(handler, str(folder), recursive=False, event_filter=_CHANGES)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # `_check_folders` notices when it exists
+                except OSError as error:  # such as no inotify watches left
+                    why = f"{folder} cannot be watched ({error.strerror or error}); it is polled every second"
+                    troubles.append(why)
+                    if self._poller is None:
+                        self._poller = PollingObserver()
+                        _start(self._poller)
+                    with suppress(OSError):
+                        self._poller.schedule(handler, str(folder), recursive=False)
+        return troubles
+
+    def _find_folders(self) -> dict[Path, tuple[int, int] | None]:
         """The folders to watch now, with device and inode; None for a missing one."""
         found: dict[Path, tuple[int, int] | None] = {}
-        for find, _ in self._wanted:
-            for folder in _by_folder(find()):
+        for watch in self._watches:
+            for folder in _by_folder(watch.find()):
                 try:
                     status = folder.stat()
                 except OSError:
@@ -116,63 +181,10 @@ class FolderWatch:
                     found[folder] = status.st_dev, status.st_ino
         return found
 
-    def _rewatch(self) -> None:
-        """Watches everything again whenever a folder was created, replaced or removed."""
-        while not self._end.wait(FOLDER_SECONDS):
-            with self._lock:
-                found = self._folders()
-                observers = [one for one in (self._observer, self._poller) if one is not None]
-                if found == self._seen and all(map(is_watching, observers)):
-                    continue
-                self._seen = found
-                for observer in observers:
-                    observer.unschedule_all()
-                for wanted in self._wanted:
-                    self._schedule(*wanted)
-                changed = [call for _, call in self._wanted]
-            for call in changed:  # for changes before and between the two watches
-                with suppress(RuntimeError):  # the loop is closed
-                    call()
-
-    def _from_thread(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
-        loop.call_soon_threadsafe(self._debounce, loop, changed)
-
-    def _debounce(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
-        if not self._running:
-            return
-        now = loop.time()
-        first = now
-        if changed in self._timers:
-            first, timer = self._timers[changed]
-            timer.cancel()
-        at = min(now + DEBOUNCE_SECONDS, first + MAX_SECONDS)
-        self._timers[changed] = first, loop.call_at(at, self._look, changed)
-
-    def _look(self, changed: Callable[[], None]) -> None:
-        del self._timers[changed]
-        changed()
-
-    def stop(self) -> None:
-        """Ends all callbacks."""
-        for _, timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        self._end.set()
-        for observer in (self._observer, self._poller):
-            if observer is not None and self._running:
-                observer.stop()
-        self._running = False
-
 
 def _start(observer: BaseObserver) -> None:
     observer.daemon = True
     observer.start()
-
-
-def is_watching(observer: BaseObserver) -> bool:
-    """Whether it still watches all its folders. The emitter of a removed folder ends, and a new folder in its place may
-    have the same inode."""
-    return all(emitter.is_alive() for emitter in observer.emitters)
 
 
 def _by_folder(paths: Iterable[Path]) -> dict[Path, set[str] | None]:
@@ -189,15 +201,13 @@ def _by_folder(paths: Iterable[Path]) -> dict[Path, set[str] | None]:
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, names: set[str] | None, changed: Callable[[], None]) -> None:
+    def __init__(self, names: set[str] | None, watch: Watch, events: queue.SimpleQueue[Watch | None]) -> None:
         self._names = names
-        self._changed = changed
+        self._watch = watch
+        self._events = events
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         for path in (event.src_path, event.dest_path):
-            name = Path(path if isinstance(path, str) else path.decode(errors="replace")).name
-            if name and (self._names is None or name in self._names):
-                try:
-                    self._changed()
-                except RuntimeError:
-                    return  # the loop is closed
+            name = Path(os.fsdecode(path)).name
+            if name and (self._names is None or any(name == one or fnmatchcase(name, one) for one in self._names)):
+                self._events.put(self._watch)

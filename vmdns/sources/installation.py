@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 # Where the installers of Oracle and of the distributions put VirtualBox (/usr/local: FreeBSD).
 _PLACES = {
@@ -141,6 +141,14 @@ def wsl_program_folders() -> Iterator[Path]:
     """Where VirtualBox's installer for Windows installs its programs, on all drives."""
     for drive in sorted(_WSL_MOUNTS.glob("?")):
         yield drive / "Program Files" / "Oracle" / "VirtualBox"
+
+
+def local_path(text: str) -> str:
+    """A path of VirtualBox's as one of this system: in WSL, the drives of Windows are mounted."""
+    path = PureWindowsPath(text)
+    if sys.platform == "win32" or not (path.drive and path.root):
+        return text
+    return str(_WSL_MOUNTS.joinpath(path.drive[0].lower(), *path.parts[1:]))
 
 
 def windows_user_home() -> Path | None:

@@ -1,26 +1,24 @@
-"""VirtualBox's lease files, `<network>-Dhcpd.leases` (VBoxNetDHCP, Dhcpd/Db.cpp).
+"""VirtualBox's lease files, `<network>-Dhcpd.leases` (VBoxNetDHCP, Dhcpd/Db.cpp). They are untrusted input.
 
-The file is untrusted input: its size and depth are bounded, and DTDs and entities are refused.
+VBoxNetDHCP writes `-Dhcpd.leases-tmp`, renames the old file to `-prev`, and the new one over its place.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
-from xml.parsers import expat
+from xml.etree import ElementTree as xml
 
 from vmdns.regular_file import read_regular
 from vmdns.state.facts import Lease
+from vmdns.state.xml_tree import parse_xml
 
 SUFFIX = "-Dhcpd.leases"
 MAX_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 16
 MAX_LEASES = 20_000
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII)
-_KEYS = ("mac", "state", "address", "issued", "expiration")
 
 
 class InvalidLeaseFile(ValueError):
@@ -30,90 +28,77 @@ class InvalidLeaseFile(ValueError):
 def parse_leases(data: bytes, network: str) -> tuple[Lease, ...]:
     """The acknowledged leases of a lease file, in its order; one MAC may have several. Raises `InvalidLeaseFile`.
 
-    `expiration` is a lifetime in seconds from `issued` (Unix seconds). An entry without a state, from old
-    versions of VirtualBox, counts as expired, as in VirtualBox itself.
+    An entry without a state, from old versions of VirtualBox, counts as expired, as in VirtualBox itself.
     """
     if len(data) > MAX_BYTES:
         raise InvalidLeaseFile(f"larger than {MAX_BYTES} bytes")
-    reader = _Reader(network)
-    # VBoxNetDHCP writes UTF-8. Otherwise a declared encoding would select any of Python's codecs.
-    parser = expat.ParserCreate("utf-8")
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.StartDoctypeDeclHandler = reader.doctype
-    parser.buffer_text = True
     try:
-        parser.Parse(data, True)
-    except expat.ExpatError as error:
+        root = parse_xml(data)
+    except ValueError as error:
         raise InvalidLeaseFile(str(error)) from None
-    if not reader.complete:
+    if root.tag != "Leases":
         raise InvalidLeaseFile("no Leases element")
-    return tuple(reader.found)
+    leases = (_parse_lease(entry, network) for entry in root.iterfind("Lease"))
+    return tuple(lease for lease in leases if lease is not None)[:MAX_LEASES]
 
 
-class _Reader:
-    def __init__(self, network: str) -> None:
-        self.network = network
-        self.found: list[Lease] = []
-        self.complete = False
-        self.depth = 0
-        self.entry: dict[str, str] = {}
-
-    def doctype(self, *_: object) -> None:
-        raise InvalidLeaseFile("it has a document type declaration")
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise InvalidLeaseFile("nested too deep")
-        if self.depth == 1 and name != "Leases":
-            raise InvalidLeaseFile(f"the outermost element is {name[:40]}")
-        if name == "Lease":
-            self.entry = dict(attributes)
-        elif name == "Address":
-            self.entry["address"] = attributes.get("value", "")
-        elif name == "Time":
-            self.entry["issued"] = attributes.get("issued", "")
-            self.entry["expiration"] = attributes.get("expiration", "")
-
-    def end(self, name: str) -> None:
-        self.depth -= 1
-        if self.depth == 0:
-            self.complete = True
-        if name == "Lease" and len(self.found) < MAX_LEASES:
-            lease = _lease(self.network, *(self.entry.get(key, "") for key in _KEYS))
-            if lease is not None:
-                self.found.append(lease)
-
-
-def _lease(network: str, mac: str, state: str, address: str, issued: str, expiration: str) -> Lease | None:
+def _parse_lease(entry: xml.Element, network: str) -> Lease | None:
     """One lease, None where it is not acknowledged or invalid: the other leases of the file still count."""
-    mac = mac.lower()
-    if state != "acked" or not _MAC.fullmatch(mac):
+    mac = entry.get("mac", "").lower()
+    address, time = entry.find("Address"), entry.find("Time")
+    if entry.get("state") != "acked" or not _MAC.fullmatch(mac) or address is None or time is None:
         return None
     try:
-        begin, lifetime = int(issued), int(expiration)
-    except ValueError:
+        there = IPv4Address(address.get("value", ""))  # accepts canonical form only
+        issued, lifetime = int(time.get("issued", "")), int(time.get("expiration", ""))  # seconds
+    except (AddressValueError, ValueError):
         return None
-    if not _is_unicast(address):
+    if there.is_unspecified or there.is_loopback or there.is_multicast:
         return None
-    if not (0 <= begin < 1 << 40 and 0 <= lifetime < 1 << 32):
+    if not (0 <= issued < 1 << 40 and 0 <= lifetime < 1 << 32):
         return None
-    return Lease(network, mac.replace(":", ""), address, float(begin), float(begin + lifetime))
-
-
-@lru_cache(maxsize=MAX_LEASES)
-def _is_unicast(address: str) -> bool:
-    try:
-        there = IPv4Address(address)  # accepts canonical form only
-    except AddressValueError:
-        return False
-    return not (there.is_unspecified or there.is_loopback or there.is_multicast)
+    return Lease(network, mac.replace(":", ""), str(there), float(issued), float(issued + lifetime))
 
 
 def read_leases(path: Path) -> tuple[Lease, ...]:
-    """Reads one lease file.
-
-    Raises `FileNotFoundError`, another `OSError`, or `InvalidLeaseFile`.
-    """
+    """Reads one lease file. Raises `FileNotFoundError`, another `OSError`, or `InvalidLeaseFile`."""
     return parse_leases(read_regular(path, MAX_BYTES), path.name.removesuffix(SUFFIX))
+
+
+class LeaseFolder:
+    """Reads the lease files of a folder, and keeps the last valid content of those that cannot be read now."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[Lease, ...]] = {}
+        self._missing: set[str] = set()
+
+    def read(self, folder: Path) -> tuple[dict[str, Lease], str]:
+        """All leases by their keys, and a sentence about what cannot be read, '' if everything can."""
+        trouble = ""
+        if folder.is_dir():
+            names = {*(path.name for path in folder.glob("*" + SUFFIX)), *self._files}
+            trouble = "; ".join(filter(None, (self._read_file(folder / name) for name in sorted(names))))
+        elif self._files:
+            trouble = f"{folder} is gone; the last leases stay in force"
+        leases = sorted((lease for file in self._files.values() for lease in file), key=lambda one: one.issued)
+        return {f"lease:{one.network} {one.mac} {one.address}": one for one in leases}, trouble
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a file was missing at the last look: it may be between its two renames."""
+        return bool(self._missing)
+
+    def _read_file(self, path: Path) -> str:
+        try:
+            self._files[path.name] = read_leases(path)
+        except FileNotFoundError:
+            if path.name in self._missing:
+                self._missing.remove(path.name)
+                del self._files[path.name]
+            elif path.name in self._files:
+                self._missing.add(path.name)
+            return ""
+        except (OSError, InvalidLeaseFile) as error:
+            return f"{path.name} cannot be read ({error}); its last good content stays in force"
+        self._missing.discard(path.name)
+        return ""

@@ -98,12 +98,13 @@ _NETSH = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+((?:[0-9A-Fa-f]{2}-){5}[0-9A-F
 def read_neighbours() -> list[NeighbourEntry]:
     """Reads the whole table. Raises OSError or subprocess.SubprocessError where a command fails."""
     if sys.platform == "win32":
-        texts = [_run("netsh", "interface", family, "show", "neighbors") for family in ("ipv4", "ipv6")]
+        texts = [run_command("netsh", "interface", family, "show", "neighbors") for family in ("ipv4", "ipv6")]
         return [entry for text in texts for entry in parse_netsh(text)]
-    return [*parse_arp(_run("/usr/sbin/arp", "-an")), *parse_ndp(_run("/usr/sbin/ndp", "-an"))]
+    return [*parse_arp(run_command("/usr/sbin/arp", "-an")), *parse_ndp(run_command("/usr/sbin/ndp", "-an"))]
 
 
-def _run(*command: str) -> str:
+def run_command(*command: str) -> str:
+    """The output of a console program. Raises OSError or subprocess.SubprocessError where it fails."""
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

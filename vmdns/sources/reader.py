@@ -14,6 +14,7 @@ from vmdns.state.facts import DhcpServer, Fact, HostInterface, LoopbackNetwork, 
 
 # 6.1 brought DHCP options by group and the present form of lease files.
 MIN_VERSION = (6, 1)
+UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: wait for that after an upgrade and for another home
 
 
 def is_too_old(version: str) -> bool:
@@ -35,38 +36,34 @@ class ReaderUnavailable(Exception):
 
 
 class VirtualBoxLost(Exception):
-    """The connection to VirtualBox is lost: the worker process must end and be started again."""
+    """The connection to VirtualBox is lost: the worker process must end and be started again, after `pause` seconds at
+    least."""
+
+    def __init__(self, text: str, pause: float = 0.0) -> None:
+        super().__init__(text)
+        self.pause = pause
 
 
-class VirtualBoxUpgraded(VirtualBoxLost):
-    """VirtualBox was upgraded or removed: no client may connect until its old VBoxSVC has ended."""
-
-
-class WrongHome(VirtualBoxLost):
+def wrong_home(named: str, served: str = "another folder") -> VirtualBoxLost:
     """VBoxSVC serves another settings folder than the configured one. A user has one VBoxSVC, whichever folder a new
     client names; it ends five seconds after its last client."""
-
-    def __init__(self, named: str, served: str = "another folder") -> None:
-        what = f"VBoxSVC runs with the settings in {served} and not in {named}"
-        super().__init__(f"{what}; quit VirtualBox and all its VMs, and {named} is read ten seconds later")
+    what = f"VBoxSVC runs with the settings in {served} and not in {named}"
+    return VirtualBoxLost(
+        f"{what}; quit VirtualBox and all its VMs, and {named} is read ten seconds later", UPGRADE_SECONDS
+    )
 
 
 class Reader(Protocol):
-    """Reads VirtualBox. Used by one thread of the worker process."""
+    """Reads VirtualBox. Used by one thread of the worker process, except for `request_look`."""
 
     found: VirtualBoxInfo
 
-    def look(self) -> Mapping[str, Fact]:
-        """Reads everything. Raises `VirtualBoxLost`."""
-
-    def wait(self, seconds: float) -> Mapping[str, Fact | None]:
-        """Waits for changes at most that long. Returns what changed; None for what is gone. Raises `VirtualBoxLost`."""
-
-    def request_network_look(self) -> None:
-        """Has networks read again soon, because VirtualBox's folder changed. Called from another thread."""
+    def read(self, seconds: float) -> Mapping[str, Fact]:
+        """Waits at most that long for a reason to look, and returns everything that is there. The first call does not
+        wait. Raises `VirtualBoxLost`."""
 
     def request_look(self) -> None:
-        """Has the list of VMs and their states read soon. Called from another thread."""
+        """Has everything read soon, because VirtualBox's folder changed or a user waits."""
 
     def close(self) -> None:
         """Closes the connection."""

@@ -1,21 +1,26 @@
-"""VirtualBox's settings files: which VMs there are (VirtualBox.xml), and one VM as it is powered off (.vbox).
+"""VirtualBox's settings files: VMs and networks (VirtualBox.xml), and one VM as it is powered off (.vbox).
 
 VBoxManage takes the session lock of a powered-off VM to show it, and starting or changing the VM meanwhile fails with
 "already locked by a session". Its settings file has the same data, needs no lock and costs a thousandth. VirtualBox
-replaces these files as a whole, so a half-written one is never seen.
+replaces these files as a whole, at once after each change, so a half-written one is never seen.
 (Settings.cpp, MachineConfigFile::readMachine and readNetworkAdapters; the schema is VirtualBox-settings.xsd.)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree as xml
 
+from vmdns.regular_file import read_regular
+from vmdns.sources.installation import local_path
 from vmdns.sources.virtualbox_values import parse_extra, parse_timestamp, rule_sort_key
-from vmdns.state.facts import Adapter, Machine, Network, PortForward
-from vmdns.state.xml_tree import parse_xml
+from vmdns.state.external_data import EVERYONE, NAME_SERVERS, DhcpScope, find_name_servers
+from vmdns.state.facts import Adapter, DhcpServer, Machine, NatNetwork, Network, PortForward
+from vmdns.state.xml_tree import MAX_BYTES, parse_xml
 
 # The element for what an adapter is attached to, and the attribute with its name.
 _KINDS = {
@@ -26,18 +31,108 @@ _KINDS = {
 }  # fmt: skip
 
 
+_MAC_WILDCARD = "1"  # DHCPGroupConditionType
+
+
 class InvalidSettingsFile(ValueError):
     """The file is not a settings file of VirtualBox, or only VirtualBox can read it (an encrypted VM)."""
 
 
-def parse_registry(data: bytes, home: Path) -> dict[str, Path]:
-    """VirtualBox.xml: UUID -> settings file of each registered VM. Raises `InvalidSettingsFile`."""
-    found = {}
-    for entry in _tree(data).iterfind("{*}Global/{*}MachineRegistry/{*}MachineEntry"):
+class Registry(NamedTuple):
+    """VirtualBox.xml: the settings file of each registered VM by UUID, and the networks."""
+
+    paths: dict[str, Path]
+    networks: xml.Element | None
+
+
+def parse_registry(data: bytes, home: Path) -> Registry:
+    """Parses VirtualBox.xml. Raises `InvalidSettingsFile`."""
+    root = _tree(data)
+    paths = {}
+    for entry in root.iterfind("{*}Global/{*}MachineRegistry/{*}MachineEntry"):
         source, uuid = entry.get("src"), _uuid(entry)
         if source and uuid:
-            found[uuid] = home / source
-    return found
+            paths[uuid] = home / local_path(source)
+    return Registry(paths, root.find("{*}Global/{*}NetserviceRegistry"))
+
+
+def read_registry(index: Path) -> Registry | None:
+    """The content of VirtualBox.xml; empty if the file does not exist, None if it cannot be read."""
+    try:
+        return parse_registry(read_regular(index, MAX_BYTES), index.parent)
+    except FileNotFoundError:
+        return Registry({}, None)
+    except (OSError, InvalidSettingsFile):
+        return None
+
+
+def is_registry_of(registry: Registry | None, listed: Collection[str]) -> bool:
+    """Whether this can be the registry of the VBoxSVC whose `list vms` has these UUIDs: at least one VM is in both, or
+    neither has any. VBoxManage connects to the running VBoxSVC, whatever its home."""
+    if registry is None:
+        return True
+    return any(uuid in registry.paths for uuid in listed) if listed else not registry.paths
+
+
+FileStamp = tuple[int, int, int] | None
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """A value that changes when the file is replaced or written; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def read_networks(registry: Registry, adapter_mac: Callable[[str, int], str]) -> Iterator[NatNetwork | DhcpServer]:
+    """The NAT Networks and DHCP servers. adapter_mac finds the MAC of an adapter by the UUID or name of its VM and its
+    slot: a fixed address may be that of an adapter."""
+    if registry.networks is None:
+        return
+    for one in registry.networks.iterfind("{*}NATNetworks/{*}NATNetwork"):
+        rules = _rules(one.iterfind("{*}PortForwarding4/{*}Forwarding"))
+        yield NatNetwork(one.get("networkName", ""), one.get("network", ""), _true(one.get("enabled", "1")), rules)
+    for one in registry.networks.iterfind("{*}DHCPServers/{*}DHCPServer"):
+        configs = [
+            (_fixed_mac(config, adapter_mac), config.get("fixedAddress")) for config in one.iterfind("{*}Config")
+        ]
+        yield DhcpServer(
+            one.get("networkName", ""),
+            one.get("IPAddress", ""),
+            one.get("networkMask", ""),
+            _true(one.get("enabled", "1")),
+            tuple(sorted({(mac, address) for mac, address in configs if mac and address})),
+            find_name_servers(_scope(one, one.find("{*}Options")), _groups_for_everyone(one)),
+        )
+
+
+def _fixed_mac(config: xml.Element, adapter_mac: Callable[[str, int], str]) -> str:
+    name, slot = config.get("vm-name"), config.get("slot", "")
+    if name:
+        return adapter_mac(name, int(slot)) if re.fullmatch("[0-9]{1,2}", slot, re.ASCII) else ""
+    return config.get("MACAddress", "").replace(":", "").lower()
+
+
+def _groups_for_everyone(server: xml.Element) -> Iterator[DhcpScope]:
+    for group in server.iterfind("{*}Group"):
+        conditions = [
+            _true(one.get("inclusive", ""))
+            for one in group.iterfind("{*}Condition")
+            if one.get("type") == _MAC_WILDCARD and one.get("value") == EVERYONE
+        ]
+        if conditions and all(conditions):  # a group that also excludes is not for every guest
+            yield _scope(group, group)
+
+
+def _scope(owner: xml.Element, options: xml.Element | None) -> DhcpScope:
+    if options is None:
+        return DhcpScope(owner.get("name", ""))
+    values = {one.get("name"): one.get("value", "") for one in options.iterfind("{*}Option")}
+    suppressed = re.findall("[0-9]+", options.get("suppressedOptions", ""))
+    number = str(NAME_SERVERS)
+    return DhcpScope(owner.get("name", ""), values.get(number, ""), number in suppressed)
 
 
 def parse_machine(data: bytes) -> Machine:
@@ -100,8 +195,16 @@ def _adapters(element: xml.Element, cable: bool) -> Iterator[Adapter]:
             mac=one.get("MACAddress", "").lower(),
             network=Network(kind, mode.get(attribute, "") if mode is not None and attribute else ""),
             cable=_true(one.get("cable", "true" if cable else "false")),
-            forwards=tuple(sorted(map(_rule, forwards), key=rule_sort_key)),
+            forwards=_rules(forwards),
         )
+
+
+def _rules(elements: Iterable[xml.Element]) -> tuple[PortForward, ...]:
+    rules = []
+    for element in elements:
+        with suppress(ValueError):  # rules in an unknown form are left out
+            rules.append(_rule(element))
+    return tuple(sorted(rules, key=rule_sort_key))
 
 
 def _rule(element: xml.Element) -> PortForward:

@@ -241,14 +241,14 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     messages: list[Message] = []
-    wanted = {"settled", "leases", "addresses", "neighbours"}
+    wanted = {"virtualbox", "leases", "addresses", "neighbours"}
     try:
         assert process.stdout is not None
         for line in process.stdout:
             messages.append(json.loads(line))
             if "lost" in messages[-1]:
                 raise ReaderUnavailable(messages[-1]["lost"])
-            wanted -= {*messages[-1], messages[-1].get("put"), messages[-1].get("trouble")}
+            wanted -= {messages[-1].get("put"), messages[-1].get("trouble")}
             if not wanted:
                 return messages
         raise ReaderUnavailable("VirtualBox does not answer")

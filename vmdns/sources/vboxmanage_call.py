@@ -8,9 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO
 
 from vmdns.state.external_data import decode_text
 
@@ -34,15 +33,21 @@ class _VBoxManageTimeout(VBoxManageError):
 class VBoxManage:
     """Runs `program` with arguments, one process at a time.
 
-    limits: timeouts in seconds of the first and the second try of a call. moved: monotonic time at which the last call
-    ended; spent: CPU seconds of all calls.
+    limits: timeouts in seconds of the first and the second try of a call. ended is called after each try; spent: CPU
+    seconds of all calls.
     """
 
-    def __init__(self, program: Path, environ: Mapping[str, str], limits: tuple[float, float] = LIMITS_SECONDS) -> None:
+    def __init__(
+        self,
+        program: Path,
+        environ: Mapping[str, str],
+        limits: tuple[float, float] = LIMITS_SECONDS,
+        ended: Callable[[], object] = lambda: None,
+    ) -> None:
         self._program = program
         self._windows = program.suffix.lower() == ".exe"  # also in WSL
         self._limits = limits
-        self.moved = time.monotonic()
+        self._ended = ended
         self.spent = 0.0
         self._environ = dict(environ)
         if sys.platform != "win32":
@@ -51,20 +56,18 @@ class VBoxManage:
 
     def __call__(self, *arguments: str) -> str:
         """Returns its standard output. Raises `VBoxManageError` when it fails, hangs twice, or prints too much."""
-        first, second = self._limits
-        try:
-            return self._try(arguments, first)
-        except _VBoxManageTimeout:
-            return self._try(arguments, second)
-
-    def _try(self, arguments: tuple[str, ...], limit: float) -> str:
+        command = [str(self._program), *arguments]
         before = _cpu_seconds()
         try:
-            output = self._run([str(self._program), *arguments], limit)
-            return decode_text(output.replace(b"\r\n", b"\n") if self._windows else output, sys.platform)
+            try:
+                output = self._run(command, self._limits[0])
+            except _VBoxManageTimeout:
+                self._ended()
+                output = self._run(command, self._limits[1])
         finally:
-            self.moved = time.monotonic()
+            self._ended()
             self.spent += _cpu_seconds() - before
+        return decode_text(output.replace(b"\r\n", b"\n") if self._windows else output, sys.platform)
 
     def _run(self, command: list[str], limit: float) -> bytes:
         # Files instead of pipes: a VBoxSVC that VBoxManage starts may inherit pipes and keep them open.
@@ -99,8 +102,10 @@ class VBoxManage:
             if status and hung.is_set():
                 raise _VBoxManageTimeout(f"{' '.join(command[1:3])}: no answer in {limit:g} s")
             if status:
-                raise _failure(command, _read(err, 65536), status)
-            output = _read(out, MAX_BYTES + 1)
+                err.seek(0)
+                raise _failure(command, err.read(65536), status)
+            out.seek(0)
+            output = out.read(MAX_BYTES + 1)
             if len(output) > MAX_BYTES:
                 raise VBoxManageError(f"{' '.join(command[:3])}: more than {MAX_BYTES} bytes of output")
             return output
@@ -130,11 +135,6 @@ def _cpu_seconds() -> float:
 
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return 2 * (usage.ru_utime + usage.ru_stime)
-
-
-def _read(file: IO[bytes], most: int) -> bytes:
-    file.seek(0)
-    return file.read(most)
 
 
 def _failure(command: list[str], errors: bytes, status: int) -> VBoxManageError:

@@ -2,26 +2,25 @@
 
 Most of it is not escaped: names may contain quotes and line breaks, so each pattern is anchored on what VBoxManage
 writes around a value. Labels may be translated (7.0 and later have Russian), so patterns rely on the order of labels
-and on words that are never translated (VBoxManageInfo.cpp, VBoxManageList.cpp, VBoxManageNATNetwork.cpp,
-VBoxManageGuestProp.cpp).
+and on words that are never translated (VBoxManageInfo.cpp, VBoxManageList.cpp, VBoxManageGuestProp.cpp).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Interface
 from itertools import zip_longest
 
-from vmdns.sources.virtualbox_values import parse_nat_rule, parse_network_rule, parse_timestamp, rule_sort_key
-from vmdns.state.external_data import NAME_SERVERS, DhcpScope, find_name_servers
-from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.sources.virtualbox_values import parse_nat_rule, parse_timestamp, rule_sort_key
+from vmdns.state.facts import Adapter, HostInterface, Machine, Network, PortForward
 
 INACCESSIBLE = "<inaccessible>"
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-IP = r"[0-9]+(?:\.[0-9]+){3}"
-LABEL = r"[^\n:]+: +"
+_IP = r"[0-9]+(?:\.[0-9]+){3}"
+_LABEL = r"[^\n:]+: +"
 
 # machineStateToName: the short word of --machinereadable, and the long one of --long where it differs.
 _STATES = {
@@ -62,22 +61,14 @@ _PROPERTY = re.compile(
     r"(?=[^\n:]{1,40}: /|\Z)",
     re.MULTILINE | re.DOTALL,
 )
-_EXTRA = re.compile(
-    r"^[^\n:]{1,40}: ([^\n]*?), [^\n:]{1,40}: (.*?)\n(?=[^\n:]{1,40}: [^\n]*?, [^\n:]{1,40}: |\Z)",
-    re.MULTILINE | re.DOTALL,
-)
-_NETWORK = re.compile(
-    rf"{LABEL}(?P<name>.*?)\n{LABEL}(?P<enabled>\S+)\n{LABEL}(?P<prefix>{IP}/[0-9]+)\n{LABEL}{IP}\n", re.DOTALL
-)
 _INTERFACE = re.compile(
-    rf"{LABEL}(?P<name>.*?)\nGUID: [^\n]*\nDHCP: [^\n]*\n{LABEL}(?P<address>{IP})\n{LABEL}(?P<mask>{IP})\n",
+    rf"{_LABEL}(?P<name>.*?)\nGUID: [^\n]*\nDHCP: [^\n]*\n{_LABEL}(?P<address>{_IP})\n{_LABEL}(?P<mask>{_IP})\n",
     re.DOTALL,
 )
 _HOST_ONLY_NETWORK = re.compile(
-    rf"^{LABEL}(?P<name>[^\n]*)\nGUID: [^\n]*\n\n{LABEL}\S+\n{LABEL}(?P<mask>{IP})\n{LABEL}(?P<address>{IP})\n",
+    rf"^{_LABEL}(?P<name>[^\n]*)\nGUID: [^\n]*\n\n{_LABEL}\S+\n{_LABEL}(?P<mask>{_IP})\n{_LABEL}(?P<address>{_IP})\n",
     re.MULTILINE,
 )
-NO = ("No", "Нет")
 
 
 def parse_vms(text: str) -> dict[str, str]:
@@ -115,26 +106,17 @@ def _adapters(text: str) -> Iterator[Adapter]:
     found = list(_ADAPTER.finditer(text))
     for match, after in zip_longest(found, found[1:]):
         kind = _KINDS.get(match["kind"], "null")
-        rules = (
-            _rules(_FORWARD.findall(text, match.end(), after.start() if after else len(text))) if kind == "nat" else ()
-        )
+        rules: list[PortForward] = []
+        for rule in _FORWARD.findall(text, match.end(), after.start() if after else len(text)) if kind == "nat" else ():
+            with suppress(ValueError):  # rules in an unknown form are left out
+                rules.append(parse_nat_rule(rule))
         yield Adapter(
             slot=int(match["number"]) - 1,
             mac=match["mac"].lower(),
             network=Network(kind, (match["name"] or "") if kind in _NAMED else ""),
             cable=match["cable"] == "on",
-            forwards=tuple(rules),
+            forwards=tuple(sorted(rules, key=rule_sort_key)),
         )
-
-
-def _rules(texts: list[str]) -> list[PortForward]:
-    rules = []
-    for text in texts:
-        try:
-            rules.append(parse_nat_rule(text))
-        except ValueError:
-            continue
-    return sorted(rules, key=rule_sort_key)
 
 
 def parse_states(text: str) -> dict[str, tuple[str, float]]:
@@ -163,31 +145,6 @@ def parse_properties(text: str) -> dict[str, tuple[str, float]]:
     return {match[1]: (match[2], int(match[3]) / 1e9) for match in _PROPERTY.finditer(text)}
 
 
-def parse_extra_data(text: str) -> dict[str, str]:
-    """`getextradata UUID enumerate`: key -> value."""
-    return {match[1]: match[2] for match in _EXTRA.finditer(text)}
-
-
-def parse_nat_networks(text: str) -> list[NatNetwork]:
-    """`natnetwork list`, with the rules for IPv4."""
-    found = []
-    for block in text.split("\n\n"):
-        match = _NETWORK.match(block)
-        if match is None:
-            continue
-        rules = []
-        for line in block[match.end() :].split("\n"):
-            try:
-                rule = parse_network_rule(line.removeprefix(" " * 8))
-            except ValueError:
-                continue
-            if ":" not in rule.guest_address:
-                rules.append(rule)
-        forwards = tuple(sorted(rules, key=rule_sort_key))
-        found.append(NatNetwork(match["name"], match["prefix"], match["enabled"] not in NO, forwards))
-    return found
-
-
 def parse_host_interfaces(text: str) -> list[HostInterface]:
     """`list hostonlyifs`: those with an IPv4 address."""
     return _interfaces(match for block in text.split("\n\n") if (match := _INTERFACE.match(block)))
@@ -208,58 +165,3 @@ def _interfaces(matches: Iterator[re.Match[str]]) -> list[HostInterface]:
         if int(prefix.ip):
             found.append(HostInterface(match["name"], prefix.with_prefixlen))
     return found
-
-
-_SERVER = re.compile(
-    rf"{LABEL}(?P<network>.*?)\nDhcpd IP: +(?P<address>{IP})\n{LABEL}{IP}\n{LABEL}{IP}\n"
-    rf"{LABEL}(?P<mask>{IP})\n{LABEL}(?P<enabled>\S+)\n",
-    re.DOTALL,
-)
-_FIXED = re.compile(rf"^\S[^\n]* ((?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}})\n {{4}}{LABEL}({IP})$", re.MULTILINE)
-_OPTION = re.compile(r" +([0-9]+)/\w+: (.*)")
-_EVERYONE = re.compile(r" {4}\S.*? (\S+) MAC\* +\*")
-
-
-def parse_dhcp_servers(text: str) -> list[DhcpServer]:
-    """`list dhcpservers`, with fixed addresses by MAC, also those of VMs' adapters (VirtualBox resolves their MACs)."""
-    found = []
-    for block in text.split("\n\n"):
-        match = _SERVER.match(block)
-        if match is None:
-            continue
-        fixed = {(mac.replace(":", ""), address) for mac, address in _FIXED.findall(block)}
-        found.append(
-            DhcpServer(
-                match["network"],
-                match["address"],
-                match["mask"],
-                match["enabled"] not in NO,
-                tuple(sorted(fixed)),
-                _name_servers(block[match.end() :]),
-            )
-        )
-    return found
-
-
-def _name_servers(text: str) -> tuple[str, ...]:
-    """From the options of a server: those of the whole server, then a part for each group, then for single VMs."""
-    whole, *others = re.split(r"\n(?=\S)", text)
-    groups = []
-    for part in others:
-        words = [match[1] for match in map(_EVERYONE.fullmatch, part.split("\n")) if match]
-        if words and "exclude" not in words:
-            groups.append(_scope(part))
-    return find_name_servers(_scope(whole), groups)
-
-
-def _scope(part: str) -> DhcpScope:
-    """Labels may be translated, but suppressed options are always in the last line before the options."""
-    title, *lines = part.rstrip("\n").split("\n")
-    options = {match[1]: match[2] for match in map(_OPTION.fullmatch, lines) if match}
-    others = [line for line in lines if not _OPTION.fullmatch(line)]
-    suppressed = others[-1 if options else -2] if len(others) > 1 else ""
-    return DhcpScope(
-        title.partition(":")[2].strip(),
-        options.get(str(NAME_SERVERS), ""),
-        str(NAME_SERVERS) in re.findall("[0-9]+", suppressed.partition(":")[2]),
-    )

@@ -1,48 +1,76 @@
-"""Reads VirtualBox through VBoxManage, where the API cannot be loaded.
+"""Reads VirtualBox through VBoxManage and its settings files, where the API cannot be loaded.
 
-VBoxManage has no events, so the reader polls. Each round lists the VMs and the running ones; details of running VMs
-cost more and get what is left of a tenth of one core.
+VBoxManage has no events, so the reader polls. Each round lists the running VMs; details of running VMs cost more and
+get what is left of a tenth of one core. Four facts, measured on 7.2, determine what is called:
+- `showvminfo` takes the VM's session lock. For a running VM it shares the lock; for any other it keeps it, and the
+  user's `startvm` or `modifyvm` fails meanwhile. So a VM that is not running is read from its settings file.
+- `list runningvms` omits running VMs that are being saved or have a snapshot taken or deleted. `list vms --long` has
+  each VM's state and takes no lock, but its output is made for people.
+- Changes to a running VM, its extra data and networks are saved in the settings files at once.
+- `showvminfo` of a VM that starts or stops may fail in any way: the VM is kept as it was, and read again later.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vmdns.regular_file import read_regular
+from vmdns.sources import settings_file
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import Installation, stamp, user_home, windows_user_home
-from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, WrongHome, fact_key
+from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, fact_key, wrong_home
+from vmdns.sources.settings_file import FileStamp, InvalidSettingsFile, Registry, file_stamp
 from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
-from vmdns.sources.vboxmanage_machines import MachineList, Stamp, file_stamp
-from vmdns.sources.vboxmanage_output import parse_dhcp_servers
-from vmdns.state.facts import Fact
+from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
+from vmdns.state.facts import ONLINE_STATES, Fact, Machine
+from vmdns.state.xml_tree import MAX_BYTES
 
 ROUND_SECONDS = 2.0  # between rounds, at least
-MOST_SECONDS = 10.0  # between rounds, at most
-NUDGED_SECONDS = 0.5  # between rounds where VirtualBox.xml was replaced
+MAX_ROUND_SECONDS = 10.0  # between rounds, at most
+REQUEST_SECONDS = 0.5  # between rounds where a look was requested
 SHARE = 0.1  # of a core; at most half of it for lists
 CREDIT_SECONDS = 0.5  # CPU time that may be saved for details of VMs, or overdrawn where the user changes much
 FIRST_SECONDS = 5.0  # CPU time for details of VMs in the first round
-SLOW_SECONDS = 30.0  # between full rounds, for changes that do not touch VirtualBox.xml
+FULL_SECONDS = 30.0  # between full rounds, for changes that do not touch VirtualBox.xml
+MAX_LONG = 50  # VMs for which `list vms --long` is called (50 ms a VM)
+
+_NOT_FOUND = 0x80BB0001
+_NEVER = float("-inf")
+
+
+@dataclass(slots=True)
+class _Vm:
+    """One registered VM: its name in `list vms`, its settings file, and what is known.
+
+    looked: monotonic time at which it was last read while running, in this run and with its present settings.
+    """
+
+    name: str
+    path: Path | None = None
+    stamp: FileStamp = None
+    settings: Machine | None = None
+    fact: Machine | None = None
+    looked: float = _NEVER
 
 
 class VBoxManageReader:
-    """Reads VirtualBox through VBoxManage. home replaces VBOX_USER_HOME. Raises `ReaderUnavailable`."""
+    """Reads VirtualBox through VBoxManage; alive is called after each call. Raises `ReaderUnavailable`."""
 
-    def __init__(self, installation: Installation, environ: Mapping[str, str], home: str | None = None) -> None:
-        environ = {**environ, "VBOX_USER_HOME": home} if home else environ
-        self._named = environ.get("VBOX_USER_HOME")
-        folder = user_home(environ)
-        if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe":
-            folder = Path(home) if home else windows_user_home() or folder
+    def __init__(self, installation: Installation, environ: Mapping[str, str], alive: Callable[[], object]) -> None:
+        self._home_is_named = bool(environ.get("VBOX_USER_HOME"))
+        home = user_home(environ)
+        if sys.platform == "linux" and installation.vboxmanage.suffix == ".exe" and not self._home_is_named:
+            home = windows_user_home() or home
         self._installation = installation
         self._stamp = stamp(installation)
-        self._call = VBoxManage(installation.vboxmanage, environ)
+        self._call = VBoxManage(installation.vboxmanage, environ, ended=alive)
         try:
             printed = self._call("--version")
         except VBoxManageError as error:
@@ -50,104 +78,156 @@ class VBoxManageReader:
         version = re.search(r"^([0-9]+)\.[0-9]+\.\S+?(?=(?:r[0-9]+)?$)", printed, re.MULTILINE)
         if version is None:
             raise ReaderUnavailable(f"{installation.vboxmanage} is not VirtualBox's")
-        self.found = VirtualBoxInfo(version[0], "vboxmanage", str(folder))
-        self._index_file = folder / "VirtualBox.xml"
-        self._index: Stamp = None
-        self._machines = MachineList(self._call, self._index_file, int(version[1]))
-        self._networks: dict[str, Fact] = {}
+        self.found = VirtualBoxInfo(version[0], "vboxmanage", str(home))
+        # 7.0 brought this option, and a new format that truncates times to milliseconds.
+        self._format = ("--old-format",) if int(version[1]) >= 7 else ()
+        self._index_file = home / "VirtualBox.xml"
+        self._index: FileStamp = None
+        self._registry = Registry({}, None)
+        self._interfaces: list[Fact] = []
+        self._vms: dict[str, _Vm] = {}
         self._facts: dict[str, Fact] = {}
-        self._slow = self._began = self._ended = self._next = float("-inf")
+        self._began = self._ended = self._next = self._next_full = _NEVER
         self._credit = 0.0
-        self._wake = threading.Event()
+        self._requested = threading.Event()
 
-    @property
-    def moved(self) -> float:
-        """Monotonic time at which the last call of VBoxManage ended; a call takes at most 10 s."""
-        return self._call.moved
-
-    def look(self) -> Mapping[str, Fact]:
-        self._slow = self._began = float("-inf")
-        self._round(FIRST_SECONDS)
-        self._credit = 0.0
-        return dict(self._facts)
-
-    def wait(self, seconds: float) -> Mapping[str, Fact | None]:
-        until = time.monotonic() + seconds
-        while True:
-            self._call.moved = now = time.monotonic()
-            if now >= self._next:
-                if changes := self._round(CREDIT_SECONDS):
-                    return changes
-                now = time.monotonic()
-            if now >= until:
-                return {}
-            if self._wake.wait(min(until, self._next) - now):
-                self._wake.clear()
-                if file_stamp(self._index_file) != self._index and self._credit > -CREDIT_SECONDS:
-                    self._next = min(self._next, self._ended + NUDGED_SECONDS)
-
-    def request_network_look(self) -> None:
-        self._wake.set()
+    def read(self, seconds: float) -> Mapping[str, Fact]:
+        if self._requested.wait(max(0.0, min(seconds, self._next - time.monotonic()))):
+            self._requested.clear()
+            self._next_full = _NEVER
+            if self._credit > -CREDIT_SECONDS:
+                self._next = min(self._next, self._ended + REQUEST_SECONDS)
+        if time.monotonic() >= self._next:
+            self._read_round()
+        return self._facts
 
     def request_look(self) -> None:
-        self._slow = float("-inf")
-        self._next = 0.0
-        self._wake.set()
+        self._requested.set()
 
     def close(self) -> None:
         """Does nothing: no connection stays open between calls of VBoxManage."""
 
-    def _round(self, most: float) -> dict[str, Fact | None]:
-        began, spent = time.monotonic(), self._call.spent
+    def _read_round(self) -> None:
         if stamp(self._installation) != self._stamp:
             raise VirtualBoxLost("VirtualBox was upgraded or removed")
-        slow = began - self._slow >= SLOW_SECONDS
-        index = file_stamp(self._index_file)
-        replaced = index != self._index
+        began, spent = time.monotonic(), self._call.spent
+        first = self._began == _NEVER
         running = output.parse_vms(self._list("list", "runningvms")).keys()
         list_cost = self._call.spent - spent
-        if slow or replaced or index is None or self._machines.stale or self._machines.lacks(running):
-            known = self._machines.relist(self._list("list", "vms"))
-            if self._named and not known and file_stamp(self._index_file) == index:
-                raise WrongHome(self._named)
-        if slow or replaced:
-            self._networks = self._look_at_networks()
-        listed = self._call.spent
-        self._credit = min(most, self._credit + SHARE * (began - self._began) - (listed - spent))
-        machines = {fact_key(machine): machine for machine in self._machines.look(running, self._credit)}
-        changes = self._changes({**self._networks, **machines})
-        self._index, self._began = index, began
-        if slow:
-            self._slow = began
-        self._ended = time.monotonic()
-        self._credit = max(-CREDIT_SECONDS, self._credit - (self._call.spent - listed))
-        self._next = self._ended + min(MOST_SECONDS, max(ROUND_SECONDS, list_cost * 2 / SHARE))
-        return changes
-
-    def _changes(self, facts: dict[str, Fact]) -> dict[str, Fact | None]:
-        """Replaces the facts and returns what changed; None for what is gone."""
-        before, self._facts = self._facts, facts
-        names = [*(name for name in before if name not in facts), *facts]
-        return {name: facts.get(name) for name in names if before.get(name) != facts.get(name)}
-
-    def _look_at_networks(self) -> dict[str, Fact]:
-        facts: list[Fact] = [
-            *output.parse_nat_networks(self._list("natnetwork", "list")),
-            *parse_dhcp_servers(self._list("list", "dhcpservers")),
-            *output.parse_host_interfaces(self._list("list", "hostonlyifs")),
+        if began >= self._next_full or file_stamp(self._index_file) != self._index or not running <= self._vms.keys():
+            self._list_all()
+            self._next_full = began + FULL_SECONDS
+        self._credit += 0.0 if first else SHARE * (began - self._began) - (self._call.spent - spent)
+        self._credit = FIRST_SECONDS if first else min(CREDIT_SECONDS, self._credit)
+        spent = self._call.spent
+        self._read_machines(running, self._credit)
+        self._credit = 0.0 if first else max(-CREDIT_SECONDS, self._credit - (self._call.spent - spent))
+        self._began, self._ended = began, time.monotonic()
+        self._next = self._ended + min(MAX_ROUND_SECONDS, max(ROUND_SECONDS, list_cost * 2 / SHARE))
+        machines = [
+            # Adapters matter for online VMs only; the API reader reads no others either.
+            replace(vm.fact, registration_index=at, adapters=vm.fact.adapters if vm.fact.online else ())
+            for at, vm in enumerate(self._vms.values())
+            if vm.fact is not None
         ]
+        networks = settings_file.read_networks(self._registry, self._adapter_mac)
+        self._facts = {fact_key(fact): fact for fact in (*networks, *self._interfaces, *machines)}
+
+    def _list_all(self) -> None:
+        """Lists VMs and networks."""
+        index, listed = file_stamp(self._index_file), output.parse_vms(self._list("list", "vms"))
+        registry = settings_file.read_registry(self._index_file)
+        is_ours = not self._home_is_named or settings_file.is_registry_of(registry, listed)
+        if not is_ours and file_stamp(self._index_file) == index:
+            raise wrong_home(str(self._index_file.parent))
+        self._index = index
+        if registry is not None and (registry.paths or registry.networks is not None):  # VirtualBox is not replacing it
+            self._registry = registry
+        paths = self._registry.paths
+        self._vms = {
+            uuid: self._vms.get(uuid) or _Vm(name)
+            for uuid, name in listed.items()
+            if uuid in paths or not paths  # a name may look like a line of the list
+        }
+        for uuid, vm in self._vms.items():
+            vm.name, vm.path = listed[uuid], paths.get(uuid)
+        self._interfaces = [*output.parse_host_interfaces(self._list("list", "hostonlyifs"))]
         if sys.platform == "darwin":
-            with contextlib.suppress(VBoxManageError):  # not in 6.1
-                facts += output.parse_host_only_networks(self._call("list", "hostonlynets"))
-        return {fact_key(fact): fact for fact in facts}
+            with suppress(VBoxManageError):  # not in 6.1
+                self._interfaces += output.parse_host_only_networks(self._call("list", "hostonlynets"))
+
+    def _read_machines(self, running: Set[str], budget: float) -> None:
+        """Reads all VMs. Running ones until `budget` (CPU seconds) is spent: changed ones first, then by the time of
+        the last read. The others are as in their settings files."""
+        for uuid, vm in self._vms.items():
+            self._read_settings(uuid, vm)
+        stopped = [uuid for uuid, vm in self._vms.items() if uuid not in running and vm.fact and vm.fact.online]
+        states: dict[str, tuple[str, float]] = {}
+        if stopped and len(self._vms) <= MAX_LONG:
+            with suppress(VBoxManageError):
+                states = output.parse_states(self._call("list", "vms", "--long"))
+        for uuid, vm in self._vms.items():
+            if uuid not in running:
+                vm.fact, vm.looked = _offline_machine(uuid, vm, *states.get(uuid, ("", 0.0))), _NEVER
+        end = self._call.spent + budget
+        for uuid in sorted(running & self._vms.keys(), key=lambda uuid: self._vms[uuid].looked):
+            vm = self._vms[uuid]
+            if vm.fact is None or not vm.fact.online:
+                vm.fact = replace(vm.settings or Machine(uuid, vm.name), state="Running", state_changed=0.0)
+            if self._call.spent < end:
+                self._read_machine(uuid, vm, vm.fact)
+
+    def _read_machine(self, uuid: str, vm: _Vm, before: Machine) -> None:
+        """Reads a running VM, which stays as it was if it cannot be read now."""
+        vm.looked = time.monotonic()
+        try:
+            machine = output.parse_machine(self._call("showvminfo", uuid, "--machinereadable"))
+        except (VBoxManageError, ValueError) as error:
+            if isinstance(error, VBoxManageError) and error.code == _NOT_FOUND:
+                vm.fact = None
+            return
+        if vm.settings is not None:
+            settings = vm.settings
+            extra = settings.names, settings.ignored, settings.set_addresses
+            machine = replace(machine, names=extra[0], ignored=extra[1], set_addresses=extra[2])
+        if machine.online:
+            reports = before.reports
+            with suppress(VBoxManageError):
+                text = self._call("guestproperty", "enumerate", uuid, *self._format, "--patterns", GUEST_PROPERTIES)
+                reports = parse_guest_reports(output.parse_properties(text), machine.state)
+            machine = replace(machine, reports=reports)
+        vm.fact = machine
+
+    def _read_settings(self, uuid: str, vm: _Vm) -> None:
+        now = file_stamp(vm.path) if vm.path is not None else None
+        if vm.path is None or now == vm.stamp:
+            return
+        vm.stamp, vm.looked = now, _NEVER
+        with suppress(OSError, InvalidSettingsFile):  # VirtualBox may be replacing it
+            settings = settings_file.parse_machine(read_regular(vm.path, MAX_BYTES))
+            vm.settings = settings if settings.uuid == uuid else None
+
+    def _adapter_mac(self, name: str, slot: int) -> str:
+        """The MAC of an adapter of a VM, by its name or UUID; '' if there is none."""
+        machines = (
+            vm.settings for uuid, vm in self._vms.items() if name in (uuid, vm.name) and vm.settings is not None
+        )
+        return next((one.mac for machine in machines for one in machine.adapters if one.slot == slot), "")
 
     def _list(self, *arguments: str) -> str:
         """Calls VBoxManage, and again if that fails. Raises `VirtualBoxLost` if the second call fails too."""
-        try:
+        with suppress(VBoxManageError):
             return self._call(*arguments)
-        except VBoxManageError:
-            pass
         try:
             return self._call(*arguments)
         except VBoxManageError as error:
             raise VirtualBoxLost(f"VBoxManage fails ({error})") from error
+
+
+def _offline_machine(uuid: str, vm: _Vm, state: str, since: float) -> Machine:
+    """A VM that is not in `list runningvms`; state and since are as in `list vms --long`, if it was called."""
+    if vm.fact is not None and vm.fact.online and state in ONLINE_STATES:
+        return replace(vm.fact, state=state, state_changed=since)
+    if vm.name == output.INACCESSIBLE and (vm.settings is None or vm.settings.name != vm.name):
+        return Machine(uuid, "", accessible=False)
+    return vm.settings or Machine(uuid, vm.name, "PoweredOff")

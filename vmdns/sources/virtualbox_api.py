@@ -1,4 +1,4 @@
-"""The connection to VirtualBox's API. pyvbox opens it; objects are read without pyvbox's wrappers.
+"""VirtualBox's API: the connection, and its objects as facts. pyvbox only opens the connection.
 
 `vboxapi` is that of the installation where it can be imported, else that of the vbox-sdk package, which needs two
 environment variables before its import. Values are named by the running version's own constants: pyvbox's enums
@@ -11,18 +11,39 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import IPv4Interface
 from typing import Any
 
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxLost
+from vmdns.sources.virtualbox_values import (
+    EXTRA_KEYS,
+    GUEST_PROPERTIES,
+    parse_extra,
+    parse_guest_reports,
+    parse_nat_rule,
+    rule_sort_key,
+)
+from vmdns.state.facts import Adapter, HostInterface, Machine, Network
 
 OBJECT_NOT_FOUND = 0x80BB0001
-ACCESS_DENIED = 0x80070005
+_ACCESS_DENIED = 0x80070005
 _ABORT = 0x80004004  # from XPCOM proxies once VBoxSVC has ended
+_MAX_ADAPTERS = 36  # of the ICH9 chipset; PIIX3 has 8
+_KINDS = {
+    "NAT": "nat", "Bridged": "bridged", "Internal": "intnet", "HostOnly": "hostonly", "Generic": "generic",
+    "NATNetwork": "natnetwork", "Cloud": "cloud", "HostOnlyNetwork": "hostonlynetwork",
+}  # fmt: skip
+_NAMES = {
+    "natnetwork": "NATNetwork", "bridged": "bridgedInterface", "intnet": "internalNetwork",
+    "hostonly": "hostOnlyInterface", "generic": "genericDriver", "hostonlynetwork": "hostOnlyNetwork",
+}  # fmt: skip
 
 
-def connect(installation: Installation, environ: Mapping[str, str]) -> Any:
+def connect(installation: Installation) -> Any:
     """The vboxapi manager of a new connection. Raises `ReaderUnavailable` where pyvbox or vboxapi cannot load."""
     os.environ.setdefault("VBOX_PROGRAM_PATH", str(installation.program))
     if installation.sdk is not None:
@@ -60,8 +81,8 @@ class Api:
     does not answer.
     """
 
-    def __init__(self, installation: Installation, environ: Mapping[str, str]) -> None:
-        self.manager = connect(installation, environ)
+    def __init__(self, installation: Installation) -> None:
+        self.manager = connect(installation)
         try:
             self.vbox = self.manager.getVirtualBox()
         except Exception as error:
@@ -72,7 +93,6 @@ class Api:
         self.states = name_states(dict(values("MachineState")), str(self.vbox.APIVersion))
         self.attachments = {value: name for name, value in values("NetworkAttachmentType").items()}
         self.events: dict[str, int] = dict(values("VBoxEventType"))
-        self.mac_wildcard: int = values("DHCPGroupConditionType").get("MACWildcard", 1)
         self.host_only: int = values("HostNetworkInterfaceType").get("HostOnly", 2)
 
     def array(self, raw: Any, attribute: str) -> Any:
@@ -112,3 +132,72 @@ def name_states(constants: Mapping[str, int], api_version: str) -> dict[int, str
         names = _V6 if old else (*_V6[:5], "AbortedSaved", *_V6[5:])
         return dict(enumerate(names))
     return {value: name for name, value in constants.items() if not name.startswith(("First", "Last"))}
+
+
+def read_machine(api: Api, raw: Any, uuid: str, before: Machine | None) -> Machine | None:
+    """Reads a VM: None where it no longer exists, `before` where it cannot be read now. Raises `VirtualBoxLost`.
+
+    Adapters take half of the calls, so they are read for online VMs only.
+    """
+    try:
+        extra = set(raw.getExtraDataKeys())
+        found = Machine(
+            uuid=uuid,
+            name=str(raw.name),
+            state=api.states.get(raw.state, ""),
+            groups=tuple(str(group) for group in api.array(raw, "groups")),
+            state_changed=float(int(raw.lastStateChange) // 1000),  # VirtualBox gives milliseconds
+            **parse_extra({key: str(raw.getExtraData(key)) for key in EXTRA_KEYS if key in extra})._asdict(),
+        )
+        if not found.online:
+            return found
+        names, values, stamps, _flags = raw.enumerateGuestProperties(GUEST_PROPERTIES)
+        properties = {str(n): (str(v), int(t) / 1e9) for n, v, t in zip(names, values, stamps, strict=True)}
+        reports = parse_guest_reports(properties, found.state)
+        return replace(found, adapters=tuple(_adapters(api, raw)), reports=reports)
+    except Exception as error:
+        api.check(error)
+        if api.code(error) == OBJECT_NOT_FOUND:
+            return None
+        return Machine(uuid, "", accessible=False) if api.code(error) == _ACCESS_DENIED else before
+
+
+def _adapters(api: Api, raw: Any) -> Iterator[Adapter]:
+    for slot in range(_MAX_ADAPTERS):
+        try:
+            adapter = raw.getNetworkAdapter(slot)
+        except Exception as error:
+            api.check(error)
+            return  # the chipset has no more of them
+        if not adapter.enabled:
+            continue
+        kind = _KINDS.get(api.attachments.get(adapter.attachmentType, "Null"), "null")
+        attribute = _NAMES.get(kind)
+        forwards = []
+        for text in api.array(adapter.NATEngine, "redirects") if kind == "nat" else ():
+            with suppress(ValueError):  # rules in an unknown form are left out
+                forwards.append(parse_nat_rule(str(text)))
+        yield Adapter(
+            slot=slot,
+            mac=str(adapter.MACAddress).lower(),
+            network=Network(kind, str(getattr(adapter, attribute)) if attribute else ""),
+            cable=bool(adapter.cableConnected),
+            forwards=tuple(sorted(forwards, key=rule_sort_key)),
+        )
+
+
+def read_adapter_mac(api: Api, vm: str, slot: int) -> str:
+    """The MAC of an adapter of a VM, by its name or UUID; '' where there is none or it is disabled."""
+    try:
+        adapter = api.vbox.findMachine(vm).getNetworkAdapter(slot)
+        return str(adapter.MACAddress).lower() if adapter.enabled else ""
+    except Exception as error:
+        api.check(error)
+        return ""
+
+
+def read_interfaces(api: Api) -> Iterator[HostInterface]:
+    """Reads the host's addresses on host-only interfaces. Takes VBoxSVC a tenth of a second."""
+    for raw in api.array(api.vbox.host, "networkInterfaces"):
+        if raw.interfaceType == api.host_only and raw.IPAddress:
+            yield HostInterface(str(raw.name), IPv4Interface(f"{raw.IPAddress}/{raw.networkMask}").with_prefixlen)

@@ -1,4 +1,4 @@
-"""Reads VirtualBox through its API: everything first, then each VM that an event names.
+"""Reads VirtualBox through its API: everything first and now and then, and each VM that an event names.
 
 Two faults, measured on 7.2, determine the design:
 - an XPCOM client whose VBoxSVC died can never connect again, so `VirtualBoxLost` ends the process;
@@ -8,74 +8,78 @@ Two faults, measured on 7.2, determine the design:
 
 from __future__ import annotations
 
-import os
-import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import count
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from vmdns.sources.installation import Installation, stamp
-from vmdns.sources.reader import VirtualBoxInfo, VirtualBoxLost, VirtualBoxUpgraded, fact_key
-from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api
-from vmdns.sources.virtualbox_facts import read_interfaces, read_machine, read_networks, read_state
+from vmdns.sources.reader import UPGRADE_SECONDS, VirtualBoxInfo, VirtualBoxLost, fact_key
+from vmdns.sources.settings_file import read_networks, read_registry
+from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api, read_adapter_mac, read_interfaces, read_machine
 from vmdns.state.facts import Fact, Machine
 
 _NET = "/VirtualBox/GuestInfo/Net/"
 _EVENTS = (
-    "OnMachineStateChanged", "OnMachineDataChanged", "OnMachineRegistered", "OnExtraDataChanged",
-    "OnGuestPropertyChanged", "OnNATRedirect", "OnNATNetworkChanged", "OnNATNetworkStartStop", "OnNATNetworkAlter",
-    "OnNATNetworkCreationDeletion", "OnNATNetworkSetting", "OnNATNetworkPortForward", "OnSnapshotRestored",
-    "OnMachineGroupsChanged", "OnHostNameResolutionConfigurationChange",
+    "OnMachineStateChanged", "OnMachineDataChanged", "OnMachineRegistered", "OnMachineGroupsChanged",
+    "OnExtraDataChanged", "OnGuestPropertyChanged", "OnNATRedirect", "OnSnapshotRestored", "OnNATNetworkChanged",
+    "OnNATNetworkStartStop", "OnNATNetworkAlter", "OnNATNetworkCreationDeletion", "OnNATNetworkSetting",
+    "OnNATNetworkPortForward",
 )  # fmt: skip
+_EVENT_SECONDS = 0.25  # the longest wait for an event
 
 
 class ApiReader:
-    """Reads VirtualBox through its API. `moved` is the monotonic time of the last call that returned."""
+    """Reads VirtualBox through its API. interval: seconds between full looks; alive is called after each VM."""
 
-    def __init__(self, installation: Installation, environ: Mapping[str, str], interval: float = 30.0) -> None:
+    def __init__(self, installation: Installation, interval: float, alive: Callable[[], object]) -> None:
         self._installation = installation
         self._interval = interval
-        self._api = Api(installation, environ)
+        self._alive = alive
+        self._api = Api(installation)
         vbox = self._api.vbox
         with self._connected():
             self.found = VirtualBoxInfo(str(vbox.version), "api", str(vbox.homeFolder))
             self._source = vbox.eventSource
         self._event_names = {self._api.events[name]: name for name in _EVENTS if name in self._api.events}
-        self.moved = time.monotonic()
         self._stamp = stamp(installation)
-        self._proxies: dict[str, Any] = {}
-        self._facts: dict[str, Fact] = {}
-        self._kinds: dict[str, set[str]] = {}  # the keys of networks and of interfaces
-        self._interfaces: list[tuple[int, str]] = []
-        self._counts: dict[str, str] = {}
-        self._registered: dict[str, int] = {}  # by UUID, in VirtualBox's order, which is that of registration
-        self._next_index = count()
-        self._due: dict[str, None] = {}  # VMs to read, in the order of their events
-        self._networks_due = self._interfaces_due = False
-        self._looked = 0.0
-        self._networks_requested = self._look_requested = False
-        self._turn = 0
-        self._index: tuple[int, int] | None = None
         self._listener: Any = None
+        self._proxies: dict[str, Any] = {}  # by UUID, in VirtualBox's order, which is that of registration
+        self._machines: dict[str, Machine] = {}
+        self._networks: list[Fact] = []
+        self._interfaces: list[Fact] = []
+        self._unread: dict[str, None] = {}  # VMs that the present look has not read yet
+        self._counts: dict[str, str] = {}
+        self._next_look = float("-inf")
+        self._requested = threading.Event()
 
-    # -- Reader ---------------------------------------------------------------------------------------------
-
-    def look(self) -> Mapping[str, Fact]:
+    def read(self, seconds: float) -> Mapping[str, Fact]:
         with self._connected():
-            return self._read_all()
-
-    def wait(self, seconds: float) -> Mapping[str, Fact | None]:
-        with self._connected():
-            return self._wait(time.monotonic() + seconds)
-
-    def request_network_look(self) -> None:
-        self._networks_requested = True
+            first = self._listener is None
+            if self._requested.is_set() or time.monotonic() >= self._next_look:
+                self._requested.clear()
+                self._look()
+            while first and self._unread:
+                self._read_machine(self._unread.popitem()[0])
+            changed = self._wait_for_events(0.0 if first or self._unread else min(seconds, _EVENT_SECONDS))
+            # One VM of the look at a time, so that events are served meanwhile.
+            for uuid in changed or list(islice(self._unread, 1)):
+                self._unread.pop(uuid, None)
+                self._read_machine(uuid)
+        machines = [
+            replace(self._machines[uuid], registration_index=at)
+            for at, uuid in enumerate(self._proxies)
+            if uuid in self._machines
+        ]
+        return {fact_key(fact): fact for fact in (*self._networks, *self._interfaces, *machines)}
 
     def request_look(self) -> None:
-        self._look_requested = self._networks_requested = True
+        self._requested.set()
 
     def close(self) -> None:
         with suppress(Exception):  # a VBoxSVC that ended has no listener any more
@@ -85,39 +89,36 @@ class ApiReader:
         self._proxies.clear()
         self._api.manager.deinit()
 
-    # -- reads ----------------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        """Lists VMs and networks, and has every VM read."""
+        if stamp(self._installation) != self._stamp:
+            # No client may connect until the old VBoxSVC has ended.
+            raise VirtualBoxLost("it was upgraded or removed", UPGRADE_SECONDS)
+        if self._listener is None:  # before reading, so that no event is missed
+            self._listener = self._source.createListener()
+            self._source.registerListener(self._listener, list(self._event_names), False)
+        self._proxies = {str(raw.id): raw for raw in self._api.array(self._api.vbox, "machines")}
+        self._machines = {uuid: one for uuid, one in self._machines.items() if uuid in self._proxies}
+        self._unread = dict.fromkeys(sorted(self._proxies, key=self._machines.__contains__))  # new ones first
+        # VirtualBox.xml is never translated, and the same for both readers.
+        registry = read_registry(Path(self.found.home) / "VirtualBox.xml")
+        if registry is not None and registry.networks is not None:  # VirtualBox is not replacing it
+            self._networks = [*read_networks(registry, partial(read_adapter_mac, self._api))]
+        self._interfaces = [*read_interfaces(self._api)]
+        self._next_look = time.monotonic() + self._interval
 
-    def _read_all(self) -> Mapping[str, Fact]:
-        self._register()  # before reading, so that no event is missed
-        self._facts = {}
-        self._read_networks({})
-        self._list()
-        for uuid in list(self._proxies):
-            machine = self._machine(uuid)
-            if machine is not None:
-                self._facts[fact_key(machine)] = machine
-        self._looked = time.monotonic()
-        self._interfaces_due = True
-        return dict(self._facts)
+    def _read_machine(self, uuid: str) -> None:
+        if uuid not in self._proxies:
+            return  # it is not registered any more
+        machine = read_machine(self._api, self._proxies[uuid], uuid, self._machines.pop(uuid, None))
+        if machine is not None:
+            self._machines[uuid] = machine
+        self._alive()
 
-    def _wait(self, until: float) -> Mapping[str, Fact | None]:
-        while True:
-            changes = self._read_due() or self._read_events(max(0.0, min(until - time.monotonic(), 1.0)))
-            if self._networks_requested:
-                self._networks_requested = False
-                self._networks_due = True
-            if self._look_requested or time.monotonic() - self._looked >= self._interval:
-                self._look_requested = False
-                self._read_periodically(changes)
-            if changes or time.monotonic() >= until:
-                return changes
-
-    def _read_events(self, seconds: float) -> dict[str, Fact | None]:
-        """Waits for events, and reads the state of the VMs that they name."""
-        changes: dict[str, Fact | None] = {}
-        event = self._next_event(int(seconds * 1000))
+    def _wait_for_events(self, seconds: float) -> list[str]:
+        """Waits for an event, and returns the VMs that must be read because of the events that have come."""
         uuids: dict[str, None] = {}
-        networks = False
+        event = self._next_event(int(seconds * 1000))
         for _ in range(500):
             if event is None:
                 break
@@ -125,54 +126,22 @@ class ApiReader:
             uuid = self._vm_of_event(event, name)
             if uuid:
                 uuids[uuid] = None
-            networks = networks or "NATNetwork" in name or name.startswith("OnHost")
+            if "NATNetwork" in name or name == "OnMachineRegistered":
+                self._requested.set()
             self._source.eventProcessed(self._listener, event)
             event = self._next_event(0)
-        for uuid in uuids:
-            self._read_state(uuid, changes)
-        self._due.update(uuids)
-        self._networks_due = self._networks_due or networks
-        return changes
-
-    def _read_state(self, uuid: str, changes: dict[str, Fact | None]) -> None:
-        """Reads in two calls what addresses depend on most. The whole VM is read afterwards."""
-        before = self._facts.get(f"machine:{uuid}")
-        raw = self._proxies.get(uuid)
-        if raw is None or not isinstance(before, Machine) or not before.accessible:
-            return
-        try:
-            now = read_state(self._api, raw, before)
-            if before.online or not now.online:  # adapters of a VM that comes online are not read yet
-                self._record(f"machine:{uuid}", now, changes)
-        except Exception as error:
-            self._api.check(error)
-
-    def _read_due(self) -> dict[str, Fact | None]:
-        changes: dict[str, Fact | None] = {}
-        due, self._due = self._due, {}
-        for uuid in due:
-            self._read_again(uuid, changes)
-        if self._networks_due:
-            self._networks_due = False
-            self._read_networks(changes)
-        if self._interfaces_due:
-            self._interfaces_due = False
-            self._read_interfaces(changes)
-        return changes
+        return list(uuids)
 
     def _next_event(self, milliseconds: int) -> Any:
         try:
-            event = self._source.getEvent(self._listener, milliseconds)
+            return self._source.getEvent(self._listener, milliseconds)
         except Exception as error:
             if self._api.code(error) != OBJECT_NOT_FOUND:
                 raise
             # VBoxSVC drops a listener that was not read for long. Everything is read again.
             self._listener = None
-            self._register()
-            self._looked = -self._interval
+            self._look()
             return None
-        self.moved = time.monotonic()
-        return event
 
     def _vm_of_event(self, event: Any, name: str) -> str:
         """The UUID of the VM that must be read because of this event; '' for none."""
@@ -189,109 +158,15 @@ class ApiReader:
 
     def _is_relevant(self, change: Any) -> bool:
         name = str(change.name)
-        if not name.startswith(_NET):
-            return False
         if name != _NET + "Count":
-            return True
+            return name.startswith(_NET)
         # Guest Additions rewrite the count every ten seconds. It matters where the number changed, and where reports
         # are not used yet because they are from an earlier run or from before the state was saved.
         uuid, value = str(change.machineId), str(change.value)
         changed = self._counts.get(uuid) != value
         self._counts[uuid] = value
-        known = self._facts.get(f"machine:{uuid}")
-        return changed or (value != "0" and isinstance(known, Machine) and not known.reports)
-
-    def _read_again(self, uuid: str, changes: dict[str, Fact | None]) -> None:
-        if uuid not in self._proxies:
-            try:
-                self._proxies[uuid] = self._api.vbox.findMachine(uuid)
-            except Exception as error:
-                self._api.check(error)
-        machine = self._machine(uuid) if uuid in self._proxies else None
-        if machine is None:
-            self._proxies.pop(uuid, None)
-        self._record(f"machine:{uuid}", machine, changes)
-
-    def _read_periodically(self, changes: dict[str, Fact | None]) -> None:
-        """Corrects what events missed: the list of VMs, all states in one call, and the state of each online VM.
-
-        One VM a round is read whole, so that nothing stays wrong for ever.
-        """
-        if stamp(self._installation) != self._stamp:
-            raise VirtualBoxUpgraded("it was upgraded or removed")
-        self._list()
-        states = self._api.vbox.getMachineStates(list(self._proxies.values()))
-        for known in [one for one in self._facts if one.startswith("machine:")]:
-            if known.removeprefix("machine:") not in self._proxies:
-                self._record(known, None, changes)
-        for uuid, state in zip(list(self._proxies), states, strict=True):
-            before = self._facts.get(f"machine:{uuid}")
-            if not isinstance(before, Machine) or before.state != self._api.states.get(state, ""):
-                self._read_again(uuid, changes)
-            elif before.online:
-                self._read_state(uuid, changes)
-        if self._proxies:
-            self._turn += 1
-            self._read_again(list(self._proxies)[self._turn % len(self._proxies)], changes)
-        self._read_networks(changes)
-        self._read_interfaces(changes)
-        self._looked = time.monotonic()
-
-    def _list(self) -> None:
-        """Lists the VMs again if VirtualBox.xml changed: 1,000 new proxies take half a second."""
-        try:
-            found = os.stat(os.path.join(self.found.home, "VirtualBox.xml"))
-            index = found.st_mtime_ns, found.st_size
-        except OSError:
-            index = None
-        if index is None or index != self._index:
-            self._proxies = {str(raw.id): raw for raw in self._api.array(self._api.vbox, "machines")}
-            self._registered = {uuid: at for uuid, at in self._registered.items() if uuid in self._proxies}
-        self._index = index
-
-    def _read_networks(self, changes: dict[str, Fact | None]) -> None:
-        self._replace("networks", read_networks(self._api), changes)
-
-    def _read_interfaces(self, changes: dict[str, Fact | None]) -> None:
-        """Reads the host-only interfaces if the set of interfaces changed; their addresses hardly ever change."""
-        names = socket.if_nameindex()
-        if names != self._interfaces:
-            self._interfaces = names
-            self._replace("interfaces", read_interfaces(self._api), changes)
-
-    def _replace(self, what: str, found: list[Fact], changes: dict[str, Fact | None]) -> None:
-        """Replaces all facts of one kind."""
-        self.moved = time.monotonic()
-        facts = {fact_key(fact): fact for fact in found}
-        for known in self._kinds.get(what, set()) - facts.keys():
-            self._record(known, None, changes)
-        for name, fact in facts.items():
-            self._record(name, fact, changes)
-        self._kinds[what] = set(facts)
-
-    def _record(self, name: str, fact: Fact | None, changes: dict[str, Fact | None]) -> None:
-        """Keeps the fact, and adds it to the changes if it is new or different."""
-        if self._facts.get(name) == fact:
-            return
-        if fact is None:
-            del self._facts[name]
-        else:
-            self._facts[name] = fact
-        changes[name] = fact
-
-    def _machine(self, uuid: str) -> Machine | None:
-        self.moved = time.monotonic()
-        if uuid not in self._registered:
-            self._registered[uuid] = next(self._next_index)
-        machine = read_machine(self._api, self._proxies[uuid], uuid, self._facts.get(f"machine:{uuid}"))
-        return machine and replace(machine, registration_index=self._registered[uuid])
-
-    # -- the connection ---------------------------------------------------------------------------------------
-
-    def _register(self) -> None:
-        if self._listener is None:
-            self._listener = self._source.createListener()
-            self._source.registerListener(self._listener, list(self._event_names), False)
+        known = self._machines.get(uuid)
+        return changed or (value != "0" and known is not None and not known.reports)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:

@@ -26,7 +26,6 @@ from vmdns.state.addresses import BY_USER
 from vmdns.state.facts import GuestReport, PortForward
 
 _PROTOCOLS = {"0": "udp", "1": "tcp", "udp": "udp", "tcp": "tcp"}
-_RULE = re.compile(r"(.*):(tcp|udp):\[(.*?)\]:([0-9]+):\[(.*?)\]:([0-9]+)", re.DOTALL)
 
 _NAMES, _IGNORE = "vmdns/names", "vmdns/ignore"
 EXTRA_KEYS = (_NAMES, _IGNORE, BY_USER)
@@ -64,18 +63,6 @@ def parse_nat_rule(text: str) -> PortForward:
     if protocol not in _PROTOCOLS:
         raise ValueError(f"no such protocol: {protocol!r}")
     return PortForward(name, _PROTOCOLS[protocol], host, int(host_port), guest, int(guest_port))
-
-
-def parse_network_rule(text: str) -> PortForward:
-    """A rule of a NAT Network (`INATNetwork.portForwardRules4`, the same in VBoxManage).
-
-    The form is name:protocol:[host address]:host port:[guest address]:guest port. Raises ValueError on anything else.
-    """
-    match = _RULE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"no rule of a NAT Network: {text!r}")
-    name, protocol, host, host_port, guest, guest_port = match.groups()
-    return PortForward(name, protocol, host, int(host_port), guest, int(guest_port))
 
 
 def rule_sort_key(rule: PortForward) -> tuple[str, int, str, str]:

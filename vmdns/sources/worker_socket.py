@@ -3,7 +3,7 @@
 The children of a sandboxed service (host/systemd_unit.py) are in its sandbox too. VirtualBox's VMs do not work in it:
 VBoxHeadless is setuid root. So systemd listens at a socket and starts a worker outside the sandbox for each connection
 (systemd.socket(5), Accept=yes). The messages are those of a worker that the server started itself
-(worker_protocol.py); the first one, `{"pid": N}`, tells which process to kill if it hangs.
+(worker.py); the first one, `{"pid": N}`, tells which process to kill if it hangs.
 """
 
 from __future__ import annotations

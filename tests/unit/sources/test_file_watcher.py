@@ -7,15 +7,15 @@ import contextlib
 import errno
 import shutil
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import clock
 from vmdns.sources import file_watcher as files
-from vmdns.sources.file_watcher import FolderWatch
+from vmdns.sources.file_watcher import FileWatcher, Watch
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,16 @@ class Looks:
         self._called.clear()
 
 
+def in_loop(call: Callable[[], None]) -> Callable[[], object]:
+    """That function as one to be called from another thread."""
+    return partial(asyncio.get_running_loop().call_soon_threadsafe, call)
+
+
 @contextlib.asynccontextmanager
 async def watching(*paths: Path) -> AsyncIterator[Looks]:
-    watch, looks = FolderWatch(), Looks()
-    assert watch.add(lambda: paths, looks) == []
+    watch, looks = FileWatcher(), Looks()
+    watch.add(lambda: paths, in_loop(looks))
+    assert watch.start() == []
     try:
         yield looks
     finally:
@@ -140,30 +146,23 @@ def test_a_link_counts_where_it_is_and_where_it_leads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "looks"),
+    ("events", "calls"),
     [
-        ([0.0], [0.1]),
-        ([0.0, 0.05, 0.12], [0.22]),
-        ([0.0, 0.2], [0.1, 0.3]),
-        # Events without end do not put the look off for ever.
-        ([n / 20 for n in range(30)], [1.0, 1.55]),
+        ([0.0], [0.05]),
+        ([0.0, 0.03, 0.06], [0.11]),
+        ([0.0, 0.2], [0.05, 0.25]),
+        # Events without end do not put the call off for ever.
+        ([n / 25 for n in range(30)], [1.0, 1.21]),
     ],
 )
-def test_one_look_after_the_last_of_several_events(events: list[float], looks: list[float]) -> None:
-    async def scenario() -> list[float]:
-        loop, watch, seen = asyncio.get_running_loop(), FolderWatch(), []
-        watch.start()
-
-        def look() -> None:
-            seen.append(round(loop.time(), 3))
-
-        for at in events:
-            loop.call_at(at, watch._debounce, loop, look)
-        await asyncio.sleep(10)
-        watch.stop()
-        return seen
-
-    assert clock.run(scenario()) == looks
+def test_one_call_after_the_last_of_several_events(events: list[float], calls: list[float]) -> None:
+    watch, seen = Watch(list, lambda: None), []
+    for now in [*events, 10.0]:
+        if watch.due <= now:
+            seen.append(round(watch.due, 3))
+            watch.due = float("inf")
+        watch.postpone(now)
+    assert seen == calls
 
 
 def test_a_folder_that_is_made_later_is_watched(tmp_path: Path) -> None:
@@ -188,13 +187,14 @@ def test_a_folder_that_is_removed_and_made_again(tmp_path: Path) -> None:
     folder.mkdir()
 
     async def scenario() -> None:
-        watch, read = FolderWatch(), asyncio.Queue[str]()
+        watch, read = FileWatcher(), asyncio.Queue[str]()
 
         def look() -> None:
             with contextlib.suppress(FileNotFoundError):
                 read.put_nowait((folder / "file").read_text())
 
-        assert watch.add(lambda: [folder / "file"], look) == []
+        watch.add(lambda: [folder / "file"], in_loop(look))
+        assert watch.start() == []
         try:
             for text in ("one", "two", "three"):
                 (folder / "file").write_text(text)
@@ -248,13 +248,14 @@ def test_a_folder_without_events_is_polled(tmp_path: Path, monkeypatch: pytest.M
     """As where the user has no inotify watches left."""
 
     async def scenario() -> None:
-        watch, looks = FolderWatch(), Looks()
+        watch, looks = FileWatcher(), Looks()
 
         def no_watches(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
         monkeypatch.setattr(watch._observer, "schedule", no_watches)
-        (trouble,) = watch.add(lambda: [tmp_path / "file"], looks)
+        watch.add(lambda: [tmp_path / "file"], in_loop(looks))
+        (trouble,) = watch.start()
         assert trouble.startswith(f"{tmp_path} cannot be watched (inotify watch limit reached)")
         try:
             (tmp_path / "file").write_text("x")
@@ -278,4 +279,4 @@ def test_after_the_end_nothing_is_called(tmp_path: Path) -> None:
 
 
 def test_a_watch_that_never_began_can_be_stopped() -> None:
-    FolderWatch().stop()
+    FileWatcher().stop()

@@ -135,7 +135,6 @@ BOMB = b"""<?xml version="1.0"?>
         BOMB.replace(b"[<!ENTITY", b'SYSTEM "file:///etc/passwd" [<!ENTITY'),
         b'<!DOCTYPE Leases SYSTEM "http://127.0.0.1:1/x"><Leases/>',
         b"<Leases>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</Leases>",
-        b"<Leases>" + b"<a>" * 16 + b"</a>" * 16 + b"</Leases>",
         b"<Leases>" + b" " * MAX_BYTES + b"</Leases>",
     ],
     ids=lambda data: repr(data[:24]),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from vmdns.sources import neighbours as commands
-from vmdns.sources.host_poll import parse_aliases
+from vmdns.sources.host_network import parse_aliases
 from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourEntry, NeighbourHistory, is_unicast_neighbour
 from vmdns.state.facts import Neighbour
 

@@ -22,25 +22,24 @@ PATIENCE = 30.0
 # Tells as the worker does, and of each address that it told whether it could be bound at once.
 PROGRAM = """
 import json, socket, sys
-from vmdns.sources.netlink import NetlinkWatcher
-from vmdns.sources.worker_protocol import WorkerOutput
+from vmdns.sources.host_network import HostWatcher
+from vmdns.sources.worker import WorkerOutput
 
-output = WorkerOutput(sys.stdout.buffer)
+class Output(WorkerOutput):
+    def report(self, source, facts):
+        for fact in facts.values() if source == "addresses" else ():
+            address = fact.prefix.partition("/")[0]
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                try:
+                    probe.bind((address, 0))
+                except OSError as error:
+                    self.send({"unbound": fact.prefix})
+        super().report(source, facts)
 
-def report(source, facts):
-    for fact in facts.values() if source == "addresses" else ():
-        address = fact.prefix.partition("/")[0]
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-            try:
-                probe.bind((address, 0))
-            except OSError as error:
-                output.send({"unbound": fact.prefix})
-    output.report(source, facts)
-
-watcher = NetlinkWatcher(report, output.report_trouble, output.confirm_look)
+watcher = HostWatcher(Output(sys.stdout.buffer))
 watcher.start()
 for line in sys.stdin:
-    watcher.look(line.strip())
+    watcher.request_look(line.strip())
 """
 
 

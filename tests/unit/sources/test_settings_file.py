@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.sources import zoo
-from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry
+from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry, read_networks
 from vmdns.state import xml_tree as plainxml
-from vmdns.state.facts import Network, PortForward
+from vmdns.state.facts import DhcpServer, NatNetwork, Network, PortForward
 
 UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
 
@@ -38,7 +38,7 @@ def test_recorded(path) -> None:
 def test_recorded_registry() -> None:
     home = Path("/home/user/.config/VirtualBox")
     found = parse_registry((zoo.FOLDER / "VirtualBox.xml").read_bytes(), home)
-    assert found == {uuid: home / "machines" / f"{uuid}.vbox" for uuid in zoo.MACHINES}
+    assert found.paths == {uuid: home / "machines" / f"{uuid}.vbox" for uuid in zoo.MACHINES}
 
 
 def test_registry_paths() -> None:
@@ -50,10 +50,74 @@ def test_registry_paths() -> None:
         b'<MachineEntry uuid="{}" src="c.vbox"/><MachineEntry src="d.vbox"/>'
         b"</MachineRegistry></Global></VirtualBox>"
     )
-    assert parse_registry(data, Path("/home")) == {
+    assert parse_registry(data, Path("/home")).paths == {
         "aaaaaaaa-0000-0000-0000-000000000001": Path("/vms/a b/a.vbox"),
         "aaaaaaaa-0000-0000-0000-000000000002": Path("/home/Machines/b/b.xml"),
     }
+
+
+def adapter_mac(vm: str, slot: int) -> str:
+    return {("a7715ed1-544a-4bbb-b0f3-164faaeb189b", 30): "080027e96b45"}.get((vm, slot), "")
+
+
+def test_recorded_networks() -> None:
+    registry = parse_registry((zoo.FOLDER / "VirtualBox.xml").read_bytes(), Path())
+    found = list(read_networks(registry, adapter_mac))
+    expected = [fact for fact in zoo.FACTS.values() if isinstance(fact, NatNetwork | DhcpServer)]
+    assert sorted(found, key=repr) == sorted(expected, key=repr)
+    assert len(found) == 6
+
+
+def test_fixed_addresses_of_adapters_that_are_not_there() -> None:
+    text = (zoo.FOLDER / "VirtualBox.xml").read_text("utf-8")
+    for slot in ("7", "x", "-1"):
+        registry = parse_registry(text.replace('slot="30"', f'slot="{slot}"').encode(), Path())
+        fixed = [fact.fixed for fact in read_networks(registry, adapter_mac) if isinstance(fact, DhcpServer)]
+        assert fixed == [(), (("080027aabb02", "10.0.2.88"),), ()]
+
+
+WHOLE = '<Options><Option name="3" value="10.0.2.1"/><Option name="6" value="192.0.2.1 192.0.2.2"/></Options>'
+
+
+def group(name: str, value: str, *conditions: tuple[bool, int, str], suppressed: str = "") -> str:
+    lines = [f'<Condition inclusive="{str(one).lower()}" type="{kind}" value="{on}"/>' for one, kind, on in conditions]
+    option = f'<Option name="6" value="{value}"/>' if value else ""
+    return f'<Group name="{name}" suppressedOptions="{suppressed}">{option}{"".join(lines)}</Group>'
+
+
+STAR = True, 1, "*"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"),
+    [
+        ([WHOLE], "whole"),
+        ([WHOLE.replace(" 192.0.2.2", ",192.0.2.2")], "whole"),
+        ([WHOLE.replace("<Options", '<Options suppressedOptions="3 6"')], []),
+        ([WHOLE.replace("<Options", '<Options suppressedOptions="66"')], "whole"),
+        ([WHOLE, group("a", "192.0.2.9", STAR)], ["192.0.2.9"]),
+        ([WHOLE, group("a", "192.0.2.9", (True, 1, "08:00:27:0*:*:*"))], "whole"),
+        ([WHOLE, group("a", "192.0.2.9", (True, 0, "08:00:27:00:00:01"))], "whole"),
+        ([WHOLE, group("a", "192.0.2.9", (True, 3, "*"))], "whole"),
+        ([WHOLE, group("a", "192.0.2.9", STAR, (False, 1, "*"))], "whole"),
+        ([WHOLE, group("a", "192.0.2.9", STAR, (False, 0, "08:00:27:00:00:01"))], ["192.0.2.9"]),
+        ([WHOLE, group("b", "192.0.2.9", STAR), group("a", "", STAR)], ["192.0.2.9"]),
+        ([WHOLE, group("b", "192.0.2.9", STAR), group("a", "192.0.2.8", STAR)], ["192.0.2.8"]),
+        ([WHOLE, group("a", "", STAR, suppressed="6")], []),
+        ([WHOLE, '<Config MACAddress="08:00:27:aa:bb:02"><Option name="6" value="10.9.9.9"/></Config>'], "whole"),
+        (["<Options/>"], []),
+        ([], []),
+    ],
+)
+def test_name_servers_of_an_ordinary_guest(scopes, expected) -> None:
+    data = (
+        "<VirtualBox><Global><NetserviceRegistry><DHCPServers>"
+        f'<DHCPServer networkName="N">{"".join(scopes)}</DHCPServer>'
+        "</DHCPServers></NetserviceRegistry></Global></VirtualBox>"
+    )
+    (server,) = read_networks(parse_registry(data.encode(), Path()), adapter_mac)
+    assert isinstance(server, DhcpServer)
+    assert list(server.name_servers) == (["192.0.2.1", "192.0.2.2"] if expected == "whole" else expected)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from hypothesis import strategies as some
 
 from tests.unit.sources import zoo
 from vmdns.sources import vboxmanage_output as output
-from vmdns.sources.vboxmanage_output import parse_dhcp_servers
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
-from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
+from vmdns.state.facts import HostInterface, Machine, Network, PortForward
 
 U1 = "029ad526-939d-42e9-ada5-be7632a400d7"
 U2 = "a7715ed1-544a-4bbb-b0f3-164faaeb189b"
@@ -90,20 +89,10 @@ def test_recorded_properties() -> None:
     }
 
 
-def test_recorded_extra_data() -> None:
-    found = output.parse_extra_data(zoo.out("getextradata", zoo.named("ignored").uuid, "enumerate"))
-    assert found["vmdns/ignore"] == "yes"
-    assert any(value.endswith("multi\nline") for value in found.values())
-
-
-def test_recorded_networks() -> None:
-    assert sorted(output.parse_nat_networks(zoo.out("natnetwork", "list")), key=str) == facts(NatNetwork)
-    assert sorted(parse_dhcp_servers(zoo.out("list", "dhcpservers")), key=str) == facts(DhcpServer)
-    assert sorted(output.parse_host_interfaces(zoo.out("list", "hostonlyifs")), key=str) == facts(HostInterface)
-    assert len(facts(NatNetwork)) == 3
-    assert len(facts(DhcpServer)) == 3
-    assert [server.name_servers for server in facts(DhcpServer)] == [(), ("192.0.2.10",), ()]
-    assert len(facts(HostInterface)) == 3
+def test_recorded_interfaces() -> None:
+    found = output.parse_host_interfaces(zoo.out("list", "hostonlyifs"))
+    assert sorted(found, key=str) == facts(HostInterface)
+    assert len(found) == 3
 
 
 # -- tables ----------------------------------------------------------------------------------------------------
@@ -290,107 +279,6 @@ def test_properties_of_64_kilobytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", {}),
-        ("Key: a, Value: b\n", {"a": "b"}),
-        ("Key: a, Value: b\nc\nKey: vmdns/names, Value: x, y\n", {"a": "b\nc", "vmdns/names": "x, y"}),
-        ("Key: vmdns/names, Value: \n", {"vmdns/names": ""}),
-        ("Ключ: a, Значение: b\n", {"a": "b"}),
-    ],
-)
-def test_extra_data(text, expected) -> None:
-    assert output.parse_extra_data(text) == expected
-
-
-def test_translated_networks() -> None:
-    text = zoo.out("natnetwork", "list")
-    for label, other in {"Name:": "Имя:", "Enabled:": "Включено:", " Yes\n": " Да\n", " No\n": " Нет\n"}.items():
-        text = text.replace(label, other)
-    assert sorted(output.parse_nat_networks(text), key=str) == facts(NatNetwork)
-    text = zoo.out("list", "dhcpservers")
-    for label, other in {
-        "NetworkName:": "Имя сети:",
-        "Enabled:": "Включён:",
-        " Yes\n": " Да\n",
-        " No\n": " Нет\n",
-    }.items():
-        text = text.replace(label, other)
-    text = text.replace("Fixed Address:", "Адрес:").replace("slot", "слот")
-    assert sorted(parse_dhcp_servers(text), key=str) == facts(DhcpServer)
-
-
-SERVER = """\
-NetworkName:    NatNetwork
-Dhcpd IP:       10.0.2.2
-LowerIPAddress: 10.0.2.3
-UpperIPAddress: 10.0.2.254
-NetworkMask:    255.255.255.0
-Enabled:        Yes
-"""
-SCOPE = """\
-    minLeaseTime:     default
-    defaultLeaseTime: default
-    maxLeaseTime:     default
-    Forced options:   {forced}
-    Suppressed opts.: {suppressed}
-{options}
-"""
-
-
-def scope(title: str, option: str = "", *, where: str = "", forced: str = "None", suppressed: str = "None") -> str:
-    """A scope as 7.2.22 prints it; option is the value of option 6, where are its conditions."""
-    conditions = "".join(f"    Conditions:       {one}\n" for one in where.split(", ") if one)
-    options = "        1/legacy: 255.255.255.0\n        6/legacy: " + option if option else "    DHCP options:     None"
-    return f"{title}\n{conditions}{SCOPE.format(forced=forced, suppressed=suppressed, options=options)}"
-
-
-WHOLE = scope("Global Configuration:", "192.0.2.1 192.0.2.2")
-STAR = "include MAC*       *"
-
-
-@pytest.mark.parametrize(
-    ("scopes", "expected"),
-    [
-        ([WHOLE], ["192.0.2.1", "192.0.2.2"]),
-        ([scope("Global Configuration:", "192.0.2.1,192.0.2.2")], ["192.0.2.1", "192.0.2.2"]),
-        ([scope("Global Configuration:", "192.0.2.1", suppressed="3 6")], []),
-        ([scope("Global Configuration:", "192.0.2.1", suppressed="66")], ["192.0.2.1"]),
-        ([WHOLE, scope("Group:     a", "192.0.2.9", where=STAR)], ["192.0.2.9"]),
-        ([WHOLE, scope("Group:     a", "192.0.2.9", where="include MAC*       08:00:27:0*:*:*")], "whole"),
-        ([WHOLE, scope("Group:     a", "192.0.2.9", where="include MAC        08:00:27:00:00:01")], "whole"),
-        ([WHOLE, scope("Group:     a", "192.0.2.9", where="include VendorCID* *")], "whole"),
-        ([WHOLE, scope("Group:     a", "192.0.2.9", where=f"{STAR}, exclude MAC*       *")], "whole"),
-        (
-            [WHOLE, scope("Group:     a", "192.0.2.9", where=f"{STAR}, exclude MAC        08:00:27:00:00:01")],
-            ["192.0.2.9"],
-        ),
-        ([WHOLE, scope("Group:     b", "192.0.2.9", where=STAR), scope("Group:     a", where=STAR)], ["192.0.2.9"]),
-        (
-            [WHOLE, scope("Group: b", "192.0.2.9", where=STAR), scope("Group: a", "192.0.2.8", where=STAR)],
-            ["192.0.2.8"],
-        ),
-        ([WHOLE, scope("Group:     a", where=STAR, suppressed="6")], []),
-        ([WHOLE, scope("Group:     a", where=STAR, forced="6")], "whole"),
-        ([WHOLE, scope("Individual Config:    MAC 08:00:27:aa:bb:02", "10.9.9.9")], "whole"),
-        ([scope("Global Configuration:")], []),
-        ([], []),
-    ],
-)
-def test_name_servers_of_an_ordinary_guest(scopes, expected) -> None:
-    (server,) = parse_dhcp_servers(SERVER + "".join(scopes))
-    assert list(server.name_servers) == (["192.0.2.1", "192.0.2.2"] if expected == "whole" else expected)
-
-
-def test_dhcp_server_with_an_adapter_that_is_disabled() -> None:
-    text = zoo.out("list", "dhcpservers").replace(
-        "VM NIC: ",
-        f"VM NIC: {U1} slot 7, MAC NS_ERROR_FAILURE\n    Fixed Address:    10.0.2.9\nIndividual Config:    VM NIC: ",
-    )
-    assert sorted(parse_dhcp_servers(text), key=str) == facts(DhcpServer)
-
-
-@pytest.mark.parametrize(
     ("address", "mask", "expected"),
     [
         ("192.168.56.1", "255.255.255.0", ["192.168.56.1/24"]),
@@ -431,8 +319,7 @@ def test_nothing_breaks_a_parser(text, at, words) -> None:
     damaged = recorded[:at] + text + recorded[at + 1 :]
     for parse in (
         output.parse_vms,
-        output.parse_states, output.parse_properties, output.parse_extra_data,
-        output.parse_nat_networks, parse_dhcp_servers,
+        output.parse_states, output.parse_properties,
         output.parse_host_interfaces, output.parse_host_only_networks,
     ):  # fmt: skip
         parse(damaged)

@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 
 from vmdns.sources.installation import Installation
-from vmdns.sources.reader import VirtualBoxInfo, VirtualBoxLost, WrongHome
-from vmdns.sources.worker import VirtualBoxSession, WorkerSources, open_reader
-from vmdns.sources.worker_protocol import WorkerOutput
+from vmdns.sources.reader import VirtualBoxInfo, VirtualBoxLost
+from vmdns.sources.worker import Worker, WorkerOutput, WorkerSources, open_reader
 
 PROGRAM = """
 from vmdns.sources import worker
-worker.ABSENT_SECONDS = 0.05
-worker.main(sources=worker.WorkerSources(installation=lambda environ: None))
+from vmdns.sources import worker
+worker.ABSENT_SECONDS = worker.BEAT_SECONDS = 0.05
+worker.main(worker.WorkerSources(find=lambda environ: None))
 """
 LEASES_ALONE = """
 import time
 from vmdns.sources import worker
-worker.main(sources=worker.WorkerSources(installation=lambda environ: True, reader=lambda *_: time.sleep(60)))
+worker.main(worker.WorkerSources(find=lambda environ: True, open_reader=lambda *_: time.sleep(60)))
 """
 OPTIONS = {"reader": "auto", "home": None, "interval": 30.0, "failures": 0, "pause": 0.0}
 
@@ -140,23 +140,25 @@ def test_a_vboxsvc_of_another_home_is_let_go_and_named(
     monkeypatch.setattr(_Api, "home", str(tmp_path / "served"))
     monkeypatch.setattr(_Api, "closed", False)
     installation = Installation(tmp_path, tmp_path / "VBoxManage")
+    options = {"reader": choice, "interval": 30.0, "failures": 0}
     monkeypatch.delenv("VBOX_USER_HOME", raising=False)
-    assert open_reader(installation, choice, None, 30.0)[0].found.home == str(tmp_path / "served")
+    assert open_reader(installation, options, lambda: None)[0].found.home == str(tmp_path / "served")
     monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "link"))
     if sys.platform != "win32":
         (tmp_path / "link").symlink_to(tmp_path / "served")
-        assert open_reader(installation, choice, None, 30.0)[0].found.home == str(tmp_path / "served")
+        assert open_reader(installation, options, lambda: None)[0].found.home == str(tmp_path / "served")
     monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "named"))
     assert not _Api.closed
-    with pytest.raises(WrongHome) as caught:
-        open_reader(installation, choice, None, 30.0, failures=99)
+    with pytest.raises(VirtualBoxLost) as caught:
+        open_reader(installation, {**options, "failures": 99}, lambda: None)
+    assert caught.value.pause > 5.0, "it ends five seconds after its last client"
     assert str(caught.value).startswith(f"VBoxSVC runs with the settings in {tmp_path / 'served'} and not in")
     assert _Api.closed
 
 
 def test_a_home_that_is_not_there_is_not_created(tmp_path: Path) -> None:
     options = {"reader": "auto", "home": str(tmp_path / "none"), "interval": 30.0, "failures": 0}
-    sources = WorkerSources(installation=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
+    sources = WorkerSources(find=lambda environ: Installation(tmp_path, tmp_path / "VBoxManage"))
     with pytest.raises(VirtualBoxLost, match="there is no folder"):
-        VirtualBoxSession(options, WorkerOutput(io.BytesIO()), sources).run()
+        Worker(options, WorkerOutput(io.BytesIO()), sources).read_virtualbox()
     assert list(tmp_path.iterdir()) == []

@@ -186,7 +186,7 @@ def test_nothing_that_it_starts_keeps_the_connection(door: Callable[[str], Door]
     """VBoxSVC outlives the worker that started it, and would inherit its standard input and output."""
     program = """
 import os, subprocess
-from vmdns.sources.worker_protocol import open_streams
+from vmdns.sources.worker import open_streams
 given, output = open_streams()
 child = subprocess.Popen(["sleep", "60"])
 output.send({"pid": child.pid})

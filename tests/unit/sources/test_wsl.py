@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,6 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "VBoxSVC.exe").write_text("")
     for words, call in zoo.CALLS.items():
         fake.plays(words, call["out"].replace("\n", "\r\n"), err=call["err"], status=call["status"])
-    # Paths in VirtualBox.xml are those of Windows, so settings files are not found and VBoxManage is asked instead.
-    for uuid in zoo.MACHINES:
-        fake.plays(f"getextradata {uuid} enumerate", "Key: vmdns/names, Value: shop\r\n")
     return tmp_path / "mnt" / "c"
 
 
@@ -78,13 +76,19 @@ def test_a_virtualbox_of_linux_comes_first(windows: Path, tmp_path: Path) -> Non
 def test_its_vms_are_read(windows: Path) -> None:
     home = windows / "Users" / "me" / ".VirtualBox"
     home.mkdir(parents=True)
-    (home / "VirtualBox.xml").write_bytes((zoo.FOLDER / "VirtualBox.xml").read_bytes())
+    # Paths in VirtualBox.xml are those of Windows.
+    text = (zoo.FOLDER / "VirtualBox.xml").read_text("utf-8").replace('src="machines/', 'src="C:\\vms\\')
+    (home / "VirtualBox.xml").write_text(text, "utf-8")
+    shutil.copytree(zoo.FOLDER / "machines", windows / "vms")
+    settings = windows / "vms" / f"{zoo.named('run2').uuid}.vbox"
+    extra = '<ExtraData><ExtraDataItem name="vmdns/names" value="shop"/>'
+    settings.write_text(settings.read_text("utf-8").replace("<ExtraData>", extra), "utf-8")
     (windows / "Users" / "Public").mkdir()
     found = find({"PATH": "/usr/bin"}, "linux")
     assert found is not None
-    reader = VBoxManageReader(found, {**os.environ, "HOME": "/nowhere"})
+    reader = VBoxManageReader(found, {**os.environ, "HOME": "/nowhere"}, lambda: None)
     assert reader.found.home == str(home)
-    facts = reader.look()
+    facts = reader.read(0)
     run2 = facts[f"machine:{zoo.named('run2').uuid}"]
     assert isinstance(run2, Machine)
     assert (run2.name, run2.names, run2.reports) == ("run2", ("shop",), zoo.named("run2").reports)

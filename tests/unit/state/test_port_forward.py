@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.sources.virtualbox_values import parse_nat_rule, parse_network_rule, rule_sort_key
+from vmdns.sources.virtualbox_values import parse_nat_rule, rule_sort_key
 from vmdns.state.facts import PortForward
 
 
@@ -29,30 +29,6 @@ def test_nat_rule(text, rule) -> None:
 def test_no_nat_rule(text) -> None:
     with pytest.raises(ValueError):
         parse_nat_rule(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        (
-            "ssh rule:tcp:[127.0.0.1]:1022:[10.66.0.5]:22",
-            PortForward("ssh rule", "tcp", "127.0.0.1", 1022, "10.66.0.5", 22),
-        ),
-        ("dns:udp:[]:5353:[10.0.2.5]:53", PortForward("dns", "udp", "", 5353, "10.0.2.5", 53)),
-        ("r6:udp:[::1]:53:[fd17:625c::5]:53", PortForward("r6", "udp", "::1", 53, "fd17:625c::5", 53)),
-        ("a:tcp:[]:1:[]:2:tcp:[]:3:[10.0.2.5]:4", PortForward("a:tcp:[]:1:[]:2", "tcp", "", 3, "10.0.2.5", 4)),
-    ],
-)
-def test_network_rule(text, rule) -> None:
-    assert parse_network_rule(text) == rule
-
-
-@pytest.mark.parametrize(
-    "text", ["", "127.0.0.1=2", "x:sctp:[]:1:[10.0.2.5]:2", "x:tcp:[]:1:[10.0.2.5]:", "x:tcp::1::2"]
-)
-def test_no_network_rule(text) -> None:
-    with pytest.raises(ValueError):
-        parse_network_rule(text)
 
 
 def test_order_does_not_depend_on_names_first() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry
+from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry, read_networks
 from vmdns.state.facts import Machine, from_json, to_json
 
 
@@ -16,7 +16,10 @@ def check(data: bytes) -> None:
         if data[:1] < b"\x80":
             found = parse_machine(data[1:])
         else:
-            for uuid, path in parse_registry(data[1:], Path("/home")).items():
+            registry = parse_registry(data[1:], Path("/home"))
+            for network in read_networks(registry, lambda vm, slot: "080027000001"):
+                assert from_json(to_json(network)) == network
+            for uuid, path in registry.paths.items():
                 assert uuid and uuid == uuid.strip("{}").lower()
                 assert isinstance(path, Path)
             return

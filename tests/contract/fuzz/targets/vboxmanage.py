@@ -9,7 +9,7 @@ import contextlib
 from ipaddress import ip_interface
 
 from vmdns.sources import vboxmanage_output as output
-from vmdns.state.facts import DhcpServer, HostInterface, Machine, NatNetwork, from_json, to_json
+from vmdns.state.facts import HostInterface, Machine, from_json, to_json
 
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 SHOWN = 'groups="/"\nostype="Other"\nUUID="' + UUID + '"\nVMState="running"\n'
@@ -32,22 +32,17 @@ def _any(text: str) -> None:
         assert key.startswith("/")
         assert isinstance(value, str)
         assert isinstance(time, float)
-    output.parse_extra_data(text)
     with contextlib.suppress(ValueError):
         _told(output.parse_machine(text))
     for one in (
-        *output.parse_nat_networks(text),
         *output.parse_host_interfaces(text),
         *output.parse_host_only_networks(text),
     ):
         _told(one)
-        if isinstance(one, HostInterface):
-            ip_interface(one.prefix)
-    for server in output.parse_dhcp_servers(text):
-        _told(server)
+        ip_interface(one.prefix)
 
 
-def _told(fact: Machine | NatNetwork | HostInterface | DhcpServer) -> None:
+def _told(fact: Machine | HostInterface) -> None:
     assert from_json(to_json(fact)) == fact, "the worker could not tell it"
 
 

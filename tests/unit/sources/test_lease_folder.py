@@ -1,4 +1,4 @@
-"""The watcher of lease files, on a real folder, with the very steps in which VBoxNetDHCP writes."""
+"""The worker on a real folder of lease files, with the very steps in which VBoxNetDHCP writes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from watchdog.observers.polling import PollingObserver
 
-from vmdns.sources import lease_watcher as leases
+from vmdns.sources import file_watcher, lease_file
 from vmdns.sources.lease_file import SUFFIX
-from vmdns.sources.lease_watcher import LeaseWatcher
+from vmdns.sources.worker import Worker, WorkerSources
 from vmdns.state.facts import Lease
 
 PATIENCE = 10.0  # seconds until a report that does not come is a failure
@@ -36,18 +36,37 @@ DAMAGED = content(ONE, TWO)[:150]
 
 
 class Watched:
-    """A folder, its watcher, and what it says."""
+    """A folder, the worker that reads it, and what that reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reports: queue.Queue[Mapping[str, Lease]] = queue.Queue()
         self.troubles: queue.Queue[str] = queue.Queue()
-        self.settings: queue.Queue[None] = queue.Queue()
-        self.watcher = LeaseWatcher(folder, self.reports.put, self.troubles.put, lambda: self.settings.put(None))
+        self.looks: queue.Queue[None] = queue.Queue()
+        self._before: Mapping[str, Lease] | None = None
+        sources = WorkerSources(host=lambda output: self)  # type: ignore[arg-type,return-value]
+        self.worker = Worker({}, self, sources)  # type: ignore[arg-type]
+        self.worker._reader = self  # type: ignore[assignment]
 
-    def start(self) -> set[str]:
-        self.watcher.start()
+    def report(self, source: str, facts: Mapping[str, Lease]) -> None:
+        if facts != self._before:
+            self.reports.put(facts)
+        self._before = facts
+
+    def report_trouble(self, source: str, text: str) -> None:
+        self.troubles.put(text)
+
+    def request_look(self) -> None:
+        """Stands for the reader of VirtualBox."""
+        self.looks.put(None)
+
+    def begin(self) -> set[str]:
+        """The addresses of the first report."""
+        self.worker.start()
         return self.next()
+
+    def start(self) -> None:
+        """Stands for the host."""
 
     def write(self, data: bytes, network: str = "lab") -> None:
         """As VBoxNetDHCP does: a new file beside it, the old one to -prev, the new one into its place."""
@@ -68,25 +87,24 @@ class Watched:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     (tmp_path / "home").mkdir()
+    monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(file_watcher, "RETRY_SECONDS", 0.02)
     made = Watched(tmp_path / "home")
     yield made
-    made.watcher.stop()
+    made.worker._files.stop()
 
 
-def test_the_first_report_says_what_is_there(watched: Watched) -> None:
-    watched.write(content(ONE))
+def test_the_first_report_has_everything(watched: Watched) -> None:
+    again = ("08:00:27:00:00:01", "10.0.2.9")
+    watched.write(content(ONE, again, ONE))
     watched.write(content(TWO), "HostInterfaceNetworking-vboxnet0")
-    assert watched.start() == {"10.0.2.4", "10.0.2.5"}
-
-
-def test_the_first_report_of_an_empty_folder_says_that_nothing_is_there(watched: Watched) -> None:
-    assert watched.start() == set()
+    assert watched.begin() == {"10.0.2.4", "10.0.2.5", "10.0.2.9"}
 
 
 def test_a_new_lease_and_a_lease_less(watched: Watched) -> None:
-    watched.start()
+    assert watched.begin() == set()
     watched.write(content(ONE))
     watched.until({"10.0.2.4"})
     watched.write(content(TWO, ONE))
@@ -98,31 +116,15 @@ def test_a_new_lease_and_a_lease_less(watched: Watched) -> None:
 
 def test_a_renewed_lease_is_reported(watched: Watched) -> None:
     watched.write(content(ONE, issued=1_700_000_000))
-    watched.start()
+    watched.begin()
     watched.write(content(ONE, issued=1_700_000_300))
     (renewed,) = watched.reports.get(timeout=PATIENCE).values()
     assert (renewed.issued, renewed.until) == (1_700_000_300.0, 1_700_000_900.0)
 
 
-def test_a_mac_with_two_leases_keeps_both_and_one_address_once(watched: Watched) -> None:
-    again = ("08:00:27:00:00:01", "10.0.2.9")
-    watched.write(content(ONE, again, ONE))
-    assert watched.start() == {"10.0.2.4", "10.0.2.9"}
-
-
-def test_the_same_content_again_is_not_reported(watched: Watched) -> None:
-    watched.write(content(ONE))
-    watched.start()
-    for _ in range(5):
-        watched.write(content(ONE))
-    watched.write(content(TWO), "other")
-    assert watched.next() == {"10.0.2.4", "10.0.2.5"}
-    assert watched.reports.empty()
-
-
 def test_a_damaged_file_keeps_its_last_good_content_and_is_told_once(watched: Watched) -> None:
     watched.write(content(ONE))
-    watched.start()
+    watched.begin()
     watched.write(DAMAGED)
     trouble = watched.troubles.get(timeout=PATIENCE)
     assert trouble.startswith(f"lab{SUFFIX} cannot be read (")
@@ -135,17 +137,8 @@ def test_a_damaged_file_keeps_its_last_good_content_and_is_told_once(watched: Wa
     assert watched.troubles.empty()
 
 
-def test_trouble_at_the_start_is_told_after_the_first_report(watched: Watched) -> None:
-    watched.write(DAMAGED)
-    watched.watcher = LeaseWatcher(
-        watched.folder, watched.reports.put, lambda _: watched.troubles.put(str(watched.reports.qsize())), lambda: None
-    )
-    watched.start()
-    assert watched.troubles.get(timeout=PATIENCE) == "1"
-
-
 def test_a_file_that_was_half_written_is_read_when_it_is_whole(watched: Watched) -> None:
-    watched.start()
+    watched.begin()
     whole, path = content(ONE, TWO), watched.folder / f"lab{SUFFIX}"
     with path.open("wb", buffering=0) as half:
         half.write(whole[:100])
@@ -154,19 +147,18 @@ def test_a_file_that_was_half_written_is_read_when_it_is_whole(watched: Watched)
     watched.until({"10.0.2.4", "10.0.2.5"})
 
 
-def test_a_file_that_is_removed_takes_its_leases_along(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "RETRIES", (0.0, 0.0))
+def test_a_file_that_is_removed_takes_its_leases_along(watched: Watched) -> None:
     watched.write(content(ONE))
     watched.write(content(TWO), "other")
-    watched.start()
+    watched.begin()
     (watched.folder / f"lab{SUFFIX}").unlink()
     watched.until({"10.0.2.5"})
 
 
 def test_between_its_two_renames_a_file_is_not_gone(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "RETRIES", (3600.0,))
+    monkeypatch.setattr(file_watcher, "RETRY_SECONDS", 3600.0)
     watched.write(content(ONE))
-    watched.start()
+    watched.begin()
     path = watched.folder / f"lab{SUFFIX}"
     path.replace(watched.folder / f"lab{SUFFIX}-prev")
     watched.write(content(TWO), "other")  # what comes next was seen after the first rename
@@ -175,13 +167,11 @@ def test_between_its_two_renames_a_file_is_not_gone(watched: Watched, monkeypatc
     watched.until({"10.0.2.7", "10.0.2.5"})
 
 
-def test_the_settings_file_is_told_and_the_logs_are_not(watched: Watched) -> None:
-    watched.start()
-    for name in ("VBoxSVC.log", f"lab{SUFFIX}-tmp", "lab-Dhcpd.log", "lab-Dhcpd.config", "x.xml"):
-        (watched.folder / name).write_bytes(content(ONE))
+def test_virtualbox_xml_has_virtualbox_read_again(watched: Watched) -> None:
+    watched.begin()
     (watched.folder / "VirtualBox.xml-tmp").write_bytes(b"<VirtualBox/>")
     (watched.folder / "VirtualBox.xml-tmp").replace(watched.folder / "VirtualBox.xml")
-    watched.settings.get(timeout=PATIENCE)
+    watched.looks.get(timeout=PATIENCE)
     watched.write(content(TWO))
     assert watched.next() == {"10.0.2.5"}
     assert watched.troubles.empty()
@@ -192,62 +182,45 @@ def test_what_is_no_file_is_told_and_harms_no_other(watched: Watched) -> None:
     (watched.folder / f"zero{SUFFIX}").symlink_to("/dev/zero")
     (watched.folder / f"folder{SUFFIX}").mkdir()
     watched.write(content(ONE))
-    assert watched.start() == {"10.0.2.4"}
+    assert watched.begin() == {"10.0.2.4"}
     assert "not a regular file" in watched.troubles.get(timeout=PATIENCE)
 
 
-def test_without_watches_left_the_folder_is_looked_at_again_and_again(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full:
-        def schedule(self, *_: object, **__: object) -> None:
-            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+def test_without_watches_left_the_folder_is_polled(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_watches(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
-    monkeypatch.setattr(leases, "Observer", Full)
-    monkeypatch.setattr(leases, "PollingObserver", lambda: PollingObserver(timeout=0.02))
-    watched.start()
+    monkeypatch.setattr(watched.worker._files._observer, "schedule", no_watches)
+    monkeypatch.setattr(file_watcher, "PollingObserver", lambda: PollingObserver(timeout=0.02))
+    watched.begin()
     watched.write(content(ONE))
     watched.until({"10.0.2.4"})
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        Watched(tmp_path / "none").watcher.start()
-
-
-def test_a_new_file_is_read_even_if_its_rename_is_told_late(tmp_path: Path) -> None:
-    """watchdog holds back the first half of a rename until it has the second: up to half a second."""
-    found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
-    watcher = LeaseWatcher(tmp_path, lambda facts: found.put(list(facts)), lambda _: None, lambda: None)
-    watcher._thread.start()  # without an observer: what it would tell is told here
-    watcher._queue.put("")
-    assert found.get(timeout=10) == []
-    (tmp_path / f"N{SUFFIX}").write_bytes(content(ONE))
-    watcher._queue.put("N-Dhcpd.leases-tmp")
-    assert found.get(timeout=10) == ["lease:N 080027000001 10.0.2.4"]
-    watcher.stop()
-
-
-def test_a_folder_that_is_replaced_is_read_anew(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.02)
+def test_a_folder_that_is_made_later_or_replaced_is_read(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watcher, "FOLDER_SECONDS", 0.02)
+    watched.folder.rmdir()
+    watched.begin()
+    watched.folder.mkdir()
     watched.write(content(ONE))
-    watched.start()
+    watched.until({"10.0.2.4"})
     away = watched.folder.with_name("away")
     watched.folder.rename(away)
     assert watched.troubles.get(timeout=PATIENCE).endswith("is gone; the last leases stay in force")
+    assert watched.reports.empty()
     watched.folder.mkdir()
-    watched.write(content(TWO))
-    watched.until({"10.0.2.5"})
-    watched.write(content(ONE, TWO))  # the new folder is watched, not only read
+    watched.write(content(ONE, TWO))
     watched.until({"10.0.2.4", "10.0.2.5"})
+    watched.write(content(TWO))  # the new folder is watched, not only read
+    watched.until({"10.0.2.5"})
     assert watched.troubles.get(timeout=PATIENCE) == ""
 
 
 def test_a_folder_that_is_removed_and_made_again_is_watched(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks, so that it may have the same inode."""
-    monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.3)
+    monkeypatch.setattr(file_watcher, "FOLDER_SECONDS", 0.3)
     watched.write(content(ONE))
-    watched.start()
+    watched.begin()
     shutil.rmtree(watched.folder)
     watched.folder.mkdir()
     watched.write(content(ONE, TWO))
@@ -256,37 +229,19 @@ def test_a_folder_that_is_removed_and_made_again_is_watched(watched: Watched, mo
     watched.until({"10.0.2.5"})
 
 
-def test_a_folder_that_went_away_takes_no_leases_along(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "FOLDER_SECONDS", 0.02)
-    monkeypatch.setattr(leases, "RETRIES", (0.0, 0.0))
-    watched.write(content(ONE))
-    watched.start()
-    away = watched.folder.with_name("away")
-    watched.folder.rename(away)
-    watched.troubles.get(timeout=PATIENCE)
-    away.rename(watched.folder)
-    assert watched.troubles.get(timeout=PATIENCE) == ""
-    assert watched.reports.empty()
-    watched.write(content(TWO))
-    watched.until({"10.0.2.5"})
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a file is locked otherwise there")
 def test_what_could_not_be_read_is_read_once_it_can(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a file whose rights change, of which no event tells. The reading is played: root may read all."""
     allowed = threading.Event()
-    real = leases.read_leases
+    real = lease_file.read_leases
 
-    def read(path: Path, *known: Any) -> tuple[Any, ...]:
+    def read(path: Path) -> tuple[Any, ...]:
         if not allowed.is_set():
             raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path, *known)
+        return real(path)
 
-    monkeypatch.setattr(leases, "RETRIES", (0.0, 0.02))
-    monkeypatch.setattr(leases, "read_leases", read)
+    monkeypatch.setattr(lease_file, "read_leases", read)
+    watched.begin()
     watched.write(content(ONE))
-    watched.folder.joinpath("VirtualBox.xml").write_bytes(b"<VirtualBox/>")
-    watched.watcher.start()
     assert "Permission denied" in watched.troubles.get(timeout=PATIENCE)
     allowed.set()
     watched.until({"10.0.2.4"})
@@ -296,7 +251,7 @@ def test_what_could_not_be_read_is_read_once_it_can(watched: Watched, monkeypatc
 def test_at_no_moment_of_being_written_are_leases_lost(watched: Watched) -> None:
     """A file that grows octet by octet, as a writer without a rename would write it: its last good content stays."""
     watched.write(content(ONE))
-    watched.start()
+    watched.begin()
     whole, path = content(ONE, TWO), watched.folder / f"lab{SUFFIX}"
     for end in range(len(whole) + 1):
         path.write_bytes(whole[:end])

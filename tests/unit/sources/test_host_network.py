@@ -11,28 +11,26 @@ from typing import Any
 
 import pytest
 
-from vmdns.sources import host_poll as hostpoll
-from vmdns.sources import neighbours as neighbourcommands
-from vmdns.sources.host_addresses import InterfaceAddress, address_facts, parse_psutil
-from vmdns.sources.host_poll import PollWatcher
-from vmdns.sources.neighbours import NeighbourEntry as Seen
-from vmdns.state.facts import HostAddress
+from vmdns.sources import host_network, neighbours
+from vmdns.sources.host_network import address_facts, parse_psutil
+from vmdns.sources.neighbours import NeighbourEntry
+from vmdns.state.facts import Fact, HostAddress
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
 
 
 def test_what_counts() -> None:
     entries = [
-        InterfaceAddress("lo", "127.0.0.1", 8),
-        InterfaceAddress("lo", "::1", 128),
-        InterfaceAddress("lo", "198.18.53.1", 32),
-        InterfaceAddress("eth0", "192.168.1.5", 24),
-        InterfaceAddress("eth0", "192.168.1.5", 24),
-        InterfaceAddress("eth0", "2001:db8::5", 64),
-        InterfaceAddress("eth0", "fe80::5", 64),
-        InterfaceAddress("eth0", "169.254.1.5", 16),
-        InterfaceAddress("eth0", "0.0.0.0", 0),
-        InterfaceAddress("eth0", "None", 24),
+        ("lo", "127.0.0.1", 8),
+        ("lo", "::1", 128),
+        ("lo", "198.18.53.1", 32),
+        ("eth0", "192.168.1.5", 24),
+        ("eth0", "192.168.1.5", 24),
+        ("eth0", "2001:db8::5", 64),
+        ("eth0", "fe80::5", 64),
+        ("eth0", "169.254.1.5", 16),
+        ("eth0", "0.0.0.0", 0),
+        ("eth0", "None", 24),
     ]
     assert [(one.interface, one.prefix) for one in address_facts(entries).values()] == [
         ("eth0", "192.168.1.5/24"),
@@ -42,7 +40,7 @@ def test_what_counts() -> None:
         ("lo", "::1/128"),
     ]
     assert address_facts(
-        [InterfaceAddress("Ethernet 2", "192.168.56.1", 24)], {"Ethernet 2": "VirtualBox Host-Only Ethernet Adapter"}
+        [("Ethernet 2", "192.168.56.1", 24)], {"Ethernet 2": "VirtualBox Host-Only Ethernet Adapter"}
     ) == {
         "address:Ethernet 2 192.168.56.1/24": HostAddress(
             "Ethernet 2", "192.168.56.1/24", "VirtualBox Host-Only Ethernet Adapter"
@@ -70,26 +68,26 @@ def nic(family: int, address: str, netmask: str | None) -> Any:
 )
 def test_psutil(one: Any, expected: list[tuple[str, int]]) -> None:
     found = parse_psutil({"x": [one]}, {"x": SimpleNamespace(isup=True)})
-    assert [(entry.address, entry.length) for entry in found] == expected
+    assert [(address, length) for _, address, length in found] == expected
     assert parse_psutil({"x": [one]}, {"x": SimpleNamespace(isup=False)}) == []
 
 
-class Polled:
-    """A watcher that polls: what it told, and a signal for each wish that it fulfilled."""
+class Output:
+    """What a watcher reports, and a signal for each look that is over."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, list[str]]] = []
+        self.reports: list[tuple[str, list[str]]] = []
         self.troubles: list[tuple[str, str]] = []
         self.looked = threading.Semaphore(0)
-        self.watcher = PollWatcher(
-            lambda source, found: self.told.append((source, list(found))),
-            lambda source, text: self.troubles.append((source, text)),
-            lambda source: self.looked.release(),
-        )
 
-    def look(self, source: str) -> None:
-        self.watcher.look(source)
-        assert self.looked.acquire(timeout=30)
+    def report(self, source: str, found: dict[str, Fact]) -> None:
+        self.reports.append((source, list(found)))
+
+    def report_trouble(self, source: str, text: str) -> None:
+        self.troubles.append((source, text))
+
+    def confirm_look(self, source: str) -> None:
+        self.looked.release()
 
 
 def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,37 +95,43 @@ def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch
         net_if_addrs=lambda: {"en0": [nic(INET, address, "255.255.255.0") for address in own]},
         net_if_stats=lambda: {"en0": SimpleNamespace(isup=True)},
     )
-    own, seen = ["192.168.1.5"], [Seen("en0", "080027000001", "192.168.1.7")]
+    own, seen = ["192.168.1.5"], [NeighbourEntry("en0", "080027000001", "192.168.1.7")]
     monkeypatch.setitem(sys.modules, "psutil", psutil)
-    monkeypatch.setattr(neighbourcommands, "read_neighbours", lambda: seen)
-    for name in ("ADDRESS_SECONDS", "NEIGHBOUR_SECONDS"):
-        monkeypatch.setattr(hostpoll, name, 3600.0)
-    polled = Polled()
-    polled.watcher.start()
-    polled.look("neighbours")
-    assert sorted(set(map(str, polled.told))) == [
-        "('addresses', ['address:en0 192.168.1.5/24'])",
-        "('neighbours', ['neighbour:en0 192.168.1.7'])",
-    ]
-    polled.told.clear()
-    own[0] = "192.168.1.6"
-    polled.look("addresses")
-    assert polled.told == [("addresses", ["address:en0 192.168.1.6/24"])]
-    polled.told.clear()
+    monkeypatch.setattr(neighbours, "read_neighbours", lambda: seen)
+    monkeypatch.setattr(host_network, "open_tables", host_network.PolledTables)
+    monkeypatch.setattr(host_network, "POLL_SECONDS", 3600.0)
+    output = Output()
+    watcher = host_network.HostWatcher(output)  # type: ignore[arg-type]
 
-    def fail() -> list[Seen]:
+    def look(source: str) -> None:
+        output.reports.clear()
+        watcher.request_look(source)
+        assert output.looked.acquire(timeout=30)
+
+    watcher.request_look("neighbours")
+    watcher.start()
+    assert output.looked.acquire(timeout=30)
+    assert output.reports == [
+        ("addresses", ["address:en0 192.168.1.5/24"]),
+        ("neighbours", ["neighbour:en0 192.168.1.7"]),
+    ]
+    own[0] = "192.168.1.6"
+    look("addresses")
+    assert output.reports == [("addresses", ["address:en0 192.168.1.6/24"])]
+
+    def fail() -> list[NeighbourEntry]:
         raise subprocess.TimeoutExpired(["arp"], 5.0)
 
-    monkeypatch.setattr(neighbourcommands, "read_neighbours", fail)
-    polled.look("neighbours")
-    polled.look("neighbours")
-    ((source, text),) = polled.troubles
+    monkeypatch.setattr(neighbours, "read_neighbours", fail)
+    look("neighbours")
+    look("neighbours")
+    ((source, text),) = output.troubles
     assert source == "neighbours"
     assert "timed out" in text
-    monkeypatch.setattr(neighbourcommands, "read_neighbours", lambda: seen)
-    polled.look("neighbours")
-    assert polled.troubles[1:] == [("neighbours", "")]
-    assert polled.told == [("neighbours", ["neighbour:en0 192.168.1.7"])]
+    monkeypatch.setattr(neighbours, "read_neighbours", lambda: seen)
+    look("neighbours")
+    assert output.troubles[1:] == [("neighbours", "")]
+    assert output.reports == [("neighbours", ["neighbour:en0 192.168.1.7"])]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="loopback has another name")

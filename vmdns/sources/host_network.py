@@ -1,0 +1,194 @@
+"""Reports the host's addresses and neighbours: Linux notifies of changes (netlink.py), other systems are polled.
+
+On Windows, VirtualBox names an adapter by its description. getmac maps names of interfaces to descriptions, and runs
+when the set of interfaces changed. Never run on macOS or Windows.
+"""
+
+from __future__ import annotations
+
+import csv
+import queue
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
+from ipaddress import ip_address, ip_interface
+from subprocess import SubprocessError
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vmdns.sources import neighbours
+from vmdns.state.facts import Fact, HostAddress
+
+if TYPE_CHECKING:
+    from vmdns.sources.worker import WorkerOutput
+
+POLL_SECONDS = 3.0
+RETRY_SECONDS = 5.0  # after a failure
+SOURCES = ("addresses", "neighbours")  # in this order: reading addresses finds the names of interfaces
+
+
+class Tables(Protocol):
+    """The host's addresses and neighbours."""
+
+    def read(self, source: str) -> Mapping[str, Fact]:
+        """Everything that the source has now. Raises an exception where it cannot be read."""
+
+    def wait(self, wake: socket.socket, seconds: float | None) -> set[str]:
+        """Waits for changes, at most that long and until `wake` is readable. Returns the sources to read."""
+
+    def close(self) -> None:
+        """Frees its resources."""
+
+
+class HostWatcher:
+    """Reports the sources `addresses` and `neighbours` from its own thread."""
+
+    def __init__(self, output: WorkerOutput) -> None:
+        self._output = output
+        self._troubles: dict[str, str] = {}
+        self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        for one in (self._wake_reader, self._wake_writer):
+            one.setblocking(False)
+
+    def start(self) -> None:
+        """Starts the thread, which reports everything and then each change."""
+        threading.Thread(target=self._run, name="host network", daemon=True).start()
+
+    def request_look(self, source: str) -> None:
+        """Reads this source now, and confirms it. Called from another thread."""
+        self._requests.put(source)
+        with suppress(BlockingIOError):  # enough wake-ups are pending
+            self._wake_writer.send(b"!")
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with closing(open_tables()) as tables:
+                    self._watch(tables)
+            except Exception as error:
+                for source in SOURCES:
+                    self._report_trouble(source, error)
+            time.sleep(RETRY_SECONDS)
+
+    def _watch(self, tables: Tables) -> None:
+        due = set(SOURCES)
+        while True:
+            requested: set[str] = set()
+            with suppress(BlockingIOError):
+                self._wake_reader.recv(4096)
+            while not self._requests.empty():
+                requested.add(self._requests.get())
+            for source in SOURCES:
+                if source in due | requested:
+                    try:
+                        self._output.report(source, tables.read(source))
+                    except Exception as error:
+                        self._report_trouble(source, error)
+                    else:
+                        self._report_trouble(source, None)
+            for source in requested:
+                self._output.confirm_look(source)
+            failing = {source for source, text in self._troubles.items() if text}
+            due = tables.wait(self._wake_reader, RETRY_SECONDS if failing else None) | failing
+
+    def _report_trouble(self, source: str, error: Exception | None) -> None:
+        text = f"the host's {source} cannot be read ({type(error).__name__}: {error})" if error else ""
+        if text != self._troubles.get(source, ""):
+            self._troubles[source] = text
+            self._output.report_trouble(source, text)
+
+
+def open_tables() -> Tables:
+    """The tables of this system."""
+    if sys.platform == "linux":
+        from vmdns.sources.netlink import NetlinkTables
+
+        return NetlinkTables()
+    return PolledTables()
+
+
+class PolledTables:
+    """The tables as psutil and commands show them (macOS and Windows)."""
+
+    def __init__(self) -> None:
+        self._history = neighbours.NeighbourHistory()
+        self._interfaces: set[str] = set()
+        self._aliases: dict[str, str] = {}
+
+    def read(self, source: str) -> Mapping[str, Fact]:
+        if source == "neighbours":
+            return self._history.facts(neighbours.read_neighbours(), time.time())
+        import psutil
+
+        found = psutil.net_if_addrs()
+        if sys.platform == "win32" and found.keys() != self._interfaces:
+            self._aliases = _read_aliases()
+            self._interfaces = set(found)
+        return address_facts(parse_psutil(found, psutil.net_if_stats()), self._aliases)
+
+    def wait(self, wake: socket.socket, seconds: float | None) -> set[str]:
+        ready, _, _ = select.select([wake], [], [], POLL_SECONDS)
+        return set() if ready else set(SOURCES)
+
+    def close(self) -> None:
+        """Does nothing: nothing stays open."""
+
+
+# The name of the interface, the address, and the length of its prefix.
+InterfaceAddress = tuple[str, str, int]
+
+
+def address_facts(
+    entries: Iterable[InterfaceAddress], aliases: Mapping[str, str] | None = None
+) -> dict[str, HostAddress]:
+    """The addresses that a socket can be bound to, without link-local ones, by their keys
+    `address:<interface> <prefix>`. aliases maps interfaces to VirtualBox's names for them."""
+    found = {}
+    for interface, address, length in entries:
+        try:
+            at = ip_interface(f"{address}/{length}")
+        except ValueError:
+            continue
+        if at.ip.is_link_local or at.ip.is_multicast or at.ip.is_unspecified:
+            continue
+        fact = HostAddress(interface, at.with_prefixlen, (aliases or {}).get(interface, ""))
+        found[f"address:{fact.interface} {fact.prefix}"] = fact
+    return dict(sorted(found.items()))
+
+
+def parse_psutil(addresses: Mapping[str, Iterable[Any]], stats: Mapping[str, Any]) -> list[InterfaceAddress]:
+    """The addresses of interfaces that are up, from `psutil.net_if_addrs` and `psutil.net_if_stats`."""
+    found = []
+    for name, entries in addresses.items():
+        if name in stats and not stats[name].isup:
+            continue
+        for one in entries:
+            if one.family in (socket.AF_INET, socket.AF_INET6):
+                text = one.address.partition("%")[0]
+                found.append((name, text, _prefix_length(text, one.netmask)))
+    return found
+
+
+def _prefix_length(address: str, mask: str | None) -> int:
+    """The prefix length of a mask. Windows reports none for IPv6: there a link has 64 bits (RFC 4291, 2.5.4)."""
+    at = ip_address(address)
+    if not mask:
+        return at.max_prefixlen if at.is_loopback or at.version == 4 else 64
+    return int(ip_address(mask.partition("%")[0])).bit_count()
+
+
+def _read_aliases() -> dict[str, str]:
+    """VirtualBox's names of interfaces; none where getmac fails: then interfaces are matched by address only."""
+    try:
+        return parse_aliases(neighbours.run_command("getmac", "/v", "/fo", "csv", "/nh").splitlines())
+    except (OSError, SubprocessError):
+        return {}
+
+
+def parse_aliases(lines: Iterable[str]) -> dict[str, str]:
+    """`getmac /v /fo csv /nh`: connection name -> description, which is VirtualBox's name of the adapter."""
+    return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 3 and row[0]}
