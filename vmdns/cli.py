@@ -200,7 +200,7 @@ def _names(arguments: Namespace) -> int:
         response = direct_read.read_names(direct_read.load_config(None, direct_read.options_of(arguments))[0])
     _show(arguments, response, cli_format.names)
     if not response["names"] and not arguments.vbox_home:
-        from vmdns.host.other_users import describe_other_users
+        from vmdns.host.folders import describe_other_users
         from vmdns.sources.installation import user_home
 
         if text := describe_other_users(user_home(os.environ)):
@@ -293,9 +293,10 @@ def _hosts(arguments: Namespace) -> int:
 def _wire(arguments: Namespace) -> int:
     from vmdns.commands import wire
     from vmdns.commands.direct_read import load_config
+    from vmdns.host.elevation import can_elevate
 
     config, _ = load_config(arguments.config)
-    networks = wire.Wire(arguments.vbox_home or config.vbox_home, config.zones, may=wire.can_ask())
+    networks = wire.Wire(arguments.vbox_home or config.vbox_home, config.zones, may=can_elevate())
     response = wire.command(networks, _action(arguments), arguments.network, _step_log(arguments))
     if arguments.undo and config.wire:
         response["notes"].append("vmdns.toml has wire = true, so vmdns sets them again while it runs")

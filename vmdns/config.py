@@ -20,7 +20,7 @@ from vmdns.dns import name
 from vmdns.dns.limits import LIMITS, Limits
 from vmdns.dns.upstreams import Upstream
 from vmdns.dns.zonefile import parse_records
-from vmdns.regular_file import read_regular
+from vmdns.files import read_regular
 from vmdns.state.policy import Policy
 
 # Room for some 50,000 own records; more is a mistaken file.

@@ -98,7 +98,7 @@ _LINE = re.compile(
 )
 _TOML = re.compile(r"vmdns\.toml: ([a-z_]+ = .*)")
 # No advice: help, and what the command lines of a plan's steps are made of, which the tests of each setting run.
-_ELSEWHERE = frozenset({"cli_parser.py", "elevation.py", "system_file.py"})
+_ELSEWHERE = frozenset({"cli_parser.py", "elevation.py", "system_settings.py"})
 
 
 def texts(tree: ast.AST) -> Iterator[str]:

@@ -19,7 +19,6 @@ from tests.unit.commands import test_wire
 from tests.unit.commands.test_wire import HOST_ONLY, Host, told, wire
 from tests.unit.host.test_wire_plan import HEAD, group, network, server
 from vmdns import cli
-from vmdns.commands import wire as wire_command
 from vmdns.sources.vboxmanage_output import parse_machine
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
@@ -49,7 +48,7 @@ def adapter(kind: str, name: str = "", slot: int = 1, mac: str = "080027AABB01",
 
 def facts(box: FakeBox, addresses: Iterable[str], *more: Fact) -> list[Fact]:
     """What vmdns knows of this VirtualBox, and the addresses of this computer."""
-    networks = wire().box.networks()
+    networks = wire().box.read_networks()
     found: list[Fact] = [HostAddress("lo", "127.0.0.1/8"), HostAddress("vboxnet0", "192.168.56.1/24")]
     found += [HostInterface("vboxnet0", "192.168.56.1/24"), *(HostAddress("lo", f"{one}/32") for one in addresses)]
     found += [NatNetwork(one.name, str(one.network), one.enabled) for one in networks.nat]
@@ -86,7 +85,7 @@ def run(box: FakeBox, line: str) -> None:
 @pytest.fixture(autouse=True)
 def _may_give_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user of these tests may, whoever runs them."""
-    monkeypatch.setattr(wire_command, "can_ask", lambda: True)
+    monkeypatch.setattr("vmdns.host.elevation.can_elevate", lambda: True)
 
 
 def settings(box: FakeBox, *parts: str) -> None:

@@ -27,9 +27,10 @@ import dns.rcode
 from vmdns.commands import FAILED, CommandError, direct_read, host
 from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config
+from vmdns.files import read_regular
 from vmdns.host import hosts_block
 from vmdns.host.folders import hosts_path
-from vmdns.regular_file import read_regular
+from vmdns.host.resolver import plan_resolver
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
@@ -180,7 +181,7 @@ def outer_addresses(status: Mapping[str, Any] | None) -> list[str]:
 def remedy_for_host(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
     """The command that makes this computer find names of VMs and changes least."""
     try:
-        host.look(False, host.listen_address(status), tuple(zones))
+        plan_resolver(False, host.listen_address(status), tuple(zones))
     except (CommandError, OSError):
         return "vmdns hosts --keep"
     return "vmdns host --apply"

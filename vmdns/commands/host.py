@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 from vmdns.commands import NOT_RUNNING, CommandError, command_name
 from vmdns.dns.query import encode_query
 from vmdns.host import hosts_block, plan
-from vmdns.host.elevation import ElevationDenied, is_elevated
+from vmdns.host.elevation import ElevationDenied
 from vmdns.host.folders import hosts_path
-from vmdns.host.journal import open_host_journal
-from vmdns.host.loopback_address import LoopbackAddress, is_assigned
-from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
-from vmdns.host.upstreams import HOST_SCOPE
+from vmdns.host.resolver import HOST_SCOPE, SERVER_KINDS, make_setting, open_journal, plan_resolver
+from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
 _QUERY_SECONDS = 0.5
@@ -32,24 +29,24 @@ def command(action: str, whole: bool, status: dict[str, Any] | None, zones: Sequ
 
     Raises `CommandError`, or OSError.
     """
-    done = action != "plan"
+    done, journal = action != "plan", open_journal()
     try:
         if action == "undo":
-            steps, left = plan.undo_plan(open_host_journal(), HOST_SCOPE, make)
+            steps, left = plan.undo_plan(journal, HOST_SCOPE, make_setting)
             shown = [one.as_json() for one in steps]
-            plan.undo(open_host_journal(), HOST_SCOPE, make, log)
+            plan.undo(journal, journal.entries(HOST_SCOPE), make_setting, log)
             return {"steps": shown, "left": left, "notes": [], "done": done}
-        found = look(whole, listen_address(status), zones)
-        steps = plan.plan(found.wanted)
+        wanted, notes = plan_resolver(whole, listen_address(status), zones)
+        steps = plan.plan(wanted)
         shown = [one.as_json() for one in steps]
         if done and steps:
-            if found.check and status is None:
+            if whole and status is None:
                 raise CommandError(
                     f"no vmdns runs here, so this computer would ask nobody; start one with: {command_name()} run",
                     NOT_RUNNING,
                 )
-            apply(found.check, steps, log)
-        return {"steps": shown, "left": [], "notes": list(found.notes) if steps else [], "done": done}
+            _apply(steps, whole, journal, log)
+        return {"steps": shown, "left": [], "notes": notes if steps else [], "done": done}
     except ElevationDenied:
         raise CommandError(
             "this needs root, and there is no sudo or no terminal to ask for it; the command lines that "
@@ -68,61 +65,14 @@ def listen_address(status: Mapping[str, Any] | None) -> ListenAddress:
     return min(here, key=lambda at: (at.address != "127.0.0.1", ":" in at.address, at.port != 53))
 
 
-def look(whole: bool, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan:
-    """What is to be set on this machine. Raises `CommandError`, or OSError where it cannot be looked at."""
-    found: ResolverPlan | Refusal
-    if sys.platform == "win32":
-        from vmdns.host import resolver_windows, upstreams_windows
-
-        read = upstreams_windows.read_registry
-        found = resolver_windows.whole(read, is_assigned) if whole else resolver_windows.split(read, at, zones)
-    elif sys.platform == "darwin":
-        from vmdns.host import resolver_macos
-
-        found = resolver_macos.whole(resolver_macos.services()) if whole else resolver_macos.split(at, zones)
-    else:
-        from vmdns.host import resolver_linux
-
-        found = (resolver_linux.whole if whole else resolver_linux.split)(resolver_linux.look(), at, zones)
-    if isinstance(found, Refusal):
-        raise CommandError(found.text)
-    return found
-
-
-def make(kind: str, name: str) -> plan.Setting:
-    """The setting that an entry of the journal means. Raises OSError for one that this version does not know."""
-    if kind == "loopback-address":
-        return LoopbackAddress(name)
-    if kind == "resolv.conf":
-        from vmdns.host.resolv_conf import ResolvConf
-
-        return ResolvConf(name)
-    if kind in ("dns-delegate", "host-unit", "dnsmasq-conf", "resolv.conf-of-ours"):
-        from vmdns.host import resolver_linux
-
-        return resolver_linux.setting(kind, name)
-    if kind in ("resolver-file", "address-daemon", "mac-servers"):
-        from vmdns.host import resolver_macos
-
-        return resolver_macos.ServiceServers(name) if kind == "mac-servers" else resolver_macos.setting(kind, name)
-    if sys.platform == "win32" and kind in ("nrpt", "windows-servers"):
-        from vmdns.host import nrpt, resolver_windows, upstreams_windows
-
-        read = upstreams_windows.read_registry
-        return nrpt.NrptSetting(name, read) if kind == "nrpt" else resolver_windows.InterfaceServers(name, read)
-    raise OSError(f"the journal names {kind} {name}, which this vmdns cannot change on this system")
-
-
-def apply(check: str, steps: Sequence[plan.Step], log: Log) -> None:
-    """Does the steps, journaled. check: where this computer will ask; the last step waits for an answer from there.
-    Raises OSError."""
-    journal = open_host_journal()
-    last = [one for one in steps if check and one.setting.kind in ("resolv.conf", "mac-servers", "windows-servers")]
+def _apply(steps: Sequence[plan.Step], whole: bool, journal: plan.Journal, log: Log) -> None:
+    """Applies the steps. Those that name the server of all queries wait until vmdns answers there. Raises OSError."""
+    last = [one for one in steps if whole and one.setting.kind in SERVER_KINDS]
     plan.apply([one for one in steps if one not in last], journal, HOST_SCOPE, log)
-    if last and not answers(check, ANSWER_SECONDS):
+    if last and not answers(RESOLVER_ADDRESS, ANSWER_SECONDS):
         raise OSError(
-            f"no vmdns answers at {check} port 53, so this computer is not sent there; see that `vmdns run` runs "
-            "and may have port 53 (vmdns status), then apply again"
+            f"no vmdns answers at {RESOLVER_ADDRESS} port 53, so this computer is not sent there; see that `vmdns run` "
+            "runs and may have port 53 (vmdns status), then apply again"
         )
     plan.apply(last, journal, HOST_SCOPE, log)
 
@@ -146,27 +96,6 @@ def answers(address: str, patience: float) -> bool:
         if time.monotonic() > end:
             return False
         time.sleep(_QUERY_SECONDS)
-
-
-def clean() -> list[str]:
-    """Removes rules of ours that no journal has any more, as a vmdns that was deleted leaves them (Windows).
-
-    Returns what was done, or the command that does it where the right is missing. Not run on Windows yet.
-    """
-    if sys.platform != "win32":
-        return []
-    from vmdns.host import nrpt, upstreams_windows
-
-    kept = [entry.name for entry in open_host_journal().entries(HOST_SCOPE) if entry.kind == "nrpt"]
-    rules = nrpt.find_stale_rules(upstreams_windows.read_registry(), kept)
-    if rules and is_elevated():
-        nrpt.remove_rules(rules)
-        return [f"a rule for {', '.join(rule.spaces)} that an earlier vmdns left is taken away" for rule in rules]
-    return [
-        f"an earlier vmdns left a rule for {', '.join(rule.spaces)}; as administrator: "
-        f"{' '.join(nrpt.removal_command(rule))}"
-        for rule in rules
-    ]
 
 
 def hosts_command(action: str, names: Names) -> dict[str, Any]:

@@ -47,13 +47,6 @@ def _flush(stream: TextIO) -> OSError | None:
     return None
 
 
-def log_file() -> Path:
-    """The log, in the folder with the journal of changes. Raises RuntimeError where no home is known."""
-    from vmdns.host.folders import state_folder
-
-    return state_folder() / "vmdns.log"
-
-
 def open_log(file: Path) -> None:
     """Has standard output and standard error go to the file; of a long one, a copy is kept and a new one begun."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +56,8 @@ def open_log(file: Path) -> None:
 
 
 if __name__ == "__main__":
+    from vmdns.host.folders import log_file
+
     open_log(log_file())
     from vmdns.cli import main
 

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 
 from vmdns.commands import CommandError
 from vmdns.control.client import instance_key
-from vmdns.host import elevation
 from vmdns.host.folders import state_folder
-from vmdns.host.journal import Journal, JournalEntry
-from vmdns.host.loopback_address import RESOLVER_ADDRESS, is_assigned
-from vmdns.host.plan import Step, apply, plan, undo
-from vmdns.host.upstreams import read_upstreams
-from vmdns.host.virtualbox_networks import DhcpServerNotRunning, VirtualBox, host_only, registry
-from vmdns.host.wire_plan import DHCP_GROUP, LOOPBACK, NetworkRow, WireState, plan_networks
+from vmdns.host.plan import Journal, JournalEntry, Setting, Step, apply, plan, undo
+from vmdns.host.resolver import read_upstreams
+from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, is_assigned
+from vmdns.host.virtualbox_dhcp import HOST_ONLY, SETTINGS, DhcpGroup, DhcpServerNotRunning, VirtualBox
+from vmdns.host.wire_plan import NetworkRow, WireState, plan_networks
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
 from vmdns.sources.reader import wrong_home
@@ -85,11 +83,6 @@ def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> di
     return {"networks": shown, "changed": changed, "left": left, "notes": notes, "guests": guests, "done": done}
 
 
-def can_ask() -> bool:
-    """Whether the right to give this computer an address is there, or someone who could be asked for it."""
-    return elevation.is_elevated() or elevation.can_ask()
-
-
 class Wire:
     """One user's VirtualBox, and the journal of what vmdns changed in its networks.
 
@@ -120,12 +113,7 @@ class Wire:
         """
         rows = plan_networks(self._look())
         names = self._named(network, [row.network for row in rows])
-        make = registry(self.box)
-        return [
-            NetworkPlan(row, plan((make(one.kind, one.name), one.value) for one in row.want))
-            for row in rows
-            if row.network in names
-        ]
+        return [NetworkPlan(row, plan(row.want)) for row in rows if row.network in names]
 
     def apply(
         self, networks: Sequence[NetworkPlan], log: Callable[[str], None], network: str = ""
@@ -135,7 +123,7 @@ class Wire:
         Where the host cannot be given an address, networks share one that it has.
         """
         try:
-            addresses = [step for one in networks for step in one.steps if step.setting.kind == LOOPBACK]
+            addresses = [step for one in networks for step in one.steps if step.setting.kind == LoopbackAddress.kind]
             apply(addresses, self.journal, SCOPE, log)
         except OSError as error:
             if not self._may:
@@ -144,9 +132,9 @@ class Wire:
             self._may = False
             return self.apply(self.plan(network), log, network)
         for one in networks:
-            apply([step for step in one.steps if step.setting.kind != LOOPBACK], self.journal, SCOPE, log)
+            apply([step for step in one.steps if step.setting.kind != LoopbackAddress.kind], self.journal, SCOPE, log)
         for row, _ in networks:
-            if row.server and self.box.refresh(row.network):
+            if row.server and self.box.restart_outdated(row.network):
                 log(f"the DHCP of {row.title} ran with other settings, and is restarted")
         return list(networks)
 
@@ -154,18 +142,19 @@ class Wire:
         """Undoes what was applied. Returns the changed networks, and a sentence for each setting that stays."""
         self._check_home()
         entries = self.journal.entries(SCOPE)
-        names = self._named(network, [one.name for one in entries if one.kind != LOOPBACK])
-        groups = [one for one in entries if one.kind == DHCP_GROUP and one.name in names]
+        names = self._named(network, [one.name for one in entries if one.kind != LoopbackAddress.kind])
+        groups = [one for one in entries if one.kind == DhcpGroup.kind and one.name in names]
         addresses = [one.after.get("6") for one in groups if one.after]
 
         def is_meant(entry: JournalEntry) -> bool:
-            return not network or entry.name in (addresses if entry.kind == LOOPBACK else names)
+            return not network or entry.name in (addresses if entry.kind == LoopbackAddress.kind else names)
 
-        make = registry(self.box)
-        # What needs rights comes last: without them, guests are at least given what they were given before.
-        left = undo(self.journal, SCOPE, make, log, lambda one: one.kind != LOOPBACK and is_meant(one))
-        left += undo(self.journal, SCOPE, make, log, lambda one: one.kind == LOOPBACK and is_meant(one))
-        return [one.name for one in groups], left
+        # What needs rights is undone last: without them, guests are at least given what they were given before.
+        ordered = sorted(filter(is_meant, entries), key=lambda one: one.kind != LoopbackAddress.kind)
+        return [one.name for one in groups], undo(self.journal, ordered, self._make_setting, log)
+
+    def _make_setting(self, kind: str, name: str) -> Setting:
+        return LoopbackAddress(name) if kind == LoopbackAddress.kind else SETTINGS[kind](name, self.box)
 
     def guests(self, networks: Sequence[str]) -> list[str]:
         """The names of the VMs that run with an adapter on one of these networks (named as DHCP servers are)."""
@@ -181,7 +170,7 @@ class Wire:
 
     def _named(self, network: str, known: Sequence[str]) -> set[str]:
         """Those of the known networks that are meant: all, or the one of this name."""
-        found = {one for one in known if not network or one in (network, host_only(network))}
+        found = {one for one in known if not network or one in (network, HOST_ONLY + network)}
         if network and not found:
             there = ", ".join(dict.fromkeys(known)) or "none"
             raise CommandError(f"there is no network {network} that vmdns could wire, or did; there is {there}")
@@ -197,16 +186,17 @@ class Wire:
         interfaces = tuple(output.parse_host_interfaces(self._call("list", "hostonlyifs")))
         entries = self.journal.entries(SCOPE)
         return WireState(
+            box=self.box,
             version=self._version,
-            networks=self.box.networks(),
+            networks=self.box.read_networks(),
             zones=self._zones,
             interfaces=interfaces,
             vmnets=tuple(self._vmnets()) if _MAC else (),
             resolvers=_resolvers(),
             hosts=() if self._may else self._hosts(interfaces),
             given=frozenset(filter(is_assigned, _given())),
-            ours=frozenset(one.name for one in entries if one.kind == LOOPBACK),
-            groups=frozenset(one.name for one in entries if one.kind == DHCP_GROUP),
+            ours=frozenset(one.name for one in entries if one.kind == LoopbackAddress.kind),
+            groups=frozenset(one.name for one in entries if one.kind == DhcpGroup.kind),
             may=self._may,
         )
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vmdns.regular_file import read_regular
+from vmdns.files import read_regular
 
 CONNECT_SECONDS = 2.0
 DEMO = "demo"  # the key of `vmdns demo`, which has no VirtualBox home

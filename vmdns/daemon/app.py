@@ -34,7 +34,7 @@ from vmdns.dns.forwarded_answer import Failure, Question
 from vmdns.dns.query import Query, encode_response
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
-from vmdns.host.upstreams import watched_folders
+from vmdns.host.resolver import watched_folders
 from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
@@ -186,9 +186,9 @@ class App:
         """Takes the sockets that a service manager opened, and notes where it wants to be notified."""
         if "NOTIFY_SOCKET" in os.environ:
             from vmdns.daemon.readiness import Readiness
-            from vmdns.host.systemd_service import read_notifier
+            from vmdns.host.systemd_notify import ServiceNotifier
 
-            self._readiness = Readiness(read_notifier(os.environ), lambda: self._server.listeners)
+            self._readiness = Readiness(ServiceNotifier(os.environ), lambda: self._server.listeners)
         if "LISTEN_FDS" in os.environ:
             from vmdns.server.socket_activation import take
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from vmdns.daemon.log_output import print_log_records
-from vmdns.host.systemd_service import drop_ambient_capabilities
+from vmdns.host.systemd_notify import drop_ambient_capabilities
 
 # Seconds that the UDP thread waits at most for the interpreter lock while the event loop runs Python code.
 SWITCH_INTERVAL = 0.0001

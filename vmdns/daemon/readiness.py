@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from vmdns.dns.query import encode_query
-from vmdns.host.systemd_service import ServiceNotifier
+from vmdns.host.systemd_notify import ServiceNotifier
 from vmdns.server.listeners import Listener
 
 ANSWER_SECONDS = 2.0

@@ -87,7 +87,7 @@ async def report_other_user(
     """Logs which other user has VMs where this one has none, as root under sudo. found: the VirtualBox that is read."""
     if config.vbox_home or not found["version"] or has_machines:
         return
-    from vmdns.host.other_users import describe_other_users
+    from vmdns.host.folders import describe_other_users
 
     if text := await asyncio.to_thread(describe_other_users, Path(found["home"])):
         log(text)
@@ -95,10 +95,10 @@ async def report_other_user(
 
 async def report_leftovers(log: Callable[[str], None]) -> None:
     """Logs or removes what an earlier vmdns left in the system's settings. Not run on Windows yet."""
-    from vmdns.commands import host as hosting
+    from vmdns.host.resolver import remove_leftovers
 
     try:
-        for line in await asyncio.to_thread(hosting.clean):
+        for line in await asyncio.to_thread(remove_leftovers):
             log(line)
     except OSError as error:
         log(f"whether an earlier vmdns left settings cannot be found out: {error}")

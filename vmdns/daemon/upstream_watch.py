@@ -9,7 +9,7 @@ from vmdns.config import Config
 from vmdns.daemon.discovery import Source
 from vmdns.dns.builtin_zones import find_forwarded_domains
 from vmdns.dns.upstreams import Upstreams
-from vmdns.host.upstreams import POLL_SECONDS, read_upstreams
+from vmdns.host.resolver import POLL_SECONDS, read_upstreams
 from vmdns.server.forward_routes import is_own_listener
 from vmdns.server.forwarder import Forwarder
 

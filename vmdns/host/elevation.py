@@ -30,6 +30,11 @@ def is_elevated() -> bool:
     return os.geteuid() == 0
 
 
+def can_elevate() -> bool:
+    """Whether this process has elevated rights, or can request them."""
+    return is_elevated() or sys.platform == "win32" or (shutil.which("sudo") is not None and sys.stdin.isatty())
+
+
 def format_command(command: Sequence[str], *, elevated: bool) -> str:
     """The command line as a user would type it."""
     if sys.platform == "win32":
@@ -43,9 +48,8 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     Raises `ElevationDenied` where rights are missing and cannot be requested, otherwise OSError with the command's own
     message.
     """
-    argv = list(command)
-    if elevated and not is_elevated():
-        argv = elevate_command(argv)
+    argv = elevate_command(command) if elevated and not is_elevated() else list(command)
+    line = format_command(command, elevated=elevated)
     try:
         done = subprocess.run(
             argv,
@@ -58,44 +62,36 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
     except FileNotFoundError:
         raise OSError(f"{argv[0]} is not installed") from None
     except subprocess.TimeoutExpired:
-        raise OSError(
-            f"{format_command(command, elevated=elevated)} did not end within {COMMAND_SECONDS:.0f} s"
-        ) from None
+        raise OSError(f"{line} did not end within {COMMAND_SECONDS:.0f} s") from None
     if done.returncode:
         texts = (decode_console(raw, sys.platform).strip() for raw in (done.stderr, done.stdout))
         message = next(filter(None, texts), str(done.returncode))
-        raise OSError(f"{format_command(command, elevated=elevated)} failed: {message.splitlines()[-1]}")
+        raise OSError(f"{line} failed: {message.splitlines()[-1]}")
     return decode_console(done.stdout, sys.platform)
 
 
-def read_output(*command: str, timeout: float = 20.0) -> bytes:
-    """The standard output of a command that needs no rights, whatever its exit status; b"" if it cannot be run."""
+def read_output(*command: str) -> str:
+    """The standard output of a command that needs no rights, whatever its exit status; '' if it cannot be run."""
     try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
-        ).stdout
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20.0, check=False)
     except (OSError, subprocess.SubprocessError):
-        return b""
+        return ""
+    # schtasks writes XML in UTF-16 to a pipe on some versions of Windows, in the console's code page on others.
+    if done.stdout[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return done.stdout.decode("utf-16", "replace")
+    return decode_console(done.stdout, sys.platform)
 
 
-def can_ask() -> bool:
-    """Whether elevated rights can be requested."""
-    return sys.platform == "win32" or (shutil.which("sudo") is not None and sys.stdin.isatty())
-
-
-def elevate_command(argv: list[str]) -> list[str]:
+def elevate_command(command: Sequence[str]) -> list[str]:
     """The command with elevation, such as `sudo` before it. Raises `ElevationDenied` where that cannot work."""
     if sys.platform == "win32":
         # One User Account Control prompt for each command; -Wait keeps the order.
-        line = subprocess.list2cmdline(argv[1:])
-        quoted = line.replace("'", "''")
-        start = (
-            f"exit (Start-Process -FilePath '{argv[0]}' -ArgumentList '{quoted}' -Verb RunAs -Wait -PassThru).ExitCode"
-        )
-        return ["powershell", "-NoProfile", "-Command", start]
+        arguments = subprocess.list2cmdline(command[1:]).replace("'", "''")
+        start = f"Start-Process -FilePath '{command[0]}' -ArgumentList '{arguments}' -Verb RunAs -Wait -PassThru"
+        return ["powershell", "-NoProfile", "-Command", f"exit ({start}).ExitCode"]
     sudo = shutil.which("sudo")
     if sudo is None:
-        raise ElevationDenied(f"this needs root; run as root: {shlex.join(argv)}")
+        raise ElevationDenied(f"this needs root; run as root: {shlex.join(command)}")
     if not sys.stdin.isatty():
-        raise ElevationDenied(f"this needs root; run: sudo {shlex.join(argv)}")
-    return [sudo, "--", *argv]
+        raise ElevationDenied(f"this needs root; run: sudo {shlex.join(command)}")
+    return [sudo, "--", *command]

@@ -1,4 +1,5 @@
-"""Paths for this user: the configuration file, the control channel, the state folder; and the system's hosts file.
+"""Paths of this user: the configuration file, the control channel, the state folder; the system's hosts file; and the
+VirtualBox homes of other users, as VirtualBox keeps each user's VMs apart.
 
 Linux follows the XDG Base Directory Specification 0.8, macOS and Windows their own customs. The system's name
 (`sys.platform`), the environment and the home folder come in as values, so that each system's rule runs on any.
@@ -7,9 +8,18 @@ Linux follows the XDG Base Directory Specification 0.8, macOS and Windows their 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from vmdns.files import read_regular
+
+# Where users' home folders are, and where VirtualBox keeps its settings in one (GetVBoxUserHomeDirectory.cpp).
+_HOMES = {"darwin": "/Users", "win32": "C:/Users"}
+_VIRTUALBOX_HOMES = (".VirtualBox", ".config/VirtualBox", "Library/VirtualBox")
+_MAX_USERS = 200
+_MAX_SETTINGS_BYTES = 16 * 1024 * 1024
 
 
 def config_file(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
@@ -22,43 +32,41 @@ def config_file(system: str = sys.platform, environ: Mapping[str, str] = os.envi
     return _folder(environ, "XDG_CONFIG_HOME", home / ".config") / "vmdns" / "vmdns.toml"
 
 
-def _owned(folder: Path) -> bool:
-    """Whether the folder is this user's own, as XDG_RUNTIME_DIR must be: `sudo -E` and `su` keep another user's."""
+def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
+    """The folder of the journal and the owners of names. Raises RuntimeError where no home folder is known."""
+    home = home or Path.home()
+    if system == "win32":
+        return _folder(environ, "LOCALAPPDATA", home / "AppData" / "Local") / "vmdns"
+    if system == "darwin":
+        return home / "Library" / "Application Support" / "vmdns"
+    return _folder(environ, "XDG_STATE_HOME", home / ".local" / "state") / "vmdns"
+
+
+def log_file() -> Path:
+    """The log of a vmdns without a window. Raises RuntimeError where no home folder is known."""
+    return state_folder() / "vmdns.log"
+
+
+def control_folders(
+    system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None
+) -> tuple[Path, ...]:
+    """Possible folders of the control channel: a server uses the first, a client tries them in this order.
+
+    There are two on Linux, where a server that a service manager started may lack XDG_RUNTIME_DIR. That folder must be
+    this user's own: `sudo -E` and `su` keep another user's. Raises RuntimeError where no home folder is known.
+    """
+    state = state_folder(system, environ, home)
+    runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    if system not in ("win32", "darwin") and runtime.is_absolute() and _is_own(runtime):
+        return runtime / "vmdns", state
+    return (state,)
+
+
+def _is_own(folder: Path) -> bool:
     try:
         return folder.is_dir() and (sys.platform == "win32" or folder.stat().st_uid == os.geteuid())
     except OSError:
         return False
-
-
-def control_folders(
-    system: str = sys.platform,
-    environ: Mapping[str, str] = os.environ,
-    home: Path | None = None,
-    owned: Callable[[Path], bool] = _owned,
-) -> tuple[Path, ...]:
-    """Possible folders of the control channel: a server uses the first, a client tries them in this order.
-
-    There are two on Linux, where a server that a service manager started may lack XDG_RUNTIME_DIR.
-    Raises RuntimeError where no home folder is known.
-    """
-    home = home or Path.home()
-    if system == "win32":
-        return (_folder(environ, "LOCALAPPDATA", home / "AppData" / "Local") / "vmdns",)
-    if system == "darwin":
-        return (home / "Library" / "Application Support" / "vmdns",)
-    state = _folder(environ, "XDG_STATE_HOME", home / ".local" / "state") / "vmdns"
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/") and owned(Path(runtime)):
-        return Path(runtime) / "vmdns", state
-    return (state,)
-
-
-def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
-    """The folder of the journal and the owners of names.
-
-    Raises RuntimeError where no home folder is known.
-    """
-    return control_folders(system, environ, home, lambda folder: False)[-1]
 
 
 def hosts_path(system: str = sys.platform, environ: Mapping[str, str] = os.environ) -> Path:
@@ -71,5 +79,58 @@ def hosts_path(system: str = sys.platform, environ: Mapping[str, str] = os.envir
 def _folder(environ: Mapping[str, str], variable: str, default: Path) -> Path:
     """The folder that the variable names. A relative one is invalid and ignored (XDG section 2)."""
     named = environ.get(variable, "")
-    relative = not named.startswith("/") and named[1:2] != ":"
-    return default if relative else Path(named)
+    return Path(named) if named.startswith("/") or named[1:2] == ":" else default
+
+
+def has_vms(virtualbox_home: Path) -> bool:
+    """Whether the settings in this VirtualBox home have any VM."""
+    try:
+        data = read_regular(virtualbox_home / "VirtualBox.xml", _MAX_SETTINGS_BYTES)
+    except OSError:
+        return False
+    return re.search(rb"<MachineEntry\b", data) is not None
+
+
+def describe_other_users(own: Path, environ: Mapping[str, str] = os.environ, homes: Path | None = None) -> str:
+    """A sentence about another user's VMs if `own`, this user's VirtualBox home, has none; '' otherwise.
+
+    Only readable home folders are searched. May block for seconds: call it in a thread.
+    """
+    if has_vms(own):
+        return ""
+    caller = environ.get("SUDO_USER", "")
+    for user, home in _users(homes or Path(_HOMES.get(sys.platform, "/home")), caller):
+        for folder in (home / place for place in _VIRTUALBOX_HOMES):
+            if folder != own and has_vms(folder):
+                how = ", without sudo" if user == caller else ""
+                return (
+                    f"{_own_name()} has no VMs, and {user} has (in {folder}): VirtualBox keeps each user's VMs apart; "
+                    f"run vmdns as {user}{how}"
+                )
+    return ""
+
+
+def _users(homes: Path, caller: str) -> Iterator[tuple[str, Path]]:
+    """Users and their home folders, beginning with the user who called sudo."""
+    if caller and sys.platform != "win32":
+        import pwd
+
+        try:
+            yield caller, Path(pwd.getpwnam(caller).pw_dir)
+        except KeyError:
+            yield caller, homes / caller
+    try:
+        yield from ((name, homes / name) for name in sorted(os.listdir(homes))[:_MAX_USERS])
+    except OSError:
+        return
+
+
+def _own_name() -> str:
+    if sys.platform == "win32":
+        return os.environ.get("USERNAME", "this user")
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return "this user"

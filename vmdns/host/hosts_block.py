@@ -9,26 +9,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from vmdns.files import read_whole, replace_file
 from vmdns.host import elevation
-from vmdns.regular_file import read_whole
 from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
 
-_MOST_BYTES = 64 * 1024 * 1024
-_FRESH = ".vmdns-"
-_FRESH_SECONDS = 60.0  # older ones were left by a killed process
+_MAX_BYTES = 64 * 1024 * 1024
 _UNENDED = " (the line before has no end)"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 _ABOUT = "# Written by `vmdns hosts`; `vmdns hosts --undo` takes it out."
@@ -62,12 +56,6 @@ def _split(data: bytes) -> tuple[bytes, list[str], bytes] | None:
     raise ValueError(f"its line {begin[0] + 1} says {BLOCK_BEGIN!r}, and no line after it {BLOCK_END!r}; add that line")
 
 
-def block(data: bytes) -> list[str] | None:
-    """The lines of the block, without its comment; None without a block. Raises ValueError for half a block."""
-    found = _split(data)
-    return None if found is None else [line for line in found[1] if not line.startswith("#")]
-
-
 def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
     """The file with these lines as its block, or without a block. Raises ValueError for invalid lines."""
     for line in wanted or ():
@@ -89,63 +77,29 @@ def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
 
 
 def read(file: Path) -> list[str] | None:
-    """The block in that file. Raises OSError, also for half a block."""
+    """The lines of the block in that file, without its comment; None without a block. Raises OSError, also for half a
+    block."""
     try:
-        return block(read_whole(file, _MOST_BYTES))
+        found = _split(read_whole(file, _MAX_BYTES))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise OSError(f"{file}: {error}") from None
+    return None if found is None else [line for line in found[1] if not line.startswith("#")]
 
 
-def write(file: Path, wanted: Sequence[str] | None) -> bool:
-    """Writes or removes the block by replacing the file. Returns whether it changed. Raises OSError."""
-    target = file.resolve()
+def write(file: Path, wanted: Sequence[str] | None) -> None:
+    """Writes or removes the block by replacing the file. Raises OSError."""
     try:
-        data = read_whole(target, _MOST_BYTES)
+        data = read_whole(file, _MAX_BYTES)
     except FileNotFoundError:
         data = b""
     try:
         fresh = replaced(data, wanted)
     except ValueError as error:
         raise OSError(f"{file} is left as it is: {error}") from None
-    if fresh == data:
-        return False
-    _clean(target.parent)
-    handle, temporary = tempfile.mkstemp(prefix=_FRESH, dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(fresh)
-            opened.flush()
-            os.fsync(opened.fileno())
-        _copy_attributes(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return True
-
-
-def _clean(folder: Path) -> None:
-    """Removes temporary files of killed processes."""
-    for left in folder.glob(_FRESH + "*"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _FRESH_SECONDS:
-                left.unlink()
-
-
-def _copy_attributes(target: Path, temporary: str) -> None:
-    """Copies owner, mode and extended attributes to the new file."""
-    try:
-        there = target.stat()
-    except FileNotFoundError:
-        os.chmod(temporary, 0o644)
-        return
-    if sys.platform != "win32":
-        os.chown(temporary, there.st_uid, there.st_gid)
-    shutil.copystat(target, temporary)
-    os.utime(temporary)
-    os.chmod(temporary, stat.S_IMODE(there.st_mode))
+    if fresh != data:
+        replace_file(file, fresh, 0o644)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -176,7 +130,9 @@ class HostsWriter:
         root = str(Path(__file__).resolve().parents[2])
         code = f"import sys; sys.path.insert(0, {root!r}); from vmdns.host.hosts_block import main; main(sys.argv[1:])"
         command = [sys.executable, "-I", "-c", code, str(file), *(["once"] if once else [])]
-        if not _may_write(file):
+        # Replacing a file needs write access to its folder.
+        may_write = sys.platform != "win32" and os.access(file.resolve().parent, os.W_OK)
+        if not (may_write or elevation.is_elevated()):
             if sys.platform == "win32":
                 raise elevation.ElevationDenied("this needs a terminal that was started as administrator")
             try:
@@ -208,8 +164,3 @@ class HostsWriter:
         with suppress(OSError):
             self._child.stdin.close()
         self._child.wait()
-
-
-def _may_write(file: Path) -> bool:
-    """Whether this user may replace the file, which needs write access to its folder."""
-    return elevation.is_elevated() or (sys.platform != "win32" and os.access(file.resolve().parent, os.W_OK))

@@ -7,37 +7,42 @@ and tested with texts in their format; never run on a Mac.
 from __future__ import annotations
 
 import contextlib
+import os
 import plistlib
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from vmdns.files import read_whole
 from vmdns.host import elevation
-from vmdns.host.program import ServiceProgram
-from vmdns.regular_file import read_whole
+from vmdns.host.plan import Setting
+from vmdns.host.service_program import ServiceOwner, ServiceProgram
 
 LABEL = "local.vmdns"
-_TRIES = 10
+_START_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
-_MOST_BYTES = 1_048_576
+_MAX_BYTES = 1_048_576
 
 
-def agent_path(home: Path) -> Path:
-    """The property list of the agent, in the folder of this user's agents."""
+def service_name(user: str) -> str:
+    """The label of the agent."""
+    return LABEL
+
+
+def _agent_path(home: Path) -> Path:
     return home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
 
 
-def log_path(home: Path) -> Path:
-    """The log of vmdns."""
+def _log_path(home: Path) -> Path:
     return home / "Library" / "Logs" / "vmdns.log"
 
 
 def render_plist(program: ServiceProgram) -> str:
     """The property list."""
-    log = str(log_path(program.owner.home))
+    log = str(_log_path(program.owner.home))
     wanted = {
         "Label": LABEL,
         "ProgramArguments": list(program.command),
@@ -54,69 +59,81 @@ def render_plist(program: ServiceProgram) -> str:
     return plistlib.dumps(wanted, sort_keys=False).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchAgent:
-    """A `Setting` (plan.py): the agent in the property list `name`, and that it runs; None where there is none."""
+@dataclass(frozen=True)
+class LaunchAgent(Setting):
+    """The agent in the property list `name`, and that it runs; None where there is none."""
 
-    name: str
-    uid: int
-    kind: str = field(default="launch-agent", init=False)
-    elevated: bool = field(default=False, init=False)
+    kind: ClassVar[str] = "launch-agent"
+    elevated: ClassVar[bool] = False
 
     def read(self) -> str | None:
         try:
-            return read_whole(Path(self.name), _MOST_BYTES).decode("utf-8")
+            return read_whole(Path(self.name), _MAX_BYTES).decode("utf-8")
         except FileNotFoundError:
             return None
 
+    def commands(self, value: str | None) -> Sequence[Sequence[str]]:
+        domain = f"gui/{os.geteuid()}"
+        if value is None:
+            return [["launchctl", "bootout", f"{domain}/{LABEL}"]]
+        return [["launchctl", "enable", f"{domain}/{LABEL}"], ["launchctl", "bootstrap", domain, self.name]]
+
     def write(self, value: str | None) -> None:
         with contextlib.suppress(OSError):  # it may not be loaded
-            elevation.run(self._end())
+            super().write(None)
         path = Path(self.name)
         if value is None:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value, "utf-8")
-        for command in self._begin():
-            self._run_with_retries(command)
-
-    def _run_with_retries(self, command: list[str]) -> None:
-        """launchd refuses the new agent until the old one has ended, which takes a moment."""
-        for _ in range(_TRIES - 1):
-            with contextlib.suppress(OSError):
-                elevation.run(command)
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                super().write(value)
                 return
-            time.sleep(_RETRY_SECONDS)
-        elevation.run(command)
+            except OSError:  # launchd refuses the new agent until the old one has ended
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_RETRY_SECONDS)
 
     def describe(self, before: str | None, after: str | None) -> str:
         if after is None:
             return f"stop vmdns and remove {self.name}"
         return f"{'write' if before is None else 'change'} {self.name}: starts vmdns now and at each log-in"
 
-    def commands(self, before: str | None, after: str | None) -> Sequence[str]:
-        shown = [
-            elevation.format_command(one, elevated=False)
-            for one in (self._begin() if after is not None else [self._end()])
-        ]
-        path = elevation.format_command([self.name], elevated=False)
-        return [f"tee {path} <<'END'\n{after}END", *shown] if after is not None else [*shown, f"rm {path}"]
-
-    def _begin(self) -> list[list[str]]:
-        domain = f"gui/{self.uid}"
-        return [["launchctl", "enable", f"{domain}/{LABEL}"], ["launchctl", "bootstrap", domain, self.name]]
-
-    def _end(self) -> list[str]:
-        return ["launchctl", "bootout", f"gui/{self.uid}/{LABEL}"]
+    def command_lines(self, value: str | None) -> list[str]:
+        path, lines = elevation.format_command([self.name], elevated=False), super().command_lines(value)
+        return [*lines, f"rm {path}"] if value is None else [f"tee {path} <<'END'\n{value}END", *lines]
 
 
-def status(uid: int, home: Path) -> dict[str, Any]:
+SETTINGS = {LaunchAgent.kind: LaunchAgent}
+
+
+def check_system() -> None:
+    """Raises OSError where there can be no agent."""
+    if os.geteuid() == 0:
+        raise OSError("an agent of the user needs no rights; run this without sudo")
+
+
+def plan_service(program: ServiceProgram) -> list[tuple[Setting, Any]]:
+    """The agent and its value."""
+    return [(LaunchAgent(str(_agent_path(program.owner.home))), render_plist(program))]
+
+
+def service_notes(user: str) -> list[str]:
+    """Notes for the user after an installation."""
+    return ["macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it"]
+
+
+def read_status(owner: ServiceOwner) -> dict[str, Any]:
     """Whether the agent is installed, enabled and running, and its last log lines."""
-    found = parse_print(_output("launchctl", "print", f"gui/{uid}/{LABEL}"))
-    disabled = LABEL in parse_disabled(_output("launchctl", "print-disabled", f"gui/{uid}"))
-    installed = agent_path(home).exists()
-    return {"installed": installed, "enabled": installed and not disabled, **found, "log": tail(log_path(home))}
+    domain = f"gui/{owner.uid}"
+    found = parse_print(elevation.read_output("launchctl", "print", f"{domain}/{LABEL}"))
+    disabled = LABEL in parse_disabled(elevation.read_output("launchctl", "print-disabled", domain))
+    installed = _agent_path(owner.home).exists()
+    log = read_last_lines(_log_path(owner.home))
+    return {"installed": installed, "enabled": installed and not disabled, **found, "log": log}
 
 
 def parse_print(text: str) -> dict[str, Any]:
@@ -134,15 +151,11 @@ def parse_disabled(text: str) -> set[str]:
     return set(re.findall(r'"([^"]+)" => (?:disabled|true)\b', text))
 
 
-def tail(file: Path, count: int = 5) -> list[str]:
+def read_last_lines(file: Path) -> list[str]:
     """The last lines of a log file."""
     try:
         with file.open("rb") as one:
             one.seek(max(0, file.stat().st_size - 8192))
-            return one.read().decode(errors="replace").splitlines()[-count:]
+            return one.read().decode(errors="replace").splitlines()[-5:]
     except OSError:
         return []
-
-
-def _output(*command: str) -> str:
-    return elevation.read_output(*command).decode(errors="replace")

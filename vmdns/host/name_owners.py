@@ -12,40 +12,37 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from vmdns.host.state_file import replace_file
-from vmdns.regular_file import read_whole
+from vmdns.files import read_whole, replace_file
 from vmdns.state.name_rules import Owners
 
-MOST_NAMES = 20_000
-MOST_BYTES = 8_000_000  # more than MOST_NAMES names of the greatest length take
+MAX_NAMES = 20_000
+MAX_BYTES = 8_000_000  # more than MAX_NAMES names of the greatest length take
 
 
 class NameOwners:
-    """Reads and writes the owners. path None: they are not stored. say prints one line to the user.
+    """Reads and writes the owners. path None: they are not stored. log gets a line for the user.
 
     trouble: why the file is not used; '' if it is used or does not exist yet.
     """
 
-    def __init__(self, path: Path | None, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path | None, log: Callable[[str], None]) -> None:
         self._path = path
-        self._say = say
+        self._log = log
         self.trouble = ""
         self._written: Owners = {}
         self._wanted: Owners = {}
-        self._failure = ""  # that was reported last
+        self._failure = ""  # that was logged last
         self._task: asyncio.Task[None] | None = None
 
     def read(self) -> Owners:
         """The stored owners; none if the file is damaged."""
-        if self._path is None:
-            return {}
         try:
-            self._written = read_owners(self._path)
+            if self._path is not None:
+                self._written = self._wanted = read_owners(self._path)
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             self.trouble = f"{self._path} is not used, and will be written again: {error}"
-        self._wanted = self._written
         return self._written
 
     def keep(self, owners: Owners) -> None:
@@ -54,23 +51,22 @@ class NameOwners:
             return
         self._wanted = owners
         if self._task is None and owners != self._written:
-            self._task = asyncio.get_running_loop().create_task(self._write())
+            self._task = asyncio.get_running_loop().create_task(self._write(self._path))
 
     async def close(self) -> None:
         """Waits until everything is written."""
         if self._task is not None:
             await self._task
 
-    async def _write(self) -> None:
-        assert self._path is not None
+    async def _write(self, path: Path) -> None:
         try:
             while self._wanted != self._written:
                 owners = self._wanted
-                await asyncio.to_thread(write_owners, self._path, owners)
+                await asyncio.to_thread(write_owners, path, owners)
                 self._written, self._failure = owners, ""
         except OSError as error:
             if str(error) != self._failure:
-                self._say(f"names of VMs are not remembered over a restart of vmdns: {error}")
+                self._log(f"names of VMs are not remembered over a restart of vmdns: {error}")
             self._failure = str(error)
         finally:
             self._task = None
@@ -79,21 +75,18 @@ class NameOwners:
 def read_owners(path: Path) -> Owners:
     """The owners in a file. Raises OSError, and ValueError for an invalid file."""
     try:
-        data = read_whole(path, MOST_BYTES)
+        names = json.loads(read_whole(path, MAX_BYTES))["names"]
+        return {tuple(name.split(".")): uuid.lower() for name, uuid in names.items()}
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EFBIG):
             raise ValueError("it is no file of vmdns") from None
         raise
-    try:
-        names = json.loads(data)["names"]
-        owners = {tuple(name.split(".")): uuid.lower() for name, uuid in names.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError("it is damaged") from None
-    return owners
 
 
 def write_owners(path: Path, owners: Owners) -> None:
-    """Replaces the file; of more than MOST_NAMES, the names with the fewest labels are kept. Raises OSError."""
-    kept = sorted(owners, key=lambda name: (len(name), name))[:MOST_NAMES]
+    """Replaces the file; of more than MAX_NAMES, the names with the fewest labels are kept. Raises OSError."""
+    kept = sorted(owners, key=lambda name: (len(name), name))[:MAX_NAMES]
     text = json.dumps({"names": {".".join(name): owners[name] for name in kept}}, indent=0)
-    replace_file(path, text)
+    replace_file(path, text.encode())

@@ -7,44 +7,53 @@ at any point, and never overwrites what someone else has set since.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
-from vmdns.host.journal import Journal, JournalEntry
+from vmdns.files import lock_file, read_regular, replace_file
+from vmdns.host import elevation
 
-Value = Any  # a JSON value; None if nothing is set
+_MAX_JOURNAL_BYTES = 16 * 1024 * 1024
+
+Log = Callable[[str], None]
 
 
-class Setting(Protocol):
-    """One thing on this machine, or in VirtualBox's settings, that has a value.
+@dataclass(frozen=True)
+class Setting(ABC):
+    """One thing on this machine, or in VirtualBox's settings, that has a value: a JSON value, None if nothing is set.
 
-    kind and name identify it in the journal (`SettingFactory`). elevated: whether writing needs elevated
-    rights. `read` and `write` raise OSError (of which `Denied` is one) with a sentence that says what to do.
+    kind and name identify it in the journal. elevated: whether writing needs elevated rights. `read` and `write` raise
+    OSError with a sentence that says what to do.
     """
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def elevated(self) -> bool: ...
+    kind: ClassVar[str]
+    elevated: ClassVar[bool] = True
+    name: str
 
-    def read(self) -> Value:
-        """The value now; None if nothing is set."""
-        ...
+    @abstractmethod
+    def read(self) -> Any:
+        """The value now."""
 
-    def write(self, value: Value) -> None:
-        """Sets this value; None removes it."""
-        ...
-
-    def describe(self, before: Value, after: Value) -> str:
+    @abstractmethod
+    def describe(self, before: Any, after: Any) -> str:
         """One line for the user: what changes."""
-        ...
 
-    def commands(self, before: Value, after: Value) -> Sequence[str]:
-        """Command lines that do the same; may be empty."""
-        ...
+    @abstractmethod
+    def commands(self, value: Any) -> Sequence[Sequence[str]]:
+        """The commands that set this value; None removes it."""
+
+    def write(self, value: Any) -> None:
+        """Sets this value; None removes it."""
+        for command in self.commands(value):
+            elevation.run(command, elevated=self.elevated)
+
+    def command_lines(self, value: Any) -> list[str]:
+        """Command lines for the user that do the same; may be empty."""
+        return [elevation.format_command(command, elevated=self.elevated) for command in self.commands(value)]
 
 
 # Makes the setting of a kind and name, for journal entries of an earlier run.
@@ -52,87 +61,133 @@ SettingFactory = Callable[[str, str], Setting]
 
 
 @dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One setting that was changed: by which command (scope), from what (before) to what (after)."""
+
+    scope: str
+    kind: str
+    name: str
+    before: Any
+    after: Any
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.scope, self.kind, self.name
+
+
+class Journal:
+    """The changed settings in a JSON file, in the order of their first change. Raises OSError.
+
+    Several processes may change it at the same time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self, scope: str | None = None) -> list[JournalEntry]:
+        """All entries, or those of a scope. Raises OSError, also for an invalid file."""
+        try:
+            content = json.loads(read_regular(self.path, _MAX_JOURNAL_BYTES))
+            found = [JournalEntry(**one) for one in content["entries"]]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise OSError(
+                f"{self.path} cannot be understood ({error}); move it away to start with an empty one"
+            ) from None
+        return [one for one in found if scope is None or one.scope == scope]
+
+    def put(self, entry: JournalEntry) -> None:
+        """Adds the entry, or replaces the one of the same setting."""
+        with lock_file(self.path):
+            self._write(list(({one.key: one for one in self.entries()} | {entry.key: entry}).values()))
+
+    def drop(self, entry: JournalEntry) -> None:
+        """Removes an entry."""
+        with lock_file(self.path):
+            self._write([one for one in self.entries() if one != entry])
+
+    def _write(self, entries: Sequence[JournalEntry]) -> None:
+        text = json.dumps({"entries": [asdict(one) for one in entries]}, indent=1)
+        replace_file(self.path, text.encode())
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One setting, from one value to another."""
 
     setting: Setting
-    before: Value
-    after: Value
-
-    @property
-    def text(self) -> str:
-        return self.setting.describe(self.before, self.after)
+    before: Any
+    after: Any
 
     def as_json(self) -> dict[str, Any]:
         return {
             "kind": self.setting.kind,
             "name": self.setting.name,
-            "what": self.text,
+            "what": self.setting.describe(self.before, self.after),
             "elevated": self.setting.elevated,
             "before": self.before,
             "after": self.after,
-            "commands": list(self.setting.commands(self.before, self.after)),
+            "commands": self.setting.command_lines(self.after),
         }
 
+    def apply(self, log: Log) -> None:
+        """Logs and makes the change. Raises what `Setting.write` raises."""
+        log(self.setting.describe(self.before, self.after))
+        self.setting.write(self.after)
 
-def plan(wanted: Iterable[tuple[Setting, Value]]) -> list[Step]:
+
+def plan(wanted: Iterable[tuple[Setting, Any]]) -> list[Step]:
     """The steps to the wanted values, without those that have them already. Raises what `read` raises."""
-    steps = []
-    for setting, after in wanted:
-        before = setting.read()
-        if before != after:
-            steps.append(Step(setting, before, after))
-    return steps
+    steps = (Step(setting, setting.read(), after) for setting, after in wanted)
+    return [step for step in steps if step.before != step.after]
 
 
-def apply(steps: Iterable[Step], journal: Journal, scope: str, say: Callable[[str], None]) -> None:
+def apply(steps: Iterable[Step], journal: Journal, scope: str, log: Log) -> None:
     """Applies the steps in order, each journaled first. scope is the command, like `wire`.
 
     Raises what `write` raises; earlier steps stay applied, and `undo` takes them back.
     """
     for step in steps:
-        setting = step.setting
-        known = journal.find(scope, setting.kind, setting.name)
+        entry = JournalEntry(scope, step.setting.kind, step.setting.name, step.before, step.after)
         # Undo restores the value before our first change, unless someone else has set it since.
-        before = known.before if known is not None and known.after == step.before else step.before
-        journal.put(JournalEntry(scope, setting.kind, setting.name, before, step.after))
-        say(step.text)
-        setting.write(step.after)
+        for known in journal.entries(scope):
+            if known.key == entry.key and known.after == step.before:
+                entry = JournalEntry(*entry.key, known.before, step.after)
+        journal.put(entry)
+        step.apply(log)
+
+
+def _undo_steps(entries: Iterable[JournalEntry], make: SettingFactory) -> Iterator[tuple[JournalEntry, Step | str]]:
+    """The step that undoes each entry, or why the setting is left alone ('' where nothing is to be done)."""
+    for entry in entries:
+        setting = make(entry.kind, entry.name)
+        now = setting.read()
+        if now == entry.before:
+            yield entry, ""
+        elif now == entry.after:
+            yield entry, Step(setting, now, entry.before)
+        else:
+            what = setting.describe(now, entry.before)
+            yield entry, f"{what}: left as it is, since it was changed by someone else"
 
 
 def undo_plan(journal: Journal, scope: str, make: SettingFactory) -> tuple[list[Step], list[str]]:
     """The steps that undo what was applied, the last first; and sentences about settings that are left alone."""
-    steps, left = [], []
-    for entry in reversed(journal.entries(scope)):
-        setting = make(entry.kind, entry.name)
-        now = setting.read()
-        if now == entry.after:
-            steps.append(Step(setting, now, entry.before))
-        elif now != entry.before:
-            left.append(f"{setting.describe(now, entry.before)}: left as it is, since it was changed by someone else")
-    return steps, left
+    found = [one for _, one in _undo_steps(reversed(journal.entries(scope)), make)]
+    return [one for one in found if isinstance(one, Step)], [one for one in found if isinstance(one, str) and one]
 
 
-def undo(
-    journal: Journal,
-    scope: str,
-    make: SettingFactory,
-    say: Callable[[str], None],
-    only: Callable[[JournalEntry], bool] = lambda entry: True,
-) -> list[str]:
-    """Undoes everything of a scope that `only` accepts, and removes it from the journal. Returns the sentences of
-    `undo_plan`.
+def undo(journal: Journal, entries: Sequence[JournalEntry], make: SettingFactory, log: Log) -> list[str]:
+    """Undoes these entries, the last first, and removes them from the journal. Returns the sentences of `undo_plan`.
 
     Raises what `write` raises; the rest then stays in the journal.
     """
     left = []
-    for entry in filter(only, reversed(journal.entries(scope))):
-        setting = make(entry.kind, entry.name)
-        now = setting.read()
-        if now == entry.after and now != entry.before:
-            say(setting.describe(now, entry.before))
-            setting.write(entry.before)
-        elif now != entry.before:
-            left.append(f"{setting.describe(now, entry.before)}: left as it is, since it was changed by someone else")
+    for entry, step in _undo_steps(reversed(entries), make):
+        if isinstance(step, Step):
+            step.apply(log)
+        elif step:
+            left.append(step)
         journal.drop(entry)
     return left

@@ -1,7 +1,6 @@
 """Why a port cannot be bound: the program that uses it, and the remedy for each system, in one sentence.
 
-The parts for macOS and Windows are written from their tools' documentation and were never run; their parsers are tested
-with recorded output.
+The part for macOS and Windows is written from psutil's documentation and was never run there.
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
+import socket
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-
-from vmdns.state.external_data import decode_console
 
 # DNS servers that run as a systemd service of their own: stopping that service frees the port and harms nothing else.
 _DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd", "coredns", "adguardhome", "pihole-ftl")
@@ -63,18 +60,17 @@ def _first_unprivileged_port() -> int:
 
 def _release(holder: str, platform: str) -> str:
     """How to avoid or free the port of `holder` (from `find_holder`): the least drastic remedy first."""
-    name = holder.partition(" ")[0].lower()
     elsewhere = "choose another address with --listen"
     if platform == "linux":
         found = re.search(r"\(pid (\d+)\)$", holder)
-        unit, user = systemd_unit(_cgroup(int(found[1]))) if found else ("", False)
+        unit, user = find_unit(_cgroup(int(found[1]))) if found else ("", False)
         if unit and user:
             return f"{elsewhere}, or `systemctl --user stop {unit}`"
         if unit.lower().replace("_", "-").startswith(_DNS_SERVERS):
             return f"{elsewhere}, or `sudo systemctl stop {unit}`"
         if unit:  # systemd-resolved, libvirt, NetworkManager, Docker: the computer needs it
             return f"it belongs to {unit}; {elsewhere}, or stop that service if nothing needs it"
-    if platform == "win32" and name.startswith("svchost"):
+    if platform == "win32" and holder.lower().startswith("svchost"):
         return (
             f"usually Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use; {elsewhere}, or end "
             "those and, as administrator, `Stop-Service SharedAccess`"
@@ -82,7 +78,7 @@ def _release(holder: str, platform: str) -> str:
     return f"{elsewhere}, or stop it"
 
 
-def systemd_unit(cgroup: str) -> tuple[str, bool]:
+def find_unit(cgroup: str) -> tuple[str, bool]:
     """The systemd service that a process belongs to, from its /proc/PID/cgroup (cgroups(7)), and whether the user's own
     systemd runs it; '' for a process of a log-in session or a container."""
     for line in cgroup.splitlines():
@@ -106,51 +102,24 @@ def _cgroup(pid: int) -> str:
 def find_holder(address: str, port: int) -> str:
     """The program that listens there, as `name (pid N)`; '' if unknown."""
     try:
-        if sys.platform == "linux":
-            return _linux(address, port)
-        if sys.platform == "win32":
-            pid = parse_netstat(_output("netstat", "-ano"), port, address)
-            return parse_tasklist(_output("tasklist", "/fi", f"PID eq {pid}", "/fo", "csv", "/nh")) if pid else ""
-        return parse_lsof(_output("lsof", "-nP", f"-iUDP:{port}", f"-iTCP:{port}", "-F", "pc"))
-    except (OSError, subprocess.SubprocessError, ValueError):
+        return _find_linux(address, port) if sys.platform == "linux" else _find_by_psutil(address, port)
+    except (OSError, ValueError):
         return ""
 
 
-def _output(*command: str) -> str:
-    run = subprocess.run(command, capture_output=True, timeout=5, stdin=subprocess.DEVNULL, check=False)
-    return decode_console(run.stdout, sys.platform)
+def _find_by_psutil(address: str, port: int) -> str:
+    import psutil
 
-
-def parse_lsof(text: str) -> str:
-    """The first process in the output of `lsof -F pc`."""
-    pid, name = re.search(r"^p(\d+)$", text, re.M), re.search(r"^c(.+)$", text, re.M)
-    return f"{name[1]} (pid {pid[1]})" if pid and name else ""
-
-
-def parse_netstat(text: str, port: int, address: str = "") -> str:
-    """The process id of the first UDP or listening TCP line of `netstat -ano` with this local port.
-
-    With an address, only lines that conflict with it count. LISTENING is translated; a listening socket has a
-    foreign port of 0.
-    """
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) < 4 or words[0] not in ("UDP", "TCP") or not words[-1].isdigit():
-            continue
-        local, _, number = words[1].rpartition(":")
-        conflicts = not address or local.strip("[]") in (address, "0.0.0.0", "::")
-        if number == str(port) and conflicts and (words[0] == "UDP" or words[2].endswith(":0")):
-            return words[-1]
+    # Connections are None where this user may not see them.
+    for process in psutil.process_iter(["name", "net_connections"]):
+        for one in process.info["net_connections"] or ():
+            listening = one.type == socket.SOCK_DGRAM or one.status == psutil.CONN_LISTEN
+            if listening and one.laddr and one.laddr.port == port and one.laddr.ip in (address, "0.0.0.0", "::"):
+                return f"{process.info['name']} (pid {process.pid})"
     return ""
 
 
-def parse_tasklist(text: str) -> str:
-    """The process in the output of `tasklist /fo csv /nh`."""
-    match = re.search(r'^"([^"]+)","(\d+)"', text, re.M)
-    return f"{match[1]} (pid {match[2]})" if match else ""
-
-
-def _linux(address: str, port: int) -> str:
+def _find_linux(address: str, port: int) -> str:
     inodes: dict[str, int] = {}
     for name in ("udp", "udp6", "tcp", "tcp6"):
         try:
@@ -182,25 +151,12 @@ def _user(uid: int) -> str:
         return "another user"
 
 
-def parse_proc_net(text: str, port: int, address: str = "", *, listening: bool) -> dict[str, int]:
-    """The inodes, with the owner's user id, of sockets with this local port in a table of /proc/net (proc(5)); of TCP
-    only those that listen.
-
-    With an address, only sockets that conflict with it count: on it, or on every address.
-    """
-    found = {}
-    for line in text.splitlines()[1:]:
-        words = line.split()
-        if len(words) <= 9:
-            continue
-        local, _, number = words[1].rpartition(":")
-        conflicts = not address or local in (_proc_address(address), "0" * 8, "0" * 32)
-        if int(number, 16) == port and conflicts and (not listening or words[3] == "0A"):
-            found[words[9]] = int(words[7])
-    return found
-
-
-def _proc_address(address: str) -> str:
-    """An address as /proc/net writes it: each 32 bits as a number of this machine."""
+def parse_proc_net(text: str, port: int, address: str, *, listening: bool) -> dict[str, int]:
+    """The inodes, with the owner's user id, of sockets that conflict with this address and port in a table of /proc/net
+    (proc(5)); of TCP only those that listen."""
+    # Addresses are written in hexadecimal: each 32 bits as a number of this machine.
     packed = ip_address(address.partition("%")[0]).packed
-    return "".join(f"{int.from_bytes(packed[at : at + 4], sys.byteorder):08X}" for at in range(0, len(packed), 4))
+    words = (int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed), 4))
+    conflicts = {f"{address}:{port:04X}" for address in ("".join(f"{word:08X}" for word in words), "0" * 8, "0" * 32)}
+    rows = [row for row in map(str.split, text.splitlines()[1:]) if len(row) > 9 and row[1] in conflicts]
+    return {row[9]: int(row[7]) for row in rows if not listening or row[3] == "0A"}

@@ -10,22 +10,35 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.files import read_regular, read_whole
 from vmdns.host import elevation
-from vmdns.regular_file import read_whole
+from vmdns.host.plan import Setting
+from vmdns.host.system_settings import SystemFile
 
 OURS = "/etc/vmdns/resolv.conf"
 _HEAD = "# by vmdns host --whole: all names are asked of vmdns; vmdns host --undo takes it back"
 _FOLLOW, _SERVER = "#vmdns follow ", "#vmdns nameserver "
-_MOST_BYTES = 65_536
+_MAX_BYTES = 65_536
 
 _LINK = 'set -e\nrm -f "$1.vmdns"\nln -s "$2" "$1.vmdns"\nmv -f "$1.vmdns" "$1"\n'
 _TEXT = 'set -e\ncat >"$1.vmdns"\nchown "$2" "$1.vmdns"\nchmod "$3" "$1.vmdns"\nmv -f "$1.vmdns" "$1"\n'
+
+
+def read_text(path: Path) -> str:
+    """The lines of a small settings file that are whole within the bound: half an address would be another one.
+
+    Raises OSError.
+    """
+    data = read_regular(path, _MAX_BYTES)
+    whole = data if len(data) <= _MAX_BYTES else data[: data.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +61,7 @@ def parse_earlier_servers(text: str) -> EarlierServers | None:
     lines = text.splitlines()
     if lines[:1] != [_HEAD]:
         return None
-    follow = tuple(one.removeprefix(_FOLLOW).strip() for one in lines if one.startswith(_FOLLOW))
+    follow = (one.removeprefix(_FOLLOW).strip() for one in lines if one.startswith(_FOLLOW))
     servers = tuple(one.removeprefix(_SERVER).strip() for one in lines if one.startswith(_SERVER))
     return EarlierServers(tuple(one for one in follow if one.startswith("/")), servers)
 
@@ -58,13 +71,11 @@ def parse_resolv_conf(text: str) -> Upstreams:
     servers: list[Upstream] = []
     search: frozenset[bytes] = frozenset()
     for line in text.splitlines():
-        words = line.split()
-        if len(words) < 2 or words[0][0] in "#;":
-            continue
-        if words[0] == "nameserver":
-            servers.append(Upstream(words[1]))
-        elif words[0] in ("search", "domain"):
-            search = wire_names(words[1:])
+        match line.split():
+            case ["nameserver", address, *_]:
+                servers.append(Upstream(address))
+            case ["search" | "domain", _, *_] as words:
+                search = wire_names(words[1:])
     return Upstreams(tuple(dict.fromkeys(servers)), search=search)
 
 
@@ -72,44 +83,48 @@ def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
     """Domains in wire form, without the root and invalid names."""
     found = set()
     for text in texts:
-        try:
+        with suppress(ValueError):
             found.add(to_wire(text))
-        except ValueError:
-            continue
     return frozenset(found - {b"\0"})
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvConf:
-    """A `Setting` (plan.py): the file `name` as {"link": target} or {"text", "mode", "owner"}; None for none."""
+class OwnResolvConf(SystemFile):
+    """The file of vmdns that /etc/resolv.conf becomes a link to."""
 
+    kind = "resolv.conf-of-ours"
+    alone = True
+
+
+@dataclass(frozen=True)
+class ResolvConf(Setting):
+    """The file `name` as {"link": target} or {"text", "mode", "owner"}; None for none."""
+
+    kind: ClassVar[str] = "resolv.conf"
     name: str = "/etc/resolv.conf"
-    kind: str = field(default="resolv.conf", init=False)
-    elevated: bool = field(default=True, init=False)
 
     def read(self) -> dict[str, Any] | None:
         try:
             found = os.lstat(self.name)
             if stat.S_ISLNK(found.st_mode):
                 return {"link": os.readlink(self.name)}
-            text = read_whole(Path(self.name), _MOST_BYTES).decode("utf-8", "surrogateescape")
+            text = read_whole(Path(self.name), _MAX_BYTES).decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             return None
-        return {
-            "text": text,
-            "mode": f"{stat.S_IMODE(found.st_mode):o}",
-            "owner": f"{found.st_uid}:{found.st_gid}",
-        }
+        return {"text": text, "mode": f"{stat.S_IMODE(found.st_mode):o}", "owner": f"{found.st_uid}:{found.st_gid}"}
+
+    def commands(self, value: dict[str, Any] | None) -> Sequence[Sequence[str]]:
+        if value is None:
+            return [("rm", self.name)]
+        return [("ln", "-sfn", value["link"], self.name)] if "link" in value else []
 
     def write(self, value: dict[str, Any] | None) -> None:
         if value is None:
-            command, text = ["rm", "-f", self.name], ""
+            command = ["rm", "-f", self.name]
         elif "link" in value:
-            command, text = ["sh", "-c", _LINK, "sh", self.name, str(value["link"])], ""
+            command = ["sh", "-c", _LINK, "sh", self.name, value["link"]]
         else:
-            command = ["sh", "-c", _TEXT, "sh", self.name, str(value["owner"]), str(value["mode"])]
-            text = str(value["text"])
-        elevation.run(command, elevated=True, text=text)
+            command = ["sh", "-c", _TEXT, "sh", self.name, value["owner"], value["mode"]]
+        elevation.run(command, elevated=True, text=(value or {}).get("text", ""))
 
     def describe(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
         if after is None:
@@ -117,10 +132,3 @@ class ResolvConf:
         if "link" in after:
             return f"make {self.name} a link to {after['link']}"
         return f"make {self.name} the file it was, of {len(after['text'].splitlines())} lines"
-
-    def commands(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Sequence[str]:
-        if after is None:
-            return [elevation.format_command(["rm", self.name], elevated=True)]
-        if "link" in after:
-            return [elevation.format_command(["ln", "-sfn", str(after["link"]), self.name], elevated=True)]
-        return []

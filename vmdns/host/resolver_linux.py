@@ -16,30 +16,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmdns.host import elevation
-from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress
+from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB
+from vmdns.host import elevation, resolv_conf
 from vmdns.host.plan import Setting
-from vmdns.host.resolv_conf import (
-    OURS,
-    EarlierServers,
-    ResolvConf,
-    parse_earlier_servers,
-    parse_resolv_conf,
-    render_resolv_conf,
-)
-from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
-from vmdns.host.system_file import SystemFile
-from vmdns.regular_file import read_regular
+from vmdns.host.resolv_conf import EarlierServers, OwnResolvConf, ResolvConf
+from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, SystemFile
 
-DELEGATE = "/etc/systemd/dns-delegate.d/vmdns.dns-delegate"
-UNIT = "/etc/systemd/system/vmdns-host.service"
-DNSMASQ = "/etc/NetworkManager/dnsmasq.d/vmdns.conf"
-LINK = "vmdns0"
-_STUBS = ("127.0.0.53", "127.0.0.54")
+_LINK = "vmdns0"
+_STUBS = (RESOLVED_STUB, RESOLVED_PROXY)
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 _NETWORK_MANAGER = "/run/NetworkManager/no-stub-resolv.conf"
 _DELEGATES_SINCE = 258
-_MOST_BYTES = 65_536
+
+
+class Delegate(SystemFile):
+    """Sends queries for some zones to vmdns (systemd.dns-delegate(5))."""
+
+    kind = "dns-delegate"
+    after = after_end = (("systemctl", "reload", "systemd-resolved"),)
+    alone = True
+
+
+class HostUnit(SystemFile):
+    """The unit that makes the link of vmdns."""
+
+    kind = "host-unit"
+    after = (
+        ("systemctl", "daemon-reload"),
+        ("systemctl", "enable", "vmdns-host.service"),
+        ("systemctl", "restart", "vmdns-host.service"),
+    )
+    before_end = (("systemctl", "disable", "--now", "vmdns-host.service"),)
+    after_end = (("systemctl", "daemon-reload"),)
+
+
+class DnsmasqConf(SystemFile):
+    """Has NetworkManager's dnsmasq send queries for some zones to vmdns."""
+
+    kind = "dnsmasq-conf"
+    after = after_end = (("nmcli", "general", "reload", "dns-full"),)
+
+
+SETTINGS = {one.kind: one for one in (Delegate, HostUnit, DnsmasqConf, OwnResolvConf, ResolvConf, LoopbackAddress)}
+
+_DELEGATE = Delegate("/etc/systemd/dns-delegate.d/vmdns.dns-delegate")
+_UNIT = HostUnit("/etc/systemd/system/vmdns-host.service")
+_DNSMASQ = DnsmasqConf("/etc/NetworkManager/dnsmasq.d/vmdns.conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,188 +83,33 @@ class LinuxResolver:
         return _servers(self.resolv_conf)
 
     @property
+    def stub(self) -> bool:
+        """Whether resolv.conf names systemd-resolved."""
+        return not {*self.servers}.isdisjoint(_STUBS)
+
+    @property
     def uses_resolved(self) -> bool:
         """Whether programs use systemd-resolved, through its stub or nss-resolve, or did before `--whole`."""
-        earlier = parse_earlier_servers(self.resolv_conf)
+        earlier = resolv_conf.parse_earlier_servers(self.resolv_conf)
         did = earlier is not None and _RESOLVED in earlier.follow
-        stub = bool({*self.servers} & {*_STUBS})
-        return bool(self.resolved) and (stub or did or "resolve" in self.hosts_line.split())
+        return bool(self.resolved) and (self.stub or did or "resolve" in self.hosts_line.split())
 
 
-def look(root: Path = Path("/")) -> LinuxResolver:
+def read_resolver(root: Path = Path("/")) -> LinuxResolver:
     """Reads the settings below `root`."""
-    resolv_conf = root / "etc/resolv.conf"
+    file = root / "etc/resolv.conf"
     nsswitch = _text(root / "etc/nsswitch.conf").splitlines()
-    resolved = (root / _RESOLVED.lstrip("/")).exists()
+    resolved = root / _RESOLVED.lstrip("/")
     return LinuxResolver(
-        resolv_conf=_text(resolv_conf),
-        link=os.readlink(resolv_conf) if resolv_conf.is_symlink() else "",
+        resolv_conf=_text(file),
+        link=os.readlink(file) if file.is_symlink() else "",
         hosts_line=next((one for one in nsswitch if one.startswith("hosts:")), ""),
-        resolved=_version() if resolved else 0,
-        resolved_servers=_servers(_text(root / _RESOLVED.lstrip("/"))),
+        resolved=parse_version(elevation.read_output("resolvectl", "--version")) if resolved.exists() else 0,
+        resolved_servers=_servers(_text(resolved)),
         systemd=(root / "run/systemd/system").is_dir(),
         network_manager=(root / _NETWORK_MANAGER.lstrip("/")).exists(),
         dnsmasq=(root / "run/NetworkManager/dnsmasq.pid").exists(),
     )
-
-
-def split(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
-    """The plan to send queries for these zones to vmdns at `at`."""
-    if RESOLVER_ADDRESS in found.servers:
-        return Refusal("this computer asks vmdns for everything already (vmdns host --whole)")
-    if found.uses_resolved:
-        return ResolverPlan([resolved(found, at, zones)])
-    if found.dnsmasq:
-        lines = [f"server=/{zone}/{at.address}#{at.port}" for zone in zones]
-        return ResolverPlan([(setting("dnsmasq-conf", DNSMASQ), "\n".join([about(at, zones), *lines]) + "\n")])
-    return Refusal(
-        f"this computer asks the servers in /etc/resolv.conf ({', '.join(found.servers) or 'none'}), where none can be "
-        "named for single zones; `vmdns hosts --keep` writes the names into the hosts file instead, and "
-        "`vmdns host --whole` makes this computer ask vmdns for everything"
-    )
-
-
-def about(at: ListenAddress, zones: Sequence[str]) -> str:
-    """The comment at the top of files that vmdns writes."""
-    return f"# by vmdns host: names in {' and '.join(zones)} are asked of vmdns at {at}"
-
-
-def resolved(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> tuple[SystemFile, str]:
-    """The file that configures systemd-resolved."""
-    domains = " ".join(f"~{zone}" for zone in zones)
-    if found.resolved >= _DELEGATES_SINCE:
-        text = f"{about(at, zones)}\n[Delegate]\nDNS={at}\nDomains={domains}\n"
-        return setting("dns-delegate", DELEGATE), text
-    return setting("host-unit", UNIT), unit(at, zones)
-
-
-def unit(at: ListenAddress | None, zones: Sequence[str]) -> str:
-    """A unit that creates a link with an address, and makes systemd-resolved use `at` as its server.
-
-    systemd-resolved ignores a link without an address that is not link-local. Links are lost on reboot, so the unit
-    creates it at each start.
-    """
-    ip, resolvectl = shutil.which("ip") or "/sbin/ip", shutil.which("resolvectl") or "/usr/bin/resolvectl"
-    nmcli = shutil.which("nmcli")
-    start = [
-        f"-{ip} link add {LINK} type dummy",
-        # NetworkManager must not configure the link.
-        *([f"-{nmcli} device set {LINK} managed no"] if nmcli else []),
-        f"{ip} address replace {RESOLVER_ADDRESS}/32 dev {LINK}",
-        f"{ip} link set {LINK} up",
-    ]
-    if at is not None:
-        start.append(f"{resolvectl} dns {LINK} {at}")
-        start.append(f"{resolvectl} domain {LINK} " + " ".join(f"~{zone}" for zone in zones))
-        start.append(f"{resolvectl} default-route {LINK} false")
-    return "\n".join(
-        [
-            about(at, zones)
-            if at is not None
-            else f"# by vmdns host: gives this computer the address {RESOLVER_ADDRESS}",
-            "[Unit]",
-            "Description=This computer's way to vmdns",
-            *(["Wants=systemd-resolved.service", "After=systemd-resolved.service"] if at is not None else []),
-            "",
-            "[Service]",
-            "Type=oneshot",
-            "RemainAfterExit=yes",
-            *(f"ExecStart={line}" for line in start),
-            f"ExecStop={ip} link del {LINK}",
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-            "",
-        ]
-    )
-
-
-def whole(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> ResolverPlan | Refusal:
-    """The plan to send all queries to vmdns, at an address that VirtualBox passes on to guests behind NAT."""
-    notes = [
-        "while vmdns does not run, this computer resolves no names at all; have it started with your session first",
-        f"VirtualBox then gives guests on NAT and NAT Networks {RESOLVER_ADDRESS} as their DNS server; those that run "
-        "follow when they renew their lease",
-    ]
-    steps: list[tuple[Setting, Any]] = []
-    if found.uses_resolved:
-        # For programs that use systemd-resolved instead of resolv.conf.
-        steps.append(resolved(found, at, zones))
-    if not any(one.kind == "host-unit" for one, _ in steps) and found.systemd:
-        steps.append((setting("host-unit", UNIT), unit(None, ())))
-    if not found.systemd:
-        steps.append((LoopbackAddress(RESOLVER_ADDRESS), True))
-        notes.append(f"the address {RESOLVER_ADDRESS} is lost on reboot: apply this again then")
-    earlier = parse_earlier_servers(found.resolv_conf)
-    if earlier is None:
-        earlier = before(found)
-        if not earlier.follow:
-            notes.append(
-                f"vmdns continues to forward other names to {' and '.join(earlier.servers) or 'no server'}, also in "
-                "another network; a DHCP client that writes /etc/resolv.conf takes the computer away from vmdns again"
-            )
-    if not earlier.follow and not earlier.servers:
-        return Refusal("/etc/resolv.conf names no server now, so vmdns could not forward other names")
-    steps.append(
-        (setting("resolv.conf-of-ours", OURS), render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS))
-    )
-    steps.append((ResolvConf(), {"link": OURS}))
-    return ResolverPlan(steps, notes, check=RESOLVER_ADDRESS)
-
-
-def before(found: LinuxResolver) -> EarlierServers:
-    """The name servers of the host now: the files that resolvers continue to write, and fixed servers."""
-    follow = []
-    stub = bool({*found.servers} & {*_STUBS})
-    if stub:
-        follow.append(_RESOLVED)
-    if found.network_manager and not stub and not found.dnsmasq:  # NetworkManager's dnsmasq has domains of links
-        follow.append(_NETWORK_MANAGER)
-    if found.link and not stub:
-        target = os.path.normpath(os.path.join("/etc", found.link))
-        follow.append(target)
-    servers = [one for one in found.servers if one not in _STUBS]
-    return EarlierServers(tuple(dict.fromkeys(follow)), tuple(servers or found.resolved_servers))
-
-
-_KINDS: dict[str, dict[str, object]] = {
-    # Versions with delegates can reload.
-    "dns-delegate": {
-        "after": (("systemctl", "reload", "systemd-resolved"),),
-        "after_end": (("systemctl", "reload", "systemd-resolved"),),
-        "alone": True,
-    },
-    "host-unit": {
-        "after": (
-            ("systemctl", "daemon-reload"),
-            ("systemctl", "enable", "vmdns-host.service"),
-            ("systemctl", "restart", "vmdns-host.service"),
-        ),
-        "before_end": (("systemctl", "disable", "--now", "vmdns-host.service"),),
-        "after_end": (("systemctl", "daemon-reload"),),
-    },
-    "dnsmasq-conf": {
-        "after": (("nmcli", "general", "reload", "dns-full"),),
-        "after_end": (("nmcli", "general", "reload", "dns-full"),),
-    },
-    "resolv.conf-of-ours": {"alone": True},
-}
-
-
-def setting(kind: str, name: str) -> SystemFile:
-    """The setting for a file of that kind. Raises KeyError for an unknown kind."""
-    return SystemFile(kind, name, **_KINDS[kind])  # type: ignore[arg-type]
-
-
-def _servers(text: str) -> tuple[str, ...]:
-    return tuple(one.address for one in parse_resolv_conf(text).default)
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_regular(path, _MOST_BYTES).decode("utf-8", "surrogateescape")
-    except OSError:
-        return ""
 
 
 def parse_version(text: str) -> int:
@@ -251,5 +118,120 @@ def parse_version(text: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _version() -> int:
-    return parse_version(elevation.read_output("resolvectl", "--version").decode(errors="replace"))
+def _servers(text: str) -> tuple[str, ...]:
+    return tuple(one.address for one in resolv_conf.parse_resolv_conf(text).default)
+
+
+def _text(path: Path) -> str:
+    try:
+        return resolv_conf.read_text(path)
+    except OSError:
+        return ""
+
+
+def plan_zones(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, Any]]:
+    """What to set so that queries for these zones go to vmdns at `at`. Raises OSError where there is no way."""
+    if RESOLVER_ADDRESS in found.servers:
+        raise OSError("this computer asks vmdns for everything already (vmdns host --whole)")
+    if found.uses_resolved:
+        return [_plan_resolved(found, at, zones)]
+    if found.dnsmasq:
+        lines = [_about(at, zones), *(f"server=/{zone}/{at.address}#{at.port}" for zone in zones), ""]
+        return [(_DNSMASQ, "\n".join(lines))]
+    raise OSError(
+        f"this computer asks the servers in /etc/resolv.conf ({', '.join(found.servers) or 'none'}), where none can be "
+        "named for single zones; `vmdns hosts --keep` writes the names into the hosts file instead, and "
+        "`vmdns host --whole` makes this computer ask vmdns for everything"
+    )
+
+
+def _about(at: ListenAddress, zones: Sequence[str]) -> str:
+    return f"# by vmdns host: names in {' and '.join(zones)} are asked of vmdns at {at}"
+
+
+def _plan_resolved(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> tuple[Setting, str]:
+    """The file that configures systemd-resolved."""
+    domains = " ".join(f"~{zone}" for zone in zones)
+    if found.resolved >= _DELEGATES_SINCE:
+        return _DELEGATE, f"{_about(at, zones)}\n[Delegate]\nDNS={at}\nDomains={domains}\n"
+    resolvectl = shutil.which("resolvectl") or "/usr/bin/resolvectl"
+    start = (
+        f"{resolvectl} dns {_LINK} {at}",
+        f"{resolvectl} domain {_LINK} {domains}",
+        f"{resolvectl} default-route {_LINK} false",
+    )
+    after = "Wants=systemd-resolved.service\nAfter=systemd-resolved.service\n"
+    return _UNIT, _render_unit(_about(at, zones), after, start)
+
+
+def _render_unit(about: str, after: str = "", start: Sequence[str] = ()) -> str:
+    """A unit that makes a link with an address at each start, and then runs these commands.
+
+    systemd-resolved ignores a link without an address that is not link-local. NetworkManager must not configure it.
+    """
+    ip, nmcli = shutil.which("ip") or "/sbin/ip", shutil.which("nmcli")
+    lines = [
+        f"-{ip} link add {_LINK} type dummy",
+        *([f"-{nmcli} device set {_LINK} managed no"] if nmcli else []),
+        f"{ip} address replace {RESOLVER_ADDRESS}/32 dev {_LINK}",
+        f"{ip} link set {_LINK} up",
+        *start,
+    ]
+    commands = "\n".join(f"ExecStart={line}" for line in lines)
+    return f"""\
+{about}
+[Unit]
+Description=This computer's way to vmdns
+{after}
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+{commands}
+ExecStop={ip} link del {_LINK}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def plan_all(
+    found: LinuxResolver, at: ListenAddress, zones: Sequence[str]
+) -> tuple[list[tuple[Setting, Any]], list[str]]:
+    """What to set so that all queries go to vmdns, at an address that VirtualBox passes on to guests behind NAT; and
+    notes. Raises OSError where there is no way."""
+    notes = [
+        f"VirtualBox then gives guests on NAT and NAT Networks {RESOLVER_ADDRESS} as their DNS server; those that run "
+        "follow when they renew their lease"
+    ]
+    # For programs that use systemd-resolved instead of resolv.conf.
+    wanted: list[tuple[Setting, Any]] = [_plan_resolved(found, at, zones)] if found.uses_resolved else []
+    if not found.systemd:
+        wanted.append((LoopbackAddress(RESOLVER_ADDRESS), True))
+        notes.append(f"the address {RESOLVER_ADDRESS} is lost on reboot: apply this again then")
+    elif not any(setting == _UNIT for setting, _ in wanted):
+        about = f"# by vmdns host: gives this computer the address {RESOLVER_ADDRESS}"
+        wanted.append((_UNIT, _render_unit(about)))
+    earlier = resolv_conf.parse_earlier_servers(found.resolv_conf)
+    if earlier is None:
+        earlier = find_earlier_servers(found)
+        if not earlier.follow:
+            notes.append(
+                f"vmdns continues to forward other names to {' and '.join(earlier.servers) or 'no server'}, also in "
+                "another network; a DHCP client that writes /etc/resolv.conf takes the computer away from vmdns again"
+            )
+    if not earlier.follow and not earlier.servers:
+        raise OSError("/etc/resolv.conf names no server now, so vmdns could not forward other names")
+    text = resolv_conf.render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS)
+    wanted += [(OwnResolvConf(resolv_conf.OURS), text), (ResolvConf(), {"link": resolv_conf.OURS})]
+    return wanted, notes
+
+
+def find_earlier_servers(found: LinuxResolver) -> EarlierServers:
+    """The name servers of the host now: the files that resolvers continue to write, and fixed servers."""
+    follow = [_RESOLVED] if found.stub else []
+    if found.network_manager and not found.stub and not found.dnsmasq:  # its dnsmasq has domains of links
+        follow.append(_NETWORK_MANAGER)
+    if found.link and not found.stub:
+        follow.append(os.path.normpath(os.path.join("/etc", found.link)))
+    servers = [one for one in found.servers if one not in _STUBS]
+    return EarlierServers(tuple(dict.fromkeys(follow)), tuple(servers or found.resolved_servers))

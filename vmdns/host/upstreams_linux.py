@@ -1,112 +1,196 @@
-"""Linux: the DNS servers that this host uses, from resolv.conf(5).
+"""Linux: the DNS servers that this host uses, from resolv.conf(5) and systemd-resolved.
 
-Where that names only the stub of systemd-resolved, the servers behind it are those of its own resolv.conf
-(systemd-resolved.service(8)) and those of each link for the link's domains (systemd_resolved.py). Queries go to the
-proxy of systemd-resolved, which resolves like the host: domains of links, DNS over TLS, DNSSEC. Where resolv.conf sends
-all queries to vmdns (resolv_conf.py), systemd-resolved may forward to vmdns, so the servers are queried directly, as
-they are where no proxy answers.
+Where resolv.conf names only the stub of systemd-resolved, the servers behind it are those of its own resolv.conf
+(systemd-resolved.service(8)), and those of each link for the link's domains. These are in state files whose format is
+private to systemd (tested with 252): unreadable settings are left out. Queries go to the proxy of systemd-resolved,
+which resolves like the host: domains of links, DNS over TLS, DNSSEC. Where resolv.conf sends all queries to vmdns
+(resolv_conf.py), systemd-resolved may forward to vmdns, so the servers are queried directly, as they are where no proxy
+answers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
+import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 
+from vmdns.dns.builtin_zones import LOCALHOST
+from vmdns.dns.message import SERVFAIL, SOA, A
+from vmdns.dns.name import to_wire
+from vmdns.dns.query import encode_query
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams
-from vmdns.host import systemd_resolved as resolved
-from vmdns.host.resolv_conf import EarlierServers, parse_earlier_servers, parse_resolv_conf
-from vmdns.regular_file import read_regular
+from vmdns.host.resolv_conf import EarlierServers, parse_earlier_servers, parse_resolv_conf, read_text
 
 _STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
 _RESOLV_CONF = "etc/resolv.conf"
-_RESOLVED = f"{resolved.FOLDER}/resolv.conf"
+_RESOLVED = "run/systemd/resolve/resolv.conf"
 _NETWORK_MANAGER = "run/NetworkManager"  # watched once this host sends all queries to vmdns
-_MOST_BYTES = 65_536
-_ROOT = b"\0"
+# What programs set by D-Bus (NetworkManager, resolvectl, VPN clients), and the configuration of systemd-networkd.
+_LINK_FOLDERS = ("run/systemd/resolve/netif", "run/systemd/netif/links")
+_MAX_LINKS = 256
+# A zone of addresses for documentation (RFC 6303 section 4.2), which vmdns answers.
+_TEST_NETWORK = to_wire("113.0.203.in-addr.arpa")
+_PROXY_SECONDS = 0.5
+_SERVER = re.compile(r"\[([^\]]+)\](?::(\d+))?|([^:]+)(?::(\d+))?|(.+)")
+
+Domains = dict[bytes, tuple[Upstream, ...]]
 
 
-def behind_stub(found: Upstreams, text: str | None, domains: resolved.Domains) -> Upstreams:
+def parse_link(text: str, index: str) -> Domains:
+    """The domains of a link (wire names, the root for `~.`), each with the servers of that link.
+
+    index is the number of the interface, for link-local servers.
+    """
+    values = {key: value.split() for key, _, value in (line.partition("=") for line in text.splitlines())}
+    found = (_parse_server(word, index) for word in values.get("SERVERS", []) + values.get("DNS", []))
+    servers = tuple(dict.fromkeys(one for one in found if one is not None))
+    domains: Domains = {}
+    for word in values.get("DOMAINS", []) + values.get("ROUTE_DOMAINS", []):
+        with contextlib.suppress(ValueError):
+            domains[to_wire(word.removeprefix("~"))] = servers
+    return domains if servers else {}
+
+
+def _parse_server(text: str, index: str) -> Upstream | None:
+    """A server as systemd writes it: ADDRESS[:PORT][%INTERFACE][#NAME], an IPv6 address with a port in brackets."""
+    text, _, interface = text.partition("#")[0].partition("%")
+    found = _SERVER.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        address = ipaddress.ip_address(found[1] or found[3] or found[5])
+    except ValueError:
+        return None
+    scope = f"%{interface or index}" if address.version == 6 and address.is_link_local else ""
+    return Upstream(f"{address}{scope}", int(found[2] or found[4] or 53))
+
+
+def _read_domains(root: Path) -> Domains:
+    """The domains of all links, with their servers; those of several links have the servers of each."""
+    domains: Domains = {}
+    for folder in _LINK_FOLDERS:
+        with contextlib.suppress(OSError):
+            for file in sorted(one for one in (root / folder).iterdir() if one.name.isdigit())[:_MAX_LINKS]:
+                for key, servers in parse_link(read_text(file), file.name).items():
+                    domains[key] = tuple(dict.fromkeys((*domains.get(key, ()), *servers)))
+    return domains
+
+
+def behind_stub(found: Upstreams, text: str, domains: Domains) -> Upstreams:
     """The same, with the stub of systemd-resolved replaced by the servers behind it, if any are known.
 
     text is that of its own resolv.conf, domains are those of its links.
     """
     if not found.default or any(one.address not in _STUBS for one in found.default):
         return found
-    real = with_links(parse_resolv_conf(text or ""), domains)
+    real = _with_links(parse_resolv_conf(text), domains)
     if not real.default:
         return replace(found, domains=real.domains)
     return replace(real, search=found.search | real.search, stub=found.resolvers)
 
 
-def with_links(found: Upstreams, domains: resolved.Domains) -> Upstreams:
+def _with_links(found: Upstreams, domains: Domains) -> Upstreams:
     """The same with the domains of systemd-resolved's links; a link that takes everything (`~.`) comes first."""
-    first = domains.get(_ROOT, ())
+    first = domains.get(b"\0", ())
     servers = tuple(one for one in dict.fromkeys((*first, *found.default)) if one.address not in _STUBS)
-    return replace(found, default=servers, domains={key: value for key, value in domains.items() if key != _ROOT})
+    return replace(found, default=servers, domains={key: value for key, value in domains.items() if key != b"\0"})
 
 
-def find_earlier_upstreams(found: Upstreams, earlier: EarlierServers, root: Path) -> Upstreams:
+def _find_earlier(found: Upstreams, earlier: EarlierServers, root: Path) -> Upstreams:
     """The upstreams from before this host sent all queries to vmdns; `found` has vmdns only."""
     own = {one.address for one in found.default} | _STUBS
+
+    def foreign(servers: tuple[Upstream, ...]) -> tuple[Upstream, ...]:
+        return tuple(one for one in servers if one.address not in own)
+
     for path in earlier.follow:
-        try:
-            there = parse_resolv_conf(_text(root / path.lstrip("/")))
-        except OSError:
-            continue
-        servers = tuple(one for one in there.default if one.address not in own)
-        if servers:
-            there = replace(there, default=servers, search=found.search | there.search, stub=found.resolvers)
-            domains = resolved.read_domains(root) if path.lstrip("/") == _RESOLVED else {}
-            domains = {key: tuple(one for one in value if one.address not in own) for key, value in domains.items()}
-            return with_links(there, {key: value for key, value in domains.items() if value})
+        there = parse_resolv_conf(_text(root / path.lstrip("/")))
+        if servers := foreign(there.default):
+            domains = _read_domains(root) if path.lstrip("/") == _RESOLVED else {}
+            domains = {key: foreign(value) for key, value in domains.items() if foreign(value)}
+            search = found.search | there.search
+            return _with_links(Upstreams(servers, search=search, stub=found.resolvers), domains)
     return Upstreams(tuple(map(Upstream, earlier.servers)), search=found.search, stub=found.resolvers)
 
 
-def with_proxy(found: Upstreams) -> Upstreams:
-    """The same with the proxy of systemd-resolved, where this host uses it and it answers. Takes up to a second."""
-    uses_stub = found.stub and _STUBS.issuperset(found.stub)
-    return replace(found, proxy=resolved.find_proxy()) if uses_stub else found
-
-
-def read(root: Path = Path("/")) -> Upstreams:
+def read_files(root: Path = Path("/")) -> Upstreams:
     """Reads the files below `root`. Raises OSError if resolv.conf cannot be read."""
     try:
-        text = _text(root / _RESOLV_CONF)
+        text = read_text(root / _RESOLV_CONF)
     except OSError as error:
         raise OSError(f"/{_RESOLV_CONF} cannot be read ({error.strerror}): no DNS servers of this host") from error
     found = parse_resolv_conf(text)
     earlier = parse_earlier_servers(text)
     if earlier is not None:
-        return find_earlier_upstreams(found, earlier, root)
-    try:
-        behind = _text(root / _RESOLVED)
-    except OSError:
-        behind = None
-    domains = resolved.read_domains(root)
+        return _find_earlier(found, earlier, root)
+    domains = _read_domains(root)
     if (root / _RESOLV_CONF).resolve() == (root / _RESOLVED).resolve():
-        return with_links(found, domains)
-    return behind_stub(found, behind, domains)
+        return _with_links(found, domains)
+    return behind_stub(found, _text(root / _RESOLVED), domains)
 
 
 def _text(path: Path) -> str:
-    """The lines of a file that are whole within the bound: half an address would be another one."""
-    data = read_regular(path, _MOST_BYTES)
-    whole = data if len(data) <= _MOST_BYTES else data[: data.rfind(b"\n") + 1]
-    return whole.decode("utf-8", "replace")
+    try:
+        return read_text(path)
+    except OSError:
+        return ""
+
+
+def read_upstreams() -> Upstreams:
+    """The servers in the files, and the proxy of systemd-resolved where this host uses it and it answers.
+
+    Takes up to 2 s. Raises OSError as `read_files` does.
+    """
+    found = read_files()
+    return replace(found, proxy=_find_proxy()) if found.stub and _STUBS.issuperset(found.stub) else found
+
+
+def _find_proxy() -> Upstream | None:
+    """The address where systemd-resolved forwards queries: its proxy, or its stub before version 249.
+
+    None if it does not answer, and if it would forward to vmdns, which would be a loop.
+    """
+    for address in (RESOLVED_PROXY, RESOLVED_STUB):
+        if _query(address, LOCALHOST, A) is not None:  # which it answers itself
+            return None if leads_to_vmdns(_query(address, _TEST_NETWORK, SOA)) else Upstream(address)
+    return None
+
+
+def leads_to_vmdns(reply: bytes | None) -> bool:
+    """Whether a response about the zone 113.0.203.in-addr.arpa comes from vmdns, by its SOA, or may come from it.
+
+    None is no response, so it is not from vmdns, which answers at once.
+    """
+    if reply is None:
+        return False
+    # A vmdns that has just started has no zones yet, and answers SERVFAIL.
+    return reply[3] & 0x0F == SERVFAIL or b"\x05vmdns" in reply
+
+
+def _query(address: str, name: bytes, kind: int) -> bytes | None:
+    query = encode_query(0x5644, name, kind, edns=False)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.settimeout(_PROXY_SECONDS)
+        try:
+            one.connect((address, 53))
+            one.send(query)
+            reply = one.recv(4096)
+        except OSError:
+            return None
+    return reply if reply[:2] == query[:2] and len(reply) > 12 else None
 
 
 def watched_folders(root: Path = Path("/")) -> list[Path]:
     """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to; some
     may not exist."""
     file = root / _RESOLV_CONF
+    earlier = parse_earlier_servers(_text(file)) or EarlierServers()
     # Not Path.resolve, which raises for circular links (before Python 3.13).
     folders = [file.parent, Path(os.path.realpath(file)).parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
-    folders += [root / folder for folder in resolved.LINK_FOLDERS]
-    try:
-        earlier = parse_earlier_servers(_text(file))
-    except OSError:
-        earlier = None
-    if earlier is not None:
-        folders += [(root / path.lstrip("/")).parent for path in earlier.follow]
+    folders += [root / folder for folder in _LINK_FOLDERS]
+    folders += [(root / path.lstrip("/")).parent for path in earlier.follow]
     return list(dict.fromkeys(folders))

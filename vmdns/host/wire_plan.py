@@ -7,27 +7,29 @@ host-only network reaches the host's address on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from typing import Any, NamedTuple
+from ipaddress import AddressValueError, IPv4Address
+from typing import Any
 
-from vmdns.host.loopback_address import RESOLVER_ADDRESS
-from vmdns.host.vbox_dhcp import DhcpServerSettings, NatNetworkSettings, NetworkSettings, find_group, parse_address
-from vmdns.host.virtualbox_networks import GROUP, host_only, server_value, title
+from vmdns.host.plan import Setting
+from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress
+from vmdns.host.virtualbox_dhcp import (
+    GROUP,
+    HOST_ONLY,
+    DhcpGroup,
+    DhcpLowerAddress,
+    DhcpServerPresence,
+    DhcpSettings,
+    NatNetworkSettings,
+    NetworkSettings,
+    VirtualBox,
+    server_value,
+    title,
+)
 from vmdns.state.facts import HostInterface
 from vmdns.state.views import GIVEN
 
-DHCP_SERVER, LOWER, DHCP_GROUP, LOOPBACK = "dhcp-server", "dhcp-lower-ip", "dhcp-group", "loopback-address"
 _LIBSLIRP = (7, 2)  # the version that replaced the engine of NAT Networks
-
-
-class WantedSetting(NamedTuple):
-    """A setting, by kind and name (virtualbox_networks.setting_factory), and its new value."""
-
-    kind: str
-    name: str
-    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class WireState:
     group. may: whether an address can be added to the host.
     """
 
+    box: VirtualBox
     version: tuple[int, ...]
     networks: NetworkSettings
     zones: tuple[str, ...]
@@ -52,17 +55,21 @@ class WireState:
     groups: frozenset[str] = frozenset()
     may: bool = True
 
+    @property
+    def modern(self) -> bool:
+        return self.version >= _LIBSLIRP
+
 
 @dataclass(slots=True)
 class NetworkRow:
     """One network, by its DHCP server's name: the name servers of its guests now, the planned one (empty: none), the
-    settings for it, and notes for the user."""
+    settings for it with their values, and notes for the user."""
 
     network: str
     kind: str
     now: tuple[str, ...] = ()
     server: str = ""
-    want: list[WantedSetting] = field(default_factory=list)
+    want: list[tuple[Setting, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -74,80 +81,80 @@ class NetworkRow:
 def plan_networks(look: WireState) -> list[NetworkRow]:
     """All networks, in VirtualBox's order."""
     servers = look.networks.servers
-    found: list[NetworkRow] = []
-    own = dict(_own_addresses(look))
+    found: dict[str, NetworkRow] = {}
+
+    def add(network: str, kind: str) -> NetworkRow:
+        server = servers.get(network)
+        now = server.name_servers if server is not None and server.enabled else ()
+        return found.setdefault(network, NetworkRow(network, kind, now))
+
+    own = _own_addresses(look)
     for net in look.networks.nat:
-        row = NetworkRow(net.name, "natnetwork", _now(servers.get(net.name)))
-        _nat(row, net, look, own.get(net.name, ""))
-        found.append(row)
+        _plan_nat(add(net.name, "natnetwork"), net, look, own[net.name])
     for interface in look.interfaces:
-        name = host_only(interface.name)
-        row = NetworkRow(name, "hostonly", _now(servers.get(name)))
-        _host_only(row, interface, look)
-        found.append(row)
+        _plan_host_only(add(HOST_ONLY + interface.name, "hostonly"), interface, look)
     for vmnet in look.vmnets:
-        note = f"macOS gives its guests their settings, which cannot be changed: enter {_own(vmnet)} in the guest"
-        found.append(NetworkRow(vmnet.name, "hostonlynetwork", notes=[note]))
-    known = {row.network for row in found}
+        note = f"macOS gives its guests their settings, which cannot be changed: enter {_address(vmnet)} in the guest"
+        add(vmnet.name, "hostonlynetwork").notes.append(note)
     for server in servers.values():
-        if server.network not in known and server.enabled and not server.network.startswith(host_only("")):
+        if server.network not in found and server.enabled and not server.network.startswith(HOST_ONLY):
             note = "an internal network: this computer is not on it, so its guests cannot reach vmdns"
-            found.append(NetworkRow(server.network, "intnet", _now(server), notes=[note]))
-    return found
+            add(server.network, "intnet").notes.append(note)
+    return list(found.values())
 
 
-def _now(server: DhcpServerSettings | None) -> tuple[str, ...]:
-    return server.name_servers if server is not None and server.enabled else ()
+def _parse_address(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text)
+    except AddressValueError:
+        return None
 
 
-def _own_addresses(look: WireState) -> Iterator[tuple[str, str]]:
-    """An address for each NAT Network: the one it has already, else the lowest free one."""
-    servers = look.networks.servers
+def _own_addresses(look: WireState) -> dict[str, str]:
+    """An address for each NAT Network: the one it has already, else the lowest free one, else ''."""
     owners: dict[str, str] = {}
     for net in look.networks.nat:
-        group = find_group(servers, net.name, GROUP) or {}
-        mine = group.get("6", "")
-        if mine not in owners and (at := parse_address(mine)) and at in GIVEN and mine != RESOLVER_ADDRESS:
-            owners[mine] = net.name
-    used = {one for server in servers.values() for one in server.name_servers}
-    foreign = look.given - look.ours  # of another user's vmdns, or set by someone else
-    free = (str(one) for one in GIVEN.hosts() if str(one) not in {*owners, *used, *foreign, RESOLVER_ADDRESS})
-    by_network = {name: one for one, name in owners.items()}
-    for net in look.networks.nat:
-        yield net.name, by_network.get(net.name) or next(free, "")
+        mine = (look.networks.own_group(net.name) or {}).get("6", "")
+        if (at := _parse_address(mine)) and at in GIVEN and mine != RESOLVER_ADDRESS:
+            owners.setdefault(mine, net.name)
+    used = {one for server in look.networks.servers.values() for one in server.name_servers}
+    # Foreign addresses are those of another user's vmdns, or set by someone else.
+    taken = {*owners, *used, *(look.given - look.ours), RESOLVER_ADDRESS}
+    free = (str(one) for one in GIVEN.hosts() if str(one) not in taken)
+    found = {name: address for address, name in owners.items()}
+    return {net.name: found.get(net.name) or next(free, "") for net in look.networks.nat}
 
 
-def _nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: str) -> None:
-    server = look.networks.servers.get(net.name)
+def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: str) -> None:
+    server, first = look.networks.servers.get(net.name), net.network.network_address
     if not net.enabled:
         row.notes.append("the network is switched off in VirtualBox")
         return
     if not net.dhcp or (server is not None and not server.enabled):
         how = (
-            f"VBoxManage natnetwork modify --netname {_quoted(net.name)} --dhcp on"
+            f"VBoxManage natnetwork modify --netname {_quote(net.name)} --dhcp on"
             if not net.dhcp
-            else f"VBoxManage dhcpserver modify --network={_quoted(net.name)} --enable"
+            else f"VBoxManage dhcpserver modify --network={_quote(net.name)} --enable"
         )
         row.notes.append(f"its DHCP server is off, so guests are given nothing; switch it on: {how}")
         return
-    first = net.network.network_address
-    modern = look.version >= _LIBSLIRP
     if server is None and net.network.num_addresses < 8:
         row.notes.append(f"{net.network} has no room for a DHCP server, a name server and guests")
         return
-    if server is not None:
-        _note_broken_servers(row, server, first, modern)
-    if not modern:
-        if not net.loopback:
-            row.notes.append(
-                f"no address in it leads to this computer; make one: "
-                f"VBoxManage natnetwork modify --netname {_quoted(net.name)} --loopback-4 127.0.0.1=2"
-            )
-            return
+    if look.modern and server is not None and server.address in row.now:
+        row.notes.append(f"{server.address}, given to guests now, is its DHCP server and answers no DNS")
+    elif look.modern and str(first + 3) in row.now:
+        row.notes.append(f"{first + 3}, given to guests now, is also the first guest's own address")
+    if not look.modern and not net.loopback:
+        row.notes.append(
+            f"no address in it leads to this computer; make one: "
+            f"VBoxManage natnetwork modify --netname {_quote(net.name)} --loopback-4 127.0.0.1=2"
+        )
+    elif not look.modern:
         row.server = str(first + net.loopback)
     elif own and (own in look.given or look.may):
         row.server = own
-        row.want.append(WantedSetting(LOOPBACK, own, True))
+        row.want.append((LoopbackAddress(own), True))
     elif look.hosts:
         row.server = next((one for one in row.now if one in look.hosts), look.hosts[0])
         row.notes.append(
@@ -156,81 +163,63 @@ def _nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: str) ->
         )
     else:
         row.notes.append("this computer has no address that its guests could reach")
+    if not row.server:
         return
     if server is None:
-        row.want.append(_new_server(net, modern))
-    elif modern:
+        # As VirtualBox makes it (NATNetwork::i_recalculateIpv4AddressAssignments), but never with a guest at the fourth
+        # address, where the engine of 7.2 answers DNS itself while the host's resolver is loopback.
+        at, last = first + (2 if look.modern else 3), net.network.broadcast_address - 1
+        value = server_value(str(at), str(net.network.netmask), str(first + 4), str(last))
+        row.want.append((DhcpServerPresence(net.name, look.box), value))
+    elif look.modern:
         _raise_lower(row, server, first, look)
-    _group(row, server, look)
+    _plan_group(row, server, look)
 
 
-def _new_server(net: NatNetworkSettings, modern: bool) -> WantedSetting:
-    """As VirtualBox makes it (NATNetwork::i_recalculateIpv4AddressAssignments), but never with a guest at the fourth
-    address, where the engine of 7.2 answers DNS itself while the host's resolver is loopback."""
-    first, last = net.network.network_address, net.network.broadcast_address
-    at = first + (2 if modern else 3)
-    value = server_value(str(at), str(net.network.netmask), str(first + 4), str(last - 1))
-    return WantedSetting(DHCP_SERVER, net.name, value)
-
-
-def _note_broken_servers(row: NetworkRow, server: DhcpServerSettings, first: IPv4Address, modern: bool) -> None:
-    """Notes about name servers that VirtualBox hands out and that do not work."""
-    fallback = str(first + 3)
-    if modern and server.address in row.now:
-        row.notes.append(f"{server.address}, given to guests now, is its DHCP server and answers no DNS")
-    elif modern and fallback in row.now:
-        row.notes.append(f"{fallback}, given to guests now, is also the first guest's own address")
-
-
-def _raise_lower(row: NetworkRow, server: DhcpServerSettings, first: IPv4Address, look: WireState) -> None:
+def _raise_lower(row: NetworkRow, server: DhcpSettings, first: IPv4Address, look: WireState) -> None:
     """Keeps guests off the fourth address where the engine answers at it: the first guest would have it too."""
-    lower, upper = parse_address(server.lower), parse_address(server.upper)
-    loopback = bool(look.resolvers) and all((at := parse_address(one)) and at.is_loopback for one in look.resolvers)
+    lower, upper = _parse_address(server.lower), _parse_address(server.upper)
+    loopback = bool(look.resolvers) and all((at := _parse_address(one)) and at.is_loopback for one in look.resolvers)
     if loopback and lower and upper and lower <= first + 3 < upper:
-        row.want.append(WantedSetting(LOWER, server.network, str(first + 4)))
+        row.want.append((DhcpLowerAddress(server.network, look.box), str(first + 4)))
 
 
-def _host_only(row: NetworkRow, interface: HostInterface, look: WireState) -> None:
+def _plan_host_only(row: NetworkRow, interface: HostInterface, look: WireState) -> None:
     server = look.networks.servers.get(row.network)
     if server is None or not server.enabled:
         verb = "has no DHCP server" if server is None else "has its DHCP server switched off"
-        row.notes.append(f"{verb}, so guests get no settings from VirtualBox: enter {_own(interface)} in the guest")
+        row.notes.append(f"{verb}, so guests get no settings from VirtualBox: enter {_address(interface)} in the guest")
         return
-    row.server = _own(interface)
-    _group(row, server, look)
+    row.server = _address(interface)
+    _plan_group(row, server, look)
 
 
-def _own(interface: HostInterface) -> str:
+def _address(interface: HostInterface) -> str:
     return interface.prefix.partition("/")[0]
 
 
-def _group(row: NetworkRow, server: DhcpServerSettings | None, look: WireState) -> None:
-    """Plans the DHCP group, unless a foreign group has its name."""
-    there = (server.groups.get(GROUP) if server is not None else None) or {}
-    if "else" in there and row.network not in look.groups:
+def _plan_group(row: NetworkRow, server: DhcpSettings | None, look: WireState) -> None:
+    """Plans the DHCP group, unless a foreign group has its name.
+
+    Its options are name server, domain, and search list (RFC 3397, which VirtualBox encodes from words). NetworkManager
+    drops a lone domain where there is a search list, so the first zone is in both.
+    """
+    groups = server.groups if server is not None else {}
+    if "else" in groups.get(GROUP, {}) and row.network not in look.groups:
         row.notes.append(
             f"its DHCP server has a group {GROUP} that is not vmdns'; take it away: "
-            f"VBoxManage dhcpserver modify --network={_quoted(row.network)} --group={GROUP} --remove-config"
+            f"VBoxManage dhcpserver modify --network={_quote(row.network)} --group={GROUP} --remove-config"
         )
         row.server, row.want = "", []
         return
-    row.want.append(WantedSetting(DHCP_GROUP, row.network, options(row.server, look.zones)))
-    if server is None:
-        return
-    for name, group in server.groups.items():
+    options = {"6": row.server, "15": look.zones[0], "119": " ".join(look.zones)}
+    row.want.append((DhcpGroup(row.network, look.box), options))
+    for name, group in groups.items():
         if name.encode() < GROUP.encode() and ("6" in group or "else" in group):
             row.notes.append(f"the group {name} of its DHCP server comes before that of vmdns, and may outrank it")
-    if server.others:
+    if server is not None and server.others:
         row.notes.append("single guests have settings of their own in its DHCP server, which may outrank vmdns'")
 
 
-def options(server: str, zones: Sequence[str]) -> dict[str, str]:
-    """The DHCP options: name server, domain, and search list (RFC 3397, which VirtualBox encodes from words).
-
-    NetworkManager drops a lone domain where there is a search list, so the first zone is in both.
-    """
-    return {"6": server, "15": zones[0], "119": " ".join(zones)}
-
-
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return name if name.isidentifier() else f"'{name}'"

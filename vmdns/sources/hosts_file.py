@@ -12,7 +12,7 @@ from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
 
-from vmdns.regular_file import read_regular
+from vmdns.files import read_regular
 from vmdns.state.facts import HostName
 from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END, HostsIndex, index_hosts
 

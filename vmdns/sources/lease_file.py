@@ -10,7 +10,7 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
-from vmdns.regular_file import read_regular
+from vmdns.files import read_regular
 from vmdns.state.facts import Lease
 from vmdns.state.xml_tree import parse_xml
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as xml
 
-from vmdns.regular_file import read_regular
+from vmdns.files import read_regular
 from vmdns.sources.installation import local_path
 from vmdns.sources.virtualbox_values import parse_extra, parse_timestamp, rule_sort_key
 from vmdns.state.external_data import EVERYONE, NAME_SERVERS, DhcpScope, find_name_servers

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmdns.regular_file import read_regular
+from vmdns.files import read_regular
 from vmdns.sources import settings_file
 from vmdns.sources import vboxmanage_output as output
 from vmdns.sources.installation import Installation, stamp, user_home, windows_user_home

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.needs import needs_mount_namespace
+from vmdns import files
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host.journal import Journal, JournalEntry
+from vmdns.host.plan import Journal, JournalEntry
 
 ROOT = Path(__file__).resolve().parents[3]
 posix = pytest.mark.skipif(os.name != "posix", reason="a process is killed otherwise there")
@@ -32,7 +33,7 @@ def dies(*given, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(module, name, dies)
 if what == "journal":
-    from vmdns.host.journal import JournalEntry, Journal
+    from vmdns.host.plan import Journal, JournalEntry
     Journal(Path(file)).put(JournalEntry("wire", "address", "two", None, "b"))
 else:
     from vmdns.host.hosts_block import write
@@ -54,12 +55,15 @@ def entry(name: str) -> JournalEntry:
 @posix
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_journal_whose_writer_is_killed_is_the_old_or_the_new_one(step: str, when: str, tmp_path: Path) -> None:
+def test_a_journal_whose_writer_is_killed_is_the_old_or_the_new_one(
+    step: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(tmp_path / "journal.json")
     journal.put(entry("one"))
     assert run(step, when, "journal", str(journal.path)).returncode == -9
     done = (step, when) == ("os.replace", "after")
     assert [one.name for one in journal.entries()] == ["one", "two"] if done else ["one"]
+    monkeypatch.setattr(files, "_TEMPORARY_SECONDS", -1.0)
     journal.put(entry("three"))  # neither a lock nor litter is left
     assert journal.entries()[-1].name == "three"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["journal.json", "journal.json.lock"]
@@ -76,7 +80,7 @@ def test_a_hosts_file_whose_writer_is_killed_is_the_old_or_the_new_one(
     hostsfile.write(file, [LINE])
     assert run(step, when, "hosts", str(file)).returncode == -9
     assert hostsfile.read(file) == (["192.168.56.102\tdb.local"] if (step, when) == ("os.replace", "after") else [LINE])
-    monkeypatch.setattr(hostsfile, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(files, "_TEMPORARY_SECONDS", -1.0)
     hostsfile.write(file, None)
     assert file.read_bytes() == BEFORE
     assert [one.name for one in tmp_path.iterdir()] == ["hosts"]
@@ -85,7 +89,7 @@ def test_a_hosts_file_whose_writer_is_killed_is_the_old_or_the_new_one(
 _PUTS = """
 import sys
 from pathlib import Path
-from vmdns.host.journal import JournalEntry, Journal
+from vmdns.host.plan import Journal, JournalEntry
 for number in range(40):
     Journal(Path(sys.argv[1])).put(JournalEntry("wire", "address", f"{sys.argv[2]} {number}", None, "a"))
 """
@@ -107,7 +111,7 @@ folder = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
 from vmdns.host import plan
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host.journal import JournalEntry, Journal
+from vmdns.host.plan import Journal, JournalEntry
 journal = Journal(folder / "journal.json")
 journal.put(JournalEntry("wire", "address", "one", None, "a"))
 hosts = folder / "hosts"
@@ -115,15 +119,15 @@ hosts.write_bytes(b"127.0.0.1 localhost\\n")
 before = journal.path.read_bytes(), hosts.read_bytes()
 (folder / "filler").write_bytes(b"x" * 32768)
 written = []
-class Setting:
-    kind, name, elevated = "address", "two", False
+class Address(plan.Setting):
+    kind, elevated = "address", False
     def read(self): return None
     def write(self, value): written.append(value)
     def describe(self, before, after): return "have an address"
-    def commands(self, before, after): return []
+    def commands(self, value): return []
 failed = []
 try:
-    plan.apply([plan.Step(Setting(), None, "y" * 100_000)], journal, "wire", lambda line: None)
+    plan.apply([plan.Step(Address("two"), None, "y" * 100_000)], journal, "wire", lambda line: None)
 except OSError as error:
     failed.append(error.errno)
 try:

@@ -20,7 +20,7 @@ from vmdns.commands import CommandError
 from vmdns.commands import wire as wiring
 from vmdns.commands.wire import Wire
 from vmdns.host import elevation as elevate
-from vmdns.host import loopback_address as loopback
+from vmdns.host import system_settings
 from vmdns.host.elevation import ElevationDenied
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the played VBoxManage is a script as POSIX runs it")
@@ -84,9 +84,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     made = Host()
     monkeypatch.setattr(elevate, "run", made.run)
     monkeypatch.setattr(
-        loopback, "address_commands", lambda address, present: [["ip", "a", "add" if present else "del", address]]
+        system_settings, "address_command", lambda address, present: ["ip", "a", "add" if present else "del", address]
     )
-    monkeypatch.setattr(loopback, "is_assigned", made.addresses.__contains__)
+    monkeypatch.setattr(system_settings, "is_assigned", made.addresses.__contains__)
     monkeypatch.setattr(wiring, "is_assigned", made.addresses.__contains__)
     return made
 
@@ -131,7 +131,7 @@ def test_plan_apply_again_and_undo(box: FakeBox, host: Host) -> None:
     assert done["changed"] == ["lab", "a \"b'/c", HOST_ONLY]
     assert host.addresses == {"198.18.53.1", "198.18.53.2"}
 
-    found = wire().box.networks().servers
+    found = wire().box.read_networks().servers
     wanted = {"15": "local", "119": "local vm.internal"}
     assert found["lab"].groups == {"vmdns": {"6": "198.18.53.1", **wanted}}
     assert (found["lab"].lower, found["lab"].name_servers) == ("10.0.2.4", ("198.18.53.1",))
@@ -188,13 +188,13 @@ def test_one_network_alone(box: FakeBox, host: Host) -> None:
     assert host.addresses == {"198.18.53.2"}  # the first is lab's
     told("apply", "lab")
     assert host.addresses == {"198.18.53.1", "198.18.53.2"}
-    found = wire().box.networks().servers
+    found = wire().box.read_networks().servers
     assert [sorted(found[name].groups) for name in ("lab", "a \"b'/c", HOST_ONLY)] == [["vmdns"]] * 3
 
     undone, _ = told("undo", "a \"b'/c")
     assert undone["changed"] == ["a \"b'/c"]
     assert host.addresses == {"198.18.53.1"}
-    assert sorted(wire().box.networks().servers["lab"].groups) == ["vmdns"]
+    assert sorted(wire().box.read_networks().servers["lab"].groups) == ["vmdns"]
     told("undo", HOST_ONLY)
     told("undo", "lab")
     assert box.file.read_bytes() == before
@@ -212,7 +212,7 @@ def test_what_someone_else_changed_since_is_left(box: FakeBox, host: Host) -> No
     assert len(undone["left"]) == 1
     assert "the DHCP group vmdns" in undone["left"][0]
     assert "changed by someone else" in undone["left"][0]
-    found = wire().box.networks().servers["lab"]
+    found = wire().box.read_networks().servers["lab"]
     assert found.groups["vmdns"]["44"] == "192.0.2.9"
     assert found.lower == "10.0.2.3"
     assert len(lines) == 2
@@ -229,7 +229,7 @@ def test_a_server_that_virtualbox_started_with_is_left(box: FakeBox, host: Host)
     undone, _ = told("undo")
     assert len(undone["left"]) == 1
     assert "the DHCP server" in undone["left"][0]
-    assert wire().box.networks().servers["a \"b'/c"].groups == {}
+    assert wire().box.read_networks().servers["a \"b'/c"].groups == {}
 
 
 def test_a_group_that_was_there_comes_back(box: FakeBox, host: Host) -> None:
@@ -237,7 +237,7 @@ def test_a_group_that_was_there_comes_back(box: FakeBox, host: Host) -> None:
     wire().box.call(*there)
     before = box.file.read_bytes()
     told("apply")
-    assert wire().box.networks().servers["lab"].groups["vmdns"]["6"] == "198.18.53.1"
+    assert wire().box.read_networks().servers["lab"].groups["vmdns"]["6"] == "198.18.53.1"
     told("undo")
     assert box.file.read_bytes() == before
 
@@ -251,7 +251,7 @@ def test_without_the_right_networks_share_an_address(box: FakeBox, host: Host, e
     done, lines = told("apply")
     assert str(error) in lines[1]
     assert {one["wanted"] for one in done["networks"]} == {"192.0.2.20", "192.168.56.1", ""}
-    assert wire().box.networks().servers["a \"b'/c"].name_servers == ("192.0.2.20",)
+    assert wire().box.read_networks().servers["a \"b'/c"].name_servers == ("192.0.2.20",)
     assert any("shares 192.0.2.20 with other networks" in note for note in done["notes"])
     assert told("apply", may=False)[1] == []
     told("undo")
@@ -340,7 +340,7 @@ one.apply(one.plan(), say)
 os.kill(os.getpid(), 9)
 """
 _UNDOES = """
-from vmdns.host.loopback_address import is_assigned
+from vmdns.host.system_settings import is_assigned
 from vmdns.commands.wire import Wire
 left = Wire(None, ("local",), may=False).undo(lambda line: None)[1]
 assert left == [], left
@@ -380,7 +380,7 @@ def test_killed_between_two_steps_and_undone(box: FakeBox, after: int, rights: s
 
 
 def test_the_command(box: FakeBox, host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(wiring, "can_ask", lambda: True)
+    monkeypatch.setattr(elevate, "can_elevate", lambda: True)
     assert cli.main(["wire"]) == 0
     shown = capsys.readouterr().out
     assert "NAT Network lab      10.0.2.2          198.18.53.1\n" in shown

@@ -18,7 +18,7 @@ import pytest
 
 from tests.contract.test_run import PATIENCE, Run
 from vmdns.daemon import readiness
-from vmdns.host.systemd_service import ServiceNotifier, drop_ambient_capabilities, read_notifier
+from vmdns.host.systemd_notify import ServiceNotifier, drop_ambient_capabilities
 from vmdns.server.listeners import bind
 from vmdns.server.socket_activation import pair, take
 
@@ -101,21 +101,23 @@ def test_sockets_of_another_process_are_left_alone(environ: dict[str, str]) -> N
         ({}, 0.0),
     ],
 )
-def test_what_the_manager_wants(environ: dict[str, str], seconds: float) -> None:
-    assert read_notifier(environ, pid=7).seconds == seconds
+def test_what_the_manager_wants(environ: dict[str, str], seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    assert ServiceNotifier(environ).seconds == seconds
     assert environ == {}
 
 
 def test_nobody_to_tell_is_no_error() -> None:
-    read_notifier({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready("x")
-    read_notifier({}).alive()
+    ServiceNotifier({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready("x")
+    ServiceNotifier({}).alive()
 
 
 class Told(ServiceNotifier):
     """What would be told."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("", seconds)
+        super().__init__({})
+        self.seconds = seconds
         self.told: list[str] = []
 
     def _send(self, text: str) -> None:
@@ -232,7 +234,7 @@ def test_the_right_to_low_ports_is_not_passed_on() -> None:
     """A process with an ambient capability keeps the capability and hands nothing to its children."""
     show = "grep -E 'Cap(Eff|Amb)' /proc/{}/status"
     code = (
-        "import os, subprocess; from vmdns.host.systemd_service import drop_ambient_capabilities as keep\n"
+        "import os, subprocess; from vmdns.host.systemd_notify import drop_ambient_capabilities as keep\n"
         f"def shown(): return [subprocess.getoutput({show!r}.format(pid)) for pid in (os.getpid(), 'self')]\n"
         "print(shown()); keep(); print(shown())"
     )

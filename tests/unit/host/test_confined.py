@@ -23,8 +23,8 @@ import pytest
 
 from tests.needs import no_mount_namespace
 from tests.unit.host.confine import allowed, directives
-from vmdns.host import systemd_unit
-from vmdns.host.program import ServiceOwner, ServiceProgram
+from vmdns.host import systemd
+from vmdns.host.service_program import ServiceOwner, ServiceProgram
 
 pytestmark = pytest.mark.slow
 UID = 54321
@@ -39,9 +39,9 @@ def units(folder: Path, program: ServiceProgram = ALICE) -> list[Path]:
     """The three unit files."""
     user = program.owner.name
     made = {
-        systemd_unit.unit_name(user): systemd_unit.server_unit(program),
-        systemd_unit.socket_name(user): systemd_unit.socket_unit(program),
-        systemd_unit.worker_name(user): systemd_unit.worker_unit(program),
+        systemd.service_name(user): systemd.server_unit(program),
+        systemd.socket_name(user): systemd.socket_unit(program),
+        systemd.worker_name(user): systemd.worker_unit(program),
     }
     for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -84,7 +84,7 @@ def test_its_exposure_is_below_two(tmp_path: Path) -> None:
 
 @ANALYZE
 def test_the_calls_that_are_left(tmp_path: Path) -> None:
-    left = allowed(directives(systemd_unit.server_unit(ALICE)))
+    left = allowed(directives(systemd.server_unit(ALICE)))
     assert {"recvmmsg", "sendmmsg", "inotify_init1", "kill", "prlimit64", "execve", "futex", "sched_setattr"} <= left
     assert not {"mount", "ptrace", "bpf", "capset", "setuid", "chown", "setrlimit", "kexec_load", "reboot"} & left
     assert "setpriority" not in left
@@ -165,7 +165,7 @@ class Scene:
         folder.chmod(0o755)
         program = ServiceProgram(ServiceOwner("alice", UID, folder), ("/bin/true",))
         unit = folder / "unit"
-        text = systemd_unit.server_unit(program)
+        text = systemd.server_unit(program)
         unit.write_text(text.replace(f"-/run/user/{UID}\n", f"-{folder}/run\n"))
         self.python = f"{folder}/base/bin/python3"
         scene = textwrap.dedent(SCENE).format(

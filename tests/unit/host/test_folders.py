@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vmdns.host import folders
 from vmdns.host.folders import config_file, control_folders
 
 HOME = Path("/home/me")
@@ -45,9 +46,11 @@ def test_config_file(system: str, environ: dict[str, str], path: Path) -> None:
         ("win32", {}, True, ["/home/me/AppData/Local/vmdns"]),
     ],
 )
-def test_control_folders(system: str, environ: dict[str, str], owned: bool, paths: list[str]) -> None:
-    found = control_folders(system, environ, HOME, lambda folder: owned and folder == Path("/run/me"))
-    assert found == tuple(Path(path) for path in paths)
+def test_control_folders(
+    system: str, environ: dict[str, str], owned: bool, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_is_own", lambda folder: owned and folder == Path("/run/me"))
+    assert control_folders(system, environ, HOME) == tuple(Path(path) for path in paths)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="owners of files are those of Unix")

@@ -62,7 +62,7 @@ def test_a_damaged_file_is_reported_in_one_line_and_renewed(tmp_path: Path, data
 
 def test_a_file_that_is_none_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "names.json"
-    path.write_bytes(b" " * (name_owners.MOST_BYTES + 1))
+    path.write_bytes(b" " * (name_owners.MAX_BYTES + 1))
     assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is no file of vmdns"]
     assert read_owners(path) == OWNERS
 
@@ -91,20 +91,22 @@ def test_a_folder_in_which_nothing_can_be_written_is_reported_once(tmp_path: Pat
 
 
 def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_owners, "MOST_NAMES", 2)
+    monkeypatch.setattr(name_owners, "MAX_NAMES", 2)
     path = tmp_path / "names.json"
     write_owners(path, OWNERS)
     assert read_owners(path) == {("my_vm",): uuid(2), ("web",): uuid(1)}
     # Of 253 letters, as long as a name in DNS can be.
     names = {("a" * 63, "b" * 63, "c" * 63, f"{number:061}"): uuid(number) for number in range(20_000)}
-    monkeypatch.setattr(name_owners, "MOST_NAMES", 20_000)
+    monkeypatch.setattr(name_owners, "MAX_NAMES", 20_000)
     write_owners(path, names)
-    assert path.stat().st_size < name_owners.MOST_BYTES
+    assert path.stat().st_size < name_owners.MAX_BYTES
     assert read_owners(path) == names
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "names.json"
-    (tmp_path / "names.json-x.fresh").write_text("{")
+    left = tmp_path / ".vmdns-x"
+    left.write_text("{")
+    os.utime(left, (1e9, 1e9))
     write_owners(path, OWNERS)
     assert [one.name for one in tmp_path.iterdir()] == ["names.json"]

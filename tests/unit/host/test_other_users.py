@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.host import other_users
-from vmdns.host.other_users import describe_other_users
+from vmdns.host import folders
+from vmdns.host.folders import describe_other_users
 
 WITH_VMS = '<VirtualBox><Global><MachineRegistry><MachineEntry uuid="{1}" src="a.vbox"/></MachineRegistry></Global>'
 WITHOUT = "<VirtualBox><Global><MachineRegistry/></Global>"
@@ -57,7 +57,7 @@ def test_without_need_or_anybody_else_nothing_is_said(tmp_path: Path) -> None:
 
 def test_few_home_folders_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
-    monkeypatch.setattr(other_users, "has_vms", lambda home: looked.append(home) is not None)
+    monkeypatch.setattr(folders, "has_vms", lambda home: looked.append(home) is not None)
     for number in range(300):
         os.mkdir(tmp_path / f"{number}")
     assert describe_other_users(tmp_path / "none", {}, tmp_path) == ""

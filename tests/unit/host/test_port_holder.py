@@ -1,4 +1,4 @@
-"""Who holds a port. The tools' output was recorded (lsof and netstat as documented); Linux is asked for real."""
+"""Who holds a port. Linux is asked for real; psutil, for the other systems, is played."""
 
 from __future__ import annotations
 
@@ -7,97 +7,12 @@ import os
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from vmdns.host import port_holder as port
-from vmdns.host.port_holder import (
-    explain_bind_error,
-    find_holder,
-    parse_lsof,
-    parse_netstat,
-    parse_proc_net,
-    parse_tasklist,
-    systemd_unit,
-)
-
-LSOF = """p412
-cmDNSResponder
-f8
-p733
-cdnsmasq
-f4
-f5
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "holder"),
-    [
-        (LSOF, "mDNSResponder (pid 412)"),
-        ("p733\ncmy server\nf4\n", "my server (pid 733)"),
-        ("", ""),
-        ("p733\n", ""),
-        ("lsof: WARNING: can't stat() fuse file system\n", ""),
-    ],
-)
-def test_lsof(text: str, holder: str) -> None:
-    assert parse_lsof(text) == holder
-
-
-NETSTAT = """
-Active Connections
-
-  Proto  Local Address          Foreign Address        State           PID
-  TCP    0.0.0.0:135            0.0.0.0:0              LISTENING       968
-  TCP    192.168.1.5:53         203.0.113.9:61234      ESTABLISHED     77
-  TCP    192.168.137.1:53       0.0.0.0:0              LISTENING       4321
-  TCP    [::1]:5353             [::]:0                 LISTENING       88
-  UDP    0.0.0.0:5353           *:*                                    2044
-  UDP    127.0.0.1:53000        *:*                                    99
-  UDP    192.168.137.1:53       *:*                                    4321
-  UDP    [::]:5355              *:*                                    2045
-  UDP    [fe80::1%12]:546       *:*                                    1400
-"""
-GERMAN = """
-Aktive Verbindungen
-
-  Proto  Lokale Adresse         Remoteadresse          Status           PID
-  TCP    0.0.0.0:53             0.0.0.0:0              ABHÖREN         4321
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "number", "address", "pid"),
-    [
-        (NETSTAT, 53, "", "4321"),  # not 77, which asked somebody, nor 99
-        (NETSTAT, 53, "192.168.137.1", "4321"),
-        (NETSTAT, 53, "127.0.0.1", ""),
-        (NETSTAT, 5353, "127.0.0.1", "2044"),
-        (NETSTAT, 5353, "::1", "88"),
-        (NETSTAT, 5355, "::1", "2045"),
-        (NETSTAT, 135, "", "968"),
-        (NETSTAT, 3, "", ""),
-        (GERMAN, 53, "127.0.0.1", "4321"),
-        ("", 53, "", ""),
-    ],
-)
-def test_netstat(text: str, number: int, address: str, pid: str) -> None:
-    assert parse_netstat(text, number, address) == pid
-
-
-@pytest.mark.parametrize(
-    ("text", "holder"),
-    [
-        ('"svchost.exe","4321","Services","0","12.345 K"\r\n', "svchost.exe (pid 4321)"),
-        ('\r\n"my server.exe","7","Console","1","1 K"\r\n', "my server.exe (pid 7)"),
-        ("INFO: No tasks are running which match the specified criteria.\r\n", ""),
-        ("", ""),
-    ],
-)
-def test_tasklist(text: str, holder: str) -> None:
-    assert parse_tasklist(text) == holder
-
+from vmdns.host.port_holder import explain_bind_error, find_holder, find_unit, parse_proc_net
 
 # Of a machine with systemd-resolved (101) and libvirt's dnsmasq (102), an established connection, and IPv6.
 UDP = """   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer
@@ -120,7 +35,6 @@ TCP6 = """  sl  local_address                         remote_address            
 @pytest.mark.parametrize(
     ("text", "number", "address", "listening", "inodes"),
     [
-        (UDP, 53, "", False, ["26001", "22001"]),
         (UDP, 53, "127.0.0.53", False, ["22001"]),
         (UDP, 53, "192.168.122.1", False, ["26001"]),
         (UDP, 53, "127.0.0.1", False, []),
@@ -128,7 +42,7 @@ TCP6 = """  sl  local_address                         remote_address            
         (TCP, 53, "127.0.0.53", True, ["22002"]),
         (TCP6, 53, "::1", True, ["31001"]),
         (TCP6, 80, "127.0.0.1", True, ["31002"]),  # [::] often is too
-        ("", 53, "", False, []),
+        ("", 53, "::1", False, []),
     ],
 )
 def test_proc_net(text: str, number: int, address: str, listening: bool, inodes: list[str]) -> None:
@@ -200,7 +114,7 @@ IN_USE, REFUSED = errno.EADDRINUSE, errno.EACCES
     ],
 )
 def test_the_service_of_a_process(cgroup: str, unit: str, user: bool) -> None:
-    assert systemd_unit(cgroup) == (unit, user)
+    assert find_unit(cgroup) == (unit, user)
 
 
 @pytest.mark.parametrize(
@@ -262,23 +176,37 @@ def test_a_program_of_another_user_is_named_by_its_user(monkeypatch: pytest.Monk
         assert find_holder("127.0.0.1", number) == expected
 
 
-@pytest.mark.parametrize(
-    ("system", "outputs", "holder"),
-    [
-        ("win32", {"netstat": NETSTAT, "tasklist": '"svchost.exe","4321","x","0","1 K"\r\n'}, "svchost.exe (pid 4321)"),
-        ("win32", {"netstat": ""}, ""),
-        ("darwin", {"lsof": LSOF}, "mDNSResponder (pid 412)"),
-        ("darwin", {}, ""),  # no lsof here
-    ],
-)  # fmt: skip
-def test_the_tools_of_other_systems(
-    monkeypatch: pytest.MonkeyPatch, system: str, outputs: dict[str, str], holder: str
-) -> None:
-    def output(*command: str) -> str:
-        if command[0] not in outputs:
-            raise FileNotFoundError(errno.ENOENT, command[0])
-        return outputs[command[0]]
+def process(name: str, *sockets: tuple[int, str, int, str]) -> SimpleNamespace:
+    """What psutil reports of a process: kind, address, port and state of its sockets."""
+    found = [
+        SimpleNamespace(type=kind, laddr=SimpleNamespace(ip=ip, port=number), status=status)
+        for kind, ip, number, status in sockets
+    ]
+    return SimpleNamespace(pid=7, info={"name": name, "net_connections": found or None})
 
+
+UDP_KIND, TCP_KIND = socket.SOCK_DGRAM, socket.SOCK_STREAM
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+@pytest.mark.parametrize(
+    ("address", "number", "holder"),
+    [
+        ("192.168.137.1", 53, "svchost.exe (pid 7)"),
+        ("192.168.1.5", 53, ""),  # a query that was sent is in nobody's way
+        ("127.0.0.1", 5353, "mdns (pid 7)"),
+        ("::1", 5355, "mdns (pid 7)"),
+        ("127.0.0.1", 53, ""),
+    ],
+)
+def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str, address: str, number: int, holder: str) -> None:
+    processes = [
+        process("of another user"),
+        process("client", (TCP_KIND, "192.168.1.5", 53, "ESTABLISHED")),
+        process("svchost.exe", (TCP_KIND, "192.168.137.1", 53, "LISTEN")),
+        process("mdns", (UDP_KIND, "0.0.0.0", 5353, "NONE"), (UDP_KIND, "::", 5355, "NONE")),
+    ]
+    played = SimpleNamespace(process_iter=lambda wanted: iter(processes), CONN_LISTEN="LISTEN")
+    monkeypatch.setitem(sys.modules, "psutil", played)
     monkeypatch.setattr(port.sys, "platform", system)
-    monkeypatch.setattr(port, "_output", output)
-    assert find_holder("192.168.137.1", 53) == holder
+    assert find_holder(address, number) == holder

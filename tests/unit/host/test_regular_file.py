@@ -12,13 +12,13 @@ import pytest
 
 from vmdns import config
 from vmdns.dns.upstreams import Upstream
+from vmdns.files import read_regular
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host import resolv_conf, system_file, upstreams_linux
-from vmdns.host.journal import Journal
-from vmdns.host.program import has_vms
-from vmdns.host.system_file import SystemFile
-from vmdns.host.virtualbox_networks import VirtualBox
-from vmdns.regular_file import read_regular
+from vmdns.host import resolv_conf, system_settings, upstreams_linux
+from vmdns.host.folders import has_vms
+from vmdns.host.plan import Journal
+from vmdns.host.resolv_conf import OwnResolvConf
+from vmdns.host.virtualbox_dhcp import VirtualBox
 from vmdns.sources.hosts_file import read_hosts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither FIFOs nor devices among files")
@@ -58,11 +58,11 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "hosts file": ("hosts", read_hosts),
     "hosts file, to write names into": ("hosts", lambda path: hostsfile.write(path, ["# x"])),
     "hosts file, the names in it": ("hosts", hostsfile.read),
-    "resolv.conf": ("etc/resolv.conf", lambda path: upstreams_linux.read(path.parent.parent)),
+    "resolv.conf": ("etc/resolv.conf", lambda path: upstreams_linux.read_files(path.parent.parent)),
     "resolv.conf, to change it": ("resolv.conf", lambda path: resolv_conf.ResolvConf(str(path)).read()),
     "journal": ("journal.json", lambda path: Journal(path).entries()),
-    "file of the system": ("x", lambda path: SystemFile("x", str(path)).read()),
-    "VirtualBox.xml": ("VirtualBox.xml", lambda path: VirtualBox(path.parent, "", lambda *_: "").networks()),
+    "file of the system": ("x", lambda path: OwnResolvConf(str(path)).read()),
+    "VirtualBox.xml": ("VirtualBox.xml", lambda path: VirtualBox(path.parent, "", lambda *_: "").read_networks()),
 }
 
 
@@ -86,7 +86,7 @@ def test_what_only_hints_is_left_out(tmp_path: Path, kind: str) -> None:
 
 
 def test_half_a_hosts_file_never_replaces_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostsfile, "_MOST_BYTES", 20)
+    monkeypatch.setattr(hostsfile, "_MAX_BYTES", 20)
     (tmp_path / "hosts").write_text("127.0.0.1 localhost # and more\n")
     with pytest.raises(OSError, match="longer than"):
         hostsfile.write(tmp_path / "hosts", ["192.168.56.4 web.local"])
@@ -94,12 +94,12 @@ def test_half_a_hosts_file_never_replaces_the_whole(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("module", "setting"), [(resolv_conf, resolv_conf.ResolvConf), (system_file, lambda name: SystemFile("x", name))]
+    ("module", "setting"), [(resolv_conf, resolv_conf.ResolvConf), (system_settings, OwnResolvConf)]
 )
 def test_half_a_file_is_never_saved_to_be_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, setting: Callable[[str], Any]
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_BYTES", 20)
+    monkeypatch.setattr(module, "_MAX_BYTES", 20)
     (tmp_path / "file").write_text("nameserver 192.0.2.1\nsearch lab.example\n")
     with pytest.raises(OSError, match="longer than"):
         setting(str(tmp_path / "file")).read()
@@ -107,10 +107,10 @@ def test_half_a_file_is_never_saved_to_be_restored(
 
 def test_half_an_address_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "nameserver 192.0.2.5\nnameserver 192.0.2.100\n"
-    monkeypatch.setattr(upstreams_linux, "_MOST_BYTES", len(text) - 3)
+    monkeypatch.setattr(resolv_conf, "_MAX_BYTES", len(text) - 3)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").write_text(text)
-    assert upstreams_linux.read(tmp_path).default == (Upstream("192.0.2.5"),)
+    assert upstreams_linux.read_files(tmp_path).default == (Upstream("192.0.2.5"),)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

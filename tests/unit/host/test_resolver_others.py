@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import plistlib
+
 import pytest
 
-from vmdns.host import nrpt, resolver_macos, resolver_windows, upstreams_windows
-from vmdns.host.journal import JournalEntry
-from vmdns.host.nrpt import NrptRule, NrptSetting, find_stale_rules, parse_rules
-from vmdns.host.resolver_setup import ListenAddress, Refusal, ResolverPlan
-from vmdns.host.upstreams import servers_before
-
-ZONES = ("local", "vm.internal")
+from vmdns.host import resolver_macos, resolver_windows
+from vmdns.host.plan import JournalEntry
+from vmdns.host.resolver import find_earlier_servers
+from vmdns.host.resolver_windows import NrptSetting, find_stale_rules
+from vmdns.host.system_settings import ListenAddress
 
 # -- macOS -------------------------------------------------------------------------------------------------------
 
@@ -86,42 +86,41 @@ def test_what_dhcp_gave() -> None:
 
 
 def test_a_mac_asks_for_all_zones_but_local() -> None:
-    asked = resolver_macos.split(ListenAddress(port=5300), ZONES)
-    assert isinstance(asked, ResolverPlan)
-    [(setting, text)] = asked.wanted
+    [(setting, text)] = resolver_macos.plan_zones(ListenAddress(port=5300), ["vm.internal"])
     assert (setting.kind, setting.name) == ("resolver-file", "/etc/resolver/vm.internal")
     assert text.splitlines()[1:] == ["nameserver 127.0.0.1", "port 5300"]
-    assert isinstance(resolver_macos.split(ListenAddress(), ("local",)), Refusal)
+    with pytest.raises(OSError, match=r"keeps \.local"):
+        resolver_macos.plan_zones(ListenAddress(), [])
 
 
 def test_a_mac_asks_for_everything() -> None:
-    asked = resolver_macos.whole(["Wi-Fi"])
-    assert isinstance(asked, ResolverPlan)
-    assert [(one.kind, one.name) for one, _ in asked.wanted] == [
+    wanted = resolver_macos.plan_all(["Wi-Fi"])
+    assert [(one.kind, one.name) for one, _ in wanted] == [
         ("address-daemon", "/Library/LaunchDaemons/vmdns.address.plist"), ("mac-servers", "Wi-Fi"),
     ]  # fmt: skip
-    daemon, servers = (one for one, _ in asked.wanted)
-    assert "<string>/sbin/ifconfig</string><string>lo0</string>" in asked.wanted[0][1]
-    assert any("launchctl bootstrap system" in line for line in daemon.commands(None, asked.wanted[0][1]))
-    assert servers.commands([], ["198.18.53.53"])[0].endswith("networksetup -setdnsservers Wi-Fi 198.18.53.53")
-    assert servers.commands(["198.18.53.53"], [])[0].endswith("networksetup -setdnsservers Wi-Fi Empty")
-    assert isinstance(resolver_macos.whole([]), Refusal)
+    (daemon, text), (servers, _) = wanted
+    assert plistlib.loads(text.encode())["ProgramArguments"][:3] == ["/sbin/ifconfig", "lo0", "alias"]
+    assert any("launchctl bootstrap system" in line for line in daemon.command_lines(text))
+    assert servers.command_lines(["198.18.53.53"])[0].endswith("networksetup -setdnsservers Wi-Fi 198.18.53.53")
+    assert servers.command_lines([])[0].endswith("networksetup -setdnsservers Wi-Fi Empty")
+    with pytest.raises(OSError, match="nothing to set"):
+        resolver_macos.plan_all([])
 
 
 # -- Windows -----------------------------------------------------------------------------------------------------
 
 WIFI, WIRE = "{11111111-0000-0000-0000-000000000001}", "{11111111-0000-0000-0000-000000000002}"
-INTERFACES = upstreams_windows.TCPIP + "\\Interfaces\\"
+INTERFACES = resolver_windows.TCPIP + "\\Interfaces\\"
 OURS = "{22222222-0000-0000-0000-000000000001}"
 REGISTRY: dict[str, dict[str, object]] = {
-    upstreams_windows.TCPIP: {},
+    resolver_windows.TCPIP: {},
     INTERFACES + WIFI: {
         "EnableDHCP": 1, "DhcpIPAddress": "192.168.1.20", "DhcpNameServer": "192.168.1.1", "NameServer": "",
         "DhcpDefaultGateway": ["192.168.1.1"],
     },
     INTERFACES + WIRE: {"EnableDHCP": 0, "IPAddress": ["10.1.0.5"], "NameServer": "10.1.0.1,10.1.0.2"},
-    f"{upstreams_windows.CONNECTIONS}\\{WIFI}\\Connection": {"Name": "Wi-Fi"},
-    f"{upstreams_windows.CONNECTIONS}\\{WIRE}\\Connection": {"Name": "Ethernet's"},
+    f"{resolver_windows.CONNECTIONS}\\{WIFI}\\Connection": {"Name": "Wi-Fi"},
+    f"{resolver_windows.CONNECTIONS}\\{WIRE}\\Connection": {"Name": "Ethernet's"},
 }  # fmt: skip
 
 
@@ -129,17 +128,17 @@ def rule(space: str, server: str, comment: str = "vmdns") -> dict[str, object]:
     return {"Name": [space], "GenericDNSServers": server, "ConfigOptions": 8, "Version": 2, "Comment": comment}
 
 
-def with_rules(*rules: dict[str, object], table: str = upstreams_windows.NRPT) -> dict[str, dict[str, object]]:
+def with_rules(*rules: dict[str, object], table: str = resolver_windows.NRPT) -> dict[str, dict[str, object]]:
     numbered = {f"{table}\\{{22222222-0000-0000-0000-00000000000{at}}}": one for at, one in enumerate(rules, 1)}
     return {**REGISTRY, **numbered}
 
 
-def test_rules_are_read() -> None:
-    registry = with_rules(rule(".vm.internal", "127.0.0.1"), rule(".corp.test", "10.1.0.1; 10.1.0.2", "work"))
-    assert parse_rules(registry) == [
-        NrptRule(OURS, (".vm.internal",), ("127.0.0.1",), True),
-        NrptRule("{22222222-0000-0000-0000-000000000002}", (".corp.test",), ("10.1.0.1", "10.1.0.2"), False),
-    ]
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
+    """A registry that tests may change."""
+    found = dict(REGISTRY)
+    monkeypatch.setattr(resolver_windows, "read_registry", lambda: found)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -153,69 +152,70 @@ def test_rules_are_read() -> None:
     ],
 )
 def test_stale_rules(rules: list[dict[str, object]], kept: list[str], keys: list[str]) -> None:
-    assert [one.key for one in find_stale_rules(with_rules(*rules), kept)] == keys
+    assert list(find_stale_rules(with_rules(*rules), kept)) == keys
 
 
-def test_windows_asks_for_all_zones_but_local() -> None:
-    asked = resolver_windows.split(lambda: REGISTRY, ListenAddress(), ZONES)
-    assert isinstance(asked, ResolverPlan)
-    [(setting, value)] = asked.wanted
+def test_windows_asks_for_all_zones_but_local(registry: dict[str, dict[str, object]]) -> None:
+    [(setting, value)] = resolver_windows.plan_zones(ListenAddress(), ["vm.internal"])
     assert (setting.kind, setting.name, setting.read(), value) == ("nrpt", ".vm.internal", None, ["127.0.0.1"])
-    [line] = setting.commands(None, value)
+    [line] = setting.command_lines(value)
     assert "Add-DnsClientNrptRule -Namespace '.vm.internal' -NameServers '127.0.0.1' -Comment vmdns" in line
 
 
-def test_our_rule_is_changed_and_taken_away() -> None:
-    setting = NrptSetting(".vm.internal", lambda: with_rules(rule(".vm.internal", "127.0.0.2")))
+def test_our_rule_is_changed_and_taken_away(registry: dict[str, dict[str, object]]) -> None:
+    setting = NrptSetting(".vm.internal")
+    registry.update(with_rules(rule(".vm.internal", "127.0.0.2")))
     assert setting.read() == ["127.0.0.2"]
     removal = f"Remove-DnsClientNrptRule -Name '{OURS}' -Force"
-    assert [removal in line for line in setting.commands(["127.0.0.2"], ["127.0.0.1"])] == [True, False]
-    assert [removal in line for line in setting.commands(["127.0.0.2"], None)] == [True]
-    theirs = NrptSetting(".vm.internal", lambda: with_rules(rule(".vm.internal", "127.0.0.2", "work")))
-    assert theirs.read() is None
-    assert list(theirs.commands(None, None)) == []
+    assert [removal in line for line in setting.command_lines(["127.0.0.1"])] == [True, False]
+    assert [removal in line for line in setting.command_lines(None)] == [True]
+    registry.update(with_rules(rule(".vm.internal", "127.0.0.2", "work")))
+    assert setting.read() is None
+    assert setting.command_lines(None) == []
 
 
 @pytest.mark.parametrize(
-    ("registry", "at", "zones", "words"),
+    ("rules", "at", "zones", "words"),
     [
-        (REGISTRY, ListenAddress(port=5300), ZONES, "port 5300"),
-        (REGISTRY, ListenAddress(), ("local",), "take multicast DNS away"),
+        ({}, ListenAddress(port=5300), ["vm.internal"], "port 5300"),
+        ({}, ListenAddress(), [], "take multicast DNS away"),
         (
-            with_rules(rule(".corp.test", "10.1.0.1", ""), table=upstreams_windows.NRPT_POLICY),
-            ListenAddress(),
-            ZONES,
-            "group policy",
+            with_rules(rule(".corp.test", "10.1.0.1", ""), table=resolver_windows.NRPT_POLICY), ListenAddress(),
+            ["vm.internal"], "group policy",
         ),
     ],
-)
+)  # fmt: skip
 def test_windows_refused(
-    registry: dict[str, dict[str, object]], at: ListenAddress, zones: tuple[str, ...], words: str
+    registry: dict[str, dict[str, object]],
+    rules: dict[str, dict[str, object]],
+    at: ListenAddress,
+    zones: list[str],
+    words: str,
 ) -> None:
-    refused = resolver_windows.split(lambda: registry, at, zones)
-    assert isinstance(refused, Refusal)
-    assert words in refused.text
+    registry.update(rules)
+    with pytest.raises(OSError, match=words):
+        resolver_windows.plan_zones(at, zones)
 
 
-def test_windows_asks_for_everything() -> None:
-    asked = resolver_windows.whole(lambda: REGISTRY, lambda address: True)
-    assert isinstance(asked, ResolverPlan)
-    assert [(one.kind, one.name, value) for one, value in asked.wanted] == [
+def test_windows_asks_for_everything(registry: dict[str, dict[str, object]]) -> None:
+    wanted = resolver_windows.plan_all(lambda address: True)
+    assert [(one.kind, one.name, value) for one, value in wanted] == [
         ("loopback-address", "198.18.53.53", True),
         ("windows-servers", "Wi-Fi", ["198.18.53.53"]),
         ("windows-servers", "Ethernet's", ["198.18.53.53"]),
     ]
-    wifi, wire = (one for one, _ in asked.wanted[1:])
+    wifi, wire = (one for one, _ in wanted[1:])
     assert (wifi.read(), wire.read()) == ([], ["10.1.0.1", "10.1.0.2"])
-    assert wifi.commands(["198.18.53.53"], [])[0].endswith("set dnsservers name=Wi-Fi source=dhcp")
-    back = wire.commands(["198.18.53.53"], ["10.1.0.1", "10.1.0.2"])
+    assert wifi.command_lines([])[0].endswith("set dnsservers name=Wi-Fi source=dhcp")
+    back = wire.command_lines(["10.1.0.1", "10.1.0.2"])
     assert [("address=10.1.0.1" in line, "address=10.1.0.2" in line) for line in back] == [(True, False), (False, True)]
-    assert isinstance(resolver_windows.whole(lambda: REGISTRY, lambda address: False), Refusal)
+    with pytest.raises(OSError, match="nothing to set"):
+        resolver_windows.plan_all(lambda address: False)
 
 
 def test_the_servers_before_us_on_windows() -> None:
     told = {**REGISTRY[INTERFACES + WIFI], "NameServer": "198.18.53.53"}
-    found = upstreams_windows.parse_registry(
+    found = resolver_windows.parse_registry(
         {**REGISTRY, INTERFACES + WIFI: told}, lambda address: address == "192.168.1.20"
     )
     assert [one.address for one in found.default] == ["192.168.1.1"]
@@ -229,8 +229,8 @@ def test_the_servers_that_were_typed_in() -> None:
         JournalEntry("host", "nrpt", ".vm.internal", ["127.0.0.9"], ["127.0.0.1"]),
         JournalEntry("host", "mac-servers", "Wi-Fi", ["10.1.0.2", "10.1.0.3"], ["198.18.53.53"]),
     ]
-    assert servers_before(entries) == ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
+    assert find_earlier_servers(entries) == ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
 
 
 def test_quotes_stay_inside() -> None:
-    assert nrpt.quote_powershell("it's") == "'it''s'"
+    assert resolver_windows.quote_powershell("it's") == "'it''s'"

@@ -5,6 +5,7 @@ No service manager is started here: systemctl and sudo are played by scripts tha
 
 from __future__ import annotations
 
+import json
 import os
 import plistlib
 import subprocess
@@ -17,19 +18,10 @@ import pytest
 from vmdns.cli_parser import run_parser
 from vmdns.commands import service
 from vmdns.commands.service import run_options
-from vmdns.host import launchd, systemd_unit, task_scheduler
-from vmdns.host.journal import Journal
-from vmdns.host.plan import Setting, apply, plan, undo, undo_plan
-from vmdns.host.program import (
-    ServiceOwner,
-    ServiceProgram,
-    ServiceUnavailable,
-    check,
-    command,
-    environment,
-    has_vms,
-    owner,
-)
+from vmdns.host import launchd, service_program, systemd, task_scheduler
+from vmdns.host.folders import has_vms
+from vmdns.host.plan import Journal, Setting, apply, plan, undo, undo_plan
+from vmdns.host.service_program import ServiceOwner, ServiceProgram, check_program, find_owner
 
 SAMPLES = Path(__file__).with_name("samples")
 ALICE = ServiceOwner("alice", 1000, Path("/home/alice"))
@@ -38,13 +30,13 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
 def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: ServiceOwner = ALICE) -> ServiceProgram:
-    return ServiceProgram(owner, command(options, interpreter), LANGUAGE)
+    return service_program.service_program(owner, options, dict(LANGUAGE), interpreter)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("vmdns-alice.service", systemd_unit.server_unit), ("vmdns-beside-alice.socket", systemd_unit.socket_unit),
-     ("vmdns-beside-alice@.service", systemd_unit.worker_unit)],
+    [("vmdns-alice.service", systemd.server_unit), ("vmdns-beside-alice.socket", systemd.socket_unit),
+     ("vmdns-beside-alice@.service", systemd.worker_unit)],
 )  # fmt: skip
 def test_units(name: str, text: Callable[[ServiceProgram], str]) -> None:
     assert text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / name).read_text("utf-8")
@@ -61,29 +53,36 @@ def test_launch_agent() -> None:
 
 
 def test_task() -> None:
-    value = task_scheduler.wanted(
-        program("--config", r"C:\my files\vmdns.toml", interpreter=r"C:\Program Files\v\python.exe")
+    value = task_scheduler.task_value(
+        program("--config", r"C:\my files\it's.toml", interpreter=r"C:\Program Files\v\python.exe")
     )
-    assert value["Command"] == r"C:\Program Files\v\pythonw.exe"
-    assert value["Arguments"] == r'-P -m vmdns.commands.standard_streams run --config "C:\my files\vmdns.toml"'
-    text = task_scheduler.render(value, r"DESKTOP-1\alice").decode("utf-16")
-    assert text == (SAMPLES / "task.xml").read_text("utf-8").rstrip("\n")
-    assert task_scheduler.parse(text) == value
+    assert value["Execute"] == r"C:\Program Files\v\pythonw.exe"
+    assert value["Arguments"] == '-P -m vmdns.commands.standard_streams run --config "C:\\my files\\it\'s.toml"'
+    task = task_scheduler.LogonTask("vmdns (alice)")
+    [line] = task.command_lines(value)
+    for part in (
+        "-TaskName 'vmdns (alice)'", r"-Execute 'C:\Program Files\v\pythonw.exe'", "it''s.toml",
+        "$s.StopIfGoingOnBatteries = $false", "$s.ExecutionTimeLimit = 'PT0S'", "$s.RestartCount = 255",
+        "-RunLevel Limited",
+    ):  # fmt: skip
+        assert part in line
+    assert "Unregister-ScheduledTask -TaskName 'vmdns (alice)'" in task.command_lines(None)[0]
 
 
-def test_task_as_windows_writes_it() -> None:
-    """More elements, a SID, other order, defaults left out: the same task. One setting of the user's: another."""
-    shown = (SAMPLES / "task-query.xml").read_text("utf-8")
-    value = task_scheduler.parse(shown)
-    assert value == task_scheduler.wanted(program(interpreter=r"C:\v\python.exe"))
-    assert task_scheduler.parse(shown.replace("PT0S", "PT1H")) != value
-    assert task_scheduler.parse(shown.replace("<StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>", "")) != value
+TASK = task_scheduler.task_value(program(interpreter=r"C:\v\python.exe"))
+SHOWN = {"state": 3, "since": 1790000000, "result": 0, **TASK}
 
 
-@pytest.mark.parametrize("text", ["", "ERROR: The system cannot find the file specified.", "<Task", "<Task><a></Task>"])
-def test_no_task(text: str) -> None:
-    with pytest.raises(OSError, match="cannot be understood"):
-        task_scheduler.parse(text)
+@pytest.mark.parametrize("changed", [{}, {"ExecutionTimeLimit": "PT1H"}, {"Execute": "notepad.exe"}])
+def test_a_task_that_the_user_changed_is_another(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]) -> None:
+    monkeypatch.setattr("vmdns.host.elevation.read_output", lambda *_: json.dumps({**SHOWN, **changed}))
+    assert task_scheduler.LogonTask("vmdns (alice)").read() == {**TASK, **changed}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "<Task", "null"])
+def test_no_task(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("vmdns.host.elevation.read_output", lambda *_: text)
+    assert task_scheduler.LogonTask("vmdns (alice)").read() is None
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_no_task(text: str) -> None:
      ("LAB\\ö", r"vmdns-LAB\x5c\xc3\xb6.service")],
 )  # fmt: skip
 def test_unit_names(name: str, expected: str) -> None:
-    assert systemd_unit.unit_name(name) == expected
+    assert systemd.service_name(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,14 +100,12 @@ def test_unit_names(name: str, expected: str) -> None:
      ("a\\b", r'"a\\b"'), (";", '";"'), ("a\nb\x1b", r'"a\x0ab\x1b"')],
 )  # fmt: skip
 def test_words_of_a_unit(word: str, shown: str) -> None:
-    text = systemd_unit.server_unit(ServiceProgram(ALICE, ("/x", word)))
+    text = systemd.server_unit(ServiceProgram(ALICE, ("/x", word)))
     assert f"ExecStart=/x {shown}\n" in text
 
 
 def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
-    assert "\nUser=1000\n" in systemd_unit.server_unit(
-        ServiceProgram(ServiceOwner("LAB\\alice", 1000, Path("/")), ("/x",))
-    )
+    assert "\nUser=1000\n" in systemd.server_unit(ServiceProgram(ServiceOwner("LAB\\alice", 1000, Path("/")), ("/x",)))
 
 
 def find(who: str | int) -> ServiceOwner:
@@ -121,14 +118,20 @@ def find(who: str | int) -> ServiceOwner:
     [({}, 1000, False, "alice"), ({"SUDO_USER": "alice"}, 0, False, "alice"), ({}, 0, True, "root"),
      ({"SUDO_USER": "root"}, 0, True, "root"), ({"SUDO_USER": "root"}, 1000, False, "alice")],
 )  # fmt: skip
-def test_whose_service(environ: dict[str, str], uid: int, vms: bool, name: str) -> None:
-    assert owner(environ, uid, lambda _: vms, find).name == name
+def test_whose_service(
+    environ: dict[str, str], uid: int, vms: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_program, "read_user", find)
+    assert find_owner(environ, uid, lambda _: vms).name == name
 
 
 @pytest.mark.parametrize(("environ", "words"), [({}, "root has no VMs"), ({"SUDO_USER": "nobody"}, "no user nobody")])
-def test_no_service_for_whoever_has_no_vms(environ: dict[str, str], words: str) -> None:
-    with pytest.raises(ServiceUnavailable, match=words):
-        owner(environ, 0, lambda _: False, find)
+def test_no_service_for_whoever_has_no_vms(
+    environ: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_program, "read_user", find)
+    with pytest.raises(OSError, match=words):
+        find_owner(environ, 0, lambda _: False)
 
 
 def test_who_has_vms(tmp_path: Path) -> None:
@@ -151,17 +154,15 @@ def test_who_has_vms(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_of_the_environment_is_kept(environ: dict[str, str], kept: dict[str, str]) -> None:
-    assert dict(environment(environ)) == kept
+    assert dict(service_program.service_program(ALICE, (), environ).environ) == kept
 
 
 def test_vmdns_must_be_found_from_anywhere(tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.write_text("#!/bin/sh\nexit 1\n")
     other.chmod(0o755)
-    with pytest.raises(
-        ServiceUnavailable, match=r"does not find vmdns when alice starts it from elsewhere; install vmdns"
-    ):
-        check(
+    with pytest.raises(OSError, match=r"does not find vmdns when alice starts it from elsewhere; install vmdns"):
+        check_program(
             program(
                 interpreter=str(other), owner=ServiceOwner("alice", os.geteuid() if os.name == "posix" else 0, tmp_path)
             )
@@ -204,7 +205,7 @@ def test_wrong_options_of_run(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )  # fmt: skip
 def test_state_of_a_unit(sample: str, state: dict[str, object]) -> None:
-    assert systemd_unit.state(systemd_unit.parse_show((SAMPLES / sample).read_text("utf-8"))) == state
+    assert systemd.unit_state(systemd.parse_show((SAMPLES / sample).read_text("utf-8"))) == state
 
 
 def test_state_of_an_agent() -> None:
@@ -230,13 +231,13 @@ def test_state_of_an_agent() -> None:
 
 @pytest.mark.parametrize(
     ("text", "state"),
-    [('{"state": 4, "since": 1790000000, "result": 267009}', (True, True, True, 1790000000.0, "")),
-     ('{"state": 3, "since": 1790000000, "result": 1}', (True, True, False, None, "it ended with status 0x1")),
-     ('{"state": 1, "since": 0, "result": 0}', (True, False, False, None, "")),
-     ("", (False, False, False, None, "")), ("[]", (False, False, False, None, ""))],
+    [(json.dumps({**SHOWN, "state": 4, "result": 267009}), (True, True, True, 1790000000.0, "")),
+     (json.dumps({**SHOWN, "result": 1}), (True, True, False, None, "it ended with status 0x1")),
+     (json.dumps({**SHOWN, "state": 1, "since": 0}), (True, False, False, None, "")),
+     ("", (False, False, False, None, ""))],
 )  # fmt: skip
 def test_state_of_a_task(text: str, state: tuple[object, ...]) -> None:
-    found = task_scheduler.parse_status(text)
+    found = task_scheduler.task_state(task_scheduler.parse_task(text))
     assert tuple(found[key] for key in ("installed", "enabled", "running", "since", "detail")) == state
 
 
@@ -266,14 +267,14 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(kind: str, name: str) -> Setting:
-    return systemd_unit.unit_file(name) if kind == "service-unit" else systemd_unit.Enabled(name)
+    return systemd.SETTINGS[kind](name)
 
 
 def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
     path = folder / "system" / "vmdns-alice.service"
     return [
-        (systemd_unit.unit_file(str(path)), systemd_unit.server_unit(program(*options))),
-        (systemd_unit.Enabled(path.name), True),
+        (systemd.UnitFile(str(path)), systemd.server_unit(program(*options))),
+        (systemd.Enabled(path.name), True),
     ]
 
 
@@ -289,7 +290,7 @@ def told(folder: Path) -> list[str]:
 def test_installed_and_taken_away(played: Path) -> None:
     journal, unit_file = Journal(played / "journal.json"), played / "system" / "vmdns-alice.service"
     steps = plan(wanted(played))
-    assert [one.text for one in steps] == [
+    assert [one.setting.describe(one.before, one.after) for one in steps] == [
         f"write {unit_file}: by vmdns service install: starts vmdns when alice logs in",
         "start vmdns-alice.service, now and at each log-in",
     ]
@@ -300,27 +301,26 @@ def test_installed_and_taken_away(played: Path) -> None:
     # Other options: the file alone, and vmdns started anew.
     apply(plan(wanted(played, "--wire")), journal, "service", lambda line: None)
     assert told(played) == ["daemon-reload", "try-restart vmdns-alice.service"]
-    assert undo(journal, "service", make, lambda line: None) == []
+    assert undo(journal, journal.entries("service"), make, lambda line: None) == []
     assert told(played) == ["disable --now vmdns-alice.service", "daemon-reload"]
     assert not unit_file.exists()
     assert journal.entries() == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd")
-def test_what_is_installed_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_installed_on_linux() -> None:
     """What runs beside the server is there before it is enabled, and goes after it is stopped."""
-    monkeypatch.setattr(service, "_SYSTEMD", tmp_path)
-    one = service.find_service(ServiceOwner("alice", 1000, tmp_path))
-    names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in one.settings(program("--wire"))]
+    wanted = systemd.plan_service(program("--wire"))
+    names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in wanted]
     assert names == [
         ("service-unit", "vmdns-beside-alice@.service"),
         ("service-unit", "vmdns-beside-alice.socket"),
         ("service-unit", "vmdns-alice.service"),
         ("service-enabled", "vmdns-alice.service"),
     ]
-    for setting, _ in one.settings(program()):
-        assert type(one.make(setting.kind, setting.name)) is type(setting)
-    template, socket, server = (systemd_unit.unit_file(f"/x/{name}").after for _, name in names[:3])
+    for setting, _ in wanted:
+        assert type(service.make_setting(setting.kind, setting.name)) is type(setting)
+    template, socket, server = (systemd.UnitFile(f"/x/{name}").after for _, name in names[:3])
     assert template == (("systemctl", "daemon-reload"),)
     assert [after[1] for after in (socket, server)] == [
         ("systemctl", "try-restart", "vmdns-beside-alice.socket"),
@@ -336,7 +336,7 @@ def test_a_unit_that_the_user_edited_is_left(played: Path) -> None:
     steps, left = undo_plan(journal, "service", make)
     assert [one.setting.kind for one in steps] == ["service-enabled"]
     assert left == [f"remove {unit_file}: left as it is, since it was changed by someone else"]
-    assert undo(journal, "service", make, lambda line: None) == left
+    assert undo(journal, journal.entries("service"), make, lambda line: None) == left
     assert unit_file.read_text().endswith("# mine\n")
 
 
@@ -354,4 +354,4 @@ def test_the_log_of_a_windowless_vmdns(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert file.read_text() == "two\n"
     assert file.with_name("vmdns.log.1").stat().st_size == standard_streams.MAX_LOG_BYTES + 1
-    assert launchd.tail(file) == ["two"]
+    assert launchd.read_last_lines(file) == ["two"]

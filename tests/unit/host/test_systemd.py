@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.host import systemd
 from tests.unit.host.test_confined import units
-from vmdns.host.program import ServiceOwner, ServiceProgram
+from vmdns.host.service_program import ServiceOwner, ServiceProgram
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]

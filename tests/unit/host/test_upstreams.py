@@ -13,8 +13,7 @@ from vmdns.dns.message import SOA, Record, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host import loopback_address, resolv_conf, upstreams, upstreams_linux, upstreams_macos, upstreams_windows
-from vmdns.host import systemd_resolved as resolved
+from vmdns.host import resolv_conf, resolver, resolver_macos, resolver_windows, system_settings, upstreams_linux
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -74,14 +73,14 @@ def test_the_servers_behind_systemd_resolved(
     if resolved is not None:
         (tmp_path / "run/systemd/resolve").mkdir(parents=True)
         (tmp_path / "run/systemd/resolve/resolv.conf").write_text(resolved)
-    found = upstreams_linux.read(tmp_path)
+    found = upstreams_linux.read_files(tmp_path)
     assert (found.default, found.search) == (servers, search)
     asked = [line.split()[1] for line in etc.splitlines() if line.startswith("nameserver")]
     assert found.resolvers == tuple(asked)
 
 
 def test_domains_of_a_vpn_s_link_are_those_that_systemd_resolved_has() -> None:
-    found = upstreams_linux.read(SAMPLES / "vpn")
+    found = upstreams_linux.read_files(SAMPLES / "vpn")
     assert found.default == at("192.0.2.53")
     assert found.domains == {to_wire("corp.example"): at("192.0.2.54"), to_wire("corp.local"): at("192.0.2.54")}
     assert (found.search, found.resolvers) == (names("corp.local"), ("127.0.0.53",))
@@ -103,7 +102,7 @@ def test_domains_of_a_vpn_s_link_are_those_that_systemd_resolved_has() -> None:
     ],
 )  # fmt: skip
 def test_settings_of_a_link(text: str, found: dict[str, tuple[Upstream, ...]]) -> None:
-    assert resolved.parse_link(text, "7") == {to_wire(key): servers for key, servers in found.items()}
+    assert upstreams_linux.parse_link(text, "7") == {to_wire(key): servers for key, servers in found.items()}
 
 
 def test_links_with_the_same_domain_and_one_that_takes_everything(tmp_path: Path) -> None:
@@ -116,13 +115,13 @@ def test_links_with_the_same_domain_and_one_that_takes_everything(tmp_path: Path
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    found = upstreams_linux.read(tmp_path)
+    found = upstreams_linux.read_files(tmp_path)
     assert found.default == at("10.8.0.1", "192.168.1.1")
     assert found.domains == {to_wire("corp.test"): at("10.8.0.1", "10.9.0.1")}
     # The same where programs read the servers themselves, and systemd-resolved is asked by nss-resolve.
     (tmp_path / "etc/resolv.conf").unlink()
     (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/resolv.conf")
-    assert upstreams_linux.read(tmp_path).domains == found.domains
+    assert upstreams_linux.read_files(tmp_path).domains == found.domains
 
 
 def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
@@ -144,11 +143,11 @@ def test_a_reply_that_came_from_vmdns_is_known() -> None:
     query = parse_query(encode_query(1, name, SOA))
     ours = Record(name, SOA, 5, soa_rdata(to_wire("vmdns.local"), to_wire("hostmaster.local"), 1, 2, 3, 4, 5))
     theirs = Record(name, SOA, 5, soa_rdata(name, to_wire("nobody.invalid"), 1, 2, 3, 4, 5))
-    assert resolved.leads_to_vmdns(encode_response(query, limit=512, answer=[ours]))
-    assert resolved.leads_to_vmdns(encode_response(query, 2, limit=512))  # one that has just started
-    assert not resolved.leads_to_vmdns(encode_response(query, limit=512, answer=[theirs]))
-    assert not resolved.leads_to_vmdns(encode_response(query, 3, limit=512, authority=[theirs]))
-    assert not resolved.leads_to_vmdns(None)
+    assert upstreams_linux.leads_to_vmdns(encode_response(query, limit=512, answer=[ours]))
+    assert upstreams_linux.leads_to_vmdns(encode_response(query, 2, limit=512))  # one that has just started
+    assert not upstreams_linux.leads_to_vmdns(encode_response(query, limit=512, answer=[theirs]))
+    assert not upstreams_linux.leads_to_vmdns(encode_response(query, 3, limit=512, authority=[theirs]))
+    assert not upstreams_linux.leads_to_vmdns(None)
 
 
 @pytest.mark.parametrize(
@@ -163,13 +162,13 @@ def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> N
 
 def test_a_resolv_conf_that_is_gone_or_dangles_is_said(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
-        upstreams_linux.read(tmp_path)
+        upstreams_linux.read_files(tmp_path)
 
 
 def test_a_resolv_conf_in_latin_1_is_read(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").write_bytes(b"# caf\xe9\nnameserver 192.0.2.1\nsearch caf\xe9.test lan\n")
-    found = upstreams_linux.read(tmp_path)
+    found = upstreams_linux.read_files(tmp_path)
     assert found.default == at("192.0.2.1")
     assert to_wire("lan") in found.search
 
@@ -179,7 +178,7 @@ def test_a_resolv_conf_that_links_to_itself_is_watched(tmp_path: Path) -> None:
     (tmp_path / "etc/resolv.conf").symlink_to("resolv.conf")
     assert tmp_path / "etc" in upstreams_linux.watched_folders(tmp_path)
     with pytest.raises(OSError, match="cannot be read"):
-        upstreams_linux.read(tmp_path)
+        upstreams_linux.read_files(tmp_path)
 
 
 def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
@@ -259,7 +258,7 @@ resolver #1
 
 
 def test_scutil() -> None:
-    assert upstreams_macos.parse_scutil(SCUTIL) == Upstreams(
+    assert resolver_macos.parse_scutil(SCUTIL) == Upstreams(
         at("192.168.1.1", "fe80::1%en0", "9.9.9.9"),
         {to_wire("vm.internal"): at("127.0.0.1", port=5300), to_wire("corp.example"): at("10.8.0.1", "10.8.0.2")},
         names("home.lan", "corp.example"),
@@ -280,7 +279,7 @@ def test_scutil() -> None:
     ],
 )
 def test_scutil_s_other_words(text: str, found: Upstreams) -> None:
-    assert upstreams_macos.parse_scutil(text) == found
+    assert resolver_macos.parse_scutil(text) == found
 
 
 # -- Windows --------------------------------------------------------------------------------------------------
@@ -290,11 +289,11 @@ HERE = {"192.168.1.20", "10.8.0.6", "192.168.56.1"}
 
 
 def interface(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{upstreams_windows.TCPIP}\Interfaces\{guid}": values}
+    return {rf"{resolver_windows.TCPIP}\Interfaces\{guid}": values}
 
 
 def interface6(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{upstreams_windows.TCPIP6}\Interfaces\{guid}": values}
+    return {rf"{resolver_windows.TCPIP6}\Interfaces\{guid}": values}
 
 
 WIFI_DHCP = interface(
@@ -313,7 +312,7 @@ NEVER_UP = interface("{EEEE0005}", EnableDHCP=1, DhcpIPAddress="0.0.0.0", DhcpNa
 
 def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
     registry = {path: values for part in parts for path, values in part.items()}
-    return upstreams_windows.parse_registry(registry, HERE.__contains__)
+    return resolver_windows.parse_registry(registry, HERE.__contains__)
 
 
 @pytest.mark.parametrize(
@@ -344,9 +343,9 @@ def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
         ),
         ([interface6(WIFI, NameServer="2001:db8::53")], at("2001:db8::53"), names()),
         (
-            [WIFI_DHCP, {upstreams_windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test",
+            [WIFI_DHCP, {resolver_windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test",
                                                    "NV Domain": "ad.test"},
-                         upstreams_windows.POLICY: {"SearchList": "gpo.test"}}],
+                         resolver_windows.POLICY: {"SearchList": "gpo.test"}}],
             at("192.168.1.1", "192.168.1.2"), names("home.lan", "a.test", "b.test", "ad.test", "gpo.test"),
         ),
         ([], (), names()),
@@ -365,7 +364,7 @@ def rule(base: str, number: int, **values: Any) -> dict[str, dict[str, Any]]:
 
 
 CORP = rule(
-    upstreams_windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2"
+    resolver_windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2"
 )
 
 
@@ -376,13 +375,13 @@ CORP = rule(
             [CORP], (),
             {"corp.example": at("10.8.0.1", "10.8.0.2"), "host.other.example": at("10.8.0.1", "10.8.0.2")},
         ),
-        ([rule(upstreams_windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
-        ([rule(upstreams_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
-        ([rule(upstreams_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
-        ([rule(upstreams_windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
+        ([rule(resolver_windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
+        ([rule(resolver_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
+        ([rule(resolver_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
+        ([rule(resolver_windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
         # With one rule of a group policy, Windows ignores the local ones.
         (
-            [CORP, rule(upstreams_windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
+            [CORP, rule(resolver_windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
             {"gpo.test": at("10.7.0.1")},
         ),
     ],
@@ -396,9 +395,9 @@ def test_name_resolution_policy(
 
 
 def test_an_address_is_assigned_where_it_can_be_bound() -> None:
-    assert loopback_address.is_assigned("127.0.0.1")
-    assert not loopback_address.is_assigned("192.0.2.77")
-    assert not loopback_address.is_assigned("no address")
+    assert system_settings.is_assigned("127.0.0.1")
+    assert not system_settings.is_assigned("192.0.2.77")
+    assert not system_settings.is_assigned("no address")
 
 
 # -- this machine ---------------------------------------------------------------------------------------------
@@ -406,6 +405,6 @@ def test_an_address_is_assigned_where_it_can_be_bound() -> None:
 
 def test_this_machine_is_read() -> None:
     """Whatever it uses, its servers are addresses, and there are folders to watch or it is polled."""
-    for server in upstreams.read_upstreams().default:
+    for server in resolver.read_upstreams().default:
         ipaddress.ip_address(server.address)
-    assert upstreams.watched_folders() or upstreams.POLL_SECONDS > 0
+    assert resolver.watched_folders() or resolver.POLL_SECONDS > 0

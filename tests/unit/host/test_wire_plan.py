@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from vmdns.host.vbox_dhcp import NetworkSettings, parse_networks
-from vmdns.host.virtualbox_networks import server_value
-from vmdns.host.wire_plan import NetworkRow, WantedSetting, WireState, plan_networks
+from vmdns.host.virtualbox_dhcp import NetworkSettings, VirtualBox, parse_networks, server_value
+from vmdns.host.wire_plan import NetworkRow, WireState, plan_networks
 from vmdns.state.facts import HostInterface
 
 HEAD = (
@@ -32,6 +31,8 @@ GROUP = (
     '<Option name="119" value="local vm.internal"/><Condition inclusive="true" type="1" value="{macs}"/></Group>'
 )
 ZONES = ("local", "vm.internal")
+BOX = VirtualBox(Path("/"), "VBoxManage", lambda *_: "")
+Wanted = tuple[str, str, Any]
 
 
 def server(name: str, net: str = "10.0.2", inside: str = "", at: int = 2, lower: int = 3, enabled: int = 1) -> str:
@@ -60,7 +61,11 @@ def options(address: str) -> dict[str, str]:
 
 
 def look(networks: NetworkSettings, **more: Any) -> WireState:
-    return replace(WireState(version=(7, 2), networks=networks, zones=ZONES, resolvers=("192.0.2.1",)), **more)
+    return replace(WireState(BOX, version=(7, 2), networks=networks, zones=ZONES, resolvers=("192.0.2.1",)), **more)
+
+
+def wants(row: NetworkRow) -> list[Wanted]:
+    return [(setting.kind, setting.name, value) for setting, value in row.want]
 
 
 def only(found: list[NetworkRow]) -> NetworkRow:
@@ -69,13 +74,13 @@ def only(found: list[NetworkRow]) -> NetworkRow:
 
 
 OPTION6 = '<Options><Option name="3" value="10.0.2.1"/><Option name="6" value="{}"/></Options>'
-GIVEN = WantedSetting("loopback-address", "198.18.53.1", True)
-WIRED = WantedSetting("dhcp-group", "lab", options("198.18.53.1"))
-MADE = WantedSetting("dhcp-server", "lab", server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254"))
-LOWER = WantedSetting("dhcp-lower-ip", "lab", "10.0.2.4")
+GIVEN = ("loopback-address", "198.18.53.1", True)
+WIRED = ("dhcp-group", "lab", options("198.18.53.1"))
+MADE = ("dhcp-server", "lab", server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254"))
+LOWER = ("dhcp-lower-ip", "lab", "10.0.2.4")
 LOOPBACK = {"resolvers": ("127.0.0.53",)}
 UNABLE = {"may": False, "hosts": ("192.0.2.20", "192.168.56.1")}
-SHARED = WantedSetting("dhcp-group", "lab", options("192.0.2.20"))
+SHARED = ("dhcp-group", "lab", options("192.0.2.20"))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ SHARED = WantedSetting("dhcp-group", "lab", options("192.0.2.20"))
         ([network("lab"), server("lab")], UNABLE, [SHARED], "shares 192.0.2.20 with other networks"),
         (
             [network("lab"), server("lab", inside=group("192.168.56.1"))], UNABLE,
-            [WantedSetting("dhcp-group", "lab", options("192.168.56.1"))], "shares 192.168.56.1",
+            [("dhcp-group", "lab", options("192.168.56.1"))], "shares 192.168.56.1",
         ),
         (
             [network("lab"), server("lab", inside=group("192.0.2.99"))], UNABLE, [SHARED], "shares 192.0.2.20",
@@ -115,15 +120,15 @@ SHARED = WantedSetting("dhcp-group", "lab", options("192.0.2.20"))
         # VirtualBox up to 7.1.
         (
             [network("lab"), server("lab", at=3, lower=4)], {"version": (7, 1), **LOOPBACK},
-            [WantedSetting("dhcp-group", "lab", options("10.0.2.2"))], "",
+            [("dhcp-group", "lab", options("10.0.2.2"))], "",
         ),
         (
             [network("lab")], {"version": (6, 1)},
             [
-                WantedSetting(
+                (
                     "dhcp-server", "lab", server_value("10.0.2.3", "255.255.255.0", "10.0.2.4", "10.0.2.254")
                 ),
-                WantedSetting("dhcp-group", "lab", options("10.0.2.2")),
+                ("dhcp-group", "lab", options("10.0.2.2")),
             ], "",
         ),
         ([network("lab", mapped=False), server("lab")], {"version": (7, 1)}, [], "--loopback-4 127.0.0.1=2"),
@@ -140,8 +145,8 @@ SHARED = WantedSetting("dhcp-group", "lab", options("192.0.2.20"))
             [GIVEN, WIRED], "",
         ),
         ([network("lab"), server("lab", inside=group(name="a"))], {},
-            [WantedSetting("loopback-address", "198.18.53.2", True),
-                WantedSetting("dhcp-group", "lab", options("198.18.53.2"))],
+            [("loopback-address", "198.18.53.2", True),
+                ("dhcp-group", "lab", options("198.18.53.2"))],
             "the group a of its DHCP server comes before"),
         (
             [network("lab"), server("lab", inside='<Config MACAddress="08:00:27:aa:bb:02" slot="4294967295"/>')], {},
@@ -149,10 +154,10 @@ SHARED = WantedSetting("dhcp-group", "lab", options("192.0.2.20"))
         ),
     ],
 )  # fmt: skip
-def test_a_network(parts: list[str], more: dict[str, Any], wanted: list[WantedSetting], note: str) -> None:
+def test_a_network(parts: list[str], more: dict[str, Any], wanted: list[Wanted], note: str) -> None:
     row = only(plan_networks(look(settings(*parts), **more)))
-    assert row.want == wanted
-    assert row.server == (wanted[-1].value["6"] if wanted else "")
+    assert wants(row) == wanted
+    assert row.server == (wanted[-1][2]["6"] if wanted else "")
     assert (note in " ".join(row.notes)) if note else not row.notes
 
 
@@ -188,8 +193,8 @@ def test_host_only(system: str, interface: str) -> None:
     interfaces = (HostInterface(interface, "192.168.56.1/24"),)
     found = settings(server(name, "192.168.56", at=100, lower=101), system=system)
     row = only(plan_networks(look(found, interfaces=interfaces, may=False)))
-    assert (row.title, row.now, row.want) == (
-        f"host-only {interface}", (), [WantedSetting("dhcp-group", name, options("192.168.56.1"))],
+    assert (row.title, row.now, wants(row)) == (
+        f"host-only {interface}", (), [("dhcp-group", name, options("192.168.56.1"))],
     )  # fmt: skip
     for parts, note in (((), "has no DHCP server"), ((server(name, enabled=0),), "switched off")):
         row = only(plan_networks(look(settings(*parts), interfaces=interfaces)))
@@ -210,7 +215,7 @@ def test_host_only_networks_of_macos() -> None:
 
 def test_zones_of_the_configuration_are_handed_out() -> None:
     found = look(settings(network("lab"), server("lab")), zones=("lab.internal", "local"))
-    assert only(plan_networks(found)).want[-1].value == {
+    assert only(plan_networks(found)).want[-1][1] == {
         "6": "198.18.53.1",
         "15": "lab.internal",
         "119": "lab.internal local",
@@ -220,7 +225,7 @@ def test_zones_of_the_configuration_are_handed_out() -> None:
 def test_names_are_taken_as_they_are() -> None:
     name = "a &quot;b&apos;/c &amp; d"
     row = only(plan_networks(look(settings(network(name)))))
-    assert [one.name for one in row.want] == ["198.18.53.1", "a \"b'/c & d", "a \"b'/c & d"]
+    assert [one.name for one, _ in row.want] == ["198.18.53.1", "a \"b'/c & d", "a \"b'/c & d"]
 
 
 def test_the_recorded_settings() -> None:
@@ -231,12 +236,12 @@ def test_the_recorded_settings() -> None:
         for row in plan_networks(look(found, interfaces=(HostInterface("vboxnet0", "192.168.56.1/24"),)))
     }
     assert among["NatNetwork"].now == ("192.0.2.10",)
-    assert [one.kind for one in among["NatNetwork"].want] == ["loopback-address", "dhcp-group"]
+    assert [one.kind for one, _ in among["NatNetwork"].want] == ["loopback-address", "dhcp-group"]
     assert among["HostInterfaceNetworking-vboxnet0"].server == "192.168.56.1"
-    assert found.servers["NatNetwork"].others == (
+    assert found.servers["NatNetwork"].others == [
         "Config 08:00:27:aa:bb:02", "Config 08:00:27:aa:bb:03",
         "Config 00:00:00:00:00:00 a7715ed1-544a-4bbb-b0f3-164faaeb189b",
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("data", [b"", b"<VirtualBox", b"<a/><b/>"])

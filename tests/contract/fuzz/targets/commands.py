@@ -10,15 +10,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from vmdns.host import launchd, port_holder, resolver_linux, resolver_macos, systemd_unit, task_scheduler
+from vmdns.host import launchd, resolver_linux, resolver_macos, systemd, task_scheduler
 from vmdns.host.resolv_conf import parse_earlier_servers, render_resolv_conf
-from vmdns.host.vbox_dhcp import parse_networks, parse_started_group
+from vmdns.host.virtualbox_dhcp import parse_networks, parse_started_group
 
 READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (lambda text: parse_networks(text.encode("latin-1", "replace")), ValueError),
-    (lambda text: parse_started_group(text.encode("latin-1", "replace"), "group"), ValueError),
-    (task_scheduler.parse, OSError),
-    (task_scheduler.parse_status, None),
+    (lambda text: parse_started_group(text.encode("latin-1", "replace")), ValueError),
+    (task_scheduler.parse_task, None),
+    (lambda text: task_scheduler.task_state(task_scheduler.parse_task(text)), None),
     (resolver_linux.parse_version, None),
     (resolver_macos.parse_servers, None),
     (resolver_macos.parse_order, None),
@@ -26,10 +26,7 @@ READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (resolver_macos.parse_packet, None),
     (launchd.parse_print, None),
     (launchd.parse_disabled, None),
-    (lambda text: systemd_unit.state(systemd_unit.parse_show(text)), None),
-    (port_holder.parse_lsof, None),
-    (lambda text: port_holder.parse_netstat(text, 53, "127.0.0.1"), None),
-    (port_holder.parse_tasklist, None),
+    (lambda text: systemd.unit_state(systemd.parse_show(text)), None),
 )
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from vmdns.dns.upstreams import Upstreams
-from vmdns.host import upstreams_windows
+from vmdns.host import resolver_windows
 from vmdns.host.resolv_conf import parse_resolv_conf
-from vmdns.host.systemd_resolved import parse_link
-from vmdns.host.upstreams_linux import behind_stub
-from vmdns.host.upstreams_macos import parse_scutil
+from vmdns.host.resolver_macos import parse_scutil
+from vmdns.host.upstreams_linux import behind_stub, parse_link
 from vmdns.server.forward_routes import usable_upstreams
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
 PATHS = (
-    upstreams_windows.TCPIP, upstreams_windows.POLICY, upstreams_windows.TCPIP + "\\Interfaces\\{A}",
-    upstreams_windows.TCPIP6 + "\\Interfaces\\{A}",
-    upstreams_windows.NRPT + "\\{B}", upstreams_windows.NRPT_POLICY + "\\{C}",
+    resolver_windows.TCPIP, resolver_windows.POLICY, resolver_windows.TCPIP + "\\Interfaces\\{A}",
+    resolver_windows.TCPIP6 + "\\Interfaces\\{A}",
+    resolver_windows.NRPT + "\\{B}", resolver_windows.NRPT_POLICY + "\\{C}",
 )  # fmt: skip
 VALUES = (
     "NameServer", "DhcpNameServer", "Dhcpv6DNSServers", "Domain", "DhcpDomain", "SearchList", "IPAddress",
@@ -33,11 +32,11 @@ def check(data: bytes) -> None:
     match (data[0] if data else 0) % 3:
         case 0:
             first, second, link, *_ = (*text.split("\0", 2), "", "")
-            found = behind_stub(parse_resolv_conf(first), second or None, parse_link(link, "2"))
+            found = behind_stub(parse_resolv_conf(first), second, parse_link(link, "2"))
         case 1:
             found = parse_scutil(text)
         case _:
-            found = upstreams_windows.parse_registry(_registry(data[1:]), lambda address: address.startswith("192."))
+            found = resolver_windows.parse_registry(_registry(data[1:]), lambda address: address.startswith("192."))
     _sound(found)
 
 

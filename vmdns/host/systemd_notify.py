@@ -13,13 +13,21 @@ from pathlib import Path
 
 from vmdns.dns.escape import escape_text
 
+_PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
+
 
 class ServiceNotifier:
-    """The socket of the service manager. seconds is the watchdog interval (sd_watchdog_enabled(3)), 0 for none."""
+    """The socket of the service manager. The variables are removed from the environment, so that children do not notify
+    it. seconds is the watchdog interval (sd_watchdog_enabled(3)), 0 for none."""
 
-    def __init__(self, address: str = "", seconds: float = 0.0) -> None:
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        address = environ.pop("NOTIFY_SOCKET", "")
+        micros, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        if not hasattr(socket, "AF_UNIX") or address[:1] not in ("/", "@"):
+            address = ""
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self.seconds = seconds
+        watched = address and micros.isdecimal() and pid in ("", str(os.getpid()))
+        self.seconds = int(micros) / 1e6 if watched else 0.0
 
     def ready(self, status: str) -> None:
         """Reports that vmdns answers queries; status is a line for the user."""
@@ -40,20 +48,6 @@ class ServiceNotifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
             one.setblocking(False)
             one.sendto(text.encode(), self._address)
-
-
-def read_notifier(environ: MutableMapping[str, str], pid: int | None = None) -> ServiceNotifier:
-    """The notifier of the environment. Its variables are removed, so that children do not notify the manager."""
-    address = environ.pop("NOTIFY_SOCKET", "")
-    micros = environ.pop("WATCHDOG_USEC", "")
-    watchdog_pid = environ.pop("WATCHDOG_PID", "")
-    if not hasattr(socket, "AF_UNIX") or address[:1] not in ("/", "@"):
-        return ServiceNotifier()
-    meant = watchdog_pid in ("", str(os.getpid() if pid is None else pid))
-    return ServiceNotifier(address, int(micros) / 1e6 if micros.isdecimal() and meant else 0.0)
-
-
-_PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
 
 
 def drop_ambient_capabilities(status: Path = Path("/proc/self/status")) -> None:

@@ -14,16 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmdns.regular_file import read_regular
-from vmdns.state.xml_tree import MAX_BYTES
-
 # Variables with the folders of vmdns and VirtualBox, if not the default ones.
 _KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")
 _CHECK_SECONDS = 30.0
-
-
-class ServiceUnavailable(Exception):
-    """No service can be installed here; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +37,7 @@ class ServiceProgram:
     environ: tuple[tuple[str, str], ...] = ()
 
 
-Lookup = Callable[[str | int], ServiceOwner]
-
-
-def lookup(who: str | int) -> ServiceOwner:
+def read_user(who: str | int) -> ServiceOwner:
     """The user with this name or number. Raises KeyError (POSIX)."""
     import pwd
 
@@ -55,50 +45,37 @@ def lookup(who: str | int) -> ServiceOwner:
     return ServiceOwner(entry.pw_name, entry.pw_uid, Path(entry.pw_dir))
 
 
-def owner(
-    environ: Mapping[str, str], uid: int, has_vms: Callable[[ServiceOwner], bool], find: Lookup = lookup
-) -> ServiceOwner:
-    """The user who called vmdns, also with sudo. Raises `ServiceUnavailable` for root, unless root has VMs."""
+def find_owner(environ: Mapping[str, str], uid: int, has_vms: Callable[[ServiceOwner], bool]) -> ServiceOwner:
+    """The user who called vmdns, also with sudo. Raises OSError for root, unless root has VMs."""
     if uid:
-        return find(uid)
+        return read_user(uid)
     caller = environ.get("SUDO_USER", "root")
     if caller != "root":
         try:
-            return find(caller)
+            return read_user(caller)
         except KeyError:
-            raise ServiceUnavailable(f"there is no user {caller} (from SUDO_USER)") from None
-    root = find(0)
+            raise OSError(f"there is no user {caller} (from SUDO_USER)") from None
+    root = read_user(0)
     if not has_vms(root):
-        raise ServiceUnavailable("root has no VMs; run this as the user who owns them, without sudo")
+        raise OSError("root has no VMs; run this as the user who owns them, without sudo")
     return root
 
 
-def has_vms(home: Path) -> bool:
-    """Whether the settings in this VirtualBox home have any VM."""
-    try:
-        return re.search(rb"<MachineEntry\b", read_regular(home / "VirtualBox.xml", MAX_BYTES)) is not None
-    except OSError:
-        return False
-
-
-def environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The part of the caller's environment that a service needs.
+def service_program(
+    owner: ServiceOwner, options: Sequence[str], environ: Mapping[str, str], interpreter: str = sys.executable
+) -> ServiceProgram:
+    """Starts `vmdns run` from any folder (-P: nothing is imported from the current one).
 
     VirtualBox needs UTF-8 for the names of VMs; the user's own language, because what VMs show may come from it.
     """
     language = environ.get("LC_ALL") or environ.get("LANG") or ""
     utf8 = language if re.search(r"\.utf-?8(@|$)", language, re.IGNORECASE) else "C.UTF-8"
-    kept = [(name, os.path.abspath(environ[name])) for name in _KEPT if environ.get(name)]
-    return (("LANG", utf8), *kept)
+    kept = ((name, os.path.abspath(environ[name])) for name in _KEPT if environ.get(name))
+    return ServiceProgram(owner, (interpreter, "-P", "-m", "vmdns", "run", *options), (("LANG", utf8), *kept))
 
 
-def command(options: Sequence[str], interpreter: str = sys.executable) -> tuple[str, ...]:
-    """The command line that starts `vmdns run` from any folder (-P: nothing is imported from the current one)."""
-    return (interpreter, "-P", "-m", "vmdns", "run", *options)
-
-
-def check(program: ServiceProgram) -> None:
-    """Checks that the interpreter finds vmdns from any folder, as this user. Raises `ServiceUnavailable`."""
+def check_program(program: ServiceProgram) -> None:
+    """Checks that the interpreter finds vmdns from any folder, as this user. Raises OSError."""
     interpreter = program.command[0]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     other = hasattr(os, "geteuid") and os.geteuid() == 0 and program.owner.uid != 0
@@ -113,7 +90,7 @@ def check(program: ServiceProgram) -> None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        raise ServiceUnavailable(
+        raise OSError(
             f"{interpreter} does not find vmdns when {program.owner.name} starts it from elsewhere; install vmdns "
             "first, with `pipx install .` or `./tools/run` in its folder, and run this by what that installed"
         ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.host.test_wire_plan import HEAD, server
-from vmdns.host.virtualbox_networks import DhcpServerSetting, VirtualBox, server_value
+from vmdns.host.virtualbox_dhcp import DhcpServerPresence, VirtualBox, server_value
 
 VALUE = server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254")
 
@@ -36,7 +36,7 @@ HERE, GONE = server("lab", lower=4), ""
 def test_what_was_done_is_no_failure(
     tmp_path: Path, before: str, after: str, wanted: dict[str, object] | None, done: bool
 ) -> None:
-    setting = DhcpServerSetting("lab", box(tmp_path, before, after))
+    setting = DhcpServerPresence("lab", box(tmp_path, before, after))
     if done:
         setting.write(wanted)
     else:

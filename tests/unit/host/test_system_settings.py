@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.needs import needs_network_namespace
-from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress, address_commands
+from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, address_command
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from vmdns.host.loopback_address import RESOLVER_ADDRESS, LoopbackAddress, addre
     ],
 )  # fmt: skip
 def test_commands(system: str, present: bool, line: str) -> None:
-    assert [" ".join(one) for one in address_commands("198.18.53.7", present, system)] == [line]
+    assert " ".join(address_command("198.18.53.7", present, system)) == line
 
 
 def test_only_addresses_get_into_a_command() -> None:
@@ -43,7 +43,7 @@ def test_what_is_assigned_is_told() -> None:
 def test_given_and_taken_away_in_a_namespace() -> None:
     program = f"""
 import subprocess
-from vmdns.host.loopback_address import LoopbackAddress
+from vmdns.host.system_settings import LoopbackAddress
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 one = LoopbackAddress({RESOLVER_ADDRESS!r})
 seen = [one.read()]

@@ -1,0 +1,120 @@
+"""Reads files that other users may have written, and replaces the files of vmdns as a whole.
+
+The parts for Windows were never run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+LOCK_SECONDS = 10.0  # a change takes milliseconds
+_RETRY_SECONDS = 0.02
+_TEMPORARY = ".vmdns-"
+_TEMPORARY_SECONDS = 60.0  # older ones were left by a killed process
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Its first `limit` bytes, and one more if it is longer. Raises FileNotFoundError or another OSError.
+
+    A FIFO would be waited for and a device never end, so neither is read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(limit + 1)
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """All of its bytes, for a file that will be written again: a part of it must never replace it.
+
+    Raises OSError as `read_regular` does, and where it has more than `limit` bytes.
+    """
+    data = read_regular(path, limit)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"longer than {limit >> 10} KiB", str(path))
+    return data
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replaces the file by one with these bytes, which is on disk when this returns. Raises OSError.
+
+    Owner, mode and extended attributes of a file that exists are kept; a new one gets `mode`.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for left in path.parent.glob(_TEMPORARY + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _TEMPORARY_SECONDS:
+                left.unlink()
+    handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+        _copy_attributes(path, temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _copy_attributes(path: Path, temporary: str, mode: int) -> None:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        os.chmod(temporary, mode)
+        return
+    if sys.platform != "win32":
+        os.chown(temporary, there.st_uid, there.st_gid)
+    shutil.copystat(path, temporary)
+    os.utime(temporary)
+    os.chmod(temporary, stat.S_IMODE(there.st_mode))  # chown clears the bits of setuid
+
+
+def lock_path(guarded: Path) -> Path:
+    """The lock file of a file."""
+    return guarded.with_name(guarded.name + ".lock")
+
+
+@contextlib.contextmanager
+def lock_file(guarded: Path) -> Iterator[None]:
+    """Locks that file against other processes. Raises OSError after LOCK_SECONDS.
+
+    The system releases the lock when the process ends; the lock file stays, as another process may wait for it.
+    """
+    guarded.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(os.open(lock_path(guarded), os.O_RDWR | os.O_CREAT, 0o600)) as lock:
+        end = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(lock.fileno()):
+            if time.monotonic() > end:
+                raise OSError(errno.EAGAIN, f"{guarded} is in the hands of another vmdns; try again once it is done")
+            time.sleep(_RETRY_SECONDS)
+        yield
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+    return True

@@ -1,0 +1,114 @@
+"""The resolver of this host: the DNS servers that it uses now, and plans that make it send queries to vmdns.
+
+`watched_folders` and POLL_SECONDS tell when to read the servers again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.host.folders import state_folder
+from vmdns.host.plan import Journal, JournalEntry, Setting
+from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
+
+if sys.platform == "win32":
+    from vmdns.host import resolver_windows as system
+
+    upstreams = system
+    POLL_SECONDS = 5.0  # changes of the registry cannot be awaited in a selector loop
+elif sys.platform == "darwin":
+    from vmdns.host import resolver_macos as system
+
+    upstreams = system
+    POLL_SECONDS = 30.0
+else:
+    from vmdns.host import resolver_linux as system
+    from vmdns.host import upstreams_linux as upstreams
+
+    POLL_SECONDS = 0.0
+
+HOST_SCOPE = "host"  # of journal entries of `vmdns host`
+SERVER_KINDS = ("resolv.conf", "mac-servers", "windows-servers")  # settings that name the server of all queries
+
+
+def open_journal() -> Journal:
+    """The journal of this user. Raises RuntimeError where no home folder is known."""
+    return Journal(state_folder() / "journal.json")
+
+
+def read_upstreams() -> Upstreams:
+    """The servers that this host uses. May block for seconds: call it in a thread. Raises OSError with a text for the
+    user.
+
+    Where macOS or Windows sends all queries to vmdns, those configured before, else those from DHCP.
+    """
+    found = upstreams.read_upstreams()
+    if sys.platform not in ("win32", "darwin") or RESOLVER_ADDRESS not in found.resolvers:
+        return found
+    try:
+        configured = find_earlier_servers(open_journal().entries(HOST_SCOPE))
+    except (OSError, RuntimeError):
+        configured = []
+    others = [one for one in found.default if one.address != RESOLVER_ADDRESS]
+    servers = [Upstream(one) for one in configured] or others
+    if not servers and sys.platform == "darwin":
+        servers = [Upstream(one) for one in system.read_dhcp_servers()]
+    return replace(found, default=tuple(servers), stub=(RESOLVER_ADDRESS,))
+
+
+def find_earlier_servers(entries: Iterable[JournalEntry]) -> list[str]:
+    """The configured name servers that `vmdns host --whole` replaced, without duplicates."""
+    lists = [one.before for one in entries if one.kind in SERVER_KINDS and isinstance(one.before, list)]
+    return list(dict.fromkeys(str(address) for addresses in lists for address in addresses))
+
+
+def watched_folders() -> list[Path]:
+    """Folders (without subfolders) in which a change means "read again". Some may not exist yet."""
+    return upstreams.watched_folders()
+
+
+def plan_resolver(whole: bool, at: ListenAddress, zones: Sequence[str]) -> tuple[list[tuple[Setting, Any]], list[str]]:
+    """What to set, in order, so that queries for these zones go to vmdns at `at`, or all queries (whole); and notes.
+
+    All queries go to RESOLVER_ADDRESS: vmdns must answer there before a setting of SERVER_KINDS is changed, or no name
+    would resolve. macOS and Windows keep `.local` for multicast DNS. Raises OSError where there is no way.
+    """
+    notes = []
+    if whole:
+        start = "have it started with your session first"
+        notes.append(f"while vmdns does not run, this computer resolves no names at all; {start}")
+    if sys.platform not in ("win32", "darwin"):
+        found = system.read_resolver()
+        if not whole:
+            return system.plan_zones(found, at, zones), notes
+        wanted, more = system.plan_all(found, at, zones)
+        return wanted, notes + more
+    if whole:
+        notes.append(f"VirtualBox then gives guests on NAT {RESOLVER_ADDRESS} as their DNS server")
+        return system.plan_all(), notes
+    if "local" in zones:
+        why = "as macOS wants it" if sys.platform == "darwin" else "which such a rule would take away"
+        notes.append(f"names in local are left to multicast DNS, {why}")
+    return system.plan_zones(at, [zone for zone in zones if zone != "local"]), notes
+
+
+def remove_leftovers() -> list[str]:
+    """Removes rules of vmdns that no journal has any more, as a vmdns that was deleted leaves them (Windows).
+
+    Returns what was done, or the command that does it where the right is missing. Raises OSError.
+    """
+    if sys.platform != "win32":
+        return []
+    return system.remove_stale_rules([one.name for one in open_journal().entries(HOST_SCOPE) if one.kind == "nrpt"])
+
+
+def make_setting(kind: str, name: str) -> Setting:
+    """The setting of a journal entry. Raises OSError for one that this version does not know."""
+    if kind not in system.SETTINGS:
+        raise OSError(f"the journal names {kind} {name}, which this vmdns cannot change on this system")
+    return system.SETTINGS[kind](name)

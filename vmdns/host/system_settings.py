@@ -1,0 +1,155 @@
+"""Settings that systems share: a file that only vmdns writes, and an address on the loopback interface."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from vmdns.files import read_whole
+from vmdns.host import elevation
+from vmdns.host.plan import Setting
+
+# The name server of a host that sends all queries to vmdns. VirtualBox passes it on to guests behind NAT.
+RESOLVER_ADDRESS = "198.18.53.53"
+
+_MAX_BYTES = 1_048_576
+_WRITE = """set -e
+umask 022
+mkdir -p "$(dirname "$1")"
+cat >"$1.vmdns"
+mv -f "$1.vmdns" "$1"
+"""
+_REMOVE = 'rm -f "$1"\n'
+_REMOVE_FOLDER = 'rmdir "$(dirname "$1")" 2>/dev/null || true\n'
+
+Commands = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class SystemFile(Setting):
+    """The text of the file `name` (Linux, macOS); None where there is none.
+
+    `after` are commands to run after writing it, so that its reader loads it; `before_end` and `after_end` before and
+    after its removal. alone: its folder is removed too if it is empty. A comment in the first line of the text
+    describes the file to the user. All is one command, so that the password is asked for once.
+    """
+
+    after: ClassVar[Commands] = ()
+    before_end: ClassVar[Commands] = ()
+    after_end: ClassVar[Commands] = ()
+    alone: ClassVar[bool] = False
+
+    def read(self) -> str | None:
+        try:
+            return read_whole(Path(self.name), _MAX_BYTES).decode("utf-8", "surrogateescape")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def commands(self, value: str | None) -> Sequence[Sequence[str]]:
+        if value is None:
+            return [*self.before_end, ("rm", self.name), *self.after_end]
+        return self.after
+
+    def write(self, value: str | None) -> None:
+        if value is not None:
+            script = _WRITE + _lines(self.after)
+        else:
+            script = _lines(self.before_end) + _REMOVE + (_REMOVE_FOLDER if self.alone else "") + _lines(self.after_end)
+        elevation.run(["sh", "-c", script, "sh", self.name], elevated=True, text=value or "")
+
+    def describe(self, before: str | None, after: str | None) -> str:
+        if after is None:
+            return f"remove {self.name}"
+        first = after.partition("\n")[0]
+        purpose = f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
+        return f"{'write' if before is None else 'change'} {self.name}{purpose}"
+
+    def command_lines(self, value: str | None) -> list[str]:
+        lines = super().command_lines(value)
+        if value is None:
+            return lines
+        return [f"{elevation.format_command(['tee', self.name], elevated=True)} <<'END'\n{value}END", *lines]
+
+
+def _lines(commands: Commands) -> str:
+    return "".join(shlex.join(one) + "\n" for one in commands)
+
+
+class ListenAddress(NamedTuple):
+    """Where vmdns listens."""
+
+    address: str = "127.0.0.1"
+    port: int = 53
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return host if self.port == 53 else f"{host}:{self.port}"
+
+
+def address_command(address: str, present: bool, system: str = sys.platform) -> list[str]:
+    """The command that adds or removes an address on the loopback interface (ip-address(8), ifconfig(8), netsh)."""
+    if system == "win32":
+        netsh = ["netsh", "interface", "ipv4"]
+        if present:
+            return [
+                *netsh,
+                "add",
+                "address",
+                "name=1",
+                f"address={address}",
+                "mask=255.255.255.255",
+                "store=persistent",
+            ]
+        return [*netsh, "delete", "address", "name=1", f"address={address}"]
+    if system == "darwin":
+        end = ["netmask", "255.255.255.255"] if present else []
+        return ["ifconfig", "lo0", "alias" if present else "-alias", address, *end]
+    return ["ip", "address", "add" if present else "del", f"{address}/32", "dev", "lo"]
+
+
+def is_assigned(address: str) -> bool:
+    """Whether an interface of this host has the IPv4 address. Raises OSError if that cannot be tried."""
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL or getattr(error, "winerror", 0) == 10049:
+                return False
+            raise
+    return True
+
+
+@dataclass(frozen=True)
+class LoopbackAddress(Setting):
+    """The IPv4 address `name` on the loopback interface, True or None: guests behind NAT can reach it, other machines
+    cannot.
+
+    198.18.53.N is in the range for benchmarks (RFC 2544), which no real network uses. Linux and macOS lose such an
+    address on reboot, Windows keeps it. The commands for macOS and Windows were never run.
+    """
+
+    kind: ClassVar[str] = "loopback-address"
+
+    def __post_init__(self) -> None:
+        ipaddress.IPv4Address(self.name)
+
+    def read(self) -> bool | None:
+        return True if is_assigned(self.name) else None
+
+    def commands(self, value: bool | None) -> Sequence[Sequence[str]]:
+        return [address_command(self.name, bool(value))]
+
+    def describe(self, before: bool | None, after: bool | None) -> str:
+        verb = "give this computer the address" if after else "take away the address"
+        return f"{verb} {self.name} on its loopback interface"

@@ -1,0 +1,277 @@
+"""Linux: vmdns as a system service of systemd: its unit files, its settings and its state (systemctl(1)).
+
+A system service and not a user service, because only that can get the right to port 53 and be sandboxed by the system.
+It runs as the user who owns the VMs, and starts and ends with that user's manager, user@UID.service.
+
+The server answers untrusted clients, so it runs in a sandbox (systemd.exec(5)). Its children would be in the sandbox
+too, and VirtualBox's VMs do not work there: VBoxHeadless, VirtualBoxVM and VBoxNetAdpCtl are setuid root ("Effective
+UID is not root" with NoNewPrivileges), and VBoxSVC, which a reader starts if none runs, starts the VMs. So the server
+starts no programs. It connects to a socket of systemd, which starts a worker outside the sandbox for each connection
+(systemd.socket(5), Accept=yes; sources/worker_socket.py). The worker has no network socket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vmdns.dns.escape import escape_text
+from vmdns.host import elevation
+from vmdns.host.plan import Setting
+from vmdns.host.service_program import ServiceOwner, ServiceProgram
+from vmdns.host.system_settings import Commands, SystemFile
+
+_FOLDER = "/etc/systemd/system"
+_RELOAD = ("systemctl", "daemon-reload")
+_PROPERTIES = "LoadState,UnitFileState,ActiveState,MainPID,ActiveEnterTimestamp,Result,StatusText,NRestarts"
+WATCHDOG_SECONDS = 60
+
+
+class UnitFile(SystemFile):
+    """A unit file. A running unit is restarted when it changes; instances of a template end by themselves."""
+
+    kind = "service-unit"
+    after_end = (_RELOAD,)
+
+    @property
+    def after(self) -> Commands:  # type: ignore[override]
+        unit = self.name.rpartition("/")[2]
+        return (_RELOAD,) if "@." in unit else (_RELOAD, ("systemctl", "try-restart", unit))
+
+
+@dataclass(frozen=True)
+class Enabled(Setting):
+    """Whether the unit `name` starts by itself, and now; None where not."""
+
+    kind: ClassVar[str] = "service-enabled"
+
+    def read(self) -> bool | None:
+        return True if _show(self.name)["UnitFileState"] == "enabled" else None
+
+    def commands(self, value: bool | None) -> Sequence[Sequence[str]]:
+        return [["systemctl", "enable" if value else "disable", "--now", self.name]]
+
+    def describe(self, before: Any, after: bool | None) -> str:
+        return f"{'start' if after else 'stop'} {self.name}, now and {'at each log-in' if after else 'for good'}"
+
+
+SETTINGS = {one.kind: one for one in (UnitFile, Enabled)}
+
+
+def check_system() -> None:
+    """Raises OSError where there can be no service."""
+    if not Path("/run/systemd/system").is_dir():
+        raise OSError("this computer is not run by systemd; have your desktop start `vmdns run` when you log in")
+
+
+def plan_service(program: ServiceProgram) -> list[tuple[Setting, Any]]:
+    """The unit files and their values, and that the service is enabled."""
+    user = program.owner.name
+    files = {
+        worker_name(user): worker_unit(program),
+        socket_name(user): socket_unit(program),
+        service_name(user): server_unit(program),
+    }
+    units: list[tuple[Setting, Any]] = [(UnitFile(f"{_FOLDER}/{name}"), text) for name, text in files.items()]
+    return [*units, (Enabled(service_name(user)), True)]
+
+
+def service_notes(user: str) -> list[str]:
+    """Notes for the user after an installation."""
+    return [f"it ends when {user} has logged out; `sudo loginctl enable-linger {user}` keeps it from start to shutdown"]
+
+
+def read_status(owner: ServiceOwner) -> dict[str, Any]:
+    """Whether the service is installed, enabled and running, since when (Unix seconds), and its last log lines."""
+    unit = service_name(owner.name)
+    log = elevation.read_output("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=5", f"--unit={unit}")
+    return {**unit_state(_show(unit)), "log": log.splitlines()}
+
+
+def _show(unit: str) -> dict[str, str]:
+    """Properties of a unit; empty texts if it does not exist. Raises OSError."""
+    return parse_show(elevation.run(["systemctl", "show", "--timestamp=unix", f"--property={_PROPERTIES}", unit]))
+
+
+def parse_show(text: str) -> dict[str, str]:
+    """Parses the output of `systemctl show`; missing properties are empty."""
+    found = dict.fromkeys(_PROPERTIES.split(","), "")
+    return found | {key: value for key, _, value in (line.partition("=") for line in text.splitlines()) if value}
+
+
+def unit_state(found: dict[str, str]) -> dict[str, Any]:
+    """The state of the service from the properties of its unit."""
+    active, since = found["ActiveState"], found["ActiveEnterTimestamp"].removeprefix("@")
+    running = active in ("active", "reloading")
+    failed = f"it failed ({found['Result']})" if active == "failed" else ""
+    starting = "it starts" if active in ("activating", "deactivating") else ""
+    return {
+        "installed": found["LoadState"] not in ("", "not-found"),
+        "enabled": found["UnitFileState"] == "enabled",
+        "running": running,
+        "pid": int(found["MainPID"]) if running and found["MainPID"].isdecimal() else 0,
+        "since": float(since) if running and since.isdecimal() else None,
+        "detail": (found["StatusText"] if running else "") or failed or starting,
+    }
+
+
+def service_name(user: str) -> str:
+    """vmdns-alice.service, with what a unit's name cannot have escaped as systemd-escape(1) does."""
+    return f"vmdns-{_escape_name(user)}.service"
+
+
+def socket_name(user: str) -> str:
+    """The socket behind which a worker is started for each connection."""
+    return f"vmdns-beside-{_escape_name(user)}.socket"
+
+
+def worker_name(user: str) -> str:
+    """The template of what is started for each connection to the socket."""
+    return f"vmdns-beside-{_escape_name(user)}@.service"
+
+
+def _escape_name(user: str) -> str:
+    return re.sub(r"[^A-Za-z0-9:_.-]", lambda one: "".join(f"\\x{byte:02x}" for byte in one[0].encode()), user)
+
+
+def server_unit(program: ServiceProgram) -> str:
+    """The unit of the server. It may set no limits, so the unit does: each forwarded query takes a file.
+
+    sched_setattr is for server/scheduling_linux.py alone.
+    """
+    user, manager = program.owner.name, f"user@{program.owner.uid}.service"
+    runtime = f"/run/user/{program.owner.uid}"
+    environ = [("XDG_RUNTIME_DIR", runtime), ("VMDNS_BESIDE", _socket_path(program)), *program.environ]
+    return f"""\
+# by vmdns service install: starts vmdns when {escape_text(user)} logs in
+[Unit]
+Description=DNS for the VMs of {_description(program)} (vmdns)
+After={manager} {socket_name(user)}
+Requires={socket_name(user)}
+PartOf={manager}
+StartLimitIntervalSec=60
+StartLimitBurst=10
+
+[Service]
+Type=notify
+User={_user(program)}
+{_environment(environ)}
+ExecStart={_command(program.command)}
+Restart=on-failure
+RestartSec=500ms
+TimeoutStartSec=120
+TimeoutStopSec=15
+WatchdogSec={WATCHDOG_SECONDS}
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths=-{runtime}
+InaccessiblePaths=-{runtime}/bus -{runtime}/systemd
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateMounts=yes
+DevicePolicy=closed
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+ProcSubset=pid
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallFilter=sched_setattr
+SystemCallErrorNumber=EPERM
+KeyringMode=private
+UMask=0077
+LimitNOFILE=8192
+TasksMax=256
+
+[Install]
+WantedBy={manager}
+"""
+
+
+def socket_unit(program: ServiceProgram) -> str:
+    """The unit of the socket: for this user alone, in a folder that is root's."""
+    return f"""\
+# by vmdns service install: where the vmdns of {escape_text(program.owner.name)} has VirtualBox read
+[Unit]
+Description=VirtualBox of {_description(program)}, for vmdns
+PartOf={service_name(program.owner.name)}
+
+[Socket]
+ListenStream={_socket_path(program)}
+SocketUser={_user(program)}
+SocketMode=0600
+RemoveOnStop=yes
+Accept=yes
+MaxConnections=8
+"""
+
+
+def worker_unit(program: ServiceProgram) -> str:
+    """The unit of what the socket starts. A VBoxSVC started from here must find what one from the desktop finds: sound,
+    and the bus of the session."""
+    runtime = f"/run/user/{program.owner.uid}"
+    environ = [("XDG_RUNTIME_DIR", runtime), ("DBUS_SESSION_BUS_ADDRESS", f"unix:path={runtime}/bus"), *program.environ]
+    return f"""\
+# by vmdns service install: reads VirtualBox for the vmdns of {escape_text(program.owner.name)}
+[Unit]
+Description=VirtualBox of {_description(program)}, read for vmdns
+CollectMode=inactive-or-failed
+
+[Service]
+User={_user(program)}
+{_environment(environ)}
+ExecStart={_command((program.command[0], "-P", "-m", "vmdns.daemon.worker_service"))}
+StandardInput=socket
+StandardOutput=socket
+StandardError=journal
+TimeoutStopSec=15
+# VBoxSVC and VMs may run below this service. They outlive it, and are not to be in a sandbox.
+KillMode=process
+OOMPolicy=continue
+PrivateTmp=no
+"""
+
+
+def _socket_path(program: ServiceProgram) -> str:
+    return f"/run/vmdns-beside-{program.owner.uid}.sock"
+
+
+def _user(program: ServiceProgram) -> str:
+    name = program.owner.name
+    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) else str(program.owner.uid)
+
+
+def _description(program: ServiceProgram) -> str:
+    return escape_text(program.owner.name).replace("%", "%%")
+
+
+def _environment(environ: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"Environment={_word(f'{key}={value}')}" for key, value in environ)
+
+
+def _command(words: Iterable[str]) -> str:
+    return " ".join(_word(one.replace("$", "$$")) for one in words)
+
+
+def _word(word: str) -> str:
+    """A word as unit files have it: quoted where need be, and % doubled."""
+    shown = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    shown = re.sub(r"[\x00-\x1f\x7f]", lambda one: f"\\x{ord(one[0]):02x}", shown)
+    return shown if re.fullmatch(r"[^\s'\"\\;#]+", word) and shown.isprintable() else f'"{shown}"'
