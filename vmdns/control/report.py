@@ -9,9 +9,9 @@ from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, SRV, A
 from vmdns.dns.name import display_name, to_text
 from vmdns.state.facts import Network, PortForward
+from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest, VmChange, find_shared_address
 from vmdns.state.networks import Address
-from vmdns.state.problem import Problem
 from vmdns.state.reachability import explain_choices, find_service_name
 from vmdns.state.snapshot import Snapshot, list_names
 from vmdns.state.views import View

@@ -103,8 +103,7 @@ async def query_server(handle: HandleQuery, snapshot: Snapshot, message: dict[st
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
     """
-    from vmdns.state.no_answer import explain_no_answer
-    from vmdns.state.typed_name import parse_typed_name
+    from vmdns.state.typed_name import explain_no_answer, parse_typed_name
 
     try:
         key, default_type, note = parse_typed_name(str(message["name"]), snapshot)

@@ -12,8 +12,8 @@ from vmdns.control import report
 from vmdns.daemon.log_limit import LogLimit
 from vmdns.dns.escape import escape_text
 from vmdns.server.listeners import Listener
+from vmdns.state.findings import domain_to_allow
 from vmdns.state.guests import VmChange
-from vmdns.state.withheld_names import domain_to_allow
 
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
 

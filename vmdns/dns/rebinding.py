@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from vmdns.dns.message import AAAA, CNAME, HTTPS, SVCB, A, parse_name
+from vmdns.dns.name import to_text
+
+MAX_WITHHELD = 64
+WITHHELD_SECONDS = 3600.0  # after that, a name that nobody asks for any more is forgotten
 
 _INNER = tuple(
     ipaddress.ip_network(prefix)
@@ -77,3 +81,25 @@ def find_target(kind: int, rdata: bytes) -> bytes | None:
     if kind == CNAME:
         return rdata.lower()
     return parse_name(rdata, 2, {})[0].lower() if kind in (SVCB, HTTPS) else None
+
+
+class WithheldNames:
+    """Names whose answers were withheld lately, with when they were last asked for; the oldest are forgotten first.
+
+    Times are of a monotonic clock, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, float] = {}
+
+    def add(self, name: bytes, now: float) -> bool:
+        """Notes a wire name. Returns whether it was not there."""
+        last = self._names.pop(name, None)
+        self._names[name] = now
+        if len(self._names) > MAX_WITHHELD:
+            del self._names[next(iter(self._names))]
+        return last is None or now - last >= WITHHELD_SECONDS
+
+    def names(self, now: float) -> list[str]:
+        """The names of the last hour, the newest last."""
+        return [to_text(name) for name, last in self._names.items() if now - last < WITHHELD_SECONDS]

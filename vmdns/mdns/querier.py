@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from vmdns.dns.message import AAAA, NSEC, A, ParsedRecord
 from vmdns.mdns.links import Link
 from vmdns.mdns.packets import encode_questions, has_type, parse_packet
-from vmdns.state.link_lookups import LookupState
+from vmdns.state.name_rules import LookupState
 
 # Queries a second, first and repeated ones alike, and lookups pending at once.
 CLIENT_QUERIES, ALL_QUERIES = 10, 20

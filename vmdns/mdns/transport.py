@@ -25,7 +25,7 @@ from vmdns.mdns.name_state import DrawRandom
 from vmdns.mdns.packets import MAX_PACKET, PORT
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
-from vmdns.state.link_lookups import LookupState, is_lookup_allowed
+from vmdns.state.name_rules import LookupState, is_lookup_allowed
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from vmdns.dns.query import Query
 from vmdns.server.io_thread import IoThread
 from vmdns.server.lookup import Waiter
 from vmdns.state.authoritative import Reply
-from vmdns.state.link_lookups import LookupState
+from vmdns.state.name_rules import LookupState
 
 # Gives the response in at most that many bytes, once an upstream has responded.
 Forward = Callable[[Query, int], Awaitable[bytes]]

@@ -28,6 +28,7 @@ from vmdns.dns.forwarded_answer import (
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_text
 from vmdns.dns.query import Query
+from vmdns.dns.rebinding import WithheldNames
 from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, validate_response
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.forward_routes import ForwardRoutes, usable_upstreams
@@ -35,7 +36,6 @@ from vmdns.server.io_thread import IoThread
 from vmdns.server.lookup import TRIES_EACH, Found, Lookup, Waiter
 from vmdns.server.upstream_exchange import UpstreamSockets, max_sockets
 from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
-from vmdns.state.withheld_names import WithheldNames
 
 _log = logging.getLogger(__name__)
 

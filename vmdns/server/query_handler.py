@@ -13,7 +13,7 @@ from vmdns.server.client_limits import Client, ClientLimits
 from vmdns.server.counters import Counters
 from vmdns.server.external_names import ExternalNames
 from vmdns.state.authoritative import Reply, answer_query
-from vmdns.state.link_lookups import LookupState, is_lookup_allowed
+from vmdns.state.name_rules import LookupState, is_lookup_allowed
 from vmdns.state.snapshot import AccessRight, Snapshot
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,13 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from vmdns.state.facts import Adapter
+from vmdns.state.findings import Problem
 from vmdns.state.networks import HOST_IF, NetworkIndex
-from vmdns.state.problem import SAME_MACHINE_ID, Problem
 
+SAME_MACHINE_ID = (
+    "if one VM is a copy of the other, both have one machine-id and so ask DHCP for one address: in the copy, as root, "
+    "run `rm /etc/machine-id; systemd-machine-id-setup` and reboot"
+)
 _CHANGE = "give it another address in the guest"
 NO_MACHINE = Problem("which is no address of a machine", _CHANGE)
 OF_HOST = Problem("which is an address of the host", _CHANGE)

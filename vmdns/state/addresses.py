@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from vmdns.dns.name import to_label
 from vmdns.state.address_check import NO_MACHINE, OF_HOST, check_placement, find_objection, is_on_network
 from vmdns.state.facts import Adapter, Machine, PortForward
+from vmdns.state.findings import Problem
 from vmdns.state.networks import LEASE, Address, NetworkIndex, file_key, find_dhcp_address, find_leases, ipv4
-from vmdns.state.problem import Problem
 
 # Guest Additions report every 10 s; within this many seconds they are taken to be at work still.
 ALIVE_SECONDS = 30.0

@@ -5,29 +5,12 @@ RFC 1034 section 4.3.2 for the walk, RFC 2308 for negatives, RFC 4592 for wildca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from vmdns.dns import message
 from vmdns.dns.builtin_zones import RESOLVER
-from vmdns.dns.message import (
-    AAAA,
-    ANY,
-    BADVERS,
-    CNAME,
-    FORMERR,
-    HINFO,
-    HTTPS,
-    IN,
-    NOERROR,
-    NXDOMAIN,
-    REFUSED,
-    SERVFAIL,
-    SOA,
-    SVCB,
-    A,
-    Node,
-    Record,
-    RRset,
-)
+from vmdns.dns.forwarded_answer import EDE_OTHER
+from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, NOERROR, NXDOMAIN, SVCB, A, Node, Record
 from vmdns.dns.name import convert_utf8_labels, split_labels
 from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query
 from vmdns.state.snapshot import Snapshot
@@ -35,10 +18,10 @@ from vmdns.state.views import View
 
 MAX_CHAIN = 16
 _MINIMAL_ANY = b"\x07RFC8482\x00"
+_ADDRESS_TYPES = (A, AAAA, HTTPS, SVCB)
 
 # Extended DNS Errors (RFC 8914 section 4).
 EDE_NOT_READY, EDE_PROHIBITED = 14, 18
-EDE_OTHER = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,43 +34,37 @@ class Reply:
     authoritative: bool = True
     extended_error: tuple[int, str] | None = None
     chase: bytes | None = None
-    why: tuple[str, ...] = field(default=(), compare=False)
 
 
 def answer_query(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
     """The reply for clients of this view; None if the query is to be forwarded."""
     if query.edns is not None and query.edns.version > 0:
-        return Reply(BADVERS, authoritative=False)
-    if query.cls == IN and query.type in NOT_QUERY_TYPES:
+        return Reply(message.BADVERS, authoritative=False)
+    if query.cls == message.IN and query.type in NOT_QUERY_TYPES:
         error = (EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for")
-        return Reply(FORMERR, authoritative=False, extended_error=error)
-    if query.cls != IN or query.type in NOT_OFFERED_TYPES:
-        return Reply(REFUSED, authoritative=False, extended_error=(EDE_PROHIBITED, "not offered by this server"))
+        return Reply(message.FORMERR, authoritative=False, extended_error=error)
+    if query.cls != message.IN or query.type in NOT_OFFERED_TYPES:
+        error = (EDE_PROHIBITED, "not offered by this server")
+        return Reply(message.REFUSED, authoritative=False, extended_error=error)
     key = convert_utf8_labels(query.key) or query.key
     zone = _find_zone(key, snapshot)
-    if zone is None:
-        node = snapshot.find(key, view) or snapshot.outside.get(key)
-        if node and (query.type in node or (query.type in (A, AAAA, HTTPS, SVCB) and (A in node or AAAA in node))):
-            return _answer_at(query, query.name, node, key, snapshot, ())
-        if _is_bare(key, query.type):
-            why = ("a single label is never forwarded",)
-            return Reply(NXDOMAIN, authority=(_soa_record(snapshot, b"\0"),), authoritative=False, why=why)
-        return None
-    return _follow_aliases(query, key, zone, snapshot, view)
-
-
-def _is_bare(key: bytes, kind: int) -> bool:
-    return len(split_labels(key)) == 1 and kind in (A, AAAA, HTTPS, SVCB, ANY)
+    if zone is not None:
+        return _follow_aliases(query, key, zone, snapshot, view)
+    node = snapshot.find(key, view) or snapshot.outside.get(key, {})
+    if query.type in node or (query.type in _ADDRESS_TYPES and (A in node or AAAA in node)):
+        return _answer_at(query, query.name, node, key, snapshot, ())
+    if len(split_labels(key)) == 1 and query.type in (*_ADDRESS_TYPES, ANY):  # never forwarded
+        return Reply(NXDOMAIN, authority=(_soa_record(snapshot, b"\0"),), authoritative=False)
+    return None
 
 
 def _find_zone(key: bytes, snapshot: Snapshot) -> bytes | None:
     """The apex of the closest zone of ours at or above the name; None if it is to be forwarded."""
-    while True:
-        if key in snapshot.policy.apexes:
-            return key
+    while key not in snapshot.policy.apexes:
         if key in snapshot.policy.forwarded or not key[0]:
             return None
         key = key[1 + key[0] :]
+    return key
 
 
 def _follow_aliases(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Reply:
@@ -112,7 +89,7 @@ def _follow_aliases(query: Query, key: bytes, zone: bytes, snapshot: Snapshot, v
         if target is None:
             return Reply(answer=tuple(chain), chase=key)
         zone = target
-    return Reply(answer=tuple(chain), why=("its CNAME records go in a circle",))
+    return Reply(answer=tuple(chain))  # its CNAME records go in a circle
 
 
 def _find_wildcard(key: bytes, zone: bytes, snapshot: Snapshot, view: View) -> Node | None:
@@ -142,11 +119,10 @@ def _answer_at(
 ) -> Reply:
     if query.type == ANY and node:
         # RFC 8482 section 4.2: one small record in place of all.
-        records: tuple[Record, ...] = (Record(owner, HINFO, snapshot.policy.ttl, _MINIMAL_ANY),)
-        return Reply(answer=chain + records)
+        return Reply(answer=(*chain, Record(owner, message.HINFO, snapshot.policy.ttl, _MINIMAL_ANY)))
     rrset = node.get(query.type)
     if rrset is not None:
-        return Reply(answer=chain + _make_records(owner, query.type, rrset))
+        return Reply(answer=(*chain, *(Record(owner, query.type, rrset.ttl, rdata) for rdata in rrset.rdatas)))
     error = error if query.type in (A, AAAA) else None
     return Reply(answer=chain, authority=(_soa_record(snapshot, zone),), extended_error=error)
 
@@ -163,23 +139,19 @@ def _explain_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str
 
 
 def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
-    why = snapshot.absent.get(key)
     if not snapshot.policy.looked and zone in snapshot.policy.own:
-        return Reply(SERVFAIL, authoritative=False, extended_error=(EDE_NOT_READY, "VirtualBox is being looked at"))
+        error = (EDE_NOT_READY, "VirtualBox is being looked at")
+        return Reply(message.SERVFAIL, authoritative=False, extended_error=error)
+    why = snapshot.absent.get(key)
     return Reply(
         # There are no encrypted resolvers to discover (RFC 9462 section 4).
         NOERROR if zone == RESOLVER else NXDOMAIN,
         answer=chain,
         authority=(_soa_record(snapshot, zone),),
         extended_error=(EDE_OTHER, why) if why else None,
-        why=(why,) if why else (),
     )
-
-
-def _make_records(owner: bytes, kind: int, rrset: RRset) -> tuple[Record, ...]:
-    return tuple(Record(owner, kind, rrset.ttl, rdata) for rdata in rrset.rdatas)
 
 
 def _soa_record(snapshot: Snapshot, apex: bytes) -> Record:
     """The SOA of a negative response; its TTL is the time the negative may be kept (RFC 2308 section 3)."""
-    return Record(apex, SOA, snapshot.policy.ttl, snapshot.soa)
+    return Record(apex, message.SOA, snapshot.policy.ttl, snapshot.soa)

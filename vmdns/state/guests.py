@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vmdns.state.address_check import SAME_MACHINE_ID
 from vmdns.state.facts import Machine, Network, PortForward
+from vmdns.state.findings import Problem, join_words
 from vmdns.state.name_assignment import AssignedNames
 from vmdns.state.networks import Address
-from vmdns.state.problem import SAME_MACHINE_ID, Problem, join_words
 
 MAX_NAMED = 3
 SAME_MAC = "they have one MAC address; `vmdns doctor` has the command that gives one of them another"

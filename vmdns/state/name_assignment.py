@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vmdns.dns.name import MAX_LABEL
 from vmdns.state.facts import Machine
+from vmdns.state.findings import Problem
 from vmdns.state.name_rules import (
     Owners,
     Relative,
@@ -25,7 +26,6 @@ from vmdns.state.name_rules import (
     find_wanted_names,
     natural_label,
 )
-from vmdns.state.problem import Problem
 
 
 class AssignedNames(NamedTuple):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from enum import IntEnum
+from enum import Enum, IntEnum
 from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
-from vmdns.dns.name import MAX_LABEL, MAX_NAME, to_label
+from vmdns.dns.name import MAX_LABEL, MAX_NAME, split_labels, to_label
 from vmdns.state.facts import Machine
 
 Relative = tuple[str, ...]  # the labels of a name below a zone, leftmost first
@@ -133,3 +133,19 @@ def find_vagrant_names(machines: Iterable[Machine], owners: Owners) -> dict[str,
             names.append((short,))
         found[machine.uuid] = [WantedName(relative, WantedKind.VAGRANT) for relative in names]
     return found
+
+
+class LookupState(Enum):
+    """What a query for a name of another host on a link needs: nothing, as nobody has the name; a lookup, or one's
+    result; or a lookup that the budgets do not allow now."""
+
+    ABSENT, LOOKUP, OVER_BUDGET = range(3)
+
+
+def is_lookup_allowed(name: bytes) -> bool:
+    """Whether this name may be looked up by multicast DNS: two labels below `local`, no service, and none of the names
+    that a stranger must not have for guests either (`wpad`)."""
+    parts = split_labels(name)
+    if len(parts) != 2 or parts[1] != b"local" or parts[0].startswith(b"_"):
+        return False
+    return parts[0].decode("latin-1") not in RESERVED

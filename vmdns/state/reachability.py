@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from vmdns.dns.name import to_label
 from vmdns.state.facts import Machine, Network, PortForward
+from vmdns.state.findings import join_words
 from vmdns.state.guests import Guest
 from vmdns.state.networks import Address
-from vmdns.state.problem import join_words
 from vmdns.state.views import HOST, HostNetworks, View
 
 _ROUTED = ("hostonly", "bridged", "hostonlynetwork")

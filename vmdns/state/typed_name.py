@@ -1,4 +1,5 @@
-"""The DNS name that a user means by what was typed: `web`, `My VM`, `shop.web`, `_ssh._tcp.web`, `www.example.com`."""
+"""`vmdns ask`: the DNS name that a user means by what was typed (`web`, `My VM`, `shop.web`, `_ssh._tcp.web`), and why
+it has no answer."""
 
 from __future__ import annotations
 
@@ -7,8 +8,16 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+import dns.exception
+import dns.name
+import dns.reversename
+
 from vmdns.dns.name import convert_utf8_labels, split_labels, to_label, to_text, to_wire
+from vmdns.state.findings import join_words
 from vmdns.state.snapshot import Snapshot
+from vmdns.state.views import View
+
+_REVERSE = (b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0")
 
 
 class TypedName(NamedTuple):
@@ -33,28 +42,35 @@ def parse_typed_name(text: str, snapshot: Snapshot) -> TypedName:
         return TypedName(to_wire(type(address)(int(address)).reverse_pointer), "PTR")
     if text.endswith("."):
         return TypedName(to_wire(text))
-    known = (one for one in _candidates(text, snapshot) if _is_known(one, snapshot))
-    key = next(known, None) or _fallback(text, snapshot)
-    return TypedName(key, "SRV" if _is_service(key) else "A", _note(text, key, snapshot))
+    known = (one for one in _find_candidates(text, snapshot) if _is_known(one, snapshot))
+    key = next(known, None) or _guess_name(text, snapshot)
+    # The name of a service, as `_ssh._tcp.web.local` (RFC 2782).
+    service = [part[:1] for part in split_labels(key)[:2]] == [b"_", b"_"]
+    return TypedName(key, "SRV" if service else "A", _describe_change(text, key, snapshot))
 
 
-def _candidates(text: str, snapshot: Snapshot) -> Iterator[bytes]:
+def _find_candidates(text: str, snapshot: Snapshot) -> Iterator[bytes]:
     """Names that the text may mean, the likeliest first."""
-    whole = _zone_of(text, snapshot)
-    relative = text if whole is None else text[: -len(whole) - 1]
-    suffix = f".{whole or to_text(snapshot.policy.own[0])}"
+    zones = [to_text(zone) for zone in snapshot.policy.own]
+    zone = next((one for one in zones if text.lower().endswith(f".{one}")), None)
+    relative = text if zone is None else text[: -len(zone) - 1]
     parts = [part if part.startswith("_") else to_label(part) for part in relative.split(".")]
-    yield from _wire(relative + suffix)
-    yield from _wire(".".join(parts) + suffix)
-    yield from _wire(to_label(relative) + suffix)
-    for guest in snapshot.by_uuid.values():
+    names = [relative, ".".join(parts), to_label(relative)]
+    for guest in snapshot.guests:
         if guest.machine.name.lower() == relative.lower():
-            yield from _wire(".".join(guest.named.names[0]) + suffix)
+            names.append(guest.named.label)
+    texts = [f"{name}.{zone or zones[0]}" for name in names]
     if "." not in text:
-        yield from _wire(text)  # such as a name of the hosts file
+        texts.append(text)  # such as a name of the hosts file
+    for one in texts:
+        try:
+            key = to_wire(one)
+        except ValueError:
+            continue
+        yield convert_utf8_labels(key) or key
 
 
-def _fallback(text: str, snapshot: Snapshot) -> bytes:
+def _guess_name(text: str, snapshot: Snapshot) -> bytes:
     """What a text means that is no known name: a VM's name where it has no dot, else the name as written."""
     if "." in text and " " not in text:
         return convert_utf8_labels(to_wire(text)) or to_wire(text)
@@ -64,61 +80,85 @@ def _fallback(text: str, snapshot: Snapshot) -> bytes:
     return to_wire(f"{made}.{to_text(snapshot.policy.own[0])}")
 
 
-def _zone_of(text: str, snapshot: Snapshot) -> str | None:
-    """The zone of VM names in which the text lies."""
-    return next((zone for zone in map(to_text, snapshot.policy.own) if text.lower().endswith(f".{zone}")), None)
-
-
-def _wire(text: str) -> Iterator[bytes]:
-    try:
-        key = to_wire(text)
-    except ValueError:
-        return
-    yield convert_utf8_labels(key) or key
-
-
 def _is_known(key: bytes, snapshot: Snapshot) -> bool:
     """Whether a name has records, has names below it, or is below the name of a VM, also of one that is off."""
-    if key in snapshot.nodes or key in snapshot.late or key in snapshot.above or key in snapshot.outside:
+    if any(key in names for names in (snapshot.nodes, snapshot.late, snapshot.above, snapshot.outside)):
         return True
-    while len(key) > 1:
-        if key in snapshot.owned or key in snapshot.absent:
-            return True
+    return any(one in snapshot.owned or one in snapshot.absent for one in _walk_up(key))
+
+
+def _walk_up(key: bytes) -> Iterator[bytes]:
+    """A wire name, and those above it."""
+    while key[0]:
+        yield key
         key = key[1 + key[0] :]
-    return False
 
 
-def _is_service(key: bytes) -> bool:
-    """Whether it is the name of a service, as `_ssh._tcp.web.local` (RFC 2782)."""
-    return [part[:1] for part in split_labels(key)[:2]] == [b"_", b"_"]
-
-
-def _note(text: str, key: bytes, snapshot: Snapshot) -> str:
-    asked, typed = to_text(key), text.lower()
-    if asked == typed or ("." not in typed and asked == f"{typed}.{to_text(snapshot.policy.own[0])}"):
+def _describe_change(text: str, key: bytes, snapshot: Snapshot) -> str:
+    name, typed = to_text(key), text.lower()
+    if name == typed or ("." not in typed and name == f"{typed}.{to_text(snapshot.policy.own[0])}"):
         return ""
-    if asked.startswith(f"{typed}."):
-        return f"{text} is taken for {asked}, a name of the VMs; for the name outside, type {text}. with a final dot"
-    return f"{text!r} is asked for as {asked}"
+    if name.startswith(f"{typed}."):
+        return f"{text} is taken for {name}, a name of the VMs; for the name outside, type {text}. with a final dot"
+    return f"{text!r} is asked for as {name}"
 
 
-def find_similar_name(key: bytes, snapshot: Snapshot) -> str:
-    """The name of a VM that is most like this one, of those that are not much longer or shorter; '' where none is."""
-    zone = next((zone for zone in snapshot.policy.own if key.endswith(zone)), None)
-    if zone is None:
-        return ""
-    parts = [part.decode("ascii", "replace") for part in split_labels(key[: -len(zone)] + b"\0")]
-    whole, last = ".".join(parts), parts[-1] if parts else ""
-    names = {".".join(name) for guest in snapshot.by_uuid.values() for name in guest.named.names[:-1]}
+# -- why there is no answer -----------------------------------------------------------------------------------
+
+
+def explain_no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot, view: View) -> str:
+    """One or two sentences. key: the wire name in lower case; kind, rcode: as text; reason: the Extended DNS Error.
+
+    Compares the name with those of all VMs, which takes long where there are thousands.
+    """
+    name = to_text(key)
+    because = f": {reason}" if reason else ""
+    if rcode == "NXDOMAIN" and not reason:
+        return f"{_explain_no_name(key, name, snapshot, view)} (NXDOMAIN)"
+    if rcode == "NXDOMAIN":
+        return f"{name} is not answered (NXDOMAIN){because}"
+    if rcode == "NOERROR":
+        return f"{name} has no {kind} record (NODATA){because}"
+    if rcode == "REFUSED":
+        return f"vmdns refuses to answer (REFUSED){because}"
+    return f"vmdns has no answer for {name} ({rcode}){because or '; vmdns status shows how the upstreams fare'}"
+
+
+def _explain_no_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> str:
+    if key.endswith(_REVERSE):
+        return _explain_no_pointer(name, snapshot)
+    if not key.endswith(snapshot.policy.own):
+        return f"There is no name {name}"
+    guest = next((guest for one in _walk_up(key) if (guest := snapshot.owner(one)) is not None), None)
+    if guest is not None and key[1:2] == b"_":
+        services = [f"_{one.name}._{one.protocol}" for one in snapshot.vm_view(guest, view).services]
+        has = join_words(services) if services else "none: they come from port-forward rules"
+        return f"VM {guest.machine.name!r} has no service {name}; it has {has}"
+    if guest is not None:
+        return f"{name} lies below VM {guest.machine.name!r}, and names below VMs are switched off (wildcards = false)"
+    relative = next((to_text(key[: -len(zone)] + b"\0") for zone in snapshot.policy.own if key.endswith(zone)), name)
+    similar = find_similar_name(relative, snapshot)
+    return f"No VM is called {relative}." + (f" Did you mean {similar}?" if similar else "")
+
+
+def _explain_no_pointer(name: str, snapshot: Snapshot) -> str:
+    """The sentence for a reverse name: `vmdns ask 10.0.2.4` where that is no VM's address, or not for this client."""
+    try:
+        address = dns.reversename.to_address(dns.name.from_text(name))
+    except (dns.exception.DNSException, ValueError):  # a name of fewer labels than an address has
+        return f"There is no name {name}"
+    if any(one.address == address for guest in snapshot.guests for one in guest.addresses):
+        return f"No VM that this client can reach has the address {address}"
+    return f"No name is known for {address}"
+
+
+def find_similar_name(relative: str, snapshot: Snapshot) -> str:
+    """The name of a VM that is most like this name below a zone, of those that are not much longer or shorter; '' where
+    none is."""
+    names = {".".join(name) for guest in snapshot.guests for name in guest.named.names[:-1]}
     found: list[tuple[float, str]] = []
-    for wanted in {whole, last}:
+    for wanted in {relative, relative.rpartition(".")[2]}:
         near = [name for name in names if abs(len(name) - len(wanted)) <= 3]
         for name in difflib.get_close_matches(wanted, near, 1):
             found.append((difflib.SequenceMatcher(None, wanted, name).ratio(), name))
     return max(found, default=(0.0, ""))[1]
-
-
-def relative_text(key: bytes, snapshot: Snapshot) -> str:
-    """The name below its zone of VM names as text, or the whole of it elsewhere."""
-    zone = next((zone for zone in snapshot.policy.own if key.endswith(zone) and key != zone), None)
-    return to_text(key if zone is None else key[: -len(zone)] + b"\0")

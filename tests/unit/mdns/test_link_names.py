@@ -28,8 +28,7 @@ from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
-from vmdns.state.link_lookups import LookupState
-from vmdns.state.name_rules import RESERVED
+from vmdns.state.name_rules import RESERVED, LookupState
 from vmdns.state.policy import Policy
 
 DOOR, FLOODER, OFFICE = "192.168.56.1", "192.168.56.101", "192.168.56.102"

@@ -9,8 +9,8 @@ from vmdns.dns.name import to_wire
 from vmdns.mdns.links import find_links
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
 from vmdns.state.guests import Guest
-from vmdns.state.link_lookups import is_lookup_allowed
 from vmdns.state.name_assignment import AssignedNames
+from vmdns.state.name_rules import is_lookup_allowed
 from vmdns.state.networks import Address
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import Snapshot

@@ -25,7 +25,7 @@ from vmdns.mdns.querier import (
     LinkQuerier,
     QueryBudget,
 )
-from vmdns.state.link_lookups import LookupState
+from vmdns.state.name_rules import LookupState
 
 PRINTER = to_wire("printer.local")
 LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})

@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, uuid, vm
+from vmdns.state.address_check import SAME_MACHINE_ID
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
-from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, HostState, find_host_findings, has_no_problem
+from vmdns.state.findings import (
+    OK,
+    PROBLEM,
+    WARNING,
+    Finding,
+    HostState,
+    find_host_findings,
+    has_no_problem,
+    join_words,
+)
 from vmdns.state.policy import Policy
-from vmdns.state.problem import SAME_MACHINE_ID, join_words
 from vmdns.state.snapshot import Snapshot
 
 WIRED = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",))
@@ -352,7 +361,7 @@ def test_texts_are_listed() -> None:
 def test_who_asked_is_read_once_for_all_guests() -> None:
     """With 4,000 VMs and 2,000 clients, reading it for each guest took seven seconds."""
     patient = DoctorInput(STATUS, (), (), build(WORLD, Policy(), NOW, 7).ways, NOW)
-    assert patient.asked is patient.asked
+    assert patient.last_queries is patient.last_queries
     assert patient.listeners is patient.listeners
 
 

@@ -6,29 +6,31 @@ import pytest
 
 from vmdns.dns.builtin_zones import find_forwarded_domains
 from vmdns.dns.name import to_wire
-from vmdns.state.findings import OK, WARNING
-from vmdns.state.forwarding_findings import find_forwarding_findings
-from vmdns.state.withheld_names import MOST_NAMES, SECONDS, WithheldNames, domain_to_allow
+from vmdns.dns.rebinding import MAX_WITHHELD, WITHHELD_SECONDS, WithheldNames
+from vmdns.state.findings import OK, WARNING, Finding, domain_to_allow, find_server_findings
+
+
+def findings(subject: str, **status: object) -> list[Finding]:
+    return [one for one in find_server_findings({"version": "1", **status}, False) if one.subject == subject]
 
 
 def test_a_company_s_domain_below_a_zone_is_named() -> None:
     upstreams = [
-        {"address": "192.0.2.1:53", "domains": [".", "corp.local", "corp.example"]},
-        {"address": "192.0.2.2:53", "domains": ["corp.local"]},
+        {"address": "192.0.2.1:53", "failed": 0, "domains": [".", "corp.local", "corp.example"]},
+        {"address": "192.0.2.2:53", "failed": 0, "domains": ["corp.local"]},
     ]
-    status = {"zones": ["local", "vm.internal"], "upstreams": upstreams, "forwarding": {"held_back": []}}
-    (found,) = find_forwarding_findings(status)
+    (found,) = findings("corp.local", zones=["local", "vm.internal"], upstreams=upstreams)
     assert (found.subject, found.level) == ("corp.local", OK)
     assert "192.0.2.1:53 and 192.0.2.2:53" in found.text
 
 
 def test_names_that_were_withheld_come_with_the_line_that_allows_them() -> None:
     held = ["nas.fritz.box", "www.nas.lan", "nas.lan", "10.0.0.1.nip.io"]
-    (found,) = find_forwarding_findings({"forwarding": {"held_back": held}})
+    (found,) = findings("private addresses", forwarding={"held_back": held})
     assert found.level == WARNING
     assert "nas.fritz.box, www.nas.lan, nas.lan and 10.0.0.1.nip.io" in found.text
     assert found.text.endswith('private_domains = ["nip.io", "lan", "nas.lan", "fritz.box"]')
-    assert list(find_forwarding_findings({})) == []
+    assert findings("private addresses") == []
 
 
 @pytest.mark.parametrize(
@@ -50,12 +52,12 @@ def test_the_domain_to_allow(name: str, domain: str) -> None:
 
 def test_names_that_were_withheld_are_bounded_and_forgotten() -> None:
     held = WithheldNames()
-    names = [to_wire(f"x{at}.lan") for at in range(MOST_NAMES + 1)]
+    names = [to_wire(f"x{at}.lan") for at in range(MAX_WITHHELD + 1)]
     assert all(held.add(name, 0.0) for name in names)
     assert not held.add(names[-1], 1.0)
-    assert len(held.names(1.0)) == MOST_NAMES
-    assert held.names(SECONDS) == [f"x{MOST_NAMES}.lan"]
-    assert held.add(names[-2], SECONDS)
+    assert len(held.names(1.0)) == MAX_WITHHELD
+    assert held.names(WITHHELD_SECONDS) == [f"x{MAX_WITHHELD}.lan"]
+    assert held.add(names[-2], WITHHELD_SECONDS)
 
 
 @pytest.mark.parametrize(

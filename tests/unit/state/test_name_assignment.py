@@ -13,10 +13,10 @@ from vmdns.dns.name import to_wire
 from vmdns.state import name_assignment
 from vmdns.state.build import build
 from vmdns.state.facts import HostName, Machine
+from vmdns.state.findings import Problem
 from vmdns.state.name_assignment import assign_names
 from vmdns.state.name_rules import RESERVED, Owners, Relative, Reservation, find_vagrant_names, natural_label
 from vmdns.state.policy import Policy
-from vmdns.state.problem import Problem
 
 ZONES = ("local", "vm.internal")
 WHY = dict.fromkeys(RESERVED, Reservation("a reserved name"))
