@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -15,26 +14,29 @@ from typing import TYPE_CHECKING
 
 from vmdns import __version__
 from vmdns.config import Config, Options
+from vmdns.control import report
 from vmdns.control.client import DEMO, instance_key
 from vmdns.control.requests import Requests
 from vmdns.control.server import ControlBusy, ControlServer
-from vmdns.daemon import signals
-from vmdns.daemon.admission import Admission
-from vmdns.daemon.config_reload import ConfigReload
-from vmdns.daemon.discovery import Discovery, Source
-from vmdns.daemon.hosts_reader import HostsReader
+from vmdns.daemon.discovery import Discovery
+from vmdns.daemon.file_reload import ConfigReload, HostsReader, UpstreamReader
 from vmdns.daemon.listen_addresses import ListenAddresses
-from vmdns.daemon.process_setup import prepare_process
-from vmdns.daemon.reports import Reports, ready_lines, report_leftovers, report_other_user, wait_for_first_look
+from vmdns.daemon.log_output import LimitedLog, Log, ready_lines, withheld_line
+from vmdns.daemon.process import (
+    Tasks,
+    clock,
+    handle_signals,
+    notify_manager,
+    prepare_process,
+    run_with_restarts,
+    watch_suspends,
+)
 from vmdns.daemon.status import Status
-from vmdns.daemon.suspend_detector import SuspendDetector, clock
-from vmdns.daemon.task_restart import Faults, Tasks, run_with_restarts
-from vmdns.daemon.upstream_watch import UpstreamWatch
 from vmdns.dns.forwarded_answer import Failure, Question
 from vmdns.dns.query import Query, encode_response
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
-from vmdns.host.resolver import watched_folders
+from vmdns.host.resolver import POLL_SECONDS, watched_folders
 from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
@@ -46,89 +48,69 @@ from vmdns.state.authoritative import Reply
 from vmdns.state.facts import Machine
 from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
 from vmdns.store import Store
 
 if TYPE_CHECKING:
-    from vmdns.daemon.readiness import Readiness
     from vmdns.daemon.wire_watch import WireWatch
+    from vmdns.host.systemd_notify import ServiceNotifier
 
-Log = Callable[[str], None]
+FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
 
 
 class App:
     """One running vmdns."""
 
     def __init__(
-        self,
-        config: Config,
-        config_path: Path,
-        options: Options,
-        log: Log,
-        worker: Sequence[str] = WORKER,
+        self, config: Config, config_path: Path, options: Options, log: Log, worker: Sequence[str] = WORKER
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._log = log
+        self._limited_log = LimitedLog(log)
         self._simulation = options.demo
+        self._tasks = Tasks()
         self._first_look_over = asyncio.Event()
-        self._readiness: Readiness | None = None
+        self._problems: frozenset[str] = frozenset()  # that were logged
+        self._forwarding: object = None  # what the forwarder was configured with
+        self._notifier: ServiceNotifier | None = None
         self._wired: WireWatch | None = None
-        self._listens: object = None
-        self._faults = Faults(_log_fault)
-        self._tasks = Tasks(self._faults)
-        self._reports = Reports(log)
-        self._configuration = ConfigReload(config, config_path, options, self._apply, log)
-        current = self._configuration.current
 
-        self._forwarder = Forwarder(config.limits, clock, self._report_withheld)
-        self._admission = Admission(
-            lambda peer: self.store.snapshot.is_guest(peer), lambda: self._discovery.request_look("neighbours")
-        )
-        self._server = DnsServer(
-            self._snapshot,
-            ExternalNames(
-                self._forwarder.resolve,
-                self._forwarder.cached,
-                partial(chase, self._forwarder),
-                self._admission.admit,
-                find=self._forwarder.find,
-                settle=self._forwarder.settle,
-                thread=self._forwarder.thread,
-            ),
-            config.limits,
-        )
-        self._listening = ListenAddresses(self._server, log, lambda: self.upstreams.configure())
-        self.upstreams = UpstreamWatch(
-            self._forwarder, current, lambda: self._listening.own, self._configure_store, log
-        )
-        self._multicast = Multicast(log, self._find_links, self._server.datagrams.answer_cache.drop_absent)
-
+        self.configuration = ConfigReload(config, config_path, options, self._apply, log)
+        self.upstreams = UpstreamReader(log)
         self._name_owners = NameOwners(_name_owners_file(config) if worker == WORKER else None, log)
         self.store = Store(self._policy(), owners=self._name_owners.read())
         self.store.subscribe(self._publish)
-        self._discovery = Discovery(
-            self.store, log, self._end_first_look, lambda source: self._admission.looked(), worker
+        self.hosts = HostsReader(self.store.put_hosts, log)
+        self._discovery = Discovery(self.store, log, self._end_first_look, worker)
+
+        self._forwarder = Forwarder(config.limits, clock, self._report_withheld)
+        external = ExternalNames(
+            self._forwarder.resolve,
+            self._forwarder.cached,
+            partial(chase, self._forwarder),
+            self._discovery.wait_for_guest,
+            find=self._forwarder.find,
+            settle=self._forwarder.settle,
+            thread=self._forwarder.thread,
         )
-        now = time.time()
-        sources = {**self._discovery.sources, "hosts": Source(since=now), "upstreams": self.upstreams.source}
-        self.upstreams.source.since = now
-        self.hosts = HostsReader(current, self._policy, self.store.put_hosts, log, sources["hosts"])
+        self._server = DnsServer(lambda: self.store.snapshot, external, config.limits)
+        self._listening = ListenAddresses(self._server, log, self._configure)
+        self._multicast = Multicast(log, self._find_links, self._server.datagrams.answer_cache.drop_absent)
         self.status = Status(
-            now,
-            self._configuration,
+            self.configuration,
             self.store,
             self._server,
             self._forwarder,
             self._listening,
             self._discovery,
+            self.hosts,
             self.upstreams,
-            sources,
-            self._faults,
+            self._tasks,
         )
         self._requests = Requests(
-            self._snapshot,
+            lambda: self.store.snapshot,
             lambda: self.store.facts,
             self._server.handle,
-            lambda: current().zones,
+            lambda: self.configuration.config.zones,
             self.status.read,
             self.status.read_config,
             simulation=options.demo,
@@ -141,54 +123,47 @@ class App:
         self._log(f"vmdns {__version__}")
         if self._name_owners.trouble:
             self._log(self._name_owners.trouble)
-        self._loop = asyncio.get_running_loop()
-        self._faults.watch(self._loop)
+        self._tasks.watch_failures()
         async with AsyncExitStack() as parts:
-            self._close_at_end(parts)
+            # The last of these ends first.
+            parts.push_async_callback(self._name_owners.close)
+            parts.callback(self.store.close)
+            parts.push_async_callback(self._forwarder.close)
+            parts.push_async_callback(self._server.stop)
+            parts.callback(self._listening.close)
+            parts.callback(self._multicast.close)
+            parts.push_async_callback(self._stop_wiring)
+            parts.push_async_callback(self._tasks.cancel)
             self._connect_service_manager()
             self._listen()
             if not self._server.listeners:
                 self._log("vmdns ends: it can listen nowhere")
                 return 1
-            await self.upstreams.read()
-            await self.hosts.read()
+            await self._read_upstreams()
+            await self._read_hosts()
             self.store.rebuild()
             self._tasks.spawn(self._report_ready())
-            self._tasks.spawn(run_with_restarts("reading upstreams", self.upstreams.poll))
+            if POLL_SECONDS:
+                self._tasks.spawn(run_with_restarts("reading upstreams", self._poll_upstreams))
             if sys.platform == "win32" and not self._simulation:
-                self._tasks.spawn(report_leftovers(self._log))
+                self._tasks.spawn(self._remove_leftovers())
             await self._open_control(parts)
             self._watch_files(parts)
-            self._discovery.start(self._configuration.config)
+            self._discovery.start(self.configuration.config)
             parts.push_async_callback(self._discovery.stop)
-            suspends = SuspendDetector(self._resume)
-            suspends.start()
-            parts.callback(suspends.stop)
+            self._tasks.spawn(watch_suspends(self._resume))
             await stop.wait()
             self._log("stopping")
-            if self._wired is not None:
-                parts.push_async_callback(self._wired.stop)
-            if self._readiness is not None:
-                await self._readiness.stop()
+            if self._notifier is not None:
+                self._notifier.stopping()
         return 0
-
-    def _close_at_end(self, parts: AsyncExitStack) -> None:
-        """The last of these ends first."""
-        parts.push_async_callback(self._name_owners.close)
-        parts.callback(self.store.close)
-        parts.push_async_callback(self._forwarder.close)
-        parts.push_async_callback(self._server.stop)
-        parts.callback(self._listening.close)
-        parts.callback(self._multicast.close)
-        parts.push_async_callback(self._tasks.cancel)
 
     def _connect_service_manager(self) -> None:
         """Takes the sockets that a service manager opened, and notes where it wants to be notified."""
         if "NOTIFY_SOCKET" in os.environ:
-            from vmdns.daemon.readiness import Readiness
             from vmdns.host.systemd_notify import ServiceNotifier
 
-            self._readiness = Readiness(ServiceNotifier(os.environ), lambda: self._server.listeners)
+            self._notifier = ServiceNotifier(os.environ)
         if "LISTEN_FDS" in os.environ:
             from vmdns.server.socket_activation import take
 
@@ -200,7 +175,7 @@ class App:
     async def _open_control(self, parts: AsyncExitStack) -> None:
         control = ControlServer()
         parts.push_async_callback(control.close)
-        key = DEMO if self._simulation else instance_key(self._configuration.config.vbox_home)
+        key = DEMO if self._simulation else instance_key(self.configuration.config.vbox_home)
         try:
             await control.start(control_folders()[0], key, self._requests.handle)
         except ControlBusy as busy:
@@ -209,12 +184,12 @@ class App:
             self._log(f"commands cannot reach this vmdns: {error}")
 
     def _watch_files(self, parts: AsyncExitStack) -> None:
-        files, in_loop = FileWatcher(), asyncio.get_running_loop().call_soon_threadsafe
+        files = FileWatcher()
         parts.callback(files.stop)
-        spawn = self._tasks.spawn
-        files.add(lambda: [hosts_path()], lambda: in_loop(lambda: spawn(self.hosts.read())))
-        files.add(watched_folders, lambda: in_loop(lambda: spawn(self.upstreams.read())))
-        files.add(lambda: [self._configuration.path], lambda: in_loop(lambda: spawn(self._configuration.read())))
+        in_loop, spawn = self._loop.call_soon_threadsafe, self._tasks.spawn
+        files.add(lambda: [hosts_path()], lambda: in_loop(lambda: spawn(self._read_hosts())))
+        files.add(watched_folders, lambda: in_loop(lambda: spawn(self._read_upstreams())))
+        files.add(lambda: [self.configuration.path], lambda: in_loop(lambda: spawn(self.configuration.read())))
         try:
             troubles = files.start()
         except OSError as error:
@@ -223,102 +198,77 @@ class App:
             self._log(trouble)
 
     async def _report_ready(self) -> None:
-        await wait_for_first_look(self._first_look_over, self._log)
+        """Logs that vmdns is ready once VirtualBox was looked at, or after 11 s."""
+        for seconds, text in (
+            (1.0, "looking at VirtualBox and its VMs"),
+            (FIRST_LOOK_SECONDS, "VirtualBox is still being looked at; its names follow"),
+        ):
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._first_look_over.wait()
+                break
+            except TimeoutError:
+                self._log(text)
         self._end_first_look()
         await self.store.settled()
-        config = self._configuration.config
+        config, found = self.configuration.config, self._discovery.virtualbox
         lines = ready_lines(config.zones, self._server.listeners, self._simulation)
         for line in lines:
             self._log(line)
-        if self._readiness is not None:
-            self._readiness.ready(lines[0])
-        if not self._simulation:
-            machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
-            await report_other_user(config, self._discovery.virtualbox, machines, self._log)
+        if self._notifier is not None:
+            self._tasks.spawn(notify_manager(self._notifier, lambda: self._server.listeners, lines[0]))
+        machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
+        if found["version"] and not (self._simulation or config.vbox_home or machines):
+            from vmdns.host.folders import describe_other_users
 
-    # -- what the parts call ----------------------------------------------------------------------------------
+            if text := await asyncio.to_thread(describe_other_users, Path(found["home"])):
+                self._log(text)
 
-    def _report_withheld(self, name: str) -> None:
-        self._loop.call_soon_threadsafe(self._reports.report_withheld, name)
+    async def _remove_leftovers(self) -> None:
+        """Logs or removes what an earlier vmdns left in the system's settings. Not run on Windows yet."""
+        from vmdns.host.resolver import remove_leftovers
 
-    def _snapshot(self) -> Snapshot:
-        return self.store.snapshot
-
-    def _policy(self) -> Policy:
-        # In a simulation no guest asks through this computer's own name server.
-        resolvers = () if self._simulation else self.upstreams.found.resolvers
-        return self._configuration.config.policy(
-            resolvers, self.upstreams.host_domains, looked=self._first_look_over.is_set()
-        )
-
-    def _configure_store(self) -> None:
-        self.store.configure(self._policy())
-
-    def _end_first_look(self) -> None:
-        if not self._first_look_over.is_set():
-            self._first_look_over.set()
-            self._configure_store()
-
-    def _publish(self, changes: list[VmChange]) -> None:
-        self._server.publish(self.store.snapshot)
         try:
-            self._follow(changes)
-        except Exception as error:  # the new snapshot is published all the same
-            context = {"message": "a change was not reported", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+            for line in await asyncio.to_thread(remove_leftovers):
+                self._log(line)
+        except OSError as error:
+            self._log(f"whether an earlier vmdns left settings cannot be found out: {error}")
 
-    def _follow(self, changes: list[VmChange]) -> None:
-        """Everything that follows a new snapshot, besides the answers."""
-        snapshot = self.store.snapshot
-        self._name_owners.keep(snapshot.name_owners)
-        self._listen()
-        self._keep_wired()
-        self._admission.changed()
-        self._announce()
-        now = time.time()
-        for one in changes:
-            value = self._reports.report_change(one, self._configuration.config.zones, now)
-            self._requests.notify_watchers(value)
-        self._reports.report_problems(snapshot.problems, now)
+    async def _stop_wiring(self) -> None:
+        if self._wired is not None:
+            await self._wired.stop()
 
-    def _listen(self) -> None:
-        """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
-        config = self._configuration.config
-        wanted = config.listen, self.store.snapshot.ways.guest_addresses(config.lan != "off")
-        if wanted != self._listens:
-            self._listens = wanted
-            self._listening.want(*wanted)
+    # -- what is read again -----------------------------------------------------------------------------------
 
-    def _announce(self) -> None:
-        """Publishes the snapshot by multicast DNS as the configuration says."""
-        self._multicast.update()
-        self._server.external.links = self._multicast if self._configuration.config.mdns_relay else None
+    async def _read_hosts(self) -> None:
+        await self.hosts.read(self._policy(), self.configuration.config.hosts)
 
-    def _find_links(self) -> dict[str, Link]:
-        config = self._configuration.config
-        return find_links(self.store.snapshot, config.mdns_relay, config.mdns)
+    async def _read_upstreams(self) -> None:
+        await self.upstreams.read()
+        self._tasks.attempt(self._configure)
 
-    def _keep_wired(self) -> None:
-        """With wire = true, points the DHCP servers of VirtualBox's networks at vmdns whenever the networks change."""
-        config = self._configuration.config
-        if not config.wire:
-            return
-        if self._wired is None:
-            from vmdns.daemon.wire_watch import WireWatch
+    async def _poll_upstreams(self) -> None:
+        """On systems that notify of no change."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self._read_upstreams()
 
-            self._wired = WireWatch(self._log)
-        self._wired.changed(self.store.facts, config.vbox_home, config.zones, self.upstreams.found.resolvers)
+    def reload(self) -> None:
+        """Reads all files again, as when they change, and reports what came of it.
+
+        The hosts file and resolv.conf too where the configuration is as before: a watch may have missed them, as on a
+        network file system.
+        """
+        self._log(f"reading the configuration again: {self.configuration.path}")
+        self.configuration.error = ""
+        for read in (self.configuration.read, self._read_upstreams, self._read_hosts):
+            self._tasks.spawn(read())
 
     def _apply(self, before: Config) -> None:
         """Has every part use the configuration that was just reloaded."""
-        config = self._configuration.config
-        self._server.limits = config.limits
-        self._listen()
-        self._announce()
-        self._configure_store()
-        self._tasks.spawn(self.hosts.read())
-        self.upstreams.configure()
-        self._keep_wired()
+        config = self.configuration.config
+        self._configure()
+        self._tasks.spawn(self._read_hosts())
         if (config.reader, config.vbox_home) != (before.reader, before.vbox_home):
             self._discovery.start(config)
 
@@ -328,23 +278,75 @@ class App:
         self._discovery.resume()
         self._forwarder.retry_failed()
         self._multicast.restart()
-        self._listening.resume()
+        self._listening.retry()
         self.store.rebuild()
-        self._tasks.spawn(self.upstreams.read())
-        self._tasks.spawn(self.hosts.read())
+        self._tasks.spawn(self._read_upstreams())
+        self._tasks.spawn(self._read_hosts())
 
-    # -- signals ----------------------------------------------------------------------------------------------
+    # -- what follows from it ---------------------------------------------------------------------------------
 
-    def reload(self) -> None:
-        """Reads all files again, as when they change, and reports what came of it.
+    def _configure(self) -> None:
+        """Has every part use the configuration, the snapshot and the host's servers as they are now. What is as before
+        changes nothing."""
+        config, found = self.configuration.config, self.upstreams.found
+        self.store.configure(self._policy())
+        self._server.limits = config.limits
+        self._server.external.links = self._multicast if config.mdns_relay else None
+        self._multicast.update()
+        self._listen()
+        forwarding = config, found, self._listening.own
+        if forwarding != self._forwarding:
+            self._forwarding = forwarding
+            self.upstreams.configure(self._forwarder, config, self._listening.own)
+        if config.wire:
+            if self._wired is None:
+                from vmdns.daemon.wire_watch import WireWatch
 
-        The hosts file and resolv.conf too where the configuration is as before: a watch may have missed them, as on a
-        network file system.
-        """
-        self._log(f"reading the configuration again: {self._configuration.path}")
-        self._configuration.error = ""
-        for read in (self._configuration.read, self.upstreams.read, self.hosts.read):
-            self._tasks.spawn(read())
+                self._wired = WireWatch(self._log)
+            self._wired.changed(self.store.facts, config.vbox_home, config.zones, found.resolvers)
+
+    def _find_links(self) -> dict[str, Link]:
+        """The links on which names are published and looked up by multicast DNS."""
+        config = self.configuration.config
+        return find_links(self.store.snapshot, config.mdns_relay, config.mdns)
+
+    def _listen(self) -> None:
+        """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
+        config = self.configuration.config
+        self._listening.want(config.listen, self.store.snapshot.ways.guest_addresses(config.lan != "off"))
+
+    def _policy(self) -> Policy:
+        config = self.configuration.config
+        # In a simulation no guest asks through this computer's own name server.
+        resolvers = () if self._simulation else self.upstreams.found.resolvers
+        return config.policy(resolvers, self.upstreams.host_domains(config), looked=self._first_look_over.is_set())
+
+    def _end_first_look(self) -> None:
+        if not self._first_look_over.is_set():
+            self._first_look_over.set()
+            self.store.configure(self._policy())
+
+    def _publish(self, changes: list[VmChange]) -> None:
+        self._server.publish(self.store.snapshot)
+        self._name_owners.keep(self.store.snapshot.name_owners)
+        self._tasks.attempt(self._configure)
+        self._tasks.attempt(self._report, changes)
+
+    def _report(self, changes: list[VmChange]) -> None:
+        """Logs changes and problems of VMs, and notifies `vmdns names --watch`."""
+        for one in changes:
+            value = report.change(one, self.configuration.config.zones, time.time())
+            self._limited_log(f"VM {value['vm']!r}", report.change_line(value))
+            self._requests.notify_watchers(value)
+        problems = self.store.snapshot.problems
+        for text in problems:
+            if text not in self._problems:
+                self._limited_log(text.partition(": ")[0], f"! {text}")
+        self._problems = frozenset(problems)
+
+    def _report_withheld(self, name: str) -> None:
+        """Called by the UDP thread."""
+        self._loop.call_soon_threadsafe(self._limited_log, "answers withheld", withheld_line(name))
 
     def log_status(self) -> None:
         """Writes to the log what `vmdns status` prints."""
@@ -369,10 +371,6 @@ async def chase(forwarder: Forwarder, query: Query, reply: Reply, target: bytes,
     )
 
 
-def _log_fault(what: str, error: BaseException | None) -> None:
-    logging.getLogger("vmdns").error(what, exc_info=error)
-
-
 def _name_owners_file(config: Config) -> Path | None:
     """Where the owners of names are remembered, for each VirtualBox home; None where no home folder is known."""
     try:
@@ -390,7 +388,7 @@ def run(config: Config, config_path: Path, options: Options, log: Log, worker: S
     async def main() -> int:
         stop = asyncio.Event()
         app = App(config, config_path, options, log, worker)
-        signals.install(stop.set, app.reload, app.log_status)
+        handle_signals(stop.set, app.reload, app.log_status)
         return await app.run(stop)
 
     prepare_process(log)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vmdns.commands import command_name
 from vmdns.config import Config
-from vmdns.daemon.task_restart import run_with_restarts
+from vmdns.daemon.log_output import Log
+from vmdns.daemon.process import run_with_restarts
 from vmdns.sources.installation import WSL_HINT, is_wsl
 from vmdns.sources.reader import MIN_VERSION, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor
@@ -19,6 +21,11 @@ from vmdns.state.facts import Fact, Neighbour, from_json
 from vmdns.store import Store
 
 SIMULATION = "simulation"  # the name of the reader of vmdns/demo
+ADMISSION_SECONDS = 0.9  # resolvers send a query again after a second at the earliest
+POLL_SECONDS = 0.02
+STRANGER_SECONDS = 2.0  # for which a peer that is no VM is not looked for again
+MAX_LOOKUPS = 256
+_DISCARD = 9  # the port of RFC 863, on which nothing listens
 
 
 @dataclass(slots=True)
@@ -27,7 +34,7 @@ class Source:
 
     state: str = "waiting"
     detail: str = ""
-    since: float = 0.0
+    since: float = field(default_factory=time.time)
 
     def become(self, state: str, detail: str = "") -> None:
         if (state, detail) != (self.state, self.detail):
@@ -35,32 +42,20 @@ class Source:
 
 
 class Discovery:
-    """Keeps a worker running and stores its reports.
+    """Keeps a worker running and stores its reports. looked is called once VirtualBox was read or is missing."""
 
-    looked is called once VirtualBox was read or is missing; looked_at with the source that `request_look` named, once
-    its report is stored.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        log: Callable[[str], None],
-        looked: Callable[[], None],
-        looked_at: Callable[[str], None] = lambda source: None,
-        worker: Sequence[str] = WORKER,
-    ) -> None:
-        self._worker = worker
+    def __init__(self, store: Store, log: Log, looked: Callable[[], None], worker: Sequence[str] = WORKER) -> None:
+        self.virtualbox: dict[str, str] = {"version": "", "reader": "", "home": "", "detail": ""}
+        self.sources = {name: Source() for name in ("virtualbox", "leases", "addresses", "neighbours")}
         self._store = store
         self._log = log
         self._looked = looked
-        self._looked_at = looked_at
+        self._worker = worker
+        self._supervisor: Supervisor | None = None
+        self._task: asyncio.Task[None] | None = None
         self._stale_seconds = 0.0
         self._stale: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self.virtualbox: dict[str, str] = {"version": "", "reader": "", "home": "", "detail": ""}
-        self._supervisor: Supervisor | None = None
-        names = ("virtualbox", "leases", "addresses", "neighbours")
-        self.sources = {name: Source(since=time.time()) for name in names}
+        self._lookups: dict[str, asyncio.Task[None]] = {}  # of peers that may be guests
 
     def start(self, config: Config) -> None:
         """Starts a worker, in place of the one that runs."""
@@ -74,9 +69,32 @@ class Discovery:
         self._task = asyncio.create_task(run_with_restarts("reading VirtualBox", self._supervisor.run))
 
     def request_look(self, source: str) -> None:
-        """Asks for a look at once (at `virtualbox`, `addresses` or `neighbours`); its report comes like any other."""
+        """Requests a look at once (at `virtualbox`, `addresses` or `neighbours`); its report comes like any other."""
         if self._supervisor is not None:
             self._supervisor.request_look(source)
+
+    async def wait_for_guest(self, peer: str) -> None:
+        """Waits until the neighbour table shows that a VM has this address, ADMISSION_SECONDS at most.
+
+        A VM that knows the host's MAC since before it was paused sends queries without ARP, and the host's table has
+        lost it meanwhile: so the host is made to look for it, as the response would.
+        """
+        lookup = self._lookups.get(peer)
+        if lookup is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
+                return
+            loop = asyncio.get_running_loop()
+            lookup = self._lookups[peer] = loop.create_task(self._look_for(peer))
+            loop.call_later(ADMISSION_SECONDS + STRANGER_SECONDS, self._lookups.pop, peer)
+        await asyncio.shield(lookup)
+
+    async def _look_for(self, peer: str) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + ADMISSION_SECONDS
+        solicit(peer)
+        self.request_look("neighbours")
+        while not self._store.snapshot.is_guest(peer) and loop.time() < end:
+            await asyncio.sleep(POLL_SECONDS)
 
     def resume(self) -> None:
         """Requests a look at everything, after a suspend."""
@@ -117,8 +135,6 @@ class Discovery:
             self.sources[source].become("failing" if message["text"] else "ok", message["text"])
             if message["text"]:
                 self._log(message["text"])
-        elif "looked" in message:
-            self._store.after(partial(self._looked_at, message["looked"]))
         elif "found" in message:
             self._find(message["found"], message["detail"])
         elif "absent" in message:
@@ -175,6 +191,22 @@ class Discovery:
         self.sources["virtualbox"].become("stale", self.sources["virtualbox"].detail)
         self._log("VirtualBox was away for too long: its names are taken back")
         self._store.put("virtualbox", {})
+
+
+def solicit(peer: str) -> None:
+    """Has the system ask a neighbour for its MAC (ARP, or RFC 4861 section 7.2), by an empty datagram that no router
+    forwards: the neighbour table is true of it then, if it is there. Never raises."""
+    with contextlib.suppress(OSError):
+        family, kind, _, _, to = socket.getaddrinfo(
+            peer, _DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )[0]
+        with socket.socket(family, kind) as sender:
+            sender.setblocking(False)
+            if family == socket.AF_INET:
+                sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+            else:
+                sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1)
+            sender.sendto(b"", to)
 
 
 def _fact(value: Any) -> Fact | None:

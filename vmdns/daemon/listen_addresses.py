@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vmdns.config_types import Listen
+from vmdns.daemon.log_output import Log
 from vmdns.host.port_holder import explain_bind_error
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
@@ -19,29 +20,30 @@ RETRY_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class Wanted:
-    """One wanted address and the listener for it.
-
-    trouble says why it could not be bound, with the remedy; as long as it is set, binding is tried again. error is the
-    errno that it explains.
-    """
+class WantedAddress:
+    """One wanted address and port, with its listeners: one at a fallback port stays open, because `vmdns host` may have
+    named it to this computer. guests: it is wanted because a network of guests has it. trouble says why it could not be
+    bound, with the remedy; error is the errno that it explains."""
 
     listen: Listen
-    listener: Listener | None = None
+    guests: bool
+    listeners: list[Listener] = field(default_factory=list)
     trouble: str = ""
-    error: int = 0
-    fallback: Listener | None = None  # the port that served until then: `vmdns host` may have named it to this computer
-    followed: bool = False  # wanted because a network has it, not by the configuration
+    error: int | None = None
 
 
 class ListenAddresses:
-    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes the wanted port once it can."""
+    """Opens the wanted addresses, falls back from port 53 to 5300-5399, and takes the wanted port once it can.
 
-    def __init__(self, server: DnsServer, log: Callable[[str], None], changed: Callable[[], None]) -> None:
+    changed is called after a retry that opened one.
+    """
+
+    def __init__(self, server: DnsServer, log: Log, changed: Callable[[], None]) -> None:
         self._server = server
         self._log = log
         self._changed = changed
-        self._wanted: list[Wanted] = []
+        self._request: object = None
+        self._wanted: dict[Listen, WantedAddress] = {}
         self._given: dict[Listen, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
 
@@ -54,104 +56,89 @@ class ListenAddresses:
         """Sockets that a service manager opened: listened on as long as vmdns runs, and instead of the default."""
         self._given = {Listen(one.address, one.port): one for one in listeners}
 
-    def want(self, listens: Iterable[Listen], guest_addresses: Iterable[str] = ()) -> None:
+    def want(self, listens: tuple[Listen, ...], guest_addresses: tuple[str, ...] = ()) -> None:
         """Listens on these. Where there are none: on the default, and on port 53 of guest_addresses, the addresses of
         the host that guests send queries to. Closes the other listeners and keeps those that are wanted still."""
-        chosen = tuple(listens)
-        default = not chosen
-        followed = [Listen(address, 53) for address in guest_addresses] if default else []
-        kept = {one.listen: one for one in self._wanted}
-        before = self.own
-        self._wanted = []
-        for listen in dict.fromkeys((*(chosen or (() if self._given else DEFAULT)), *self._given, *followed)):
-            one = kept.pop(listen, None) or Wanted(listen, followed=listen in followed)
-            if one.listener is None:
-                self._open(one, optional=default and listen.address == "::1")
-            self._wanted.append(one)
-        for old in kept.values():
-            for listener in filter(None, (old.fallback, old.listener)):
+        if self._request == (listens, guest_addresses):
+            return
+        self._request = listens, guest_addresses
+        guests = () if listens else tuple(Listen(address, 53) for address in guest_addresses)
+        default = () if self._given else DEFAULT
+        before = self._wanted
+        self._wanted = {
+            listen: before.get(listen) or WantedAddress(listen, guests=listen in guests)
+            for listen in (*(listens or default), *self._given, *guests)
+        }
+        for listen in before.keys() - self._wanted.keys():
+            for listener in before[listen].listeners:
                 self._server.close(listener)
                 self._log(f"no longer listening on {listener.address} port {listener.port}")
-        self._schedule()
-        if self.own != before:
-            self._changed()
+        self._open(optional=() if listens else DEFAULT[1:])
 
-    def _open(self, one: Wanted, *, optional: bool) -> None:
-        address, port = one.listen
-        if one.listen in self._given:
-            self._take(one, self._given[one.listen])
-            return
-        try:
-            self._take(one, bind(address, port))
-            return
-        except OSError as error:
-            if optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                return  # a host without IPv6
-            self._explain(one, error)
-            # Guests ask port 53 and no other.
-            elsewhere = port == 53 and error.errno != errno.EADDRNOTAVAIL and not one.followed
-        for other in FALLBACK_PORTS if elsewhere else ():
-            try:
-                self._take(one, bind(address, other))
-                return
-            except OSError:
+    def _open(self, optional: tuple[Listen, ...] = ()) -> None:
+        """Binds what is not bound yet, and tries again every five seconds where that fails: the user may free the port,
+        allow it, or add the address. Logs each kind of failure once, for all addresses that have it."""
+        places: dict[str, list[str]] = {}
+        opened: list[str] = []
+        for one in tuple(self._wanted.values()):
+            if one.listeners and not one.trouble:
                 continue
-        if elsewhere:
-            self._log(f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {address} either")
-
-    def _explain(self, one: Wanted, error: OSError) -> None:
-        """Reports why the address cannot be bound, once for each kind of error."""
-        if one.trouble and one.error == error.errno:
-            return
-        one.error = error.errno or 0
-        one.trouble = explain_bind_error(error, *one.listen)
-        self._log(one.trouble)
-
-    def _take(self, one: Wanted, listener: Listener) -> None:
-        one.fallback, one.listener = one.listener, listener
-        self._server.open(listener)
-        instead = f" instead of {one.listen.port}" if one.listen.port not in (0, listener.port) else ""
-        self._log(f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)")
-
-    def _schedule(self) -> None:
-        """Tries every five seconds to bind what could not be bound: the user may have freed the port, allowed it, or
-        added the address."""
+            address, port = one.listen
+            try:
+                opened.append(self._take(one, self._given.get(one.listen) or bind(address, port)))
+                one.trouble = ""
+            except OSError as error:
+                if one.listen in optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    del self._wanted[one.listen]  # a host without IPv6
+                elif error.errno != one.error:
+                    one.trouble, one.error = explain_bind_error(error, address, port), error.errno
+                    place = f"{address} port {port}"
+                    places.setdefault(one.trouble.removeprefix(f"{place} "), []).append(place)
+                    # Guests send queries to port 53 and no other.
+                    if port == 53 and error.errno != errno.EADDRNOTAVAIL and not one.guests and not one.listeners:
+                        opened.append(self._fall_back(one))
+        for reason, (first, *others) in places.items():
+            also = f" (also {', '.join(others)})" if others else ""
+            self._log(f"{first}{also} {reason}")
+        for line in opened:
+            self._log(line)
         if self._retry is not None:
             self._retry.cancel()
-        waiting = any(one.trouble for one in self._wanted)
-        self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again) if waiting else None
+        failing = any(one.trouble for one in self._wanted.values())
+        self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self.retry) if failing else None
 
-    def _try_again(self) -> None:
-        before = self.own
-        for one in self._wanted:
-            if not one.trouble:
-                continue
+    def _fall_back(self, one: WantedAddress) -> str:
+        for port in FALLBACK_PORTS:
             try:
-                listener = bind(*one.listen)
-            except OSError as error:
-                self._explain(one, error)
+                return self._take(one, bind(one.listen.address, port))
+            except OSError:
                 continue
-            one.trouble = ""
-            self._take(one, listener)
-        self._schedule()
+        return f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {one.listen.address} either"
+
+    def _take(self, one: WantedAddress, listener: Listener) -> str:
+        one.listeners.append(listener)
+        self._server.open(listener)
+        instead = f" instead of {one.listen.port}" if one.listen.port not in (0, listener.port) else ""
+        return f"listening on {listener.address} port {listener.port}{instead} (UDP and TCP)"
+
+    def retry(self) -> None:
+        """Tries now to bind what could not be bound."""
+        before = self.own
+        self._open()
         if self.own != before:
             self._changed()
-
-    def resume(self) -> None:
-        """After a suspend, tries at once to bind what could not be bound."""
-        self._try_again()
 
     def status(self) -> list[dict[str, Any]]:
         """Each wanted address as JSON values."""
         return [
             {
                 "address": one.listen.address,
-                "port": one.listener.port if one.listener else one.listen.port,
-                "state": "listening" if one.listener else "failed",
+                "port": one.listeners[-1].port if one.listeners else one.listen.port,
+                "state": "listening" if one.listeners else "failed",
                 "detail": one.trouble,
             }
-            for one in self._wanted
-            if one.listener or one.trouble
+            for one in self._wanted.values()
+            if one.listeners or one.trouble
         ]
 
     def close(self) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vmdns import __version__
 from vmdns.config import values_in_force
-from vmdns.daemon.config_reload import ConfigReload
-from vmdns.daemon.discovery import Discovery, Source
+from vmdns.daemon.discovery import Discovery
+from vmdns.daemon.file_reload import ConfigReload, HostsReader, UpstreamReader
 from vmdns.daemon.listen_addresses import ListenAddresses
-from vmdns.daemon.task_restart import Faults
-from vmdns.daemon.upstream_watch import UpstreamWatch
+from vmdns.daemon.process import Tasks
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
 from vmdns.store import Store
@@ -22,37 +20,31 @@ from vmdns.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Reads the parts of a running server. started: Unix seconds; sources: the health of each source, by its name."""
+    """Reads the parts of a running server. started: Unix seconds."""
 
-    started: float
     configuration: ConfigReload
     store: Store
     server: DnsServer
     forwarder: Forwarder
     listening: ListenAddresses
     discovery: Discovery
-    upstreams: UpstreamWatch
-    sources: Mapping[str, Source]
-    faults: Faults
+    hosts: HostsReader
+    upstreams: UpstreamReader
+    tasks: Tasks
+    started: float = field(default_factory=time.time)
 
     def read(self) -> dict[str, Any]:
         """Everything about this server's health."""
-        snapshot = self.store.snapshot
         forwarder = self.forwarder.status()
-        hosts, virtualbox = self.sources["hosts"], self.sources["virtualbox"]
-        problems = [
-            *snapshot.problems,
-            *self.upstreams.left_out,
-            *([hosts.detail] if hosts.state == "failing" else []),
-            *self.faults.problems,
-            *([self.configuration.error] if self.configuration.error else []),
-        ]
+        sources = {**self.discovery.sources, "hosts": self.hosts.source, "upstreams": self.upstreams.source}
+        virtualbox, hosts = sources["virtualbox"], self.hosts.source
+        now, wall = time.monotonic(), time.time()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "started": self.started,
             "zones": list(self.configuration.config.zones),
-            "serial": snapshot.serial,
+            "serial": self.store.snapshot.serial,
             "listeners": self.listening.status(),
             "virtualbox": {
                 **self.discovery.virtualbox,
@@ -60,23 +52,25 @@ class Status:
                 "detail": virtualbox.detail or self.discovery.virtualbox["detail"],
             },
             "sources": [
-                {
-                    "name": name,
-                    "state": one.state,
-                    "detail": one.detail,
-                    "since": one.since,
-                    "facts": self.store.count(name),
-                }
-                for name, one in self.sources.items()
+                {"name": name, **asdict(source), "facts": self.store.count(name)} for name, source in sources.items()
             ],
             "upstreams": forwarder.pop("upstreams", []),
             "datagrams": self.server.datagrams.path,
-            "askers": self._clients(),
+            "askers": [
+                {"address": peer, "at": local, "time": wall - (now - moment)}
+                for (peer, local), moment in self.server.datagrams.recent_clients.copy().items()
+            ],
             "counts": {**self.server.counts.as_dict(), "tcp_open": self.server.connections},
             "forwarding": forwarder,
-            "problems": problems,
+            "problems": [
+                *self.store.snapshot.problems,
+                *self.upstreams.left_out,
+                *([hosts.detail] if hosts.state == "failing" else []),
+                *self.tasks.problems,
+                *([self.configuration.error] if self.configuration.error else []),
+            ],
             "left_out": self.upstreams.left_out,
-            "faults": self.faults.problems,
+            "faults": self.tasks.problems,
             "config_error": self.configuration.error,
         }
 
@@ -95,10 +89,3 @@ class Status:
         path = self.configuration.path
         file = str(path) if os.path.exists(path) else ""
         return {"running": True, "file": file, "fault": self.configuration.error, "values": values}
-
-    def _clients(self) -> list[dict[str, Any]]:
-        now, wall = time.monotonic(), time.time()
-        return [
-            {"address": peer, "at": local, "time": wall - (now - moment)}
-            for (peer, local), moment in self.server.datagrams.recent_clients.copy().items()
-        ]

@@ -4,101 +4,87 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 from vmdns.commands import CommandError
 from vmdns.commands.wire import FOLLOW, Wire
+from vmdns.daemon.log_output import Log
 from vmdns.host.elevation import is_elevated
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
 
 _RELEVANT = (DhcpServer, NatNetwork, HostInterface, HostAddress)
 _STOP_SECONDS = 5.0  # for a check in progress when vmdns ends
 
+Inputs = tuple[frozenset[Fact], tuple[str, ...], str | None, tuple[str, ...]]
+
 
 class WireWatch:
-    """Plans and applies in a thread, without asking for privileges.
+    """Checks in a thread, and logs each step, and each problem once. Used from one event loop."""
 
-    log gets a line for each step, and for each problem once. Used from one event loop.
-    """
-
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
-        self._seen: object = None
-        self._wanted: tuple[str | None, tuple[str, ...]] = (None, ())
-        self._made: object = None
-        self._wire: Wire | None = None
+        self._wanted: Inputs | None = None
         self._task: asyncio.Task[None] | None = None
-        self._again = False
-        self._reported: set[str] = set()
+        self._troubles: set[str] = set()  # that were logged
 
     def changed(
         self, facts: Iterable[Fact], home: str | None, zones: tuple[str, ...], resolvers: tuple[str, ...] = ()
     ) -> None:
-        """Checks in the background if the networks, or the servers that the host uses, changed since the last call."""
-        wanted = home, zones
-        seen = frozenset(fact for fact in facts if isinstance(fact, _RELEVANT)), wanted, resolvers
-        if seen == self._seen:
-            return
-        self._seen, self._wanted = seen, wanted
-        self._again = True
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def look(self) -> None:
-        """Plans and applies once, and logs the steps."""
-        steps, troubles = await asyncio.to_thread(self._once, *self._wanted)
-        for line in steps:
-            self._log(f"wiring: {line}")
-        for line in troubles:
-            if line not in self._reported:
-                self._log(f"wiring: {line}")
-        self._reported = set(troubles)
+        """Checks in the background if the networks, or the servers that the host uses, changed since the last check."""
+        wanted = frozenset(fact for fact in facts if isinstance(fact, _RELEVANT)), resolvers, home, zones
+        if wanted != self._wanted:
+            self._wanted = wanted
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def stop(self) -> None:
         """Waits for a check in progress."""
-        self._again = False
+        self._wanted = None
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
 
     async def _work(self) -> None:
         try:
-            while self._again:
-                self._again = False
-                await self.look()
+            checked: Inputs | None = None
+            while self._wanted is not None and self._wanted != checked:
+                checked = self._wanted
+                _, _, home, zones = checked
+                done = await asyncio.to_thread(_check, home, zones)
+                troubles = [*done["troubles"], *filter(None, [done.get("error")])]
+                for line in (*done["steps"], *(one for one in troubles if one not in self._troubles)):
+                    self._log(f"wiring: {line}")
+                self._troubles = set(troubles)
+                if "error" in done and self._wanted == checked:
+                    self._wanted = None  # the next call checks again
         finally:
             self._task = None
 
-    def _once(self, home: str | None, zones: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        steps: list[str] = []
-        troubles: list[str] = []
-        try:
-            if "VMDNS_BESIDE" in os.environ:
-                self._apply_outside(home, zones, steps, troubles)
-                return steps, troubles
-            if self._wire is None or self._made != (home, zones):
-                self._wire, self._made = Wire(home, zones, may=is_elevated()), (home, zones)
-            apply_once(self._wire, steps, troubles)
-        except (OSError, RuntimeError, CommandError) as error:
-            troubles.append(str(error))
-            self._seen = None  # so that the next call checks again
-        return steps, troubles
 
-    def _apply_outside(self, home: str | None, zones: tuple[str, ...], steps: list[str], troubles: list[str]) -> None:
-        """Has a process outside of systemd's confinement do it. A VBoxSVC that VBoxManage starts must not be confined
-        either."""
-        from vmdns.sources.worker_socket import SOCKET_VARIABLE, send_request
+def _check(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
+    if "VMDNS_BESIDE" not in os.environ:
+        return check_networks(home, zones)
+    # A process outside of systemd's confinement does it: a VBoxSVC that VBoxManage starts must not be confined either.
+    from vmdns.sources.worker_socket import SOCKET_VARIABLE, send_request
 
-        response = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": home, "zones": zones}})
-        steps += map(str, response.get("steps", ()))
-        troubles += map(str, response.get("troubles", ()))
-        if "error" in response:
-            raise OSError(str(response["error"]))
+    try:
+        done = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": home, "zones": zones}})
+    except OSError as error:
+        done = {"error": str(error)}
+    return {"steps": [], "troubles": [], **done}
 
 
-def apply_once(wire: Wire, steps: list[str], troubles: list[str]) -> None:
-    """Plans and applies; adds what it did to steps and what is wrong to troubles. Raises OSError, RuntimeError."""
-    networks = wire.apply(wire.plan(), steps.append)
-    troubles += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
-    guests = wire.guests([one.row.network for one in networks if one.steps])
-    if guests:
-        steps.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
+def check_networks(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
+    """Plans and applies once, without asking for privileges: {"steps": done, "troubles": what is wrong}, and "error"
+    where it failed."""
+    done: dict[str, Any] = {"steps": [], "troubles": []}
+    try:
+        wire = Wire(home, zones, may=is_elevated())
+        networks = wire.apply(wire.plan(), done["steps"].append)
+        done["troubles"] += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
+        guests = wire.guests([one.row.network for one in networks if one.steps])
+        if guests:
+            done["steps"].append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
+    except (OSError, RuntimeError, CommandError) as error:
+        done["error"] = str(error)
+    return done

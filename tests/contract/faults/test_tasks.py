@@ -62,8 +62,8 @@ def broken(short: Path) -> Iterator[Any]:
         ("vmdns.sources.supervisor:Supervisor:run", 2),
         ("vmdns.sources.supervisor:Supervisor:_run_one", 2),
         ("vmdns.daemon.app:Discovery:_take", 2),
-        ("vmdns.daemon.app:App:_announce", 1),
-        ("vmdns.daemon.app:App:_keep_wired", 1),
+        ("vmdns.daemon.app:App:_report", 1),
+        ("vmdns.daemon.app:App:_configure", 2),
     ],
 )
 def test_25_a_fault_of_our_own_ends_nothing(what: str, times: int, broken: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, lease, mac, vm
-from vmdns.daemon.discovery import Discovery
+from vmdns.daemon import discovery
+from vmdns.daemon.discovery import ADMISSION_SECONDS, MAX_LOOKUPS, STRANGER_SECONDS, Discovery, solicit
 from vmdns.dns.name import to_wire
 from vmdns.sources.reader import is_too_old
 from vmdns.state.facts import Fact, Neighbour, to_json
@@ -161,3 +164,75 @@ async def test_a_neighbour_that_another_worker_had_seen_stays_as_old(bench: Benc
     assert list(bench.table.reported("neighbours").values()) == [other]
     assert bench.discovery.sources["neighbours"].state == "ok"
     bench.discovery.request_look("neighbours")  # nothing without a worker
+
+
+PEER = "192.168.1.77"
+
+
+class Door:
+    """Clients that wait to be recognised as guests: who is one, and how often the host was made to look for one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.guests: set[str] = set()
+        self.solicited: list[str] = []
+        store: Any = SimpleNamespace(snapshot=SimpleNamespace(is_guest=self.guests.__contains__))
+        self.discovery = Discovery(store, lambda line: None, lambda: None)
+        monkeypatch.setattr(discovery, "solicit", self.solicited.append)
+
+    async def waited(self, peer: str = PEER) -> float:
+        """How long a query of this peer waits, in seconds."""
+        begun = asyncio.get_running_loop().time()
+        await self.discovery.wait_for_guest(peer)
+        return round(asyncio.get_running_loop().time() - begun, 3)
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+    return Door(monkeypatch)
+
+
+def test_a_guest_waits_until_it_is_known_and_equal_peers_wait_together(door: Door) -> None:
+    async def scenario() -> None:
+        asyncio.get_running_loop().call_later(0.05, door.guests.add, PEER)
+        waits = await asyncio.gather(*(door.waited() for _ in range(5)))
+        assert max(waits) < 0.1
+        assert door.solicited == [PEER]
+
+    clock.run(scenario())
+
+
+def test_a_stranger_waits_once(door: Door) -> None:
+    async def scenario() -> None:
+        assert await door.waited() == pytest.approx(ADMISSION_SECONDS, abs=0.03)
+        assert await door.waited() == 0.0
+        assert door.solicited == [PEER]
+        await asyncio.sleep(STRANGER_SECONDS)
+        assert await door.waited() > 0
+        assert door.solicited == [PEER, PEER]
+
+    clock.run(scenario())
+
+
+def test_not_everybody_may_wait(door: Door) -> None:
+    async def scenario() -> None:
+        crowd = [asyncio.create_task(door.waited(f"192.168.{n >> 8}.{n & 255}")) for n in range(MAX_LOOKUPS)]
+        await asyncio.sleep(0)
+        assert await door.waited("192.168.3.1") == 0.0
+        assert all(await asyncio.gather(*crowd))
+        assert len(door.solicited) == MAX_LOOKUPS
+
+    clock.run(scenario())
+
+
+def test_the_host_is_made_to_look_for_a_neighbour() -> None:
+    """One empty datagram to the discard port, and no trouble with what is no address or has no way to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        try:
+            peer.bind(("127.0.0.53", 9))
+        except OSError:
+            pytest.skip("port 9 cannot be bound here")
+        peer.settimeout(5)
+        solicit("127.0.0.53")
+        assert peer.recv(100) == b""
+    for nobody in ("", "web", "fe80::1%nowhere0", "::1", "255.255.255.255"):
+        solicit(nobody)

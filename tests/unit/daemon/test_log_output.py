@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmdns.daemon.log_limit import MOST_LINES
-from vmdns.daemon.log_output import print_log_records
+from vmdns.daemon.log_output import MAX_KEYS, MAX_LINES, SECONDS, LimitedLog, print_log_records
 
 
 @pytest.fixture
@@ -29,13 +28,13 @@ def test_a_forged_line_is_no_line_of_ours(said: list[str]) -> None:
 
 
 def test_a_fault_is_told_with_its_place_and_not_for_ever(said: list[str]) -> None:
-    for _ in range(MOST_LINES * 5):
+    for _ in range(MAX_LINES * 5):
         try:
             raise ValueError("x\ny")
         except ValueError:
             logging.getLogger("vmdns.x").exception("it failed")
     firsts = [line for line in said if not line.startswith(" ")]
-    assert firsts == ["it failed"] * MOST_LINES
+    assert firsts == ["it failed"] * MAX_LINES
     assert any("test_log_output.py" in line for line in said)
 
 
@@ -59,3 +58,25 @@ def test_a_fault_of_a_command_does_not_steer_the_terminal() -> None:
     assert b"KeyError" in done.stderr
     assert b"\x1b" not in done.stderr
     assert "\u202e".encode() not in done.stderr
+
+
+def test_ten_lines_a_minute_and_then_how_many_were_left_out() -> None:
+    lines: list[str] = []
+    now = 0.0
+    log = LimitedLog(lines.append, lambda: now)
+    for number in range(1000):
+        now = number / 100
+        log("VM 'evil'", str(number))
+    log("VM 'web'", "another key")
+    now = SECONDS
+    for text in ("again", "and again"):
+        log("VM 'evil'", text)
+    left_out = "990 more lines about VM 'evil' were left out"
+    assert lines == [*map(str, range(MAX_LINES)), "another key", left_out, "again", "and again"]
+
+
+def test_keys_are_bounded() -> None:
+    log = LimitedLog(lambda line: None)
+    for number in range(3 * MAX_KEYS):
+        log(str(number), "x")
+    assert len(log._counts) <= MAX_KEYS

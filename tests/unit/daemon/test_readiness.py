@@ -17,7 +17,7 @@ import dns.query
 import pytest
 
 from tests.contract.test_run import PATIENCE, Run
-from vmdns.daemon import readiness
+from vmdns.daemon import process
 from vmdns.host.systemd_notify import ServiceNotifier, drop_ambient_capabilities
 from vmdns.server.listeners import bind
 from vmdns.server.socket_activation import pair, take
@@ -125,25 +125,23 @@ class Told(ServiceNotifier):
 
 
 def test_ready_means_that_questions_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(process, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(process, "RETRY_SECONDS", 0.01)
 
     async def main() -> None:
         listener, told = bind("127.0.0.1", 0), Told(0.02)
         loop = asyncio.get_running_loop()
-        one = readiness.Readiness(told, lambda: [listener])
-        one.ready("x")
+        task = asyncio.create_task(process.notify_manager(told, lambda: [listener], "x"))
         for _ in range(3):
             await loop.sock_recvfrom(listener.udp, 4096)
             assert told.told == []
         # From here on nothing is given up, however slow this machine is.
-        monkeypatch.setattr(readiness, "ANSWER_SECONDS", PATIENCE)
+        monkeypatch.setattr(process, "ANSWER_SECONDS", PATIENCE)
         for expected in ([], ["READY"], ["READY", "WATCHDOG"]):
             question, peer = await loop.sock_recvfrom(listener.udp, 4096)
             assert told.told == expected
             listener.udp.sendto(question, peer)
-        await one.stop()
-        assert told.told[-1] == "STOPPING"
+        task.cancel()
         listener.close()
 
     asyncio.run(main())

@@ -7,7 +7,6 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.daemon.log_limit import MOST_KEYS, MOST_LINES, SECONDS, LogLimit
 from vmdns.dns.escape import escape_text
 
 # What each of them does to somebody: a colour, the 8-bit form of ESC [, a window's title, a forged line, a line as
@@ -33,27 +32,3 @@ def test_what_people_write_is_left(text: str) -> None:
 def test_each_hostile_one_is_escaped() -> None:
     for one in HOSTILE:
         assert escape_text(f"web{one}db") not in (f"web{one}db", "webdb"), f"{one!r} is neither left nor lost"
-
-
-def test_ten_lines_a_minute_and_then_how_many_were_left_out() -> None:
-    sparing = LogLimit()
-    told = [sparing.lines("VM 'evil'", str(number), number / 100) for number in range(1000)]
-    assert told == [[str(number)] if number < MOST_LINES else [] for number in range(1000)]
-    assert sparing.lines("VM 'web'", "hello", 10.0) == ["hello"], "others are heard meanwhile"
-    assert sparing.lines("VM 'evil'", "again", SECONDS) == ["990 more lines about VM 'evil' were left out", "again"]
-    assert sparing.lines("VM 'evil'", "and again", SECONDS + 1) == ["and again"]
-
-
-def test_a_clock_that_goes_back_begins_a_minute_anew() -> None:
-    sparing = LogLimit()
-    for _ in range(MOST_LINES + 1):
-        sparing.lines("a", "x", 1000.0)
-    assert sparing.lines("a", "x", 1000.0) == []
-    assert sparing.lines("a", "x", 10.0)[-1] == "x"
-
-
-def test_keys_are_bounded() -> None:
-    sparing = LogLimit()
-    for number in range(3 * MOST_KEYS):
-        sparing.lines(str(number), "x", 0.0)
-    assert len(sparing._counts) <= MOST_KEYS

@@ -1,0 +1,141 @@
+"""What is read again while vmdns runs: its configuration, the hosts file, and the name servers of this host.
+
+Files are read in a thread, one read at a time, so that the newest content wins. What cannot be read changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
+from vmdns.daemon.discovery import Source
+from vmdns.daemon.log_output import Log
+from vmdns.dns.builtin_zones import find_forwarded_domains
+from vmdns.dns.upstreams import Upstreams
+from vmdns.host.folders import hosts_path
+from vmdns.host.resolver import read_upstreams
+from vmdns.server.forward_routes import is_own_listener
+from vmdns.server.forwarder import Forwarder
+from vmdns.sources import hosts_file
+from vmdns.state.policy import Policy
+from vmdns.state.static_records import HostsIndex
+
+# An editor that empties the file before it writes has written within this time.
+REWRITE_SECONDS = 0.2
+
+
+class ConfigReload:
+    """Holds the configuration in force. A valid file is applied at once, an invalid one changes nothing.
+
+    apply is called with the configuration before, after a new one took its place. error: why the file as it is now is
+    not in force, "" where it is.
+    """
+
+    def __init__(self, config: Config, path: Path, options: Options, apply: Callable[[Config], None], log: Log) -> None:
+        self.config = config
+        self.path = path
+        self.error = ""
+        self._options = options
+        self._apply = apply
+        self._log = log
+        self._reading = asyncio.Lock()
+
+    async def read(self) -> None:
+        """Reads the file and applies it."""
+        async with self._reading:
+            try:
+                config = await asyncio.to_thread(self._load)
+            except ConfigError as error:
+                if str(error) != self.error:
+                    self._log(f"{error}; the configuration before stays in force")
+                self.error = str(error)
+                return
+            self.error = ""
+            if config != self.config:
+                before, self.config = self.config, config
+                self._apply(before)
+                self._log(f"the configuration was read again: {self.path}")
+
+    def _load(self) -> Config:
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_size == 0:
+                time.sleep(REWRITE_SECONDS)
+        try:
+            config = load(self.path)
+        except ConfigMissing:
+            config = Config()
+        return config.with_options(self._options)
+
+
+class HostsReader:
+    """Reads the hosts file: a block list of 230,000 names takes a second or two. publish receives what was read."""
+
+    def __init__(self, publish: Callable[[HostsIndex], None], log: Log) -> None:
+        self.hosts = HostsIndex()
+        self.source = Source()
+        self._publish = publish
+        self._log = log
+        self._reading = asyncio.Lock()
+
+    async def read(self, policy: Policy, wanted: bool) -> None:
+        """Reads and publishes the file, or no names at all where they are not wanted."""
+        async with self._reading:
+            try:
+                found = await asyncio.to_thread(_read_hosts, policy, self.hosts) if wanted else HostsIndex()
+            except OSError as error:
+                text = f"the hosts file cannot be read ({error.strerror}); its last content stays in force"
+                self.source.become("failing", text)
+                self._log(text)
+                return
+            if found.trouble and found.trouble != self.source.detail:
+                self._log(found.trouble)
+            self.source.become("failing" if found.trouble else "ok", found.trouble)
+            self.hosts = found
+            self._publish(found)
+
+
+def _read_hosts(policy: Policy, before: HostsIndex) -> HostsIndex:
+    return hosts_file.read_digest(hosts_path(), policy.apexes, policy.ttl, before)
+
+
+class UpstreamReader:
+    """Finds the name servers of this host, and has the forwarder use them. left_out: a sentence for each server that
+    is not queried."""
+
+    def __init__(self, log: Log) -> None:
+        self.found = Upstreams()
+        self.left_out: list[str] = []
+        self.source = Source()
+        self._log = log
+
+    async def read(self) -> None:
+        """Finds the servers now."""
+        try:
+            self.found = await asyncio.to_thread(read_upstreams)
+            self.source.become("ok")
+        except OSError as error:
+            self.source.become("failing", str(error))
+            self._log(f"the name servers of this host cannot be found out: {error}")
+
+    def host_domains(self, config: Config) -> frozenset[bytes]:
+        """The host's domains that are forwarded although a zone of ours is above them."""
+        return find_forwarded_domains({*self.found.search, *self.found.domains}, config.zone_names)
+
+    def configure(self, forwarder: Forwarder, config: Config, own: frozenset[tuple[str, int]]) -> None:
+        """Has the forwarder use the servers of the configuration and the host. own: what vmdns itself listens on."""
+        found = self.found.by_proxy(lambda server: is_own_listener(server, own))
+        zones = frozenset(config.zone_names)
+        default = config.upstreams or found.default
+        domains = dict.fromkeys(self.host_domains(config), default)
+        # `vmdns host --apply` makes the host send queries for our zones to us.
+        domains |= {key: servers for key, servers in found.domains.items() if key not in zones}
+        upstreams = Upstreams(default, {**domains, **config.forward_names}, found.search | config.private_names)
+        left_out = forwarder.configure(upstreams, own, zones, config.limits)
+        for sentence in left_out:
+            if sentence not in self.left_out:
+                self._log(sentence)
+        self.left_out = left_out

@@ -1,0 +1,211 @@
+"""The process of `vmdns run`: privileges and limits, signals, background tasks, suspends, the service manager."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from vmdns.daemon.log_output import Log, print_log_records
+from vmdns.dns.query import encode_query
+from vmdns.host.systemd_notify import ServiceNotifier, drop_ambient_capabilities
+from vmdns.server.listeners import Listener
+
+# Seconds that the UDP thread waits at most for the interpreter lock while the event loop runs Python code.
+SWITCH_INTERVAL = 0.0001
+OPEN_FILES = 4096
+RESTART_SECONDS, MAX_RESTART_SECONDS = 0.5, 30.0
+CHECK_SECONDS = 5.0  # between checks for a suspend
+GAP_SECONDS = 5.0  # a busy computer delays a timer by less
+ANSWER_SECONDS = 2.0  # for the server's own query to be answered
+RETRY_SECONDS = 1.0
+_SOA = 6
+
+Call = Callable[[], object]
+
+
+def prepare_process(log: Log) -> None:
+    """To be called once, before the event loop starts."""
+    print_log_records(log)
+    if sys.platform != "win32":
+        import resource
+
+        # Each forwarded query takes one socket; the soft limit is 256 on macOS, 1024 on Linux.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    drop_ambient_capabilities()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    # A full garbage collection stops all threads; it need not visit what was imported and stays.
+    gc.freeze()
+
+
+def handle_signals(stop: Call, reload: Call, log_status: Call) -> None:
+    """SIGINT, SIGTERM and a closed terminal end vmdns, SIGHUP reads its files again, SIGUSR1 logs the status, SIGUSR2
+    does nothing: from now on, in the running event loop."""
+    loop = asyncio.get_running_loop()
+    on_terminal = _has_terminal()
+
+    def hang_up() -> None:
+        # The kernel sends SIGHUP too when the terminal is closed (termios(3)). A program that runs in it ends then.
+        closed = on_terminal and not _has_terminal()
+        (stop if closed else reload)()
+
+    calls: dict[str, Call] = {
+        "SIGINT": stop,
+        "SIGTERM": stop,
+        "SIGBREAK": stop,
+        "SIGHUP": hang_up,
+        "SIGUSR1": log_status,
+        # Not SIG_IGN, which the programs that vmdns starts would inherit.
+        "SIGUSR2": lambda: None,
+    }
+    for name, call in calls.items():
+        if hasattr(signal, name):
+            _handle_signal(loop, getattr(signal, name), call)
+    if sys.platform == "win32":
+        # The loop's selector sleeps through signals there, unless they write to a socket that it watches. Not run yet.
+        reading, writing = socket.socketpair()
+        for one in (reading, writing):
+            one.setblocking(False)
+        signal.set_wakeup_fd(writing.detach())
+        loop.add_reader(reading, reading.recv, 64)
+
+
+def _handle_signal(loop: asyncio.AbstractEventLoop, number: int, call: Call) -> None:
+    if sys.platform == "win32":
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+    else:
+        loop.add_signal_handler(number, call)
+
+
+def _has_terminal() -> bool:
+    try:
+        return sys.stdout is not None and sys.stdout.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+class Tasks:
+    """Background tasks, and a count of failures of the server itself: each is logged, and the server goes on."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def watch_failures(self) -> None:
+        """Logs and counts every exception that nobody catches in the running event loop, from now on."""
+
+        def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            self.failures += 1
+            logging.getLogger("vmdns").error(context["message"], exc_info=context.get("exception"))
+
+        asyncio.get_running_loop().set_exception_handler(failed)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs the work in the background until it is over or `cancel` is called."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Reports a failure at once, not only when the task is collected."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": f"{task.get_name()} failed", "exception": error}
+            task.get_loop().call_exception_handler(context)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for the status, if there were failures."""
+        if not self.failures:
+            return []
+        times = "once" if self.failures == 1 else f"{self.failures} times"
+        return [f"vmdns itself failed at something {times} since its start, and went on; its log says at what"]
+
+    def attempt(self, call: Callable[..., None], *args: object) -> None:
+        """Calls it; a failure is logged and counted."""
+        try:
+            call(*args)
+        except Exception as error:
+            context = {"message": f"{call.__name__} failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    async def finished(self) -> None:
+        """Ends once all tasks of now have ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def cancel(self) -> None:
+        """Cancels all tasks and waits for their end."""
+        for task in self._tasks:
+            task.cancel()
+        await self.finished()
+
+
+async def run_with_restarts(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Does the work until it is over or cancelled, and restarts it after a failure. what: the work, for the log."""
+    loop = asyncio.get_running_loop()
+    delay = RESTART_SECONDS
+    while True:
+        began = loop.time()
+        try:
+            await work()
+            return
+        except Exception as error:
+            loop.call_exception_handler({"message": f"{what} failed and is restarted", "exception": error})
+        delay = RESTART_SECONDS if loop.time() - began > MAX_RESTART_SECONDS else delay
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, MAX_RESTART_SECONDS)
+
+
+def clock() -> float:
+    """Seconds that also count suspends: CLOCK_BOOTTIME on Linux; on macOS CLOCK_MONOTONIC, unlike time.monotonic(); on
+    Windows time.monotonic()."""
+    which = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    return time.monotonic() if which is None else time.clock_gettime(which)
+
+
+async def watch_suspends(resumed: Callable[[float], None], now: Callable[[], float] = clock) -> None:
+    """Calls `resumed` with the seconds that were missed when this computer was suspended, or vmdns stopped."""
+    last = now()
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        before, last = last, now()
+        missed = last - before - CHECK_SECONDS
+        if missed >= GAP_SECONDS:
+            resumed(missed)
+
+
+async def notify_manager(notifier: ServiceNotifier, listeners: Callable[[], Sequence[Listener]], status: str) -> None:
+    """Notifies READY=1 once a query to the server itself is answered, then WATCHDOG=1 if the manager wants it."""
+    while not await _answers(listeners()):
+        await asyncio.sleep(RETRY_SECONDS)
+    notifier.ready(status)
+    while notifier.seconds:
+        # Half of the time, as sd_watchdog_enabled(3) advises. Without an answer, the manager restarts vmdns.
+        await asyncio.sleep(notifier.seconds / 2)
+        if await _answers(listeners()):
+            notifier.alive()
+
+
+async def _answers(listeners: Sequence[Listener]) -> bool:
+    """Whether a query to the first listener is answered, by UDP as a client sends it."""
+    if not listeners:
+        return False
+    loop = asyncio.get_running_loop()
+    query = encode_query(0x7664, b"\5local\0", _SOA)
+    with socket.socket(listeners[0].udp.family, socket.SOCK_DGRAM) as one:
+        one.setblocking(False)
+        try:
+            one.connect(listeners[0].udp.getsockname())
+            await loop.sock_sendall(one, query)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return (await loop.sock_recv(one, 4096))[:2] == query[:2]
+        except OSError:  # also TimeoutError
+            return False
