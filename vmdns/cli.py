@@ -9,6 +9,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vmdns import cli_format
@@ -130,24 +131,21 @@ def _print_uncaught(kind: type[BaseException], error: BaseException, trace: Trac
     standard_streams.flush()
 
 
-def _style() -> cli_format.Style:
-    return cli_format.style_of(sys.stdout.isatty(), os.environ, sys.platform)
+def _print_parts(parts: Sequence[cli_format.Part]) -> None:
+    style = cli_format.style_of(sys.stdout.isatty(), os.environ, sys.platform)
+    _print(cli_format.render(parts, style))
 
 
 def _show(
-    arguments: Namespace,
-    response: dict[str, Any],
-    lines: Callable[[dict[str, Any], cli_format.Style], Sequence[str]],
-    comment: str = "",
+    arguments: Namespace, response: dict[str, Any], format_parts: Callable[[dict[str, Any]], list[cli_format.Part]]
 ) -> int:
-    """Prints a response as JSON or as lines. comment: what a line begins with that says it is of a simulation."""
+    """Prints a response as JSON or in words."""
     simulation = arguments.server.simulation
     if arguments.json:
         # In ASCII, so that control characters stay escaped.
         _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
     else:
-        above = [comment + escape_text(simulation), ""] if simulation else []
-        _print([*above, *lines(response, _style())])
+        _print_parts([*([simulation, ""] if simulation else []), *format_parts(response)])
     return DONE
 
 
@@ -189,7 +187,7 @@ def _names(arguments: Namespace) -> int:
             if arguments.json:
                 _print([json.dumps(line)])
             elif "change" in line:
-                _print([cli_format.change(line, _style())])
+                _print_parts([cli_format.change(line)])
             else:
                 _show(arguments, line, cli_format.names)
     response = server.request_if_running({"do": "names"})
@@ -211,8 +209,7 @@ def _names(arguments: Namespace) -> int:
 def _ask(arguments: Namespace) -> int:
     message = {"do": "ask", "name": arguments.name, "type": arguments.type, "as": arguments.client}
     response = arguments.server.request(message)
-    shown = cli_format.dig if arguments.dig else cli_format.answer
-    _show(arguments, response, lambda response, style: shown(response, arguments.client, style))
+    _show(arguments, response, partial(cli_format.dig if arguments.dig else cli_format.answer, client=arguments.client))
     return DONE if response["found"] else FAILED
 
 
@@ -238,7 +235,11 @@ def _config(arguments: Namespace) -> int:
         if not arguments.config:
             what = f"the values of {response['file']}" if response["file"] else "the defaults: there is no vmdns.toml"
             _complain(f"no vmdns runs; these are {what}")
-    _show(arguments, response, cli_format.config, comment="# ")
+    if arguments.json:
+        _show(arguments, response, cli_format.plan)
+    else:  # not escaped, to be copied
+        simulation = arguments.server.simulation
+        _print([*([f"# {escape_text(simulation)}", ""] if simulation else []), *cli_format.config(response)])
     if response["fault"]:
         _complain(f"{response['fault']}; the values before stay in force")
         return FAILED
@@ -271,7 +272,7 @@ def _host(arguments: Namespace) -> int:
         zones = load_config(None)[0].zones
     response = host.command(_action(arguments), arguments.whole, status, zones, _step_log(arguments))
     command = "host --whole" if arguments.whole else "host"
-    return _show(arguments, response, lambda response, style: cli_format.changes(response, command, style))
+    return _show(arguments, response, partial(cli_format.changes, command=command))
 
 
 def _hosts(arguments: Namespace) -> int:
@@ -328,7 +329,7 @@ def _service(arguments: Namespace) -> int:
 def _agreed(arguments: Namespace, plan: dict[str, Any]) -> bool:
     """Shows the plan. Returns whether to do it: with --yes, or when a user at the terminal agrees."""
     if not arguments.json:
-        _print(cli_format.plan(plan, _style()))
+        _print_parts(cli_format.plan(plan))
     if arguments.yes or not plan["steps"]:
         return bool(arguments.yes)
     if arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):

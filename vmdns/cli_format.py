@@ -1,6 +1,6 @@
 """How commands show things: responses of the control channel in, lines of text out.
 
-Names and texts of VMs come from outside: every cell goes through `safe` before it reaches a terminal.
+Names and texts of VMs come from outside: everything is escaped in `render`, before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from vmdns.state.facts import Network
 
 GAP = "  "
 MIN_COLUMN = 4
-_COLOURS = {"ok": 32, "listening": 32, "waiting": 33, "stale": 33, "failing": 31, "failed": 31}
+BOLD, RED, GREEN, YELLOW = 1, 31, 32, 33  # ECMA-48, SGR
+_COLOURS = {"ok": GREEN, "listening": GREEN, "waiting": YELLOW, "stale": YELLOW, "failing": RED, "failed": RED}
+
+Response = Mapping[str, Any]
 
 
 class Style(NamedTuple):
@@ -26,6 +29,17 @@ class Style(NamedTuple):
 
     width: int = 0
     colour: bool = False
+
+
+class Table(NamedTuple):
+    """Aligned columns below a head."""
+
+    head: Sequence[str]
+    rows: Iterable[Sequence[object]]
+
+
+# A line, as text or as texts each in a colour or weight (0 for none); or a table.
+Part = str | tuple[tuple[str, int], ...] | Table
 
 
 def style_of(terminal: bool, environ: Mapping[str, str], system: str) -> Style:
@@ -36,6 +50,41 @@ def style_of(terminal: bool, environ: Mapping[str, str], system: str) -> Style:
     # The old console of Windows shows escape sequences as they are.
     able = system != "win32" or "WT_SESSION" in environ
     return Style(shutil.get_terminal_size().columns, able and not plain)
+
+
+def render(parts: Iterable[Part], style: Style) -> list[str]:
+    """The parts as lines for a terminal of this style."""
+    lines = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines += _render_table(part, style)
+        else:
+            spans = ((part, 0),) if isinstance(part, str) else part
+            lines.append("".join(_paint(escape_text(text), code, style) for text, code in spans))
+    return lines
+
+
+def _paint(text: str, code: int, style: Style) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if code and style.colour else text
+
+
+def _render_table(part: Table, style: Style) -> list[str]:
+    """The widest columns are cut until the table fits."""
+    cells = [list(part.head), *([escape_text(cell) for cell in row] for row in part.rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - style.width if style.width else 0
+    while over > 0 and max(widths) > MIN_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+        over -= 1
+    lines = []
+    for number, row in enumerate(cells):
+        shown = []
+        for cell, width in zip(row, widths, strict=True):
+            text = _cut(cell, width)
+            code = _COLOURS.get(cell, 0) if number else BOLD
+            shown.append(_paint(text, code, style) + " " * (width - _width(text)))
+        lines.append(GAP.join(shown).rstrip())
+    return lines
 
 
 def _width(text: str) -> int:
@@ -56,28 +105,12 @@ def _cut(text: str, width: int) -> str:
     return text + "..."
 
 
-def paint(text: str, code: int, style: Style) -> str:
-    """The text in a colour or weight (SGR code), where the style has any."""
-    return f"\x1b[{code}m{text}\x1b[0m" if style.colour else text
+def _bold(text: str) -> Part:
+    return ((text, BOLD),)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], style: Style) -> list[str]:
-    """Aligned columns below a head, the widest ones cut until the table fits."""
-    cells = [list(head), *([escape_text(cell) for cell in row] for row in rows)]
-    widths = [max(_width(row[at]) for row in cells) for at in range(len(head))]
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - style.width if style.width else 0
-    while over > 0 and max(widths) > MIN_COLUMN:
-        widths[widths.index(max(widths))] -= 1
-        over -= 1
-    lines = []
-    for number, row in enumerate(cells):
-        shown = []
-        for cell, width in zip(row, widths, strict=True):
-            text = _cut(cell, width)
-            code = 1 if number == 0 else _COLOURS.get(cell, 0)
-            shown.append((paint(text, code, style) if code else text) + " " * (width - _width(text)))
-        lines.append(GAP.join(shown).rstrip())
-    return lines
+def _warn(texts: Iterable[str]) -> list[Part]:
+    return [(("!", YELLOW), (f" {text}", 0)) for text in texts]
 
 
 def age(since: float) -> str:
@@ -94,7 +127,10 @@ def network(value: Mapping[str, str]) -> str:
     return Network(value.get("kind", ""), value.get("name", "")).title
 
 
-def names(response: Mapping[str, Any], style: Style) -> list[str]:
+# -- what the server knows -------------------------------------------------------------------------------------------
+
+
+def names(response: Response) -> list[Part]:
     """The table of `vmdns names`."""
     rows = []
     for one in response["names"]:
@@ -106,164 +142,158 @@ def names(response: Mapping[str, Any], style: Style) -> list[str]:
         found = found or [["-", "", "", ""]]
         found[0][-1] = "; ".join(filter(None, [found[0][-1], one.get("note", "")]))
         rows += [[one.get("shown", one["name"]) if not number else "", *row] for number, row in enumerate(found)]
-    if rows:
-        lines = table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows, style)
-    else:
-        lines = ["No VM is running that has a name."]
+    parts: list[Part] = ["No VM is running that has a name."]
     first, *others = response["zones"]
+    if rows:
+        parts = [Table(("NAME", "ADDRESS", "NETWORK", "AGE", "WHY"), rows)]
     if rows and others:
-        lines += ["", escape_text(f"The same names end in {' and '.join(others)} as well as in {first}.")]
-    return lines + _problems(response, style)
+        parts += ["", f"The same names end in {' and '.join(others)} as well as in {first}."]
+    return parts + _problems(response)
 
 
-def _problems(response: Mapping[str, Any], style: Style) -> list[str]:
-    found = response.get("problems") or []
-    return ["", *(paint("!", 33, style) + " " + escape_text(one) for one in found)] if found else []
+def _problems(response: Response) -> list[Part]:
+    found = response.get("problems")
+    return ["", *_warn(found)] if found else []
 
 
-def change(line: Mapping[str, Any], style: Style) -> str:
+def change(line: Response) -> Part:
     """One line of `vmdns names --watch`."""
     at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
-    sign, code = {"appeared": ("+", 32), "gone": ("-", 31)}.get(line["change"], ("~", 33))
+    sign = {"appeared": ("+", GREEN), "gone": ("-", RED)}.get(line["change"], ("~", YELLOW))
     found = [f"{one['address']} ({network(one['network'])})" for one in line["addresses"]]
-    addresses = ", ".join(found + [rule["text"] for rule in line.get("forwards", ())])
-    parts = [line.get("shown", line["name"])]
+    found += [rule["text"] for rule in line.get("forwards", ())]
+    words = [line.get("shown", line["name"])]
     if line["change"] != "gone":
-        parts.append(addresses or "no address known yet")
+        words.append(", ".join(found) or "no address known yet")
     was = [line["was_name"]] if line.get("was_name", line["name"]) != line["name"] else []
     was += line["was"] if line["was"] != [one["address"] for one in line["addresses"]] else []
-    if was:
-        parts.append(f"(was {', '.join(was)})")
-    if line["why"]:
-        parts.append(f"[{line['why']}]")
-    return f"{at} {paint(sign, code, style)} {escape_text('  '.join(parts))}"
+    words += [f"(was {', '.join(was)})"] if was else []
+    words += [f"[{line['why']}]"] if line["why"] else []
+    return ((f"{at} ", 0), sign, (f" {'  '.join(words)}", 0))
 
 
-def answer(response: Mapping[str, Any], client: str | None, style: Style) -> list[str]:
+def answer(response: Response, client: str | None) -> list[Part]:
     """The answer of `vmdns ask` as a table, or why there is none in words; then the reasons."""
     records = [(record.split(maxsplit=4) + [""] * 5)[:5] for record in response["answer"]]
     rows = [(name.removesuffix("."), kind, value, f"{ttl} s") for name, ttl, _, kind, value in records]
+    parts: list[Part] = [_bold(response["summary"])]
     if rows:
-        lines = table(("NAME", "TYPE", "ANSWER", "TTL"), rows, style)
-        if response["extended_error"]:
-            lines.append(escape_text(response["extended_error"]))
-    else:
-        lines = [paint(escape_text(response["summary"]), 1, style)]
+        parts = [Table(("NAME", "TYPE", "ANSWER", "TTL"), rows), *filter(None, [response["extended_error"]])]
     notes = [response["note"], f"asked as {client}" if client else "", *response["why"]]
-    notes = [one for one in notes if one and one not in response["summary"]]
-    return [*lines, *([""] if notes else []), *(escape_text(f"- {one}") for one in notes)]
+    notes = [f"- {one}" for one in notes if one and one not in response["summary"]]
+    return [*parts, "", *notes] if notes else parts
 
 
-def dig(response: Mapping[str, Any], client: str | None, style: Style) -> list[str]:
+def dig(response: Response, client: str | None) -> list[Part]:
     """The answer of `vmdns ask --dig`, in dig's way."""
     asked = f", asked as {client}" if client else ""
-    lines = [paint(escape_text(f";; {response['question']}: {response['rcode']}{asked}"), 1, style)]
-    lines += [escape_text(record) for record in response["answer"]]
+    parts: list[Part] = [_bold(f";; {response['question']}: {response['rcode']}{asked}"), *response["answer"]]
     for record in response.get("authority", []):
-        parts = record.split()
-        if len(parts) == 11 and parts[3] == "SOA":
-            kept = min(int(parts[1]), int(parts[10]))  # RFC 2308 section 5
-            record = f"{parts[0]} SOA serial {parts[6]}, absence is remembered for {kept} s"
-        lines.append(escape_text(f";; authority: {record}"))
+        words = record.split()
+        if len(words) == 11 and words[3] == "SOA":
+            kept = min(int(words[1]), int(words[10]))  # RFC 2308 section 5
+            record = f"{words[0]} SOA serial {words[6]}, absence is remembered for {kept} s"
+        parts.append(f";; authority: {record}")
     if response.get("extended_error"):
-        lines.append(escape_text(f";; extended error: {response['extended_error']}"))
-    return lines + [escape_text(f";; why: {one}") for one in response.get("why", [])]
+        parts.append(f";; extended error: {response['extended_error']}")
+    return parts + [f";; why: {one}" for one in response.get("why", [])]
 
 
-def status(response: Mapping[str, Any], style: Style) -> list[str]:
+def status(response: Response) -> list[Part]:
     """The pages of `vmdns status`."""
-    zones = " and ".join(response["zones"])
-    lines = [
-        paint(escape_text(response["verdict"]), 1, style),
-        escape_text(
-            f"vmdns {response['version']}, process {response['pid']}, up {age(response['started'])}, "
-            f"zones {zones}, serial {response['serial']}"
-        ),
-    ]
-    rows: list[tuple[object, ...]]
-    rows = [(one["address"], one["port"], one["state"], one["detail"]) for one in response["listeners"]]
-    lines += ["", *table(("LISTENER", "PORT", "STATE", "DETAIL"), rows, style)]
     box = response["virtualbox"]
-    rows = [(box["version"] or "-", box["reader"] or "-", box["home"] or "-", box["state"], box["detail"])]
-    lines += ["", *table(("VIRTUALBOX", "READER", "SETTINGS", "STATE", "DETAIL"), rows, style)]
-    rows = [
-        (
-            one["name"],
-            one["state"],
-            one["facts"],
-            age(one["since"]),
-            one["detail"] * (one["detail"] != box["detail"]),
-        )
+    about = f"vmdns {response['version']}, process {response['pid']}, up {age(response['started'])}"
+    parts: list[Part] = [
+        _bold(response["verdict"]),
+        f"{about}, zones {' and '.join(response['zones'])}, serial {response['serial']}",
+    ]
+    sources = [
+        {**one, "since": age(one["since"]), "detail": one["detail"] if one["detail"] != box["detail"] else ""}
         for one in response["sources"]
     ]
-    lines += ["", *table(("SOURCE", "STATE", "FACTS", "SINCE", "DETAIL"), rows, style)]
-    if response["upstreams"]:
-        rows = [
-            (one["address"], one["asked"], one["answered"], one["failed"], _milliseconds(one), one["error"])
-            for one in response["upstreams"]
-        ]
-        lines += ["", *table(("UPSTREAM", "ASKED", "ANSWERED", "FAILED", "ROUND TRIP", "ERROR"), rows, style)]
+    trips = [(one, one.get("round_trip_ms")) for one in response["upstreams"]]
+    upstreams = [{**one, "round_trip": "-" if trip is None else f"{trip:g} ms"} for one, trip in trips]
+    boxes = [{**box, **{key: box[key] or "-" for key in ("version", "reader", "home")}}]
+    for items, first, columns in (
+        (response["listeners"], "LISTENER", "address port state detail"),
+        (boxes, "VIRTUALBOX", "version reader home state detail"),
+        (sources, "SOURCE", "name state facts since detail"),
+        (upstreams, "UPSTREAM", "address asked answered failed round_trip error"),
+    ):
+        if items or first != "UPSTREAM":
+            keys = columns.split()
+            head = [first, *(key.replace("home", "settings").replace("_", " ").upper() for key in keys[1:])]
+            parts += ["", Table(head, [[one[key] for key in keys] for one in items])]
     counts = [f"{count} {name.replace('_', ' ')}" for name, count in response["counts"].items()]
     if response["datagrams"]:
         counts.append(f"datagrams taken {response['datagrams']}")
-    return [*lines, "", escape_text(", ".join(counts)), *_problems(response, style)]
+    return [*parts, "", ", ".join(counts), *_problems(response)]
 
 
-def plan(response: Mapping[str, Any], style: Style) -> list[str]:
+def doctor(response: Response) -> list[Part]:
+    """What `vmdns doctor` found: a line each, and below it the command that fixes it; at the end the verdict."""
+    marks = {"ok": ("ok", GREEN), "warning": ("? ", YELLOW), "problem": ("! ", RED)}
+    parts: list[Part] = []
+    for one in response["findings"]:
+        parts.append((marks[one["level"]], (f" {one['subject']}: {one['text']}", 0)))
+        if one["command"]:
+            parts.append(f"      {one['command']}")
+    return [*parts, "", f"{response['verdict']}."]
+
+
+# -- what changes this computer --------------------------------------------------------------------------------------
+
+
+def plan(response: Response) -> list[Part]:
     """The steps of a plan with the command lines that do the same, what is left as it is, and notes."""
-    lines = []
+    parts: list[Part] = []
     for number, step in enumerate(response["steps"], 1):
-        lines.append(paint(escape_text(f"{number}. {step['what']}"), 1, style))
+        parts.append(_bold(f"{number}. {step['what']}"))
         for command in step["commands"]:
             # A here-document stands flush left, so that it can be copied.
             indent = "" if "\n" in command else "   "
-            lines += [indent + escape_text(line) for line in command.splitlines()]
-    lines += [paint("!", 33, style) + " " + escape_text(one) for one in response["left"]]
-    lines += [escape_text(f"- {one}") for one in response["notes"]]
-    return lines or ["Nothing to do."]
+            parts += [indent + line for line in command.splitlines()]
+    parts += [*_warn(response["left"]), *(f"- {one}" for one in response["notes"])]
+    return parts or ["Nothing to do."]
 
 
-def changes(response: Mapping[str, Any], command: str, style: Style) -> list[str]:
+def changes(response: Response, command: str) -> list[Part]:
     """What a command that changes settings shows: its plan and how to do it. What was done was logged already, so only
     what is left and notes follow."""
     steps = response["steps"]
     if not response["done"]:
-        return plan(response, style) + ([f"Do it with: vmdns {command} --apply"] if steps else [])
-    nothing_to_say = steps and not (response["left"] or response["notes"])
-    return [] if nothing_to_say else plan({**response, "steps": []}, style)
+        return plan(response) + ([f"Do it with: vmdns {command} --apply"] if steps else [])
+    nothing_more = steps and not (response["left"] or response["notes"])
+    return [] if nothing_more else plan({**response, "steps": []})
 
 
-def wire(response: Mapping[str, Any], style: Style) -> list[str]:
+def wire(response: Response) -> list[Part]:
     """What `vmdns wire` shows: each network with what its guests are given and shall be, and the steps to it."""
     steps = [step for one in response["networks"] for step in one["steps"]]
     if response["done"]:
         if not (response["changed"] or response["left"]):
             return ["Nothing to do."]
-        return changes({**response, "steps": response["changed"]}, "wire", style)
+        return changes({**response, "steps": response["changed"]}, "wire")
     rows = [
         (one["title"], " ".join(one["now"]) or "nothing", one["wanted"] if one["steps"] else "as it is")
         for one in response["networks"]
     ]
-    lines = [*table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows, style), ""] if rows else []
-    rest = changes({**response, "steps": steps}, "wire", style)
-    return [*lines, *rest] if steps or not response["notes"] else [*lines, *rest, "Nothing to do."]
+    parts: list[Part] = [Table(("NETWORK", "GUESTS ARE GIVEN", "SHALL BE GIVEN"), rows), ""] if rows else []
+    parts += changes({**response, "steps": steps}, "wire")
+    return parts if steps or not response["notes"] else [*parts, "Nothing to do."]
 
 
-def hosts(response: Mapping[str, Any], style: Style) -> list[str]:
+def hosts(response: Response) -> list[Part]:
     """What `vmdns hosts` shows: the block, and whether it is in the file."""
-    lines = [escape_text(line).replace("\\t", "\t") for line in response["block"] or ()]
-    written = response["done"] or response["block"] == response["before"]
-    if response["block"] is None:
-        return [f"There are no lines of vmdns in {response['file']}."]
-    verb = "are in" if written else "would be written to"
-    return [
-        *lines,
-        "" if lines else "No VM is running that this computer reaches.",
-        f"These names {verb} {response['file']}.",
-    ]
+    block, file = response["block"], response["file"]
+    if block is None:
+        return [f"There are no lines of vmdns in {file}."]
+    verb = "are in" if response["done"] or block == response["before"] else "would be written to"
+    lines = [line.replace("\t", GAP) for line in block]
+    return [*lines, "" if lines else "No VM is running that this computer reaches.", f"These names {verb} {file}."]
 
 
-def service(response: Mapping[str, Any], style: Style) -> list[str]:
+def service(response: Response) -> list[Part]:
     """What `vmdns service status` shows: a line, and the last lines of the log."""
     if response["running"]:
         since = f", up {age(response['since'])}" if response["since"] else ""
@@ -274,28 +304,13 @@ def service(response: Mapping[str, Any], style: Style) -> list[str]:
     else:
         state = "is not installed; install it with: vmdns service install"
     disabled = ", and is not started at log-in" if response["installed"] and not response["enabled"] else ""
-    lines = [paint(escape_text(f"{response['service']} {state}{disabled}"), 1, style)]
-    return [*lines, *(escape_text(f"  {line}") for line in response["log"])]
+    return [_bold(f"{response['service']} {state}{disabled}"), *(f"  {line}" for line in response["log"])]
 
 
-def _milliseconds(upstream: Mapping[str, Any]) -> str:
-    taken = upstream.get("round_trip_ms")
-    return "-" if taken is None else f"{taken:g} ms"
+# -- the configuration -----------------------------------------------------------------------------------------------
 
 
-def doctor(response: Mapping[str, Any], style: Style) -> list[str]:
-    """What `vmdns doctor` found: a line each, and below it the command that fixes it; at the end the verdict."""
-    marks = {"ok": ("ok", 32), "warning": ("?", 33), "problem": ("!", 31)}
-    lines = []
-    for one in response["findings"]:
-        mark, code = marks[one["level"]]
-        lines.append(f"{paint(f'{mark:2}', code, style)} {escape_text(one['subject'])}: {escape_text(one['text'])}")
-        if one["command"]:
-            lines.append("      " + escape_text(one["command"]))
-    return [*lines, "", f"{escape_text(response['verdict'])}."]
-
-
-def config(response: Mapping[str, Any], style: Style) -> list[str]:
+def config(response: Response) -> list[str]:
     """What `vmdns config` shows: the values in force as a vmdns.toml, each with its meaning, default, range and origin,
     and what is chosen where the value leaves that open."""
     from vmdns.config import KEYS, Config, values_in_force

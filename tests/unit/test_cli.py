@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import vmdns.daemon
-from tests.unit.test_cli_format import ANSWER, CHANGE, EVIL, NAMES, STATUS, replaced
+from tests.unit.test_cli_format import ANSWER, CHANGE, NAMES, STATUS
 from vmdns import cli, cli_parser
 from vmdns.cli_parser import build_parser
 from vmdns.commands import direct_read
@@ -126,14 +126,6 @@ def test_help(command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsy
         assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_every_command_is_told_of(run: Run) -> None:
-    status, out, err = run()
-    assert (status, out) == (2, "")
-    for command in COMMANDS:
-        assert re.search(rf"^    {command}\s+\w", err, re.MULTILINE)
-    assert list(cli._COMMANDS) == COMMANDS
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -220,15 +212,6 @@ def test_run_hands_on_configuration_file_and_options(
     assert options == Options(("127.0.0.1:5300", "::1"), ("192.0.2.53",), str(tmp_path / "box"), "api")
     # What app does when the file changes must come to the same.
     assert parse(file.read_text(), "").with_options(options) == config
-
-
-def test_run_needs_no_configuration(app: types.ModuleType, run: Run) -> None:
-    from vmdns.host.folders import config_file
-
-    given: list[Any] = []
-    app.run = lambda *arguments: given.extend(arguments) or 0  # type: ignore[attr-defined]
-    assert run("run") == (0, "", "")
-    assert given[:3] == [Config(), config_file(), Options()]
 
 
 def test_run_watches_the_usual_file(app: types.ModuleType, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,14 +369,6 @@ def test_status(run: Run) -> None:
         assert (status, json.loads(out)) == (0, ANSWER)
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["ask", "web"], ["ask", "web.local"], ["names", "--watch"]])
-def test_without_a_server(run: Run, arguments: list[str]) -> None:
-    status, out, err = run(*arguments)
-    assert (status, out) == (3, "")
-    assert err.startswith("vmdns: no vmdns runs here")
-    assert "start one with: vmdns run" in err
-
-
 def test_an_error_is_json_too(run: Run, tmp_path: Path) -> None:
     """With --json, on standard output; the sentence for people and the exit status are as without."""
     (tmp_path / "bad.toml").write_text("listn = []")
@@ -437,15 +412,6 @@ def test_a_server_without_a_runtime_folder_is_found(run: Run, monkeypatch: pytes
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(user))
         assert len(client.control_folders()) == 2
         assert run("status")[0] == 0
-
-
-def test_names_of_strangers_do_not_steer_the_terminal(run: Run) -> None:
-    evil = {"names": replaced(NAMES, EVIL), "status": {**replaced(STATUS, EVIL), "zones": ["local"]}, "ask": ANSWER}
-    with serving(Fake({**evil, "watch": [replaced(NAMES, EVIL)]})):
-        for arguments in (["names"], ["names", "--json"], ["names", "--watch"], ["status"], ["status", "--json"]):
-            _, out, err = run(*arguments)
-            assert out
-            assert not set("\x1b\x07\x9b\u202e\r\u2028") & set(out + err), arguments
 
 
 # -- config and completion --------------------------------------------------------------------------------------
@@ -492,10 +458,6 @@ def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
         assert err == "vmdns: /etc/x.toml, line 4: no; the values before stay in force\n"
 
 
-def test_completion(run: Run) -> None:
-    assert run("completion", "bash")[1].startswith("#compdef vmdns\n")
-
-
 # -- as programs ------------------------------------------------------------------------------------------------
 
 
@@ -505,31 +467,11 @@ def program(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_version() -> None:
-    done = program("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"vmdns {vmdns.__version__}\n", "")
-
-
 def test_a_letter_that_the_terminal_cannot_show_is_no_end() -> None:
     with serving(Fake({"names": {**NAMES, "problems": ["리눅스"]}})):
         done = program("names", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "! \\ub9ac\\ub205\\uc2a4" in done.stdout
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes of Unix")
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    many = {**NAMES, "problems": ["x" * 1000] * 1000}
-    with serving(Fake({"names": many})):
-        done = subprocess.Popen(
-            [sys.executable, "-m", "vmdns", "names"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert done.stdout is not None
-        done.stdout.readline()
-        done.stdout.close()
-        assert done.stderr is not None
-        assert done.stderr.read() == ""
-        assert done.wait(30) == 0
 
 
 LOADED = "import sys; from vmdns import cli; cli.main(sys.argv[1:]); print(*sys.modules)"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import re
 import secrets
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -29,12 +27,12 @@ from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config
 from vmdns.files import read_regular
 from vmdns.host import hosts_block
+from vmdns.host.elevation import read_output
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import plan_resolver
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
-from vmdns.state.external_data import decode_console
 from vmdns.state.facts import Fact
 from vmdns.state.findings import (
     OK,
@@ -115,34 +113,32 @@ def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log)
 
     `log` is given a line at least once a second with the tasks still running. What a task raises is raised here.
     """
-    ended: queue.SimpleQueue[tuple[str, T | None, Exception | None]] = queue.SimpleQueue()
+    results: dict[str, T] = {}
+    errors: list[Exception] = []
 
     def run(name: str, task: Callable[[], T]) -> None:
         try:
-            ended.put((name, task(), None))
+            results[name] = task()
         except Exception as error:
-            ended.put((name, None, error))
+            errors.append(error)
 
     # Not of concurrent.futures: the interpreter waits at its end for threads of those, also for one that is stuck.
-    for name, task in tasks.items():
-        threading.Thread(target=run, args=(name, task), daemon=True).start()
-    results: dict[str, T] = {}
-    pending = dict.fromkeys(tasks)
+    threads = {name: threading.Thread(target=run, args=(name, task), daemon=True) for name, task in tasks.items()}
+    for thread in threads.values():
+        thread.start()
     began = time.monotonic()
-    end, next_report = began + seconds, began + REPORT_SECONDS / 2
-    while pending and (now := time.monotonic()) < end:
+    next_report = began + REPORT_SECONDS / 2
+    while pending := [name for name, thread in threads.items() if thread.is_alive()]:
+        now = time.monotonic()
+        if now >= began + seconds:
+            break
         if now >= next_report:
             log(f"still waiting for {', '.join(pending)}")
             next_report += REPORT_SECONDS
-        try:
-            name, result, error = ended.get(timeout=max(0.0, min(next_report, end) - now))
-        except queue.Empty:
-            continue
-        if error is not None:
-            raise error
-        del pending[name]
-        results[name] = result  # type: ignore[assignment]
-    return results
+        threads[pending[0]].join(max(0.0, min(next_report, began + seconds) - now))
+    if errors:
+        raise errors[0]
+    return dict(results)
 
 
 def gather(status: Mapping[str, Any] | None, log: Log) -> HostState:
@@ -244,11 +240,13 @@ def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
     """The firewall that is on and lets no query in to these addresses of this computer, and the command that lets it;
     None where that is not known."""
     if sys.platform == "linux":
-        return linux_firewall(_output("ufw", "status"), _output("firewall-cmd", "--list-all"), addresses)
+        return linux_firewall(read_output("ufw", "status"), read_output("firewall-cmd", "--list-all"), addresses)
     if sys.platform == "win32":
-        return windows_firewall(_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"), addresses)
+        return windows_firewall(
+            read_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"), addresses
+        )
     if sys.platform == "darwin":
-        return macos_firewall(_output("/usr/libexec/ApplicationFirewall/socketfilterfw", "--getglobalstate"))
+        return macos_firewall(read_output("/usr/libexec/ApplicationFirewall/socketfilterfw", "--getglobalstate"))
     return None
 
 
@@ -288,18 +286,3 @@ def macos_firewall(state: str) -> tuple[str, str] | None:
     if "State = 1" not in state and "State = 2" not in state:
         return None
     return None if "State = 1" in state else ("the firewall (it blocks all)", "open x-apple.systempreferences:")
-
-
-def _output(*command: str) -> str:
-    try:
-        run = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=CHECKS_SECONDS,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},  # ufw translates what it prints
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return decode_console(run.stdout, sys.platform)

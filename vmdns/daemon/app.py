@@ -355,7 +355,7 @@ class App:
             from vmdns import cli_format
 
             response = await self._requests.status_with_verdict()
-            for line in cli_format.status(response, cli_format.Style()):
+            for line in cli_format.render(cli_format.status(response), cli_format.Style()):
                 self._log(line)
 
         self._tasks.spawn(log())

@@ -71,9 +71,13 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
 
 
 def read_output(*command: str) -> str:
-    """The standard output of a command that needs no rights, whatever its exit status; '' if it cannot be run."""
+    """The standard output, untranslated, of a command that needs no rights, whatever its exit status; '' if it cannot
+    be run."""
+    environ = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20.0, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20.0, check=False, env=environ
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     # schtasks writes XML in UTF-16 to a pipe on some versions of Windows, in the console's code page on others.

@@ -192,7 +192,11 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_block_is_shown_written_and_taken_out(run: Run, hosts: Path) -> None:
     before = hosts.read_bytes()
     with serving(Fake({"names": {**NAMES, "names": [WEB]}})):
-        assert run("hosts")[1].splitlines() == [BLOCK, "", f"These names would be written to {hosts}."]
+        assert run("hosts")[1].splitlines() == [
+            BLOCK.replace("\t", "  "),
+            "",
+            f"These names would be written to {hosts}.",
+        ]
         assert hosts.read_bytes() == before
         assert run("hosts", "--apply")[1].splitlines()[-1] == f"These names are in {hosts}."
         assert hostsfile.read(hosts) == [BLOCK]

@@ -15,7 +15,7 @@ def check(data: bytes) -> None:
     except ConfigError as error:
         assert str(error).startswith("vmdns.toml")
         return
-    shown = cli_format.config({"values": values_in_force(config)}, cli_format.Style())
+    shown = cli_format.config({"values": values_in_force(config)})
     assert parse("\n".join(shown), "again") == config
     assert config.zone_names
     assert all(apex == apex.lower() for apex in (*config.zone_names, *config.forward_names))
