@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,8 +27,6 @@ DEBOUNCE_SECONDS = 0.003
 # guest changes its address without end.
 INTERVAL_FACTOR = 10
 MAX_INTERVAL = 1.0
-
-_Built = tuple[Snapshot, list[VmChange], float]
 
 
 class Store:
@@ -50,11 +49,9 @@ class Store:
         self._facts: dict[str, dict[str, Fact]] = {}
         self._hosts = HostsIndex()
         self._listeners: list[Callable[[list[VmChange]], None]] = []
-        self._changed = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._busy = False  # whether something is reported that is not published yet
         self._task: asyncio.Task[None] | None = None
-        self._next = float("-inf")  # when the next build may begin, in the time of the event loop
         self._after: list[Callable[[], None]] = []
         # The user's own records come with the first build, which follows the first read of the hosts file: 10,000 of
         # them take a quarter of a second. Serials go up over restarts as well: seconds since 1970 are ahead of one
@@ -78,19 +75,19 @@ class Store:
         after = {key: fact for key, fact in {**before, **changes}.items() if fact is not None}
         self._facts[source] = after
         if after != before:
-            self._schedule()
+            self.rebuild()
 
     def put_hosts(self, hosts: HostsIndex) -> None:
         """Takes the hosts file, digested for the policy in force."""
         if hosts is not self._hosts:
             self._hosts = hosts
-            self._schedule()
+            self.rebuild()
 
     def configure(self, policy: Policy) -> None:
         """Uses another policy from now on."""
         if policy != self._policy:
             self._policy = policy
-            self._schedule()
+            self.rebuild()
 
     @property
     def facts(self) -> list[Fact]:
@@ -108,20 +105,16 @@ class Store:
     # -- builds -----------------------------------------------------------------------------------------------
 
     def rebuild(self) -> None:
-        """Builds and publishes now, in this thread."""
-        self.close()
-        self._changed = False
-        try:
-            self._publish(self._job()())
-        finally:
-            self._watch_expiry()
-        self._call_after()
+        """Builds soon, also where nothing was reported."""
+        self._busy = True
+        self._changed.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     def after(self, call: Callable[[], None]) -> None:
         """Calls back once everything reported until now is published: at once, if it is."""
         self._after.append(call)
-        if self._timer is None and self._task is None:
-            self._call_after()
+        self._call_after()
 
     async def settled(self) -> None:
         """Ends once everything reported until now is published."""
@@ -131,70 +124,47 @@ class Store:
 
     def close(self) -> None:
         """Stops building."""
-        for one in (self._timer, self._expiry, self._task):
-            if one is not None:
-                one.cancel()
-        self._timer = self._expiry = self._task = None
+        if self._task is not None:
+            self._task.cancel()
 
-    def _schedule(self) -> None:
-        self._changed = True
-        if self._timer is None and self._task is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(max(loop.time() + DEBOUNCE_SECONDS, self._next), self._begin)
-
-    def _begin(self) -> None:
-        self._timer = None
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work())
-
-    def _job(self) -> Callable[[], _Built]:
-        """A build of the current reports, to be run in any thread."""
-        return partial(_build, self.facts, self._policy, self._wall(), self._hosts, self.snapshot)
-
-    async def _work(self) -> None:
+    async def _run(self) -> None:
+        """Builds after each change, and when the first lease ends."""
         loop = asyncio.get_running_loop()
-        self._changed = False
-        try:
-            built: _Built = await self._in_thread(self._job())
-            self._next = loop.time() + min(INTERVAL_FACTOR * built[2], MAX_INTERVAL)
-            self._publish(built)
-        except Exception as error:
-            loop.call_exception_handler({"message": "a change could not be published", "exception": error})
-        finally:
-            self._task = None
-            self._watch_expiry()
-        if self._changed:
-            self._schedule()
-        else:
+        next_build = 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._remaining_time()):
+                    await self._changed.wait()
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, next_build - loop.time()))
+            self._changed.clear()
+            job = partial(_build, self.facts, self._policy, self._wall(), self._hosts, self.snapshot)
+            try:
+                snapshot, changes, seconds = await self._in_thread(job)
+                next_build = loop.time() + min(INTERVAL_FACTOR * seconds, MAX_INTERVAL)
+                if snapshot != self.snapshot:
+                    self.snapshot = snapshot
+                    for listener in self._listeners:
+                        listener(changes)
+            except Exception as error:
+                loop.call_exception_handler({"message": "a change could not be published", "exception": error})
+            self._busy = self._changed.is_set()
             self._call_after()
 
     def _call_after(self) -> None:
-        calls, self._after = self._after, []
-        for call in calls:
-            call()
+        while self._after and not self._busy:
+            self._after.pop(0)()
 
-    def _publish(self, built: _Built) -> None:
-        snapshot, changes, _ = built
-        if snapshot != self.snapshot:
-            self.snapshot = snapshot
-            for listener in self._listeners:
-                listener(changes)
-
-    def _watch_expiry(self) -> None:
-        """Builds again when the first lease ends."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+    def _remaining_time(self) -> float | None:
+        """The seconds until the first lease ends, at most an hour: the wall clock may jump, and then this look corrects
+        it. An end that has passed means that no build succeeded since: not in a hurry."""
         end = self.snapshot.valid_until
-        if end:
-            # At most an hour ahead: the wall clock may jump, and then this look corrects it. A time that has passed
-            # means that no build succeeded since: not in a hurry.
-            left = end - self._wall()
-            delay = min(left + 0.01, 3600.0) if left > 0 else 1.0
-            self._expiry = asyncio.get_running_loop().call_later(delay, self._begin)
+        left = end - self._wall()
+        return (min(left + 0.01, 3600.0) if left > 0 else 1.0) if end else None
 
 
-def _build(facts: list[Fact], policy: Policy, now: float, hosts: HostsIndex, old: Snapshot) -> _Built:
+def _build(
+    facts: list[Fact], policy: Policy, now: float, hosts: HostsIndex, old: Snapshot
+) -> tuple[Snapshot, list[VmChange], float]:
     """The next snapshot, the VMs that answer differently, and how many seconds it took."""
     begun = time.perf_counter()
     made = build(facts, policy, now, old.serial, old.name_owners, hosts)

@@ -142,6 +142,7 @@ class App:
             await self._read_upstreams()
             await self._read_hosts()
             self.store.rebuild()
+            await self.store.settled()
             self._tasks.spawn(self._report_ready())
             if POLL_SECONDS:
                 self._tasks.spawn(run_with_restarts("reading upstreams", self._poll_upstreams))
