@@ -85,7 +85,6 @@ REMEDIES = {
     "./tools/run": "contract/test_docs.py::test_files_that_are_named_exist",
     "sudo loginctl enable-linger {}": SYSTEMD,
     "scutil --dns": MACOS,
-    "rm {}": MACOS,
 }
 
 _COMMANDS = "|".join(sorted(next(iter(build_parser()._subparsers._group_actions)).choices))  # type: ignore[union-attr]

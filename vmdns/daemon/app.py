@@ -52,7 +52,7 @@ from vmdns.store import Store
 
 if TYPE_CHECKING:
     from vmdns.daemon.wire_watch import WireWatch
-    from vmdns.host.systemd_notify import ServiceNotifier
+    from vmdns.host.systemd import ServiceNotifier
 
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
 
@@ -162,7 +162,7 @@ class App:
     def _connect_service_manager(self) -> None:
         """Takes the sockets that a service manager opened, and notes where it wants to be notified."""
         if "NOTIFY_SOCKET" in os.environ:
-            from vmdns.host.systemd_notify import ServiceNotifier
+            from vmdns.host.systemd import ServiceNotifier
 
             self._notifier = ServiceNotifier(os.environ)
         if "LISTEN_FDS" in os.environ:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vmdns.daemon.log_output import Log, print_log_records
 from vmdns.dns.query import encode_query
-from vmdns.host.systemd_notify import ServiceNotifier, drop_ambient_capabilities
+from vmdns.host.systemd import ServiceNotifier, drop_ambient_capabilities
 from vmdns.server.listeners import Listener
 
 # Seconds that the UDP thread waits at most for the interpreter lock while the event loop runs Python code.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+
+from vmdns.dns.name import to_wire
 
 # Where systemd-resolved listens: its stub for programs, and its proxy (systemd-resolved.service(8)).
 RESOLVED_STUB, RESOLVED_PROXY = "127.0.0.53", "127.0.0.54"
@@ -74,3 +77,12 @@ def closest_domain(key: bytes, among: Container[bytes]) -> bytes | None:
             return None
         key = key[1 + key[0] :]
     return key
+
+
+def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
+    """Domains in wire form, without the root and invalid names."""
+    found = set()
+    for text in texts:
+        with suppress(ValueError):
+            found.add(to_wire(text))
+    return frozenset(found - {b"\0"})

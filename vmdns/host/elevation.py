@@ -36,7 +36,9 @@ def can_elevate() -> bool:
 
 
 def format_command(command: Sequence[str], *, elevated: bool) -> str:
-    """The command line as a user would type it."""
+    """The command line as a user would type it, for PowerShell its own line."""
+    if command[0] == "powershell":
+        return command[-1]
     if sys.platform == "win32":
         return subprocess.list2cmdline(command)
     return ("sudo " if elevated and not is_elevated() else "") + shlex.join(command)

@@ -6,25 +6,21 @@ and tested with texts in their format; never run on a Mac.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import plistlib
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from vmdns.files import read_whole
 from vmdns.host import elevation
 from vmdns.host.plan import Setting
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
+from vmdns.host.system_settings import Commands, SystemFile
 
 LABEL = "local.vmdns"
 _START_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
-_MAX_BYTES = 1_048_576
 
 
 def service_name(user: str) -> str:
@@ -59,34 +55,23 @@ def render_plist(program: ServiceProgram) -> str:
     return plistlib.dumps(wanted, sort_keys=False).decode()
 
 
-@dataclass(frozen=True)
-class LaunchAgent(Setting):
-    """The agent in the property list `name`, and that it runs; None where there is none."""
+class LaunchAgent(SystemFile):
+    """The agent in the property list `name`, and that it runs."""
 
-    kind: ClassVar[str] = "launch-agent"
-    elevated: ClassVar[bool] = False
+    kind = "launch-agent"
+    elevated = False
 
-    def read(self) -> str | None:
-        try:
-            return read_whole(Path(self.name), _MAX_BYTES).decode("utf-8")
-        except FileNotFoundError:
-            return None
+    @property
+    def after(self) -> Commands:  # type: ignore[override]
+        return ("launchctl", "enable", f"{_domain()}/{LABEL}"), ("launchctl", "bootstrap", _domain(), self.name)
 
-    def commands(self, value: str | None) -> Sequence[Sequence[str]]:
-        domain = f"gui/{os.geteuid()}"
-        if value is None:
-            return [["launchctl", "bootout", f"{domain}/{LABEL}"]]
-        return [["launchctl", "enable", f"{domain}/{LABEL}"], ["launchctl", "bootstrap", domain, self.name]]
+    @property
+    def before_end(self) -> Commands:  # type: ignore[override]
+        return (("launchctl", "bootout", f"{_domain()}/{LABEL}"),)
 
     def write(self, value: str | None) -> None:
-        with contextlib.suppress(OSError):  # it may not be loaded
-            super().write(None)
-        path = Path(self.name)
-        if value is None:
-            path.unlink(missing_ok=True)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value, "utf-8")
+        for command in self.before_end if value is not None else ():
+            elevation.read_output(*command)  # an agent that runs; it may not be loaded
         end = time.monotonic() + _START_SECONDS
         while True:
             try:
@@ -102,9 +87,9 @@ class LaunchAgent(Setting):
             return f"stop vmdns and remove {self.name}"
         return f"{'write' if before is None else 'change'} {self.name}: starts vmdns now and at each log-in"
 
-    def command_lines(self, value: str | None) -> list[str]:
-        path, lines = elevation.format_command([self.name], elevated=False), super().command_lines(value)
-        return [*lines, f"rm {path}"] if value is None else [f"tee {path} <<'END'\n{value}END", *lines]
+
+def _domain() -> str:
+    return f"gui/{os.geteuid()}"
 
 
 SETTINGS = {LaunchAgent.kind: LaunchAgent}

@@ -11,17 +11,27 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB
-from vmdns.host import elevation, resolv_conf
+from vmdns.files import read_whole
+from vmdns.host import elevation
 from vmdns.host.plan import Setting
-from vmdns.host.resolv_conf import EarlierServers, OwnResolvConf, ResolvConf
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, SystemFile
+from vmdns.host.upstreams_linux import (
+    MAX_BYTES,
+    EarlierServers,
+    parse_earlier_servers,
+    parse_resolv_conf,
+    read_text,
+    render_resolv_conf,
+)
 
+OURS = "/etc/vmdns/resolv.conf"
 _LINK = "vmdns0"
 _STUBS = (RESOLVED_STUB, RESOLVED_PROXY)
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
@@ -57,6 +67,60 @@ class DnsmasqConf(SystemFile):
     after = after_end = (("nmcli", "general", "reload", "dns-full"),)
 
 
+class OwnResolvConf(SystemFile):
+    """The file of vmdns that /etc/resolv.conf becomes a link to.
+
+    NetworkManager (NetworkManager.conf(5), rc-manager) and systemd-resolved leave a foreign link alone. VirtualBox
+    reads the file too and passes it on to guests.
+    """
+
+    kind = "resolv.conf-of-ours"
+    alone = True
+
+
+_LINK_SCRIPT = 'set -e\nrm -f "$1.vmdns"\nln -s "$2" "$1.vmdns"\nmv -f "$1.vmdns" "$1"\n'
+_TEXT_SCRIPT = 'set -e\ncat >"$1.vmdns"\nchown "$2" "$1.vmdns"\nchmod "$3" "$1.vmdns"\nmv -f "$1.vmdns" "$1"\n'
+
+
+@dataclass(frozen=True)
+class ResolvConf(Setting):
+    """The file `name`, /etc/resolv.conf, as {"link": target} or {"text", "mode", "owner"}; None for none."""
+
+    kind: ClassVar[str] = "resolv.conf"
+    name: str = "/etc/resolv.conf"
+
+    def read(self) -> dict[str, Any] | None:
+        try:
+            found = os.lstat(self.name)
+            if stat.S_ISLNK(found.st_mode):
+                return {"link": os.readlink(self.name)}
+            text = read_whole(Path(self.name), MAX_BYTES).decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return None
+        return {"text": text, "mode": f"{stat.S_IMODE(found.st_mode):o}", "owner": f"{found.st_uid}:{found.st_gid}"}
+
+    def commands(self, value: dict[str, Any] | None) -> Sequence[Sequence[str]]:
+        if value is None:
+            return [("rm", self.name)]
+        return [("ln", "-sfn", value["link"], self.name)] if "link" in value else []
+
+    def write(self, value: dict[str, Any] | None) -> None:
+        if value is None:
+            command = ["rm", "-f", self.name]
+        elif "link" in value:
+            command = ["sh", "-c", _LINK_SCRIPT, "sh", self.name, value["link"]]
+        else:
+            command = ["sh", "-c", _TEXT_SCRIPT, "sh", self.name, value["owner"], value["mode"]]
+        elevation.run(command, elevated=True, text=(value or {}).get("text", ""))
+
+    def describe(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+        if after is None:
+            return f"remove {self.name}"
+        if "link" in after:
+            return f"make {self.name} a link to {after['link']}"
+        return f"make {self.name} the file it was, of {len(after['text'].splitlines())} lines"
+
+
 SETTINGS = {one.kind: one for one in (Delegate, HostUnit, DnsmasqConf, OwnResolvConf, ResolvConf, LoopbackAddress)}
 
 _DELEGATE = Delegate("/etc/systemd/dns-delegate.d/vmdns.dns-delegate")
@@ -90,7 +154,7 @@ class LinuxResolver:
     @property
     def uses_resolved(self) -> bool:
         """Whether programs use systemd-resolved, through its stub or nss-resolve, or did before `--whole`."""
-        earlier = resolv_conf.parse_earlier_servers(self.resolv_conf)
+        earlier = parse_earlier_servers(self.resolv_conf)
         did = earlier is not None and _RESOLVED in earlier.follow
         return bool(self.resolved) and (self.stub or did or "resolve" in self.hosts_line.split())
 
@@ -119,12 +183,12 @@ def parse_version(text: str) -> int:
 
 
 def _servers(text: str) -> tuple[str, ...]:
-    return tuple(one.address for one in resolv_conf.parse_resolv_conf(text).default)
+    return tuple(one.address for one in parse_resolv_conf(text).default)
 
 
 def _text(path: Path) -> str:
     try:
-        return resolv_conf.read_text(path)
+        return read_text(path)
     except OSError:
         return ""
 
@@ -211,7 +275,7 @@ def plan_all(
     elif not any(setting == _UNIT for setting, _ in wanted):
         about = f"# by vmdns host: gives this computer the address {RESOLVER_ADDRESS}"
         wanted.append((_UNIT, _render_unit(about)))
-    earlier = resolv_conf.parse_earlier_servers(found.resolv_conf)
+    earlier = parse_earlier_servers(found.resolv_conf)
     if earlier is None:
         earlier = find_earlier_servers(found)
         if not earlier.follow:
@@ -221,8 +285,8 @@ def plan_all(
             )
     if not earlier.follow and not earlier.servers:
         raise OSError("/etc/resolv.conf names no server now, so vmdns could not forward other names")
-    text = resolv_conf.render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS)
-    wanted += [(OwnResolvConf(resolv_conf.OURS), text), (ResolvConf(), {"link": resolv_conf.OURS})]
+    text = render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS)
+    wanted += [(OwnResolvConf(OURS), text), (ResolvConf(), {"link": OURS})]
     return wanted, notes
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vmdns.dns.name import to_wire
-from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.dns.upstreams import Upstream, Upstreams, wire_names
 from vmdns.host import elevation
 from vmdns.host.plan import Setting
-from vmdns.host.resolv_conf import wire_names
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, SystemFile, address_command
 
 _PLIST = "/Library/LaunchDaemons/vmdns.address.plist"

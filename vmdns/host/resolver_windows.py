@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vmdns.dns.name import to_wire
-from vmdns.dns.upstreams import Upstream, Upstreams
+from vmdns.dns.upstreams import Upstream, Upstreams, wire_names
 from vmdns.host import elevation
 from vmdns.host.plan import Setting
-from vmdns.host.resolv_conf import wire_names
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, is_assigned
 
 Values = Mapping[str, object]
@@ -193,9 +192,6 @@ class NrptSetting(Setting):
             options = f"-NameServers {servers} -Comment {TAG} -DisplayName {TAG}"
             lines.append(powershell_command(f"Add-DnsClientNrptRule -Namespace {name} {options}; Clear-DnsClientCache"))
         return lines
-
-    def command_lines(self, value: list[str] | None) -> list[str]:
-        return [line for *_, line in self.commands(value)]
 
     def describe(self, before: Any, after: list[str] | None) -> str:
         if after is None:

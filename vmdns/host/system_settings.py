@@ -37,8 +37,8 @@ class SystemFile(Setting):
     """The text of the file `name` (Linux, macOS); None where there is none.
 
     `after` are commands to run after writing it, so that its reader loads it; `before_end` and `after_end` before and
-    after its removal. alone: its folder is removed too if it is empty. A comment in the first line of the text
-    describes the file to the user. All is one command, so that the password is asked for once.
+    after its removal. alone: its folder is removed too if it is empty. All is one command, so that the password is
+    asked for once.
     """
 
     after: ClassVar[Commands] = ()
@@ -62,12 +62,12 @@ class SystemFile(Setting):
             script = _WRITE + _lines(self.after)
         else:
             script = _lines(self.before_end) + _REMOVE + (_REMOVE_FOLDER if self.alone else "") + _lines(self.after_end)
-        elevation.run(["sh", "-c", script, "sh", self.name], elevated=True, text=value or "")
+        elevation.run(["sh", "-c", script, "sh", self.name], elevated=self.elevated, text=value or "")
 
     def describe(self, before: str | None, after: str | None) -> str:
         if after is None:
             return f"remove {self.name}"
-        first = after.partition("\n")[0]
+        first = after.partition("\n")[0]  # a comment in the first line is for the user
         purpose = f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
         return f"{'write' if before is None else 'change'} {self.name}{purpose}"
 
@@ -75,7 +75,7 @@ class SystemFile(Setting):
         lines = super().command_lines(value)
         if value is None:
             return lines
-        return [f"{elevation.format_command(['tee', self.name], elevated=True)} <<'END'\n{value}END", *lines]
+        return [f"{elevation.format_command(['tee', self.name], elevated=self.elevated)} <<'END'\n{value}END", *lines]
 
 
 def _lines(commands: Commands) -> str:

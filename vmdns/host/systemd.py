@@ -1,4 +1,5 @@
-"""Linux: vmdns as a system service of systemd: its unit files, its settings and its state (systemctl(1)).
+"""Linux: vmdns as a system service of systemd: its unit files, its state (systemctl(1)), and what it receives from
+systemd: a notification socket (sd_notify(3)) and capabilities (capabilities(7)).
 
 A system service and not a user service, because only that can get the right to port 53 and be sandboxed by the system.
 It runs as the user who owns the VMs, and starts and ends with that user's manager, user@UID.service.
@@ -12,8 +13,11 @@ starts no programs. It connects to a socket of systemd, which starts a worker ou
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Iterable, Sequence
+import socket
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +31,7 @@ from vmdns.host.system_settings import Commands, SystemFile
 _FOLDER = "/etc/systemd/system"
 _RELOAD = ("systemctl", "daemon-reload")
 _PROPERTIES = "LoadState,UnitFileState,ActiveState,MainPID,ActiveEnterTimestamp,Result,StatusText,NRestarts"
-WATCHDOG_SECONDS = 60
+_PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
 
 
 class UnitFile(SystemFile):
@@ -164,7 +168,7 @@ Restart=on-failure
 RestartSec=500ms
 TimeoutStartSec=120
 TimeoutStopSec=15
-WatchdogSec={WATCHDOG_SECONDS}
+WatchdogSec=60
 AmbientCapabilities=CAP_NET_BIND_SERVICE
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 NoNewPrivileges=yes
@@ -275,3 +279,54 @@ def _word(word: str) -> str:
     shown = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     shown = re.sub(r"[\x00-\x1f\x7f]", lambda one: f"\\x{ord(one[0]):02x}", shown)
     return shown if re.fullmatch(r"[^\s'\"\\;#]+", word) and shown.isprintable() else f'"{shown}"'
+
+
+class ServiceNotifier:
+    """The socket of the service manager. The variables are removed from the environment, so that children do not notify
+    it. seconds is the watchdog interval (sd_watchdog_enabled(3)), 0 for none."""
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        address = environ.pop("NOTIFY_SOCKET", "")
+        micros, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        if not hasattr(socket, "AF_UNIX") or address[:1] not in ("/", "@"):
+            address = ""
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watched = address and micros.isdecimal() and pid in ("", str(os.getpid()))
+        self.seconds = int(micros) / 1e6 if watched else 0.0
+
+    def ready(self, status: str) -> None:
+        """Reports that vmdns answers queries; status is a line for the user."""
+        self._send(f"READY=1\nSTATUS={escape_text(status)}")
+
+    def alive(self) -> None:
+        """Reports that vmdns still answers."""
+        self._send("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """Reports that vmdns is ending on request."""
+        self._send("STOPPING=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        # An error must not keep vmdns from answering.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.setblocking(False)
+            one.sendto(text.encode(), self._address)
+
+
+def drop_ambient_capabilities(status: Path = Path("/proc/self/status")) -> None:
+    """Empties the ambient set of this thread and of threads that it starts.
+
+    The right to low ports comes as an ambient capability, which every child would inherit: the reader of VirtualBox,
+    and through it VBoxSVC and the VMs. vmdns itself keeps the right.
+    """
+    try:
+        text = status.read_text("utf-8", "replace")
+    except OSError:
+        return
+    ambient = next((line.split()[1] for line in text.splitlines() if line.startswith("CapAmb:")), "0")
+    if int(ambient, 16):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)

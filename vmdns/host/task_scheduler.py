@@ -112,9 +112,6 @@ class LogonTask(Setting):
             for command in self.commands(value):
                 elevation.run(command, elevated=True)
 
-    def command_lines(self, value: Mapping[str, Any] | None) -> list[str]:
-        return [line for *_, line in self.commands(value)]
-
     def describe(self, before: Any, after: Any) -> str:
         if after is None:
             return f"stop vmdns and delete the task {self.name}"

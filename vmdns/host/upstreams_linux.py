@@ -3,9 +3,8 @@
 Where resolv.conf names only the stub of systemd-resolved, the servers behind it are those of its own resolv.conf
 (systemd-resolved.service(8)), and those of each link for the link's domains. These are in state files whose format is
 private to systemd (tested with 252): unreadable settings are left out. Queries go to the proxy of systemd-resolved,
-which resolves like the host: domains of links, DNS over TLS, DNSSEC. Where resolv.conf sends all queries to vmdns
-(resolv_conf.py), systemd-resolved may forward to vmdns, so the servers are queried directly, as they are where no proxy
-answers.
+which resolves like the host: domains of links, DNS over TLS, DNSSEC. After `vmdns host --whole` systemd-resolved may
+forward to vmdns, so the servers are queried directly, as they are where no proxy answers.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import ipaddress
 import os
 import re
 import socket
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.message import SERVFAIL, SOA, A
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query
-from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams
-from vmdns.host.resolv_conf import EarlierServers, parse_earlier_servers, parse_resolv_conf, read_text
+from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams, wire_names
+from vmdns.files import read_regular
 
 _STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
 _RESOLV_CONF = "etc/resolv.conf"
@@ -37,7 +36,60 @@ _TEST_NETWORK = to_wire("113.0.203.in-addr.arpa")
 _PROXY_SECONDS = 0.5
 _SERVER = re.compile(r"\[([^\]]+)\](?::(\d+))?|([^:]+)(?::(\d+))?|(.+)")
 
+# Lines of the resolv.conf of vmdns, which names the files that others continue to write, and the servers before.
+_HEAD = "# by vmdns host --whole: all names are asked of vmdns; vmdns host --undo takes it back"
+_FOLLOW, _SERVER_BEFORE = "#vmdns follow ", "#vmdns nameserver "
+MAX_BYTES = 65_536
+
 Domains = dict[bytes, tuple[Upstream, ...]]
+
+
+def read_text(path: Path) -> str:
+    """The lines of a small settings file that are whole within the bound: half an address would be another one.
+
+    Raises OSError.
+    """
+    data = read_regular(path, MAX_BYTES)
+    whole = data if len(data) <= MAX_BYTES else data[: data.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierServers:
+    """The name servers before: files whose servers are used as long as they name any, then fixed addresses."""
+
+    follow: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+
+
+def render_resolv_conf(before: str, earlier: EarlierServers, address: str) -> str:
+    """The text of the file: vmdns at `address` as the only server, with the search list and options of `before`."""
+    kept = [line for line in before.splitlines() if line.split()[:1] in (["search"], ["domain"], ["options"])]
+    notes = [_FOLLOW + path for path in earlier.follow] + [_SERVER_BEFORE + server for server in earlier.servers]
+    return "\n".join([_HEAD, *notes, f"nameserver {address}", *kept]) + "\n"
+
+
+def parse_earlier_servers(text: str) -> EarlierServers | None:
+    """The inverse of `render_resolv_conf`; None for a resolv.conf that vmdns did not write."""
+    lines = text.splitlines()
+    if lines[:1] != [_HEAD]:
+        return None
+    follow = (one.removeprefix(_FOLLOW).strip() for one in lines if one.startswith(_FOLLOW))
+    servers = tuple(one.removeprefix(_SERVER_BEFORE).strip() for one in lines if one.startswith(_SERVER_BEFORE))
+    return EarlierServers(tuple(one for one in follow if one.startswith("/")), servers)
+
+
+def parse_resolv_conf(text: str) -> Upstreams:
+    """The servers and search domains of a resolv.conf; the last search or domain line counts."""
+    servers: list[Upstream] = []
+    search: frozenset[bytes] = frozenset()
+    for line in text.splitlines():
+        match line.split():
+            case ["nameserver", address, *_]:
+                servers.append(Upstream(address))
+            case ["search" | "domain", _, *_] as words:
+                search = wire_names(words[1:])
+    return Upstreams(tuple(dict.fromkeys(servers)), search=search)
 
 
 def parse_link(text: str, index: str) -> Domains:

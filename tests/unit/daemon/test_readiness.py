@@ -18,7 +18,7 @@ import pytest
 
 from tests.contract.test_run import PATIENCE, Run
 from vmdns.daemon import process
-from vmdns.host.systemd_notify import ServiceNotifier, drop_ambient_capabilities
+from vmdns.host.systemd import ServiceNotifier, drop_ambient_capabilities
 from vmdns.server.listeners import bind
 from vmdns.server.socket_activation import pair, take
 
@@ -232,7 +232,7 @@ def test_the_right_to_low_ports_is_not_passed_on() -> None:
     """A process with an ambient capability keeps the capability and hands nothing to its children."""
     show = "grep -E 'Cap(Eff|Amb)' /proc/{}/status"
     code = (
-        "import os, subprocess; from vmdns.host.systemd_notify import drop_ambient_capabilities as keep\n"
+        "import os, subprocess; from vmdns.host.systemd import drop_ambient_capabilities as keep\n"
         f"def shown(): return [subprocess.getoutput({show!r}.format(pid)) for pid in (os.getpid(), 'self')]\n"
         "print(shown()); keep(); print(shown())"
     )

@@ -173,7 +173,7 @@ class Scene:
             folder=folder,
             python=self.python,
             unit=unit,
-            confine=f"{folder}/tree/tests/host/confine.py",
+            confine=f"{folder}/tree/tests/unit/host/confine.py",
             base=sys.base_prefix,
             site=Path(pytest.__file__).parents[1],
             tree=Path(__file__).resolve().parents[3],

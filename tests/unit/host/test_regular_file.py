@@ -14,10 +14,10 @@ from vmdns import config
 from vmdns.dns.upstreams import Upstream
 from vmdns.files import read_regular
 from vmdns.host import hosts_block as hostsfile
-from vmdns.host import resolv_conf, system_settings, upstreams_linux
+from vmdns.host import resolver_linux, system_settings, upstreams_linux
 from vmdns.host.folders import has_vms
 from vmdns.host.plan import Journal
-from vmdns.host.resolv_conf import OwnResolvConf
+from vmdns.host.resolver_linux import OwnResolvConf, ResolvConf
 from vmdns.host.virtualbox_dhcp import VirtualBox
 from vmdns.sources.hosts_file import read_hosts
 
@@ -59,7 +59,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "hosts file, to write names into": ("hosts", lambda path: hostsfile.write(path, ["# x"])),
     "hosts file, the names in it": ("hosts", hostsfile.read),
     "resolv.conf": ("etc/resolv.conf", lambda path: upstreams_linux.read_files(path.parent.parent)),
-    "resolv.conf, to change it": ("resolv.conf", lambda path: resolv_conf.ResolvConf(str(path)).read()),
+    "resolv.conf, to change it": ("resolv.conf", lambda path: ResolvConf(str(path)).read()),
     "journal": ("journal.json", lambda path: Journal(path).entries()),
     "file of the system": ("x", lambda path: OwnResolvConf(str(path)).read()),
     "VirtualBox.xml": ("VirtualBox.xml", lambda path: VirtualBox(path.parent, "", lambda *_: "").read_networks()),
@@ -93,13 +93,11 @@ def test_half_a_hosts_file_never_replaces_the_whole(tmp_path: Path, monkeypatch:
     assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost # and more\n"
 
 
-@pytest.mark.parametrize(
-    ("module", "setting"), [(resolv_conf, resolv_conf.ResolvConf), (system_settings, OwnResolvConf)]
-)
+@pytest.mark.parametrize(("module", "setting"), [(resolver_linux, ResolvConf), (system_settings, OwnResolvConf)])
 def test_half_a_file_is_never_saved_to_be_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, setting: Callable[[str], Any]
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_BYTES", 20)
+    monkeypatch.setattr(module, "MAX_BYTES" if module is resolver_linux else "_MAX_BYTES", 20)
     (tmp_path / "file").write_text("nameserver 192.0.2.1\nsearch lab.example\n")
     with pytest.raises(OSError, match="longer than"):
         setting(str(tmp_path / "file")).read()
@@ -107,7 +105,7 @@ def test_half_a_file_is_never_saved_to_be_restored(
 
 def test_half_an_address_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "nameserver 192.0.2.5\nnameserver 192.0.2.100\n"
-    monkeypatch.setattr(resolv_conf, "_MAX_BYTES", len(text) - 3)
+    monkeypatch.setattr(upstreams_linux, "MAX_BYTES", len(text) - 3)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").write_text(text)
     assert upstreams_linux.read_files(tmp_path).default == (Upstream("192.0.2.5"),)

@@ -12,15 +12,17 @@ import pytest
 from vmdns.dns.upstreams import Upstream
 from vmdns.host import resolver_linux, upstreams_linux
 from vmdns.host.plan import Journal, Setting, apply, plan, undo
-from vmdns.host.resolv_conf import (
-    EarlierServers,
+from vmdns.host.resolver_linux import (
+    LinuxResolver,
     OwnResolvConf,
     ResolvConf,
-    parse_earlier_servers,
-    render_resolv_conf,
+    find_earlier_servers,
+    plan_all,
+    plan_zones,
+    read_resolver,
 )
-from vmdns.host.resolver_linux import LinuxResolver, find_earlier_servers, plan_all, plan_zones, read_resolver
 from vmdns.host.system_settings import ListenAddress, SystemFile
+from vmdns.host.upstreams_linux import EarlierServers, parse_earlier_servers, render_resolv_conf
 
 ZONES = ("local", "vm.internal")
 STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch corp.test\n"

@@ -13,7 +13,7 @@ from vmdns.dns.message import SOA, Record, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host import resolv_conf, resolver, resolver_macos, resolver_windows, system_settings, upstreams_linux
+from vmdns.host import resolver, resolver_macos, resolver_windows, system_settings, upstreams_linux
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -45,7 +45,7 @@ def at(*addresses: str, port: int = 53) -> tuple[Upstream, ...]:
     ],
 )
 def test_resolv_conf(text: str, servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
-    assert resolv_conf.parse_resolv_conf(text) == Upstreams(servers, search=search)
+    assert upstreams_linux.parse_resolv_conf(text) == Upstreams(servers, search=search)
 
 
 STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"

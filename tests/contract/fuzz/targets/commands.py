@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmdns.host import launchd, resolver_linux, resolver_macos, systemd, task_scheduler
-from vmdns.host.resolv_conf import parse_earlier_servers, render_resolv_conf
+from vmdns.host.upstreams_linux import parse_earlier_servers, render_resolv_conf
 from vmdns.host.virtualbox_dhcp import parse_networks, parse_started_group
 
 READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (

@@ -10,9 +10,8 @@ from ipaddress import ip_address
 
 from vmdns.dns.upstreams import Upstreams
 from vmdns.host import resolver_windows
-from vmdns.host.resolv_conf import parse_resolv_conf
 from vmdns.host.resolver_macos import parse_scutil
-from vmdns.host.upstreams_linux import behind_stub, parse_link
+from vmdns.host.upstreams_linux import behind_stub, parse_link, parse_resolv_conf
 from vmdns.server.forward_routes import usable_upstreams
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
