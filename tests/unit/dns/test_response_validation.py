@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 
 import dns.message
 import dns.name
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmdns.dns import message as wire
-from vmdns.dns import rebinding
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import join_labels, to_text, to_wire
@@ -139,10 +139,6 @@ def test_negative_answers_carry_the_soa_of_their_zone_and_nothing_else(
 ) -> None:
     found = accepted(query(), answer, authority, rcode=rcode)
     assert (lines(found.authority), found.rcode, found.ttl, len(found.answer)) == (kept, rcode, ttl, len(answer))
-
-
-def test_positive_answers_carry_no_authority() -> None:
-    assert accepted(query(), ["60 A 198.51.100.1"], [SOA]).authority == ()
 
 
 def test_nxdomain_with_the_very_records_is_an_answer() -> None:
@@ -352,25 +348,12 @@ def test_rdata_comes_out_uncompressed() -> None:
     assert found.answer[0].rdata == b"\0\x0a" + to_wire("mail.www.fz.test")
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.binary(max_size=80), st.integers(0, len(GOOD)), st.integers(0, 12))
-def test_nothing_makes_it_raise(noise: bytes, at: int, cut: int) -> None:
-    packet = GOOD[:at] + noise + GOOD[at + cut :]
-    for stream in (False, True):
-        assert isinstance(judged(packet, SENT, stream=stream), Forwarded | Rejected)
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.integers(29, len(GOOD) - 1), st.integers(0, 255))
 def test_no_flipped_byte_gives_another_name_s_address(at: int, byte: int) -> None:
     found = judged(change(GOOD, at, bytes((byte,))), SENT)
     if isinstance(found, Forwarded):
         assert all(one.owner.lower() == SENT.key for one in found.answer)
-
-
-def test_addresses_are_judged_alike_packed() -> None:
-    assert rebinding.is_private(bytes((192, 168, 0, 1)))
-    assert not rebinding.is_private(bytes((8, 8, 8, 8)))
 
 
 def test_an_answer_whose_only_fault_is_its_case_comes_with_the_verdict() -> None:
@@ -418,3 +401,36 @@ def test_names_that_point_into_the_question_have_not_its_random_case(kind: str) 
     data = {"A": "300 CNAME fZ.TeSt.", "MX": "300 MX 5 mail.fZ.TeSt.", "NS": "300 NS ns.fZ.TeSt."}[kind]
     found = accepted(sent, [data])
     assert found.answer[0].rdata.endswith(to_wire("fz.test")), found.answer[0].rdata
+
+
+PARAMETERS = b"\0\1\0" + b"".join(struct.pack("!HH", 100 + n, 0) for n in range(16_000))
+HINTS = b"\0\1\0" + struct.pack("!HH", 4, 64_000) + b"\x08\x08\x08\x08" * 16_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "rdatas"),
+    [
+        (16, [b"\0" * 65_000]),
+        (16, [bytes(200 - n) for n in range(200)]),
+        (99, [b"\0" * 2_000]),
+        (65, [HINTS]),
+        (64, [PARAMETERS]),
+        (42, [b"\0\1\x20\0" * 16_000]),
+        (16, [(b"\xff" + b"a" * 255) * 250]),
+        (16, [b"\x05hello" * 900]),
+        (65, [b"\0\1\0" + struct.pack("!HH", 4, 64) + b"\x08\x08\x08\x08" * 16]),
+        (1, [struct.pack("!I", 0x08080000 + n) for n in range(290)]),
+        (48, [b"\1\1\3\x08" + b"k" * 512] * 10),
+    ],
+    ids=[
+        "strings", "strings of many", "spf", "hints of many", "parameters", "prefixes", "long text", "many strings",
+        "hints", "addresses", "keys",
+    ],
+)  # fmt: skip
+def test_large_records_are_accepted(kind: int, rdatas: list[bytes]) -> None:
+    sent = parse_query(encode_query(0x1234, to_wire("www.fz.test"), kind))
+    records = [wire.Record(sent.key, kind, 9, rdata) for rdata in rdatas]
+    packet, _ = wire.encode_message(0x1234, 0x8180, [wire.QuestionEntry(sent.key, kind)], records, limit=1 << 20)
+    found = judged(packet, sent, trusted=True, stream=True)
+    assert isinstance(found, Forwarded)
+    assert len(found.answer) == len(set(rdatas))
