@@ -24,8 +24,8 @@ from vmdns.state.snapshot import Snapshot, list_names
 if TYPE_CHECKING:
     from vmdns.state.findings import Finding
 
-# The server's query handler: the response to packet, client, local address, whether by TCP.
-HandleQuery = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
+# The server: the response to a packet from a client to an address of the host.
+Resolve = Callable[[bytes, str, str], Awaitable[bytes]]
 
 SIMULATION = "This is a simulation (vmdns demo): these VMs and networks do not exist."
 MAX_PENDING = 10_000  # changes for a watcher that does not read
@@ -37,7 +37,7 @@ class Requests:
 
     current: Callable[[], Snapshot]
     facts: Callable[[], Iterable[Fact]]
-    handle_query: HandleQuery
+    resolve: Resolve
     zones: Callable[[], tuple[str, ...]]
     status: Callable[[], dict[str, Any]]
     config: Callable[[], dict[str, Any]]
@@ -65,7 +65,7 @@ class Requests:
             case "doctor":
                 response = {"findings": [one._asdict() for one in await self._findings(self.status())]}
             case "ask":
-                response = await query_server(self.handle_query, self.current(), message)
+                response = await query_server(self.resolve, self.current(), message)
             case other:
                 response = {"error": f"this vmdns does not know {other!r}; it is version {self.status()['version']}"}
         return {"simulation": SIMULATION, **response} if self.simulation else response
@@ -98,7 +98,7 @@ class Requests:
         return await asyncio.to_thread(find_findings, inputs)
 
 
-async def query_server(handle: HandleQuery, snapshot: Snapshot, message: dict[str, Any]) -> dict[str, Any]:
+async def query_server(resolve: Resolve, snapshot: Snapshot, message: dict[str, Any]) -> dict[str, Any]:
     """What the server answers to `name` and `type`, to the client `as` (default: this host), and why.
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
@@ -119,12 +119,7 @@ async def query_server(handle: HandleQuery, snapshot: Snapshot, message: dict[st
         return {"error": f"--as {message['as']}: {what}"}
     if not local:
         return {"error": f"{peer} has no way to ask: no address of this host is on its network or handed out there"}
-    response = handle(encode_query(1, key, int(kind)), peer, local, True)
-    if response is not None and not isinstance(response, bytes):
-        response = await response
-    if response is None:
-        return {"error": "the server stays silent"}
-    found = dns.message.from_wire(response)
+    found = dns.message.from_wire(await resolve(encode_query(1, key, int(kind)), peer, local))
     errors = [option for option in found.options if isinstance(option, dns.edns.EDEOption)]
     reason = "; ".join(option.text or str(int(option.code)) for option in errors)
     rcode, kind_text = found.rcode().name, dns.rdatatype.to_text(kind)

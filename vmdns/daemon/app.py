@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,19 +31,16 @@ from vmdns.daemon.process import (
     watch_suspends,
 )
 from vmdns.daemon.status import Status
-from vmdns.dns.forwarded_answer import Failure, Question
-from vmdns.dns.query import Query, encode_response
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
 from vmdns.host.resolver import POLL_SECONDS, watched_folders
 from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import ExternalNames
 from vmdns.server.forwarder import Forwarder
+from vmdns.server.query_handler import ExternalNames
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
-from vmdns.state.authoritative import Reply
 from vmdns.state.facts import Machine
 from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
@@ -83,18 +79,10 @@ class App:
         self._discovery = Discovery(self.store, log, self._end_first_look, worker)
 
         self._forwarder = Forwarder(config.limits, clock, self._report_withheld)
-        external = ExternalNames(
-            self._forwarder.resolve,
-            self._forwarder.cached,
-            partial(chase, self._forwarder),
-            self._discovery.wait_for_guest,
-            find=self._forwarder.find,
-            settle=self._forwarder.settle,
-            thread=self._forwarder.thread,
-        )
+        external = ExternalNames(self._forwarder, self._discovery.wait_for_guest)
         self._server = DnsServer(lambda: self.store.snapshot, external, config.limits)
         self._listening = ListenAddresses(self._server, log, self._configure)
-        self._multicast = Multicast(log, self._find_links, self._server.datagrams.answer_cache.drop_absent)
+        self._multicast = Multicast(log, self._find_links, self._server.handler.answer_cache.drop_absent)
         self.status = Status(
             self.configuration,
             self.store,
@@ -109,7 +97,7 @@ class App:
         self._requests = Requests(
             lambda: self.store.snapshot,
             lambda: self.store.facts,
-            self._server.handle,
+            self._server.resolve,
             lambda: self.configuration.config.zones,
             self.status.read,
             self.status.read_config,
@@ -166,7 +154,7 @@ class App:
 
             self._notifier = ServiceNotifier(os.environ)
         if "LISTEN_FDS" in os.environ:
-            from vmdns.server.socket_activation import take
+            from vmdns.server.listeners import take
 
             listeners, troubles = take(os.environ)
             self._listening.give(listeners)
@@ -360,16 +348,6 @@ class App:
                 self._log(line)
 
         self._tasks.spawn(log())
-
-
-async def chase(forwarder: Forwarder, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
-    """The response to a query whose CNAME chain goes on outside of our zones, at `target`."""
-    found = await forwarder.lookup(Question(target, query.type, query.dnssec_ok, query.checking_disabled))
-    if isinstance(found, Failure):
-        return encode_response(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
-    return encode_response(
-        query, found.rcode, limit=limit, answer=[*reply.answer, *found.answer], authority=found.authority
-    )
 
 
 def _name_owners_file(config: Config) -> Path | None:

@@ -55,12 +55,12 @@ class Status:
                 {"name": name, **asdict(source), "facts": self.store.count(name)} for name, source in sources.items()
             ],
             "upstreams": forwarder.pop("upstreams", []),
-            "datagrams": self.server.datagrams.path,
+            "datagrams": self.server.udp.path,
             "askers": [
                 {"address": peer, "at": local, "time": wall - (now - moment)}
-                for (peer, local), moment in self.server.datagrams.recent_clients.copy().items()
+                for (peer, local), moment in self.server.udp.recent_clients.copy().items()
             ],
-            "counts": {**self.server.counts.as_dict(), "tcp_open": self.server.connections},
+            "counts": {**asdict(self.server.handler.counts), "tcp_open": len(self.server.tcp)},
             "forwarding": forwarder,
             "problems": [
                 *self.store.snapshot.problems,

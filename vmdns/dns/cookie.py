@@ -1,25 +1,27 @@
-"""DNS cookies (RFC 7873, RFC 9018): a client that sends ours back gets what we send to its address.
+"""DNS cookies (RFC 7873, RFC 9018): a client that sends ours back has the address that it queries from.
 
-A server cookie is 16 bytes: version 1, three zero bytes, when it was made (Unix time), and a keyed hash of these, of
-the client's cookie and of its address. The hash is BLAKE2s: RFC 9018 has SipHash-2-4 so that several servers can share
-a secret, and ours is never shared.
+A server cookie is 16 bytes: version 1, three zero bytes, the Unix time of its making, and a keyed BLAKE2s of these, of
+the client's cookie and of its address. RFC 9018 has SipHash-2-4 so that several servers can share a secret; ours is
+never shared.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from hashlib import blake2s
-from ipaddress import ip_address
 
 COOKIE = 10  # the code of the EDNS option
 BADCOOKIE = 23
 CLIENT, FULL = 8, 24  # bytes of an option with the client's cookie alone, and with one of ours
 
-# RFC 9018 section 4.3, in seconds.
+# RFC 9018 sections 4.3 and 5, in seconds.
 VALID_SECONDS = 3600
 RENEW_SECONDS = 1800
 EARLY_SECONDS = 300
+ROLL_SECONDS = 86_400
 
+_SECRET_BYTES = 16
 _HEAD = struct.Struct("!B3xI")
 
 
@@ -29,12 +31,9 @@ def is_legal_length(length: int) -> bool:
 
 
 def make_cookie(client: bytes, address: str, when: int, secret: bytes) -> bytes:
-    """The whole option's data for a client: its own cookie (8 bytes), and ours. secret has 16 bytes.
-
-    address is the client's, when in seconds of Unix time.
-    """
+    """The whole option's data for a client: its own cookie (8 bytes), and ours. when is Unix time in seconds."""
     head = _HEAD.pack(1, when & 0xFFFFFFFF)
-    data = client + head + ip_address(address.partition("%")[0]).packed
+    data = client + head + address.partition("%")[0].encode()
     return client + head + blake2s(data, digest_size=8, key=secret).digest()
 
 
@@ -45,7 +44,31 @@ def cookie_age(data: bytes, address: str, now: int, secret: bytes) -> int | None
         return None
     (when,) = struct.unpack_from("!I", data, 12)
     # Serial number arithmetic, as RFC 9018 section 4.3 has it: 32 bits end in 2106.
-    old = (now - when + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-    if not -EARLY_SECONDS <= old <= VALID_SECONDS:
+    age = (now - when + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+    if not -EARLY_SECONDS <= age <= VALID_SECONDS:
         return None
-    return old if make_cookie(data[:8], address, when, secret) == data else None
+    return age if make_cookie(data[:8], address, when, secret) == data else None
+
+
+class Cookies:
+    """Makes and checks cookies by a secret that is rolled each day; cookies of the one before stay valid for their
+    hour. now gives Unix time in seconds, random that many bytes."""
+
+    def __init__(self, now: Callable[[], float], random: Callable[[int], bytes]) -> None:
+        self._now = now
+        self._random = random
+        self._secrets: tuple[bytes, ...] = (random(_SECRET_BYTES),)
+        self._rolled = now()
+
+    def check(self, received: bytes, address: str) -> tuple[bytes, bool]:
+        """Returns the option's data for the response, and whether what was received verifies the client's address."""
+        now = self._now()
+        if not 0 <= now - self._rolled < ROLL_SECONDS:
+            self._secrets = (self._random(_SECRET_BYTES), self._secrets[0])
+            self._rolled = now
+        secrets = self._secrets if now < self._rolled + VALID_SECONDS else self._secrets[:1]
+        ages = [cookie_age(received, address, int(now), secret) for secret in secrets]
+        if ages[0] is not None and 0 <= ages[0] < RENEW_SECONDS:
+            return received, True
+        made = make_cookie(received[:CLIENT], address, int(now), self._secrets[0])
+        return made, any(age is not None for age in ages)

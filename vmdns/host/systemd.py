@@ -144,7 +144,7 @@ def _escape_name(user: str) -> str:
 def server_unit(program: ServiceProgram) -> str:
     """The unit of the server. It may set no limits, so the unit does: each forwarded query takes a file.
 
-    sched_setattr is for server/scheduling_linux.py alone.
+    sched_setattr is for server/udp_linux.py alone.
     """
     user, manager = program.owner.name, f"user@{program.owner.uid}.service"
     runtime = f"/run/user/{program.owner.uid}"

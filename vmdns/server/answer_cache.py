@@ -1,154 +1,144 @@
-"""Cache of encoded answers, cleared when a snapshot is published.
+"""Cache of encoded answers by view, replaced when a snapshot is published.
 
-Keys and answers have the form of `packed_answers`; the name in a key is in lower case.
+Common queries and responses have one length here, so that a batch of datagrams is looked up and laid out in one step
+(tests/bench/authoritative.py). The key of a query is what follows its id, its name in lower case, padded with zero
+bytes, and the length of the datagram. A packed response is its length with the id, room for the id, what follows the
+id, and zero bytes. Longer ones are not padded.
 """
 
 from __future__ import annotations
 
-import threading
+import math
+import struct
 import time
 
-from vmdns.server.packed_answers import BODY, key_of, packed, unpacked
+from vmdns.dns.query import Query
 from vmdns.state.snapshot import AccessRight, Snapshot
 from vmdns.state.views import View
 
-MOST_ANSWERS = 50_000  # of all views together; some 330 bytes each: 16 MB
-MOST_FORWARDED = 8_192
-MOST_VIEWS = 1024  # unknown clients add no views, but interfaces come and go
+QUERY = 60  # bytes of the longest datagram with a common key; 58 of them follow the id
+KEY = QUERY - 2 + 4
+SENT = 128  # bytes of a packed response of the common length, with its head
+ID = 8  # where the id is in it
+BODY = ID + 2
+NO_RESPONSE = bytes(SENT)  # for a query that gets no response
+
+MAX_ANSWERS = 50_000  # of all views together; some 330 bytes each: 16 MB
+MAX_EXPIRING = 8_192  # of each lifetime
 FORWARDED_SECONDS = 1.0  # TTLs of forwarded answers count down in seconds
 # Negative answers to names that another host on a link may have. Absence is cached for a minute
 # (mdns/querier.py).
 ABSENT_SECONDS = 10.0
 
 ClientView = tuple[View, AccessRight]
-_Entries = list[tuple[dict[bytes, bytes], bytes]]
+Answers = dict[bytes, bytes]  # packed responses by key
+
+_LENGTH = struct.Struct("<I")
+_HEAD = struct.Struct("<Q2x")
+_HEADS = [_HEAD.pack(2 + length) for length in range(SENT - BODY + 1)]
 
 
-class Answers:
-    """The cached answers for one view, by key."""
-
-    __slots__ = ("by_key",)
-
-    def __init__(self) -> None:
-        self.by_key: dict[bytes, bytes] = {}
-
-    def find_other_case(self, key: bytes) -> bytes | None:
-        """Returns the answer under the key in lower case, if that differs; the question is echoed as it was asked.
-
-        Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name
-        too early, which makes no other valid query's key: length bytes are no letters.
-        """
-        end = key.find(0, 10)
-        name = key[10:end]
-        lower = name.lower()
-        if lower == name:
-            return None
-        answer = self.by_key.get(key[:10] + lower + key[end:])
-        return None if answer is None else answer[: BODY + 10] + name + answer[BODY + end :]
-
-    def find(self, query: bytes) -> bytes | None:
-        """Returns the packed answer to a query (without its id), whatever the case of its name."""
-        key = key_of(query)
-        return self.by_key.get(key) or self.find_other_case(key)
+def make_key(packet: bytes) -> bytes:
+    """Returns the key of a query."""
+    length = len(packet)
+    if length <= QUERY:
+        return packet[2:].ljust(QUERY - 2, b"\0") + _LENGTH.pack(length)
+    return packet[2:] + b"\xff"  # no common key ends so: the lengths in them are small
 
 
-class AnswerCache:
-    """Cached answers for all views. The UDP thread reads them without a lock; changes are made under one.
-
-    Each view has one `Answers` object. Publishing a snapshot clears everything; forwarded answers expire after a
-    second, and names that no host on a link has after ten.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._views: dict[ClientView, Answers] = {}
-        self._forwarded: _Entries = []
-        self._absent: _Entries = []
-        self._absent_until = 0.0
-        self._count = 0
-        self._snapshot: Snapshot | None = None
-        self.next_second = 0.0
-
-    def view(self, view: ClientView) -> Answers:
-        """Returns the cached answers for one view."""
-        found = self._views.get(view)
-        if found is None:
-            with self._lock:
-                if len(self._views) >= MOST_VIEWS:
-                    self._clear()
-                    self._views.clear()
-                found = self._views.setdefault(view, Answers())
-        return found
-
-    def store(self, view: ClientView, snapshot: Snapshot, query: bytes, response: bytes) -> None:
-        """Stores an answer from this snapshot. Query and response without ids, the name in them in lower case."""
-        answers, key, answer = self.view(view), key_of(query), packed(response)
-        with self._lock:
-            if snapshot is not self._snapshot or key in answers.by_key:
-                return
-            if self._count >= MOST_ANSWERS:
-                self._clear()
-            answers.by_key[key] = answer
-            self._count += 1
-
-    def store_forwarded(self, view: ClientView, query: bytes, response: bytes) -> None:
-        """Stores a forwarded answer until the second is over."""
-        answers, key, answer = self.view(view), key_of(query), packed(response)
-        with self._lock:
-            if len(self._forwarded) < MOST_FORWARDED:
-                answers.by_key[key] = answer
-                self._forwarded.append((answers.by_key, key))
-
-    def store_absent(self, view: ClientView, snapshot: Snapshot, query: bytes, response: bytes) -> None:
-        """Stores that no host on a link has a name, which no VM has in this snapshot."""
-        answers, key, answer = self.view(view), key_of(query), packed(response)
-        with self._lock:
-            if snapshot is self._snapshot and len(self._absent) < MOST_FORWARDED:
-                answers.by_key[key] = answer
-                self._absent.append((answers.by_key, key))
-
-    def drop_absent(self) -> None:
-        """Drops names that were absent from the links, where they may exist now. Any thread may call this."""
-        with self._lock:
-            _drop(self._absent)
-
-    def tick(self) -> None:
-        """Drops expired answers. To be called before the cache is used."""
-        now = time.monotonic()
-        if now >= self.next_second:
-            self.expire(now)
-
-    def expire(self, now: float) -> None:
-        """Drops the forwarded answers of the second before, and absent names every ten. now is of time.monotonic."""
-        self.next_second = now + FORWARDED_SECONDS
-        if now >= self._absent_until:
-            self._absent_until = now + ABSENT_SECONDS
-            self.drop_absent()
-        if self._forwarded:
-            with self._lock:
-                _drop(self._forwarded)
-
-    def publish(self, snapshot: Snapshot) -> None:
-        """Clears the cache for a new snapshot."""
-        with self._lock:
-            self._snapshot = snapshot
-            self._clear()
-
-    def _clear(self) -> None:
-        for answers in self._views.values():
-            answers.by_key = {}
-        self._forwarded.clear()
-        self._absent.clear()
-        self._count = 0
+def pack(response: bytes) -> bytes:
+    """Packs a response."""
+    length = len(response) - 2
+    if length <= SENT - BODY:
+        return (_HEADS[length] + response[2:]).ljust(SENT, b"\0")
+    return _HEAD.pack(2 + length) + response[2:]
 
 
-def _drop(entries: _Entries) -> None:
-    for answers, key in entries:
-        answers.pop(key, None)
-    entries.clear()
+def unpack(packed: bytes, ident: bytes) -> bytes:
+    """Returns a packed response with this id."""
+    return ident + packed[BODY : ID + int.from_bytes(packed[:ID], "little")]
 
 
 def find(answers: Answers, packet: bytes) -> bytes | None:
-    """Returns the cached answer (without its id) to a packet, whatever the case of its name."""
-    found = answers.find(packet[2:])
-    return None if found is None else unpacked(found)
+    """Returns the cached response to a query, whatever the case of its name, which is echoed as it was asked.
+
+    Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name too
+    early, which makes no other valid query's key: length bytes are no letters.
+    """
+    key = make_key(packet)
+    found = answers.get(key)
+    if found is not None:
+        return unpack(found, packet[:2])
+    end = key.find(0, 10)
+    name = key[10:end]
+    found = answers.get(key[:10] + name.lower() + key[end:])
+    if found is None:
+        return None
+    response = unpack(found, packet[:2])
+    return response[:12] + name + response[12 + len(name) :]
+
+
+class AnswerCache:
+    """Used in the UDP thread, except for `publish` and `drop_absent`, which other threads may call: each is one
+    assignment."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._views: dict[ClientView, Answers] = {}
+        self._count = 0
+        self._expiring: dict[float, list[tuple[Answers, bytes]]] = {FORWARDED_SECONDS: [], ABSENT_SECONDS: []}
+        self._due = {FORWARDED_SECONDS: 0.0, ABSENT_SECONDS: 0.0}
+        self.next_expiry = 0.0
+
+    def view(self, client_view: ClientView) -> Answers:
+        """Returns the cached answers for one view."""
+        return self._views.setdefault(client_view, {})
+
+    def store(
+        self,
+        client_view: ClientView,
+        snapshot: Snapshot,
+        query: Query,
+        packet: bytes,
+        response: bytes,
+        seconds: float = math.inf,
+    ) -> None:
+        """Stores an answer from this snapshot: until the next one, or for FORWARDED_SECONDS or ABSENT_SECONDS."""
+        answers = self.view(client_view)  # first: what is published meanwhile replaces it
+        if snapshot is not self._snapshot:
+            return
+        end = 12 + len(query.key)
+        key = make_key(packet[:12] + query.key + packet[end:])
+        if seconds < math.inf:
+            entries = self._expiring[seconds]
+            if len(entries) >= MAX_EXPIRING:
+                return
+            entries.append((answers, key))
+        elif key not in answers:
+            if self._count >= MAX_ANSWERS:
+                for one in self._views.values():
+                    one.clear()
+                self._count = 0
+            self._count += 1
+        answers[key] = pack(response[:12] + query.key + response[end:])
+
+    def drop_absent(self) -> None:
+        """Has names that were absent from the links dropped before the next lookup, as they may exist now."""
+        self._due[ABSENT_SECONDS] = self.next_expiry = 0.0
+
+    def expire(self) -> None:
+        """Drops expired answers. To be called before the cache is used."""
+        now = time.monotonic()
+        if now < self.next_expiry:
+            return
+        self.next_expiry = now + FORWARDED_SECONDS
+        for seconds, entries in self._expiring.items():
+            if now >= self._due[seconds]:
+                self._due[seconds] = now + seconds
+                for answers, key in entries:
+                    answers.pop(key, None)
+                entries.clear()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Replaces the cache for a new snapshot."""
+        self._snapshot, self._views, self._count = snapshot, {}, 0

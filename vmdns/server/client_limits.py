@@ -7,8 +7,6 @@ its query.
 
 An address can be forged. So queries from verified clients, by TCP or by a cookie, have limits of their own for each
 address: a flood in a client's name takes nothing from these.
-
-Several threads change the counters without a lock: at worst a query is not counted.
 """
 
 from __future__ import annotations
@@ -16,88 +14,137 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address, ip_network
 
 from vmdns.dns.limits import Limits
-from vmdns.dns.query import minimum_query_size, strip_records
-from vmdns.server.flood_filter import MUTE_SECONDS, FloodFilter
-from vmdns.server.rate_limit import MAKING, REFUSED_FORWARD, Bucket, ClientAccount, SendDecision, to_stranger
+from vmdns.dns.query import strip_records
 from vmdns.state.snapshot import Snapshot
 
-MOST_ACCOUNTS = 4096  # some 600 bytes each: 2.5 MB
-MAX_CLIENTS = 4096
-MOST_VERIFIED = 4096  # some 200 bytes each: 0.8 MB
-VERIFIED_SECONDS = 3600.0
-STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers share limits
-MOST_SILENCED = 64  # dropped queries of one client, until the kernel is to drop them
-VERIFIED_SHARE = 4  # a verified address that is no known guest's has a quarter of a guest's limits
+# A cached answer costs 1, an uncached one UNCACHED more: it takes five to twenty times as long.
+CACHED, UNCACHED = 1.0, 4.0
+REFUSED_FORWARD = 20.0  # besides, for a query beyond the limit of forwards: SERVFAIL with its reason is expensive
 QUERIES_PER_FORWARD = 25  # one query in this many may be forwarded: 200 of 5,000 a second
+SLIP = 3  # one in SLIP queries beyond the rate gets an empty response with TC: a real client retries by TCP
+MAX_SILENCED = 64  # dropped queries of one client, until the kernel is to drop them
+MUTE_SECONDS = 0.2
+
+# To an address that is not verified, beside three bytes for each received one (amplification by 3 gains an attacker
+# nothing). Old musl knows no TCP, so a guest that is never verified gets some four long answers a second.
+FACTOR = 3
+ALLOWANCE = 2_000.0  # bytes a second
+ALLOWANCE_BURST = 65_536.0  # bytes
+
+MAX_USAGES = 4096  # some 600 bytes each: 2.5 MB
+MAX_CLIENTS = 4096
+MAX_VERIFIED = 4096  # some 200 bytes each: 0.8 MB
+VERIFIED_SECONDS = 3600.0
+VERIFIED_SHARE = 4  # a verified address that is no known guest's has a quarter of a guest's limits
+STRANGERS_IPV4, STRANGERS_IPV6 = 24, 56  # bits of an address by which strangers share limits
+
+
+class SendDecision(Enum):
+    """What becomes of a response: sent whole, sent empty with TC, or dropped."""
+
+    SEND, TRUNCATE, DROP = range(3)
+
+
+class Bucket:
+    """A number of tokens that refills: `rate` a second, up to `burst`. Times are in seconds; time that goes back counts
+    as none."""
+
+    __slots__ = ("_at", "burst", "rate", "tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.tokens = burst
+        self._at = now
+
+    def refill(self, now: float, more: float = 0.0) -> float:
+        """Adds the tokens of the time since the last call, and some more. Returns how many there are."""
+        self.tokens = min(self.burst, self.tokens + max(0.0, now - self._at) * self.rate + more)
+        self._at = now
+        return self.tokens
+
+    def take(self, now: float, amount: float) -> bool:
+        """Takes that many tokens if there are enough. Returns whether it did."""
+        if self.refill(now) < amount:
+            return False
+        self.tokens -= amount
+        return True
 
 
 class ClientUsage:
-    """What one client, or all clients of a network, have used."""
+    """What one client, or all clients of a network, have used.
 
-    __slots__ = ("account", "forwards", "in_flight", "key", "muted_until", "share", "silenced")
+    rate is in cached answers a second. An address that is not verified gets at most 3 bytes for each byte that came
+    from it, and ALLOWANCE_BURST + ALLOWANCE * t in t seconds besides.
+    """
 
-    def __init__(self, key: str, rate: float, share: int, now: float) -> None:
-        self.key = key
+    __slots__ = ("_bytes", "_refused", "_truncated", "forwards", "in_flight", "muted_until", "network", "share", "work")
+
+    def __init__(self, network: str, rate: float, share: int, now: float) -> None:
+        self.network = network
         self.share = share  # its limits are a guest's, divided by this
-        self.silenced = 0  # dropped queries since it was last muted
-        self.muted_until = 0.0
-        self.account = ClientAccount(rate, now)
+        self.work = Bucket(rate, rate, now)
         self.forwards = Bucket(rate / QUERIES_PER_FORWARD, 2 * rate / QUERIES_PER_FORWARD, now)
         self.in_flight: deque[float] = deque()  # latest ends of its forwarded queries
+        self.muted_until = 0.0
+        self._bytes = Bucket(ALLOWANCE, ALLOWANCE_BURST, now)
+        self._truncated = False
+        self._refused = 0
+
+    def admit(self, now: float) -> SendDecision:
+        """Returns whether one more query is answered: SEND; else TRUNCATE for one in SLIP, and DROP."""
+        if self.work.take(now, CACHED):
+            return SendDecision.SEND
+        self._refused += 1
+        # While it is muted, the kernel has dropped two in three already.
+        return SendDecision.TRUNCATE if now < self.muted_until or self._refused % SLIP == 0 else SendDecision.DROP
+
+    def count_dropped(self, now: float, mute: Callable[[str], bool]) -> None:
+        """Has the kernel mute the client for MUTE_SECONDS after MAX_SILENCED dropped queries. Its tokens do not refill
+        in that time."""
+        if self._refused % MAX_SILENCED == 0 and mute(self.network):
+            self.muted_until = now + MUTE_SECONDS
+            self.work.tokens -= self.work.rate * MUTE_SECONDS
+
+    def release(self, now: float, received: int, sent: int) -> SendDecision:
+        """Returns what becomes of a response of `sent` bytes to a query of `received`, for an address that is not
+        verified.
+
+        Beyond the allowance each second response is truncated, the first of them too: a client that knows TCP retries
+        by TCP, and is verified then.
+        """
+        if self._bytes.refill(now, FACTOR * received) >= sent:
+            self._bytes.tokens -= sent
+            self._truncated = False
+            return SendDecision.SEND
+        self._truncated = not self._truncated
+        if self._truncated:
+            self._bytes.tokens -= received  # a truncated response is about as long as its query
+            return SendDecision.TRUNCATE
+        return SendDecision.DROP
 
 
+@dataclass(slots=True)
 class Client:
-    """A client at one address, which queries one of the host's. from_host: the host itself, or guests of NAT behind it;
-    stranger: no guest of this host; unanswerable: an address that no response may go to."""
+    """A client at one address. from_host: the host itself, or guests of NAT behind it; stranger: no guest of this host;
+    unanswerable: an address that no response may go to; lookup_client: whose budget its multicast DNS lookups use."""
 
-    __slots__ = ("from_host", "lookup_client", "peer", "stranger", "unanswerable", "usage")
-
-    def __init__(
-        self, usage: ClientUsage, lookup_client: str, peer: str, *, from_host: bool, stranger: bool, unanswerable: bool
-    ) -> None:
-        self.usage = usage
-        self.lookup_client = lookup_client
-        self.peer = peer
-        self.from_host = from_host
-        self.stranger = stranger
-        self.unanswerable = unanswerable
-
-    def charge_uncached(self) -> None:
-        """Charges a query whose answer was not cached."""
-        self.usage.account.work.charge(MAKING)
-
-    def charge_refused_forward(self) -> None:
-        """Charges a query beyond the limit of forwards, so that a flood of them is dropped soon."""
-        self.usage.account.work.charge(REFUSED_FORWARD)
-
-
-class VerifiedClients:
-    """Addresses whose owner has shown, by TCP or by a cookie, that responses reach it; oldest first. now is a monotonic
-    clock in seconds."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    def add(self, address: str, now: float) -> None:
-        """Marks an address as verified for an hour. Drops the oldest where there are too many."""
-        self._until.pop(address, None)
-        while len(self._until) >= MOST_VERIFIED:
-            self._until.pop(next(iter(self._until), ""), None)
-        self._until[address] = now + VERIFIED_SECONDS
-
-    def has(self, address: str, now: float) -> bool:
-        """Whether an address is verified."""
-        return self._until.get(address, 0.0) > now
-
-    def __len__(self) -> int:
-        return len(self._until)
+    usage: ClientUsage
+    lookup_client: str
+    peer: str
+    from_host: bool
+    stranger: bool
+    unanswerable: bool
 
 
 class ClientLimits:
-    """current gives the current snapshot, limits the limits; now is a monotonic clock in seconds."""
+    """The limits of all clients, in the UDP thread. current gives the current snapshot, limits the limits; now is a
+    monotonic clock in seconds."""
 
     def __init__(
         self, current: Callable[[], Snapshot], limits: Callable[[], Limits], now: Callable[[], float] = time.monotonic
@@ -105,30 +152,34 @@ class ClientLimits:
         self._current = current
         self._limits = limits
         self._now = now
-        self._verified = VerifiedClients()
+        # Addresses whose owner has shown, by TCP or by a cookie, that responses reach it, and until when.
+        self._verified: dict[str, float] = {}
         self._clients: dict[tuple[str, str, bool], Client | None] = {}
         self._usages: dict[str, ClientUsage] = {}
 
     def forget_clients(self) -> None:
-        """Drops what a new snapshot may change about clients; what they used stays."""
+        """Drops what a new snapshot may change about clients; what they used stays. Any thread may call this."""
         self._clients = {}
 
-    def client(self, local: str, peer: str, proven: bool = False) -> Client | None:
-        """Returns the client at `peer` that queries the host's address `local`; None where it is not limited. proven:
+    def client(self, local: str, peer: str, verified: bool = False) -> Client | None:
+        """Returns the client at `peer` that queries the host's address `local`; None where it is not limited. verified:
         whether the query came by TCP or with a valid cookie."""
-        clients = self._clients
+        clients = self._clients  # before the lookup: what is found by an old snapshot goes with the dict
         try:
-            return clients[local, peer, proven]
+            return clients[local, peer, verified]
         except KeyError:
             if len(clients) >= MAX_CLIENTS:
                 clients.clear()
-            # Into the dict that was there before the lookup: if it is replaced meanwhile, this entry goes with it.
-            found = clients[local, peer, proven] = self._find(local, peer, proven)
+            found = clients[local, peer, verified] = self._find(local, peer, verified)
             return found
 
-    def client_key(self, local: str, peer: str) -> str:
-        """Returns the address or network whose limits a client shares; '' where it is not limited."""
-        address = ip_address(peer.partition("%")[0])
+    def client_key(self, peer: str) -> str:
+        """Returns the address or network whose limits a client shares; '' where it is not limited. Any thread may call
+        this."""
+        try:
+            address = ip_address(peer.partition("%")[0])
+        except ValueError:
+            return ""
         if address.is_loopback:
             return ""
         snapshot = self._current()
@@ -137,11 +188,8 @@ class ClientLimits:
         bits = STRANGERS_IPV4 if address.version == 4 else STRANGERS_IPV6
         return str(ip_network(f"{address}/{bits}", strict=False))
 
-    def _find(self, local: str, peer: str, proven: bool) -> Client | None:
-        try:
-            key = self.client_key(local, peer)
-        except ValueError:
-            return None
+    def _find(self, local: str, peer: str, verified: bool) -> Client | None:
+        key = self.client_key(peer)
         if not key:
             return None
         snapshot = self._current()
@@ -153,76 +201,59 @@ class ClientLimits:
         unanswerable = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
         if place is not None and address.version == 4 and place.at.network.prefixlen < 31:
             unanswerable = unanswerable or address == place.at.network.broadcast_address
-        if proven and not from_host:  # no other host can have an address of the host's
-            usage = self._usage_of(f"{peer} proven", 1 if key == peer else VERIFIED_SHARE)
+        if verified and not from_host:  # no other host can have an address of the host's
+            usage = self._usage_of(f"{peer} verified", peer, 1 if key == peer else VERIFIED_SHARE)
         else:
-            usage = self._usage_of(key, 1)
-        # Verified queries of a VM have a usage of their own, so that a flood in its name leaves it its lookups.
-        lookup_client = (snapshot.vm_at(peer) or key) + (" proven" if proven else "")
-        return Client(usage, lookup_client, peer, from_host=from_host, stranger=stranger, unanswerable=unanswerable)
+            usage = self._usage_of(key, key, 1)
+        # Verified queries of a VM have a budget of their own, so that a flood in its name leaves it its lookups.
+        lookup_client = (snapshot.vm_at(peer) or key) + (" verified" if verified else "")
+        return Client(usage, lookup_client, peer, from_host, stranger, unanswerable)
 
-    def _usage_of(self, key: str, share: int) -> ClientUsage:
+    def _usage_of(self, key: str, network: str, share: int) -> ClientUsage:
         rate = float(self._limits().asker_rate) / share
         found = self._usages.pop(key, None)
-        if found is None or found.account.work.rate != rate:
-            while len(self._usages) >= MOST_ACCOUNTS:
-                self._usages.pop(next(iter(self._usages), ""), None)
-            found = ClientUsage(key, rate, share, self._now())
+        if found is None or found.work.rate != rate:
+            if len(self._usages) >= MAX_USAGES:
+                del self._usages[next(iter(self._usages))]
+            found = ClientUsage(network, rate, share, self._now())
         self._usages[key] = found
         return found
 
     # -- one query --------------------------------------------------------------------------------------------
 
-    def admit(self, client: Client, port: int) -> SendDecision:
-        """Returns whether a datagram of this client is answered: SEND; else TRUNCATE for one in three, and DROP. port
-        is its source port: 0 can get no response."""
+    def admit(self, client: Client, port: int, mute: Callable[[str], bool]) -> SendDecision:
+        """Returns whether a datagram of this client is answered. port is its source port: 0 can get no response.
+        mute(network) has the kernel drop most datagrams from there."""
         if port == 0 or client.unanswerable:
             return SendDecision.DROP
         now = self._now()
-        verdict = client.usage.account.admit(now)
-        if verdict is SendDecision.DROP and now < client.usage.muted_until:
-            return SendDecision.TRUNCATE  # the kernel has dropped two in three already
-        return verdict
-
-    def mute_flood(self, client: Client, flood_filter: FloodFilter) -> bool:
-        """Counts a dropped query. Returns whether the client is muted now, for MUTE_SECONDS in which its tokens do not
-        refill."""
-        usage = client.usage
-        usage.silenced += 1
-        if usage.silenced < MOST_SILENCED:
-            return False
-        usage.silenced = 0
-        now = self._now()
-        if not flood_filter.mute(usage.key, now):
-            return False
-        usage.muted_until = now + MUTE_SECONDS
-        usage.account.work.charge(usage.account.work.rate * MUTE_SECONDS)
-        return True
-
-    def unmute(self, flood_filter: FloodFilter) -> None:
-        """Unmutes the networks whose time is over."""
-        flood_filter.unmute(self._now())
+        decision = client.usage.admit(now)
+        if decision is not SendDecision.SEND:
+            client.usage.count_dropped(now, mute)
+        return decision
 
     def verify_address(self, peer: str) -> None:
-        """Marks an address as verified."""
-        self._verified.add(peer, self._now())
+        """Marks an address as verified for an hour. Drops the oldest where there are too many."""
+        self._verified.pop(peer, None)
+        if len(self._verified) >= MAX_VERIFIED:
+            del self._verified[next(iter(self._verified))]
+        self._verified[peer] = self._now() + VERIFIED_SECONDS
 
-    def limit_response(self, client: Client | None, response: bytes, received: int = 0) -> bytes | None:
-        """Returns what is sent of a UDP response: all of it, a truncated one, or None. received: the length of its
-        query, 0 where it is not known any more; the shortest possible length is taken then."""
-        if client is None or client.from_host:
+    def limit_response(self, client: Client | None, response: bytes, received: int) -> bytes:
+        """Returns what is sent of a UDP response to a query of `received` bytes: all of it, a truncated one, or
+        nothing."""
+        if client is None or client.from_host or not response:
             return response
         now = self._now()
-        if self._verified.has(client.peer, now):
+        if self._verified.get(client.peer, 0.0) > now:
             return response
-        received = received or minimum_query_size(response)
         if client.stranger:
-            verdict = to_stranger(received, len(response))
+            decision = SendDecision.SEND if len(response) <= FACTOR * received else SendDecision.TRUNCATE
         else:
-            verdict = client.usage.account.release(now, received, len(response))
-        if verdict is SendDecision.SEND:
+            decision = client.usage.release(now, received, len(response))
+        if decision is SendDecision.SEND:
             return response
-        return strip_records(response) if verdict is SendDecision.TRUNCATE else None
+        return strip_records(response) if decision is SendDecision.TRUNCATE else b""
 
     # -- forwarded queries -------------------------------------------------------------------------------------
 
@@ -234,12 +265,12 @@ class ClientLimits:
         while usage.in_flight and usage.in_flight[0] < now:
             usage.in_flight.popleft()
         few = len(usage.in_flight) < max(1, self._limits().outstanding // 2 // usage.share)
-        return few and usage.forwards.level(now) >= 1
+        return few and usage.forwards.refill(now) >= 1
 
-    def count_forward(self, client: Client | None) -> None:
+    def begin_forward(self, client: Client | None) -> None:
         """Counts a forwarded query."""
         if client is not None:
-            client.usage.forwards.charge(1)
+            client.usage.forwards.tokens -= 1
             client.usage.in_flight.append(self._now() + self._limits().query_timeout + 1)
 
     def end_forward(self, client: Client | None) -> None:

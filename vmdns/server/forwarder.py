@@ -102,13 +102,6 @@ class Forwarder:
         before = self._routes.servers.get(one)
         return before or UpstreamServer(one, self._sockets, self._now, lambda: self._routes.cache.forget_failures())
 
-    def cached(self, query: Query, limit: int) -> bytes | None:
-        """Returns the response from the cache, in at most `limit` bytes; None if there is none."""
-        if check_forwardable(query) is not None:
-            return None
-        found = self._find_cached(Question.of(query), self._routes)
-        return None if found is None else encode_answer(query, found, limit)
-
     def retry_failed(self) -> None:
         """After a suspend: unresponsive servers and failed names are tried again at once."""
 
@@ -191,7 +184,7 @@ class Forwarder:
         Not for queries that `check_forwardable` refuses.
         """
         routes = self._routes
-        found = self._find_cached(question, routes)
+        found = self.find_cached(question)
         if found is not None:
             return found
         self._misses += 1
@@ -220,9 +213,9 @@ class Forwarder:
             self._continue(lookup)
         return None
 
-    def _find_cached(self, question: Question, routes: ForwardRoutes) -> Found | None:
-        """Returns a cached answer, or a cached failure."""
-        now = self._now()
+    def find_cached(self, question: Question) -> Found | None:
+        """Returns a cached answer, or a cached failure; None where there is none."""
+        now, routes = self._now(), self._routes
         found: Found | None = routes.cache.get(question, now)
         if found is None:
             error = routes.cache.failure(question, now)

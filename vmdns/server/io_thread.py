@@ -17,10 +17,11 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from selectors import EVENT_READ, BaseSelector, DefaultSelector
 
-from vmdns.server.scheduling_linux import request_short_slice
+from vmdns.server.udp_linux import request_short_slice
 
 _log = logging.getLogger(__name__)
 
+_MAX_CALLS = 16  # submitted calls before the sockets have their turn: queries by TCP must not delay datagrams
 _WAIT_SECONDS = 1.0  # for the thread to do what `run` passes it
 
 
@@ -119,8 +120,10 @@ class IoThread:
 
     def _run_calls(self) -> None:
         self._wake_receiver.recv(4096)
-        while self._calls:
+        for _ in range(min(len(self._calls), _MAX_CALLS)):
             _call(self._calls.popleft())
+        if self._calls:
+            self._wake_sender.send(b".")
 
     def _ended(self) -> bool:
         with self._lock:

@@ -1,17 +1,44 @@
-"""Answers queries from UDP and TCP: from the local zones, from an upstream or a link, or with an error."""
+"""Answers queries from UDP and TCP: from the local zones, from an upstream or a link, or with an error.
+
+Everything happens in the UDP thread, except what waits for multicast DNS or for the neighbour table: that is awaited in
+the event loop. A query never raises: a malformed one gets FORMERR or no response, a fault of ours gives SERVFAIL.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import os
+import struct
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
-from vmdns.dns.forwarded_answer import EDE_OTHER
+from vmdns.dns.cookie import COOKIE, FULL, Cookies
+from vmdns.dns.forwarded_answer import EDE_OTHER, Failure, Forwarded, Question, check_forwardable, encode_answer
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Record, address_record
-from vmdns.dns.query import Query, encode_response
-from vmdns.server.client_limits import Client, ClientLimits
-from vmdns.server.counters import Counters
-from vmdns.server.external_names import ExternalNames
+from vmdns.dns.query import (
+    Malformed,
+    Query,
+    add_cookie,
+    add_keepalive,
+    encode_header_response,
+    encode_option,
+    encode_response,
+    encode_truncated,
+    encoded_response_limit,
+    parse_query,
+    remove_cookie,
+    udp_response_limit,
+)
+from vmdns.server.answer_cache import ABSENT_SECONDS, FORWARDED_SECONDS, AnswerCache, Answers, find
+from vmdns.server.client_limits import REFUSED_FORWARD, UNCACHED, Client, ClientLimits, SendDecision
+from vmdns.server.forwarder import Forwarder
 from vmdns.state.authoritative import Reply, answer_query
 from vmdns.state.name_rules import LookupState, is_lookup_allowed
 from vmdns.state.snapshot import AccessRight, Snapshot
@@ -20,148 +47,344 @@ log = logging.getLogger(__name__)
 
 EDE_PROHIBITED = 18
 OVER_BUDGET = EDE_OTHER, "too many lookups by multicast DNS; try again in a second"
+TCP_LIMIT = 65_535
+MAX_AWAITED = 10_000  # queries that wait for the event loop; more get no response, and clients retry
+
+_OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # the first bytes of the option
+
+# Takes the response to a query that is not answered at once; b"" for none. Called in the UDP thread.
+Respond = Callable[[bytes], object]
+Found = Forwarded | Failure
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts queries, and TCP connections, since the start. silenced: UDP queries beyond the rate limit, which got no
+    response or an empty one with TC."""
+
+    queries: int = 0
+    answered: int = 0
+    forwarded: int = 0
+    refused: int = 0
+    malformed: int = 0
+    failed: int = 0
+    silenced: int = 0
+    tcp_connections: int = 0
+
+
+class LinkLookups(Protocol):
+    """Lookups of `X.local` by multicast DNS on the host's links (mdns/transport.py)."""
+
+    def state(self, name: bytes, client: str) -> LookupState: ...
+
+    async def find(self, name: bytes, client: str) -> tuple[str, ...] | None: ...
+
+
+@dataclass(slots=True)
+class ExternalNames:
+    """What answers names outside the local zones. admit waits until a peer is known to be a guest, or for long enough;
+    links looks up X.local on the host's links, None turns that off."""
+
+    forwarder: Forwarder
+    admit: Callable[[str], Awaitable[None]]
+    links: LinkLookups | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """A query from `peer` to the host's address `local`, whose response may have `limit` bytes. admitted: whether its
+    peer was looked for among the guests."""
+
+    query: Query
+    packet: bytes
+    peer: str
+    local: str
+    limit: int
+    tcp: bool
+    respond: Respond
+    admitted: bool = False
 
 
 class QueryHandler:
-    """Answers queries of UDP and TCP. current gives the current snapshot, limits the limits; counts are those since the
-    start."""
+    """Answers queries. current gives the current snapshot, limits the limits."""
 
-    def __init__(
-        self,
-        current: Callable[[], Snapshot],
-        external: ExternalNames,
-        clients: ClientLimits,
-        limits: Callable[[], Limits],
-    ) -> None:
+    def __init__(self, current: Callable[[], Snapshot], external: ExternalNames, limits: Callable[[], Limits]) -> None:
         self._current = current
-        self._external = external
-        self._clients = clients
+        self.external = external
         self._limits = limits
+        self._cookies = Cookies(time.time, os.urandom)
+        self.clients = ClientLimits(current, limits)
+        self.answer_cache = AnswerCache()
         self.counts = Counters()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.awaited: set[Future[None]] = set()  # what the event loop awaits for queries
 
-    def answer_locally(self, query: Query, peer: str, local: str, limit: int) -> tuple[bytes | None, Reply | None]:
-        """Returns the response if the local zones give one at once, else None; and the reply of the local zones."""
+    def find_answers(self, peer: str, local: str) -> Answers | None:
+        """Returns the cached answers for a peer; None where each query must be checked."""
         snapshot = self._current()
         right = snapshot.right(local, peer)
-        if right is AccessRight.UNKNOWN:
-            return None, None
-        if right is AccessRight.NOTHING:
-            return self._refuse(query, limit, f"{peer} is no guest of this host"), None
-        reply = answer_query(query, snapshot, snapshot.view(local, peer))
-        may = right is AccessRight.ALL
-        links = self._external.links
-        if may and links is not None and reply is not None and self.may_exist_on_link(query, reply, snapshot):
-            state = links.state(query.key, self._budget_key(query, peer, local))
-            if state is LookupState.OVER_BUDGET:
-                return self._lookup_limit_reached(query, limit), reply
-            if state is LookupState.LOOKUP:
-                return None, reply
-        if reply is not None and (reply.chase is None or not may or not query.recursion_desired):
+        client = self.clients.client(local, peer)
+        if right in (AccessRight.UNKNOWN, AccessRight.NOTHING) or (client is not None and not client.from_host):
+            return None
+        return self.answer_cache.view((snapshot.view(local, peer), right))
+
+    def answer_datagram(
+        self, packet: bytes, peer: tuple[Any, ...], local: str, send: Respond, mute: Callable[[str], bool]
+    ) -> bytes | None:
+        """Answers a UDP query as `answer` does, within the limits of its client. mute(network) has the kernel drop most
+        datagrams from there."""
+        clients, address = self.clients, peer[0]
+        client = clients.client(local, address)
+        if client is not None and (decision := clients.admit(client, peer[1], mute)) is not SendDecision.SEND:
+            client = self._find_verified(packet, peer, local, mute)
+            if client is None:
+                self.counts.silenced += 1
+                return (encode_truncated(packet) if decision is SendDecision.TRUNCATE else None) or b""
+
+        def respond(response: bytes) -> None:
+            send(clients.limit_response(client, response, len(packet)))
+
+        response = self._find_cached(packet, address, local, client)
+        if response is None:
+            if client is not None:
+                client.usage.work.tokens -= UNCACHED
+            response = self.answer(packet, address, local, respond)
+        return response if response is None else clients.limit_response(client, response, len(packet))
+
+    def _find_verified(
+        self, packet: bytes, peer: tuple[Any, ...], local: str, mute: Callable[[str], bool]
+    ) -> Client | None:
+        """Returns the sender of a query where a valid cookie verifies it and its own limits allow the query."""
+        if _OUR_COOKIE not in packet:
+            return None
+        try:
+            edns = parse_query(packet).edns
+        except Malformed:
+            return None
+        if edns is None or not self._cookies.check(edns.cookie, peer[0])[1]:
+            return None
+        self.clients.verify_address(peer[0])
+        client = self.clients.client(local, peer[0], verified=True)
+        allowed = client is not None and self.clients.admit(client, peer[1], mute) is SendDecision.SEND
+        return client if allowed else None
+
+    def _find_cached(self, packet: bytes, peer: str, local: str, client: Client | None) -> bytes | None:
+        """Returns the cached answer for a limited client, or for a query with a cookie, which differs each time."""
+        plain, cookie = remove_cookie(packet)
+        if client is None and not cookie:
+            return None
+        snapshot = self._current()
+        right = snapshot.right(local, peer)
+        if right not in (AccessRight.ALL, AccessRight.NAMES):
+            return None
+        found = find(self.answer_cache.view((snapshot.view(local, peer), right)), plain)
+        if found is not None and cookie:
+            data, verified = self._cookies.check(cookie, peer)
+            if verified:
+                self.clients.verify_address(peer)
+            found = add_cookie(found, data, encoded_response_limit(plain))
+        if found is not None:
+            self.counts.queries += 1
             self.counts.answered += 1
-            return self._render(query, reply, limit, may), reply
-        if not may:
-            return self._refuse(query, limit, f"{peer} may ask for local names only"), None
-        return None, reply
+        return found
 
-    def answer_external(
-        self, query: Query, reply: Reply | None, peer: str, local: str, limit: int
-    ) -> bytes | Awaitable[bytes]:
-        """Returns the response, or what to await for it, where an upstream, another host on a link or the neighbour
-        table has to be asked."""
-        if self._current().right(local, peer) is not AccessRight.ALL:
-            return self._or_servfail(query, limit, self._answer_after_admission(query, peer, local, limit))
-        client = self._clients.client(local, peer, query.verified)
-        if reply is not None and reply.chase is None:
-            return self._or_servfail(
-                query, limit, self._answer_from_links(query, reply, self._budget_key(query, peer, local), limit)
-            )
-        self.counts.forwarded += 1
-        if reply is None:
-            cached = self._external.cached(query, limit)
-            if cached is not None:
-                return cached
-        if not self._clients.may_forward(client):
-            return self.forward_limit_reached(query, limit, client)
-        if reply is not None and reply.chase is not None:
-            coming = self._external.chase(query, reply, reply.chase, limit)
-        else:
-            coming = self._external.forward(query, limit)
-        return self._or_servfail(query, limit, self._until_answered(client, coming))
-
-    async def _until_answered(self, client: Client | None, response: Awaitable[bytes]) -> bytes:
-        """Awaits a forwarded response, counted for the client."""
-        self._clients.count_forward(client)
+    def answer(self, packet: bytes, peer: str, local: str, respond: Respond, *, tcp: bool = False) -> bytes | None:
+        """Returns the response, b"" for none; None where it follows by a call of respond."""
+        self.counts.queries += 1
         try:
-            return await response
-        finally:
-            self._clients.end_forward(client)
-
-    def forward_limit_reached(self, query: Query, limit: int, client: Client | None) -> bytes:
-        if client is not None:
-            client.charge_refused_forward()
-        self.counts.failed += 1
-        return encode_response(query, SERVFAIL, limit=limit, extended_error=(EDE_OTHER, "too many forwarded queries"))
-
-    async def _answer_after_admission(self, query: Query, peer: str, local: str, limit: int) -> bytes:
-        """Answers an unknown neighbour on a LAN, once its packet has shown whether it is a VM."""
-        await self._external.admit(peer)
-        response, reply = self.answer_locally(query, peer, local, limit)
-        if response is not None:
-            return response
-        if self._current().right(local, peer) is not AccessRight.ALL:
-            return self._refuse(query, limit, f"{peer} is no guest of this host")
-        coming = self.answer_external(query, reply, peer, local, limit)
-        return coming if isinstance(coming, bytes) else await coming
-
-    def may_exist_on_link(self, query: Query, reply: Reply, snapshot: Snapshot) -> bool:
-        """Whether another host on a link may have a name that no VM has: a VM that is off keeps its name."""
-        absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
-        return absent and self._external.links is not None and query.type in (A, AAAA) and is_lookup_allowed(query.key)
-
-    def _budget_key(self, query: Query, peer: str, local: str) -> str:
-        """Returns the key of a client's lookup budget; '' for this computer itself."""
-        client = self._clients.client(local, peer, query.verified)
-        return "" if client is None else client.lookup_client
-
-    async def _answer_from_links(self, query: Query, reply: Reply, client: str, limit: int) -> bytes:
-        """Answers a name in `local` from the host's links (left to the server by RFC 6762 section 22.1)."""
-        found = await self._external.links.find(query.key, client) if self._external.links is not None else ()
-        if found is None:
-            return self._lookup_limit_reached(query, limit)
-        self.counts.answered += 1
-        if found:
-            ttl, rdatas = self._limits().ttl, map(address_record, found)
-            records = tuple(Record(query.name, kind, ttl, rdata) for kind, rdata in rdatas if kind == query.type)
-            reply = Reply(answer=records, authority=() if records else reply.authority, authoritative=False)
-        return self._render(query, reply, limit, recursion_available=True)
-
-    def _lookup_limit_reached(self, query: Query, limit: int) -> bytes:
-        """Whether the name exists is not known, so it is not denied."""
-        self.counts.failed += 1
-        return encode_response(query, SERVFAIL, limit=limit, extended_error=OVER_BUDGET)
-
-    def _refuse(self, query: Query, limit: int, why: str) -> bytes:
-        self.counts.refused += 1
-        return encode_response(
-            query, REFUSED, limit=limit, recursion_available=False, extended_error=(EDE_PROHIBITED, why)
-        )
-
-    async def _or_servfail(self, query: Query, limit: int, response: Awaitable[bytes]) -> bytes:
-        try:
-            return await response
+            request = self._parse(packet, peer, local, respond, tcp)
+        except Malformed as malformed:
+            self.counts.malformed += 1
+            return malformed.reply or b""
         except Exception:
-            log.exception("a query could not be forwarded")
-            self.counts.failed += 1
-            return encode_response(query, SERVFAIL, limit=limit)
+            return self.report_fault(packet)
+        return self._run(request, partial(self._answer, request))
 
-    def _render(self, query: Query, reply: Reply, limit: int, recursion_available: bool) -> bytes:
+    def report_fault(self, packet: bytes) -> bytes:
+        """Logs a fault of ours. Returns the response to a packet that was not parsed."""
+        log.exception("a query could not be answered")
+        self.counts.failed += 1
+        return encode_header_response(packet, SERVFAIL) if len(packet) >= 12 and packet[2] < 0x80 else b""
+
+    def _parse(self, packet: bytes, peer: str, local: str, respond: Respond, tcp: bool) -> Request:
+        query = parse_query(packet)
+        query.verified = tcp
+        if query.edns is not None and query.edns.cookie:
+            data, valid = self._cookies.check(query.edns.cookie, peer)
+            query.response_options += encode_option(COOKIE, data)
+            if valid and not tcp:
+                query.verified = True
+                self.clients.verify_address(peer)
+        if tcp:
+            query = add_keepalive(query, self._limits().tcp_idle)
+        limit = TCP_LIMIT if tcp else udp_response_limit(query)
+        return Request(query, packet, peer, local, limit, tcp, respond)
+
+    def _run(self, request: Request, step: Callable[[], bytes | None]) -> bytes | None:
+        try:
+            return step()
+        except Exception:
+            log.exception("a query could not be answered")
+            return self._fail(request, (EDE_OTHER, "internal error"))
+
+    def _answer(self, request: Request) -> bytes | None:
+        query, peer, local, snapshot = request.query, request.peer, request.local, self._current()
+        right = snapshot.right(local, peer)
+        if right is AccessRight.UNKNOWN and not request.admitted:
+            return self._await(request, self._admit(request))
+        if right not in (AccessRight.ALL, AccessRight.NAMES):
+            return self._refuse(request, f"{peer} is no guest of this host")
+        forwards = right is AccessRight.ALL
+        reply = answer_query(query, snapshot, snapshot.view(local, peer))
+        if reply is None and not forwards:
+            return self._refuse(request, f"{peer} may ask for local names only")
+        if reply is None or (reply.chase is not None and forwards and query.recursion_desired):
+            return self._forward(request, reply)
+        links = self.external.links
+        if forwards and links is not None and may_exist_on_link(query, reply, snapshot):
+            client = self.clients.client(local, peer, query.verified)
+            budget = "" if client is None else client.lookup_client
+            state = links.state(query.key, budget)
+            if state is LookupState.LOOKUP:
+                return self._await(request, self._find_on_links(request, reply, links, budget))
+            if state is LookupState.OVER_BUDGET:
+                return self._cache(request, self._fail(request, OVER_BUDGET), FORWARDED_SECONDS)
+            return self._cache(request, self._encode(request, reply, forwards), ABSENT_SECONDS)
+        return self._cache(request, self._encode(request, reply, forwards), math.inf)
+
+    def _encode(self, request: Request, reply: Reply, recursion_available: bool) -> bytes:
+        self.counts.answered += 1
         return encode_response(
-            query,
+            request.query,
             reply.rcode,
-            limit=limit,
+            limit=request.limit,
             authoritative=reply.authoritative,
             recursion_available=recursion_available,
             answer=reply.answer,
             authority=reply.authority,
             extended_error=reply.extended_error,
         )
+
+    def _refuse(self, request: Request, why: str) -> bytes:
+        self.counts.refused += 1
+        error = EDE_PROHIBITED, why
+        return encode_response(
+            request.query, REFUSED, limit=request.limit, recursion_available=False, extended_error=error
+        )
+
+    def _fail(self, request: Request, error: tuple[int, str]) -> bytes:
+        self.counts.failed += 1
+        return encode_response(request.query, SERVFAIL, limit=request.limit, extended_error=error)
+
+    def _cache(self, request: Request, response: bytes, seconds: float) -> bytes:
+        """Caches a response to a UDP query that has at most an OPT record without options: few of those differ."""
+        query, packet, peer, local = request.query, request.packet, request.peer, request.local
+        length = 12 + len(query.question)
+        if query.edns is not None:
+            length += 11
+        if request.tcp or len(packet) != length or (query.edns is not None and packet[length - 11]):
+            return response
+        client = self.clients.client(local, peer)
+        if client is not None and not client.from_host and response[3] & 0xF == SERVFAIL:
+            return response  # one client's budget was used up, which says nothing about other clients of the view
+        snapshot = self._current()
+        view = snapshot.view(local, peer), snapshot.right(local, peer)
+        self.answer_cache.store(view, snapshot, query, packet, response, seconds)
+        return response
+
+    # -- names outside the local zones --------------------------------------------------------------------------
+
+    def _forward(self, request: Request, reply: Reply | None) -> bytes | None:
+        """Answers from the forwarder's cache or an upstream. reply: what the local zones have of a CNAME chain that
+        leads out of them."""
+        query, limit, forwarder = request.query, request.limit, self.external.forwarder
+        self.counts.forwarded += 1
+        refused = check_forwardable(query)
+        if refused is not None and reply is None:
+            return encode_answer(query, refused, limit)
+        question = Question.of(query)
+        if reply is not None and reply.chase is not None:
+            question = question._replace(name=reply.chase)
+
+        def encode(found: Found) -> bytes:
+            if reply is None:
+                return encode_answer(query, found, limit)
+            if isinstance(found, Failure):
+                return encode_response(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
+            answer = (*reply.answer, *found.answer)
+            return encode_response(query, found.rcode, limit=limit, answer=answer, authority=found.authority)
+
+        client = self.clients.client(request.local, request.peer, query.verified)
+
+        def respond(found: Found) -> None:
+            self.clients.end_forward(client)
+            request.respond(self._run(request, lambda: encode(found)) or b"")
+
+        if self.clients.may_forward(client):
+            found = forwarder.find(question, respond)
+            if found is None:
+                self.clients.begin_forward(client)
+                return None
+        else:
+            found = forwarder.find_cached(question)
+            if found is None:
+                if client is not None:
+                    client.usage.work.tokens -= REFUSED_FORWARD
+                return self._fail(request, (EDE_OTHER, "too many forwarded queries"))
+        return self._cache(request, encode(found), FORWARDED_SECONDS) if reply is None else encode(found)
+
+    def _await(self, request: Request, work: Coroutine[Any, Any, Callable[[], bytes | None]]) -> bytes | None:
+        """Awaits in the event loop what then answers in the UDP thread."""
+        if self.loop is None or self.loop.is_closed() or len(self.awaited) >= MAX_AWAITED:
+            work.close()
+            self.counts.failed += 1
+            return b""
+
+        async def wait() -> None:
+            try:
+                step = await work
+            except Exception:
+                log.exception("a query could not be answered")
+                step = partial(self._fail, request, (EDE_OTHER, "internal error"))
+            self.external.forwarder.thread.submit(partial(resume, step))
+
+        def resume(step: Callable[[], bytes | None]) -> None:
+            response = self._run(request, step)
+            if response is not None:
+                request.respond(response)
+
+        future = asyncio.run_coroutine_threadsafe(wait(), self.loop)
+        self.awaited.add(future)
+        future.add_done_callback(self.awaited.discard)
+        return None
+
+    async def _admit(self, request: Request) -> Callable[[], bytes | None]:
+        """Waits until the packet of an unknown neighbour on a LAN has shown whether it is a VM."""
+        await self.external.admit(request.peer)
+        request.admitted = True
+        return partial(self._answer, request)
+
+    async def _find_on_links(
+        self, request: Request, reply: Reply, links: LinkLookups, budget: str
+    ) -> Callable[[], bytes | None]:
+        found = await links.find(request.query.key, budget)
+        return partial(self._answer_found, request, reply, found)
+
+    def _answer_found(self, request: Request, reply: Reply, found: tuple[str, ...] | None) -> bytes:
+        """Answers a name in `local` from the host's links (left to the server by RFC 6762 section 22.1). found: its
+        addresses; None where the budgets allow no lookup, so that the name is not denied."""
+        if found is None:
+            return self._fail(request, OVER_BUDGET)
+        if found:
+            query, rdatas = request.query, map(address_record, found)
+            records = tuple(
+                Record(query.name, kind, self._limits().ttl, rdata) for kind, rdata in rdatas if kind == query.type
+            )
+            reply = Reply(answer=records, authority=() if records else reply.authority, authoritative=False)
+        return self._encode(request, reply, recursion_available=True)
+
+
+def may_exist_on_link(query: Query, reply: Reply, snapshot: Snapshot) -> bool:
+    """Whether another host on a link may have a name that no VM has: a VM that is off keeps its name."""
+    absent = reply.rcode == NXDOMAIN and not reply.answer and query.key not in snapshot.absent
+    return absent and query.type in (A, AAAA) and is_lookup_allowed(query.key)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from vmdns.dns.limits import Limits
-from vmdns.server.counters import Counters
 from vmdns.server.listeners import Listener
+from vmdns.server.query_handler import Counters
 
 log = logging.getLogger(__name__)
 
@@ -24,30 +24,33 @@ SEND_SECONDS = 5.0  # timeout for a peer that does not read
 FIRST_SECONDS = 3.0  # until the first query of a connection is complete
 WHOLE_SECONDS = 5.0  # from the first byte of a query to its last
 PAUSE_SECONDS = 0.1  # after accept() failed for lack of file descriptors
-MOST_OF_ONE = 20  # connections of one guest, or of all strangers of one network
+MAX_OF_ONE = 20  # connections of one guest, or of all strangers of one network
 
-Handle = Callable[[bytes, str, str, bool], bytes | Awaitable[bytes] | None]
-Spawn = Callable[[Awaitable[None]], asyncio.Task[None]]
+# Gives the response to a packet from a peer to the host's address; b"" for none.
+Resolve = Callable[[bytes, str, str], asyncio.Future[bytes]]
 
 
-class TcpConnections:
-    """The TCP connections of all listeners, least recently used first, within the limits.
+@dataclass(slots=True)
+class _Connection:
+    """client: who is charged for it; pending: its queries that are not answered yet."""
 
-    handle answers a packet, spawn runs tasks that must be awaited at the end, limits gives the current limits.
-    """
+    client: str
+    pending: set[asyncio.Future[bytes]] = field(default_factory=set)
 
-    def __init__(self, handle: Handle, spawn: Spawn, limits: Callable[[], Limits], counts: Counters) -> None:
-        self._handle = handle
-        self._spawn = spawn
+
+class TcpServer:
+    """The TCP connections of all listeners, within the limits. client_key(peer) gives the key of a peer's limits; ''
+    for the host itself."""
+
+    def __init__(
+        self, resolve: Resolve, client_key: Callable[[str], str], limits: Callable[[], Limits], counts: Counters
+    ) -> None:
+        self._resolve = resolve
+        self._client_key = client_key
         self._limits = limits
         self._counts = counts
-        self._open: dict[asyncio.Task[None], str] = {}
-        self._busy: set[asyncio.Task[None]] = set()  # those with pending queries
+        self._open: dict[asyncio.Task[None], _Connection] = {}  # least recently used first
         self._full = False
-        # on_query is called with each peer that sent a query, whose address is verified then. client_key(local, peer)
-        # gives the key of a peer's limits; '' for the host itself.
-        self.on_query: Callable[[str], None] = lambda peer: None
-        self.client_key: Callable[[str, str], str] = lambda local, peer: ""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -57,7 +60,7 @@ class TcpConnections:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, peer = await loop.sock_accept(listener.tcp)
+                sock, peer = await loop.sock_accept(listener.tcp)
             except OSError as error:
                 if not self._full:
                     self._full = True
@@ -65,44 +68,34 @@ class TcpConnections:
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             self._full = False
-            key = self.client_key(listener.address, peer[0])
-            self._make_room(key or peer[0], MOST_OF_ONE if key else None)
+            key = self._client_key(peer[0])
+            connection = _Connection(key or peer[0])
+            self._make_room(connection.client, MAX_OF_ONE if key else None)
             self._counts.tcp_connections += 1
-            task = loop.create_task(self._serve(connection, peer[0], listener.address))
-            self._open[task] = key or peer[0]
-            task.add_done_callback(partial(self._on_close, connection))
+            task = loop.create_task(self._serve(connection, sock, peer[0], listener.address))
+            self._open[task] = connection
+            task.add_done_callback(partial(self._on_close, sock))
 
-    def _make_room(self, key: str, limit: int | None) -> None:
-        """Closes the connection that was idle for longest where there are too many; a peer with many loses one of its
+    def _make_room(self, client: str, limit: int | None) -> None:
+        """Closes the connection that was idle for longest where there are too many; a client with many loses one of its
         own.
 
         A connection with pending queries is closed only if none is idle.
         """
-        most = self._limits().tcp_connections
-        share = max(2, min(limit or most, most // 2))
-        among = [task for task, other in self._open.items() if other == key]
+        total = self._limits().tcp_connections
+        share = max(2, min(limit or total, total // 2))
+        among = [task for task, one in self._open.items() if one.client == client]
         if len(among) < share:
-            if len(self._open) < most:
+            if len(self._open) < total:
                 return
             among = list(self._open)
-        idle = next((task for task in among if task not in self._busy), among[0])
-        del self._open[idle]
-        idle.cancel()
+        task = next((task for task in among if not self._open[task].pending), among[0])
+        del self._open[task]
+        task.cancel()
 
-    def _on_close(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+    def _on_close(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._open.pop(task, None)
-        self._busy.discard(task)
-        connection.close()  # also where the task was cancelled before it started
-
-    def _mark_used(self) -> None:
-        task = asyncio.current_task()
-        if task in self._open:
-            self._open[task] = self._open.pop(task)
-
-    def _on_answer(self, task: asyncio.Task[None], pending: set[asyncio.Task[None]], one: asyncio.Task[None]) -> None:
-        pending.discard(one)
-        if not pending:
-            self._busy.discard(task)
+        sock.close()  # also where the task was cancelled before it started
 
     async def close(self, seconds: float) -> None:
         """Closes all connections, and waits at most this long for it."""
@@ -112,46 +105,54 @@ class TcpConnections:
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
-    async def _serve(self, connection: socket.socket, peer: str, local: str) -> None:
+    async def _serve(self, connection: _Connection, sock: socket.socket, peer: str, local: str) -> None:
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            reader, writer = await asyncio.open_connection(sock=connection)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader, writer = await asyncio.open_connection(sock=sock)
         except OSError:
             return
-        own = asyncio.current_task()
-        assert own is not None
-        pending: set[asyncio.Task[None]] = set()
-        responses = _ResponseWriter(writer)
+        pending, task = connection.pending, asyncio.current_task()
+        assert task is not None
+
+        def send(answer: asyncio.Future[bytes]) -> None:
+            pending.discard(answer)
+            if answer.cancelled() or writer.is_closing():
+                return
+            response = answer.result()
+            if response:
+                writer.write(len(response).to_bytes(2, "big") + response)
+            else:
+                writer.close()
+
+        first = True
         try:
-            first = True
             while True:
                 packet = await _read(reader, self._limits().tcp_idle, first)
-                if first:
-                    first = False
-                    self.on_query(peer)
-                self._mark_used()
-                reply = self._handle(packet, peer, local, True)
-                if reply is None:
-                    break
-                if isinstance(reply, bytes):
-                    await responses.send(reply)
-                    continue
-                task = self._spawn(responses.send_later(reply))
-                pending.add(task)
-                self._busy.add(own)
-                task.add_done_callback(partial(self._on_answer, own, pending))
+                first = False
+                if task in self._open:
+                    self._open[task] = self._open.pop(task)
+                answer = self._resolve(packet, peer, local)
+                pending.add(answer)
+                answer.add_done_callback(send)
                 if len(pending) >= PIPELINE:
                     await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                async with asyncio.timeout(SEND_SECONDS):
+                    await writer.drain()
         except (asyncio.IncompleteReadError, OSError):
-            pass  # idle, gone, or closing after its last query
+            pass  # idle, gone, does not read, or closing after its last query
         except asyncio.CancelledError:
-            for task in pending:
-                task.cancel()
+            for answer in pending:
+                answer.cancel()
             raise
         finally:
             if pending:
                 await asyncio.wait(pending, timeout=self._limits().query_timeout + 1)
-            await responses.close()
+            writer.close()
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await writer.wait_closed()
+            except OSError:
+                writer.transport.abort()
 
 
 async def _read(reader: asyncio.StreamReader, idle: float, first: bool) -> bytes:
@@ -163,36 +164,3 @@ async def _read(reader: asyncio.StreamReader, idle: float, first: bool) -> bytes
             waiting.reschedule(asyncio.get_running_loop().time() + WHOLE_SECONDS)
         length = start[0] << 8 | (await reader.readexactly(1))[0]
         return await reader.readexactly(length)
-
-
-class _ResponseWriter:
-    """Writes responses, one after the other, to a peer that may not read them."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._lock = asyncio.Lock()
-
-    async def send(self, reply: bytes) -> None:
-        """Raises OSError where the peer is gone or does not read; the connection is over then."""
-        async with self._lock:
-            if self._writer.is_closing():
-                raise ConnectionResetError("the peer is gone")
-            self._writer.write(struct.pack("!H", len(reply)) + reply)
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await self._writer.drain()
-            except TimeoutError:
-                self._writer.transport.abort()
-                raise
-
-    async def send_later(self, reply: Awaitable[bytes]) -> None:
-        await self.send(await reply)
-
-    async def close(self) -> None:
-        """Closes the connection, after the peer has read what was written, if it does."""
-        self._writer.close()
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._writer.wait_closed()
-        except OSError:
-            self._writer.transport.abort()

@@ -1,90 +1,165 @@
 """Reads and answers the datagrams of all listeners, in the UDP thread.
 
-On Linux it reads IPv4 datagrams with recvmmsg(2), elsewhere one by one.
+On Linux it reads IPv4 datagrams in batches while many arrive, elsewhere one by one.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
+import time
 from functools import partial
 from selectors import EVENT_READ
+from typing import Any
 
-from vmdns.server import recvmmsg as batch
-from vmdns.server.answer_cache import AnswerCache
-from vmdns.server.counters import Counters
+from vmdns.server import udp_linux
+from vmdns.server.answer_cache import NO_RESPONSE, Answers, find, pack
+from vmdns.server.client_limits import MUTE_SECONDS
 from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener
-from vmdns.server.packed_answers import NO_RESPONSE
-from vmdns.server.recvmmsg import Batch
-from vmdns.server.udp_listener import Ask, FindAnswers, UdpListener
-
-log = logging.getLogger(__name__)
-
-CALLS = batch.load()
+from vmdns.server.query_handler import QueryHandler
+from vmdns.server.udp_linux import ROOM, Batch, FloodFilter
 
 MANY = 4  # datagrams read at once: more are likely to follow
-_ROUNDS = 4  # reads of one listener before other listeners have their turn
+MAX_CLIENTS = 4096
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
+Peer = tuple[Any, ...]
 
-class UdpReader:
-    """Serves all listeners. counts are those of the UDP thread."""
 
-    def __init__(self, thread: IoThread, answer_cache: AnswerCache, find_answers: FindAnswers, ask: Ask) -> None:
+class UdpListener:
+    """The UDP side of one listener."""
+
+    def __init__(self, listener: Listener, thread: IoThread, *, batched: bool) -> None:
+        self.address = listener.address
+        self.socket = listener.udp
+        self.batched = batched
+        self.many = False  # whether the last read found many datagrams
+        # The cached answers for each client that needs no check, None for others, by address: as text or as four bytes.
+        self.clients: dict[str | bytes, Answers | None] = {}
         self._thread = thread
-        self._dependencies = answer_cache, find_answers, ask
-        self._answer_cache = answer_cache
-        self._batch = Batch(CALLS) if CALLS is not None else None
-        self.counts = Counters()
+        self.filter = FloodFilter(listener.udp)
 
-    def open(self, bound: Listener, *, batches: bool) -> UdpListener:
-        """Starts answering on a listener. batches: whether recvmmsg is used where the system has it."""
-        calls = CALLS if batches and bound.udp.family == socket.AF_INET else None
-        listener = UdpListener(bound, *self._dependencies, self.counts, calls)
+    def mute(self, network: str) -> bool:
+        """Has the kernel drop most datagrams from a network for a moment. Returns False where it cannot."""
+        if not self.filter.mute(network):
+            return False
+        self._thread.call_at(time.monotonic() + MUTE_SECONDS, partial(self.filter.unmute, network))
+        return True
+
+
+class UdpServer:
+    """Answers the datagrams of all listeners."""
+
+    def __init__(self, thread: IoThread, handler: QueryHandler) -> None:
+        self._thread = thread
+        self._handler = handler
+        self._cache = handler.answer_cache
+        self._counts = handler.counts
+        self._batch = Batch() if udp_linux.POSSIBLE else None
+        self._open: dict[Listener, UdpListener] = {}
+        # Recent clients: (peer, the host's address that it queried) -> time of the query, in seconds of time.monotonic.
+        self.recent_clients: dict[tuple[str, str], float] = {}
+
+    @property
+    def path(self) -> str:
+        """How datagrams are read: in batches, one by one, or both."""
+        return " and ".join(sorted({"in batches" if one.batched else "one by one" for one in self._open.values()}))
+
+    def open(self, listener: Listener, *, batches: bool) -> None:
+        """Starts answering on a listener. batches: whether they are used where the system has them."""
+        batched = batches and self._batch is not None and listener.udp.family == socket.AF_INET
+        one = self._open[listener] = UdpListener(listener, self._thread, batched=batched)
         # Sending waits while the buffer is full, where a read need not wait.
-        bound.udp.setblocking(_DONT_WAIT != 0)
-        self._thread.submit(partial(self._thread.watch, bound.udp, EVENT_READ, partial(self._answer, listener)))
-        return listener
+        listener.udp.setblocking(_DONT_WAIT != 0)
+        self._thread.submit(partial(self._thread.watch, listener.udp, EVENT_READ, partial(self._read, one)))
 
-    def close(self, listener: UdpListener) -> None:
-        """Stops answering there."""
-        self._thread.run(partial(self._thread.unwatch, listener.socket))
-        listener.socket.setblocking(False)
+    def close(self, listener: Listener) -> None:
+        """Stops answering on a listener."""
+        one = self._open.pop(listener)
 
-    def _answer(self, listener: UdpListener) -> None:
-        """Answers the datagrams of a listener."""
+        def stop() -> None:
+            self._thread.unwatch(one.socket)
+            one.filter.clear()
+
+        self._thread.run(stop)
+
+    def forget_clients(self) -> None:
+        """Drops what is known of clients, which a new snapshot may change. Any thread may call this."""
+        for one in self._open.values():
+            one.clients = {}
+
+    def _read(self, one: UdpListener) -> None:
+        """Answers what has arrived: one by one, which is the fastest for a few datagrams, or by the batch."""
+        self._cache.expire()
+        if one.many:
+            self._answer_batch(one)
+            return
         try:
-            self._answer_one(listener)
-            for _ in range(_ROUNDS if listener.batched else 0):
-                if not self._answer_batch(listener):
-                    break
-        except Exception:
-            self.counts.failed += 1
-            log.exception("datagrams could not be answered")
-            if self._batch is not None:
-                self._batch.clear()
-
-    def _answer_one(self, listener: UdpListener) -> None:
-        """Reads one datagram where few are expected, which is the fastest then; without batches some more."""
-        try:
-            if not listener.many:
-                listener.answer_one(_DONT_WAIT)
-            for _ in range(0 if listener.batched else _ROUNDS):
-                listener.answer_one(_DONT_WAIT)
+            for _ in range(MANY):
+                packet, peer = one.socket.recvfrom(ROOM, _DONT_WAIT)
+                response = self._answer(one, packet, peer)
+                if response:
+                    self._send(one.socket, peer, response)
+            one.many = one.batched
         except OSError:
             pass  # no more datagrams, or an ICMP error caused by an earlier response; the socket still works
 
-    def _answer_batch(self, listener: UdpListener) -> bool:
-        """Reads one batch and answers it. Returns whether more datagrams are likely."""
+    def _answer(self, one: UdpListener, packet: bytes, peer: Peer) -> bytes | None:
+        """Returns the response, b"" or None for none now."""
+        try:
+            answers = self._answers_for(one, peer[0])
+            found = find(answers, packet) if answers else None
+            if found is None:
+                send = partial(self._send, one.socket, peer)
+                return self._handler.answer_datagram(packet, peer, one.address, send, one.mute)
+        except Exception:
+            return self._handler.report_fault(packet)
+        self._counts.queries += 1
+        self._counts.answered += 1
+        return found
+
+    def _answers_for(self, one: UdpListener, client: str | bytes) -> Answers | None:
+        clients = one.clients  # before the lookup: what is found by an old snapshot goes with the dict
+        try:
+            return clients[client]
+        except KeyError:
+            pass
+        if len(clients) >= MAX_CLIENTS:
+            clients.clear()
+        if len(self.recent_clients) >= MAX_CLIENTS:
+            self.recent_clients.clear()
+        peer = client if isinstance(client, str) else socket.inet_ntoa(client)
+        self.recent_clients[peer, one.address] = time.monotonic()
+        found = clients[client] = self._handler.find_answers(peer, one.address)
+        return found
+
+    def _answer_batch(self, one: UdpListener) -> None:
+        """Answers a batch. Takes few steps for each datagram, since a busy server spends its time here."""
         batch = self._batch
         assert batch is not None
-        found = batch.receive(listener.socket.fileno(), 0)
-        listener.many = found >= MANY
-        if found <= 0:
-            return False
-        self._answer_cache.tick()
-        packed, uncached = listener.answer_batch(batch, batch.keys(found), 0, found)
-        silent = uncached > 0 and NO_RESPONSE in packed
-        self.counts.failed += batch.send([(listener.socket, 0, found)], packed, silent=silent)
-        return listener.many
+        count = batch.receive(one.socket)
+        one.many = count >= MANY
+        if count <= 0:
+            return
+        packed: list[Any] = []
+        uncached = 0
+        known = one.clients
+        for client, key in zip(batch.clients(count), batch.keys(count), strict=True):
+            answers = known.get(client) or self._answers_for(one, client)
+            packed.append(answers.get(key) if answers else None)
+        if None in packed:
+            for at, cached in enumerate(packed):
+                if cached is None:
+                    response = self._answer(one, batch.packet(at), batch.peer(at))
+                    packed[at] = pack(response) if response else NO_RESPONSE
+                    uncached += 1
+        self._counts.queries += count - uncached
+        self._counts.answered += count - uncached
+        self._counts.failed += batch.send(one.socket, packed)
+
+    def _send(self, sock: socket.socket, peer: Peer, response: bytes) -> None:
+        try:
+            if response:
+                sock.sendto(response, _DONT_WAIT, peer)
+        except OSError:
+            self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries

@@ -79,7 +79,7 @@ def test_25_a_fault_of_our_own_ends_nothing(what: str, times: int, broken: Any) 
 
 
 def test_25_a_question_that_cannot_be_answered_gets_servfail(broken: Any) -> None:
-    run = broken("vmdns.server.udp_queries::parse_query", 3)
+    run = broken("vmdns.server.query_handler::parse_query", 3)
     run.saw("ready:")
     found = [ask("www.local", "127.0.0.1", run.port, seconds=PATIENCE) for _ in range(4)]
     assert found == 3 * [frozenset({"SERVFAIL"})] + [frozenset({"192.168.56.200"})]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -35,11 +34,11 @@ def asked(asker: str | None, name: str = "db.local", kind: str = "A") -> tuple[d
     """The response, and from where to where the question was put."""
     put: list[tuple[str, str]] = []
 
-    def handle(packet: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
+    async def resolve(packet: bytes, peer: str, local: str) -> bytes:
         put.append((peer, local))
         return encode_response(parse_query(packet), limit=65_535)
 
-    response = asyncio.run(query_server(handle, SNAPSHOT, {"name": name, "type": kind, "as": asker}))
+    response = asyncio.run(query_server(resolve, SNAPSHOT, {"name": name, "type": kind, "as": asker}))
     return response, put[0] if put else None
 
 
@@ -85,7 +84,7 @@ def test_who_cannot_ask(asker: str, error: str) -> None:
 def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, rcode: int = 0) -> dict[str, Any]:
     """What `vmdns ask NAME` gets where names outside are answered with rcode."""
 
-    def handle(packet: bytes, peer: str, local: str, tcp: bool) -> bytes:
+    async def resolve(packet: bytes, peer: str, local: str) -> bytes:
         query = parse_query(packet)
         reply = answer_query(query, snapshot, snapshot.view(local, peer))
         if reply is None:
@@ -93,7 +92,7 @@ def answered(name: str, kind: str | None = None, snapshot: Snapshot = SNAPSHOT, 
         more = {"answer": reply.answer, "authority": reply.authority, "extended_error": reply.extended_error}
         return encode_response(query, reply.rcode, limit=65_535, **more)  # type: ignore[arg-type]
 
-    return asyncio.run(query_server(handle, snapshot, {"do": "ask", "name": name, "type": kind, "as": None}))
+    return asyncio.run(query_server(resolve, snapshot, {"do": "ask", "name": name, "type": kind, "as": None}))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ import pytest
 from tests.contract.test_run import PATIENCE, Run
 from vmdns.daemon import process
 from vmdns.host.systemd import ServiceNotifier, drop_ambient_capabilities
-from vmdns.server.listeners import bind
-from vmdns.server.socket_activation import pair, take
+from vmdns.server.listeners import bind, pair, take
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX") or sys.platform == "win32", reason="POSIX only")
 

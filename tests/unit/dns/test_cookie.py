@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.dns.cookie import EARLY_SECONDS, VALID_SECONDS, cookie_age, is_legal_length, make_cookie
+from vmdns.dns.cookie import (
+    EARLY_SECONDS,
+    RENEW_SECONDS,
+    ROLL_SECONDS,
+    VALID_SECONDS,
+    Cookies,
+    cookie_age,
+    is_legal_length,
+    make_cookie,
+)  # fmt: skip
 
 SECRET = bytes.fromhex("e5e973e5a6b2a43f48e7dc849e37bfcf")
 OTHER = bytes.fromhex("dd3bdf9344b678b185a6f5cb60fca715")
@@ -62,3 +71,62 @@ def test_a_changed_bit_is_noticed(byte: int, bit: int) -> None:
 
 def test_e15_lengths() -> None:
     assert [length for length in range(50) if is_legal_length(length)] == [8, *range(16, 41)]
+
+
+# -- cookies of a server ------------------------------------------------------------------------------------------
+
+PEER = "192.168.56.101"
+
+
+class World:
+    """A clock that is set, and secrets that are counted."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        self.secrets = 0
+        self.cookies = Cookies(lambda: self.now, self._random)
+
+    def _random(self, count: int) -> bytes:
+        self.secrets += 1
+        return bytes([self.secrets]) * count
+
+
+def test_x10_an_hour_and_renewed_after_half_of_it() -> None:
+    world = World()
+    given, proves = world.cookies.check(CLIENT, PEER)
+    assert (given[:8], len(given), proves) == (CLIENT, 24, False)
+    for later, kept in ((0, True), (RENEW_SECONDS - 1, True), (RENEW_SECONDS, False), (VALID_SECONDS, False)):
+        world.now = 1_800_000_000.0 + later
+        again, proves = world.cookies.check(given, PEER)
+        assert proves
+        assert (again == given) is kept
+    world.now += 1
+    assert world.cookies.check(given, PEER)[1] is False
+
+
+def test_another_address_has_another_cookie() -> None:
+    world = World()
+    given, _ = world.cookies.check(CLIENT, PEER)
+    assert world.cookies.check(given, "192.168.56.102")[1] is False
+
+
+def test_the_secret_is_rolled_and_the_one_before_is_good_for_an_hour() -> None:
+    world = World()
+    world.now += ROLL_SECONDS - 10
+    given, _ = world.cookies.check(CLIENT, PEER)
+    world.now += 20
+    again, proves = world.cookies.check(given, PEER)
+    assert world.secrets == 2
+    assert proves
+    assert again != given
+    world.now += VALID_SECONDS
+    assert world.cookies.check(given, PEER)[1] is False
+
+
+def test_a_clock_that_jumps_costs_a_cookie_and_no_more() -> None:
+    world = World()
+    given, _ = world.cookies.check(CLIENT, PEER)
+    for jump in (-3600, 7200, -86_400, 10**8):
+        world.now += jump
+        data, _ = world.cookies.check(given, PEER)
+        assert world.cookies.check(data, PEER)[1] is True

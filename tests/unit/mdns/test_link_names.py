@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import time
 
 import dns.edns
 import dns.flags
@@ -13,7 +13,7 @@ import pytest
 
 from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
-from tests.unit.server.dnsbench import HOST, Script, question
+from tests.unit.server.dnsbench import HOST, InlineThread, Script, answer, answer_at_once, question
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import Record, address_record
 from vmdns.dns.name import to_text, to_wire
@@ -23,9 +23,9 @@ from vmdns.mdns.packets import encode_responses, parse_packet
 from vmdns.mdns.querier import CLIENT_LOOKUPS, CLIENT_QUERIES, LinkQuerier
 from vmdns.mdns.responder import Responder
 from vmdns.mdns.transport import Multicast
+from vmdns.server import answer_cache
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.listeners import Listener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.name_rules import RESERVED, LookupState
@@ -52,14 +52,14 @@ class Lan:
     def __init__(self) -> None:
         self.queries: list[tuple[float, str]] = []
         self.relay = LinkQuerier(self._send, self._forget, asyncio.get_running_loop().time)
-        script = Script()
+        script = Script(InlineThread())
         script.snapshot = SNAPSHOT
         self.server = DnsServer(script.current, script.others(), Limits())
         self.server.external.links = self.relay
         self.server.publish(SNAPSHOT)
 
     def _forget(self) -> None:
-        self.server.datagrams.answer_cache.drop_absent()
+        self.server.handler.answer_cache.drop_absent()
 
     def _send(self, packet: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -72,12 +72,19 @@ class Lan:
             (answer,) = encode_responses([Record(name, kind, 120, rdata)])
             loop.call_later(0.05, self.relay.receive, answer, LAN)
 
+    def answer_datagram(self, packet: bytes, peer: str) -> bytes | None:
+        handler = self.server.handler
+        return handler.answer_datagram(packet, (peer, 4000), DOOR, lambda later: None, lambda network: False)
+
+    def cached(self, packet: bytes) -> bytes | None:
+        """What this computer itself gets from the cache."""
+        self.server.handler.answer_cache.expire()
+        answers = self.server.handler.find_answers(HOST, HOST)
+        assert answers is not None
+        return find(answers, packet)
+
     async def ask(self, name: str, kind: str = "A", peer: str = OFFICE, *, tcp: bool = False) -> dns.message.Message:
-        response = self.server.handle(question(name, kind, use_edns=0), peer, DOOR, tcp)
-        if isinstance(response, Awaitable):
-            response = await response
-        assert response is not None
-        return dns.message.from_wire(response)
+        return dns.message.from_wire(await answer(self.server, question(name, kind, use_edns=0), peer, DOOR, tcp=tcp))
 
 
 def error(message: dns.message.Message) -> str:
@@ -103,13 +110,13 @@ def test_beyond_the_budget_it_is_servfail_at_once_with_the_reason(tcp: bool) -> 
         lan = Lan()
         tasks = [asyncio.create_task(lan.ask(f"no{number}.local", tcp=tcp)) for number in range(CLIENT_LOOKUPS)]
         await asyncio.sleep(0.01)
-        response = lan.server.handle(question("printer.local", use_edns=0), OFFICE, DOOR, tcp)
-        assert isinstance(response, bytes)
+        response = answer_at_once(lan.server, question("printer.local", use_edns=0), OFFICE, DOOR, tcp=tcp)
+        assert response is not None
         refused = dns.message.from_wire(response)
         assert refused.rcode() == dns.rcode.SERVFAIL
         assert "too many lookups" in error(refused)
         assert {(await task).rcode() for task in tasks} == {dns.rcode.NXDOMAIN}
-        assert isinstance(lan.server.handle(question("no0.local"), OFFICE, DOOR, tcp), bytes)  # known: nobody
+        assert answer_at_once(lan.server, question("no0.local"), OFFICE, DOOR, tcp=tcp)  # known: nobody
         await asyncio.sleep(1)
         assert (await lan.ask("printer.local")).answer
 
@@ -210,39 +217,34 @@ def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytes
 def test_one_clients_servfail_is_not_given_to_another() -> None:
     async def main() -> None:
         lan = Lan()
-        datagrams, listener = lan.server.datagrams, Listener(DOOR, 53, None, None)  # type: ignore[arg-type]
         lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
             LookupState.OVER_BUDGET if client == uuid(1) else LookupState.ABSENT
         )
         packet = question("printer.local")
-        refused = datagrams.ask(packet, (FLOODER, 4000), listener)
-        denied = datagrams.ask(packet, (OFFICE, 4000), listener)
-        assert refused is not None
-        assert denied is not None
-        assert (refused[1] & 15, denied[1] & 15) == (dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN)
+        for peer, rcode in ((FLOODER, dns.rcode.SERVFAIL), (OFFICE, dns.rcode.NXDOMAIN)):
+            response = lan.answer_datagram(packet, peer)
+            assert response is not None
+            assert response[3] & 15 == rcode
 
     run(main())
 
 
-def test_this_computer_gets_either_answer_from_memory() -> None:
+def test_this_computer_gets_either_answer_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a million unknown names cost as little as any other negative answer."""
 
     async def main() -> None:
         lan = Lan()
-        datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
         for state, rcode in ((LookupState.OVER_BUDGET, dns.rcode.SERVFAIL), (LookupState.ABSENT, dns.rcode.NXDOMAIN)):
             lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
             packet = question(f"{state.name.lower()}.local")
-            first = datagrams.ask(packet, (HOST, 4000), listener)
-            ready = datagrams.find_answers(listener, HOST)
+            lan.server.handler.answer_cache.expire()
+            first = answer_at_once(lan.server, packet)
             assert first is not None
-            assert ready is not None
-            assert first[1] & 15 == rcode
-            assert find(ready, packet) == first
-        cache = datagrams.answer_cache
-        absent, over = question("absent.local"), question("over_budget.local")
-        cache.expire(100.0)
-        assert [find(ready, one) is None for one in (absent, over)] == [True, True]
+            assert first[3] & 15 == rcode
+            assert lan.cached(packet) == first
+        later = time.monotonic() + 11
+        monkeypatch.setattr(answer_cache.time, "monotonic", lambda: later)
+        assert [lan.cached(question(f"{name}.local")) for name in ("absent", "over_budget")] == [None, None]
 
     run(main())
 
@@ -250,32 +252,21 @@ def test_this_computer_gets_either_answer_from_memory() -> None:
 def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance() -> None:
     async def main() -> None:
         lan = Lan()
-        datagrams, listener = lan.server.datagrams, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
         packet = question("nobody.local")
-        (answer,) = encode_responses(
+        (announced,) = encode_responses(
             [Record(to_wire("nobody.local"), *address_record("192.168.1.9")[:1], 120, bytes(4))]
         )
-
-        async def denied() -> bool:
-            await lan.ask("nobody.local", peer=HOST)
-            ready = datagrams.find_answers(listener, HOST)
-            assert ready is not None
-            assert datagrams.ask(packet, (HOST, 4000), listener) is not None
-            return find(ready, packet) is not None
-
         for forget in (
             lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
             lan.relay.drop_results,
-            lambda: lan.relay.receive(answer, LAN),
+            lambda: lan.relay.receive(announced, LAN),
         ):
             lan.server.publish(SNAPSHOT)
-            datagrams.answer_cache.expire(0.5)
-            assert await denied()
-            datagrams.answer_cache.expire(1.5)
-            ready = datagrams.find_answers(listener, HOST)
-            assert ready is not None
-            assert find(ready, packet) is not None
+            await lan.ask("nobody.local", peer=HOST)
+            lan.server.handler.answer_cache.expire()
+            assert answer_at_once(lan.server, packet) is not None
+            assert lan.cached(packet) is not None
             forget()
-            assert find(ready, packet) is None
+            assert lan.cached(packet) is None
 
     run(main())

@@ -12,27 +12,37 @@ import dns.message
 
 from tests.testzone import SNAPSHOT
 from vmdns.dns import message as wire
+from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import Record
 from vmdns.dns.name import split_labels
-from vmdns.dns.query import Query, encode_query, encode_response
+from vmdns.dns.query import encode_query
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import ExternalNames
+from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener, bind
-from vmdns.state.authoritative import Reply
+from vmdns.server.query_handler import ExternalNames
 from vmdns.state.snapshot import Snapshot
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0  # seconds until an answer that does not come is a failure
 
 
+class InlineThread(IoThread):
+    """Stands for the UDP thread where a simulated clock does not wait for one."""
+
+    def submit(self, call: Callable[[], None]) -> None:
+        call()
+
+
 class Script:
     """What the server is given: a snapshot, and a forwarder that does as the first label of the name says."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread: IoThread | None = None) -> None:
         self.snapshot: Snapshot | Exception = SNAPSHOT
-        self.gate = asyncio.Event()  # names that begin with `slow` wait for it
+        self.thread = thread or IoThread()
         self.forwarded: list[bytes] = []
+        self.slow: list[tuple[Question, Callable[[Forwarded], object]]] = []  # names that begin with `slow`
+        self._open = False
 
     def current(self) -> Snapshot:
         if isinstance(self.snapshot, Exception):
@@ -42,33 +52,70 @@ class Script:
     async def admit(self, peer: str) -> None:
         """Nobody turns out to be a guest."""
 
-    def cached(self, query: Query, limit: int) -> bytes | None:
-        return self._made(query, limit) if split_labels(query.key)[0] == b"cached" else None
+    def find_cached(self, question: Question) -> Forwarded | None:
+        return _made(question) if split_labels(question.name)[0] == b"cached" else None
 
-    async def forward(self, query: Query, limit: int) -> bytes:
-        self.forwarded.append(query.key)
-        match split_labels(query.key)[0]:
-            case b"slow":
-                await self.gate.wait()
+    def find(self, question: Question, waiter: Callable[[Forwarded], object]) -> Forwarded | None:
+        found = self.find_cached(question)
+        if found is not None:
+            return found
+        self.forwarded.append(question.name)
+        match split_labels(question.name)[0]:
+            case b"slow" if not self._open:
+                self.slow.append((question, waiter))
             case b"broken":
                 raise RuntimeError("the forwarder is broken")
             case b"fat":
-                many = [Record(query.name, wire.A, 9, n.to_bytes(4, "big")) for n in range(1000)]
-                return encode_response(query, limit=limit, answer=many)
-        return self._made(query, limit)
+                many = [Record(question.name, wire.A, 9, n.to_bytes(4, "big")) for n in range(1000)]
+                self.thread.submit(lambda: waiter(Forwarded(0, tuple(many))))
+            case _:
+                self.thread.submit(lambda: waiter(_made(question)))
+        return None
 
-    async def chase(self, query: Query, reply: Reply, target: bytes, limit: int) -> bytes:
-        self.forwarded.append(target)
-        return encode_response(
-            query, limit=limit, answer=[*reply.answer, Record(target, wire.A, 9, b"\xc6\x33\x64\x01")]
-        )
+    def open_gate(self) -> None:
+        """Answers the slow ones."""
+
+        def answer() -> None:
+            self._open = True
+            for question, waiter in self.slow:
+                waiter(_made(question))
+            self.slow.clear()
+
+        self.thread.submit(answer)
+
+    async def settle(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.slow:
+                    await asyncio.sleep(0.001)
+        self.thread.run(lambda: None)
 
     def others(self) -> ExternalNames:
-        """What the server asks for what is not its own."""
-        return ExternalNames(self.forward, self.cached, self.chase, self.admit)
+        """What answers names outside the local zones."""
+        return ExternalNames(self, self.admit)  # type: ignore[arg-type]
 
-    def _made(self, query: Query, limit: int) -> bytes:
-        return encode_response(query, limit=limit, answer=[Record(query.name, wire.A, 9, b"\xc6\x33\x64\x01")])
+
+def _made(question: Question) -> Forwarded:
+    return Forwarded(0, (Record(question.name, wire.A, 9, b"\xc6\x33\x64\x01"),))
+
+
+def answer_at_once(
+    server: DnsServer, packet: bytes, peer: str = HOST, local: str = HOST, *, tcp: bool = False
+) -> bytes | None:
+    """The response of the query handler, b"" for none; None where it follows."""
+    return server.handler.answer(packet, peer, local, lambda response: None, tcp=tcp)
+
+
+async def answer(server: DnsServer, packet: bytes, peer: str = HOST, local: str = HOST, *, tcp: bool = False) -> bytes:
+    """The response of the query handler, also one that follows."""
+    loop = server.handler.loop = asyncio.get_running_loop()
+    later: asyncio.Future[bytes] = loop.create_future()
+
+    def respond(response: bytes) -> None:
+        loop.call_soon_threadsafe(later.set_result, response)
+
+    response = server.handler.answer(packet, peer, local, respond, tcp=tcp)
+    return response if response is not None else await later
 
 
 class Bench:

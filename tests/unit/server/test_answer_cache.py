@@ -1,10 +1,9 @@
-"""The fast path: the same bytes as the slow one, whatever is asked, and nothing that is no longer true."""
+"""The answer cache: the same bytes as without it, whatever is queried, and nothing that is no longer true."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import dns.edns
@@ -14,36 +13,77 @@ from hypothesis import strategies as st
 
 from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
-from tests.unit.server.dnsbench import HOST, Bench, Script, question, run
+from tests.unit.server.dnsbench import HOST, Bench, InlineThread, Script, answer, answer_at_once, question, run, serving
 from vmdns.dns.limits import Limits
+from vmdns.dns.query import parse_query
 from vmdns.server import answer_cache as caches
-from vmdns.server.answer_cache import AnswerCache, Answers, find
+from vmdns.server import udp_linux
+from vmdns.server.answer_cache import (
+    ABSENT_SECONDS,
+    FORWARDED_SECONDS,
+    KEY,
+    NO_RESPONSE,
+    QUERY,
+    SENT,
+    AnswerCache,
+    Answers,
+    find,
+    make_key,
+    pack,
+    unpack,
+)
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.listeners import Listener, bind
-from vmdns.server.udp import CALLS
 from vmdns.state.build import build
 from vmdns.state.policy import Policy
 from vmdns.state.snapshot import AccessRight
 from vmdns.state.views import View
 
-ASKER = EVERYWHERE, AccessRight.ALL
+CLIENT = EVERYWHERE, AccessRight.ALL
 NAMES = (
     "web-01.local", "db.local", "x.db.local", "nope.local", "off.local", "waiting.local", "www.local", "big.local",
     "local", "vm.internal", "_http._tcp.web-01.local", "_tcp.web-01.local", "102.56.168.192.in-addr.arpa",
     "77.56.168.192.in-addr.arpa", "localhost", "nas.example.org", "vmdns.local", "xn--pd1b38l32h.local", "web",
 )  # fmt: skip
 KINDS = ("A", "AAAA", "PTR", "SOA", "TXT", "HTTPS", "ANY", "SRV", "TYPE65280")
+NEAR = (0, 1, 2, 57, 58, 59, 60, 61, 62, 63, 1400)  # lengths around those at which forms change
 
 
-def served() -> tuple[DnsServer, Listener]:
-    """A server that nobody listens to, with the test zone."""
-    script = Script()
+@given(st.binary(min_size=2, max_size=200), st.sampled_from(NEAR))
+def test_a_packed_response_is_unpacked_as_it_was(response: bytes, more: int) -> None:
+    whole = response + bytes(more)
+    assert unpack(pack(whole), whole[:2]) == whole
+    assert len(pack(whole)) == max(SENT, 8 + len(whole))
+    assert pack(whole) != NO_RESPONSE
+
+
+@given(st.binary(max_size=70), st.binary(max_size=70), st.sampled_from(NEAR), st.binary(max_size=5))
+def test_no_two_queries_have_one_key(one: bytes, other: bytes, zeros: int, end: bytes) -> None:
+    def key(query: bytes) -> bytes:
+        return make_key(b"id" + query)
+
+    for query in (other, one + bytes(zeros), one + bytes(zeros) + end, key(one), key(one)[:-1], one + b"\xff"):
+        assert (key(query) == key(one)) == (query == one)
+    assert len(key(one)) == KEY if len(one) <= QUERY - 2 else len(one) + 1
+
+
+# -- in front of the query handler ---------------------------------------------------------------------------------
+
+
+def served() -> DnsServer:
+    """A server without listeners, with the test zone."""
+    script = Script(InlineThread())
     server = DnsServer(script.current, script.others(), Limits())
     server.publish(SNAPSHOT)
-    return server, Listener(HOST, 53, None, None)  # type: ignore[arg-type]
+    return server
 
 
-def cased(packet: bytes, seed: int) -> bytes:
+def cached(server: DnsServer, packet: bytes) -> bytes | None:
+    answers = server.handler.find_answers(HOST, HOST)
+    assert answers is not None
+    return find(answers, packet)
+
+
+def mix_case(packet: bytes, seed: int) -> bytes:
     """The packet with its name in random case (0x20)."""
     lots = random.Random(seed)
     end = packet.index(0, 12)
@@ -56,104 +96,93 @@ def cased(packet: bytes, seed: int) -> bytes:
         st.tuples(st.sampled_from(NAMES), st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 9)), max_size=9
     )
 )
-def test_fast_and_slow_give_the_same_bytes(asked: list[tuple[str, str, int, int]]) -> None:
-    server, listener = served()
-    for number, (name, kind, edns, seed) in enumerate(asked * 2):
+def test_a_cached_answer_has_the_bytes_of_the_first(queries: list[tuple[str, str, int, int]]) -> None:
+    server = served()
+    for number, (name, kind, edns, seed) in enumerate(queries * 2):
         options = [dns.edns.GenericOption(65001, b"x")] if edns == 3 else None
         how = {"use_edns": 0, "payload": 600 * edns, "options": options} if edns else {"use_edns": -1}
-        packet = cased(question(name, kind, ident=number, **how), seed)
-        slow = server.handle(packet, HOST, HOST, False)
-        if isinstance(slow, Coroutine):
-            asyncio.run(slow)  # it is forwarded
-        if not isinstance(slow, bytes):
-            continue
-        ready = server.datagrams.find_answers(listener, HOST)
-        assert ready is not None
-        fast = find(ready, packet)
-        if fast is None:
-            fast = server.datagrams.answer(packet, (HOST, 1234), listener)
-        if fast is not None:  # what is forwarded comes from the loop
-            assert packet[:2] + fast == slow
+        packet = mix_case(question(name, kind, ident=number, **how), seed)
+        before, fresh = cached(server, packet), answer_at_once(server, packet)
+        assert before in (None, fresh)
 
 
-def test_what_was_said_once_stands_ready() -> None:
-    server, listener = served()
+def test_answers_are_cached_whatever_the_case() -> None:
+    server = served()
     for name, kind in (("db.local", "A"), ("db.local", "AAAA"), ("nope.local", "A"), ("x.db.local", "A")):
         packet = question(name, kind)
-        ready = server.datagrams.find_answers(listener, HOST)
-        assert ready is not None
-        assert find(ready, packet) is None
-        said = server.datagrams.answer(packet, (HOST, 1234), listener)
-        assert find(ready, packet) == said
-        assert find(ready, cased(packet, 1)) not in (None, said)
+        assert cached(server, packet) is None
+        assert answer_at_once(server, packet) == cached(server, packet)
+        assert cached(server, mix_case(packet, 1)) == answer_at_once(served(), mix_case(packet, 1))
 
 
 @given(st.binary(max_size=60))
 def test_no_packet_is_taken_for_another(tail: bytes) -> None:
-    server, listener = served()
+    server = served()
     packet = question("db.local", "HTTPS")
-    server.datagrams.answer(packet, (HOST, 1234), listener)
-    ready = server.datagrams.find_answers(listener, HOST)
-    assert ready
+    answer_at_once(server, packet)
     for other in (packet[:12] + tail, tail, packet + tail, packet[:-4] + tail, packet[: len(tail)]):
-        found = find(ready, other)
+        found = cached(server, other)
         if found is not None:
-            assert server.handle(other, HOST, HOST, False) == other[:2] + found
+            assert answer_at_once(server, other) == found
 
 
-# -- forgetting ------------------------------------------------------------------------------------------------
+# -- what is dropped ---------------------------------------------------------------------------------------------
 
 
-HEAD = b"\1\0\0\1\0\0\0\0\0\0"
+class World:
+    """A cache with two answers of the snapshot, a forwarded and an absent one."""
+
+    def __init__(self) -> None:
+        self.cache = AnswerCache()
+        self.cache.publish(SNAPSHOT)
+        self.cache.expire()
+        for name in ("a.local", "b.local"):
+            self.store(name)
+        self.store("forwarded.test", FORWARDED_SECONDS)
+        self.store("absent.local", ABSENT_SECONDS)
+
+    def store(self, name: str, *seconds: float, view: tuple[View, AccessRight] = CLIENT) -> None:
+        packet = question(name)
+        self.cache.store(view, SNAPSHOT, parse_query(packet), packet, packet, *seconds)
+
+    def names(self) -> list[str]:
+        answers: Answers = self.cache.view(CLIENT)
+        names = ("a.local", "b.local", "forwarded.test", "absent.local", "late.local")
+        return [name for name in names if find(answers, question(name)) is not None]
 
 
-def stored(answers: Answers) -> set[bytes]:
-    """The queries without their ids."""
-    return {key[: int.from_bytes(key[58:], "little") - 2] for key in answers.by_key}
+def test_a_new_snapshot_clears_the_cache_and_takes_no_answer_of_the_one_before() -> None:
+    world = World()
+    assert world.names() == ["a.local", "b.local", "forwarded.test", "absent.local"]
+    world.cache.publish(replace(SNAPSHOT, serial=8))
+    world.store("late.local")
+    assert world.names() == []
 
 
-def filled() -> tuple[AnswerCache, Answers]:
-    cache = AnswerCache()
-    cache.publish(SNAPSHOT)
-    for name in (b"a", b"b"):
-        cache.store(ASKER, SNAPSHOT, HEAD + name, b"answer")
-    cache.store_forwarded(ASKER, b"forwarded", b"answer")
-    return cache, cache.view(ASKER)
-
-
-def test_a_new_snapshot_clears_the_cache() -> None:
-    cache, answers = filled()
-    assert stored(answers) == {HEAD + b"a", HEAD + b"b", b"forwarded"}
-    cache.publish(replace(SNAPSHOT, serial=8))
-    assert stored(answers) == set()
-    assert cache.view(ASKER) is answers
-
-
-def test_an_answer_of_the_snapshot_before_is_not_stored() -> None:
-    cache, answers = filled()
-    cache.publish(replace(SNAPSHOT, serial=8))
-    cache.store(ASKER, SNAPSHOT, HEAD + b"late", b"answer")
-    assert stored(answers) == set()
-
-
-def test_a_forwarded_answer_is_dropped_after_a_second() -> None:
-    cache, answers = filled()
-    cache.expire(100.0)
-    assert stored(answers) == {HEAD + b"a", HEAD + b"b"}
-    assert cache.next_second == 101.0
+def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches.time, "monotonic", lambda: now)
+    now = 100.0
+    world = World()
+    for seconds, left in ((0.9, 4), (FORWARDED_SECONDS, 3), (ABSENT_SECONDS - 0.1, 3), (ABSENT_SECONDS + 1, 2)):
+        now = 100.0 + seconds
+        world.cache.expire()
+        assert len(world.names()) == left
+    world.store("absent.local", ABSENT_SECONDS)
+    world.cache.drop_absent()
+    world.cache.expire()
+    assert world.names() == ["a.local", "b.local"]
 
 
 def test_the_cache_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "MOST_ANSWERS", 100)
-    monkeypatch.setattr(caches, "MOST_FORWARDED", 50)
-    monkeypatch.setattr(caches, "MOST_VIEWS", 5)
-    cache, _ = filled()
+    monkeypatch.setattr(caches, "MAX_ANSWERS", 100)
+    monkeypatch.setattr(caches, "MAX_EXPIRING", 25)
+    world = World()
     for number in range(1000):
         view = View((), f"10.0.0.{number % 10}"), AccessRight.ALL
-        cache.store(view, SNAPSHOT, HEAD + b"%d" % number, b"answer")
-        cache.store_forwarded(view, b"f%d" % number, b"answer")
-        assert sum(len(one.by_key) for one in cache._views.values()) <= 150
-        assert len(cache._views) <= 5
+        world.store(f"x{number}.local", view=view)
+        for seconds in (FORWARDED_SECONDS, ABSENT_SECONDS):
+            world.store(f"{seconds}{number}.test", seconds, view=view)
+        assert sum(map(len, world.cache._views.values())) <= 150
 
 
 # -- on real sockets ---------------------------------------------------------------------------------------------
@@ -161,47 +190,37 @@ def test_the_cache_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("batches", [True, False])
 def test_both_paths_answer_alike(batches: bool) -> None:
-    def asked() -> Iterator[bytes]:
+    def packets() -> Iterator[bytes]:
         for number in range(200):
             how = {"use_edns": 0} if number % 2 else {"use_edns": -1}
             packet = question(NAMES[number % 13], KINDS[number % 4], ident=number, **how)
-            yield cased(packet, number) if number % 3 else packet
+            yield mix_case(packet, number) if number % 3 else packet
 
     async def main() -> None:
-        script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
-        listener = bind(HOST, 0)
-        server.open(listener, batches=batches)
-        bench = Bench(server, listener, script)
-        packets = list(asked())
-        slow = {packet[:2]: server.handle(packet, HOST, HOST, False) for packet in packets}
-        for at in range(0, len(packets), 50):
-            for reply in await bench.udp(*packets[at : at + 50]):
-                assert reply == slow.pop(reply[:2])
-        assert slow == {}
-        assert server.datagrams.path == ("in batches" if batches and CALLS else "one by one")
-        await server.stop()
+        async with serving(batches=batches) as bench:
+            queries = list(packets())
+            fresh = {packet[:2]: await answer(bench.server, packet) for packet in queries}
+            for at in range(0, len(queries), 50):
+                for reply in await bench.udp(*queries[at : at + 50]):
+                    assert reply == fresh.pop(reply[:2])
+            assert fresh == {}
+            assert bench.server.udp.path == ("in batches" if batches and udp_linux.POSSIBLE else "one by one")
 
     run(main())
 
 
 @pytest.mark.parametrize("batches", [True, False])
 def test_a_change_is_answered_at_once(batches: bool) -> None:
-    def world(address: str) -> object:
-        return build((*NETWORKS, vm(1, "web", HOSTONLY), lease(1, address, HOSTONLY)), Policy(), NOW, 7)
+    async def change(bench: Bench, address: str) -> None:
+        facts = (*NETWORKS, vm(1, "web", HOSTONLY), lease(1, address, HOSTONLY))
+        bench.script.snapshot = build(facts, Policy(), NOW, 7)
+        bench.server.publish(bench.script.snapshot)
 
     async def main() -> None:
-        script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
-        listener = bind(HOST, 0)
-        script.snapshot = world("192.168.56.101")  # type: ignore[assignment]
-        server.open(listener, batches=batches)
-        bench = Bench(server, listener, script)
-        for last in range(101, 120):
-            script.snapshot = world(f"192.168.56.{last}")  # type: ignore[assignment]
-            server.publish(script.current())
-            for _ in range(3):
-                assert str((await bench.ask("web.local")).answer[0][0]) == f"192.168.56.{last}"
-        await server.stop()
+        async with serving(batches=batches) as bench:
+            for last in range(101, 120):
+                await change(bench, f"192.168.56.{last}")
+                for _ in range(3):
+                    assert str((await bench.ask("web.local")).answer[0][0]) == f"192.168.56.{last}"
 
     run(main())

@@ -5,15 +5,30 @@ from __future__ import annotations
 import dns.flags
 import dns.message
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, vm
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import Record
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
-from vmdns.server import client_limits as client_limits
-from vmdns.server.client_limits import MOST_ACCOUNTS, MOST_VERIFIED, VERIFIED_SECONDS, ClientLimits, VerifiedClients
-from vmdns.server.rate_limit import SendDecision
+from vmdns.server.client_limits import (
+    ALLOWANCE,
+    ALLOWANCE_BURST,
+    FACTOR,
+    MAX_CLIENTS,
+    MAX_USAGES,
+    MAX_VERIFIED,
+    MUTE_SECONDS,
+    UNCACHED,
+    VERIFIED_SECONDS,
+    Bucket,
+    Client,
+    ClientLimits,
+    ClientUsage,
+    SendDecision,
+)  # fmt: skip
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.policy import Policy
@@ -33,30 +48,32 @@ class World:
         facts += [lease(1, GUEST, HOSTONLY), lease(2, OTHER, HOSTONLY)]
         self.snapshot = build(facts, Policy(), NOW, 1)
         self.now = 1000.0
-        self.client_limits = ClientLimits(lambda: self.snapshot, lambda: Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
+        self.limits = ClientLimits(lambda: self.snapshot, lambda: Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
 
     def admitted(self, local: str, peer: str, count: int) -> int:
-        client = self.client_limits.client(local, peer)
+        return self.admit(self.client(local, peer), count).count(SendDecision.SEND)
+
+    def client(self, local: str, peer: str, verified: bool = False) -> Client:
+        client = self.limits.client(local, peer, verified)
         assert client is not None
-        return sum(self.client_limits.admit(client, 5000) is SendDecision.SEND for _ in range(count))
+        return client
+
+    def admit(self, client: Client, count: int, port: int = 5000) -> list[SendDecision]:
+        return [self.limits.admit(client, port, lambda network: False) for _ in range(count)]
 
 
 def test_one_vm_is_one_client_of_lookups_with_all_its_addresses_and_a_network_of_strangers_another() -> None:
     world = World()
     facts = [*NETWORKS, HostAddress("vboxnet0", "192.168.56.1/24"), vm(1, "web", HOSTONLY, HOSTONLY)]
     world.snapshot = build([*facts, lease(1, GUEST, HOSTONLY), lease(1 + 256, OTHER, HOSTONLY)], Policy(), NOW, 1)
-
-    def client(peer: str, proven: bool) -> str:
-        client = world.client_limits.client(DOOR, peer, proven)
-        assert client is not None
-        return client.lookup_client
-
-    for proven in (False, True):
-        assert client(GUEST, proven) == client(OTHER, proven)
-        strangers = {client(f"192.168.56.{host}", proven) for host in range(2, 100)}
+    for verified in (False, True):
+        one, other = (world.client(DOOR, peer, verified).lookup_client for peer in (GUEST, OTHER))
+        strangers = {world.client(DOOR, f"192.168.56.{host}", verified).lookup_client for host in range(2, 100)}
+        assert one == other
         assert len(strangers) == 1
-        assert client(GUEST, proven) not in strangers
-    assert client(GUEST, False) != client(GUEST, True)  # what is sent in its name leaves it its lookups by TCP
+        assert one not in strangers
+    # What is sent in its name leaves it its lookups by TCP.
+    assert world.client(DOOR, GUEST).lookup_client != world.client(DOOR, GUEST, verified=True).lookup_client
 
 
 def response(records: int) -> bytes:
@@ -81,7 +98,7 @@ def response(records: int) -> bytes:
     ],
 )
 def test_what_an_asker_is_counted_by(local: str, peer: str, key: str) -> None:
-    assert World().client_limits.client_key(local, peer) == key
+    assert World().limits.client_key(peer) == key
 
 
 @pytest.mark.parametrize(
@@ -96,13 +113,12 @@ def test_what_an_asker_is_counted_by(local: str, peer: str, key: str) -> None:
     ],
 )
 def test_who_is_a_stranger(local: str, peer: str, from_host: bool, stranger: bool) -> None:
-    client = World().client_limits.client(local, peer)
-    assert client is not None
+    client = World().client(local, peer)
     assert (client.from_host, client.stranger) == (from_host, stranger)
 
 
 def test_loopback_is_not_counted() -> None:
-    assert World().client_limits.client("127.0.0.1", "127.0.0.1") is None
+    assert World().limits.client("127.0.0.1", "127.0.0.1") is None
 
 
 def test_one_guest_takes_nothing_from_another() -> None:
@@ -119,7 +135,7 @@ def test_one_guest_takes_nothing_from_another() -> None:
 def test_a_change_of_the_table_forgives_nothing() -> None:
     world = World(asker_rate=100)
     assert world.admitted(DOOR, GUEST, 1000) == 100
-    world.client_limits.forget_clients()
+    world.limits.forget_clients()
     assert world.admitted(DOOR, GUEST, 1000) == 0
 
 
@@ -134,135 +150,166 @@ def test_who_becomes_a_guest_while_it_is_looked_up() -> None:
         return empty
 
     guests = ClientLimits(looked_up_too_late, Limits, lambda: world.now)
-    early = guests.client(DOOR, GUEST)
+    early, late = guests.client(DOOR, GUEST), guests.client(DOOR, GUEST)
     assert early is not None
-    assert early.usage.key == "192.168.56.0/24"
-    late = guests.client(DOOR, GUEST)
+    assert early.usage.network == "192.168.56.0/24"
     assert late is not None
-    assert late.usage.key == GUEST
+    assert late.usage.network == GUEST
     assert not late.stranger
 
 
 def test_t13_where_no_answer_may_go() -> None:
     world = World()
     for peer in ("192.168.56.255", "255.255.255.255", "224.0.0.251", "0.0.0.0", "::", "ff02::fb"):
-        assert world.admitted(DOOR, peer, 1) == 0, peer
-        unanswerable = world.client_limits.client(DOOR, peer)
-        assert unanswerable is not None
-        assert {world.client_limits.admit(unanswerable, 5000) for _ in range(10)} == {SendDecision.DROP}, peer
-    client = world.client_limits.client(DOOR, GUEST)
-    assert client is not None
-    assert {world.client_limits.admit(client, 0) for _ in range(10)} == {SendDecision.DROP}
+        assert set(world.admit(world.client(DOOR, peer), 10)) == {SendDecision.DROP}, peer
+    assert set(world.admit(world.client(DOOR, GUEST), 10, port=0)) == {SendDecision.DROP}
 
 
 def test_t8_a_stranger_gets_three_bytes_for_one() -> None:
     world = World()
-    client = world.client_limits.client(LAN_DOOR, STRANGER)
+    client = world.client(LAN_DOOR, STRANGER)
     for records in range(20):
         made = response(records)
-        passed = world.client_limits.limit_response(client, made, len(QUERY))
-        assert passed is not None
-        assert len(passed) <= 3 * len(QUERY)
+        passed = world.limits.limit_response(client, made, len(QUERY))
+        assert 0 < len(passed) <= 3 * len(QUERY)
         assert (passed == made) is (len(made) <= 3 * len(QUERY))
         assert bool(dns.message.from_wire(passed).flags & dns.flags.TC) is (passed != made)
 
 
 def test_t8_a_guest_has_an_allowance_and_all_once_it_is_proven() -> None:
     world = World()
-    client, made = world.client_limits.client(DOOR, GUEST), response(20)
-    passed = [world.client_limits.limit_response(client, made, len(QUERY)) for _ in range(2000)]
-    sent = sum(len(one) for one in passed if one is not None)
-    assert sent <= 3 * len(QUERY) * 2000 + 65_536
-    assert None in passed
-    world.client_limits.verify_address(GUEST)
-    assert {world.client_limits.limit_response(client, made, len(QUERY)) for _ in range(100)} == {made}
+    client, made = world.client(DOOR, GUEST), response(20)
+    passed = [world.limits.limit_response(client, made, len(QUERY)) for _ in range(2000)]
+    assert sum(map(len, passed)) <= 3 * len(QUERY) * 2000 + ALLOWANCE_BURST
+    assert b"" in passed
+    world.limits.verify_address(GUEST)
+    assert {world.limits.limit_response(client, made, len(QUERY)) for _ in range(100)} == {made}
     world.now += VERIFIED_SECONDS
-    assert any(world.client_limits.limit_response(client, made, len(QUERY)) != made for _ in range(2000))
-
-
-def test_t8_what_comes_later_is_measured_by_what_its_query_must_have_had() -> None:
-    client = World().client_limits.client(LAN_DOOR, STRANGER)
-    passed = World().client_limits.limit_response(client, response(20))
-    assert passed is not None
-    assert len(passed) <= 3 * len(QUERY)
+    assert any(world.limits.limit_response(client, made, len(QUERY)) != made for _ in range(2000))
 
 
 def test_the_host_itself_gets_all() -> None:
     world, made = World(), response(20)
-    assert {
-        world.client_limits.limit_response(world.client_limits.client(DOOR, DOOR), made, 40) for _ in range(2000)
-    } == {made}
+    assert {world.limits.limit_response(world.client(DOOR, DOOR), made, 40) for _ in range(2000)} == {made}
+    # It is counted once, as no other host can have its address.
+    assert world.client(DOOR, DOOR).usage is world.client(DOOR, DOOR, verified=True).usage
 
 
-def test_t9_questions_for_others() -> None:
+def forward(world: World, client: Client) -> int:
+    """Forwards as many queries as the client may. Returns how many."""
+    count = 0
+    while world.limits.may_forward(client) and count < 10_000:
+        world.limits.begin_forward(client)
+        count += 1
+    return count
+
+
+def test_t9_forwarded_queries() -> None:
     world = World(asker_rate=5000, outstanding=10_000)
-    client, other = world.client_limits.client(DOOR, GUEST), world.client_limits.client(DOOR, OTHER)
-    count = 0
-    while world.client_limits.may_forward(client) and count < 10_000:
-        world.client_limits.count_forward(client)
-        count += 1
-    assert count == 400
-    assert world.client_limits.may_forward(other)
+    client = world.client(DOOR, GUEST)
+    assert forward(world, client) == 400
+    assert world.limits.may_forward(world.client(DOOR, OTHER))
     world.now += 1
-    count = 0
-    while world.client_limits.may_forward(client) and count < 10_000:
-        world.client_limits.count_forward(client)
-        count += 1
-    assert count == 200
+    assert forward(world, client) == 200
 
 
 def test_t9_half_of_what_is_under_way_is_left_to_others() -> None:
     world = World(asker_rate=1_000_000, outstanding=100, query_timeout=5)
-    client = world.client_limits.client(DOOR, GUEST)
-    for _ in range(50):
-        assert world.client_limits.may_forward(client)
-        world.client_limits.count_forward(client)
-    assert not world.client_limits.may_forward(client)
-    assert world.client_limits.may_forward(world.client_limits.client(DOOR, OTHER))
-    world.client_limits.end_forward(client)
-    assert world.client_limits.may_forward(client)
-    world.client_limits.count_forward(client)
-    world.now += 7  # an answer that never came
-    assert world.client_limits.may_forward(client)
+    client = world.client(DOOR, GUEST)
+    assert forward(world, client) == 50
+    assert world.limits.may_forward(world.client(DOOR, OTHER))
+    world.limits.end_forward(client)
+    assert forward(world, client) == 1
+    world.now += 7  # answers that never came
+    assert forward(world, client) == 50
 
 
 @pytest.mark.parametrize(("local", "peer", "share"), [(DOOR, GUEST, 1), (DOOR, UNKNOWN, 4), (LAN_DOOR, STRANGER, 4)])
-def test_who_is_proven_is_counted_by_himself(local: str, peer: str, share: int) -> None:
+def test_a_verified_client_has_limits_of_its_own(local: str, peer: str, share: int) -> None:
     world = World(asker_rate=5000, outstanding=1000)
-    flood, honest = world.client_limits.client(local, peer), world.client_limits.client(local, peer, proven=True)
-    assert flood is not None
-    assert honest is not None
+    flood, honest = world.client(local, peer), world.client(local, peer, verified=True)
     assert world.admitted(local, peer, 10_000) == 5000
-    while world.client_limits.may_forward(flood):
-        world.client_limits.count_forward(flood)
-    assert sum(world.client_limits.admit(honest, 5000) is SendDecision.SEND for _ in range(10_000)) == 5000 // share
-    count = 0
-    while world.client_limits.may_forward(honest):
-        world.client_limits.count_forward(honest)
-        count += 1
-    assert count == 400 // share
-    neighbour = world.client_limits.client(local, peer[:-1] + "3", proven=True)
-    assert neighbour is not None
-    assert world.client_limits.may_forward(neighbour)
-
-
-def test_an_address_of_the_host_is_counted_once_as_nobody_else_can_have_it() -> None:
-    client_limits = World().client_limits
-    one, other = client_limits.client(DOOR, DOOR), client_limits.client(DOOR, DOOR, proven=True)
-    assert one is not None
-    assert other is not None
-    assert one.usage is other.usage
+    forward(world, flood)
+    assert world.admit(honest, 10_000).count(SendDecision.SEND) == 5000 // share
+    assert forward(world, honest) == 400 // share
+    assert world.limits.may_forward(world.client(local, peer[:-1] + "3", verified=True))
 
 
 def test_t11_no_more_is_remembered_than_the_bounds() -> None:
     world = World()
-    for number in range(MOST_ACCOUNTS + 50):
-        world.client_limits.client(LAN_DOOR, f"10.{number >> 8}.{number & 255}.1")
-    assert len(world.client_limits._usages) <= MOST_ACCOUNTS
-    assert len(world.client_limits._clients) <= client_limits.MAX_CLIENTS
-    proven = VerifiedClients()
-    for number in range(MOST_VERIFIED + 50):
-        proven.add(str(number), 0.0)
-    assert len(proven) == MOST_VERIFIED
-    assert not proven.has("0", 1.0)
-    assert proven.has(str(MOST_VERIFIED), 1.0)
+    for number in range(MAX_USAGES + 50):
+        world.client(LAN_DOOR, f"10.{number >> 8}.{number & 255}.1")
+    assert len(world.limits._usages) <= MAX_USAGES
+    assert len(world.limits._clients) <= MAX_CLIENTS
+    for number in range(MAX_VERIFIED + 50):
+        world.limits.verify_address(str(number))
+    assert list(world.limits._verified) == [str(number) for number in range(50, MAX_VERIFIED + 50)]
+
+
+# -- what one client may use -------------------------------------------------------------------------------------
+
+
+def usage(rate: float = 1000.0) -> ClientUsage:
+    return ClientUsage(GUEST, rate, 1, 0.0)
+
+
+@given(st.lists(st.tuples(st.floats(-5, 60), st.integers(12, 512), st.integers(12, 1232)), max_size=300))
+def test_no_more_is_sent_than_the_law_allows(steps: list[tuple[float, int, int]]) -> None:
+    one, now, received, sent, passed = usage(), 0.0, 0, 0, 0.0
+    for later, query, answer in steps:
+        passed += max(0.0, later)
+        now += later  # a clock that goes back counts as none
+        received += query
+        decision = one.release(now, query, answer)
+        sent += {SendDecision.SEND: answer, SendDecision.TRUNCATE: query, SendDecision.DROP: 0}[decision]
+        assert sent <= FACTOR * received + ALLOWANCE_BURST + ALLOWANCE * passed + 1e-6
+
+
+def test_beyond_the_allowance_one_half_is_truncated_and_one_half_dropped() -> None:
+    one = usage()
+    decisions = [one.release(0.0, 40, 1200) for _ in range(100)]
+    assert decisions[:54] == [SendDecision.SEND] * 54
+    over = [decision for decision in decisions if decision is not SendDecision.SEND]
+    assert over[:4] == [SendDecision.TRUNCATE, SendDecision.DROP] * 2
+    # Answers of three times their query are sent all the same, and four of 500 bytes a second (old musl).
+    assert {one.release(0.0, 40, 120) for _ in range(1000)} == {SendDecision.SEND}
+    assert {one.release(1.0 + count / 4, 40, 500) for count in range(1000)} == {SendDecision.SEND}
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.01), st.booleans()), max_size=500))
+def test_no_more_queries_than_the_rate(steps: list[tuple[float, bool]]) -> None:
+    one, now, cost = usage(100.0), 0.0, 0.0
+    for later, uncached in steps:
+        now += later
+        if one.admit(now) is SendDecision.SEND:
+            cost += 1 + UNCACHED * uncached
+            one.work.tokens -= UNCACHED * uncached
+        assert cost <= 100.0 + 100.0 * now + UNCACHED + 1e-6  # the last one may go below zero
+
+
+def test_beyond_the_rate_one_in_three_is_answered_empty_and_a_flood_is_muted() -> None:
+    one = usage(100.0)
+    decisions = [one.admit(0.0) for _ in range(400)]
+    assert decisions[:100] == [SendDecision.SEND] * 100
+    assert decisions[100:] == [SendDecision.DROP, SendDecision.DROP, SendDecision.TRUNCATE] * 100
+    muted: list[str] = []
+    world = World(asker_rate=100)
+    client = world.client(DOOR, UNKNOWN)
+    for _ in range(100 + 64):
+        world.limits.admit(client, 5000, lambda network: not muted.append(network))
+    assert muted == ["192.168.56.0/24"]
+    assert set(world.admit(client, 50)) == {SendDecision.TRUNCATE}  # the kernel has dropped two in three
+    world.now += MUTE_SECONDS
+    assert world.admit(client, 30) == [SendDecision.DROP, SendDecision.DROP, SendDecision.TRUNCATE] * 10  # no refill
+
+
+def test_a_crawler_is_not_noticed() -> None:
+    one = usage(5000.0)
+    for count in range(60_000):  # a thousand a second for a minute, none of which is cached
+        assert one.admit(count / 1000) is SendDecision.SEND
+        one.work.tokens -= UNCACHED
+
+
+def test_a_bucket_whose_clock_stands_still() -> None:
+    bucket = Bucket(10.0, 3.0, 100.0)
+    assert [bucket.take(50.0, 1) for _ in range(4)] == [True, True, True, False]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable
-from dataclasses import replace
+from dataclasses import asdict
 
 import dns.edns
 import dns.flags
@@ -22,14 +20,24 @@ from hypothesis import strategies as st
 from tests import facts
 from tests.facts import BRIDGED, NETWORKS, NOW, vm
 from tests.testzone import SNAPSHOT
-from tests.unit.server.dnsbench import HOST, LAST, Bench, Script, question, run, served, serving
+from tests.unit.server.dnsbench import (
+    HOST,
+    LAST,
+    Bench,
+    Script,
+    answer,
+    answer_at_once,
+    question,
+    run,
+    served,
+    serving,
+)  # fmt: skip
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query
-from vmdns.server.counters import Counters
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
-from vmdns.server.udp_listener import UdpListener
+from vmdns.server.udp import UdpListener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.policy import Policy
@@ -66,7 +74,7 @@ async def test_what_is_not_ours_is_forwarded_and_answers_come_when_they_are_read
     assert all(reply[:2] in (b"\0\2", b"\0\3") for reply in early)
     assert bench.script.forwarded == [to_wire("slow.test"), to_wire("x.test")]
     assert lines(await bench.ask("x.test")) == ["x.test. 9 IN A 198.51.100.1"]
-    assert bench.server.counts.forwarded == 4
+    assert bench.server.handler.counts.forwarded == 4
 
 
 @served()
@@ -86,7 +94,7 @@ def test_e20_what_fails_is_servfail_and_is_logged(caplog: pytest.LogCaptureFixtu
             read = await bench.ask("broken.test")
             assert read.rcode() == dns.rcode.SERVFAIL
             assert read.question[0].name.to_text() == "broken.test."
-            assert bench.server.counts.failed == 1
+            assert bench.server.handler.counts.failed == 1
             bench.script.snapshot = RuntimeError("no snapshot")
             assert (await bench.ask("web-01.local")).rcode() == dns.rcode.SERVFAIL
             bench.script.snapshot = SNAPSHOT
@@ -94,12 +102,6 @@ def test_e20_what_fails_is_servfail_and_is_logged(caplog: pytest.LogCaptureFixtu
 
     run(main())
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.ERROR]
-
-
-def handle(name: str, peer: str, local: str = "192.168.56.1", **how: object) -> bytes | Awaitable[bytes] | None:
-    script = Script()
-    server = DnsServer(script.current, script.others(), Limits())
-    return server.handle(question(name, **how), peer, local, False)  # type: ignore[arg-type]
 
 
 # A LAN with one VM on it, the host's address there 203.0.113.5; a host-only network; a NAT Network's own address.
@@ -140,38 +142,27 @@ def test_t8_who_may_ask_what(lan: str, local: str, peer: str, rcode: int, recurs
     script.snapshot = build(RIGHTS, Policy(lan=lan), NOW, 7)
     server = DnsServer(script.current, script.others(), Limits())
 
-    def asked(name: str) -> dns.message.Message:
-        reply = server.handle(question(name), peer, local, False)
-        if not isinstance(reply, bytes):
-            assert reply is not None
-            reply = asyncio.run(finished(reply))
-        return dns.message.from_wire(reply)
+    async def main() -> None:
+        ours = dns.message.from_wire(await answer(server, question("db.local"), peer, local))
+        assert ours.rcode() == rcode
+        assert bool(ours.flags & dns.flags.RA) == recursion
+        other = dns.message.from_wire(await answer(server, question("cached.test"), peer, local))
+        assert other.rcode() == (0 if recursion else dns.rcode.REFUSED)
 
-    ours = asked("db.local")
-    assert ours.rcode() == rcode
-    assert bool(ours.flags & dns.flags.RA) == recursion
-    other = asked("cached.test")
-    assert other.rcode() == (0 if recursion else dns.rcode.REFUSED)
-
-
-def test_a_chain_is_followed_for_those_alone_who_may_recurse() -> None:
-    out = handle("away.local", "203.0.113.6", "203.0.113.6")
-    assert not isinstance(out, bytes)
-    asyncio.run(finished(out))
-
-
-async def finished(reply: Awaitable[bytes] | None) -> bytes:
-    assert reply is not None
-    return await reply
+    run(main())
 
 
 def test_t8_no_answer_over_udp_is_a_weapon() -> None:
     # What a stranger gets for his bytes: ANY is small, a cut answer no larger than he offered.
-    for name, kind in (("web-01.local", "ANY"), ("local", "ANY"), ("big.local", "A"), ("local", "AXFR")):
-        asked = question(name, kind, use_edns=False)
-        reply = handle(name, "203.0.113.9", kind=kind, use_edns=False)
-        assert isinstance(reply, bytes)
-        assert len(reply) <= (512 if name == "big.local" else 4 * len(asked))
+    async def main() -> None:
+        script = Script()
+        server = DnsServer(script.current, script.others(), Limits())
+        for name, kind in (("web-01.local", "ANY"), ("local", "ANY"), ("big.local", "A"), ("local", "AXFR")):
+            asked = question(name, kind, use_edns=False)
+            response = await answer(server, asked, "203.0.113.9", "192.168.56.1")
+            assert len(response) <= (512 if name == "big.local" else 4 * len(asked))
+
+    run(main())
 
 
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=60).map(lambda body: packet(1, 0, 0, 1, body=body))))
@@ -179,9 +170,8 @@ def test_t23_no_packet_raises(data: bytes) -> None:
     script = Script()
     server = DnsServer(script.current, script.others(), Limits())
     for tcp in (False, True):
-        reply = server.handle(data, "203.0.113.9", "192.168.56.1", tcp)
-        assert reply is None or isinstance(reply, bytes)
-    assert server.counts.failed == 0
+        answer_at_once(server, data, "203.0.113.9", "192.168.56.1", tcp=tcp)
+    assert server.handler.counts.failed == 0
 
 
 # -- sockets -------------------------------------------------------------------------------------------------------
@@ -209,7 +199,7 @@ class Datagrams:
             raise item
         return item
 
-    def sendto(self, reply: bytes, peer: tuple[str, int]) -> None:
+    def sendto(self, reply: bytes, flags: int, peer: tuple[str, int]) -> None:
         if peer[1] in (0, 666):
             raise PermissionError("a firewall, or no port")
         self.sent.append(peer)
@@ -227,23 +217,13 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
         (LAST, (HOST, 1234)),
     )
     script = Script()
-
-    async def main() -> None:
-        server = DnsServer(script.current, script.others(), Limits())
-        thread_counts = Counters()
-        listener = UdpListener(
-            Listener(HOST, 53, datagrams, None),  # type: ignore[arg-type]
-            server.datagrams.answer_cache, server.datagrams.find_answers, server.datagrams.answer,
-            thread_counts, None,
-        )  # fmt: skip
-        while datagrams.given:
-            with contextlib.suppress(OSError):
-                listener.answer_one()
-        assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
-        counts = server.counts + thread_counts
-        assert (counts.failed, counts.queries, counts.malformed) == (2, 5, 1)
-
-    run(main())
+    server = DnsServer(script.current, script.others(), Limits())
+    listener = UdpListener(Listener(HOST, 53, datagrams, None), script.thread, batched=False)  # type: ignore[arg-type]
+    while datagrams.given:
+        server.udp._read(listener)
+    assert datagrams.sent == [("192.168.56.101", 53), (HOST, 1234)]
+    counts = server.handler.counts
+    assert (counts.failed, counts.queries, counts.malformed) == (2, 5, 1)
 
 
 @served()
@@ -263,7 +243,7 @@ def test_questions_under_way_are_answered_before_the_end() -> None:
         async with bench.tcp() as stream:
             stream.send(question("slow.test"), question("web-01.local", ident=1))
             assert (await stream.receive())[:2] == b"\0\1"
-            asyncio.get_running_loop().call_later(0.01, script.gate.set)
+            asyncio.get_running_loop().call_later(0.01, script.open_gate)
             await server.stop(grace=10.0)
             assert (await stream.receive())[:2] == b"\x12\x67"
             assert await stream.ended()
@@ -341,12 +321,11 @@ def test_an_address_that_this_host_has_not() -> None:
 
 @served()
 async def test_counts(bench: Bench) -> None:
-    bench.script.gate.set()
+    bench.script.open_gate()
     for name in ("web-01.local", "nope.local", "x.test"):
         await bench.ask_tcp(name)
     await bench.udp(b"\0" * 12)
-    assert bench.server.counts.as_dict() == {
+    assert asdict(bench.server.handler.counts) == {
         "queries": 5, "answered": 3, "forwarded": 1, "refused": 0, "malformed": 1, "failed": 0, "silenced": 0,
         "tcp_connections": 3,
     }  # fmt: skip
-    bench.server.limits = replace(Limits(), tcp_idle=3.0)

@@ -26,6 +26,7 @@ from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import until
 from tests.unit.server.fakeupstream import EVIL, GOOD, FakeUpstream
 from vmdns.dns.builtin_zones import LOCALHOST
+from vmdns.dns.forwarded_answer import Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import parse_query
@@ -33,9 +34,9 @@ from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
 from vmdns.server import io_thread, lookup, upstream_exchange, upstream_server
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.external_names import ExternalNames
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
+from vmdns.server.query_handler import ExternalNames
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
 LIMITS = Limits(upstream_timeout=10, query_timeout=20)
@@ -532,7 +533,7 @@ def test_f40_f41_dead_names_do_not_hold_up_others() -> None:
             dead = [asyncio.ensure_future(net.ask(f"drop.{at}.fz.test", edns=-1)) for at in range(150)]
             await until(lambda: net.up.count("drop") >= 150)
             query = parse_query(dns.message.make_query("known.1.fz.test", "A").to_wire())
-            assert net.forwarder.cached(query, 1232) is not None
+            assert net.forwarder.find_cached(Question.of(query)) is not None
             assert told(await net.ask("fresh.1.fz.test")) == [GOOD]
             assert not any(one.done() for one in dead)
             await net.forwarder.close()
@@ -1054,14 +1055,10 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
         forwarder = Forwarder(LIMITS)
         forwarder.configure(Upstreams((Upstream(up.address, up.port),)), NOWHERE, frozenset(), LIMITS)
 
-        async def nobody(*_: object) -> bytes:
+        async def admit(peer: str) -> None:
             raise AssertionError
 
-        others = ExternalNames(
-            forwarder.resolve, forwarder.cached, nobody, nobody,  # type: ignore[arg-type]
-            find=forwarder.find, settle=forwarder.settle, thread=forwarder.thread,
-        )  # fmt: skip
-        server = DnsServer(lambda: SNAPSHOT, others, LIMITS)
+        server = DnsServer(lambda: SNAPSHOT, ExternalNames(forwarder, admit), LIMITS)
         listener = bind("127.0.0.1", 0)
         server.open(listener)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -1080,7 +1077,7 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
             await server.stop(grace=10.0)
             for _ in range(2):
                 assert told(dns.message.from_wire(await asyncio.wait_for(loop.sock_recv(client, 4096), 10))) == [GOOD]
-            assert server.counts.forwarded == 3
+            assert server.handler.counts.forwarded == 3
         await forwarder.close()
         await up.stop()
 

@@ -40,7 +40,7 @@ async def test_who_waits_for_an_answer_is_not_idle(bench: Bench) -> None:
     async with bench.tcp() as waiting, bench.tcp() as silent:
         waiting.send(question("slow.test"))
         assert await silent.ended()
-        bench.script.gate.set()
+        bench.script.open_gate()
         assert lines(dns.message.from_wire(await waiting.receive())) == ["slow.test. 9 IN A 198.51.100.1"]
         assert await waiting.ended()
 
@@ -68,7 +68,7 @@ async def idle(bench: Bench, count: int) -> list[Stream]:
 async def test_t12_idle_connections_hinder_nobody(bench: Bench) -> None:
     streams = await idle(bench, 100)
     # The half of all that one peer may have.
-    assert bench.server.connections == 20
+    assert len(bench.server.tcp) == 20
     assert lines(await bench.ask("web-01.local")) == WEB
     assert lines(await bench.ask_tcp("web-01.local")) == WEB
     # The newest were kept, the others told.
@@ -101,7 +101,7 @@ async def test_connections_that_come_all_at_once_are_not_more(bench: Bench) -> N
     for client in clients:
         client.setblocking(False)
     assert lines(await bench.ask_tcp("web-01.local")) == WEB
-    assert bench.server.connections <= 4
+    assert len(bench.server.tcp) <= 4
     loop = asyncio.get_running_loop()
     ended = [await loop.sock_recv(client, 1) for client in clients[:26]]
     assert ended == [b""] * 26
@@ -118,7 +118,7 @@ def test_one_peer_does_not_take_the_places_of_another() -> None:
             other.send(LAST)
             await other.receive()
             streams = await idle(bench, 20)
-            assert bench.server.connections == 5
+            assert len(bench.server.tcp) == 5
             other.send(LAST)
             assert await other.receive()
             for stream in (other, *streams):
@@ -164,11 +164,11 @@ def test_who_goes_away_before_the_answer_leaves_no_trace(caplog: pytest.LogCaptu
                     stream.send(*[question("slow.test")] * 3, LAST)
                     await stream.receive()
                     stream.writer.transport.abort()
-            bench.script.gate.set()
-            left = list(bench.server._connections._open)
+            bench.script.open_gate()
+            left = list(bench.server.tcp._open)
             if left:
                 await asyncio.wait(left)
-            assert bench.server.connections == 0
+            assert len(bench.server.tcp) == 0
 
     run(main())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -200,7 +200,7 @@ async def test_more_questions_than_the_pipeline_holds_are_all_answered(bench: Be
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(bench.script.forwarded) == tcp.PIPELINE
-        bench.script.gate.set()
+        bench.script.open_gate()
         found = {int.from_bytes((await stream.receive())[:2], "big") for _ in range(tcp.PIPELINE + 50)}
         assert found == set(range(tcp.PIPELINE + 50))
 

@@ -10,9 +10,9 @@ from selectors import SelectSelector
 import dns.message
 import pytest
 
-from tests.unit.server.dnsbench import HOST, Bench, Script, question, run, until
+from tests.unit.server.dnsbench import HOST, Bench, Script, answer, question, run, until
 from vmdns.dns.limits import Limits
-from vmdns.server import io_thread, udp
+from vmdns.server import io_thread, udp, udp_linux
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 
@@ -44,11 +44,11 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
             for bench in benches:
                 assert (await bench.ask("db.local")).answer
         await until(lambda: threads() == [])
-        answered = server.counts.answered
+        answered = server.handler.counts.answered
         listener = bind(HOST, 0)
         server.open(listener, batches=batches)
         assert (await Bench(server, listener, script).ask("db.local")).answer
-        assert server.counts.answered == answered + 1, "nothing that was counted is forgotten"
+        assert server.handler.counts.answered == answered + 1, "nothing that was counted is forgotten"
         await server.stop()
 
     run(main())
@@ -67,7 +67,7 @@ def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(b
         names = ("db.local", "DB.local", "nope.local", "x.db.local", "localhost", "big.local")
         for start in range(0, 300, 100):
             packets = [question(names[at % len(names)], ident=at) for at in range(start, start + 100)]
-            slow = sorted(bytes(server.handle(packet, HOST, HOST, False) or b"") for packet in packets)  # type: ignore[arg-type]
+            slow = sorted([await answer(server, packet) for packet in packets])
             for replies in await asyncio.gather(*(bench.udp(*packets) for bench in benches)):
                 assert sorted(replies) == slow
         await server.stop()
@@ -113,7 +113,7 @@ def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
 def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: no recvmmsg, no MSG_DONTWAIT, and select(2) for all listeners."""
     monkeypatch.setattr(io_thread, "DefaultSelector", SelectSelector)
-    monkeypatch.setattr(udp, "CALLS", None)
+    monkeypatch.setattr(udp_linux, "POSSIBLE", False)
     monkeypatch.setattr(udp, "_DONT_WAIT", 0)
 
     async def main() -> None:
@@ -127,7 +127,7 @@ def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.Mo
         for bench in (*benches, *benches):
             packets = [question("db.local", ident=at) for at in range(50)]
             assert sorted(reply[:2] for reply in await bench.udp(*packets)) == sorted(one[:2] for one in packets)
-        assert server.datagrams.path == "one by one"
+        assert server.udp.path == "one by one"
         await server.stop()
 
     run(main())

@@ -18,7 +18,7 @@ from vmdns.control.requests import Requests, query_server
 from vmdns.control.server import MAX_REQUEST, ControlServer
 
 LOOP = asyncio.new_event_loop()
-REQUESTS = Requests(lambda: SNAPSHOT, tuple, SERVER.handle, lambda: ZONES, dict, dict)
+REQUESTS = Requests(lambda: SNAPSHOT, tuple, SERVER.resolve, lambda: ZONES, dict, dict)
 
 
 class Written:
@@ -50,7 +50,7 @@ def _handle(message: dict[str, Any]) -> Awaitable[dict[str, Any]]:
     if message.get("do") in ("watch", "status"):
         message = {"do": "names"}
     if message.get("do") == "ask":
-        return query_server(SERVER.handle, SNAPSHOT, message)
+        return query_server(SERVER.resolve, SNAPSHOT, message)
     return REQUESTS.handle(message)  # type: ignore[return-value]
 
 

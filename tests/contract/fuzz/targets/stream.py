@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable
 
 from vmdns.dns.limits import Limits
-from vmdns.server.counters import Counters
 from vmdns.server.listeners import bind
-from vmdns.server.tcp import TcpConnections
+from vmdns.server.query_handler import Counters
+from vmdns.server.tcp import TcpServer
 
 LOOP = asyncio.new_event_loop()
 TROUBLE: list[object] = []
@@ -51,23 +50,27 @@ def _messages(stream: bytes) -> tuple[list[bytes], bool]:
     return found, False
 
 
-def _handle(message: bytes, peer: str, local: str, tcp: bool) -> bytes | Awaitable[bytes] | None:
+def _resolve(message: bytes, peer: str, local: str) -> asyncio.Future[bytes]:
+    answer: asyncio.Future[bytes] = LOOP.create_future()
     if not message or message[0] & 3 == 3:
-        return None
-    return _later(message) if message[0] & 1 else message[:100]
+        answer.set_result(b"")
+    elif message[0] & 1:
+        LOOP.call_later((message[0] & 7) / 10_000, _set_result, answer, message[:100])
+    else:
+        answer.set_result(message[:100])
+    return answer
 
 
-async def _later(message: bytes) -> bytes:
-    for _ in range(message[0] & 7):
-        await asyncio.sleep(0)
-    return message[:100]
+def _set_result(answer: asyncio.Future[bytes], response: bytes) -> None:
+    if not answer.done():
+        answer.set_result(response)
 
 
 async def _talk(stream: bytes, cut: int) -> list[bytes]:
     """Sends the stream in pieces of that many bytes; the answers until the server closes."""
     loop = asyncio.get_running_loop()
     listener = bind("127.0.0.1", 0)
-    connections = TcpConnections(_handle, lambda work: loop.create_task(work), Limits, Counters())  # type: ignore[arg-type]
+    connections = TcpServer(_resolve, lambda peer: "", Limits, Counters())
     accepting = loop.create_task(connections.accept(listener))
     try:
         async with asyncio.timeout(20):
