@@ -1,4 +1,4 @@
-"""Reads files that other users may have written, and replaces the files of vmdns as a whole.
+"""Reads files that other users may have written and what programs print, and replaces vmdns's own files as a whole.
 
 The parts for Windows were never run.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import locale
 import os
 import shutil
 import stat
@@ -118,3 +119,25 @@ def _try_lock(handle: int) -> bool:
             return False
         raise
     return True
+
+
+def decode_console(data: bytes, platform: str) -> str:
+    """The output of a console program. platform is `sys.platform`.
+
+    Windows' own programs (netsh, getmac, schtasks, tasklist) write the console's code page, Python's codec `oem`, also
+    in Python's UTF-8 mode, which 3.15 has on by default.
+    """
+    return data.decode("oem" if platform == "win32" else "utf-8", "replace")
+
+
+def decode_text(data: bytes, platform: str) -> str:
+    """The output of a program that writes the system's own (ANSI) code page on Windows, as VBoxManage and Python do.
+
+    It is tried as UTF-8 first, which text in another code page hardly ever is by chance.
+    """
+    if platform != "win32":
+        return data.decode("utf-8", "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode(locale.getencoding(), "replace")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from vmdns.state.external_data import decode_console
+from vmdns.files import decode_console
 
 COMMAND_SECONDS = 120.0  # the user may have to type a password
 

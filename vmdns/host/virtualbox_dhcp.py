@@ -23,8 +23,7 @@ from xml.etree import ElementTree as xml
 
 from vmdns.files import read_regular
 from vmdns.host.plan import Setting
-from vmdns.state.external_data import EVERYONE, NAME_SERVERS, DhcpScope, find_name_servers
-from vmdns.state.xml_tree import MAX_BYTES, parse_xml
+from vmdns.state.external_data import EVERYONE, MAX_BYTES, NAME_SERVERS, DhcpScope, find_name_servers, parse_xml
 
 GROUP = "vmdns"
 HOST_ONLY = "HostInterfaceNetworking-"  # before an interface's name: its DHCP server's network (networkName)

@@ -11,8 +11,8 @@ from pathlib import Path
 from xml.etree import ElementTree as xml
 
 from vmdns.files import read_regular
+from vmdns.state.external_data import parse_xml
 from vmdns.state.facts import Lease
-from vmdns.state.xml_tree import parse_xml
 
 SUFFIX = "-Dhcpd.leases"
 MAX_BYTES = 4 * 1024 * 1024

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
-from vmdns.state.external_data import decode_console
+from vmdns.files import decode_console
 from vmdns.state.facts import Neighbour
 
 MAX_ENTRIES = 4096  # of more, the newest are kept

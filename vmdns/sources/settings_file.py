@@ -18,9 +18,8 @@ from xml.etree import ElementTree as xml
 from vmdns.files import read_regular
 from vmdns.sources.installation import local_path
 from vmdns.sources.virtualbox_values import parse_extra, parse_timestamp, rule_sort_key
-from vmdns.state.external_data import EVERYONE, NAME_SERVERS, DhcpScope, find_name_servers
+from vmdns.state.external_data import EVERYONE, MAX_BYTES, NAME_SERVERS, DhcpScope, find_name_servers, parse_xml
 from vmdns.state.facts import Adapter, DhcpServer, Machine, NatNetwork, Network, PortForward
-from vmdns.state.xml_tree import MAX_BYTES, parse_xml
 
 # The element for what an adapter is attached to, and the attribute with its name.
 _KINDS = {

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from vmdns.files import decode_text
 from vmdns.sources.installation import find
 from vmdns.sources.reader import ReaderUnavailable
-from vmdns.state.external_data import decode_text
 from vmdns.state.facts import from_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from vmdns.state.external_data import decode_text
+from vmdns.files import decode_text
 
 # VBoxManage 7.2 hangs in about one of a hundred calls; the next call works.
 LIMITS_SECONDS = (4.0, 10.0)

@@ -29,8 +29,8 @@ from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLo
 from vmdns.sources.settings_file import FileStamp, InvalidSettingsFile, Registry, file_stamp
 from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
+from vmdns.state.external_data import MAX_BYTES
 from vmdns.state.facts import ONLINE_STATES, Fact, Machine
-from vmdns.state.xml_tree import MAX_BYTES
 
 ROUND_SECONDS = 2.0  # between rounds, at least
 MAX_ROUND_SECONDS = 10.0  # between rounds, at most

@@ -21,8 +21,7 @@ from datetime import UTC, datetime
 from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 
-from vmdns.state.address_check import is_machine_address
-from vmdns.state.addresses import BY_USER
+from vmdns.state.addresses import BY_USER, is_machine_address
 from vmdns.state.facts import GuestReport, PortForward
 
 _PROTOCOLS = {"0": "udp", "1": "tcp", "udp": "udp", "tcp": "tcp"}

@@ -1,37 +1,54 @@
-"""Parses what other programs write: console output, VirtualBox's DHCP option 6."""
+"""Parses what others write: the XML files of VirtualBox, and option 6 of its DHCP servers."""
 
 from __future__ import annotations
 
-import locale
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
+from xml.etree import ElementTree as xml
+
+MAX_BYTES = 16 * 1024 * 1024  # snapshots of a VM are kept in its settings file
+MAX_DEPTH = 1000  # VirtualBox nests snapshots 250 deep (SETTINGS_SNAPSHOT_DEPTH_MAX), of two elements each
+MAX_ELEMENTS = 500_000
 
 NAME_SERVERS = 6  # the DHCP option of RFC 2132 section 3.8
 EVERYONE = "*"  # the MAC wildcard of a group for all guests
 
 
-def decode_console(data: bytes, platform: str) -> str:
-    """The output of a console program. platform is `sys.platform`.
+class _Builder(xml.TreeBuilder):
+    """Takes files as claims from outside: bounded, in UTF-8, without DTDs and entities."""
 
-    Windows' own programs (netsh, getmac, schtasks, tasklist) write the console's code page, Python's codec `oem`, also
-    in Python's UTF-8 mode, which 3.15 has on by default.
-    """
-    return data.decode("oem" if platform == "win32" else "utf-8", "replace")
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = self.count = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> xml.Element:
+        self.depth += 1
+        self.count += 1
+        if self.depth > MAX_DEPTH or self.count > MAX_ELEMENTS:
+            raise ValueError("nested too deep, or too many elements")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> xml.Element:
+        self.depth -= 1
+        return super().end(tag)
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("it has a document type declaration")
 
 
-def decode_text(data: bytes, platform: str) -> str:
-    """The output of a program that writes the system's own (ANSI) code page on Windows, as VBoxManage and Python do.
-
-    It is tried as UTF-8 first, which text in another code page hardly ever is by chance.
-    """
-    if platform != "win32":
-        return data.decode("utf-8", "replace")
+def parse_xml(data: bytes) -> xml.Element:
+    """The outermost element. Raises ValueError."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    # VirtualBox writes UTF-8. Any other declared encoding would be looked up among Python's codecs.
+    parser = xml.XMLParser(target=_Builder(), encoding="utf-8")
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode(locale.getencoding(), "replace")
+        parser.feed(data)
+        return parser.close()
+    except xml.ParseError as error:
+        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vmdns.state.address_check import SAME_MACHINE_ID
+from vmdns.state.addresses import SAME_MACHINE_ID
 from vmdns.state.facts import Machine, Network, PortForward
 from vmdns.state.findings import Problem, join_words
 from vmdns.state.name_assignment import AssignedNames

@@ -134,27 +134,25 @@ class _Assignment:
 
     def _give_labels(self) -> None:
         """Gives each VM the label of its name, or that label with a number where it cannot have it."""
-        wanting: dict[str, list[Machine]] = {}
-        for machine in self._machines.values():
-            wanting.setdefault(natural_label(machine), []).append(machine)
         numbers: dict[str, list[str]] = {}  # the single labels that each VM has had, the shortest first
         for label in sorted((one[0] for one in self._owners if len(one) == 1), key=lambda one: (len(one), one)):
             numbers.setdefault(self._owners[(label,)], []).append(label)
-        without: dict[str, list[Machine]] = {}
+        wanting = [(natural_label(machine), machine) for machine in self._machines.values()]
+        without = []
         # The shortest first: a label with a number is longer than the one that it replaces.
-        for wanted in sorted(wanting, key=lambda one: (len(one), one)):
-            for machine in wanting[wanted]:
-                kept = [one for one in numbers.get(machine.uuid, ()) if _is_numbered_form(one, wanted)]
-                given = next((one for one in (wanted, *kept) if self._take((one,), machine)), None)
-                if given is None:
-                    without.setdefault(wanted, []).append(machine)
-                else:
-                    self._label[machine.uuid] = given
-        for wanted, machines in without.items():
-            free = (one for one in _numbered_labels(wanted) if (one,) not in self._taken and one not in self._reserved)
-            for machine, given in zip(machines, free, strict=False):
-                self._take((given,), machine)
+        for wanted, machine in sorted(wanting, key=lambda pair: (len(pair[0]), pair[0])):
+            kept = [one for one in numbers.get(machine.uuid, ()) if _is_numbered_form(one, wanted)]
+            given = next((one for one in (wanted, *kept) if self._take((one,), machine)), None)
+            if given is None:
+                without.append((wanted, machine))
+            else:
                 self._label[machine.uuid] = given
+        free: dict[str, Iterator[str]] = {}
+        for wanted, machine in without:
+            labels = free.setdefault(wanted, (_with_number(wanted, number) for number in count(2)))
+            given = next(one for one in labels if (one,) not in self._taken and one not in self._reserved)
+            self._take((given,), machine)
+            self._label[machine.uuid] = given
 
     def _give_others(self) -> None:
         """Gives all other names, kind after kind, and explains which of the user's own a VM does not get."""
@@ -252,12 +250,8 @@ def _precedence(machine: Machine) -> tuple[bool, int, float, str]:
     return not machine.online, machine.registration_index, machine.state_changed or inf, machine.uuid
 
 
-def _numbered_labels(wanted: str) -> Iterator[str]:
-    """The labels that a VM may get in place of one that it cannot have, the best first."""
-    return (_with_number(wanted, number) for number in count(2))
-
-
 def _with_number(wanted: str, number: int) -> str:
+    """A label that a VM may get in place of one that it cannot have."""
     suffix = f"-{number}"
     return wanted[: MAX_LABEL - len(suffix)].rstrip("-") + suffix
 

@@ -135,6 +135,7 @@ def find_dhcp_address(adapter: Adapter, networks: NetworkIndex) -> Address | Non
     return leases[0]._replace(why=leases[0].why + note)
 
 
+@lru_cache(maxsize=4096)
 def ipv4(text: str) -> IPv4Address | None:
     """The address, None where the text is no IPv4 address."""
     try:

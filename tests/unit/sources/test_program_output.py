@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vmdns.files import decode_console, decode_text
 from vmdns.sources import vboxmanage_output
-from vmdns.state.external_data import decode_console, decode_text
 
 SAMPLES = Path(__file__).parents[1] / "sources" / "samples" / "code-pages"
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.sources import zoo
 from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry, read_networks
-from vmdns.state import xml_tree as plainxml
+from vmdns.state import external_data as plainxml
 from vmdns.state.facts import DhcpServer, NatNetwork, Network, PortForward
 
 UUID = "029ad526-939d-42e9-ada5-be7632a400d7"

@@ -23,8 +23,7 @@ from tests.facts import (
     vm,
 )
 from vmdns.sources.virtualbox_values import parse_guest_reports
-from vmdns.state.address_check import SAME_MACHINE_ID
-from vmdns.state.addresses import ADDITIONS
+from vmdns.state.addresses import ADDITIONS, SAME_MACHINE_ID
 from vmdns.state.build import build
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
 from vmdns.state.findings import Problem

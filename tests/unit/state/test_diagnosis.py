@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, NAT, NOW, OTHER, lease, report, uuid, vm
-from vmdns.state.address_check import SAME_MACHINE_ID
+from vmdns.state.addresses import SAME_MACHINE_ID
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
