@@ -10,15 +10,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vmdns import cli_format
 from vmdns.cli_parser import build_parser, run_parser
 from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, standard_streams
 from vmdns.dns.escape import escape_text
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 INTERRUPTED = 130  # the status that shells give a command that Ctrl-C ended
 
@@ -85,9 +82,6 @@ def _check_folder(text: str) -> str:
     return path
 
 
-# -- output ----------------------------------------------------------------------------------------------------------
-
-
 def _print(lines: Sequence[str]) -> None:
     """Prints the output of a command. Raises SystemExit where it cannot be written."""
     try:
@@ -120,14 +114,13 @@ def _log(line: str) -> None:
         print(escape_text(line), flush=True)
 
 
-def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_uncaught(*error: Any) -> None:
     """Prints an uncaught exception as Python does, with control characters escaped."""
     import traceback
 
     with contextlib.suppress(OSError):
-        for part in traceback.format_exception(kind, error, trace):
-            for line in part.rstrip("\n").split("\n"):
-                print(escape_text(line), file=sys.stderr)
+        for line in "".join(traceback.format_exception(*error)).rstrip().split("\n"):
+            print(escape_text(line), file=sys.stderr)
     standard_streams.flush()
 
 
@@ -149,35 +142,25 @@ def _show(
     return DONE
 
 
-# -- the server ------------------------------------------------------------------------------------------------------
-
-
 def _run(arguments: Namespace) -> int:
+    """`vmdns run`, and `vmdns demo`, which simulates VirtualBox."""
     from vmdns.commands.direct_read import load_config, options_of
     from vmdns.daemon import app
 
     options = options_of(arguments)
+    notes: list[str] = []
+    worker = {}
+    if arguments.command == "demo":
+        from vmdns.commands import demo
+
+        options, notes = demo.options(options)
+        worker = {"worker": demo.WORKER}
     config, path = load_config(arguments.config, options)
-    status = app.run(config, path, options, _log)
+    for line in notes:
+        _log(line)
+    status = app.run(config, path, options, _log, **worker)
     standard_streams.flush()  # a log that cannot be written is no failure of the server
     return status
-
-
-def _demo(arguments: Namespace) -> int:
-    from vmdns.commands import demo
-    from vmdns.commands.direct_read import load_config, options_of
-    from vmdns.daemon import app
-
-    options, notes = demo.options(options_of(arguments))
-    config, path = load_config(arguments.config, options)
-    for line in (demo.NOTE, *notes):
-        _log(line)
-    status = app.run(config, path, options, _log, demo.WORKER)
-    standard_streams.flush()
-    return status
-
-
-# -- what the server knows -------------------------------------------------------------------------------------------
 
 
 def _names(arguments: Namespace) -> int:
@@ -244,9 +227,6 @@ def _config(arguments: Namespace) -> int:
         _complain(f"{response['fault']}; the values before stay in force")
         return FAILED
     return DONE
-
-
-# -- what changes this computer --------------------------------------------------------------------------------------
 
 
 def _action(arguments: Namespace) -> str:
@@ -349,7 +329,7 @@ def _completion(arguments: Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "run": _run,
-    "demo": _demo,
+    "demo": _run,
     "names": _names,
     "ask": _ask,
     "status": _status,

@@ -98,11 +98,10 @@ def _width(text: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    if _width(text) <= width:
-        return text
-    while text and _width(text) > width - 3:
-        text = text[:-1]
-    return text + "..."
+    cut = text
+    while cut and _width(text) > width and _width(cut) > width - 3:
+        cut = cut[:-1]
+    return text if cut == text else cut + "..."
 
 
 def _bold(text: str) -> Part:
@@ -122,20 +121,12 @@ def age(since: float) -> str:
     return f"{seconds // 1:.0f} s"
 
 
-def network(value: Mapping[str, str]) -> str:
-    """A network as VirtualBox's window calls it."""
-    return Network(value.get("kind", ""), value.get("name", "")).title
-
-
-# -- what the server knows -------------------------------------------------------------------------------------------
-
-
 def names(response: Response) -> list[Part]:
     """The table of `vmdns names`."""
     rows = []
     for one in response["names"]:
         found = [
-            [at["address"], network(at["network"]), age(at["since"]) if at["since"] else "", at["why"]]
+            [at["address"], Network(**at["network"]).title, age(at["since"]) if at["since"] else "", at["why"]]
             for at in one["addresses"]
         ]
         found += [[rule["text"], "", "", f"port-forward rule {rule['rule']}"] for rule in one.get("forwards", ())]
@@ -160,7 +151,7 @@ def change(line: Response) -> Part:
     """One line of `vmdns names --watch`."""
     at = datetime.datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S")
     sign = {"appeared": ("+", GREEN), "gone": ("-", RED)}.get(line["change"], ("~", YELLOW))
-    found = [f"{one['address']} ({network(one['network'])})" for one in line["addresses"]]
+    found = [f"{one['address']} ({Network(**one['network']).title})" for one in line["addresses"]]
     found += [rule["text"] for rule in line.get("forwards", ())]
     words = [line.get("shown", line["name"])]
     if line["change"] != "gone":
@@ -241,9 +232,6 @@ def doctor(response: Response) -> list[Part]:
     return [*parts, "", f"{response['verdict']}."]
 
 
-# -- what changes this computer --------------------------------------------------------------------------------------
-
-
 def plan(response: Response) -> list[Part]:
     """The steps of a plan with the command lines that do the same, what is left as it is, and notes."""
     parts: list[Part] = []
@@ -305,9 +293,6 @@ def service(response: Response) -> list[Part]:
         state = "is not installed; install it with: vmdns service install"
     disabled = ", and is not started at log-in" if response["installed"] and not response["enabled"] else ""
     return [_bold(f"{response['service']} {state}{disabled}"), *(f"  {line}" for line in response["log"])]
-
-
-# -- the configuration -----------------------------------------------------------------------------------------------
 
 
 def config(response: Response) -> list[str]:

@@ -36,7 +36,6 @@ each name that appears (+), changes (~) or goes (-). A line beginning with
 "ready" says that it answers.
 
 examples:
-  vmdns run
   vmdns run --listen 127.0.0.1:5300        no right to port 53 is needed
   vmdns run --listen 127.0.0.1 --listen 192.168.56.1
   vmdns run --upstream 192.0.2.53          forward to this server only
@@ -59,7 +58,6 @@ host-only network, 127.0.1.4 on the bridged LAN.
 It takes the options of vmdns run; --wire, --reader and --vbox-home do nothing.
 
 examples:
-  vmdns demo
   vmdns demo --listen 127.0.0.1:5400       at another port
   vmdns names --watch                      in another terminal: each change
   vmdns names --demo                       while a vmdns run is running as well
@@ -72,7 +70,6 @@ Shows each running VM's name with its addresses by network, and why they are so.
 When no vmdns runs, it takes one look at VirtualBox of its own.
 
 examples:
-  vmdns names
   vmdns names --watch               a line for each change, until Ctrl-C
   vmdns names --json | jq -r '.names[] | .name'
 """,
@@ -87,7 +84,6 @@ name (PTR). Names of VMs come first; end a name outside with a dot.
 
 examples:
   vmdns ask web                              the same as: vmdns ask web.local A
-  vmdns ask web.local AAAA
   vmdns ask _ssh._tcp.web                    a service of the VM web (SRV)
   vmdns ask 10.0.2.4                         which name has this address?
   vmdns ask db --as web                      what the VM web is answered
@@ -113,9 +109,7 @@ address that it has.
 
 examples:
   vmdns wire                        the plan
-  vmdns wire --apply                do it
-  vmdns wire --network NatNetwork   for this network only
-  vmdns wire --undo                 restore what was there
+  vmdns wire --network NatNetwork --apply
 """,
     "host": """\
 let this computer ask vmdns
@@ -128,9 +122,7 @@ asked for when a step needs them.
 
 examples:
   vmdns host                        the plan
-  vmdns host --apply                do it
-  vmdns host --whole                the plan to ask vmdns for everything
-  vmdns host --undo                 restore what was there
+  vmdns host --whole --apply
 """,
     "hosts": """\
 write names into the hosts file
@@ -141,11 +133,9 @@ computers that do not ask vmdns: the running VMs that this computer can reach.
 Everything else in the file stays as it is.
 
 examples:
-  vmdns hosts                       the block
-  vmdns hosts --apply               write it once
-  vmdns hosts --keep                write it at each change, until Ctrl-C;
-                                    then the block is taken out again
-  vmdns hosts --undo                take the block out
+  vmdns hosts --apply               write them once
+  vmdns hosts --keep                write them at each change, until Ctrl-C;
+                                    then they are taken out again
 """,
     "service": """\
 have vmdns started when you log in
@@ -159,7 +149,6 @@ examples:
   vmdns service install                   the plan, and whether to do it
   vmdns service install --yes -- --wire   after --: options of vmdns run
   vmdns service status                    whether it runs, what it said last
-  vmdns service uninstall                 restore what was there
 
 exit status of status: 0 it runs, 3 it does not
 """,
@@ -176,7 +165,6 @@ To find out whether a DNS server answers names in local itself, it asks each
 upstream for one that nobody has.
 
 examples:
-  vmdns doctor
   vmdns doctor --json | jq '.findings[] | select(.level == "problem")'
 """,
     "config": """\
@@ -191,7 +179,6 @@ When no vmdns runs, and with --config, it shows the values of the file. A wrong
 file is an error that says the file, the line, the key and what would be right.
 
 examples:
-  vmdns config
   vmdns config --config new.toml && cp new.toml ~/.config/vmdns/vmdns.toml
   vmdns config --json | jq -r .values.zones.from
 """,
@@ -211,28 +198,16 @@ examples:
 """,
 }  # fmt: skip
 
-_STATUSES = {
-    0: "done",
-    1: "failed; the reason is on standard error",
-    2: "the command line is wrong",
-    3: "no vmdns runs",
-}
-_SERVER_STATUSES = {
-    0: "ended by Ctrl-C or SIGTERM",
-    1: "it could not serve: the configuration is wrong, or it can listen nowhere",
-    3: "",
-}
+_STATUSES = {0: "done", 1: "failed; standard error says why", 2: "the command line is wrong", 3: "no vmdns runs"}
+_SERVER_STATUSES = {0: "ended by Ctrl-C or SIGTERM", 1: "it could not serve, as with a wrong configuration", 3: ""}
+_NO_DEMO = {3: "with --demo: no vmdns demo runs"}
 # What the exit statuses of single commands mean, where that is not what they mean elsewhere.
 _OWN_STATUSES = {
     "run": _SERVER_STATUSES,
     "demo": _SERVER_STATUSES,
-    "ask": {0: "there is an answer", 1: "there is none, or asking failed; the reason is printed"},
-    "doctor": {
-        0: "all is well, or there are only warnings (?)",
-        1: "there are problems (!), or it failed; no vmdns runs is a problem",
-        3: "with --demo: no vmdns demo runs",
-    },
-    "config": {1: "the file is wrong; the reason is on standard error", 3: "with --demo: no vmdns demo runs"},
+    "ask": {0: "there is an answer", 1: "there is none, or asking failed"},
+    "doctor": {0: "there are no problems (!)", 1: "there are problems, or it failed", **_NO_DEMO},
+    "config": _NO_DEMO,
 }
 SHELLS = ("bash", "zsh", "fish", "powershell")
 _FLAG: dict[str, Any] = {"action": "store_true"}

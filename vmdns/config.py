@@ -55,21 +55,15 @@ class Options:
     demo: bool = False  # `vmdns demo`: VirtualBox is simulated
 
 
-OPTIONS = {
-    "listen": "--listen",
-    "upstreams": "--upstream",
-    "vbox_home": "--vbox-home",
-    "reader": "--reader",
-    "wire": "--wire",
-}
 # In a simulation, nothing of this computer is changed, nothing is announced to its networks, and no name is hidden by a
 # line of its hosts file.
 _OFF_IN_DEMO = ("wire", "mdns", "mdns_relay", "hosts")
 
 
-def _key(default: Any, read: Callable[[Any], Any], about: str) -> Any:
-    """A key of vmdns.toml: its default, how its value is read (raises ValueError), and what it is for."""
-    return field(default=default, metadata={"read": read, "about": about})
+def _key(default: Any, read: Callable[[Any], Any], about: str, option: str = "") -> Any:
+    """A key of vmdns.toml: its default, how its value is read (raises ValueError), what it is for, and the option of
+    `vmdns run` that replaces it."""
+    return field(default=default, metadata={"read": read, "about": about, "option": option})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +71,16 @@ class Config:
     """The configuration: a field for each key of vmdns.toml."""
 
     listen: tuple[Listen, ...] = _key(
-        (), types.listen, 'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of this host wherever guests ask'
+        (),
+        types.listen,
+        'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of this host wherever guests ask',
+        "--listen",
     )
     zones: tuple[str, ...] = _key(
         ("local", "vm.internal"), types.zones, "the zones that VM names live in, the main one first"
     )
     upstreams: tuple[Upstream, ...] = _key(
-        (), types.upstreams, "servers that everything else is forwarded to; empty: what this host uses"
+        (), types.upstreams, "servers that everything else is forwarded to; empty: what this host uses", "--upstream"
     )
     lan: str = _key(
         "guests",
@@ -91,7 +88,9 @@ class Config:
         "who is answered on bridged networks: off, guests, names (everybody: VM names) or all",
     )
     wildcards: bool = _key(True, types.truth, "whether names below a VM, like x.web.local, are answered as the VM's")
-    wire: bool = _key(False, types.truth, "whether VirtualBox's networks are kept wired, as by `vmdns wire --apply`")
+    wire: bool = _key(
+        False, types.truth, "whether VirtualBox's networks are kept wired, as by `vmdns wire --apply`", "--wire"
+    )
     mdns: bool = _key(
         True, types.truth, "whether VM names are answered by multicast DNS on host-only and bridged networks"
     )
@@ -106,28 +105,18 @@ class Config:
         (), types.labels, 'names that a VM may take although they are reserved, like "wpad"'
     )
     reader: str = _key(
-        "auto", types.one_of("auto", "api", "vboxmanage"), "how VirtualBox is read: auto, api or vboxmanage"
+        "auto", types.one_of("auto", "api", "vboxmanage"), "how VirtualBox is read: auto, api or vboxmanage", "--reader"
     )
     vbox_home: str | None = _key(
-        None, types.home, "VirtualBox's folder of settings (VBOX_USER_HOME); empty: VirtualBox's default"
+        None, types.home, "VirtualBox's folder of settings (VBOX_USER_HOME); empty: VirtualBox's default", "--vbox-home"
     )
     records: str = _key("", types.text, "own records in zone-file text, names relative to each zone")
     forward: tuple[tuple[str, tuple[Upstream, ...]], ...] = _key(
         (), types.forward, "domains that go to servers of their own"
     )
-    limits: Limits = _key(Limits(), types.limits, "bounds, each with its unit and range")  # noqa: RUF009 - it is frozen
+    limits: Limits = _key(Limits(), types.limits, "bounds, each with its unit and range")  # noqa: RUF009 - frozen
     # Where each value that is not the default comes from: "FILE, line 3" or the option. Not part of the value.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def zone_names(self) -> tuple[bytes, ...]:
-        """The zones as wire names in lower case."""
-        return tuple(map(name.to_wire, self.zones))
-
-    @property
-    def private_names(self) -> frozenset[bytes]:
-        """The domains whose names may have private addresses, as wire names in lower case."""
-        return frozenset(map(name.to_wire, self.private_domains))
 
     @property
     def forward_names(self) -> dict[bytes, tuple[Upstream, ...]]:
@@ -157,20 +146,20 @@ class Config:
         """This with the options of the command line laid over it. Raises `OptionError`."""
         changed: dict[str, Any] = {}
         origins = dict(self.origins)
-        for key, option in OPTIONS.items():
-            if given := getattr(options, key):
+        for key, meta in KEYS.items():
+            if given := getattr(options, key, None):
                 try:
-                    changed[key] = KEYS[key]["read"](list(given) if isinstance(given, tuple) else given)
+                    changed[key] = meta["read"](list(given) if isinstance(given, tuple) else given)
                 except ValueError as error:
-                    raise OptionError(f"{option}: {error}") from None
-                origins[key] = option
+                    raise OptionError(f"{meta['option']}: {error}") from None
+                origins[key] = meta["option"]
         if options.demo:
             changed.update(dict.fromkeys(_OFF_IN_DEMO, False), vbox_home=None)
             origins.update(dict.fromkeys((*_OFF_IN_DEMO, "listen"), "vmdns demo"))
         return replace(self, **changed, origins=origins)
 
 
-# How each key is read (`read`), and what it is for (`about`).
+# What `_key` says of each key.
 KEYS: dict[str, Mapping[str, Any]] = {one.name: one.metadata for one in fields(Config) if one.metadata}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,21 +63,21 @@ def address_and_port(text: str, least_port: int = 1) -> tuple[str, int]:
 
 def listen(value: Any) -> tuple[Listen, ...]:
     """Addresses to listen at, each once."""
-    found = dict.fromkeys(Listen(*address_and_port(item, 0)) for item in texts(value, "127.0.0.1:53"))
+    found = tuple(dict.fromkeys(Listen(*address_and_port(item, 0)) for item in texts(value, "127.0.0.1:53")))
     for one in found:
         if ipaddress.ip_address(one.address).is_multicast:
             raise ValueError(f"{one.address} is a multicast address; name an address of this host")
-    return tuple(found)
+    return found
 
 
 def upstreams(value: Any) -> tuple[Upstream, ...]:
     """Servers to forward to, each once."""
-    found = dict.fromkeys(Upstream(*address_and_port(item)) for item in texts(value, "192.0.2.1:53"))
+    found = tuple(dict.fromkeys(Upstream(*address_and_port(item)) for item in texts(value, "192.0.2.1:53")))
     for one in found:
         parsed = ipaddress.ip_address(one.address)
         if parsed.is_multicast or parsed.is_unspecified or one.address == "255.255.255.255":
             raise ValueError(f"{one.address} is not the address of one server; name the server's own address")
-    return tuple(found)
+    return found
 
 
 def texts(value: Any, example: str) -> list[str]:
@@ -155,18 +155,23 @@ def domain(value: str) -> str:
     return ".".join(parts)
 
 
+def domains(value: Any, example: str = "fritz.box") -> tuple[str, ...]:
+    """A list of domains, each once."""
+    return tuple(dict.fromkeys(map(domain, texts(value, example))))
+
+
 def zones(value: Any) -> tuple[str, ...]:
     """The zones of VM names: at least one, none inside another, none for reverse names."""
-    found = tuple(dict.fromkeys(domain(item) for item in texts(value, "local")))
+    found = domains(value, "local")
     if not found:
         raise ValueError('at least one zone is needed, like ["local"]')
     for zone in found:
         if len(name.to_wire(zone)) > MAX_ZONE:
             raise ValueError(f"{zone!r} leaves no room for a VM's name; at most {MAX_ZONE} bytes")
-        if zone == "arpa" or (zone.endswith(".arpa") and not f".{zone}".endswith(".home.arpa")):
+        if f".{zone}".endswith(".arpa") and not f".{zone}".endswith(".home.arpa"):
             raise ValueError(f"{zone!r} is not for names of VMs; PTR records are made by themselves")
         for other in found:
-            if zone.endswith("." + other):
+            if zone.endswith(f".{other}"):
                 raise ValueError(f"{zone!r} lies inside {other!r}; keep one of the two")
     return found
 
@@ -176,7 +181,7 @@ def forward(value: Any) -> tuple[tuple[str, tuple[Upstream, ...]], ...]:
     if not isinstance(value, dict):
         raise ValueError('a table is expected: [forward], and below it "corp.example" = ["192.0.2.1"]')
     found: dict[str, tuple[Upstream, ...]] = {}
-    for key, servers in _flat(value):
+    for key, servers in _flatten(value):
         try:
             made = domain(key)
             if made in found:
@@ -189,18 +194,13 @@ def forward(value: Any) -> tuple[tuple[str, tuple[Upstream, ...]], ...]:
     return tuple(found.items())
 
 
-def domains(value: Any) -> tuple[str, ...]:
-    """A list of domains, each once."""
-    return tuple(dict.fromkeys(domain(item) for item in texts(value, "fritz.box")))
-
-
-def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+def _flatten(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """The domains of [forward]: one written without quotes, corp.example = [...], is nested tables to TOML."""
-    out: list[tuple[str, Any]] = []
     for key, value in table.items():
-        full = f"{above}.{key}" if above else key
-        out += _flat(value, full) if isinstance(value, dict) else [(full, value)]
-    return out
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def limits(value: Any) -> Limits:
@@ -209,17 +209,16 @@ def limits(value: Any) -> Limits:
         raise ValueError("a table is expected: [limits], and below it like ttl = 5")
     found: dict[str, Any] = {}
     for key, number in value.items():
-        if key not in LIMITS:
+        limit = LIMITS.get(key)
+        if limit is None:
             raise Inside(key)
-        limit = LIMITS[key]
-        kind = type(limit.default)
-        whole = kind is int
+        whole = isinstance(limit.default, int)
         bounds = f"from {limit.least:.10g} to {limit.most:.10g} {limit.unit}"
         if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
             raise Inside(key, f"a {'whole ' if whole else ''}number {bounds} is expected, not {_shown(number)}")
         if not limit.least <= number <= limit.most:
             raise Inside(key, f"{number} is out of bounds; write a number {bounds}")
-        found[key] = kind(number)
+        found[key] = number if whole else float(number)
     return Limits(**found)
 
 

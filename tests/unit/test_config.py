@@ -52,7 +52,7 @@ def refused(text: str) -> str:
 def test_nothing_said_is_the_default() -> None:
     assert read("") == Config()
     assert read("").limits == Limits()
-    assert Config().zone_names == (b"\x05local\x00", b"\x02vm\x08internal\x00")
+    assert Config().policy().own == (b"\x05local\x00", b"\x02vm\x08internal\x00")
 
 
 def test_every_key() -> None:

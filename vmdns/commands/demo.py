@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import sys
@@ -17,7 +18,7 @@ from vmdns.config_types import listen as parse_listen
 from vmdns.control.requests import SIMULATION
 from vmdns.daemon.listen_addresses import FALLBACK_PORTS
 from vmdns.demo.scene import LOOPBACK, describe_client
-from vmdns.server.listeners import Listener, bind
+from vmdns.server.listeners import bind
 
 WORKER = (sys.executable, "-P", "-m", "vmdns.demo.worker")
 NOTE = f"{SIMULATION} Nothing on this computer is changed."
@@ -25,13 +26,13 @@ HOST = "127.0.0.1"
 
 
 def options(given: Options) -> tuple[Options, list[str]]:
-    """The options of `vmdns run` for a simulation, and a sentence for each of the given ones that does nothing.
+    """The options of `vmdns run` for a simulation, and notes for the user, as on options that do nothing.
 
     It listens at the addresses in `given.listen`, or at 127.0.0.1 and a port that is free, and at the loopback
     addresses that stand for networks. Raises `CommandError` where no port is free.
     """
     ignored = {"--wire": given.wire, "--reader": given.reader, "--vbox-home": given.vbox_home}
-    notes = [f"{name} does nothing in a simulation" for name, value in ignored.items() if value]
+    notes = [NOTE] + [f"{name} does nothing in a simulation" for name, value in ignored.items() if value]
     made = Options(given.listen, given.upstreams, demo=True)
     try:
         wanted = parse_listen(list(given.listen)) or (Listen(HOST, 0),)
@@ -61,34 +62,30 @@ def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:
     ports = dict(listeners)
     dig = shutil.which("dig") is not None
     lines = ["", "Try in another terminal:", ""]
-    for address, text, words in (
-        (HOST, "asked by this computer", f"db.{zone}"),
-        ("127.0.1.1", f"by {describe_client('127.0.1.1')}", f"db.{zone}"),
-        ("127.0.1.2", f"by {describe_client('127.0.1.2')}, where 10.0.2.4 is 서버", "-x 10.0.2.4"),
+    for address, client, words, about in (
+        (HOST, "", f"db.{zone}", "asked by this computer"),
+        ("127.0.1.1", " --as web", f"db.{zone}", f"by {describe_client('127.0.1.1')}"),
+        ("127.0.1.2", " --as 서버", "-x 10.0.2.4", f"by {describe_client('127.0.1.2')}, where 10.0.2.4 is 서버"),
     ):
+        command = f"{command_name()} ask {words.removeprefix('-x ')}{client}"
         if dig and address in ports:
             command = f"dig @{address} -p {ports[address]} +noall +answer {words}"
-        else:
-            option = {HOST: "", "127.0.1.1": " --as web", "127.0.1.2": " --as 서버"}[address]
-            command = f"{command_name()} ask {words.removeprefix('-x ')}{option}"
         wide = sum(unicodedata.east_asian_width(letter) == "W" for letter in command)
-        lines.append(f"  {command:<{54 - wide}}  # {text}")
+        lines.append(f"  {command:<{54 - wide}}  # {about}")
     more = f"{command_name()} names --watch shows each change; ask, status and doctor work as well. Ctrl-C ends it."
     return [*lines, "", more, ""]
 
 
 def _free_port() -> int:
-    listener = bind(HOST, 0)
-    listener.close()
-    return listener.port
+    with contextlib.closing(bind(HOST, 0)) as listener:
+        return listener.port
 
 
 def _is_free(address: str, port: int) -> bool:
     """Whether this address and port can be listened at; a port that is not allowed counts as free, as a later one is
     taken instead of it."""
     try:
-        listener: Listener = bind(address, port)
+        bind(address, port).close()
     except OSError as error:
         return error.errno == errno.EACCES
-    listener.close()
     return True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.commands import USAGE, CommandError
-from vmdns.config import OPTIONS, Config, ConfigError, ConfigMissing, OptionError, Options, load, values_in_force
+from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, OptionError, Options, load, values_in_force
 from vmdns.control import report
 from vmdns.host.folders import config_file, hosts_path
 from vmdns.sources import hosts_file
@@ -20,7 +20,7 @@ from vmdns.state.facts import Fact, from_json
 
 def options_of(arguments: Namespace) -> Options:
     """The options of `vmdns run` among the arguments."""
-    given: dict[str, Any] = {key: value for key, value in vars(arguments).items() if key in OPTIONS}
+    given: dict[str, Any] = {key: value for key, value in vars(arguments).items() if KEYS.get(key, {}).get("option")}
     lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     return Options(**{**given, **lists})
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import dns.exception
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+
 from vmdns.commands import NOT_RUNNING, CommandError, command_name
-from vmdns.dns.query import encode_query
 from vmdns.host import hosts_block, plan
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.folders import hosts_path
@@ -17,7 +22,6 @@ from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
 _QUERY_SECONDS = 0.5
-_SOA = 6
 _PORT = 53
 
 Log = Callable[[str], None]
@@ -79,20 +83,13 @@ def _apply(steps: Sequence[plan.Step], whole: bool, journal: plan.Journal, log: 
 
 def answers(address: str, patience: float) -> bool:
     """Whether a DNS server there answers for local. as one that owns it, patience: for at most this many seconds."""
-    question = encode_query(0x5644, b"\5local\0", _SOA)
+    query = dns.message.make_query("local.", "SOA")
     end = time.monotonic() + patience
     while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-            one.settimeout(_QUERY_SECONDS)
-            try:
-                one.connect((address, _PORT))
-                one.send(question)
-                reply = one.recv(4096)
-                # Authoritative, and no error (RFC 1035 section 4.1.1).
-                if reply[:2] == question[:2] and reply[2] & 0x84 == 0x84 and not reply[3] & 0x0F:
-                    return True
-            except OSError:
-                pass
+        with contextlib.suppress(OSError, dns.exception.DNSException):
+            reply = dns.query.udp(query, address, timeout=_QUERY_SECONDS, port=_PORT)
+            if reply.flags & dns.flags.AA and reply.rcode() == dns.rcode.NOERROR:
+                return True
         if time.monotonic() > end:
             return False
         time.sleep(_QUERY_SECONDS)

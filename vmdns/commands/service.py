@@ -94,14 +94,12 @@ def _give_to(user: ServiceOwner, journal: plan.Journal) -> None:
 def run_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """The options of `vmdns run` among the words, written out, with absolute paths. Ends the program where they are
     none, as the parser does."""
-    given = parser.parse_args(words)
+    given = vars(parser.parse_args(words))
     found: list[str] = []
     for action in parser._actions:
-        flag = next((one for one in action.option_strings if one.startswith("--")), "")
-        value = getattr(given, action.dest, None)
-        if not flag or not value:
-            continue
-        for one in value if isinstance(value, list) else [value]:
+        value = given.get(action.dest)
+        for one in value if isinstance(value, list) else [value] if value else []:
             path = action.metavar in ("FILE", "DIR")
-            found += [flag] if one is True else [flag, os.path.abspath(os.path.expanduser(one)) if path else one]
+            found += action.option_strings[-1:]
+            found += [] if one is True else [os.path.abspath(os.path.expanduser(one)) if path else one]
     return found

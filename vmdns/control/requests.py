@@ -108,7 +108,8 @@ async def query_server(resolve: Resolve, snapshot: Snapshot, message: dict[str, 
     try:
         key, default_type, note = parse_typed_name(str(message["name"]), snapshot)
     except (ValueError, KeyError) as error:
-        return {"error": str(error)}
+        remedy = "" if "; " in str(error) else "; write it like web, web.local or 10.0.2.4"
+        return {"error": f"{error}{remedy}"}
     try:
         kind = dns.rdatatype.from_text(str(message.get("type") or default_type).upper())
     except (dns.exception.DNSException, ValueError):  # ValueError: TYPE65536

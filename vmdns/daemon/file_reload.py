@@ -15,6 +15,7 @@ from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.daemon.discovery import Source
 from vmdns.daemon.log_output import Log
 from vmdns.dns.builtin_zones import find_forwarded_domains
+from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstreams
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import read_upstreams
@@ -123,17 +124,18 @@ class UpstreamReader:
 
     def host_domains(self, config: Config) -> frozenset[bytes]:
         """The host's domains that are forwarded although a zone of ours is above them."""
-        return find_forwarded_domains({*self.found.search, *self.found.domains}, config.zone_names)
+        return find_forwarded_domains({*self.found.search, *self.found.domains}, tuple(map(to_wire, config.zones)))
 
     def configure(self, forwarder: Forwarder, config: Config, own: frozenset[tuple[str, int]]) -> None:
         """Has the forwarder use the servers of the configuration and the host. own: what vmdns itself listens on."""
         found = self.found.by_proxy(lambda server: is_own_listener(server, own))
-        zones = frozenset(config.zone_names)
+        zones = frozenset(map(to_wire, config.zones))
         default = config.upstreams or found.default
         domains = dict.fromkeys(self.host_domains(config), default)
         # `vmdns host --apply` makes the host send queries for our zones to us.
         domains |= {key: servers for key, servers in found.domains.items() if key not in zones}
-        upstreams = Upstreams(default, {**domains, **config.forward_names}, found.search | config.private_names)
+        private = frozenset(map(to_wire, config.private_domains))
+        upstreams = Upstreams(default, {**domains, **config.forward_names}, found.search | private)
         left_out = forwarder.configure(upstreams, own, zones, config.limits)
         for sentence in left_out:
             if sentence not in self.left_out:

@@ -161,9 +161,12 @@ def test_an_answer_is_told_with_what_was_asked_instead() -> None:
     [
         ({"name": "db", "type": "A9"}, "'A9' is no record type; use one like A, AAAA, PTR, SRV or TXT"),
         ({"name": ""}, "'' is no name: nothing of it can be in a DNS name; write it like web"),
-        ({"name": "..."}, "not a domain name: '...'"),
-        ({"name": "a..b"}, "not a domain name: 'a..b'"),
-        ({"name": "x" * 64 + ".com"}, "not a domain name: '" + "x" * 64 + ".com'"),
+        ({"name": "..."}, "not a domain name: '...'; write it like web, web.local or 10.0.2.4"),
+        ({"name": "a..b"}, "not a domain name: 'a..b'; write it like web, web.local or 10.0.2.4"),
+        (
+            {"name": "x" * 64 + ".com"},
+            "not a domain name: '" + "x" * 64 + ".com'; write it like web, web.local or 10.0.2.4",
+        ),
     ],
 )
 def test_what_cannot_be_asked(message: dict[str, Any], error: str) -> None:

@@ -17,8 +17,7 @@ def check(data: bytes) -> None:
         return
     shown = cli_format.config({"values": values_in_force(config)})
     assert parse("\n".join(shown), "again") == config
-    assert config.zone_names
-    assert all(apex == apex.lower() for apex in (*config.zone_names, *config.forward_names))
+    assert all(apex == apex.lower() for apex in (*config.policy().own, *config.forward_names))
     for record in parse_records(config.records, config.zones, 5):
         assert isinstance(record, Record)
         assert len(record.owner) <= 255
