@@ -10,7 +10,6 @@ from vmdns.dns.message import (
     AUTHORITATIVE,
     CLASS_MASK,
     IN,
-    NSEC,
     PTR,
     RESPONSE,
     A,
@@ -44,16 +43,12 @@ def parse_packet(packet: bytes) -> Message | None:
 
 
 def _select_records(records: Iterable[ParsedRecord]) -> list[ParsedRecord]:
-    """The records of class IN, with the names in their rdata in lower case, where these are compared."""
-    found = []
-    for one in records:
-        if one.type == PTR:
-            one = one._replace(rdata=one.rdata.lower())
-        elif one.type == NSEC and one.rdata.lower().startswith(one.key):
-            one = one._replace(rdata=one.key + one.rdata[len(one.key) :])
-        if one.cls & CLASS_MASK == IN:
-            found.append(one)
-    return found
+    """The records of class IN; PTR records point to names in lower case, which are compared."""
+    return [
+        one._replace(rdata=one.rdata.lower()) if one.type == PTR else one
+        for one in records
+        if one.cls & CLASS_MASK == IN
+    ]
 
 
 def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
@@ -68,7 +63,7 @@ def nsec_rdata(owner: bytes, types: Iterable[int]) -> bytes:
 def has_type(nsec: ParsedRecord, kind: int) -> bool:
     """Whether the NSEC record has that type, below 256, in its bitmap (RFC 4034 section 4.1.2)."""
     bitmap = nsec.rdata[len(nsec.key) :]
-    if not nsec.rdata.startswith(nsec.key) or bitmap[:1] != b"\0" or len(bitmap) < 2:
+    if not nsec.rdata.lower().startswith(nsec.key) or bitmap[:1] != b"\0" or len(bitmap) < 2:
         return True  # malformed
     block = bitmap[2 : 2 + bitmap[1]]
     return kind >> 3 < len(block) and bool(block[kind >> 3] & 0x80 >> (kind & 7))

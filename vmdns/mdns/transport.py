@@ -1,6 +1,6 @@
 """Multicast DNS on the host's links (RFC 6762): sockets and timers around the responder of each, and the querier.
 
-Links do not affect each other, and no call raises: a link that does not work is reported once. The sockets share port
+Links do not affect each other: one that does not work is reported once. The sockets share port
 5353 with every other program that uses it. They are bound to the group where the system can (not on Windows), and so
 receive no unicast packet of other programs. The parts for macOS and Windows have never been run there.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import random
 import socket
 import struct
@@ -25,9 +24,7 @@ from vmdns.mdns.name_state import DrawRandom
 from vmdns.mdns.packets import MAX_PACKET, PORT
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
-from vmdns.state.name_rules import LookupState, is_lookup_allowed
-
-log = logging.getLogger(__name__)
+from vmdns.state.name_rules import LookupState
 
 GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"
 HOPS = 255  # RFC 6762 section 11
@@ -152,19 +149,14 @@ class _OpenLink:
                 break
             except OSError:
                 continue  # an ICMP error caused by an earlier answer
-            try:
-                self._handle_packet(packet, peer[0], peer[1], now)
-            except Exception:
-                log.exception("a multicast DNS packet could not be handled")
+            source, port = peer[:2]
+            if packet in self._own:
+                self._own.remove(packet)
+            elif port and self.link.contains(source):
+                self.responder.receive(packet, source, port, now)
+                if port == PORT:
+                    self._querier.receive(packet, self.link)
         self._send_pending()
-
-    def _handle_packet(self, packet: bytes, source: str, port: int, now: float) -> None:
-        if packet in self._own:
-            self._own.remove(packet)
-        elif port and self.link.contains(source):
-            self.responder.receive(packet, source, port, now)
-            if port == PORT:
-                self._querier.receive(packet, self.link)
 
     def _send_pending(self) -> None:
         """Sends pending packets, and sets the timer to the next step."""
@@ -184,10 +176,7 @@ class _OpenLink:
         self._timer = None if due is None else asyncio.get_running_loop().call_at(due, self._wake)
 
     def _wake(self) -> None:
-        try:
-            self.responder.wake(asyncio.get_running_loop().time())
-        except Exception:
-            log.exception("multicast DNS on %s", self.interface)
+        self.responder.wake(asyncio.get_running_loop().time())
         self._send_pending()
 
 
@@ -284,7 +273,7 @@ class Multicast:
         links = tuple(self._open.values())
         if all(one.link.guests_only for one in links) or any(one.responder.has_name(name) for one in links):
             return LookupState.ABSENT
-        return self._querier.state(name, client) if is_lookup_allowed(name) else LookupState.ABSENT
+        return self._querier.state(name, client)
 
     async def find(self, name: bytes, client: str) -> tuple[str, ...] | None:
         """Returns the addresses that a host on one of the links has for this wire name (lower case), () for none; None
