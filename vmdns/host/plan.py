@@ -27,7 +27,7 @@ class Setting(ABC):
     """One thing on this machine, or in VirtualBox's settings, that has a value: a JSON value, None if nothing is set.
 
     kind and name identify it in the journal. elevated: whether writing needs elevated rights. `read` and `write` raise
-    OSError with a sentence that says what to do.
+    OSError.
     """
 
     kind: ClassVar[str]

@@ -17,6 +17,7 @@ import contextlib
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,108 @@ _FOLDER = "/etc/systemd/system"
 _RELOAD = ("systemctl", "daemon-reload")
 _PROPERTIES = "LoadState,UnitFileState,ActiveState,MainPID,ActiveEnterTimestamp,Result,StatusText,NRestarts"
 _PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
+
+# It may set no limits, so the unit does: each forwarded query takes a file. sched_setattr is for
+# server/udp_linux.py alone.
+_SERVER = """\
+# by vmdns service install: starts vmdns when {shown} logs in
+[Unit]
+Description=DNS for the VMs of {described} (vmdns)
+After=user@{uid}.service vmdns-beside-{name}.socket
+Requires=vmdns-beside-{name}.socket
+PartOf=user@{uid}.service
+StartLimitIntervalSec=60
+StartLimitBurst=10
+
+[Service]
+Type=notify
+User={user}
+Environment=XDG_RUNTIME_DIR=/run/user/{uid}
+Environment=VMDNS_BESIDE=/run/vmdns-beside-{uid}.sock
+{environment}
+ExecStart={command}
+Restart=on-failure
+RestartSec=500ms
+TimeoutStartSec=120
+TimeoutStopSec=15
+WatchdogSec=60
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths=-/run/user/{uid}
+InaccessiblePaths=-/run/user/{uid}/bus -/run/user/{uid}/systemd
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateMounts=yes
+DevicePolicy=closed
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+ProcSubset=pid
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallFilter=sched_setattr
+SystemCallErrorNumber=EPERM
+KeyringMode=private
+UMask=0077
+LimitNOFILE=8192
+TasksMax=256
+
+[Install]
+WantedBy=user@{uid}.service
+"""
+
+# For this user alone, in a folder that is root's.
+_SOCKET = """\
+# by vmdns service install: where the vmdns of {shown} has VirtualBox read
+[Unit]
+Description=VirtualBox of {described}, for vmdns
+PartOf=vmdns-{name}.service
+
+[Socket]
+ListenStream=/run/vmdns-beside-{uid}.sock
+SocketUser={user}
+SocketMode=0600
+RemoveOnStop=yes
+Accept=yes
+MaxConnections=8
+"""
+
+# A VBoxSVC started from here must find what one from the desktop finds: sound, and the bus of the session.
+_WORKER = """\
+# by vmdns service install: reads VirtualBox for the vmdns of {shown}
+[Unit]
+Description=VirtualBox of {described}, read for vmdns
+CollectMode=inactive-or-failed
+
+[Service]
+User={user}
+Environment=XDG_RUNTIME_DIR=/run/user/{uid}
+Environment=DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{uid}/bus
+{environment}
+ExecStart={worker}
+StandardInput=socket
+StandardOutput=socket
+StandardError=journal
+TimeoutStopSec=15
+# VBoxSVC and VMs may run below this service. They outlive it, and are not to be in a sandbox.
+KillMode=process
+OOMPolicy=continue
+PrivateTmp=no
+"""
 
 
 class UnitFile(SystemFile):
@@ -73,14 +176,10 @@ def check_system() -> None:
 
 def plan_service(program: ServiceProgram) -> list[tuple[Setting, Any]]:
     """The unit files and their values, and that the service is enabled."""
-    user = program.owner.name
-    files = {
-        worker_name(user): worker_unit(program),
-        socket_name(user): socket_unit(program),
-        service_name(user): server_unit(program),
-    }
-    units: list[tuple[Setting, Any]] = [(UnitFile(f"{_FOLDER}/{name}"), text) for name, text in files.items()]
-    return [*units, (Enabled(service_name(user)), True)]
+    units: list[tuple[Setting, Any]] = [
+        (UnitFile(f"{_FOLDER}/{name}"), text) for name, text in unit_files(program).items()
+    ]
+    return [*units, (Enabled(service_name(program.owner.name)), True)]
 
 
 def service_notes(user: str) -> list[str]:
@@ -127,147 +226,30 @@ def service_name(user: str) -> str:
     return f"vmdns-{_escape_name(user)}.service"
 
 
-def socket_name(user: str) -> str:
-    """The socket behind which a worker is started for each connection."""
-    return f"vmdns-beside-{_escape_name(user)}.socket"
-
-
-def worker_name(user: str) -> str:
-    """The template of what is started for each connection to the socket."""
-    return f"vmdns-beside-{_escape_name(user)}@.service"
-
-
 def _escape_name(user: str) -> str:
     return re.sub(r"[^A-Za-z0-9:_.-]", lambda one: "".join(f"\\x{byte:02x}" for byte in one[0].encode()), user)
 
 
-def server_unit(program: ServiceProgram) -> str:
-    """The unit of the server. It may set no limits, so the unit does: each forwarded query takes a file.
-
-    sched_setattr is for server/udp_linux.py alone.
-    """
-    user, manager = program.owner.name, f"user@{program.owner.uid}.service"
-    runtime = f"/run/user/{program.owner.uid}"
-    environ = [("XDG_RUNTIME_DIR", runtime), ("VMDNS_BESIDE", _socket_path(program)), *program.environ]
-    return f"""\
-# by vmdns service install: starts vmdns when {escape_text(user)} logs in
-[Unit]
-Description=DNS for the VMs of {_description(program)} (vmdns)
-After={manager} {socket_name(user)}
-Requires={socket_name(user)}
-PartOf={manager}
-StartLimitIntervalSec=60
-StartLimitBurst=10
-
-[Service]
-Type=notify
-User={_user(program)}
-{_environment(environ)}
-ExecStart={_command(program.command)}
-Restart=on-failure
-RestartSec=500ms
-TimeoutStartSec=120
-TimeoutStopSec=15
-WatchdogSec=60
-AmbientCapabilities=CAP_NET_BIND_SERVICE
-CapabilityBoundingSet=CAP_NET_BIND_SERVICE
-NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=read-only
-ReadWritePaths=-{runtime}
-InaccessiblePaths=-{runtime}/bus -{runtime}/systemd
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateMounts=yes
-DevicePolicy=closed
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectProc=invisible
-ProcSubset=pid
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallFilter=sched_setattr
-SystemCallErrorNumber=EPERM
-KeyringMode=private
-UMask=0077
-LimitNOFILE=8192
-TasksMax=256
-
-[Install]
-WantedBy={manager}
-"""
-
-
-def socket_unit(program: ServiceProgram) -> str:
-    """The unit of the socket: for this user alone, in a folder that is root's."""
-    return f"""\
-# by vmdns service install: where the vmdns of {escape_text(program.owner.name)} has VirtualBox read
-[Unit]
-Description=VirtualBox of {_description(program)}, for vmdns
-PartOf={service_name(program.owner.name)}
-
-[Socket]
-ListenStream={_socket_path(program)}
-SocketUser={_user(program)}
-SocketMode=0600
-RemoveOnStop=yes
-Accept=yes
-MaxConnections=8
-"""
-
-
-def worker_unit(program: ServiceProgram) -> str:
-    """The unit of what the socket starts. A VBoxSVC started from here must find what one from the desktop finds: sound,
-    and the bus of the session."""
-    runtime = f"/run/user/{program.owner.uid}"
-    environ = [("XDG_RUNTIME_DIR", runtime), ("DBUS_SESSION_BUS_ADDRESS", f"unix:path={runtime}/bus"), *program.environ]
-    return f"""\
-# by vmdns service install: reads VirtualBox for the vmdns of {escape_text(program.owner.name)}
-[Unit]
-Description=VirtualBox of {_description(program)}, read for vmdns
-CollectMode=inactive-or-failed
-
-[Service]
-User={_user(program)}
-{_environment(environ)}
-ExecStart={_command((program.command[0], "-P", "-m", "vmdns.daemon.worker_service"))}
-StandardInput=socket
-StandardOutput=socket
-StandardError=journal
-TimeoutStopSec=15
-# VBoxSVC and VMs may run below this service. They outlive it, and are not to be in a sandbox.
-KillMode=process
-OOMPolicy=continue
-PrivateTmp=no
-"""
-
-
-def _socket_path(program: ServiceProgram) -> str:
-    return f"/run/vmdns-beside-{program.owner.uid}.sock"
-
-
-def _user(program: ServiceProgram) -> str:
-    name = program.owner.name
-    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) else str(program.owner.uid)
-
-
-def _description(program: ServiceProgram) -> str:
-    return escape_text(program.owner.name).replace("%", "%%")
-
-
-def _environment(environ: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"Environment={_word(f'{key}={value}')}" for key, value in environ)
+def unit_files(program: ServiceProgram) -> dict[str, str]:
+    """The unit files by their names: the template of what the socket starts, the socket, and the server."""
+    user = program.owner.name
+    name, shown = _escape_name(user), escape_text(user)
+    fields = {
+        "name": name,
+        "shown": shown,
+        "described": shown.replace("%", "%%"),
+        "user": user if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", user) else program.owner.uid,
+        "uid": program.owner.uid,
+        "environment": "\n".join(f"Environment={_word(f'{key}={value}')}" for key, value in program.environ),
+        "command": _command(program.command),
+        "worker": _command((program.command[0], "-P", "-m", "vmdns.daemon.worker_service")),
+    }
+    files = {
+        f"vmdns-beside-{name}@.service": _WORKER,
+        f"vmdns-beside-{name}.socket": _SOCKET,
+        service_name(user): _SERVER,
+    }
+    return {file: text.format_map(fields) for file, text in files.items()}
 
 
 def _command(words: Iterable[str]) -> str:
@@ -315,18 +297,13 @@ class ServiceNotifier:
             one.sendto(text.encode(), self._address)
 
 
-def drop_ambient_capabilities(status: Path = Path("/proc/self/status")) -> None:
-    """Empties the ambient set of this thread and of threads that it starts.
+def drop_ambient_capabilities() -> None:
+    """Empties the ambient set of this thread and of threads that it starts (Linux).
 
     The right to low ports comes as an ambient capability, which every child would inherit: the reader of VirtualBox,
     and through it VBoxSVC and the VMs. vmdns itself keeps the right.
     """
-    try:
-        text = status.read_text("utf-8", "replace")
-    except OSError:
-        return
-    ambient = next((line.split()[1] for line in text.splitlines() if line.startswith("CapAmb:")), "0")
-    if int(ambient, 16):
+    if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)

@@ -28,6 +28,8 @@ from vmdns.state.external_data import EVERYONE, MAX_BYTES, NAME_SERVERS, DhcpSco
 GROUP = "vmdns"
 HOST_ONLY = "HostInterfaceNetworking-"  # before an interface's name: its DHCP server's network (networkName)
 _REGISTRY = "{*}Global/{*}NetserviceRegistry/"
+# VBoxManage's names of a DHCP server's addresses, and those in VirtualBox.xml.
+ADDRESSES = {"server-ip": "IPAddress", "netmask": "networkMask", "lower-ip": "lowerIP", "upper-ip": "upperIP"}
 _MAC_WILDCARD = "1"  # DHCPGroupConditionType_MACWildcard
 _BETWEEN_RENAMES_SECONDS = 0.05
 
@@ -46,17 +48,15 @@ class NatNetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class DhcpSettings:
-    """A DHCP server, by the name of its network: options of the whole server as VirtualBox's text, and groups.
+    """A DHCP server, by the name of its network: its addresses by VBoxManage's names for them, options of the whole
+    server as VirtualBox's text, and groups.
 
     A group for all guests is a mapping from option number to VirtualBox's text; any other is {"else": its XML}.
     others lists elements for single guests.
     """
 
     network: str
-    address: str
-    mask: str
-    lower: str
-    upper: str
+    addresses: Mapping[str, str]
     enabled: bool
     options: Mapping[str, str]
     groups: Mapping[str, dict[str, str]]
@@ -111,10 +111,7 @@ def _parse_server(element: xml.Element) -> DhcpSettings:
     keys = {child: child.tag.rpartition("}")[2] for child in element}
     return DhcpSettings(
         network=element.get("networkName", ""),
-        address=element.get("IPAddress", ""),
-        mask=element.get("networkMask", ""),
-        lower=element.get("lowerIP", ""),
-        upper=element.get("upperIP", ""),
+        addresses={name: element.get(key, "") for name, key in ADDRESSES.items()},
         enabled=_true(element.get("enabled", "1")),
         options=_parse_options(element.iterfind("{*}Options/{*}Option")),
         groups={child.get("name", ""): _parse_group(child) for child, tag in keys.items() if tag == "Group"},
@@ -255,7 +252,7 @@ class DhcpLowerAddress(_DhcpSetting):
 
     def read(self) -> str | None:
         server = self.box.read_networks().servers.get(self.name)
-        return None if server is None else server.lower
+        return None if server is None else server.addresses["lower-ip"]
 
     def options(self, value: str) -> Sequence[str]:
         return [f"--lower-ip={value}"]
@@ -279,17 +276,14 @@ class DhcpServerPresence(_DhcpSetting):
         if server is None:
             return None
         since = [*(f"option {one}" for one in server.options), *(f"group {one}" for one in server.groups)]
-        since += [*([] if server.enabled else ["disabled"]), *server.others]
-        return server_value(server.address, server.mask, server.lower, server.upper, since)
+        return {**server.addresses, "since": [*since, *([] if server.enabled else ["disabled"]), *server.others]}
 
-    def options(self, value: Mapping[str, Any]) -> Sequence[str]:
-        return [*(f"--{key}={value[key]}" for key in ("server-ip", "netmask", "lower-ip", "upper-ip")), "--enable"]
+    def options(self, value: Mapping[str, Any] | None) -> Sequence[str]:
+        return [] if value is None else [*(f"--{key}={value[key]}" for key in ADDRESSES), "--enable"]
 
     def commands(self, value: Mapping[str, Any] | None) -> Sequence[Sequence[str]]:
-        command = [self.box.program, "dhcpserver"]
-        if value is None:
-            return [[*command, "remove", f"--network={self.name}"]]
-        return [[*command, "add", f"--network={self.name}", *self.options(value)]]
+        verb = "remove" if value is None else "add"
+        return [[self.box.program, "dhcpserver", verb, f"--network={self.name}", *self.options(value)]]
 
     def write(self, value: Mapping[str, Any] | None) -> None:
         try:
@@ -306,11 +300,6 @@ class DhcpServerPresence(_DhcpSetting):
             f"make the DHCP server of {title(self.name)}, which VirtualBox would make when the network first starts: "
             f"at {after['server-ip']}, for guests {after['lower-ip']} to {after['upper-ip']}"
         )
-
-
-def server_value(address: str, mask: str, lower: str, upper: str, since: Sequence[str] = ()) -> dict[str, Any]:
-    """The value of `DhcpServerPresence`."""
-    return {"server-ip": address, "netmask": mask, "lower-ip": lower, "upper-ip": upper, "since": list(since)}
 
 
 SETTINGS = {one.kind: one for one in (DhcpGroup, DhcpLowerAddress, DhcpServerPresence)}

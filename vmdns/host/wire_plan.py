@@ -14,6 +14,7 @@ from typing import Any
 from vmdns.host.plan import Setting
 from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress
 from vmdns.host.virtualbox_dhcp import (
+    ADDRESSES,
     GROUP,
     HOST_ONLY,
     DhcpGroup,
@@ -23,7 +24,6 @@ from vmdns.host.virtualbox_dhcp import (
     NatNetworkSettings,
     NetworkSettings,
     VirtualBox,
-    server_value,
     title,
 )
 from vmdns.state.facts import HostInterface
@@ -141,8 +141,8 @@ def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: st
     if server is None and net.network.num_addresses < 8:
         row.notes.append(f"{net.network} has no room for a DHCP server, a name server and guests")
         return
-    if look.modern and server is not None and server.address in row.now:
-        row.notes.append(f"{server.address}, given to guests now, is its DHCP server and answers no DNS")
+    if look.modern and server is not None and server.addresses["server-ip"] in row.now:
+        row.notes.append(f"{server.addresses['server-ip']}, given to guests now, is its DHCP server and answers no DNS")
     elif look.modern and str(first + 3) in row.now:
         row.notes.append(f"{first + 3}, given to guests now, is also the first guest's own address")
     if not look.modern and not net.loopback:
@@ -169,7 +169,8 @@ def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: st
         # As VirtualBox makes it (NATNetwork::i_recalculateIpv4AddressAssignments), but never with a guest at the fourth
         # address, where the engine of 7.2 answers DNS itself while the host's resolver is loopback.
         at, last = first + (2 if look.modern else 3), net.network.broadcast_address - 1
-        value = server_value(str(at), str(net.network.netmask), str(first + 4), str(last))
+        addresses = map(str, (at, net.network.netmask, first + 4, last))
+        value = {**dict(zip(ADDRESSES, addresses, strict=True)), "since": []}
         row.want.append((DhcpServerPresence(net.name, look.box), value))
     elif look.modern:
         _raise_lower(row, server, first, look)
@@ -178,7 +179,7 @@ def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: st
 
 def _raise_lower(row: NetworkRow, server: DhcpSettings, first: IPv4Address, look: WireState) -> None:
     """Keeps guests off the fourth address where the engine answers at it: the first guest would have it too."""
-    lower, upper = _parse_address(server.lower), _parse_address(server.upper)
+    lower, upper = _parse_address(server.addresses["lower-ip"]), _parse_address(server.addresses["upper-ip"])
     loopback = bool(look.resolvers) and all((at := _parse_address(one)) and at.is_loopback for one in look.resolvers)
     if loopback and lower and upper and lower <= first + 3 < upper:
         row.want.append((DhcpLowerAddress(server.network, look.box), str(first + 4)))

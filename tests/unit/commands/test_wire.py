@@ -134,9 +134,10 @@ def test_plan_apply_again_and_undo(box: FakeBox, host: Host) -> None:
     found = wire().box.read_networks().servers
     wanted = {"15": "local", "119": "local vm.internal"}
     assert found["lab"].groups == {"vmdns": {"6": "198.18.53.1", **wanted}}
-    assert (found["lab"].lower, found["lab"].name_servers) == ("10.0.2.4", ("198.18.53.1",))
+    assert (found["lab"].addresses["lower-ip"], found["lab"].name_servers) == ("10.0.2.4", ("198.18.53.1",))
     assert found["a \"b'/c"].groups == {"vmdns": {"6": "198.18.53.2", **wanted}}
-    assert (found["a \"b'/c"].address, found["a \"b'/c"].lower) == ("10.0.3.2", "10.0.3.4")
+    other = found["a \"b'/c"].addresses
+    assert (other["server-ip"], other["lower-ip"]) == ("10.0.3.2", "10.0.3.4")
     assert found[HOST_ONLY].groups == {"vmdns": {"6": "192.168.56.1", **wanted}}
 
     applied = box.file.read_bytes()
@@ -214,7 +215,7 @@ def test_what_someone_else_changed_since_is_left(box: FakeBox, host: Host) -> No
     assert "changed by someone else" in undone["left"][0]
     found = wire().box.read_networks().servers["lab"]
     assert found.groups["vmdns"]["44"] == "192.0.2.9"
-    assert found.lower == "10.0.2.3"
+    assert found.addresses["lower-ip"] == "10.0.2.3"
     assert len(lines) == 2
     assert host.addresses == set()
 

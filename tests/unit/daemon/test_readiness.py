@@ -18,7 +18,7 @@ import pytest
 
 from tests.contract.test_run import PATIENCE, Run
 from vmdns.daemon import process
-from vmdns.host.systemd import ServiceNotifier, drop_ambient_capabilities
+from vmdns.host.systemd import ServiceNotifier
 from vmdns.server.listeners import bind, pair, take
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX") or sys.platform == "win32", reason="POSIX only")
@@ -244,9 +244,3 @@ def test_the_right_to_low_ports_is_not_passed_on() -> None:
     right_bit, none = f"{1 << 10:016x}", "0" * 16
     assert before == [f"CapEff:\t{right_bit}\nCapAmb:\t{right_bit}"] * 2
     assert after == [f"CapEff:\t{right_bit}\nCapAmb:\t{none}", f"CapEff:\t{none}\nCapAmb:\t{none}"]
-
-
-def test_without_ambient_capabilities_nothing_is_done(tmp_path: Path) -> None:
-    drop_ambient_capabilities(tmp_path / "nothing")
-    (tmp_path / "status").write_text("Name:\tx\nCapAmb:\t0000000000000000\n")
-    drop_ambient_capabilities(tmp_path / "status")

@@ -37,12 +37,7 @@ ANALYZE = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no
 
 def units(folder: Path, program: ServiceProgram = ALICE) -> list[Path]:
     """The three unit files."""
-    user = program.owner.name
-    made = {
-        systemd.service_name(user): systemd.server_unit(program),
-        systemd.socket_name(user): systemd.socket_unit(program),
-        systemd.worker_name(user): systemd.worker_unit(program),
-    }
+    made = dict(reversed(systemd.unit_files(program).items()))
     for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in made]
@@ -84,7 +79,7 @@ def test_its_exposure_is_below_two(tmp_path: Path) -> None:
 
 @ANALYZE
 def test_the_calls_that_are_left(tmp_path: Path) -> None:
-    left = allowed(directives(systemd.server_unit(ALICE)))
+    left = allowed(directives(systemd.unit_files(ALICE)["vmdns-alice.service"]))
     assert {"recvmmsg", "sendmmsg", "inotify_init1", "kill", "prlimit64", "execve", "futex", "sched_setattr"} <= left
     assert not {"mount", "ptrace", "bpf", "capset", "setuid", "chown", "setrlimit", "kexec_load", "reboot"} & left
     assert "setpriority" not in left
@@ -165,7 +160,7 @@ class Scene:
         folder.chmod(0o755)
         program = ServiceProgram(ServiceOwner("alice", UID, folder), ("/bin/true",))
         unit = folder / "unit"
-        text = systemd.server_unit(program)
+        text = systemd.unit_files(program)["vmdns-alice.service"]
         unit.write_text(text.replace(f"-/run/user/{UID}\n", f"-{folder}/run\n"))
         self.python = f"{folder}/base/bin/python3"
         scene = textwrap.dedent(SCENE).format(

@@ -10,7 +10,6 @@ import os
 import plistlib
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,13 +32,13 @@ def program(*options: str, interpreter: str = "/opt/vmdns/bin/python", owner: Se
     return service_program.service_program(owner, options, dict(LANGUAGE), interpreter)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("vmdns-alice.service", systemd.server_unit), ("vmdns-beside-alice.socket", systemd.socket_unit),
-     ("vmdns-beside-alice@.service", systemd.worker_unit)],
-)  # fmt: skip
-def test_units(name: str, text: Callable[[ServiceProgram], str]) -> None:
-    assert text(program("--listen", "127.0.0.1", "--wire")) == (SAMPLES / name).read_text("utf-8")
+def test_units() -> None:
+    for name, text in systemd.unit_files(program("--listen", "127.0.0.1", "--wire")).items():
+        assert text == (SAMPLES / name).read_text("utf-8")
+
+
+def server_unit(one: ServiceProgram) -> str:
+    return systemd.unit_files(one)[systemd.service_name(one.owner.name)]
 
 
 def test_launch_agent() -> None:
@@ -100,12 +99,12 @@ def test_unit_names(name: str, expected: str) -> None:
      ("a\\b", r'"a\\b"'), (";", '";"'), ("a\nb\x1b", r'"a\x0ab\x1b"')],
 )  # fmt: skip
 def test_words_of_a_unit(word: str, shown: str) -> None:
-    text = systemd.server_unit(ServiceProgram(ALICE, ("/x", word)))
+    text = server_unit(ServiceProgram(ALICE, ("/x", word)))
     assert f"ExecStart=/x {shown}\n" in text
 
 
 def test_a_name_that_units_do_not_take_is_given_by_number() -> None:
-    assert "\nUser=1000\n" in systemd.server_unit(ServiceProgram(ServiceOwner("LAB\\alice", 1000, Path("/")), ("/x",)))
+    assert "\nUser=1000\n" in server_unit(ServiceProgram(ServiceOwner("LAB\\alice", 1000, Path("/")), ("/x",)))
 
 
 def find(who: str | int) -> ServiceOwner:
@@ -273,7 +272,7 @@ def make(kind: str, name: str) -> Setting:
 def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
     path = folder / "system" / "vmdns-alice.service"
     return [
-        (systemd.UnitFile(str(path)), systemd.server_unit(program(*options))),
+        (systemd.UnitFile(str(path)), server_unit(program(*options))),
         (systemd.Enabled(path.name), True),
     ]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.host.test_wire_plan import HEAD, server
-from vmdns.host.virtualbox_dhcp import DhcpServerPresence, VirtualBox, server_value
+from tests.unit.host.test_wire_plan import HEAD, server, server_value
+from vmdns.host.virtualbox_dhcp import DhcpServerPresence, VirtualBox
 
 VALUE = server_value("10.0.2.2", "255.255.255.0", "10.0.2.4", "10.0.2.254")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vmdns.host.virtualbox_dhcp import NetworkSettings, VirtualBox, parse_networks, server_value
+from vmdns.host.virtualbox_dhcp import NetworkSettings, VirtualBox, parse_networks
 from vmdns.host.wire_plan import NetworkRow, WireState, plan_networks
 from vmdns.state.facts import HostInterface
 
@@ -30,6 +30,13 @@ GROUP = (
     '<Group name="{name}"><Option name="6" value="{address}"/><Option name="15" value="local"/>'
     '<Option name="119" value="local vm.internal"/><Condition inclusive="true" type="1" value="{macs}"/></Group>'
 )
+
+
+def server_value(*addresses: str) -> dict[str, Any]:
+    """The value of a DHCP server with this address, mask, lowest and highest address, as VirtualBox creates it."""
+    return {**dict(zip(("server-ip", "netmask", "lower-ip", "upper-ip"), addresses, strict=True)), "since": []}
+
+
 ZONES = ("local", "vm.internal")
 BOX = VirtualBox(Path("/"), "VBoxManage", lambda *_: "")
 Wanted = tuple[str, str, Any]
