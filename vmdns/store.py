@@ -177,4 +177,4 @@ def _build(
 
 def _zone_data(snapshot: Snapshot) -> Snapshot:
     """What of a snapshot is in its zones: not why things are so, nor when leases end."""
-    return replace(snapshot, by_uuid={}, absent={}, problems=(), name_owners={}, valid_until=0.0)
+    return replace(snapshot, by_uuid={}, absent={}, shared={}, problems=(), name_owners={}, valid_until=0.0)

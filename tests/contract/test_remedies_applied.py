@@ -69,7 +69,7 @@ def findings(everything: list[Fact], *asked: tuple[str, str]) -> list[Finding]:
         "askers": [{"address": address, "at": at, "time": NOW} for address, at in asked],
     }  # fmt: skip
     snapshot = build(everything, Policy(), NOW, 1)
-    found = find_findings(DoctorInput(status, tuple(everything), snapshot.guests, snapshot.ways, NOW))
+    found = find_findings(DoctorInput(status, tuple(everything), snapshot, NOW))
     return [one for one in found if one.level != OK]
 
 

@@ -105,7 +105,7 @@ def examine(facts: Sequence[Fact], policy: Policy) -> list[Finding]:
     """The findings where no vmdns runs. facts: what one look at VirtualBox found."""
     now = time.time()
     snapshot = build(facts, policy, now, 0)
-    return find_findings(DoctorInput(None, tuple(facts), snapshot.guests, snapshot.ways, now))
+    return find_findings(DoctorInput(None, tuple(facts), snapshot, now))
 
 
 def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log) -> dict[str, T]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, SRV, A
 from vmdns.dns.name import display_name, to_text
 from vmdns.state.facts import Network, PortForward
-from vmdns.state.findings import Problem
-from vmdns.state.guests import Guest, VmChange, find_shared_address
+from vmdns.state.guests import Guest, VmChange
 from vmdns.state.networks import Address
 from vmdns.state.reachability import explain_choices, find_service_name
 from vmdns.state.snapshot import Snapshot, list_names
@@ -131,31 +129,21 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         if machine.online:
             sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            for choice in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.ways):
-                if kind is None or _is_answered(choice.address, kind, key):
-                    lines.append(f"{choice}{sources.get(choice.address, '')}")
+            for address, reason in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.ways):
+                if kind is None or _is_answered(address, kind, key):
+                    lines.append(f"{reason}{sources.get(address, '')}")
         if guest.note:
             lines.append(guest.note)
-        lines += map(str, _shared_addresses(snapshot, guest))
+        places = dict.fromkeys((one.address, one.network) for one in guest.addresses)
+        lines += [str(snapshot.shared[place]) for place in places if place in snapshot.shared]
         lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
         if machine.online and not guest.waiting and (reason := snapshot.vm_view(guest, view).why):
             lines.append(reason)
     for address, uuid in snapshot.pointers.get(key, ()):
         guest = snapshot.by_uuid[uuid]
-        places = [one.network.phrase for one in guest.addresses if one.address == address]
-        lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(places)}")
+        networks = [one.network.phrase for one in guest.addresses if one.address == address]
+        lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(networks)}")
     return lines
-
-
-def _shared_addresses(snapshot: Snapshot, guest: Guest) -> Iterator[Problem]:
-    """Notes on addresses of this VM that other VMs have on the same network."""
-    for place in dict.fromkeys((one.address, one.network) for one in guest.addresses):
-        owners = (snapshot.by_uuid[uuid] for _, uuid in snapshot.pointers.get(reverse_name(place[0]), ()))
-        found = find_shared_address(
-            place[0], [one for one in owners if place in {(it.address, it.network) for it in one.addresses}]
-        )
-        if found is not None:
-            yield found
 
 
 def _is_answered(address: str, kind: int, key: bytes) -> bool:

@@ -94,7 +94,7 @@ class Requests:
         from vmdns.state.diagnosis import DoctorInput, find_findings
 
         snapshot = self.current()
-        inputs = DoctorInput(status, tuple(self.facts()), snapshot.guests, snapshot.ways, time.time())
+        inputs = DoctorInput(status, tuple(self.facts()), snapshot, time.time())
         return await asyncio.to_thread(find_findings, inputs)
 
 

@@ -13,7 +13,7 @@ from vmdns.dns.message import AAAA, CNAME, PTR, A
 from vmdns.dns.name import join_labels
 from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses, find_forward_hints
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
-from vmdns.state.guests import Guest, find_shared_address
+from vmdns.state.guests import Guest, find_shared_addresses
 from vmdns.state.name_assignment import assign_names
 from vmdns.state.name_rules import Owners
 from vmdns.state.networks import index_networks
@@ -23,8 +23,6 @@ from vmdns.state.snapshot import Snapshot
 from vmdns.state.static_records import HostsIndex, StaticRecords, build_static_records, index_hosts, names_above
 
 _CLAIMED = (ADDITIONS, NEIGHBOUR, FORWARD)
-
-_Pointers = dict[bytes, list[tuple[str, str]]]
 
 
 def build(
@@ -59,11 +57,13 @@ def build(
     for machine in machines:
         named = naming.by_uuid.get(machine.uuid)
         if named is not None:
-            known, refused = addresses[machine.uuid]
+            known, wrong = addresses[machine.uuid]
             label = next(relative[0] for relative in named.names if len(relative) == 1)
             known += tuple(find_forward_hints(machine, label, known, forwards, networks))
             rules = find_rules(machine, known, forwards) if machine.online else ()
-            guests[machine.uuid] = Guest(machine, named, known, refused, rules)
+            guests[machine.uuid] = Guest(machine, named, known, wrong, rules)
+    shared = find_shared_addresses(guests.values())
+    refused = [f"VM {guest.machine.name!r}: {one}" for guest in guests.values() for one in guest.refused]
     owned, absent = _index_owners(guests, static, policy)
     pointers = _index_pointers(guests, static)
     return Snapshot(
@@ -73,12 +73,13 @@ def build(
         late=static.late,
         above=frozenset(above for owner in (*owned, *pointers) for above in names_above(owner, policy.apexes)),
         owned=owned,
-        pointers={pointer: tuple(pairs) for pointer, pairs in pointers.items()},
+        pointers=pointers,
         outside=hosts.outside,
         absent=absent,
         by_uuid=guests,
         ways=networks.host,
-        problems=(*naming.problems, *_find_problems(guests, pointers)),
+        shared=shared,
+        problems=(*naming.problems, *refused, *map(str, shared.values())),
         name_owners=naming.owners,
         valid_until=min((lease.until for leases in networks.leases.values() for lease in leases), default=0.0),
     )
@@ -104,7 +105,7 @@ def _index_owners(
     return owned, absent
 
 
-def _index_pointers(guests: Mapping[str, Guest], static: StaticRecords) -> _Pointers:
+def _index_pointers(guests: Mapping[str, Guest], static: StaticRecords) -> dict[bytes, tuple[tuple[str, str], ...]]:
     """The VMs at each address by the name of its reverse record: what DHCP gave comes before what guests claim."""
     found: dict[bytes, list[tuple[bool, str, str]]] = {}
     for uuid, guest in guests.items():
@@ -115,12 +116,4 @@ def _index_pointers(guests: Mapping[str, Guest], static: StaticRecords) -> _Poin
             pointer = reverse_name(address)
             if PTR not in static.nodes.get(pointer, {}):
                 found.setdefault(pointer, []).append((is_claimed, address, uuid))
-    return {pointer: [(address, uuid) for _, address, uuid in sorted(among)] for pointer, among in found.items()}
-
-
-def _find_problems(guests: Mapping[str, Guest], pointers: _Pointers) -> list[str]:
-    """Which addresses are not taken for a VM's, and which one several VMs have on one network."""
-    found = [f"VM {guest.machine.name!r}: {text}" for guest in guests.values() for text in guest.refused]
-    shared = sorted((pointer, pairs) for pointer, pairs in pointers.items() if len(pairs) > 1)
-    doubles = (find_shared_address(pairs[0][0], [guests[uuid] for _, uuid in pairs]) for _, pairs in shared)
-    return [*found, *(str(one) for one in doubles if one)]
+    return {pointer: tuple(one[1:] for one in sorted(among)) for pointer, among in found.items()}

@@ -5,7 +5,6 @@ Pure: the facts, the snapshot and the status of the running vmdns come in as val
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +24,9 @@ from vmdns.state.findings import (
     join_words,
     list_of,
 )
-from vmdns.state.guests import SAME_MAC, Guest, find_shared_address, replug_command
+from vmdns.state.guests import SAME_MAC, Guest, replug_command
 from vmdns.state.networks import FIXED, LEASE, Address
+from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import HostNetworks
 
 # A guest that keeps its lease renews it after half of it: VirtualBox gives ten minutes.
@@ -37,14 +37,19 @@ QUERY_SECONDS = 900.0
 class DoctorInput:
     """Everything that `vmdns doctor` looks at.
 
-    status: the running server's, None if none runs. now: in Unix seconds. guests: with the names of the running server.
+    status: the running server's, None if none runs. snapshot: with the names of the running server. now: in Unix
+    seconds.
     """
 
     status: Status | None
     facts: tuple[Fact, ...]
-    guests: tuple[Guest, ...]
-    ways: HostNetworks
+    snapshot: Snapshot
     now: float
+
+    @property
+    def ways(self) -> HostNetworks:
+        """The networks of the host."""
+        return self.snapshot.ways
 
     @property
     def simulated(self) -> bool:
@@ -104,7 +109,9 @@ def _check_networks(inputs: DoctorInput) -> Iterator[Finding]:
             text = f"{names} share {address}: vmdns cannot tell their guests apart"
             yield Finding("NAT Networks", WARNING, text, "vmdns wire --apply")
     yield from _find_same_mac(inputs)
-    yield from _find_same_address(inputs)
+    for (address, _), problem in inputs.snapshot.shared.items():
+        if problem.remedy != SAME_MAC:  # that is a finding already
+            yield _make_finding(f"address {address}", PROBLEM, problem)
 
 
 def _check_name_servers(inputs: DoctorInput, network: Network) -> Iterator[Finding]:
@@ -159,25 +166,11 @@ def _find_same_mac(inputs: DoctorInput) -> Iterator[Finding]:
             yield Finding(f"VM {machine.name!r}", PROBLEM, text, command)
 
 
-def _find_same_address(inputs: DoctorInput) -> Iterator[Finding]:
-    """VMs that have one address on one network; not those with one MAC, which `_find_same_mac` has."""
-    at: dict[str, list[Guest]] = {}
-    for guest in inputs.guests:
-        for address in {one.address for one in guest.reachable_addresses}:
-            at.setdefault(address, []).append(guest)
-    for address, guests in sorted(at.items()):
-        found = find_shared_address(address, guests)
-        if found is not None and found.remedy != SAME_MAC:
-            yield Finding(f"address {address}", PROBLEM, f"{found.text}; {found.remedy}")
-
-
 # -- guests ---------------------------------------------------------------------------------------------------
 
 
 def _check_guests(inputs: DoctorInput) -> Iterator[Finding]:
-    places = [place for guest in inputs.guests for place in {(one.network, one.address) for one in guest.addresses}]
-    counts = Counter(places)
-    for guest in (one for one in inputs.guests if one.machine.online):
+    for guest in (one for one in inputs.snapshot.guests if one.machine.online):
         subject = f"VM {guest.machine.name!r}"
         found = [
             *(_make_finding(subject, WARNING, one, "it ") for one in guest.named.problems),
@@ -187,7 +180,7 @@ def _check_guests(inputs: DoctorInput) -> Iterator[Finding]:
         ]
         yield from found
         # Those that share an address are a finding of their own.
-        if not found and all(counts[one.network, one.address] == 1 for one in guest.reachable_addresses):
+        if not found and not any((one.address, one.network) in inputs.snapshot.shared for one in guest.addresses):
             where = ", ".join(one.address for one in guest.addresses) or "ports forwarded on this computer"
             yield Finding(subject, OK, f"is {display_name(guest.named.label)} at {where}")
 

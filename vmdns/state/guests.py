@@ -98,24 +98,24 @@ def compare_guests(before: Guest | None, after: Guest | None) -> VmChange | None
     return None
 
 
-def find_shared_address(address: str, guests: Iterable[Guest]) -> Problem | None:
-    """Those of these VMs that have this address on the same network, as vmdns cannot know whose it is; None if none do.
+def find_shared_addresses(guests: Iterable[Guest]) -> dict[tuple[str, Network], Problem]:
+    """The addresses that several VMs have on one network, as vmdns cannot know whose such an address is.
 
     Where one of them has better proof than the others (a lease, the host's neighbour table), the address of the others
     is refused (addresses.py) and not reported here. What remains are claims of equal worth, and copies of a VM that
     have its MAC, and so its lease.
     """
-    on: dict[Network, list[Guest]] = {}
+    at: dict[tuple[str, Network], list[tuple[Guest, str]]] = {}
     for guest in guests:
-        for network in dict.fromkeys(one.network for one in guest.addresses if one.address == address):
-            on.setdefault(network, []).append(guest)
-    for network, among in sorted(on.items(), key=lambda pair: repr(pair[0])):
+        for one in {(one.address, one.network): one for one in guest.reachable_addresses}.values():
+            at.setdefault((one.address, one.network), []).append((guest, one.mac))
+    found = {}
+    for (address, network), among in sorted(at.items(), key=lambda pair: (pair[0][0], repr(pair[0][1]))):
         if len(among) > 1:
-            names = [f"VM {one.machine.name!r}" for one in sorted(among, key=lambda one: one.machine.uuid)]
+            names = [f"VM {guest.machine.name!r}" for guest, _ in among]
             more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            where = network.name or network.kind
             who = f"{', '.join(names[:MAX_NAMED])}{more}"
-            text = f"{who}: all of them are at {address} on {where}, so it is not known whose it is"
-            macs = {one.mac for guest in among for one in guest.addresses if one.address == address}
-            return Problem(text, SAME_MAC if len(macs) == 1 else SAME_MACHINE_ID)
-    return None
+            text = f"{who}: all of them are at {address} on {network.name}, so it is not known whose it is"
+            same_mac = len({mac for _, mac in among}) == 1
+            found[address, network] = Problem(text, SAME_MAC if same_mac else SAME_MACHINE_ID)
+    return found

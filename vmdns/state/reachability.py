@@ -49,17 +49,6 @@ class VmView(NamedTuple):
     why: str = ""
 
 
-class Choice(NamedTuple):
-    """Whether one address is in the answer to a client, and why. reason goes on after "ADDRESS is"."""
-
-    address: str
-    chosen: bool
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.address} is {'chosen' if self.chosen else 'left out'}: it is {self.reason}"
-
-
 def find_rules(
     machine: Machine, addresses: Sequence[Address], by_network: Mapping[str, Sequence[PortForward]]
 ) -> tuple[PortForward, ...]:
@@ -162,16 +151,20 @@ def _cover_rules(left: list[tuple[str, ...]]) -> tuple[str, ...]:
 # -- in words -------------------------------------------------------------------------------------------------
 
 
-def explain_choices(guest: Guest, found: VmView, view: View, ways: HostNetworks) -> tuple[Choice, ...]:
-    """Why this view gets the addresses in `found` (what `build_vm_view` gave for it) and not the others of the VM; the
-    chosen ones first."""
+def explain_choices(guest: Guest, found: VmView, view: View, ways: HostNetworks) -> list[tuple[str, str]]:
+    """The addresses of a VM, those in `found` (what `build_vm_view` gave for the view) first, each with a sentence why
+    the view gets it or not."""
     own = () if found.forwarded else found.addresses
-    made = [Choice(one.address, one.address in own, _explain_choice(one, own, view, ways)) for one in guest.addresses]
+    chosen, others = dict[tuple[str, str], None](), dict[tuple[str, str], None]()
     for address in found.addresses if found.forwarded else ():
         ports = ", ".join(f"{one.rule.host_port} to its {one.rule.guest_port}" for one in found.services)
         where = "the gateway of the NAT Network" if address in ways.gateways.values() else "this computer's"
-        made.append(Choice(address, True, f"{where}, and port-forward rules lead to the VM ({ports})"))
-    return tuple(sorted(dict.fromkeys(made), key=lambda one: not one.chosen))
+        reason = f"{where}, and port-forward rules lead to the VM ({ports})"
+        chosen[address, f"{address} is chosen: it is {reason}"] = None
+    for one in guest.addresses:
+        among, verb = (chosen, "chosen") if one.address in own else (others, "left out")
+        among[one.address, f"{one.address} is {verb}: it is {_explain_choice(one, own, view, ways)}"] = None
+    return [*chosen, *others]
 
 
 def _explain_choice(one: Address, own: Sequence[str], view: View, ways: HostNetworks) -> str:

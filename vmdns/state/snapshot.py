@@ -14,6 +14,8 @@ from functools import cached_property
 from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, soa_rdata, srv_rdata
 from vmdns.dns.name import join_labels
+from vmdns.state.facts import Network
+from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest
 from vmdns.state.name_rules import Owners
 from vmdns.state.policy import Policy
@@ -40,8 +42,8 @@ class Snapshot:
     non-terminal), above counts those that VMs make. owned are the names of VMs that run, pointers the names of their
     reverse records, with the address and each VM that has it; both identify VMs by UUID. outside has those names of
     the hosts file that are in no zone of ours. absent maps missing names to the reason (wire name -> text).
-    name_owners maps names to VMs, for the next assignment of names.
-    valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
+    shared are the addresses that several VMs have on one network. name_owners maps names to VMs, for the next
+    assignment of names. valid_until is the Unix time at which the facts alone make another snapshot, 0 for never.
     """
 
     serial: int = 0
@@ -55,6 +57,7 @@ class Snapshot:
     absent: Mapping[bytes, str] = field(default_factory=dict)
     by_uuid: Mapping[str, Guest] = field(default_factory=dict)
     ways: HostNetworks = field(default_factory=HostNetworks)
+    shared: Mapping[tuple[str, Network], Problem] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     name_owners: Owners = field(default_factory=dict)
     valid_until: float = 0.0

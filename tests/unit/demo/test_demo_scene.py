@@ -133,8 +133,6 @@ def test_doctor_advises_no_change_of_simulated_vms() -> None:
     found: list[Finding] = []
     for seconds in changes(ROUND_SECONDS):
         now = snapshot(seconds)
-        found += find_findings(
-            DoctorInput({"version": "x"}, tuple(facts(seconds)), now.guests, now.ways, NOW + seconds)
-        )
+        found += find_findings(DoctorInput({"version": "x"}, tuple(facts(seconds)), now, NOW + seconds))
     assert any("no address of it is known" in one.text for one in found)
     assert not any(one.command.startswith("VBoxManage") for one in found)

@@ -58,7 +58,7 @@ def found(
 ) -> list[Finding]:
     everything = (*world, *facts)
     snapshot: Snapshot = build(everything, Policy(), NOW, 7)
-    findings = find_findings(DoctorInput(status, everything, snapshot.guests, snapshot.ways, NOW))
+    findings = find_findings(DoctorInput(status, everything, snapshot, NOW))
     return [*findings, *find_host_findings(host)]
 
 
@@ -360,7 +360,7 @@ def test_texts_are_listed() -> None:
 
 def test_who_asked_is_read_once_for_all_guests() -> None:
     """With 4,000 VMs and 2,000 clients, reading it for each guest took seven seconds."""
-    patient = DoctorInput(STATUS, (), (), build(WORLD, Policy(), NOW, 7).ways, NOW)
+    patient = DoctorInput(STATUS, (), build(WORLD, Policy(), NOW, 7), NOW)
     assert patient.last_queries is patient.last_queries
     assert patient.listeners is patient.listeners
 
