@@ -19,7 +19,7 @@ from tests.unit.commands import test_wire
 from tests.unit.commands.test_wire import HOST_ONLY, Host, told, wire
 from tests.unit.host.test_wire_plan import HEAD, group, network, server
 from vmdns import cli
-from vmdns.sources.vboxmanage_output import parse_machine
+from vmdns.sources.vboxmanage import parse_machine
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward

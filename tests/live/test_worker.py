@@ -77,7 +77,8 @@ def test_the_name_servers_that_dhcp_hands_out(lab: Lab, reader: str) -> None:
         print(f"{reader}: {network} hands out {' '.join(expected) or 'nothing'}: seen {took:.3f} s after VBoxManage")
 
     with working(lab, reader) as worker:
-        assert worker.name_servers(HOST_ONLY) == []
+        # VirtualBox writes VirtualBox.xml with the first change of its settings.
+        assert worker.name_servers(HOST_ONLY) in (None, [])
         # No NAT Network: VirtualBox fires no event at all.
         modify(HOST_ONLY, "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "192.168.56.1")
         becomes(HOST_ONLY, "192.168.56.1")

@@ -18,11 +18,11 @@ from vmdns.host.resolver import read_upstreams
 from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, is_assigned
 from vmdns.host.virtualbox_dhcp import HOST_ONLY, SETTINGS, DhcpGroup, DhcpServerNotRunning, VirtualBox
 from vmdns.host.wire_plan import NetworkRow, WireState, plan_networks
-from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import vboxmanage as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
 from vmdns.sources.reader import wrong_home
 from vmdns.sources.settings_file import is_registry_of, read_registry
-from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
+from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError
 from vmdns.state.facts import HostAddress, HostInterface
 from vmdns.state.views import GIVEN, index_host_networks
 

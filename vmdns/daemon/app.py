@@ -180,11 +180,9 @@ class App:
         files.add(watched_folders, lambda: in_loop(lambda: spawn(self._read_upstreams())))
         files.add(lambda: [self.configuration.path], lambda: in_loop(lambda: spawn(self.configuration.read())))
         try:
-            troubles = files.start()
+            files.start()
         except OSError as error:
-            troubles = [f"files cannot be watched ({error}); changes of them need a restart"]
-        for trouble in troubles:
-            self._log(trouble)
+            self._log(f"files cannot be watched ({error}); changes of them need a restart")
 
     async def _report_ready(self) -> None:
         """Logs that vmdns is ready once VirtualBox was looked at, or after 11 s."""

@@ -11,6 +11,7 @@ from vmdns.commands import CommandError
 from vmdns.commands.wire import FOLLOW, Wire
 from vmdns.daemon.log_output import Log
 from vmdns.host.elevation import is_elevated
+from vmdns.sources.supervisor import SOCKET_VARIABLE, send_request
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
 
 _RELEVANT = (DhcpServer, NatNetwork, HostInterface, HostAddress)
@@ -62,13 +63,11 @@ class WireWatch:
 
 
 def _check(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
-    if "VMDNS_BESIDE" not in os.environ:
+    if SOCKET_VARIABLE not in os.environ:
         return check_networks(home, zones)
     # A process outside of systemd's confinement does it: a VBoxSVC that VBoxManage starts must not be confined either.
-    from vmdns.sources.worker_socket import SOCKET_VARIABLE, send_request
-
     try:
-        done = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": home, "zones": zones}})
+        done = send_request({"wire": {"home": home, "zones": zones}})
     except OSError as error:
         done = {"error": str(error)}
     return {"steps": [], "troubles": [], **done}

@@ -8,7 +8,7 @@ The server answers untrusted clients, so it runs in a sandbox (systemd.exec(5)).
 too, and VirtualBox's VMs do not work there: VBoxHeadless, VirtualBoxVM and VBoxNetAdpCtl are setuid root ("Effective
 UID is not root" with NoNewPrivileges), and VBoxSVC, which a reader starts if none runs, starts the VMs. So the server
 starts no programs. It connects to a socket of systemd, which starts a worker outside the sandbox for each connection
-(systemd.socket(5), Accept=yes; sources/worker_socket.py). The worker has no network socket.
+(systemd.socket(5), Accept=yes; sources/supervisor.py). The worker has no network socket.
 """
 
 from __future__ import annotations

@@ -1,39 +1,46 @@
-"""Keeps a worker process running, and passes on its messages."""
+"""Keeps a worker process running, and passes on its messages.
+
+The children of a sandboxed service (host/systemd_unit.py) are in its sandbox too, where VirtualBox's VMs do not work:
+VBoxHeadless is setuid root. So systemd listens at a socket and starts a worker outside the sandbox for each connection
+(systemd.socket(5), Accept=yes).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from vmdns.files import decode_text
 from vmdns.sources.installation import find
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.facts import from_json
 
-if TYPE_CHECKING:
-    from vmdns.sources.worker_socket import SocketWorker
-
-    Worker = subprocess.Popen[bytes] | SocketWorker
-
 Message = dict[str, Any]
 
 # -P: never import from the current folder.
 WORKER = (sys.executable, "-P", "-m", "vmdns.sources.worker")
+SOCKET_VARIABLE = "VMDNS_BESIDE"  # of the environment: the path of systemd's socket
 
 FIRST_PAUSE = 0.5
 MAX_PAUSE = 20.0  # less than SILENT_SECONDS
-MAX_PENDING = 8  # messages that the event loop has not handled yet
+MAX_PENDING = 8  # messages that the event loop has not handled yet: a worker that waits merges its changes into one
 RESUME_SECONDS = 2.0  # to read messages that arrived while vmdns was suspended
 SILENT_SECONDS = 30.0  # six beats
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 300.0
 
 
 class Supervisor:
@@ -49,10 +56,9 @@ class Supervisor:
     ) -> None:
         """worker: the command line of the process that reads VirtualBox."""
         self._options = {"reader": reader, "home": home, "interval": interval}
-        self._home = home
         self._message = message
         self._worker = worker
-        self._process: Worker | None = None
+        self._process: subprocess.Popen[bytes] | SocketWorker | None = None
         self._failures = 0
         self._looking: dict[str, bool] = {}  # sources with a pending request; whether it was requested again since
 
@@ -76,15 +82,11 @@ class Supervisor:
         if source in self._looking:
             self._looking[source] = True
             return
-        process = self._process
-        if process is None or process.stdin is None:
-            return
-        try:
-            process.stdin.write(json.dumps({"look": source}).encode() + b"\n")
-            process.stdin.flush()
-        except (OSError, ValueError):
-            return  # it ended; the next one reads everything
-        self._looking[source] = False
+        with contextlib.suppress(OSError, ValueError):  # it ended; the next one reads everything
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.write(json.dumps({"look": source}).encode() + b"\n")
+                self._process.stdin.flush()
+                self._looking[source] = False
 
     def stop(self) -> None:
         """Ends the worker, which closes its connection to VirtualBox when its input ends."""
@@ -99,9 +101,24 @@ class Supervisor:
             process.kill()
             process.wait(5.0)
 
-    def start(self, pause: float) -> Worker:
+    def start(self, pause: float) -> subprocess.Popen[bytes] | SocketWorker:
         """Starts one worker, which ends `pause` seconds after it lost VirtualBox. Raises OSError."""
-        process = self._connect_worker() or self._spawn_worker()
+        process: subprocess.Popen[bytes] | SocketWorker
+        if SOCKET_VARIABLE in os.environ and self._worker == WORKER:
+            process = SocketWorker(os.environ[SOCKET_VARIABLE])
+        else:
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(
+                self._worker,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                env=self.environ(),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                # Ctrl-C in the terminal is for the server, which ends the worker itself. A process group and not a
+                # session: autogroup scheduling of Linux would give a session as much CPU time as the server's.
+                process_group=0 if os.name == "posix" else None,
+            )
         assert process.stdin is not None
         process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
         process.stdin.flush()
@@ -109,47 +126,22 @@ class Supervisor:
         self._looking = {}
         return process
 
-    def _connect_worker(self) -> SocketWorker | None:
-        """A worker outside the sandbox, if vmdns runs in one."""
-        if "VMDNS_BESIDE" not in os.environ or self._worker != WORKER:
-            return None
-        from vmdns.sources.worker_socket import SOCKET_VARIABLE, SocketWorker
-
-        return SocketWorker(os.environ[SOCKET_VARIABLE])
-
-    def _spawn_worker(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            self._worker,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self.environ(),
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            # Ctrl-C in the terminal is for the server, which ends the worker itself. A process group and not a session:
-            # autogroup scheduling of Linux would give the worker's session as much CPU time as the server's.
-            process_group=0 if os.name == "posix" else None,
-        )
-
     def environ(self) -> dict[str, str]:
         """The worker's environment."""
-        environ = dict(os.environ)
         ours = str(Path(__file__).resolve().parents[2])
-        environ["PYTHONPATH"] = os.pathsep.join(one for one in (ours, environ.get("PYTHONPATH")) if one)
-        if self._home is not None:
-            environ["VBOX_USER_HOME"] = self._home
-        return environ
+        path = os.pathsep.join(one for one in (ours, os.environ.get("PYTHONPATH")) if one)
+        home = self._options["home"]
+        return {**os.environ, "PYTHONPATH": path, **({"VBOX_USER_HOME": str(home)} if home is not None else {})}
 
     async def _run_one(self, pause: float) -> bool:
         """Runs one worker until it ends. Returns whether it read VirtualBox."""
-        loop = asyncio.get_running_loop()
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
         process = self.start(pause)
         assert process.stdout is not None
         assert process.stderr is not None
         error_lines: deque[str] = deque(maxlen=5)
-        # Backpressure: a worker that waits merges its changes into one message.
         room = threading.Semaphore(MAX_PENDING)
-        reading = process.stdout, loop, messages, room
+        reading = process.stdout, asyncio.get_running_loop(), messages, room
         threading.Thread(target=_read_messages, args=reading, daemon=True).start()
         threading.Thread(target=_read_errors, args=(process.stderr, error_lines), daemon=True).start()
         worked = reported = False
@@ -163,16 +155,13 @@ class Supervisor:
                 continue
             if message is None:
                 break
-            if "pid" in message:
-                process.pid = int(message["pid"])
             worked = worked or message.get("put") == "virtualbox"
             reported = reported or "lost" in message
-            if "looked" in message:
-                if self._looking.pop(message["looked"], False):
-                    self.request_look(message["looked"])
-                else:
-                    self._message(message)
-            elif "beat" not in message and "pid" not in message:
+            if "pid" in message:
+                process.pid = int(message["pid"])
+            elif "looked" in message and self._looking.pop(message["looked"], False):
+                self.request_look(message["looked"])
+            elif "beat" not in message:
                 self._message(message)
             room.release()
             await asyncio.sleep(0)  # get() does not yield while the queue is not empty
@@ -198,12 +187,6 @@ def _read_messages(
     messages: asyncio.Queue[Message | None],
     room: threading.Semaphore,
 ) -> None:
-    def put(message: Message | None) -> None:
-        try:
-            loop.call_soon_threadsafe(messages.put_nowait, message)
-        except RuntimeError:
-            return  # the loop is closed
-
     # A socket whose other end closed with unread data ends with an error.
     with contextlib.suppress(OSError), pipe:
         for line in pipe:
@@ -217,8 +200,10 @@ def _read_messages(
             while not room.acquire(timeout=1.0):
                 if loop.is_closed():
                     return
-            put(message)
-    put(None)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(messages.put_nowait, message)
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(messages.put_nowait, None)
 
 
 def _read_errors(pipe: IO[bytes], error_lines: deque[str]) -> None:
@@ -255,3 +240,71 @@ def look_once(reader: str, home: str | None, interval: float, seconds: float = 1
     finally:
         timer.cancel()
         supervisor.stop()
+
+
+class SocketWorker:
+    """A worker behind systemd's socket, with the part of `subprocess.Popen`'s interface that the supervisor uses.
+
+    Its first message, `{"pid": N}`, tells which process to kill if it hangs.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Connects, which starts a worker. Raises OSError."""
+        self._socket = _connect(path)
+        self.pid = 0
+        self.returncode = 0
+        self.stdin = self._socket.makefile("wb")
+        self.stdout = self._socket.makefile("rb")  # who reads it closes it at its end
+        self.stderr = io.BytesIO()  # the worker's errors go to the systemd journal
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return 0 if self.stdout.closed else None
+
+    def wait(self, timeout: float = CONNECT_SECONDS) -> int:
+        """Ends it, and waits until it has ended. Raises `subprocess.TimeoutExpired`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        end = time.monotonic() + timeout
+        while not self.stdout.closed:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("the worker", timeout)
+            time.sleep(0.01)
+        self._socket.close()
+        return 0
+
+    def kill(self) -> None:
+        """Kills the process if its id is known, and closes the connection."""
+        with contextlib.suppress(OSError):
+            if self.pid > 1 and not self.stdout.closed:
+                os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def send_request(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Sends one request to a new process behind systemd's socket, and returns its answer. Blocks. Raises OSError."""
+    with _connect(os.environ[SOCKET_VARIABLE]) as one:
+        one.settimeout(ANSWER_SECONDS)
+        one.sendall(json.dumps(message).encode() + b"\n")
+        with one.makefile("rb") as file:
+            line = file.readline()
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        raise OSError("it ended without an answer; its journal may say why") from None
+    if not isinstance(answer, dict):
+        raise OSError("its answer is invalid")
+    return answer
+
+
+def _connect(path: str) -> socket.socket:
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        one.settimeout(CONNECT_SECONDS)
+        one.connect(path)
+        one.settimeout(None)
+    except OSError:
+        one.close()
+        raise
+    return one

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from vmdns.files import read_regular
 from vmdns.sources import settings_file
-from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import vboxmanage as output
 from vmdns.sources.installation import Installation, stamp, user_home, windows_user_home
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, fact_key, wrong_home
 from vmdns.sources.settings_file import FileStamp, InvalidSettingsFile, Registry, file_stamp
-from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError
+from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
 from vmdns.state.external_data import MAX_BYTES
 from vmdns.state.facts import ONLINE_STATES, Fact, Machine

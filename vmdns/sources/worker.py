@@ -182,7 +182,7 @@ class Worker:
         self._host.start()
         self._files.add(lambda: [self._home / "VirtualBox.xml"], self._request_reader_look)
         if self._sources.lease_files:
-            self._files.add(lambda: [self._home / f"*{SUFFIX}*"], self._read_leases, at_once=True)
+            self._files.add(lambda: self._home.glob(f"*{SUFFIX}"), self._read_leases, at_once=True)
         self._files.start()
 
     def read_virtualbox(self) -> None:
@@ -195,7 +195,7 @@ class Worker:
         self._reader = reader
         self._output.send({"found": reader.found._asdict(), "detail": detail})
         self._home = Path(reader.found.home)
-        self._files.check()
+        self._files.look()
         try:
             while True:
                 self._output.report("virtualbox", reader.read(READ_SECONDS))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watchdog.observers.polling import PollingObserver
 
 from vmdns.sources import file_watcher, lease_file
 from vmdns.sources.lease_file import SUFFIX
@@ -191,14 +190,14 @@ def test_without_watches_left_the_folder_is_polled(watched: Watched, monkeypatch
         raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
     monkeypatch.setattr(watched.worker._files._observer, "schedule", no_watches)
-    monkeypatch.setattr(file_watcher, "PollingObserver", lambda: PollingObserver(timeout=0.02))
+    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 0.02)
     watched.begin()
     watched.write(content(ONE))
     watched.until({"10.0.2.4"})
 
 
 def test_a_folder_that_is_made_later_or_replaced_is_read(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_watcher, "FOLDER_SECONDS", 0.02)
+    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 0.02)
     watched.folder.rmdir()
     watched.begin()
     watched.folder.mkdir()
@@ -218,7 +217,7 @@ def test_a_folder_that_is_made_later_or_replaced_is_read(watched: Watched, monke
 
 def test_a_folder_that_is_removed_and_made_again_is_watched(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks, so that it may have the same inode."""
-    monkeypatch.setattr(file_watcher, "FOLDER_SECONDS", 0.3)
+    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 0.3)
     watched.write(content(ONE))
     watched.begin()
     shutil.rmtree(watched.folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vmdns.files import decode_console, decode_text
-from vmdns.sources import vboxmanage_output
+from vmdns.sources import vboxmanage
 
 SAMPLES = Path(__file__).parents[1] / "sources" / "samples" / "code-pages"
 
@@ -20,7 +20,7 @@ def test_vboxmanage_writes_the_systems_code_page(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(locale, "getencoding", lambda: code_page)
     monkeypatch.setattr(locale, "getpreferredencoding", lambda do_setlocale=True: "utf-8")  # as in UTF-8 mode
     raw = (SAMPLES / f"list-vms-{code_page}.txt").read_bytes()
-    assert name in vboxmanage_output.parse_vms(decode_text(raw.replace(b"\r\n", b"\n"), "win32")).values()
+    assert name in vboxmanage.parse_vms(decode_text(raw.replace(b"\r\n", b"\n"), "win32")).values()
 
 
 def test_utf_8_is_understood_everywhere() -> None:

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from tests.unit.sources.fakevboxmanage import FakeVBoxManage
-from vmdns.sources import vboxmanage_call
-from vmdns.sources.vboxmanage_call import VBoxManage, VBoxManageError, choose_locale
+from vmdns.sources import vboxmanage
+from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError, choose_locale
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
 
@@ -72,7 +72,7 @@ def test_hanging_once_is_got_over(fake) -> None:
 
 
 def test_too_much_output(fake, monkeypatch) -> None:
-    monkeypatch.setattr(vboxmanage_call, "MAX_BYTES", 1000)
+    monkeypatch.setattr(vboxmanage, "MAX_BYTES", 1000)
     fake.plays("list vms", "x" * 1000)
     fake.plays("list dvds", "x" * 1001)
     call = VBoxManage(fake.path, os.environ)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tests.unit.sources import zoo
-from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import vboxmanage as output
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
 from vmdns.state.facts import HostInterface, Machine, Network, PortForward
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.sources import zoo
 from tests.unit.sources.fakevboxmanage import FakeVBoxManage
-from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import vboxmanage as output
 from vmdns.sources import vboxmanage_reader as vboxmanage
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from vmdns.sources import supervisor as supervise
-from vmdns.sources.supervisor import Message, Supervisor
-from vmdns.sources.worker_socket import SOCKET_VARIABLE, SocketWorker, send_request
+from vmdns.sources.supervisor import SOCKET_VARIABLE, Message, SocketWorker, Supervisor, send_request
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 PATIENCE = 30.0
@@ -163,7 +162,7 @@ def test_where_nobody_listens_it_is_said_and_tried_again(short: Path, monkeypatc
 def test_an_answer_that_is_none(door: Callable[[str], Door], program: str, error: str) -> None:
     door("import sys; sys.stdin.readline(); " + program)
     with pytest.raises(OSError, match=error):
-        send_request(os.environ[SOCKET_VARIABLE], {"wire": {}})
+        send_request({"wire": {}})
 
 
 def test_the_real_one_wires_and_says_what_is_wrong(
@@ -177,7 +176,7 @@ def test_the_real_one_wires_and_says_what_is_wrong(
         "import vmdns.commands.wire as w; w.find = lambda environ: None; "
         "from vmdns.daemon.worker_service import main; main()"
     )
-    said = send_request(os.environ[SOCKET_VARIABLE], {"wire": {"home": None, "zones": ["local"]}})
+    said = send_request({"wire": {"home": None, "zones": ["local"]}})
     assert said["steps"] == []
     assert "VirtualBox is not installed here" in said["error"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmdns.sources.vboxmanage_output import parse_properties
+from vmdns.sources.vboxmanage import parse_properties
 from vmdns.sources.virtualbox_values import MAX_REPORTS, parse_guest_reports
 from vmdns.state.facts import GuestReport
 

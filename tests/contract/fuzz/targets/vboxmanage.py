@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from ipaddress import ip_interface
 
-from vmdns.sources import vboxmanage_output as output
+from vmdns.sources import vboxmanage as output
 from vmdns.state.facts import HostInterface, Machine, from_json, to_json
 
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
