@@ -45,10 +45,9 @@ def format_command(command: Sequence[str], *, elevated: bool) -> str:
 
 
 def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> str:
-    """Runs a command and returns its output. text goes to its standard input (not with elevation on Windows).
+    """Runs a command and returns its output; text goes to its standard input (not with elevation on Windows).
 
-    Raises `ElevationDenied` where rights are missing and cannot be requested, otherwise OSError with the command's own
-    message.
+    Raises `ElevationDenied`, and OSError with the command's own message.
     """
     argv = elevate_command(command) if elevated and not is_elevated() else list(command)
     line = format_command(command, elevated=elevated)

@@ -77,8 +77,7 @@ def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
 
 
 def read(file: Path) -> list[str] | None:
-    """The lines of the block in that file, without its comment; None without a block. Raises OSError, also for half a
-    block."""
+    """The lines of the block in that file; None without a block. Raises OSError, also for half a block."""
     try:
         found = _split(read_whole(file, _MAX_BYTES))
     except FileNotFoundError:

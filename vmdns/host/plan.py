@@ -26,8 +26,7 @@ Log = Callable[[str], None]
 class Setting(ABC):
     """One thing on this machine, or in VirtualBox's settings, that has a value: a JSON value, None if nothing is set.
 
-    kind and name identify it in the journal. elevated: whether writing needs elevated rights. `read` and `write` raise
-    OSError.
+    kind and name identify it in the journal. elevated: whether writing needs elevated rights.
     """
 
     kind: ClassVar[str]
@@ -36,7 +35,7 @@ class Setting(ABC):
 
     @abstractmethod
     def read(self) -> Any:
-        """The value now."""
+        """The value now. Raises OSError."""
 
     @abstractmethod
     def describe(self, before: Any, after: Any) -> str:
@@ -47,7 +46,7 @@ class Setting(ABC):
         """The commands that set this value; None removes it."""
 
     def write(self, value: Any) -> None:
-        """Sets this value; None removes it."""
+        """Sets this value; None removes it. Raises OSError."""
         for command in self.commands(value):
             elevation.run(command, elevated=self.elevated)
 
@@ -76,10 +75,7 @@ class JournalEntry:
 
 
 class Journal:
-    """The changed settings in a JSON file, in the order of their first change. Raises OSError.
-
-    Several processes may change it at the same time.
-    """
+    """The changed settings in a JSON file, in the order of their first change; several processes may change it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -138,16 +134,13 @@ class Step:
 
 
 def plan(wanted: Iterable[tuple[Setting, Any]]) -> list[Step]:
-    """The steps to the wanted values, without those that have them already. Raises what `read` raises."""
+    """The steps to the wanted values, without those that have them already. Raises OSError."""
     steps = (Step(setting, setting.read(), after) for setting, after in wanted)
     return [step for step in steps if step.before != step.after]
 
 
 def apply(steps: Iterable[Step], journal: Journal, scope: str, log: Log) -> None:
-    """Applies the steps in order, each journaled first. scope is the command, like `wire`.
-
-    Raises what `write` raises; earlier steps stay applied, and `undo` takes them back.
-    """
+    """Applies the steps in order, each journaled first. Raises OSError; earlier steps stay applied, for `undo`."""
     for step in steps:
         entry = JournalEntry(scope, step.setting.kind, step.setting.name, step.before, step.after)
         # Undo restores the value before our first change, unless someone else has set it since.
@@ -180,9 +173,7 @@ def undo_plan(journal: Journal, scope: str, make: SettingFactory) -> tuple[list[
 
 def undo(journal: Journal, entries: Sequence[JournalEntry], make: SettingFactory, log: Log) -> list[str]:
     """Undoes these entries, the last first, and removes them from the journal. Returns the sentences of `undo_plan`.
-
-    Raises what `write` raises; the rest then stays in the journal.
-    """
+    Raises OSError; the rest then stays in the journal."""
     left = []
     for entry, step in _undo_steps(reversed(entries), make):
         if isinstance(step, Step):

@@ -42,11 +42,8 @@ def open_journal() -> Journal:
 
 
 def read_upstreams() -> Upstreams:
-    """The servers that this host uses. May block for seconds: call it in a thread. Raises OSError with a text for the
-    user.
-
-    Where macOS or Windows sends all queries to vmdns, those configured before, else those from DHCP.
-    """
+    """The servers that this host uses: where it sends all queries to vmdns, those before. May block for seconds, and
+    raises OSError."""
     found = upstreams.read_upstreams()
     if sys.platform not in ("win32", "darwin") or RESOLVER_ADDRESS not in found.resolvers:
         return found
@@ -98,10 +95,7 @@ def plan_resolver(whole: bool, at: ListenAddress, zones: Sequence[str]) -> tuple
 
 
 def remove_leftovers() -> list[str]:
-    """Removes rules of vmdns that no journal has any more, as a vmdns that was deleted leaves them (Windows).
-
-    Returns what was done, or the command that does it where the right is missing. Raises OSError.
-    """
+    """Removes rules that a vmdns that was deleted left (Windows). Returns sentences on them. Raises OSError."""
     if sys.platform != "win32":
         return []
     return system.remove_stale_rules([one.name for one in open_journal().entries(HOST_SCOPE) if one.kind == "nrpt"])

@@ -214,7 +214,6 @@ def _about(at: ListenAddress, zones: Sequence[str]) -> str:
 
 
 def _plan_resolved(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> tuple[Setting, str]:
-    """The file that configures systemd-resolved."""
     domains = " ".join(f"~{zone}" for zone in zones)
     if found.resolved >= _DELEGATES_SINCE:
         return _DELEGATE, f"{_about(at, zones)}\n[Delegate]\nDNS={at}\nDomains={domains}\n"
@@ -261,8 +260,7 @@ WantedBy=multi-user.target
 def plan_all(
     found: LinuxResolver, at: ListenAddress, zones: Sequence[str]
 ) -> tuple[list[tuple[Setting, Any]], list[str]]:
-    """What to set so that all queries go to vmdns, at an address that VirtualBox passes on to guests behind NAT; and
-    notes. Raises OSError where there is no way."""
+    """What to set so that all queries go to vmdns, and notes. Raises OSError where there is no way."""
     notes = [
         f"VirtualBox then gives guests on NAT and NAT Networks {RESOLVER_ADDRESS} as their DNS server; those that run "
         "follow when they renew their lease"

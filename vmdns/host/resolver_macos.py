@@ -36,17 +36,13 @@ def read_upstreams() -> Upstreams:
 
 
 def watched_folders() -> list[Path]:
-    """The folders of resolver(5) files, and of the resolv.conf that macOS writes when its network changes; some
-    may not exist."""
+    """The folders of resolver(5) files, and of the resolv.conf that macOS writes when its network changes."""
     return [Path("/etc/resolver"), Path("/var/run")]
 
 
 def parse_scutil(text: str) -> Upstreams:
-    """Reads the first part of `scutil --dns`.
-
-    The first resolver is the default one. Those that follow serve the domain they name, or are further default
-    ones. Resolvers of multicast DNS are left out.
-    """
+    """Reads the first part of `scutil --dns`: the first resolver is the default one, those that follow serve the domain
+    they name, or are further default ones. Resolvers of multicast DNS are left out."""
     default: dict[Upstream, None] = {}
     domains: dict[bytes, dict[Upstream, None]] = {}
     search: set[bytes] = set()
@@ -149,8 +145,7 @@ def plan_zones(at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, A
 
 
 def plan_all(services: Sequence[str] | None = None) -> list[tuple[Setting, Any]]:
-    """What to set so that all queries go to vmdns, on the network services in use. Raises OSError where there is no
-    way."""
+    """What to set so that all queries go to vmdns, on the network services in use. Raises OSError."""
     services = _services_in_use() if services is None else services
     if not services:
         raise OSError("no network service of this Mac is in use, so there is nothing to set")

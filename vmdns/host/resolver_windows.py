@@ -84,7 +84,7 @@ def _words(value: object) -> list[str]:
 
 
 def read_upstreams() -> Upstreams:
-    """The servers in use. Raises OSError as `read_registry` does."""
+    """The servers in use. Raises OSError."""
     return parse_registry(read_registry(), is_assigned)
 
 
@@ -213,8 +213,7 @@ def find_stale_rules(registry: Registry, kept: Iterable[str]) -> dict[str, str]:
 
 
 def remove_stale_rules(kept: Iterable[str]) -> list[str]:
-    """Removes the rules of `find_stale_rules`. Returns what was done, or the command that does it where the right is
-    missing. Raises OSError."""
+    """Removes the rules of `find_stale_rules`. Returns what was done, or the command for an administrator."""
     lines = []
     for key, names in find_stale_rules(read_registry(), kept).items():
         command = removal_command(key)

@@ -36,9 +36,8 @@ Commands = tuple[tuple[str, ...], ...]
 class SystemFile(Setting):
     """The text of the file `name` (Linux, macOS); None where there is none.
 
-    `after` are commands to run after writing it, so that its reader loads it; `before_end` and `after_end` before and
-    after its removal. alone: its folder is removed too if it is empty. All is one command, so that the password is
-    asked for once.
+    `after` are commands to run after writing it, so that its reader loads it; `before_end` and `after_end` those around
+    its removal. alone: its folder is removed too if empty. All is one command: the password is asked for once.
     """
 
     after: ClassVar[Commands] = ()
@@ -132,8 +131,7 @@ def is_assigned(address: str) -> bool:
 
 @dataclass(frozen=True)
 class LoopbackAddress(Setting):
-    """The IPv4 address `name` on the loopback interface, True or None: guests behind NAT can reach it, other machines
-    cannot.
+    """The IPv4 address `name` on the loopback interface, True or None. Guests behind NAT can reach it, others cannot.
 
     198.18.53.N is in the range for benchmarks (RFC 2544), which no real network uses. Linux and macOS lose such an
     address on reboot, Windows keeps it. The commands for macOS and Windows were never run.

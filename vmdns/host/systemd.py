@@ -264,8 +264,10 @@ def _word(word: str) -> str:
 
 
 class ServiceNotifier:
-    """The socket of the service manager. The variables are removed from the environment, so that children do not notify
-    it. seconds is the watchdog interval (sd_watchdog_enabled(3)), 0 for none."""
+    """The socket in the environment, which is removed from there, so that children do not notify the manager.
+
+    seconds is the watchdog interval (sd_watchdog_enabled(3)), 0 for none.
+    """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")

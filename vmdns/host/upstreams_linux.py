@@ -45,10 +45,7 @@ Domains = dict[bytes, tuple[Upstream, ...]]
 
 
 def read_text(path: Path) -> str:
-    """The lines of a small settings file that are whole within the bound: half an address would be another one.
-
-    Raises OSError.
-    """
+    """The lines of a file that are whole within the bound: half an address would be another one. Raises OSError."""
     data = read_regular(path, MAX_BYTES)
     whole = data if len(data) <= MAX_BYTES else data[: data.rfind(b"\n") + 1]
     return whole.decode("utf-8", "surrogateescape")
@@ -93,10 +90,7 @@ def parse_resolv_conf(text: str) -> Upstreams:
 
 
 def parse_link(text: str, index: str) -> Domains:
-    """The domains of a link (wire names, the root for `~.`), each with the servers of that link.
-
-    index is the number of the interface, for link-local servers.
-    """
+    """The domains of a link (wire names, the root for `~.`) with its servers; index is the interface's number."""
     values = {key: value.split() for key, _, value in (line.partition("=") for line in text.splitlines())}
     found = (_parse_server(word, index) for word in values.get("SERVERS", []) + values.get("DNS", []))
     servers = tuple(dict.fromkeys(one for one in found if one is not None))
@@ -133,10 +127,7 @@ def _read_domains(root: Path) -> Domains:
 
 
 def behind_stub(found: Upstreams, text: str, domains: Domains) -> Upstreams:
-    """The same, with the stub of systemd-resolved replaced by the servers behind it, if any are known.
-
-    text is that of its own resolv.conf, domains are those of its links.
-    """
+    """The same, with systemd-resolved's stub replaced by the servers in its own resolv.conf (text) and its links."""
     if not found.default or any(one.address not in _STUBS for one in found.default):
         return found
     real = _with_links(parse_resolv_conf(text), domains)
@@ -193,19 +184,13 @@ def _text(path: Path) -> str:
 
 
 def read_upstreams() -> Upstreams:
-    """The servers in the files, and the proxy of systemd-resolved where this host uses it and it answers.
-
-    Takes up to 2 s. Raises OSError as `read_files` does.
-    """
+    """The servers in the files, and the proxy of systemd-resolved where this host uses it and it answers. Takes 2 s."""
     found = read_files()
     return replace(found, proxy=_find_proxy()) if found.stub and _STUBS.issuperset(found.stub) else found
 
 
 def _find_proxy() -> Upstream | None:
-    """The address where systemd-resolved forwards queries: its proxy, or its stub before version 249.
-
-    None if it does not answer, and if it would forward to vmdns, which would be a loop.
-    """
+    """The proxy of systemd-resolved, or its stub before version 249; None if it does not answer or leads to vmdns."""
     for address in (RESOLVED_PROXY, RESOLVED_STUB):
         if _query(address, LOCALHOST, A) is not None:  # which it answers itself
             return None if leads_to_vmdns(_query(address, _TEST_NETWORK, SOA)) else Upstream(address)
@@ -213,12 +198,9 @@ def _find_proxy() -> Upstream | None:
 
 
 def leads_to_vmdns(reply: bytes | None) -> bool:
-    """Whether a response about the zone 113.0.203.in-addr.arpa comes from vmdns, by its SOA, or may come from it.
-
-    None is no response, so it is not from vmdns, which answers at once.
-    """
+    """Whether a response about the zone 113.0.203.in-addr.arpa comes from vmdns, by its SOA, or may come from it."""
     if reply is None:
-        return False
+        return False  # vmdns answers at once
     # A vmdns that has just started has no zones yet, and answers SERVFAIL.
     return reply[3] & 0x0F == SERVFAIL or b"\x05vmdns" in reply
 
@@ -237,8 +219,7 @@ def _query(address: str, name: bytes, kind: int) -> bytes | None:
 
 
 def watched_folders(root: Path = Path("/")) -> list[Path]:
-    """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to; some
-    may not exist."""
+    """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to."""
     file = root / _RESOLV_CONF
     earlier = parse_earlier_servers(_text(file)) or EarlierServers()
     # Not Path.resolve, which raises for circular links (before Python 3.13).

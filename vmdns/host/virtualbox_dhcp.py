@@ -138,8 +138,8 @@ def _parse_group(element: xml.Element) -> dict[str, str]:
 
 
 def parse_started_group(data: bytes) -> dict[str, str] | None:
-    """The options of the group of vmdns in the configuration file with which VirtualBox started a DHCP server; None
-    without that group. Raises ValueError for anything else (DHCPServer::i_writeDhcpdConfig)."""
+    """The options of the group of vmdns in the file with which VirtualBox started a DHCP server; None without it.
+    Raises ValueError for anything else (DHCPServer::i_writeDhcpdConfig)."""
     groups = (one for one in parse_xml(data).iterfind("Group") if one.get("name") == GROUP)
     return next((_parse_options(one.iterfind("Option")) for one in groups), None)
 

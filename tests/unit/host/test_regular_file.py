@@ -31,6 +31,8 @@ def test_a_file_is_read_up_to_its_bound_and_one_byte_more(tmp_path: Path) -> Non
     assert read_regular(file, 4) == b"01234"
     (tmp_path / "link").symlink_to(file)
     assert read_regular(tmp_path / "link", 20) == b"0123456789"
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none", 100)
 
 
 def _place(path: Path, kind: str) -> None:
@@ -46,14 +48,8 @@ def _place(path: Path, kind: str) -> None:
 KINDS = pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
 
 
-@KINDS
-def test_nothing_else_is(tmp_path: Path, kind: str) -> None:
-    _place(tmp_path / "file", kind)
-    with pytest.raises(OSError):
-        read_regular(tmp_path / "file", 100)
-
-
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "any file": ("file", lambda path: read_regular(path, 100)),
     "configuration": ("vmdns.toml", lambda path: config.load(path)),
     "hosts file": ("hosts", read_hosts),
     "hosts file, to write names into": ("hosts", lambda path: hostsfile.write(path, ["# x"])),
@@ -77,11 +73,6 @@ def test_no_reader_waits_for_what_is_no_file(tmp_path: Path, kind: str, reader: 
     _place(path, kind)
     with pytest.raises((OSError, config.ConfigError)):
         read(path)
-
-
-@KINDS
-def test_what_only_hints_is_left_out(tmp_path: Path, kind: str) -> None:
-    _place(tmp_path / "VirtualBox.xml", kind)
     assert not has_vms(tmp_path)
 
 
@@ -109,8 +100,3 @@ def test_half_an_address_is_no_server(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/resolv.conf").write_text(text)
     assert upstreams_linux.read_files(tmp_path).default == (Upstream("192.0.2.5"),)
-
-
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_regular(tmp_path / "none", 100)

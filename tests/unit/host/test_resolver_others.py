@@ -65,6 +65,8 @@ def test_services_in_use() -> None:
     order = resolver_macos.parse_order(ORDER)
     assert order == {"en7": "USB 10/100/1000 LAN", "en0": "Wi-Fi"}
     assert resolver_macos.parse_devices(SCUTIL) == ["en0", "en7"]
+    assert resolver_macos.parse_packet(PACKET) == ["192.168.1.1", "192.168.1.2"]
+    assert resolver_macos.parse_packet("") == []
 
 
 @pytest.mark.parametrize(
@@ -78,11 +80,6 @@ def test_services_in_use() -> None:
 )
 def test_servers_typed_in_on_a_mac(text: str, servers: list[str]) -> None:
     assert resolver_macos.parse_servers(text) == servers
-
-
-def test_what_dhcp_gave() -> None:
-    assert resolver_macos.parse_packet(PACKET) == ["192.168.1.1", "192.168.1.2"]
-    assert resolver_macos.parse_packet("") == []
 
 
 def test_a_mac_asks_for_all_zones_but_local() -> None:
@@ -230,7 +227,3 @@ def test_the_servers_that_were_typed_in() -> None:
         JournalEntry("host", "mac-servers", "Wi-Fi", ["10.1.0.2", "10.1.0.3"], ["198.18.53.53"]),
     ]
     assert find_earlier_servers(entries) == ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
-
-
-def test_quotes_stay_inside() -> None:
-    assert resolver_windows.quote_powershell("it's") == "'it''s'"

@@ -18,7 +18,6 @@ from vmdns.cli_parser import run_parser
 from vmdns.commands import service
 from vmdns.commands.service import run_options
 from vmdns.host import launchd, service_program, systemd, task_scheduler
-from vmdns.host.folders import has_vms
 from vmdns.host.plan import Journal, Setting, apply, plan, undo, undo_plan
 from vmdns.host.service_program import ServiceOwner, ServiceProgram, check_program, find_owner
 
@@ -131,14 +130,6 @@ def test_no_service_for_whoever_has_no_vms(
     monkeypatch.setattr(service_program, "read_user", find)
     with pytest.raises(OSError, match=words):
         find_owner(environ, 0, lambda _: False)
-
-
-def test_who_has_vms(tmp_path: Path) -> None:
-    assert not has_vms(tmp_path)
-    (tmp_path / "VirtualBox.xml").write_text("<MachineRegistry/>")
-    assert not has_vms(tmp_path)
-    (tmp_path / "VirtualBox.xml").write_text('<MachineRegistry><MachineEntry uuid="{1}"/></MachineRegistry>')
-    assert has_vms(tmp_path)
 
 
 @POSIX
