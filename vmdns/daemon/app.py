@@ -6,10 +6,10 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vmdns import __version__
 from vmdns.config import Config, Options
@@ -31,13 +31,16 @@ from vmdns.daemon.process import (
     watch_suspends,
 )
 from vmdns.daemon.status import Status
+from vmdns.daemon.wire_watch import WireWatch
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
 from vmdns.host.resolver import POLL_SECONDS, watched_folders
+from vmdns.host.systemd import ServiceNotifier
 from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
+from vmdns.server.listeners import take
 from vmdns.server.query_handler import ExternalNames
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
@@ -45,10 +48,6 @@ from vmdns.state.facts import Machine
 from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
 from vmdns.store import Store
-
-if TYPE_CHECKING:
-    from vmdns.daemon.wire_watch import WireWatch
-    from vmdns.host.systemd import ServiceNotifier
 
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there
 
@@ -67,12 +66,13 @@ class App:
         self._first_look_over = asyncio.Event()
         self._problems: frozenset[str] = frozenset()  # that were logged
         self._forwarding: object = None  # what the forwarder was configured with
-        self._notifier: ServiceNotifier | None = None
-        self._wired: WireWatch | None = None
+        self._notifier = ServiceNotifier(os.environ)
+        self._wiring = WireWatch(log)
 
         self.configuration = ConfigReload(config, config_path, options, self._apply, log)
         self.upstreams = UpstreamReader(log)
-        self._name_owners = NameOwners(_name_owners_file(config) if worker == WORKER else None, log)
+        owners_file = state_folder() / f"names-{instance_key(config.vbox_home)}.json"
+        self._name_owners = NameOwners(owners_file if worker == WORKER else None, log)
         self.store = Store(self._policy(), owners=self._name_owners.read())
         self.store.subscribe(self._publish)
         self.hosts = HostsReader(self.store.put_hosts, log)
@@ -120,9 +120,12 @@ class App:
             parts.push_async_callback(self._server.stop)
             parts.callback(self._listening.close)
             parts.callback(self._multicast.close)
-            parts.push_async_callback(self._stop_wiring)
+            parts.push_async_callback(self._wiring.stop)
             parts.push_async_callback(self._tasks.cancel)
-            self._connect_service_manager()
+            passed, troubles = take(os.environ)
+            for trouble in troubles:
+                self._log(trouble)
+            self._listening.give(passed)
             self._listen()
             if not self._server.listeners:
                 self._log("vmdns ends: it can listen nowhere")
@@ -131,35 +134,20 @@ class App:
             await self._read_hosts()
             self.store.rebuild()
             await self.store.settled()
-            self._tasks.spawn(self._report_ready())
+            self._tasks.spawn(self._report_ready)
             if POLL_SECONDS:
-                self._tasks.spawn(run_with_restarts("reading upstreams", self._poll_upstreams))
+                self._tasks.spawn(run_with_restarts, "reading upstreams", self._poll_upstreams)
             if sys.platform == "win32" and not self._simulation:
-                self._tasks.spawn(self._remove_leftovers())
+                self._tasks.spawn(self._remove_leftovers)
             await self._open_control(parts)
             self._watch_files(parts)
             self._discovery.start(self.configuration.config)
             parts.push_async_callback(self._discovery.stop)
-            self._tasks.spawn(watch_suspends(self._resume))
+            self._tasks.spawn(watch_suspends, self._resume)
             await stop.wait()
             self._log("stopping")
-            if self._notifier is not None:
-                self._notifier.stopping()
+            self._notifier.stopping()
         return 0
-
-    def _connect_service_manager(self) -> None:
-        """Takes the sockets that a service manager opened, and notes where it wants to be notified."""
-        if "NOTIFY_SOCKET" in os.environ:
-            from vmdns.host.systemd import ServiceNotifier
-
-            self._notifier = ServiceNotifier(os.environ)
-        if "LISTEN_FDS" in os.environ:
-            from vmdns.server.listeners import take
-
-            listeners, troubles = take(os.environ)
-            self._listening.give(listeners)
-            for trouble in troubles:
-                self._log(trouble)
 
     async def _open_control(self, parts: AsyncExitStack) -> None:
         control = ControlServer()
@@ -175,10 +163,13 @@ class App:
     def _watch_files(self, parts: AsyncExitStack) -> None:
         files = FileWatcher()
         parts.callback(files.stop)
-        in_loop, spawn = self._loop.call_soon_threadsafe, self._tasks.spawn
-        files.add(lambda: [hosts_path()], lambda: in_loop(lambda: spawn(self._read_hosts())))
-        files.add(watched_folders, lambda: in_loop(lambda: spawn(self._read_upstreams())))
-        files.add(lambda: [self.configuration.path], lambda: in_loop(lambda: spawn(self.configuration.read())))
+
+        def spawn(read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            self._loop.call_soon_threadsafe(self._tasks.spawn, read)
+
+        files.add(lambda: [hosts_path()], lambda: spawn(self._read_hosts))
+        files.add(watched_folders, lambda: spawn(self._read_upstreams))
+        files.add(lambda: [self.configuration.path], lambda: spawn(self.configuration.read))
         try:
             files.start()
         except OSError as error:
@@ -202,8 +193,7 @@ class App:
         lines = ready_lines(config.zones, self._server.listeners, self._simulation)
         for line in lines:
             self._log(line)
-        if self._notifier is not None:
-            self._tasks.spawn(notify_manager(self._notifier, lambda: self._server.listeners, lines[0]))
+        self._tasks.spawn(notify_manager, self._notifier, lambda: self._server.listeners, lines[0])
         machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
         if found["version"] and not (self._simulation or config.vbox_home or machines):
             from vmdns.host.folders import describe_other_users
@@ -220,10 +210,6 @@ class App:
                 self._log(line)
         except OSError as error:
             self._log(f"whether an earlier vmdns left settings cannot be found out: {error}")
-
-    async def _stop_wiring(self) -> None:
-        if self._wired is not None:
-            await self._wired.stop()
 
     # -- what is read again -----------------------------------------------------------------------------------
 
@@ -249,13 +235,13 @@ class App:
         self._log(f"reading the configuration again: {self.configuration.path}")
         self.configuration.error = ""
         for read in (self.configuration.read, self._read_upstreams, self._read_hosts):
-            self._tasks.spawn(read())
+            self._tasks.spawn(read)
 
     def _apply(self, before: Config) -> None:
         """Has every part use the configuration that was just reloaded."""
         config = self.configuration.config
         self._configure()
-        self._tasks.spawn(self._read_hosts())
+        self._tasks.spawn(self._read_hosts)
         if (config.reader, config.vbox_home) != (before.reader, before.vbox_home):
             self._discovery.start(config)
 
@@ -267,8 +253,8 @@ class App:
         self._multicast.restart()
         self._listening.retry()
         self.store.rebuild()
-        self._tasks.spawn(self._read_upstreams())
-        self._tasks.spawn(self._read_hosts())
+        self._tasks.spawn(self._read_upstreams)
+        self._tasks.spawn(self._read_hosts)
 
     # -- what follows from it ---------------------------------------------------------------------------------
 
@@ -286,11 +272,7 @@ class App:
             self._forwarding = forwarding
             self.upstreams.configure(self._forwarder, config, self._listening.own)
         if config.wire:
-            if self._wired is None:
-                from vmdns.daemon.wire_watch import WireWatch
-
-                self._wired = WireWatch(self._log)
-            self._wired.changed(self.store.facts, config.vbox_home, config.zones, found.resolvers)
+            self._wiring.changed(self.store.facts, config.vbox_home, config.zones, found.resolvers)
 
     def _find_links(self) -> dict[str, Link]:
         """The links on which names are published and looked up by multicast DNS."""
@@ -345,15 +327,7 @@ class App:
             for line in cli_format.render(cli_format.status(response), cli_format.Style()):
                 self._log(line)
 
-        self._tasks.spawn(log())
-
-
-def _name_owners_file(config: Config) -> Path | None:
-    """Where the owners of names are remembered, for each VirtualBox home; None where no home folder is known."""
-    try:
-        return state_folder() / f"names-{instance_key(config.vbox_home)}.json"
-    except RuntimeError:
-        return None
+        self._tasks.spawn(log)
 
 
 def run(config: Config, config_path: Path, options: Options, log: Log, worker: Sequence[str] = WORKER) -> int:

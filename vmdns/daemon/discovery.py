@@ -103,8 +103,7 @@ class Discovery:
 
     async def stop(self) -> None:
         """Ends the worker."""
-        if self._stale is not None:
-            self._stale.cancel()
+        self._stop_timer()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -126,7 +125,10 @@ class Discovery:
             else:
                 self._store.patch(source, facts)
             if source == "virtualbox":
-                self._back()
+                if self.sources[source].state in ("failing", "stale"):
+                    self._log("VirtualBox is read again")
+                self.sources[source].become("ok")
+                self._stop_timer()
                 self._store.after(self._looked)
             elif "put" in message or self.sources[source].state != "failing":
                 # A change does not end the trouble that a part of the source may have; a new worker's report does.
@@ -166,11 +168,7 @@ class Discovery:
             least = ".".join(map(str, MIN_VERSION))
             self._log(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
 
-    def _back(self) -> None:
-        source = self.sources["virtualbox"]
-        if source.state in ("failing", "stale"):
-            self._log("VirtualBox is read again")
-        source.become("ok")
+    def _stop_timer(self) -> None:
         if self._stale is not None:
             self._stale.cancel()
             self._stale = None
@@ -196,17 +194,14 @@ class Discovery:
 def solicit(peer: str) -> None:
     """Has the system ask a neighbour for its MAC (ARP, or RFC 4861 section 7.2), by an empty datagram that no router
     forwards: the neighbour table is true of it then, if it is there. Never raises."""
-    with contextlib.suppress(OSError):
-        family, kind, _, _, to = socket.getaddrinfo(
-            peer, _DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )[0]
-        with socket.socket(family, kind) as sender:
-            sender.setblocking(False)
-            if family == socket.AF_INET:
-                sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
-            else:
-                sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1)
-            sender.sendto(b"", to)
+    family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        if family == socket.AF_INET:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        else:
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1)
+        sender.sendto(b"", (peer, _DISCARD))
 
 
 def _fact(value: Any) -> Fact | None:

@@ -108,9 +108,9 @@ class Tasks:
 
         asyncio.get_running_loop().set_exception_handler(failed)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Runs the work in the background until it is over or `cancel` is called."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work(*args))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from vmdns.commands import CommandError
-from vmdns.commands.wire import FOLLOW, Wire
 from vmdns.daemon.log_output import Log
 from vmdns.host.elevation import is_elevated
 from vmdns.sources.supervisor import SOCKET_VARIABLE, send_request
@@ -76,6 +75,8 @@ def _check(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
 def check_networks(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
     """Plans and applies once, without asking for privileges: {"steps": done, "troubles": what is wrong}, and "error"
     where it failed."""
+    from vmdns.commands.wire import FOLLOW, Wire
+
     done: dict[str, Any] = {"steps": [], "troubles": []}
     try:
         wire = Wire(home, zones, may=is_elevated())

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakebox import FakeBox
 from tests.unit.commands.test_wire import INTERFACE, LAN, TEXT
-from vmdns.commands import CommandError
+from vmdns.commands import CommandError, wire
 from vmdns.daemon import wire_watch as wired
 from vmdns.daemon.wire_watch import WireWatch
 from vmdns.state.facts import DhcpServer, HostAddress, Machine, NatNetwork
@@ -63,7 +63,7 @@ class PlayedWire:
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> PlayedWire:
     made = PlayedWire()
-    monkeypatch.setattr(wired, "Wire", made)
+    monkeypatch.setattr(wire, "Wire", made)
     monkeypatch.setattr(wired, "is_elevated", lambda: False)
     return made
 
@@ -153,7 +153,7 @@ def test_what_it_says(played: PlayedWire) -> None:
     trouble = "wiring: VBoxManage list hostonlyifs: no answer in 10 s"
     assert said == [
         "wiring: have it hand out 192.0.2.20",
-        f"wiring: these guests run: web; {wired.FOLLOW}",
+        f"wiring: these guests run: web; {wire.FOLLOW}",
         "wiring: NAT Network lab: shares 192.0.2.20",
         trouble,
         "wiring: NAT Network lab: shares 192.0.2.20",
