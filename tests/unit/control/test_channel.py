@@ -22,7 +22,7 @@ import pytest
 
 from vmdns.control import server as control
 from vmdns.control.client import ControlError, NotRunning, instance_key, is_own, request, stream
-from vmdns.control.server import ControlBusy, ControlServer, make_private, take_lock
+from vmdns.control.server import ControlBusy, ControlServer, make_private
 
 unix_only = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and owners of files")
 KINDS = [pytest.param(False, id="socket", marks=unix_only), pytest.param(True, id="port")]
@@ -119,32 +119,26 @@ def test_the_socket_is_for_this_user_only(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
-def test_a_peer_of_another_user_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("user", [os.geteuid() + 4711 if os.name == "posix" else 0, None])
+def test_a_peer_of_another_user_or_of_an_unknown_one_is_dropped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, user: int | None
+) -> None:
     here, there = socket.socketpair(socket.AF_UNIX)
     with here, there:
         assert control.peer_user(here) == os.geteuid()
 
+    def peer_user(connection: socket.socket) -> int:
+        if user is None:
+            raise OSError("gone")
+        return user
+
     async def scenario() -> None:
         async with serving(folder):
-            line = b'{"do":"status"}\n'
-            assert await raw(folder, line) == b'{"you":{"do":"status"}}\n'
-            monkeypatch.setattr(control, "peer_user", lambda connection: os.geteuid() + 4711)
-            assert await raw(folder, line) == b""
+            assert await raw(folder, b'{"do":"status"}\n') == b'{"you":{"do":"status"}}\n'
+            monkeypatch.setattr(control, "peer_user", peer_user)
+            assert await raw(folder, b'{"do":"status"}\n') == b""
             with pytest.raises(ControlError):
                 await ask(folder, {"do": "status"})
-
-    run(scenario())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
-def test_a_peer_that_nobody_tells_of_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(connection: socket.socket) -> int:
-        raise OSError("gone")
-
-    async def scenario() -> None:
-        async with serving(folder):
-            monkeypatch.setattr(control, "peer_user", fail)
-            assert await raw(folder, b'{"do":"status"}\n') == b""
 
     run(scenario())
 
@@ -160,16 +154,20 @@ def test_the_user_in_what_macos_tells() -> None:
 
 
 @unix_only
-def test_a_link_in_place_of_the_lock_or_the_socket_leads_nowhere(folder: Path) -> None:
-    """Left there while the folder was open to others: what it leads to is neither written, nor removed, nor served."""
+def test_what_is_in_place_of_the_lock_or_the_socket_is_left_alone(folder: Path) -> None:
+    """A link, left there while the folder was open to others, or a file: nothing is written, removed or served."""
     folder.mkdir(mode=0o777)
     aim = folder.parent / "aim"
     aim.write_text("mine")
-    for name, said in (("default.lock", "cannot be locked"), ("default.sock", "in the way")):
-        (folder / name).symlink_to(aim)
-        with pytest.raises(ControlError, match=said):
+    for name, error, link in (
+        ("default.lock", "cannot be locked", True),
+        ("default.sock", "is in the way; remove it", True),
+        ("default.sock", "is in the way; remove it", False),
+    ):
+        (folder / name).symlink_to(aim) if link else (folder / name).write_text("mine")
+        with pytest.raises(ControlError, match=error):
             run(ControlServer(False).start(folder, "default", echo))
-        assert aim.read_text() == "mine"
+        assert (aim.read_text(), (folder / name).read_text()) == ("mine", "mine")
         (folder / name).unlink()
         assert mode(folder) == 0o700
 
@@ -287,7 +285,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_a_stream_lasts_until_the_client_goes(folder: Path, loopback: bool) -> None:
+def test_a_stream_lasts_until_either_side_ends_it(folder: Path, loopback: bool) -> None:
     async def scenario() -> None:
         watch = Watch()
         async with serving(folder, watch, loopback=loopback):
@@ -299,11 +297,16 @@ def test_a_stream_lasts_until_the_client_goes(folder: Path, loopback: bool) -> N
             await watch.until(1)
             lines.close()  # type: ignore[attr-defined]
             await watch.until(0)
+            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+            await watch.until(1)
+        assert watch.open == 0
+        with contextlib.suppress(ControlError):
+            assert await asyncio.to_thread(list, lines) == [{"names": []}]
 
     run(scenario())
 
 
-def test_a_client_that_speaks_again_ends_its_stream(folder: Path) -> None:
+def test_a_client_that_sends_more_ends_its_stream(folder: Path) -> None:
     async def scenario() -> None:
         watch = Watch()
         async with serving(folder, watch):
@@ -314,19 +317,6 @@ def test_a_client_that_speaks_again_ends_its_stream(folder: Path) -> None:
             assert await reader.read() == b""
             await watch.until(0)
             writer.close()
-
-    run(scenario())
-
-
-def test_close_ends_streams(folder: Path) -> None:
-    async def scenario() -> None:
-        watch = Watch()
-        async with serving(folder, watch):
-            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
-            assert await asyncio.to_thread(next, lines) == {"names": []}
-        assert watch.open == 0
-        with contextlib.suppress(ControlError):
-            assert await asyncio.to_thread(list, lines) == []
 
     run(scenario())
 
@@ -392,21 +382,9 @@ def test_a_client_that_takes_nothing_is_let_go(folder: Path, monkeypatch: pytest
     run(scenario())
 
 
-def test_a_handler_that_hangs_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.01)
-
-    async def hangs(message: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.sleep(HOUR)
-        return {}
-
-    async def scenario() -> None:
-        async with serving(folder, hangs):
-            assert await ask(folder, {}) == {"error": "TimeoutError"}
-
-    run(scenario())
-
-
-def test_a_server_that_does_not_answer(folder: Path) -> None:
+def test_a_handler_that_hangs_is_ended_and_a_client_waits_no_longer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def hangs(message: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(HOUR)
         return {}
@@ -415,6 +393,8 @@ def test_a_server_that_does_not_answer(folder: Path) -> None:
         async with serving(folder, hangs):
             with pytest.raises(ControlError, match=r"does not answer within 0\.01 s"):
                 await asyncio.to_thread(request, folder, None, {}, 0.01)
+            monkeypatch.setattr(control, "ANSWER_SECONDS", 0.01)
+            assert await ask(folder, {}) == {"error": "TimeoutError"}
 
     run(scenario())
 
@@ -500,30 +480,10 @@ def test_what_a_killed_server_left_is_no_server(folder: Path, loopback: bool) ->
 
 
 @unix_only
-def test_a_file_in_the_way_is_not_removed(folder: Path) -> None:
-    make_private(folder)
-    (folder / "default.sock").write_text("mine")
-    with pytest.raises(ControlError, match="is in the way"):
-        run(ControlServer(False).start(folder, "default", echo))
-    assert (folder / "default.sock").read_text() == "mine"
-
-
-@unix_only
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="path too long"):
         run(ControlServer(False).start(tmp_path / ("x" * 100), "default", echo))
     assert left(tmp_path / ("x" * 100)) == ["default.lock"]
-
-
-def test_only_one_process_takes_the_lock(folder: Path) -> None:
-    make_private(folder)
-    for _ in range(2):
-        lock = take_lock(folder / "default.lock")
-        assert (folder / "default.lock").read_text() == f"{os.getpid()}\n"
-        with pytest.raises(ControlBusy) as busy:
-            take_lock(folder / "default.lock")
-        assert busy.value.pid == os.getpid()
-        os.close(lock)
 
 
 def test_keys(tmp_path: Path) -> None:
