@@ -14,9 +14,8 @@ from pathlib import Path
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.daemon.discovery import Source
 from vmdns.daemon.log_output import Log
-from vmdns.dns.builtin_zones import find_forwarded_domains
 from vmdns.dns.name import to_wire
-from vmdns.dns.upstreams import Upstreams
+from vmdns.dns.upstreams import Upstreams, find_forwarded_domains
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import read_upstreams
 from vmdns.server.forward_routes import is_own_listener

@@ -1,4 +1,4 @@
-"""Names: VM names to labels, and names between text and wire form.
+"""Names: VM names to labels, names between text and wire form, and names that are never forwarded.
 
 A domain name in wire form is `bytes` of length-prefixed labels that end with a zero byte
 (RFC 1035 section 3.1). Keys of tables are wire names in lower case (RFC 4343).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from ipaddress import ip_address
 
 import idna
 
@@ -94,20 +95,19 @@ def to_wire(name: str) -> bytes:
 
     Raises ValueError where a label is empty or over 63 bytes, or the name over 255.
     """
-    stripped = name.removesuffix(".")
-    if not stripped:
-        return b"\0"
-    out = bytearray()
-    for part in stripped.split("."):
-        raw = part.encode("utf-8")
-        if not raw or len(raw) > MAX_LABEL:
-            raise ValueError(f"not a domain name: {name!r}")
-        out.append(len(raw))
-        out += raw
-    out.append(0)
-    if len(out) > MAX_NAME:
+    parts = [part.encode("utf-8") for part in name.removesuffix(".").split(".")] if name not in ("", ".") else []
+    if not all(0 < len(part) <= MAX_LABEL for part in parts):
+        raise ValueError(f"not a domain name: {name!r}")
+    wire = join_labels(parts)
+    if len(wire) > MAX_NAME:
         raise ValueError(f"longer than 255 bytes: {name!r}")
-    return bytes(out).lower()
+    return wire.lower()
+
+
+@lru_cache(maxsize=4096)
+def reverse_name(address: str) -> bytes:
+    """The wire name under which an address has its PTR record (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
+    return to_wire(ip_address(address.partition("%")[0]).reverse_pointer)
 
 
 def split_labels(wire: bytes) -> list[bytes]:
@@ -148,17 +148,28 @@ def convert_utf8_labels(wire: bytes) -> bytes | None:
     """
     if wire.isascii():
         return None
-    parts = []
-    for part in split_labels(wire):
-        if part.isascii():
-            parts.append(part)
-            continue
-        try:
-            made = to_label(part.decode("utf-8"))
-        except UnicodeDecodeError:
-            return None
-        if not made:
-            return None
-        parts.append(made.encode("ascii"))
+    try:
+        labels = [part.decode("utf-8") for part in split_labels(wire)]
+    except UnicodeDecodeError:
+        return None
+    parts = [(label if label.isascii() else to_label(label)).encode("ascii") for label in labels]
     wire = join_labels(parts).lower()
-    return wire if len(wire) <= MAX_NAME else None
+    return wire if all(parts) and len(wire) <= MAX_NAME else None
+
+
+# Reverse zones of addresses that mean something on this host's networks alone (RFC 6303 section 4, RFC 7793 for
+# shared address space left out: carriers answer it).
+REVERSE = (
+    "10.in-addr.arpa", *(f"{n}.172.in-addr.arpa" for n in range(16, 32)), "168.192.in-addr.arpa",
+    "0.in-addr.arpa", "127.in-addr.arpa", "254.169.in-addr.arpa", "2.0.192.in-addr.arpa",
+    "100.51.198.in-addr.arpa", "113.0.203.in-addr.arpa", "255.255.255.255.in-addr.arpa",
+    "0." * 32 + "ip6.arpa", "1." + "0." * 31 + "ip6.arpa", "d.f.ip6.arpa", "8.e.f.ip6.arpa", "9.e.f.ip6.arpa",
+    "a.e.f.ip6.arpa", "b.e.f.ip6.arpa", "8.b.d.0.1.0.0.2.ip6.arpa",
+)  # fmt: skip
+
+# RFC 6761 (localhost, invalid), RFC 6762 (local), RFC 7686 (onion), RFC 8375 (home.arpa), RFC 9462 (resolver.arpa).
+SPECIAL = ("local", "localhost", "invalid", "onion", "home.arpa", "resolver.arpa")
+
+BUILT_IN = frozenset(to_wire(name) for name in (*REVERSE, *SPECIAL))
+LOCALHOST = to_wire("localhost")
+RESOLVER = to_wire("resolver.arpa")

@@ -86,3 +86,14 @@ def wire_names(texts: Iterable[str]) -> frozenset[bytes]:
         with suppress(ValueError):
             found.add(to_wire(text))
     return frozenset(found - {b"\0"})
+
+
+def find_forwarded_domains(domains: Iterable[bytes], zones: Iterable[bytes]) -> frozenset[bytes]:
+    """Of the host's search and routing domains those that would be answered here and have servers of their own.
+
+    They lie below one of these zones (a company's corp.local below local), or in home.arpa, which the network's own
+    resolver answers (RFC 8375 section 4). All are wire names in lower case.
+    """
+    apexes = frozenset(zones)
+    own = apexes | {to_wire("home.arpa")}
+    return frozenset(one for one in domains if one not in apexes and closest_domain(one, own) is not None)

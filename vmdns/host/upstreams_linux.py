@@ -17,9 +17,8 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.message import SERVFAIL, SOA, A
-from vmdns.dns.name import to_wire
+from vmdns.dns.name import LOCALHOST, to_wire
 from vmdns.dns.query import encode_query
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams, wire_names
 from vmdns.files import read_regular

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import (
     AAAA,
     PTR,
@@ -22,6 +21,7 @@ from vmdns.dns.message import (
     Record,
     address_record,
 )
+from vmdns.dns.name import reverse_name
 from vmdns.mdns.name_state import GAP, PROBE_GAP, TTL, DrawRandom, NameState, OwnedName, Records
 from vmdns.mdns.packets import (
     PORT,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from vmdns.dns import message as wire
-from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
+from vmdns.dns.name import LOCALHOST
 from vmdns.dns.query import Query
 from vmdns.dns.response_validation import Rejected, ResponseFault, validate_response
 from vmdns.dns.upstreams import Upstream

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmdns.dns import message
-from vmdns.dns.builtin_zones import RESOLVER
 from vmdns.dns.forwarded_answer import EDE_OTHER
 from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, NOERROR, NXDOMAIN, SVCB, A, Node, Record
-from vmdns.dns.name import convert_utf8_labels, split_labels
+from vmdns.dns.name import RESOLVER, convert_utf8_labels, split_labels
 from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import AAAA, CNAME, PTR, A
-from vmdns.dns.name import join_labels
+from vmdns.dns.name import join_labels, reverse_name
 from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses, find_forward_hints
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
 from vmdns.state.guests import Guest, find_shared_addresses

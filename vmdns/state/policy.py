@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from vmdns.dns.builtin_zones import BUILT_IN
 from vmdns.dns.message import Record
-from vmdns.dns.name import to_wire
+from vmdns.dns.name import BUILT_IN, to_wire
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
-from vmdns.dns.builtin_zones import reverse_name
 from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, soa_rdata, srv_rdata
-from vmdns.dns.name import join_labels
+from vmdns.dns.name import join_labels, reverse_name
 from vmdns.state.facts import Network
 from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest

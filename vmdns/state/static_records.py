@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 
-from vmdns.dns.builtin_zones import LOCALHOST, reverse_name
 from vmdns.dns.message import AAAA, CNAME, NS, PTR, A, Node, RRset, address_record
-from vmdns.dns.name import split_labels, to_wire
+from vmdns.dns.name import LOCALHOST, reverse_name, split_labels, to_wire
 from vmdns.state.facts import HostName
 from vmdns.state.name_rules import RESERVED, Reservation
 from vmdns.state.policy import Policy

@@ -25,10 +25,9 @@ import pytest
 from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import until
 from tests.unit.server.fakeupstream import EVIL, GOOD, FakeUpstream
-from vmdns.dns.builtin_zones import LOCALHOST
 from vmdns.dns.forwarded_answer import Question
 from vmdns.dns.limits import Limits
-from vmdns.dns.name import to_wire
+from vmdns.dns.name import LOCALHOST, to_wire
 from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward

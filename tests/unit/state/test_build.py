@@ -27,9 +27,8 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.dns.builtin_zones import BUILT_IN, reverse_name
 from vmdns.dns.message import AAAA, CNAME, NS, PTR, SOA, TXT, A, Node
-from vmdns.dns.name import split_labels, to_text, to_wire
+from vmdns.dns.name import BUILT_IN, reverse_name, split_labels, to_text, to_wire
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostName

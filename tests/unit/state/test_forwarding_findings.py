@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.dns.builtin_zones import find_forwarded_domains
 from vmdns.dns.name import to_wire
 from vmdns.dns.rebinding import MAX_WITHHELD, WITHHELD_SECONDS, WithheldNames
+from vmdns.dns.upstreams import find_forwarded_domains
 from vmdns.state.findings import OK, WARNING, Finding, domain_to_allow, find_server_findings
 
 
