@@ -28,7 +28,6 @@ from vmdns.config_types import Listen
 from vmdns.control.client import instance_key
 from vmdns.control.server import ControlServer, Handler
 from vmdns.dns.upstreams import Upstream
-from vmdns.sources.reader import ReaderUnavailable
 
 COMMANDS = [
     "run",
@@ -108,9 +107,6 @@ class Fake:
 ANSWERS = {"names": NAMES, "status": STATUS, "ask": ANSWER, "watch": [NAMES, CHANGE]}
 
 
-# -- help and usage ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 @pytest.mark.parametrize("columns", ["20", "80", "200"])
 def test_help(command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,19 +124,11 @@ def test_help(command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["rum"], "invalid choice: 'rum'"),
-        (["run", "--reader", "com"], "invalid choice: 'com'"),
-        (["run", "web"], "unrecognized arguments: web"),
-        (["ask"], "NAME"),
-        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
-        (["names", "x"], "usage: vmdns names"),
-    ],
+    [(["rum"], "invalid choice: 'rum'"), (["names", "x"], "usage: vmdns names"), (["run", "web"], "arguments: web")],
 )
 def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
-    assert end.value.code == 2
     assert said in capsys.readouterr().err
 
 
@@ -168,9 +156,6 @@ def test_a_virtualbox_home_that_is_not_there(run: Run, tmp_path: Path, command: 
         assert (status, out) == (2, "")
         expected = f"vmdns: --vbox-home: {tmp_path / name} {what}; name the folder that has VirtualBox.xml\n"
         assert err == expected
-
-
-# -- run --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -228,24 +213,6 @@ def test_run_watches_the_usual_file(app: types.ModuleType, run: Run, monkeypatch
     assert given[:2] == [Config(zones=("lab",)), config_file()]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text", "said"),
-    [
-        (["--config", "{}/none.toml"], "", "none.toml: there is no such file"),
-        (["--config", "{}/bad.toml"], "\nlistn = []", "bad.toml, line 2: listn: unknown key; did you mean listen?"),
-        (["--config", "{}/bad.toml"], "records = '''\nweb A 999.1.1.1\n'''", "bad.toml, line 2: records: 'web A 9"),
-    ],
-)
-def test_run_does_not_start_with_a_wrong_configuration(
-    app: types.ModuleType, run: Run, tmp_path: Path, arguments: list[str], text: str, said: str
-) -> None:
-    (tmp_path / "bad.toml").write_text(text)
-    status, out, err = run("run", *(one.format(tmp_path) for one in arguments))
-    assert (status, out) == (1, "")
-    assert said in err
-    assert err.count("\n") == 1
-
-
 @pytest.mark.parametrize("line", ["x", "x" * 9999])
 def test_run_goes_on_when_nobody_reads(tmp_path: Path, line: str) -> None:
     """`vmdns run | head -1`: the server must not die of a closed pipe, nor lose its exit status."""
@@ -268,9 +235,6 @@ def test_run_goes_on_when_nobody_reads(tmp_path: Path, line: str) -> None:
     running.stdout = None
     _, err = running.communicate(b"\n", timeout=30)
     assert (running.returncode, err) == (5, b"")
-
-
-# -- names, ask, status -----------------------------------------------------------------------------------------
 
 
 def test_names(run: Run) -> None:
@@ -300,16 +264,6 @@ def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pyt
         assert run("names")[2] == ""
 
 
-def test_names_without_anything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_facts(config: Config) -> dict[str, Any]:
-        raise ReaderUnavailable("VirtualBox is not installed")
-
-    monkeypatch.setattr(direct_read, "read_facts", read_facts)
-    status, out, err = run("names")
-    assert (status, out) == (1, "")
-    assert err.splitlines()[-1] == "vmdns: VirtualBox is not installed"
-
-
 def test_names_watched(run: Run) -> None:
     with serving(Fake(ANSWERS)):
         status, out, err = run("names", "--watch")
@@ -318,25 +272,13 @@ def test_names_watched(run: Run) -> None:
         assert lines[2].startswith("web.local  10.0.2.4")
         assert re.fullmatch(r"\d\d:\d\d:\d\d \+ web\.local  10\.0\.2\.4 .*", lines[-1])
         status, out, err = run("names", "--watch", "--json")
-        assert [json.loads(line) for line in out.splitlines()[-2:]] == [
-            CHANGE,
-            {"error": "vmdns has ended", "remedy": ""},
-        ]
-
-
-def test_watching_ends_with_an_error(run: Run) -> None:
-    with serving(Fake({"watch": [NAMES, {"error": "broken"}]})):
-        status, _, err = run("names", "--watch")
-        assert (status, err) == (1, "vmdns: broken\n")
+        *_, change, end = map(json.loads, out.splitlines())
+        assert (change, end) == (CHANGE, {"error": "vmdns has ended", "remedy": ""})
 
 
 @pytest.mark.parametrize(
     ("arguments", "asked"),
-    [
-        (["web"], ("web", None, None)),
-        (["My Web", "aaaa"], ("My Web", "aaaa", None)),
-        (["10.0.2.4", "--as", "fd00::1"], ("10.0.2.4", None, "fd00::1")),
-    ],
+    [(["My Web", "aaaa"], ("My Web", "aaaa", None)), (["10.0.2.4", "--as", "fd00::1"], ("10.0.2.4", None, "fd00::1"))],
 )
 def test_ask(run: Run, arguments: list[str], asked: tuple[str, str | None, str | None]) -> None:
     fake = Fake(ANSWERS)
@@ -347,26 +289,6 @@ def test_ask(run: Run, arguments: list[str], asked: tuple[str, str | None, str |
         assert "web.local. 5 IN A 10.0.2.4" in run("ask", *arguments, "--dig")[1].splitlines()
     name, kind, asker = asked
     assert fake.asked[-1] == {"do": "ask", "name": name, "type": kind, "as": asker}
-
-
-def test_ask_fails_where_there_is_no_answer(run: Run) -> None:
-    summary = "No VM is called wbe. Did you mean web? (NXDOMAIN)"
-    nothing = {**ANSWER, "found": False, "answer": [], "rcode": "NXDOMAIN", "summary": summary}
-    with serving(Fake({**ANSWERS, "ask": nothing})):
-        status, out, err = run("ask", "wbe")
-        assert (status, out.splitlines()[0], err) == (1, summary, "")
-        status, out, err = run("ask", "wbe", "--json")
-        assert (status, json.loads(out), err) == (1, nothing, "")
-
-
-def test_status(run: Run) -> None:
-    with serving(Fake(ANSWERS)):
-        status, out, _ = run("status")
-        assert (status, out.splitlines()[0]) == (0, "2 problems: run vmdns doctor")
-        status, out, _ = run("status", "--json")
-        assert (status, json.loads(out)) == (0, STATUS)
-        status, out, _ = run("ask", "web.local", "--json")
-        assert (status, json.loads(out)) == (0, ANSWER)
 
 
 def test_an_error_is_json_too(run: Run, tmp_path: Path) -> None:
@@ -414,18 +336,11 @@ def test_a_server_without_a_runtime_folder_is_found(run: Run, monkeypatch: pytes
         assert run("status")[0] == 0
 
 
-# -- config and completion --------------------------------------------------------------------------------------
-
-
 def test_config(run: Run, tmp_path: Path) -> None:
     status, out, err = run("config")
     assert (status, err) == (0, "vmdns: no vmdns runs; these are the defaults: there is no vmdns.toml\n")
     assert parse(out, "") == Config()
     file = tmp_path / "vmdns.toml"
-    file.write_text("[limits]\nttl = 9")
-    status, out, err = run("config", "--config", str(file))
-    assert (status, err) == (0, "")
-    assert parse(out, "").limits.ttl == 9
     file.write_text("[limits]\nttl = -1")
     status, out, err = run("config", "--config", str(file))
     assert (status, out) == (1, "")
@@ -458,18 +373,10 @@ def test_config_of_the_running_server(run: Run, tmp_path: Path) -> None:
         assert err == "vmdns: /etc/x.toml, line 4: no; the values before stay in force\n"
 
 
-# -- as programs ------------------------------------------------------------------------------------------------
-
-
-def program(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vmdns", *arguments], capture_output=True, text=True, timeout=60, check=False, **more
-    )
-
-
 def test_a_letter_that_the_terminal_cannot_show_is_no_end() -> None:
     with serving(Fake({"names": {**NAMES, "problems": ["리눅스"]}})):
-        done = program("names", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+        command, environ = [sys.executable, "-m", "vmdns", "names"], {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "! \\ub9ac\\ub205\\uc2a4" in done.stdout
 
@@ -485,16 +392,7 @@ def test_commands_load_only_what_they_need(arguments: list[str]) -> None:
         )
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "vmdns.commands.server_request" in loaded
-    assert not loaded & {
-        "asyncio",
-        "dns",
-        "idna",
-        "watchdog",
-        "tomllib",
-        "vmdns.daemon.app",
-        "vmdns.config",
-        "virtualbox",
-    }
+    assert not loaded & {"asyncio", "dns", "idna", "watchdog", "tomllib", "vmdns.config", "virtualbox"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")

@@ -212,37 +212,24 @@ def test_answer() -> None:
     ]
 
 
+IN_LAB = {"addresses": WEB["addresses"][:1], "why": ""}
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        (
-            {**CHANGE, "addresses": WEB["addresses"][:1]},
-            "+ web.local  10.0.2.4 (NAT Network NatNetwork)  [Guest Additions]",
-        ),
-        ({**CHANGE, "addresses": [], "why": ""}, "+ web.local  no address known yet"),
-        (
-            {**CHANGE, "change": "changed", "addresses": WEB["addresses"][:1], "was": ["10.0.2.3"], "why": ""},
-            "~ web.local  10.0.2.4 (NAT Network NatNetwork)  (was 10.0.2.3)",
-        ),
-        (
-            {
-                **CHANGE,
-                "change": "changed",
-                "addresses": WEB["addresses"][:1],
-                "was": ["10.0.2.4"],
-                "was_name": "w.local",
-                "why": "",
-            },
-            "~ web.local  10.0.2.4 (NAT Network NatNetwork)  (was w.local)",
-        ),
-        (
-            {**CHANGE, "change": "gone", "addresses": [], "was": ["10.0.2.4"], "why": "powered off"},
-            "- web.local  (was 10.0.2.4)  [powered off]",
-        ),
+        ({**IN_LAB, "why": "Guest Additions"}, "+ web.local  10.0.2.4 (NAT Network NatNetwork)  [Guest Additions]"),
+        ({"addresses": [], "why": ""}, "+ web.local  no address known yet"),
+        ({**IN_LAB, "change": "changed", "was": ["10.0.2.3"]},
+         "~ web.local  10.0.2.4 (NAT Network NatNetwork)  (was 10.0.2.3)"),
+        ({**IN_LAB, "change": "changed", "was": ["10.0.2.4"], "was_name": "w.local"},
+         "~ web.local  10.0.2.4 (NAT Network NatNetwork)  (was w.local)"),
+        ({"change": "gone", "addresses": [], "was": ["10.0.2.4"], "why": "powered off"},
+         "- web.local  (was 10.0.2.4)  [powered off]"),
     ],
-)
+)  # fmt: skip
 def test_change(line: dict[str, Any], shown: str) -> None:
-    time, rest = lines([show.change(line)])[0].split(" ", 1)
+    time, rest = lines([show.change({**CHANGE, **line})])[0].split(" ", 1)
     assert re.fullmatch(r"\d\d:\d\d:\d\d", time)
     assert rest == shown
 
@@ -294,15 +281,11 @@ def test_without_a_terminal_nothing_is_cut(rows: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     ("terminal", "environ", "system", "colour"),
     [
-        (True, {}, "linux", True),
-        (True, {"NO_COLOR": ""}, "linux", True),
-        (True, {"NO_COLOR": "1"}, "linux", False),
-        (True, {"TERM": "dumb"}, "linux", False),
-        (True, {}, "win32", False),
-        (True, {"WT_SESSION": "x"}, "win32", True),
+        (True, {}, "linux", True), (True, {"NO_COLOR": ""}, "linux", True), (True, {"NO_COLOR": "1"}, "linux", False),
+        (True, {"TERM": "dumb"}, "linux", False), (True, {}, "win32", False), (True, {"WT_SESSION": ""}, "win32", True),
         (False, {}, "linux", False),
     ],
-)
+)  # fmt: skip
 def test_colour(
     terminal: bool, environ: dict[str, str], system: str, colour: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

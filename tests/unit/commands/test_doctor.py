@@ -179,14 +179,6 @@ def test_the_block_of_the_hosts_file_is_seen(tmp_path: Path, monkeypatch: pytest
     assert doctor.has_hosts_block()
 
 
-def test_what_a_check_raises_is_raised() -> None:
-    def fail() -> None:
-        raise OSError("no such thing")
-
-    with pytest.raises(OSError, match="no such thing"):
-        doctor.run_parallel({"it": fail}, 10.0, lambda line: None)
-
-
 @pytest.mark.parametrize(
     ("file", "text", "found"),
     [

@@ -111,14 +111,6 @@ def test_everything_takes_a_server(run: Run, wanted: Path) -> None:
     assert not wanted.exists()
 
 
-def test_what_is_refused_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan(*_: object) -> None:
-        raise OSError("this cannot be done here; do that")
-
-    monkeypatch.setattr(hosting, "plan_resolver", plan)
-    assert run("host", "--apply") == (1, "", "vmdns: this cannot be done here; do that\n")
-
-
 def test_a_missing_right_is_one_sentence(run: Run, wanted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise ElevationDenied("this needs root; run: sudo sh -c 'a long script'")
@@ -206,12 +198,6 @@ def test_the_block_is_shown_written_and_taken_out(run: Run, hosts: Path) -> None
     assert hosts.read_bytes() == before
 
 
-def test_the_block_takes_a_server(run: Run, hosts: Path) -> None:
-    assert run("hosts")[0] == 3
-    assert run("hosts", "--keep")[0] == 3
-    assert hosts.read_bytes() == b"127.0.0.1 localhost\r\n"
-
-
 def test_the_block_is_kept_until_vmdns_ends(run: Run, hosts: Path) -> None:
     with serving(Fake({**ANSWERS, "names": {**NAMES, "names": [WEB]}})):
         status, out, err = run("hosts", "--keep")
@@ -219,10 +205,3 @@ def test_the_block_is_kept_until_vmdns_ends(run: Run, hosts: Path) -> None:
     # Two looks, of which the second tells nothing new.
     assert out.splitlines() == [f"1 line of names in {hosts}", f"the names are taken out of {hosts}"]
     assert hosts.read_bytes() == b"127.0.0.1 localhost\r\n"
-
-
-def test_half_a_block_is_said(run: Run, hosts: Path) -> None:
-    hosts.write_bytes(b"# vmdns: begin\n")
-    status, _, err = run("hosts", "--undo")
-    assert status == 1
-    assert "'# vmdns: end'" in err

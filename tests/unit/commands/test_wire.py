@@ -420,14 +420,6 @@ def test_one_clear_sentence_when_it_fails(
     assert said.count("\n") == 1
 
 
-def test_without_virtualbox(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(wiring, "find", lambda environ: None)
-    assert cli.main(["wire"]) == 1
-    assert "VirtualBox is not installed here" in capsys.readouterr().err
-
-
 def test_the_networks_of_another_home_are_left_alone(box: FakeBox, host: Host) -> None:
     """VBoxManage changes those of the VBoxSVC that runs, whatever folder is named."""
     told("apply")
