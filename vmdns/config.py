@@ -276,7 +276,8 @@ _OPAQUE = re.compile(
     rf'("""(?:[^"\\]|\\.|"(?!""))*(?:"{{3,5}}|\Z)|\'\'\'(?:[^\']|\'(?!\'\'))*(?:\'{{3,5}}|\Z))|{_TEXT}|#[^\n]*',
     re.DOTALL,
 )
-_DOTTED = rf"(?:[A-Za-z0-9_-]+|{_TEXT})(?:[ \t]*\.[ \t]*(?:[A-Za-z0-9_-]+|{_TEXT}))*"
+_PART = rf"(?:[A-Za-z0-9_-]+|{_TEXT})"
+_DOTTED = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _LINE = re.compile(rf"[ \t]*(?:\[\[?[ \t]*(?P<table>{_DOTTED})[ \t]*\]\]?[ \t]*(?:#.*)?$|(?P<key>{_DOTTED})[ \t]*=)")
 
 
@@ -295,25 +296,15 @@ def _too_nested(text: str) -> int:
 def key_lines(text: str) -> dict[str, int]:
     """The line, from 1, of each key and table header of valid TOML, by its dotted name without quotes."""
     lines: dict[str, int] = {}
-    table: tuple[str, ...] = ()
+    table: list[str] = []
     single = _OPAQUE.sub(lambda found: "\n" * found[0].count("\n") if found[1] else found[0], text)
     for number, line in enumerate(single.split("\n"), 1):
         if found := _LINE.match(line):
-            key = _parts(found["table"] or found["key"])
+            parts = [part.strip("\"'") for part in re.findall(_PART, found["table"] or found["key"])]
             if found["table"]:
-                table = key
-            lines.setdefault(".".join(key if found["table"] else table + key), number)
+                table, parts = parts, []
+            lines.setdefault(".".join(table + parts), number)
     return lines
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    """The keys of a dotted key, unquoted: tomllib reads it as the way to a value."""
-    value = tomllib.loads(f"{dotted} = 0")
-    out = []
-    while isinstance(value, dict):
-        name, value = next(iter(value.items()))
-        out.append(name)
-    return tuple(out)
 
 
 def _line_of_record(text: str, lines: Mapping[str, int], message: str) -> int:

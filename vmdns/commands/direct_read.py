@@ -12,7 +12,6 @@ from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, OptionError, 
 from vmdns.control import report
 from vmdns.host.folders import config_file, hosts_path
 from vmdns.sources import hosts_file
-from vmdns.sources.reader import ReaderUnavailable
 from vmdns.sources.supervisor import look_once
 from vmdns.state.build import build
 from vmdns.state.facts import Fact, from_json
@@ -53,7 +52,7 @@ def describe_config(file: str | None) -> dict[str, Any]:
 
 
 def read_facts(config: Config) -> list[Fact]:
-    """What one look at VirtualBox and the hosts file finds. Raises `ReaderUnavailable`, OSError."""
+    """What one look at VirtualBox and the hosts file finds. Raises OSError where it cannot be read."""
     facts: dict[str, Fact] = {}
     for message in look_once(config.reader, config.vbox_home, config.limits.look_interval):
         facts.update({key: from_json(one) for key, one in message.get("facts", {}).items() if one is not None})
@@ -65,9 +64,6 @@ def read_facts(config: Config) -> list[Fact]:
 
 
 def read_names(config: Config) -> dict[str, Any]:
-    """The names of VMs, as the control channel sends them. Raises `CommandError`."""
+    """The names of VMs, as the control channel sends them. Raises OSError as `read_facts` does."""
     now = time.time()
-    try:
-        return report.names(build(read_facts(config), config.policy(), now, 0), config.zones, now)
-    except (ReaderUnavailable, OSError) as error:
-        raise CommandError(str(error)) from None
+    return report.names(build(read_facts(config), config.policy(), now, 0), config.zones, now)

@@ -30,7 +30,6 @@ from vmdns.host import hosts_block
 from vmdns.host.elevation import read_output
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import plan_resolver
-from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import Fact
@@ -44,7 +43,6 @@ from vmdns.state.findings import (
     has_no_problem,
     summarize_findings,
 )
-from vmdns.state.policy import Policy
 from vmdns.state.views import GIVEN
 
 UPSTREAM_SECONDS = 3.0
@@ -94,18 +92,15 @@ def respond(findings: Iterable[Finding]) -> dict[str, Any]:
 
 def look(config: Config) -> list[Finding]:
     """The findings of one look at VirtualBox, where no vmdns runs."""
+    facts: list[Fact] = []
+    failed = []
     try:
-        return examine(direct_read.read_facts(config), config.policy())
-    except (ReaderUnavailable, OSError) as error:
-        what = Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))
-        return [*examine([], config.policy()), what]
-
-
-def examine(facts: Sequence[Fact], policy: Policy) -> list[Finding]:
-    """The findings where no vmdns runs. facts: what one look at VirtualBox found."""
+        facts = direct_read.read_facts(config)
+    except OSError as error:
+        failed = [Finding("VirtualBox", PROBLEM, str(error).removeprefix("VirtualBox "))]
     now = time.time()
-    snapshot = build(facts, policy, now, 0)
-    return find_findings(DoctorInput(None, tuple(facts), snapshot, now))
+    snapshot = build(facts, config.policy(), now, 0)
+    return [*find_findings(DoctorInput(None, tuple(facts), snapshot, now)), *failed]
 
 
 def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log) -> dict[str, T]:

@@ -31,7 +31,7 @@ class VirtualBoxInfo(NamedTuple):
     home: str
 
 
-class ReaderUnavailable(Exception):
+class ReaderUnavailable(OSError):
     """This reader does not work here; the text says why and what to do."""
 
 

@@ -12,9 +12,9 @@ import dns.rrset
 import pytest
 
 from vmdns.commands import doctor
+from vmdns.config import Config
 from vmdns.host import hosts_block as hostsfile
 from vmdns.state.findings import Finding
-from vmdns.state.policy import Policy
 
 UFW = """\
 Status: active
@@ -130,8 +130,9 @@ def test_names_that_this_host_resolves() -> None:
     assert not doctor.resolves("x" * 64)  # nothing is asked for such a label
 
 
-def test_with_nobody_running_it_says_so() -> None:
-    value = doctor.respond(doctor.examine([], Policy()))
+def test_with_nobody_running_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.direct_read, "read_facts", lambda config: [])
+    value = doctor.respond(doctor.look(Config()))
     assert (value["well"], value["verdict"]) == (False, "1 problem")
     assert value["findings"] == [
         {
