@@ -9,7 +9,7 @@ from typing import Any
 
 from vmdns.commands import USAGE, CommandError
 from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, OptionError, Options, load, values_in_force
-from vmdns.control import report
+from vmdns.control import requests
 from vmdns.host.folders import config_file, hosts_path
 from vmdns.sources import hosts_file
 from vmdns.sources.supervisor import look_once
@@ -66,4 +66,4 @@ def read_facts(config: Config) -> list[Fact]:
 def read_names(config: Config) -> dict[str, Any]:
     """The names of VMs, as the control channel sends them. Raises OSError as `read_facts` does."""
     now = time.time()
-    return report.names(build(read_facts(config), config.policy(), now, 0), config.zones, now)
+    return requests.names(build(read_facts(config), config.policy(), now, 0), config.zones, now)

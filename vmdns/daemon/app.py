@@ -8,29 +8,32 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vmdns import __version__
-from vmdns.config import Config, Options
-from vmdns.control import report
+from vmdns.config import Config, Options, values_in_force
+from vmdns.control import requests
 from vmdns.control.client import DEMO, instance_key
 from vmdns.control.requests import Requests
 from vmdns.control.server import ControlBusy, ControlServer
 from vmdns.daemon.discovery import Discovery
 from vmdns.daemon.file_reload import ConfigReload, HostsReader, UpstreamReader
 from vmdns.daemon.listen_addresses import ListenAddresses
-from vmdns.daemon.log_output import LimitedLog, Log, ready_lines, withheld_line
 from vmdns.daemon.process import (
+    LimitedLog,
+    Log,
     Tasks,
     clock,
     handle_signals,
     notify_manager,
     prepare_process,
+    ready_lines,
     run_with_restarts,
     watch_suspends,
+    withheld_line,
 )
-from vmdns.daemon.status import Status
 from vmdns.daemon.wire_watch import WireWatch
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
@@ -58,6 +61,7 @@ class App:
     def __init__(
         self, config: Config, config_path: Path, options: Options, log: Log, worker: Sequence[str] = WORKER
     ) -> None:
+        self._started = time.time()
         self._loop = asyncio.get_running_loop()
         self._log = log
         self._limited_log = LimitedLog(log)
@@ -83,24 +87,13 @@ class App:
         self._server = DnsServer(lambda: self.store.snapshot, external, config.limits)
         self._listening = ListenAddresses(self._server, log, self._configure)
         self._multicast = Multicast(log, self._find_links, self._server.handler.answer_cache.drop_absent)
-        self.status = Status(
-            self.configuration,
-            self.store,
-            self._server,
-            self._forwarder,
-            self._listening,
-            self._discovery,
-            self.hosts,
-            self.upstreams,
-            self._tasks,
-        )
         self._requests = Requests(
             lambda: self.store.snapshot,
             lambda: self.store.facts,
             self._server.resolve,
             lambda: self.configuration.config.zones,
-            self.status.read,
-            self.status.read_config,
+            self.status,
+            self._config_status,
             simulation=options.demo,
         )
 
@@ -193,7 +186,8 @@ class App:
         lines = ready_lines(config.zones, self._server.listeners, self._simulation)
         for line in lines:
             self._log(line)
-        self._tasks.spawn(notify_manager, self._notifier, lambda: self._server.listeners, lines[0])
+        if self._notifier.address:
+            self._tasks.spawn(notify_manager, self._notifier, lambda: self._server.listeners, lines[0])
         machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
         if found["version"] and not (self._simulation or config.vbox_home or machines):
             from vmdns.host.folders import describe_other_users
@@ -304,8 +298,8 @@ class App:
     def _report(self, changes: list[VmChange]) -> None:
         """Logs changes and problems of VMs, and notifies `vmdns names --watch`."""
         for one in changes:
-            value = report.change(one, self.configuration.config.zones, time.time())
-            self._limited_log(f"VM {value['vm']!r}", report.change_line(value))
+            value = requests.describe_change(one, self.configuration.config.zones, time.time())
+            self._limited_log(f"VM {value['vm']!r}", requests.format_change(value))
             self._requests.notify_watchers(value)
         problems = self.store.snapshot.problems
         for text in problems:
@@ -316,6 +310,62 @@ class App:
     def _report_withheld(self, name: str) -> None:
         """Called by the UDP thread."""
         self._loop.call_soon_threadsafe(self._limited_log, "answers withheld", withheld_line(name))
+
+    # -- status -----------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The health of every part, as JSON values for `vmdns status` and `doctor`."""
+        forwarder, hosts, error = self._forwarder.status(), self.hosts.source, self.configuration.error
+        sources = {**self._discovery.sources, "hosts": hosts, "upstreams": self.upstreams.source}
+        found, virtualbox = self._discovery.virtualbox, sources["virtualbox"]
+        failures = self._tasks.problems
+        now, wall = time.monotonic(), time.time()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self._started,
+            "zones": list(self.configuration.config.zones),
+            "serial": self.store.snapshot.serial,
+            "listeners": self._listening.status(),
+            "virtualbox": {**found, "state": virtualbox.state, "detail": virtualbox.detail or found["detail"]},
+            "sources": [
+                {"name": name, **asdict(one), "facts": self.store.count(name)} for name, one in sources.items()
+            ],
+            "upstreams": forwarder.pop("upstreams", []),
+            "datagrams": self._server.udp.path,
+            "askers": [
+                {"address": peer, "at": local, "time": wall - (now - moment)}
+                for (peer, local), moment in self._server.udp.recent_clients.copy().items()
+            ],
+            "counts": {**asdict(self._server.handler.counts), "tcp_open": len(self._server.tcp)},
+            "forwarding": forwarder,
+            "problems": [
+                *self.store.snapshot.problems,
+                *self.upstreams.left_out,
+                *([hosts.detail] if hosts.state == "failing" else []),
+                *failures,
+                *([error] if error else []),
+            ],
+            "left_out": self.upstreams.left_out,
+            "faults": failures,
+            "config_error": error,
+        }
+
+    def _config_status(self) -> dict[str, Any]:
+        """The configuration in force, with what was chosen for values that leave it open."""
+        values = values_in_force(self.configuration.config)
+        now = {
+            "listen": [f"{one['address']} port {one['port']}" for one in self._listening.status()],
+            "upstreams": [one["address"] for one in self._forwarder.status().get("upstreams", [])],
+            "reader": [self._discovery.virtualbox["reader"]],
+            "vbox_home": [self._discovery.virtualbox["home"]],
+        }
+        for key, chosen in now.items():
+            if values[key]["from"] == "default":
+                values[key]["now"] = ", ".join(filter(None, chosen))
+        path = self.configuration.path
+        file = str(path) if path.exists() else ""
+        return {"running": True, "file": file, "fault": self.configuration.error, "values": values}
 
     def log_status(self) -> None:
         """Writes to the log what `vmdns status` prints."""

@@ -12,8 +12,7 @@ from typing import Any
 
 from vmdns.commands import command_name
 from vmdns.config import Config
-from vmdns.daemon.log_output import Log
-from vmdns.daemon.process import run_with_restarts
+from vmdns.daemon.process import Log, run_with_restarts
 from vmdns.sources.installation import WSL_HINT, is_wsl
 from vmdns.sources.reader import MIN_VERSION, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
 from vmdns.daemon.discovery import Source
-from vmdns.daemon.log_output import Log
+from vmdns.daemon.process import Log
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstreams, find_forwarded_domains
 from vmdns.host.folders import hosts_path

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmdns.config_types import Listen
-from vmdns.daemon.log_output import Log
+from vmdns.daemon.process import Log
 from vmdns.host.port_holder import explain_bind_error
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vmdns.commands import CommandError
-from vmdns.daemon.log_output import Log
+from vmdns.daemon.process import Log
 from vmdns.host.elevation import is_elevated
 from vmdns.sources.supervisor import SOCKET_VARIABLE, send_request
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork

@@ -274,7 +274,7 @@ class ServiceNotifier:
         micros, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
         if not hasattr(socket, "AF_UNIX") or address[:1] not in ("/", "@"):
             address = ""
-        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.address = "\0" + address[1:] if address.startswith("@") else address
         watched = address and micros.isdecimal() and pid in ("", str(os.getpid()))
         self.seconds = int(micros) / 1e6 if watched else 0.0
 
@@ -291,12 +291,12 @@ class ServiceNotifier:
         self._send("STOPPING=1")
 
     def _send(self, text: str) -> None:
-        if not self._address:
+        if not self.address:
             return
         # An error must not keep vmdns from answering.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
             one.setblocking(False)
-            one.sendto(text.encode(), self._address)
+            one.sendto(text.encode(), self.address)
 
 
 def drop_ambient_capabilities() -> None:

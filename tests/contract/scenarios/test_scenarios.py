@@ -39,7 +39,7 @@ import pytest
 
 from tests import clock
 from tests.facts import EVERYWHERE, NOW, mac, uuid
-from vmdns.control import report
+from vmdns.control import requests as report
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.state.authoritative import answer_query
@@ -91,7 +91,7 @@ class Stage:
         self.table.put("virtualbox", self.facts)
         self.table.subscribe(
             lambda changes: self.lines.extend(
-                report.change_line(report.change(one, ZONES, self.wall())) for one in changes
+                report.format_change(report.describe_change(one, ZONES, self.wall())) for one in changes
             )
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
-from vmdns.control import report as told
+from vmdns.control import requests as told
 from vmdns.dns.name import to_wire
 from vmdns.state.build import build
 from vmdns.state.facts import Fact, HostName, PortForward
@@ -114,16 +114,16 @@ WHERE = "10.0.2.4 (NAT Network lab, lease)"
 def test_a_change(before: tuple[Fact, ...] | None, after: tuple[Fact, ...] | None, kind: str, line: str) -> None:
     was = made(*before).guests[0] if before else None
     now = made(*after).guests[0] if after else None
-    value = told.change(VmChange(was, now), ZONES, NOW)
+    value = told.describe_change(VmChange(was, now), ZONES, NOW)
     assert json.loads(json.dumps(value)) == value
     assert value["change"] == kind
     assert value["at"] == NOW
-    assert told.change_line(value) == line
+    assert told.format_change(value) == line
 
 
 def test_a_change_says_why() -> None:
     def why(*facts: Fact) -> Any:
-        return told.change(VmChange(None, made(*facts).guests[0]), ZONES, NOW)["why"]
+        return told.describe_change(VmChange(None, made(*facts).guests[0]), ZONES, NOW)["why"]
 
     assert why(*WEB) == "DHCP lease of lab, 540 s left"
     assert why(vm(1)) == "it runs, but no address of it is known yet"

@@ -34,7 +34,7 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
         for _ in range(2):
             await app._read_hosts()
         assert told == [sentence]
-        status = app.status.read()
+        status = app.status()
         assert sentence in status["problems"]
         (source,) = [one for one in status["sources"] if one["name"] == "hosts"]
         assert (source["state"], source["detail"], source["facts"]) == ("failing", sentence, 6)
@@ -45,7 +45,7 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
         file.write_text("192.168.56.20 shop.test\n")
         await app._read_hosts()
         assert told == [sentence]
-        assert app.status.read()["problems"] == []
+        assert app.status()["problems"] == []
         app.store.close()
 
     asyncio.run(main())

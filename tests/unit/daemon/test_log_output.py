@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmdns.daemon.log_output import MAX_KEYS, MAX_LINES, SECONDS, LimitedLog, print_log_records
+from vmdns.daemon.process import MAX_KEYS, MAX_LINES, SECONDS, LimitedLog, print_log_records
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tests.facts import HOSTONLY, LAB, NETWORKS, NOW, lease, uuid, vm
-from vmdns.control.report import names
+from vmdns.control.requests import names
 from vmdns.dns.name import to_text
 from vmdns.sources.virtualbox_values import MAX_NAMES, MAX_REPORTS, parse_extra, parse_guest_reports
 from vmdns.state.build import build
