@@ -18,6 +18,7 @@ from vmdns.dns.message import (
     AXFR,
     FORMERR,
     HEADER,
+    IN,
     IXFR,
     MAILA,
     MAILB,
@@ -248,7 +249,7 @@ def encode_query(
 ) -> bytes:
     """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
     opt = encode_opt(0x8000 if dnssec_ok else 0) if edns else b""
-    return encode_message(ident, flags, (QuestionEntry(key, kind),), opt=opt)[0]
+    return HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + struct.pack("!2H", kind, IN) + opt
 
 
 def _question_end(packet: bytes) -> int:

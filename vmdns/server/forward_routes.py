@@ -45,9 +45,9 @@ class ForwardRoutes:
         domain = closest_domain(name, self.upstreams.domains)
         servers = self.upstreams.default if domain is None else self.upstreams.domains[domain]
         found = [self.servers[one] for one in servers]
-        for server in found:
-            server.refresh()
-        return sorted(found, key=lambda server: server.silent)
+        if sum(server.is_silent() for server in found):
+            found.sort(key=lambda server: server.silent)
+        return found
 
     def is_own(self, name: bytes) -> bool:
         """Whether a name lies in a local zone, and in no more specific forwarded domain."""

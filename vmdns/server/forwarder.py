@@ -239,8 +239,8 @@ class Forwarder:
         """Queries the servers that are due, and waits for the next deadline; fails where none is left."""
         now, end = time.monotonic(), lookup.began + lookup.limits.query_timeout
         for attempt in lookup.attempts:
-            if now - attempt.began >= lookup.delay:
-                attempt.server.note_no_response(attempt.began)
+            if now - attempt.first_began >= lookup.delay:
+                attempt.server.note_no_response(attempt.first_began)
         if lookup.stale is not None and now >= lookup.stale_at:
             self._notify(lookup, lookup.stale)
         while True:
@@ -253,7 +253,7 @@ class Forwarder:
             lookup.begin(server, now)
             validate = partial(self._validate, lookup, server)
             lookup.attempts.append(Attempt(server, lookup.question, validate, partial(self._receive, lookup)))
-        due = min(due, end, *([lookup.stale_at] if now < lookup.stale_at else []))
+        due = min(due, end, lookup.stale_at if now < lookup.stale_at else end)
         if lookup.timer is not None:
             lookup.timer.call = None
         lookup.timer = self.thread.call_at(due, partial(self._continue, lookup))

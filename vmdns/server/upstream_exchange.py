@@ -13,8 +13,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any
 
 from vmdns.dns import query
 from vmdns.dns.forwarded_answer import Forwarded, Question
@@ -34,7 +35,6 @@ _RD, _AD, _CD = 0x0100, 0x0020, 0x0010
 _PLAIN, _SIGNED = (Edns(UDP_SIZE, 0, signed, frozenset()) for signed in (False, True))
 _LETTERS = bytes(0x20 if 0x61 <= byte <= 0x7A else 0 for byte in range(256))  # the bit of its case
 
-# Validates a message as the response to a query; the last argument says whether it arrived over TCP.
 Validate = Callable[[bytes, Query, bool], Forwarded | Rejected]
 # A validated response, or why there is none: OSError where the server cannot be reached or does not respond in time,
 # another exception for a fault of ours.
@@ -85,17 +85,16 @@ class UpstreamSockets:
         """Whether there are enough for retries."""
         return self.open < self.most // 2
 
-    def connect(self, upstream: Upstream, kind: socket.SocketKind) -> socket.socket:
-        """Returns a socket that is connected, or a TCP socket that connects. Raises OSError."""
-        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        family, _, _, _, address = socket.getaddrinfo(upstream.address, upstream.port, type=kind, flags=flags)[0]
+    def connect(self, upstream: Upstream, stream: bool) -> socket.socket:
+        """Returns a UDP socket that is connected, or a TCP socket that connects. Raises OSError."""
+        family, address = (_resolve if "%" in upstream.address else _cached_resolve)(upstream)
         if self.open >= self.most:
             raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
-        sock = socket.socket(family, kind)
+        sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
-            if kind == socket.SOCK_DGRAM:
-                bind_random_port(sock)
+            if not stream:
+                bind_random_port(sock, family)
             sock.connect(address)
         except BlockingIOError:
             pass  # TCP is connecting
@@ -113,50 +112,49 @@ class UpstreamSockets:
 
 
 class Exchange:
-    """Sends a query, and waits for its response; `done` is called with the result, once, unless it is closed first.
+    """Sends queries, one at a time; `receive` gets the result of each, unless it is closed first.
 
-    Datagrams that are no response are ignored, and the wait continues (RFC 5452 section 9.1). timeout: seconds; None
-    for none.
+    validate validates a message as the response to a query; its last argument says whether it arrived over TCP.
     """
 
-    def __init__(
-        self,
-        sockets: UpstreamSockets,
-        upstream: Upstream,
-        encoded: tuple[bytes, Query],
-        validate: Validate,
-        done: Callable[[Result], None],
-        *,
-        stream: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        packet, self._sent = encoded
+    stream = False  # whether the next query is sent over TCP
+    began = 0.0  # when the query was sent, of time.monotonic
+    _socket: socket.socket | None = None
+    _timer: Timer | None = None
+
+    def __init__(self, sockets: UpstreamSockets, validate: Validate) -> None:
         self._sockets = sockets
         self._validate = validate
-        self._done = done
-        self._stream = stream
-        self._buffer = len(packet).to_bytes(2, "big") + packet if stream else b""
+
+    def receive(self, result: Result) -> None:
+        """Takes the result of the query."""
+        raise NotImplementedError
+
+    def send(self, upstream: Upstream, packet: bytes, sent: Query, timeout: float | None = None) -> None:
+        """Sends a query; without a timeout (in seconds) it is in flight until it is closed.
+
+        Datagrams that are no response are ignored, and the wait continues (RFC 5452 section 9.1).
+        """
+        self._sent = sent
         self._strays = 0
-        self._socket: socket.socket | None = None
-        self._timer: Timer | None = None
-        self.began = time.monotonic()  # before it is sent
-        thread = sockets.thread
+        self.began = time.monotonic()
+        thread = self._sockets.thread
         try:
-            self._socket = sock = sockets.connect(upstream, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
-            if stream:
-                thread.watch(sock, EVENT_WRITE, self._send)
+            self._socket = sock = self._sockets.connect(upstream, self.stream)
+            if self.stream:
+                self._buffer = len(packet).to_bytes(2, "big") + packet
+                thread.watch(sock, EVENT_WRITE, self._send_stream)
             else:
                 thread.watch(sock, EVENT_READ, self._receive)
                 sock.send(packet)
         except OSError as error:
-            self._timer = thread.call_at(0.0, partial(self._finish, error))  # not before the caller has this object
+            self._timer = thread.call_at(0.0, partial(self._finish, error))  # not before the caller is done
         else:
             if timeout is not None:
                 self._timer = thread.call_at(self.began + timeout, partial(self._finish, TimeoutError("no response")))
 
     def close(self) -> None:
-        """Ends it; nothing is called any more."""
-        self._done = _ignore  # a reference to its owner, which has one to it
+        """Ends the query that is in flight."""
         if self._timer is not None:
             self._timer.call = None
         if self._socket is not None:
@@ -164,11 +162,10 @@ class Exchange:
             self._socket = None
 
     def _finish(self, result: Result) -> None:
-        done = self._done
         self.close()
-        done(result)
+        self.receive(result)
 
-    def _send(self) -> None:
+    def _send_stream(self) -> None:
         """Sends the query over TCP (RFC 7766), once it is connected."""
         if self._socket is None:  # closed in this round
             return
@@ -188,7 +185,7 @@ class Exchange:
             return
         try:
             message = self._socket.recv(MAX_DATAGRAM)
-            if self._stream:
+            if self.stream:
                 if not message:
                     raise ConnectionError("the connection was closed before the whole answer came")
                 self._buffer += message
@@ -196,12 +193,12 @@ class Exchange:
                 if len(self._buffer) < size:
                     return
                 message = self._buffer[2:size]
-            result: Result = self._validate(message, self._sent, self._stream)
+            result: Result = self._validate(message, self._sent, self.stream)
         except BlockingIOError:
             return
         except Exception as error:
             result = error
-        if isinstance(result, Rejected) and result.verdict is ResponseFault.IGNORE and not self._stream:
+        if isinstance(result, Rejected) and result.verdict is ResponseFault.IGNORE and not self.stream:
             self._strays += 1
             if self._strays < MAX_STRAYS:
                 return
@@ -209,13 +206,21 @@ class Exchange:
         self._finish(result)
 
 
-def _ignore(result: Result) -> None:
-    """The callback of an exchange that is closed."""
+def _resolve(upstream: Upstream) -> tuple[socket.AddressFamily, Any]:
+    """Returns family and socket address. Raises OSError for an interface that is gone."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    family, _, _, _, address = socket.getaddrinfo(upstream.address, upstream.port, type=socket.SOCK_DGRAM, flags=flags)[
+        0
+    ]
+    return family, address
 
 
-def bind_random_port(sock: socket.socket) -> None:
+_cached_resolve = lru_cache(maxsize=64)(_resolve)  # for addresses without an interface, whose number may change
+
+
+def bind_random_port(sock: socket.socket, family: socket.AddressFamily) -> None:
     """Binds a random unprivileged port; if none is free, connect() lets the system choose."""
-    everywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
+    everywhere = "0.0.0.0" if family == socket.AF_INET else "::"
     for _ in range(_PORT_TRIES):
         try:
             sock.bind((everywhere, 1024 + int.from_bytes(secrets.token_bytes(4), "big") % (65536 - 1024)))

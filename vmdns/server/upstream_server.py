@@ -6,7 +6,6 @@ server responds badly or not at all. It starts a probe, and only the response to
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
 from collections.abc import Callable, Generator
@@ -61,28 +60,30 @@ class UpstreamServer:
         self.round_trip: float | None = None
         self.silent = False
         self.sockets = sockets
-        # Whether it takes queries with an OPT record (RFC 6891), and repeats the case of the question.
-        self.edns = self.mix_case = True
+        self._abilities = True, True
         self._now = now
         self._recovered = recovered
         self._last_response = float("-inf")  # of time.monotonic
         self._probe_after = 0.0
-        self._probe: Exchange | None = None  # the probe in flight
-        self._abilities_until = float("inf")
+        self._probe: _Probe | None = None  # the probe in flight
+        self._abilities_until = 0.0
         self._check_after = float("-inf")
 
     def __str__(self) -> str:
         return str(self.upstream)
 
-    def refresh(self) -> None:
-        """Forgets missing abilities after a while, and probes an unresponsive server now and then."""
-        now = self._now()
-        if now >= self._abilities_until:
-            self.edns = self.mix_case = True
-            self._abilities_until = float("inf")
-        if self.silent and now >= self._probe_after:
-            self._probe_after = now + PROBE_SECONDS
+    def is_silent(self) -> bool:
+        """Whether it does not respond; it is probed again now and then."""
+        if self.silent and self._now() >= self._probe_after:
+            self._probe_after = self._now() + PROBE_SECONDS
             self.check()
+        return self.silent
+
+    def abilities(self) -> tuple[bool, bool]:
+        """Returns whether it takes queries with an OPT record (RFC 6891), and repeats the case of the question."""
+        if not all(self._abilities) and self._now() >= self._abilities_until:
+            self._abilities = True, True
+        return self._abilities
 
     def check_abilities(self) -> None:
         """Probes it, once a minute at most."""
@@ -132,36 +133,32 @@ class UpstreamServer:
             flat_case = flat_case and verdict is ResponseFault.OTHER_CASE
             if not no_edns and not flat_case:
                 break
-        self.edns, self.mix_case = not no_edns, not flat_case
+        self._abilities = not no_edns, not flat_case
         self._abilities_until = self._now() + _ABILITIES_SECONDS
 
     def _send_probe(self, edns: bool) -> None:
+        if self._probe is None:
+            self._probe = _Probe(self.sockets, self._receive)
         while True:
-            query = encode_query(_PROBE, edns=edns, mix_case=True)
-            if query[1].name != query[1].key:  # a name that happens to be in lower case would show nothing about case
-                break
-        rcode = 0
-
-        def validate(message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected:
-            nonlocal rcode
-            rcode = message[3] & 0xF if len(message) > 3 else 0
-            return validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
-
-        self._probe = Exchange(
-            self.sockets, self.upstream, query, validate, lambda result: self._receive(result, rcode), timeout=_TIMEOUT
-        )
+            packet, sent = encode_query(_PROBE, edns=edns, mix_case=True)
+            if sent.name != sent.key:  # a name that happens to be in lower case would show nothing about case
+                self._probe.send(self.upstream, packet, sent, timeout=_TIMEOUT)
+                return
 
     def _receive(self, result: Result, rcode: int) -> None:
-        self._probe = None
         if not isinstance(result, Exception):
             self.note_response()
-            with contextlib.suppress(StopIteration):
+            try:
                 self._send_probe(self._probes.send((getattr(result, "verdict", None), rcode)))
+                return
+            except StopIteration:
+                pass
         elif getattr(result, "errno", None) != errno.EMFILE:  # too few sockets is our own fault
             self.silent = True
             self._probe_after = self._now() + PROBE_SECONDS
             self.failed += 1
             self.error = "does not answer" if isinstance(result, TimeoutError) else f"cannot be reached: {result}"
+        self._probe = None
 
     def status(self) -> dict[str, Any]:
         """Returns its status as JSON values; the round trip in milliseconds. Any thread may call this."""
@@ -176,8 +173,27 @@ class UpstreamServer:
         }
 
 
-class Attempt:
-    """Queries a server until it answers: again without EDNS, or over TCP, where its response calls for that."""
+class _Probe(Exchange):
+    """A query of vmdns's own. done gets the result and the rcode."""
+
+    def __init__(self, sockets: UpstreamSockets, done: Callable[[Result, int], None]) -> None:
+        super().__init__(sockets, self._validate_any)
+        self._done = done
+        self._rcode = 0
+
+    def _validate_any(self, message: bytes, sent: Query, stream: bool) -> Forwarded | Rejected:
+        self._rcode = message[3] & 0xF if len(message) > 3 else 0
+        return validate_response(message, sent, _LIMITS, trusted=True, own=lambda name: False)
+
+    def receive(self, result: Result) -> None:
+        self._done(result, self._rcode)
+
+
+class Attempt(Exchange):
+    """Queries a server until it answers: again without EDNS, or over TCP, where its response calls for that.
+
+    done gets the answer, or why there is none. first_began: when the first query was sent, of time.monotonic.
+    """
 
     def __init__(
         self,
@@ -186,69 +202,57 @@ class Attempt:
         validate: Validate,
         done: Callable[[Attempt, Forwarded | Unanswered], None],
     ) -> None:
+        super().__init__(server.sockets, validate)
         self.server = server
         self._question = question
-        self._validate = validate
         self._done = done
-        self._edns = self._with_edns = server.edns
-        self._stream = self._other_case = False
+        self._edns, self._mix_case = server.abilities()
+        self._simpler = False  # whether a simpler query than usual was sent
         self._only_case: Forwarded | None = None  # an answer whose only fault is the case of its question
         self._queries = 0
         server.asked += 1
-        self._send()
-        self.began = self._exchange.began
+        self._query()
+        self.first_began = self.began
 
-    def close(self) -> None:
-        """Ends it; nothing is called any more."""
-        self._exchange.close()
-
-    def _send(self) -> None:
+    def _query(self) -> None:
         self._queries += 1
-        server = self.server
-        self._exchange = Exchange(
-            server.sockets,
-            server.upstream,
-            encode_query(self._question, edns=self._edns, mix_case=server.mix_case),
-            self._validate,
-            self._receive,
-            stream=self._stream,
-            timeout=None if self._only_case is None else _CASE_SECONDS,
-        )
+        packet, sent = encode_query(self._question, edns=self._edns, mix_case=self._mix_case)
+        self.send(self.server.upstream, packet, sent, None if self._only_case is None else _CASE_SECONDS)
 
-    def _receive(self, result: Result) -> None:
+    def receive(self, result: Result) -> None:
         server = self.server
         if isinstance(result, Exception):
             if self._only_case is not None:
                 self._answer(self._only_case)
             elif isinstance(result, OSError):
-                if not self._stream and not server.silent:  # over TCP it has just responded over UDP
+                if not self.stream and not server.silent:  # over TCP it has just responded over UDP
                     server.check()
-                self._fail(Unanswered(f"cannot be reached: {result}", final=self._stream))
+                self._fail(Unanswered(f"cannot be reached: {result}", final=self.stream))
             else:
                 self._fail(Unanswered("internal error", final=True, fault=result))
             return
-        server.note_response(None if self._stream else self._exchange.began)
+        server.note_response(None if self.stream else self.began)
         if isinstance(result, Forwarded):
             self._answer(result)
             return
         match result.verdict:
             case ResponseFault.NO_EDNS:
-                self._edns = False
+                self._edns, self._simpler = False, True
             case ResponseFault.TRUNCATED:
-                self._stream = True
+                self.stream = True
             case ResponseFault.OTHER_CASE:
-                self._stream = self._other_case = True
+                self.stream = self._simpler = True
                 self._only_case = result.answer
             case _:
                 self._queries = _MAX_QUERIES
         if self._queries < _MAX_QUERIES:
-            self._send()
+            self._query()
         else:
             self._fail(Unanswered(result.why, final=True))
 
     def _answer(self, found: Forwarded) -> None:
         self.server.answered += 1
-        if self._other_case or self._edns != self._with_edns:  # a simpler query had more success
+        if self._simpler:
             self.server.check_abilities()
         self._done(self, found)
 

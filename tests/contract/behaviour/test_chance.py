@@ -32,7 +32,7 @@ def test_x07_ten_thousand_ports() -> None:
     drawn = []
     for _ in range(DRAWS):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            bind_random_port(sock)
+            bind_random_port(sock, socket.AF_INET)
             drawn.append(sock.getsockname()[1])
     assert even(chi_square(drawn, 1024, 65536)), chi_square(drawn, 1024, 65536)
 
