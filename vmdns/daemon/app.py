@@ -109,7 +109,6 @@ class App:
             # The last of these ends first.
             parts.push_async_callback(self._name_owners.close)
             parts.callback(self.store.close)
-            parts.push_async_callback(self._forwarder.close)
             parts.push_async_callback(self._server.stop)
             parts.callback(self._listening.close)
             parts.callback(self._multicast.close)

@@ -57,7 +57,8 @@ class Question(NamedTuple):
 
 @dataclass(slots=True)  # not frozen, which would take three times as long to make; nobody changes one
 class Forwarded:
-    """A rebuilt answer: NOERROR or NXDOMAIN with its records, and how many seconds it may be kept (0: not at all).
+    """A rebuilt answer, NOERROR or NXDOMAIN with its records, or a failure; and how many seconds it may be kept (0: not
+    at all).
 
     error is an Extended DNS Error to send with it (RFC 8914): a code and a text.
     """
@@ -86,31 +87,22 @@ class Forwarded:
         return replace(self, answer=answer, authority=authority)
 
 
-class Failure(NamedTuple):
-    """No answer: the rcode, and an Extended DNS Error with the reason."""
-
-    rcode: int
-    error: tuple[int, str]
-
-
-def check_forwardable(query: Query) -> Failure | None:
+def check_forwardable(query: Query) -> Forwarded | None:
     """The failure for a query that is never forwarded: meta types, other classes, and queries without RD.
 
     Without RD the cache is not used either: it would show what other clients have queried.
     """
     if query.cls == wire.IN and query.type in NOT_QUERY_TYPES:
-        return Failure(wire.FORMERR, (EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
+        return Forwarded(wire.FORMERR, error=(EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
     if query.cls != wire.IN or query.type in _NO_DATA:
-        return Failure(wire.REFUSED, (EDE_OTHER, "this class or type is not forwarded"))
+        return Forwarded(wire.REFUSED, error=(EDE_OTHER, "this class or type is not forwarded"))
     if not query.recursion_desired:
-        return Failure(wire.REFUSED, (EDE_NOT_AUTHORITATIVE, "not ours, and recursion was not asked for"))
+        return Forwarded(wire.REFUSED, error=(EDE_NOT_AUTHORITATIVE, "not ours, and recursion was not asked for"))
     return None
 
 
-def encode_answer(query: Query, found: Forwarded | Failure, limit: int) -> bytes:
+def encode_answer(query: Query, found: Forwarded, limit: int) -> bytes:
     """The response in at most `limit` bytes."""
-    if isinstance(found, Failure):
-        return encode_response(query, found.rcode, limit=limit, extended_error=found.error)
     # RFC 6840 section 5.8: AD is for those who asked for it, by AD or by DO.
     wants_ad = bool(query.flags & 0x0020) or query.dnssec_ok
     return encode_response(

@@ -59,7 +59,7 @@ class DnsServer:
             self._stop_listening(listener)
         if self.handler.awaited:
             await asyncio.wait(map(asyncio.wrap_future, list(self.handler.awaited)), timeout=grace)
-        await self.external.forwarder.settle(grace)
+        await self.external.forwarder.close(grace)
         for listener in listeners:
             listener.close()
         await self.tcp.close(grace)

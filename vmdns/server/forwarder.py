@@ -18,12 +18,9 @@ from vmdns.dns.forwarded_answer import (
     EDE_BLOCKED,
     EDE_NO_REACHABLE_AUTHORITY,
     EDE_OTHER,
-    Failure,
     Forwarded,
     ForwardedCache,
     Question,
-    check_forwardable,
-    encode_answer,
 )
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_text
@@ -33,7 +30,7 @@ from vmdns.dns.response_validation import PRIVATE_ADDRESS, Rejected, validate_re
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.forward_routes import ForwardRoutes, usable_upstreams
 from vmdns.server.io_thread import IoThread
-from vmdns.server.lookup import TRIES_EACH, Found, Lookup, Waiter
+from vmdns.server.lookup import TRIES_EACH, Lookup, Waiter
 from vmdns.server.upstream_exchange import UpstreamSockets, max_sockets
 from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
 
@@ -43,9 +40,10 @@ MAX_WAITERS = 100
 # RFC 9520 section 3.2: seconds to cache a failure that a server reported, one without any response, and one with a
 # stale answer (RFC 8767 section 5).
 _FAILED, _SILENT, _RECHECK = 5.0, 1.0, 30.0
+_CLOSE_INTERVAL = 0.01  # seconds between checks whether no query is in flight
 _WITHHELD = (EDE_BLOCKED, PRIVATE_ADDRESS)
-_STOPPING = Failure(message.SERVFAIL, (EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
-_FAULT = Failure(message.SERVFAIL, (EDE_OTHER, "internal error"))
+_STOPPING = Forwarded(message.SERVFAIL, error=(EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
+_FAULT = Forwarded(message.SERVFAIL, error=(EDE_OTHER, "internal error"))
 _LATE = "the upstream servers do not answer in time"
 
 
@@ -72,7 +70,6 @@ class Forwarder:
         self._lookups: set[Lookup] = set()
         self._waiting = 0
         self._hits = self._misses = 0
-        self._on_idle: list[Callable[[], object]] = []
 
     # -- for any thread -----------------------------------------------------------------------------------------
 
@@ -125,60 +122,26 @@ class Forwarder:
             "held_back": self._withheld.names(self._now()),
         }
 
-    # -- for the event loop -------------------------------------------------------------------------------------
-
-    async def resolve(self, query: Query, limit: int) -> bytes:
-        """Returns the response in at most `limit` bytes, within limits.query_timeout; at worst SERVFAIL with the
-        reason."""
-        found = check_forwardable(query) or await self.lookup(Question.of(query))
-        return encode_answer(query, found, limit)
-
-    async def lookup(self, question: Question) -> Found:
-        """Returns the answer to a question, from the cache or from an upstream."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[Found] = loop.create_future()
-
-        def end(found: Found) -> None:
-            if not result.done():
-                result.set_result(found)
-
-        def notify(found: Found) -> None:
-            loop.call_soon_threadsafe(end, found)
-
-        def find() -> None:
-            found = self.find(question, notify)
-            if found is not None:
-                notify(found)
-
-        self.thread.submit(find)
-        return await result
-
-    async def settle(self, seconds: float) -> None:
-        """Waits until no query is in flight, or for that many seconds."""
-        loop = asyncio.get_running_loop()
-        idle = asyncio.Event()
-        self.thread.submit(lambda: self._call_when_idle(lambda: loop.call_soon_threadsafe(idle.set)))
-        try:
-            async with asyncio.timeout(seconds):
-                await idle.wait()
-        except TimeoutError:
-            pass
-
-    async def close(self) -> None:
-        """Ends all queries in flight; their waiters get SERVFAIL."""
+    async def close(self, grace: float) -> None:
+        """Ends all queries in flight, which have that many seconds to be answered; then their waiters get SERVFAIL."""
+        until, loop, closed = time.monotonic() + grace, asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
+            if self._lookups and time.monotonic() < until:
+                self.thread.call_at(time.monotonic() + _CLOSE_INTERVAL, close)
+                return
             for lookup in list(self._lookups):
                 self._finish(lookup, _STOPPING)
             for server in self._routes.servers.values():
                 server.close()
+            loop.call_soon_threadsafe(closed.set)
 
         self.thread.submit(close)
-        await self.settle(1.0)
+        await closed.wait()
 
     # -- for the UDP thread -------------------------------------------------------------------------------------
 
-    def find(self, question: Question, waiter: Waiter) -> Found | None:
+    def find(self, question: Question, waiter: Waiter) -> Forwarded | None:
         """Returns the answer if it is known at once; else the waiter is called with it, within limits.query_timeout.
 
         Not for queries that `check_forwardable` refuses.
@@ -189,7 +152,7 @@ class Forwarder:
             return found
         self._misses += 1
         if routes.is_own(question.name):
-            return Failure(message.REFUSED, (EDE_OTHER, "names of our own zones are never forwarded"))
+            return Forwarded(message.REFUSED, error=(EDE_OTHER, "names of our own zones are never forwarded"))
         now, limits = time.monotonic(), self._limits
         lookup = routes.in_flight.get(question)
         if max(self._waiting, len(self._lookups)) >= limits.outstanding or (
@@ -213,10 +176,10 @@ class Forwarder:
             self._continue(lookup)
         return None
 
-    def find_cached(self, question: Question) -> Found | None:
+    def find_cached(self, question: Question) -> Forwarded | None:
         """Returns a cached answer, or a cached failure; None where there is none."""
         now, routes = self._now(), self._routes
-        found: Found | None = routes.cache.get(question, now)
+        found: Forwarded | None = routes.cache.get(question, now)
         if found is None:
             error = routes.cache.failure(question, now)
             if error is None:
@@ -225,8 +188,8 @@ class Forwarder:
         self._hits += 1
         return found
 
-    def _fail(self, routes: ForwardRoutes, question: Question, code: int, why: str) -> Found:
-        return routes.cache.stale(question, self._now(), why) or Failure(message.SERVFAIL, (code, why))
+    def _fail(self, routes: ForwardRoutes, question: Question, code: int, why: str) -> Forwarded:
+        return routes.cache.stale(question, self._now(), why) or Forwarded(message.SERVFAIL, error=(code, why))
 
     def _continue(self, lookup: Lookup) -> None:
         try:
@@ -288,11 +251,11 @@ class Forwarder:
     def _give_up(self, lookup: Lookup) -> None:
         error, now = lookup.error(), self._now()
         found = self._fail(lookup.routes, lookup.question, *error)
-        seconds = _RECHECK if isinstance(found, Forwarded) else _FAILED if lookup.replied else _SILENT
+        seconds = _RECHECK if found.rcode != message.SERVFAIL else _FAILED if lookup.replied else _SILENT
         lookup.routes.cache.put_failure(lookup.question, error, now, seconds)
         self._finish(lookup, found)
 
-    def _finish(self, lookup: Lookup, found: Found) -> None:
+    def _finish(self, lookup: Lookup, found: Forwarded) -> None:
         self._lookups.remove(lookup)
         lookup.routes.in_flight.pop(lookup.question)
         if lookup.timer is not None:
@@ -301,10 +264,8 @@ class Forwarder:
             attempt.close()
         lookup.attempts = []  # they have a reference to the lookup
         self._notify(lookup, found)
-        if not self._lookups:
-            self._call_when_idle(lambda: None)
 
-    def _notify(self, lookup: Lookup, found: Found) -> None:
+    def _notify(self, lookup: Lookup, found: Forwarded) -> None:
         """Notifies all waiters, even if one of them raises."""
         waiters, lookup.waiters = lookup.waiters, []
         self._waiting -= len(waiters)
@@ -313,10 +274,3 @@ class Forwarder:
                 waiter(found)
             except Exception:
                 _log.exception("a response could not be sent")
-
-    def _call_when_idle(self, call: Callable[[], object]) -> None:
-        self._on_idle.append(call)
-        if not self._lookups:
-            calls, self._on_idle = self._on_idle, []
-            for call in calls:
-                call()

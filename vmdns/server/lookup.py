@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, Failure, Forwarded, Question
+from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, Forwarded, Question
 from vmdns.dns.limits import Limits
 from vmdns.server.io_thread import Timer
 from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
@@ -28,9 +28,8 @@ TRIES_EACH, _MAX_TRIES = 2, 6
 # Seconds before a server is queried again after an ICMP error, which may be forged.
 _PAUSE = 0.2
 
-Found = Forwarded | Failure
 # Takes the result of a query, in the UDP thread.
-Waiter = Callable[[Found], object]
+Waiter = Callable[[Forwarded], object]
 
 
 @dataclass(slots=True, eq=False)

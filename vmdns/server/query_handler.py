@@ -14,12 +14,12 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from vmdns.dns.cookie import COOKIE, FULL, Cookies
-from vmdns.dns.forwarded_answer import EDE_OTHER, Failure, Forwarded, Question, check_forwardable, encode_answer
+from vmdns.dns.forwarded_answer import EDE_OTHER, Forwarded, Question, check_forwardable, encode_answer
 from vmdns.dns.limits import Limits
 from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Record, address_record
 from vmdns.dns.query import (
@@ -54,7 +54,6 @@ _OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # the first bytes of the option
 
 # Takes the response to a query that is not answered at once; b"" for none. Called in the UDP thread.
 Respond = Callable[[bytes], object]
-Found = Forwarded | Failure
 
 
 @dataclass(slots=True)
@@ -306,17 +305,14 @@ class QueryHandler:
         if reply is not None and reply.chase is not None:
             question = question._replace(name=reply.chase)
 
-        def encode(found: Found) -> bytes:
+        def encode(found: Forwarded) -> bytes:
             if reply is None:
                 return encode_answer(query, found, limit)
-            if isinstance(found, Failure):
-                return encode_response(query, found.rcode, limit=limit, answer=reply.answer, extended_error=found.error)
-            answer = (*reply.answer, *found.answer)
-            return encode_response(query, found.rcode, limit=limit, answer=answer, authority=found.authority)
+            return encode_answer(query, replace(found, answer=(*reply.answer, *found.answer), authentic=False), limit)
 
         client = self.clients.client(request.local, request.peer, query.verified)
 
-        def respond(found: Found) -> None:
+        def respond(found: Forwarded) -> None:
             self.clients.end_forward(client)
             request.respond(self._run(request, lambda: encode(found)) or b"")
 

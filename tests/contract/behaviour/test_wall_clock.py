@@ -9,6 +9,7 @@ import dns.message
 import pytest
 
 from tests.contract.behaviour.scripted import Upstream as Scripted
+from tests.unit.server.fakeupstream import resolve
 from vmdns.dns.limits import Limits
 from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
@@ -25,15 +26,15 @@ def test_x03_a_jump_of_the_wall_clock_changes_nothing(jump: float, monkeypatch: 
         try:
             forwarder.configure(Upstreams((Upstream("127.0.0.1", up.port),)), frozenset(), frozenset(), Limits())
             query = parse_query(dns.message.make_query("ttl.x03.fz.test", "A").to_wire())
-            first = dns.message.from_wire(await forwarder.resolve(query, 1232))
+            first = dns.message.from_wire(await resolve(forwarder, query, 1232))
             now = time.time()
             monkeypatch.setattr(time, "time", lambda: now + jump)
-            second = dns.message.from_wire(await forwarder.resolve(query, 1232))
+            second = dns.message.from_wire(await resolve(forwarder, query, 1232))
             assert first.answer[0].ttl == 30
             assert 25 <= second.answer[0].ttl <= 30
             assert up.count() == 1
         finally:
-            await forwarder.close()
+            await forwarder.close(0.0)
             await up.stop()
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -83,7 +83,7 @@ class Script:
 
         self.thread.submit(answer)
 
-    async def settle(self, seconds: float) -> None:
+    async def close(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.slow:

@@ -18,11 +18,32 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from vmdns.dns.forwarded_answer import Forwarded, Question, check_forwardable, encode_answer
+from vmdns.dns.query import Query
+from vmdns.server.forwarder import Forwarder
+
 GOOD = "198.51.100.77"
 EVIL = "6.6.6.6"
 SOA = "ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 
 Send = Callable[[bytes], None]
+
+
+async def resolve(forwarder: Forwarder, query: Query, limit: int) -> bytes:
+    """The forwarder's response, as the event loop can await it."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Forwarded] = loop.create_future()
+
+    def notify(found: Forwarded) -> None:
+        loop.call_soon_threadsafe(lambda: result.done() or result.set_result(found))  # type: ignore[func-returns-value]
+
+    def find() -> None:
+        found = check_forwardable(query) or forwarder.find(Question.of(query), notify)
+        if found is not None:
+            notify(found)
+
+    forwarder.thread.submit(find)
+    return encode_answer(query, await result, limit)
 
 
 class Seen(NamedTuple):
