@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from vmdns.dns.message import AAAA, NSEC, A, ParsedRecord
+from vmdns.dns.message import AAAA, NSEC, RESPONSE, A, Message, ParsedRecord
 from vmdns.mdns.links import Link
-from vmdns.mdns.packets import encode_questions, has_type, parse_packet
+from vmdns.mdns.packets import encode_questions, has_type
 from vmdns.state.name_rules import LookupState
 
 # Queries a second, first and repeated ones alike, and lookups pending at once.
@@ -171,10 +171,9 @@ class LinkQuerier:
         self._results = {}
         self._results_dropped()
 
-    def receive(self, packet: bytes, link: Link) -> None:
-        """Handles a packet that a host on that link sent from port 5353."""
-        message = parse_packet(packet) if packet[2:3] >= b"\x80" else None  # a response, not a query
-        if message is None:
+    def receive(self, message: Message, link: Link) -> None:
+        """Handles a message that a host on that link sent from port 5353."""
+        if not message.flags & RESPONSE:
             return
         self._active_until = self._now() + ACTIVE_SECONDS
         records = message.answers + message.additionals

@@ -29,7 +29,6 @@ from vmdns.mdns.packets import (
     encode_legacy_response,
     encode_probes,
     encode_responses,
-    parse_packet,
 )
 
 LEGACY_TTL = 10  # section 6.7
@@ -115,11 +114,8 @@ class Responder:
         for number, owned in enumerate(names):
             owned.probe(start + number // PROBE_BATCH * PROBE_BATCH_GAP)
 
-    def receive(self, packet: bytes, source: str, port: int, now: float) -> None:
-        """Handles a packet from another host on this link."""
-        message = parse_packet(packet)
-        if message is None:
-            return
+    def receive(self, message: Message, source: str, port: int, now: float) -> None:
+        """Handles a message from another host on this link."""
         if message.flags & RESPONSE:
             if port == PORT:  # section 6
                 self._handle_records(message.answers + message.additionals, source, now)

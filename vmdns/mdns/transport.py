@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from vmdns.dns.name import to_text
 from vmdns.mdns.links import Link
 from vmdns.mdns.name_state import DrawRandom
-from vmdns.mdns.packets import MAX_PACKET, PORT
+from vmdns.mdns.packets import MAX_PACKET, PORT, parse_packet
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
 from vmdns.state.name_rules import LookupState
@@ -153,9 +153,12 @@ class _OpenLink:
             if packet in self._own:
                 self._own.remove(packet)
             elif port and self.link.contains(source):
-                self.responder.receive(packet, source, port, now)
+                message = parse_packet(packet)
+                if message is None:
+                    continue
+                self.responder.receive(message, source, port, now)
                 if port == PORT:
-                    self._querier.receive(packet, self.link)
+                    self._querier.receive(message, self.link)
         self._send_pending()
 
     def _send_pending(self) -> None:

@@ -15,7 +15,7 @@ from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
 from tests.unit.server.dnsbench import HOST, InlineThread, Script, answer, answer_at_once, question
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import Record, address_record
+from vmdns.dns.message import A, Message, Record, address_record
 from vmdns.dns.name import to_text, to_wire
 from vmdns.mdns import transport as multicast
 from vmdns.mdns.links import Link
@@ -46,6 +46,13 @@ SNAPSHOT = build(FACTS, Policy(), NOW, 1)
 LAN = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "eth0"), {})
 
 
+def announcement(record: Record) -> Message:
+    (packet,) = encode_responses([record])
+    message = parse_packet(packet)
+    assert message is not None
+    return message
+
+
 class Lan:
     """A LAN on which printers answer after 50 ms, and the server that may ask it."""
 
@@ -69,8 +76,7 @@ class Lan:
         self.queries.append((loop.time(), to_text(name)))
         if name[1:].startswith(b"printer"):
             kind, rdata = address_record("192.168.1.9")
-            (answer,) = encode_responses([Record(name, kind, 120, rdata)])
-            loop.call_later(0.05, self.relay.receive, answer, LAN)
+            loop.call_later(0.05, self.relay.receive, announcement(Record(name, kind, 120, rdata)), LAN)
 
     def answer_datagram(self, packet: bytes, peer: str) -> bytes | None:
         handler = self.server.handler
@@ -252,9 +258,7 @@ def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance
     async def main() -> None:
         lan = Lan()
         packet = question("nobody.local")
-        (announced,) = encode_responses(
-            [Record(to_wire("nobody.local"), *address_record("192.168.1.9")[:1], 120, bytes(4))]
-        )
+        announced = announcement(Record(to_wire("nobody.local"), A, 120, bytes(4)))
         for forget in (
             lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
             lan.relay.drop_results,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clock import run
-from vmdns.dns.message import AAAA, NSEC, A, Record, address_record
+from vmdns.dns.message import AAAA, NSEC, A, Message, Record, address_record
 from vmdns.dns.name import to_wire
 from vmdns.mdns.links import Link
 from vmdns.mdns.packets import encode_responses, nsec_rdata, parse_packet
@@ -28,21 +28,24 @@ from vmdns.mdns.querier import (
 from vmdns.state.name_rules import LookupState
 
 PRINTER = to_wire("printer.local")
+Said = list[tuple[float, Message]]  # seconds after the query, and what is sent
 LINK = Link((ip_interface("192.168.56.1/24"), ip_interface("fd00:56::1/64")), {})
 
 
-def said(*addresses: str, name: bytes = PRINTER, ttl: int = 120, denied: int = 0) -> bytes:
+def said(*addresses: str, name: bytes = PRINTER, ttl: int = 120, denied: int = 0) -> Message:
     records = [Record(name, kind, ttl, rdata) for kind, rdata in map(address_record, addresses)]
     if denied:
         records.append(Record(name, NSEC, ttl, nsec_rdata(name, {A, AAAA} - {denied})))
     (packet,) = encode_responses(records)
-    return packet
+    message = parse_packet(packet)
+    assert message is not None
+    return message
 
 
 class Scene:
     """A relay, and others who say these packets so long after they were asked."""
 
-    def __init__(self, packets: list[tuple[float, bytes]]) -> None:
+    def __init__(self, packets: Said) -> None:
         self.asked: list[float] = []
         self.forgotten = 0
         self.relay = LinkQuerier(self._ask, self._forget, asyncio.get_running_loop().time)
@@ -91,11 +94,10 @@ FOUND = ("192.168.56.9",)
         ([(0.1, said("192.168.56.9", denied=AAAA)), (0.1, said("192.168.56.10"))], FOUND, 0.1, False),
         ([(0.1, said(denied=A)), (0.2, said(denied=AAAA))], (), 0.2, False),
         ([(0.1, said(denied=AAAA))], (), 1.0, True),
-        ([(0.1, b"\0" * 12), (0.1, b"\xff" * 40)], (), 1.0, True),
-        ([(0.1, b"\0\0\0" + said("192.168.56.9")[3:])], (), 1.0, True),  # a query
+        ([(0.1, said("192.168.56.9")._replace(flags=0))], (), 1.0, True),  # a query
     ],
 )
-def test_what_is_found(packets: list[tuple[float, bytes]], found: tuple[str, ...], seconds: float, again: bool) -> None:
+def test_what_is_found(packets: Said, found: tuple[str, ...], seconds: float, again: bool) -> None:
     async def scenario() -> None:
         scene = Scene(packets)
         scene.relay.receive(said("192.168.56.9", name=to_wire("other.local")), LINK)  # this link is no silent one

@@ -87,13 +87,18 @@ class Link:
         for one in out:
             reply = self.neighbour(one)
             if reply is not None:
-                self.responder.receive(reply, GUEST, 5353, self.now)
+                self._receive(reply, GUEST, 5353)
         return out
 
     def hear(self, data: bytes, source: str = ASKER, port: int = 5353) -> list[Outgoing]:
         """What is sent at once."""
-        self.responder.receive(data, source, port, self.now)
+        self._receive(data, source, port)
         return self._take()
+
+    def _receive(self, data: bytes, source: str, port: int) -> None:
+        message = parse_packet(data)
+        if message is not None:
+            self.responder.receive(message, source, port, self.now)
 
     def wait(self, seconds: float) -> list[tuple[float, Outgoing]]:
         """What is sent in that time, and how many seconds from now."""

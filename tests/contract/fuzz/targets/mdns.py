@@ -48,7 +48,9 @@ def check(data: bytes) -> None:
         length = data[at] * (step >> 4 or 1) if at < len(data) else 0
         packet = data[at + 1 : at + 1 + length]
         at += 1 + length
-        responder.receive(packet, SOURCES[step & 3], PORT if step & 4 else 40_000, now)
+        message = parse_packet(packet)
+        if message is not None:
+            responder.receive(message, SOURCES[step & 3], PORT if step & 4 else 40_000, now)
         _sound(responder, len(packet))
 
 
