@@ -1,7 +1,7 @@
 """The client of the control channel: blocking, without asyncio, so that a command starts fast.
 
-One vmdns serves one VirtualBox home. The folder of the channel has, by the key of that home, `<key>.lock`, locked while
-the server lives, and `<key>.sock` (a Unix socket) or `<key>.json` (port and token on the loopback address, Windows).
+One vmdns serves one VirtualBox home. The folder of the channel has, by the key of that home, `<key>.sock` (a Unix
+socket) or `<key>.json` (port and token on the loopback address, Windows).
 """
 
 from __future__ import annotations

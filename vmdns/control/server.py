@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from vmdns.control.client import ControlError, is_own
+from vmdns.control.client import ControlError, NotRunning, is_own, request
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]] | AsyncGenerator[dict[str, Any]]]
 
@@ -29,6 +29,7 @@ MAX_CLIENTS = 16
 READ_SECONDS = 5.0  # for a client to send its request
 ANSWER_SECONDS = 60.0  # for the handler to answer; a query to upstreams takes 30 at most
 WRITE_SECONDS = 10.0  # for a client to take a line
+PROBE_SECONDS = 2.0  # for another server to answer
 
 # macOS: sys/un.h, and the size of a struct xucred with its 16 groups.
 _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE = 0, 1, 76
@@ -50,7 +51,6 @@ class ControlServer:
         self._loopback = loopback
         self._token = ""
         self._path: Path | None = None  # of the socket, or of the file with port and token
-        self._lock: int | None = None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -62,7 +62,7 @@ class ControlServer:
         """
         self._handler = handler
         make_private(folder)
-        self._lock = take_lock(folder / f"{key}.lock")
+        await asyncio.to_thread(_check_not_running, folder, key)
         try:
             if self._loopback:
                 await self._listen_at_port(folder / f"{key}.json")
@@ -78,8 +78,8 @@ class ControlServer:
         if sys.platform == "win32":
             raise ControlError("asyncio has no Unix sockets on Windows")
         _check_replaceable(path)
-        # Replaces the socket of a server that ended without removing it: its lock is free. The folder is private, so
-        # that nobody else can connect before the mode is set.
+        # Replaces the socket of a server that ended without removing it. The folder is private, so that nobody else can
+        # connect before the mode is set.
         self._server = await asyncio.start_unix_server(self._client, path, limit=MAX_REQUEST)
         self._path = path
         os.chmod(path, 0o600)
@@ -92,7 +92,7 @@ class ControlServer:
         self._path = path
 
     async def close(self) -> None:
-        """Closes all connections and removes the socket. The file of the lock stays: removing it would race."""
+        """Closes all connections and removes the socket."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -101,9 +101,6 @@ class ControlServer:
         await asyncio.gather(*self._clients, return_exceptions=True)
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -205,6 +202,17 @@ def make_private(folder: Path) -> None:
         raise ControlError(f"{folder} is not a folder of this user; remove it, or give it to this user")
 
 
+def _check_not_running(folder: Path, key: str) -> None:
+    """Raises `ControlBusy` where a server answers for this key, or takes requests without answering."""
+    try:
+        pid = request(folder, key, {"do": "status"}, PROBE_SECONDS).get("pid", 0)
+    except NotRunning:
+        return
+    except ControlError:
+        pid = 0
+    raise ControlBusy(pid)
+
+
 def _check_replaceable(path: Path) -> None:
     """Raises `ControlError` where something other than a socket has this path."""
     if path.is_symlink() or (path.exists() and not path.is_socket()):
@@ -217,47 +225,6 @@ def _write_private(path: Path, text: str) -> None:
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
         file.write(text)
     partial.replace(path)
-
-
-def take_lock(path: Path) -> int:
-    """Locks the file until its returned descriptor is closed, by the system where the process dies.
-
-    Raises `ControlBusy` where another process has the lock, `ControlError` where the file cannot be locked.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        locked = _lock(file)
-    except OSError as error:
-        raise ControlError(f"{path} cannot be locked: {error.strerror}") from None
-    if not locked:
-        pid = os.read(file, 20).decode("ascii", "replace").strip()
-        os.close(file)
-        raise ControlBusy(int(pid) if pid.isdecimal() else 0)
-    os.ftruncate(file, 0)
-    os.write(file, f"{os.getpid()}\n".encode("ascii"))
-    return file
-
-
-def _lock(file: int) -> bool:
-    if sys.platform == "win32":
-        import msvcrt
-
-        # A byte behind the content, because Windows lets nobody read what is locked.
-        os.lseek(file, 1024, os.SEEK_SET)
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        finally:
-            os.lseek(file, 0, os.SEEK_SET)
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def peer_user(connection: socket.socket) -> int:

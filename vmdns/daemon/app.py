@@ -148,7 +148,8 @@ class App:
         try:
             await control.start(control_folders()[0], key, self._requests.handle)
         except ControlBusy as busy:
-            self._log(f"another vmdns of yours runs already (pid {busy.pid}): commands talk to that one")
+            pid = f" (pid {busy.pid})" if busy.pid else ""
+            self._log(f"another vmdns of yours runs already{pid}: commands talk to that one")
         except OSError as error:
             self._log(f"commands cannot reach this vmdns: {error}")
 

@@ -1,6 +1,6 @@
 """The control channel over real sockets: the Unix socket, and the port with a token that Windows uses.
 
-The port runs here on any system; what only Windows has (msvcrt's lock, its file rights) has not run outside its CI.
+The port runs here on any system; what only Windows has (its file rights) has not run outside its CI.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def folder(short: Path) -> Path:
 
 
 async def echo(message: dict[str, Any]) -> dict[str, Any]:
-    return {"you": message}
+    return {"you": message, "pid": os.getpid()} if message == {"do": "status"} else {"you": message}
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +101,7 @@ def test_a_request_and_its_response(folder: Path, loopback: bool) -> None:
             }
         with pytest.raises(NotRunning, match="no vmdns runs"):
             await ask(folder, {})
-        assert left(folder) == ["default.lock"]
+        assert left(folder) == []
 
     run(scenario())
 
@@ -134,9 +134,9 @@ def test_a_peer_of_another_user_or_of_an_unknown_one_is_dropped(
 
     async def scenario() -> None:
         async with serving(folder):
-            assert await raw(folder, b'{"do":"status"}\n') == b'{"you":{"do":"status"}}\n'
+            assert await raw(folder, b'{"do":"names"}\n') == b'{"you":{"do":"names"}}\n'
             monkeypatch.setattr(control, "peer_user", peer_user)
-            assert await raw(folder, b'{"do":"status"}\n') == b""
+            assert await raw(folder, b'{"do":"names"}\n') == b""
             with pytest.raises(ControlError):
                 await ask(folder, {"do": "status"})
 
@@ -154,13 +154,12 @@ def test_the_user_in_what_macos_tells() -> None:
 
 
 @unix_only
-def test_what_is_in_place_of_the_lock_or_the_socket_is_left_alone(folder: Path) -> None:
+def test_what_is_in_place_of_the_socket_is_left_alone(folder: Path) -> None:
     """A link, left there while the folder was open to others, or a file: nothing is written, removed or served."""
     folder.mkdir(mode=0o777)
     aim = folder.parent / "aim"
     aim.write_text("mine")
     for name, error, link in (
-        ("default.lock", "cannot be locked", True),
         ("default.sock", "is in the way; remove it", True),
         ("default.sock", "is in the way; remove it", False),
     ):
@@ -446,9 +445,10 @@ from pathlib import Path
 from vmdns.control.server import ControlServer
 async def main():
     server = ControlServer(sys.argv[2] == "True")
-    await server.start(Path(sys.argv[1]), "default", None)
+    async def answer(message): return {"pid": os.getpid()}
+    await server.start(Path(sys.argv[1]), "default", answer)
     print(os.getpid(), flush=True)
-    sys.stdin.read()
+    await asyncio.to_thread(sys.stdin.read)
     os._exit(9)
 asyncio.run(main())
 """
@@ -469,12 +469,12 @@ def test_what_a_killed_server_left_is_no_server(folder: Path, loopback: bool) ->
             await ControlServer(loopback).start(folder, "default", echo)
         await asyncio.to_thread(other.communicate)
         assert other.returncode == 9
-        assert left(folder) == sorted(["default.json" if loopback else "default.sock", "default.lock"])
+        assert left(folder) == ["default.json" if loopback else "default.sock"]
         with pytest.raises(NotRunning):
             await ask(folder, {})
         async with serving(folder, loopback=loopback):
             assert await ask(folder, {"n": 1}) == {"you": {"n": 1}}
-        assert left(folder) == ["default.lock"]
+        assert left(folder) == []
 
     run(scenario())
 
@@ -483,7 +483,7 @@ def test_what_a_killed_server_left_is_no_server(folder: Path, loopback: bool) ->
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="path too long"):
         run(ControlServer(False).start(tmp_path / ("x" * 100), "default", echo))
-    assert left(tmp_path / ("x" * 100)) == ["default.lock"]
+    assert left(tmp_path / ("x" * 100)) == []
 
 
 def test_keys(tmp_path: Path) -> None:
