@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,32 +80,36 @@ async def settled(one: WireWatch) -> None:
         await one._task
 
 
-def test_a_change_of_networks_means_a_look(played: PlayedWire) -> None:
+def test_a_change_of_networks_means_a_check(played: PlayedWire) -> None:
     said: list[str] = []
+    dhcp = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("192.0.2.1",))
+    calls: list[tuple[list[Any], str | None, tuple[str, ...], tuple[str, ...]]] = [
+        ([NET], None, ZONES, ()),
+        ([NET, Machine("u", "web", "Running")], None, ZONES, ()),  # a machine is no network
+        ([], None, ZONES, ()),
+        ([NET, dhcp], None, ZONES, ()),
+        ([NET, replace(dhcp, name_servers=("198.18.53.1",))], None, ZONES, ()),
+        ([NET], None, ("lab.internal",), ()),
+        ([NET], "/box", ("lab.internal",), ()),
+        ([NET], "/box", ("lab.internal",), ("127.0.0.1",)),
+    ]
 
     async def work() -> None:
         one = WireWatch(said.append)
-        for facts in ([NET], [NET], [NET, Machine("u", "web", "Running")], [Machine("u", "db")], [NET]):
-            one.changed(facts, None, ZONES)
-            await settled(one)
-        assert played.looks == 3  # the machines are no matter
-        one.changed([NET], None, ("lab.internal",))
-        await settled(one)
-        one.changed([NET], "/box", ("lab.internal",))
-        await settled(one)
-        looks = played.looks
-        for resolvers in (("127.0.0.1",), ("127.0.0.1",), ("192.0.2.1",)):
-            one.changed([NET], "/box", ("lab.internal",), resolvers)
-            await settled(one)
-        assert played.looks == looks + 2
+        for number, call in enumerate(calls):
+            for _ in range(2):
+                one.changed(*call)
+                await settled(one)
+            assert played.looks == (number + 1 if number == 0 else number)
 
     run(work())
-    made = [(None, ZONES, False), (None, ("lab.internal",), False), ("/box", ("lab.internal",), False)]
-    assert list(dict.fromkeys(played.made)) == made
+    assert list(dict.fromkeys(played.made)) == [
+        (None, ZONES, False), (None, ("lab.internal",), False), ("/box", ("lab.internal",), False),
+    ]  # fmt: skip
     assert said == []
 
 
-def test_changes_while_it_looks_are_one_more_look(played: PlayedWire) -> None:
+def test_changes_during_a_check_mean_one_more_and_the_end_waits(played: PlayedWire) -> None:
     async def work() -> None:
         one = WireWatch(lambda line: None)
         played.go.clear()
@@ -115,14 +120,8 @@ def test_changes_while_it_looks_are_one_more_look(played: PlayedWire) -> None:
         played.go.set()
         await settled(one)
         assert played.looks == 2
-
-    run(work())
-
-
-def test_the_end_waits_for_a_look_and_no_other_begins(played: PlayedWire) -> None:
-    async def work() -> None:
-        one = WireWatch(lambda line: None)
         played.go.clear()
+        played.began.clear()
         one.changed([NET], None, ZONES)
         await asyncio.to_thread(played.began.wait, 20)
         one.changed([], None, ZONES)
@@ -131,7 +130,7 @@ def test_the_end_waits_for_a_look_and_no_other_begins(played: PlayedWire) -> Non
         assert not stopping.done()
         played.go.set()
         await stopping
-        assert (played.looks, one._task) == (1, None)
+        assert (played.looks, one._task) == (3, None)
 
     run(work())
 
@@ -179,17 +178,6 @@ def test_after_a_failure_anything_means_a_look(played: PlayedWire, error: Except
 
     run(work())
     assert said == [f"wiring: {error}"]
-
-
-def test_a_fact_of_a_dhcp_server_counts(played: PlayedWire) -> None:
-    async def work() -> None:
-        one = WireWatch(lambda line: None)
-        for servers in (("192.0.2.1",), ("198.18.53.1",)):
-            one.changed([DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=servers)], None, ZONES)
-            await settled(one)
-        assert played.looks == 2
-
-    run(work())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the played VBoxManage is a script as POSIX runs it")
