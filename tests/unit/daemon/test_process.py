@@ -1,5 +1,5 @@
-"""The process of `vmdns run`: its one output, line by line and not without end; and that a suspend is noticed, by a clock
-that goes on meanwhile."""
+"""The process of `vmdns run`: its one output, line by line and not without end; and that a suspend is noticed, by a
+clock that goes on meanwhile."""
 
 from __future__ import annotations
 
