@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from ipaddress import ip_address, ip_interface
 from subprocess import SubprocessError
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vmdns.sources import neighbours
 from vmdns.state.facts import Fact, HostAddress
@@ -43,19 +43,6 @@ POLL_SECONDS = 3.0
 RETRY_SECONDS = 5.0  # after a failure
 InterfaceAddress = tuple[str, str, int]  # its name, the address, and the length of its prefix
 SOURCES = ("addresses", "neighbours")  # in this order: reading addresses finds the names of interfaces
-
-
-class Tables(Protocol):
-    """The host's addresses and neighbours."""
-
-    def read(self, source: str) -> Mapping[str, Fact]:
-        """Everything that the source has now. Raises an exception where it cannot be read."""
-
-    def wait(self, wake: socket.socket, seconds: float | None) -> set[str]:
-        """Waits for changes, at most that long and until `wake` is readable. Returns the sources to read."""
-
-    def close(self) -> None:
-        """Frees its resources."""
 
 
 class HostWatcher:
@@ -89,7 +76,7 @@ class HostWatcher:
                     self._report_trouble(source, error)
             time.sleep(RETRY_SECONDS)
 
-    def _watch(self, tables: Tables) -> None:
+    def _watch(self, tables: NetlinkTables | PolledTables) -> None:
         due = set(SOURCES)
         while True:
             requested: set[str] = set()
@@ -117,7 +104,7 @@ class HostWatcher:
             self._output.report_trouble(source, text)
 
 
-def open_tables() -> Tables:
+def open_tables() -> NetlinkTables | PolledTables:
     """The tables of this system."""
     return NetlinkTables() if sys.platform == "linux" else PolledTables()
 
@@ -143,6 +130,7 @@ class NetlinkTables:
         self._waited = float("-inf")
 
     def read(self, source: str) -> Mapping[str, Fact]:
+        """Everything that the source has now. Raises an exception where it cannot be read."""
         if source == "addresses":
             return address_facts(self._read_addresses())
         if not self._entries_current:
@@ -158,6 +146,7 @@ class NetlinkTables:
         return self._history.facts(found, time.time())
 
     def wait(self, wake: socket.socket, seconds: float | None) -> set[str]:
+        """Waits for changes, at most that long and until `wake` is readable. Returns the sources to read."""
         due: set[str] = set()
         while True:
             if due:

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -83,38 +82,25 @@ class VBoxManage:
         # Files instead of pipes: a VBoxSVC that VBoxManage starts may inherit pipes and keep them open.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
-                process = subprocess.Popen(
+                status = subprocess.run(
                     command,
                     env=self._environ,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
+                    timeout=limit,
+                    check=False,
                     start_new_session=True,  # Ctrl-C in a terminal is for vmdns only
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-                )
+                ).returncode
             except OSError as error:
                 raise VBoxManageError(f"{command[0]} cannot be run ({error.strerror})") from None
-            hung = threading.Event()
-
-            def end() -> None:
-                hung.set()
-                process.kill()
-
-            # Not wait(timeout), which polls on POSIX and adds up to 50 ms to a call.
-            timer = threading.Timer(limit, end)
-            timer.daemon = True
-            timer.start()
-            try:
-                status = process.wait()
-            finally:
-                timer.cancel()
-                process.kill()
-            if status and hung.is_set():
-                raise _VBoxManageTimeout(f"{' '.join(command[1:3])}: no answer in {limit:g} s")
-            if status:
-                err.seek(0)
-                raise _failure(command, err.read(65536), status)
+            except subprocess.TimeoutExpired:
+                raise _VBoxManageTimeout(f"{' '.join(command[1:3])}: no answer in {limit:g} s") from None
             out.seek(0)
+            err.seek(0)
+            if status:
+                raise _failure(command, err.read(65536), status)
             output = out.read(MAX_BYTES + 1)
             if len(output) > MAX_BYTES:
                 raise VBoxManageError(f"{' '.join(command[:3])}: more than {MAX_BYTES} bytes of output")

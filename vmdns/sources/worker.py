@@ -3,19 +3,7 @@
 A process of its own because an XPCOM client whose VBoxSVC died can never connect again, because a crash in
 VirtualBox's libraries must not end the server, and because reading many VMs holds the interpreter's lock.
 
-Messages are JSON objects, one a line, over pipes or a Unix socket. The first line that a worker reads has its options;
-each later line is a request, `{"look": SOURCE}`: look at this source now. Its end means that the server ended. A worker
-writes:
-
-    {"pid": N}                                    this process; always the first message
-    {"absent": true}                              VirtualBox is not installed; the worker waits for it
-    {"found": {"version": ..., "reader": ..., "home": ...}, "detail": why the better reader is not used}
-    {"put": SOURCE, "facts": {key: fact}}         everything that this source sees now
-    {"patch": SOURCE, "facts": {key: fact|null}}  what changed since the last report; null for what is gone
-    {"trouble": SOURCE, "text": ...}              why a source fails; '' once it works again
-    {"looked": SOURCE}                            the requested look is over
-    {"beat": n}                                   the reader is alive
-    {"lost": text}                                the reader ended; the process ends after its pause
+Messages are JSON objects, one a line, over pipes or a Unix socket (docs/design.md, "The worker process").
 """
 
 from __future__ import annotations
@@ -124,21 +112,13 @@ def open_reader(
             why = str(error)
         else:
             named, served = os.environ.get("VBOX_USER_HOME"), reader.found.home
-            if named and not is_same_folder(named, served):
+            if named and not (os.path.exists(named) and os.path.samefile(named, served)):
                 reader.close()  # an open connection keeps that VBoxSVC alive
                 raise wrong_home(named, served)
             return reader, ""
     from vmdns.sources.vboxmanage_reader import VBoxManageReader
 
     return VBoxManageReader(installation, os.environ, alive), why
-
-
-def is_same_folder(one: str, other: str) -> bool:
-    """Whether both paths are the same folder; false where one of them is missing."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
 
 
 class Host(Protocol):
@@ -180,10 +160,10 @@ class Worker:
     def start(self) -> None:
         """Starts reading all but VirtualBox. Lease files change without VBoxSVC too."""
         self._host.start()
-        self._files.add(lambda: [self._home / "VirtualBox.xml"], self._request_reader_look)
         if self._sources.lease_files:
+            self._files.add(lambda: [self._home / "VirtualBox.xml"], self._request_reader_look)
             self._files.add(lambda: self._home.glob(f"*{SUFFIX}"), self._read_leases, at_once=True)
-        self._files.start()
+            self._files.start()
 
     def read_virtualbox(self) -> None:
         """Reads until it raises `VirtualBoxLost` or `ReaderUnavailable`."""
@@ -217,13 +197,13 @@ class Worker:
 
     def _find(self) -> Installation:
         """Waits for an installation of VirtualBox."""
-        absent = False
-        while (found := self._sources.find(os.environ)) is None:
-            if not absent:
-                self._output.send({"absent": True})
-            absent = True
+        found = self._sources.find(os.environ)
+        if found is None:
+            self._output.send({"absent": True})
+        while found is None:
             self._output.beat()
             time.sleep(ABSENT_SECONDS)
+            found = self._sources.find(os.environ)
         return found
 
     def _request_reader_look(self) -> None:
