@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dns.rcode
@@ -309,6 +310,8 @@ def test_both_readers_report_the_same_facts(lab: Lab) -> None:
             messages = look_once(reader, str(lab.home), 30)
             told = [one["facts"] for one in messages if "virtualbox" in (one.get("put"), one.get("patch"))]
             found.append({key: from_json(fact) for facts in told for key, fact in facts.items() if fact is not None})
+            key = f"machine:{broken}"  # when it last ran stands in its settings file alone
+            found[-1][key] = replace(found[-1][key], state_changed=0.0)
     finally:
         os.environ.clear()
         os.environ.update(old)

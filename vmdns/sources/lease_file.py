@@ -72,8 +72,9 @@ class LeaseFolder:
         self._files: dict[str, tuple[Lease, ...]] = {}
         self._missing: set[str] = set()
 
-    def read(self, folder: Path) -> tuple[dict[str, Lease], str]:
-        """All leases by their keys, and a sentence about what cannot be read, '' if everything can."""
+    def read(self, folder: Path) -> tuple[dict[str, Lease], str, bool]:
+        """All leases by their keys, a sentence about what cannot be read, '' if everything can, and whether to read
+        again soon: no event follows where rights change, and a missing file may be between its two renames."""
         trouble = ""
         if folder.is_dir():
             names = {*(path.name for path in folder.glob("*" + SUFFIX)), *self._files}
@@ -81,12 +82,8 @@ class LeaseFolder:
         elif self._files:
             trouble = f"{folder} is gone; the last leases stay in force"
         leases = sorted((lease for file in self._files.values() for lease in file), key=lambda one: one.issued)
-        return {f"lease:{one.network} {one.mac} {one.address}": one for one in leases}, trouble
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether a file was missing at the last look: it may be between its two renames."""
-        return bool(self._missing)
+        facts = {f"lease:{one.network} {one.mac} {one.address}": one for one in leases}
+        return facts, trouble, bool(trouble or self._missing)
 
     def _read_file(self, path: Path) -> str:
         try:

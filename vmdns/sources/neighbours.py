@@ -22,9 +22,15 @@ from typing import NamedTuple
 from vmdns.files import decode_console
 from vmdns.state.facts import Neighbour
 
+TIMEOUT_SECONDS = 5.0  # of a command
 MAX_ENTRIES = 4096  # of more, the newest are kept
 
 _MAC = re.compile("[0-9a-f]{12}")
+_ARP = re.compile(r"\S+ \(([0-9.]+)\) at ([0-9A-Fa-f:]+) on (\S+)")
+_NDP = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+([0-9A-Fa-f:]+)\s+(\S+)\s")
+# French has a space before the colon, which may be non-breaking (U+00A0, U+202F).
+_NETSH_INTERFACE = re.compile(r"\S.*?\s[0-9]+\s*:\s*(.+)")
+_NETSH = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+((?:[0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2})\s+\S")
 
 
 class NeighbourEntry(NamedTuple):
@@ -86,21 +92,12 @@ def _interface_identifier(mac: str) -> int:
     return int(f"{int(mac[:2], 16) ^ 2:02x}{mac[2:6]}fffe{mac[6:]}", 16)
 
 
-TIMEOUT_SECONDS = 5.0
-
-_ARP = re.compile(r"\S+ \(([0-9.]+)\) at ([0-9A-Fa-f:]+) on (\S+)")
-_NDP = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+([0-9A-Fa-f:]+)\s+(\S+)\s")
-# French has a space before the colon, which may be non-breaking (U+00A0, U+202F).
-_NETSH_INTERFACE = re.compile(r"\S.*?\s[0-9]+\s*:\s*(.+)")
-_NETSH = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+((?:[0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2})\s+\S")
-
-
 def read_neighbours() -> list[NeighbourEntry]:
     """Reads the whole table. Raises OSError or subprocess.SubprocessError where a command fails."""
     if sys.platform == "win32":
         texts = [run_command("netsh", "interface", family, "show", "neighbors") for family in ("ipv4", "ipv6")]
         return [entry for text in texts for entry in parse_netsh(text)]
-    return [*parse_arp(run_command("/usr/sbin/arp", "-an")), *parse_ndp(run_command("/usr/sbin/ndp", "-an"))]
+    return [entry for name in ("arp", "ndp") for entry in parse_macos(run_command(f"/usr/sbin/{name}", "-an"))]
 
 
 def run_command(*command: str) -> str:
@@ -116,18 +113,11 @@ def run_command(*command: str) -> str:
     return decode_console(done.stdout, sys.platform)
 
 
-def parse_arp(text: str) -> Iterator[NeighbourEntry]:
-    """`arp -an` of macOS."""
+def parse_macos(text: str) -> Iterator[NeighbourEntry]:
+    """`arp -an` and `ndp -an` of macOS."""
     for line in text.splitlines():
-        if match := _ARP.match(line):
-            yield NeighbourEntry(match[3], _expand_mac(match[2]), match[1])
-
-
-def parse_ndp(text: str) -> Iterator[NeighbourEntry]:
-    """`ndp -an` of macOS."""
-    for line in text.splitlines():
-        if match := _NDP.match(line):
-            yield NeighbourEntry(match[3], _expand_mac(match[2]), match[1])
+        if match := _ARP.match(line) or _NDP.match(line):
+            yield NeighbourEntry(match[3], "".join(part.zfill(2) for part in match[2].lower().split(":")), match[1])
 
 
 def parse_netsh(text: str) -> Iterator[NeighbourEntry]:
@@ -138,8 +128,3 @@ def parse_netsh(text: str) -> Iterator[NeighbourEntry]:
             yield NeighbourEntry(interface, match[2].replace("-", "").lower(), match[1])
         elif match := _NETSH_INTERFACE.fullmatch(line.rstrip()):
             interface = match[1]
-
-
-def _expand_mac(text: str) -> str:
-    """12 hex digits, from groups that may lack a leading zero."""
-    return "".join(part.zfill(2) for part in text.lower().split(":"))

@@ -8,7 +8,6 @@ are those of API 6.1.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -49,28 +48,19 @@ def connect(installation: Installation) -> Any:
     if installation.sdk is not None:
         os.environ.setdefault("VBOX_SDK_PATH", str(installation.sdk))
     try:
-        if installation.vboxapi is not None and "vboxapi" not in sys.modules:
-            _load_package("vboxapi", installation.vboxapi)
-        pyvbox = importlib.import_module("virtualbox")
-        return pyvbox.Manager().manager
+        if installation.vboxapi is not None:
+            # The folder may be that of all packages of another Python, so it is searched for this one only.
+            sys.path.insert(0, str(installation.vboxapi))
+            try:
+                with suppress(Exception):  # pyvbox tries the one of the vbox-sdk package
+                    importlib.import_module("vboxapi")
+            finally:
+                sys.path.remove(str(installation.vboxapi))
+        return importlib.import_module("virtualbox").Manager().manager
     except ImportError as error:
         raise ReaderUnavailable(f"the VirtualBox API cannot be loaded ({error})") from error
     except Exception as error:
         raise VirtualBoxLost(f"its API does not start ({error})") from error
-
-
-def _load_package(name: str, folder: os.PathLike[str]) -> None:
-    """Imports one package from a folder without adding the folder to sys.path."""
-    path = os.path.join(folder, name, "__init__.py")
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[os.path.dirname(path)])
-    if spec is None or spec.loader is None:
-        return
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception:
-        del sys.modules[name]
 
 
 class Api:

@@ -211,13 +211,13 @@ class Worker:
             self._reader.request_look()
 
     def _read_leases(self) -> bool:
-        """Reports all leases. Returns whether to read them again soon: no event follows where rights change."""
-        facts, trouble = self._leases.read(self._home)
+        """Reports all leases. Returns whether to read them again soon."""
+        facts, trouble, again = self._leases.read(self._home)
         self._output.report("leases", facts)
         if trouble != self._lease_trouble:
             self._lease_trouble = trouble
             self._output.report_trouble("leases", trouble)
-        return bool(trouble) or self._leases.incomplete
+        return again
 
 
 def run(

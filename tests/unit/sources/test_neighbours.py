@@ -122,14 +122,14 @@ def kept(entries: list[NeighbourEntry]) -> list[tuple[str, ...]]:
 
 
 def test_macos() -> None:
-    assert kept(list(commands.parse_arp(sample("macos-arp")))) == [
+    assert kept(list(commands.parse_macos(sample("macos-arp")))) == [
         ("bridge100", "525400010203", "192.168.64.2"),
         ("en0", "080027" + "0a0b0c", "192.168.1.77"),
         ("en0", "3c22fb000102", "192.168.1.1"),
         ("en0", "3c22fbaabbcc", "192.168.1.42"),
         ("vboxnet0", "080027000001", "192.168.56.101"),
     ]
-    assert kept(list(commands.parse_ndp(sample("macos-ndp")))) == [
+    assert kept(list(commands.parse_macos(sample("macos-ndp")))) == [
         ("en0", "080027000001", "2001:db8:1763:4351::1000"),
         ("en0", "080027000002", "2001:db8:1763:4351:a00:27ff:fe00:2"),
     ]
@@ -164,7 +164,7 @@ def test_windows_in_french_and_with_other_headings(heading: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("parse", [commands.parse_arp, commands.parse_ndp, commands.parse_netsh])
+@pytest.mark.parametrize("parse", [commands.parse_macos, commands.parse_netsh])
 @given(text=some.text(alphabet="(:.)-%0aF \n\tonat1f[]", max_size=300))
 def test_no_output_breaks_them(parse, text: str) -> None:
     NeighbourHistory().facts(parse(text), 1.0)

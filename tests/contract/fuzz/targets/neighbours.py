@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourHistory, parse_arp, parse_ndp, parse_netsh
+from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourHistory, parse_macos, parse_netsh
 from vmdns.state.facts import from_json, to_json
 
-COMMANDS = (parse_arp, parse_ndp, parse_netsh)
+COMMANDS = (parse_macos, parse_netsh)
 
 
 def check(data: bytes) -> None:
-    read = COMMANDS[data[0] % len(COMMANDS)] if data else parse_arp
+    read = COMMANDS[data[0] % len(COMMANDS)] if data else parse_macos
     seen = NeighbourHistory()
     for now, text in enumerate(data[1:].decode("utf-8", "replace").split("\0")[:10]):
         facts = seen.facts(read(text), float(now))
