@@ -87,13 +87,6 @@ def test_the_environment_comes_first(nowhere, tmp_path, platform, variable) -> N
     assert found.vboxmanage == mine
 
 
-def test_an_environment_that_names_nothing_is_passed_over(nowhere, tmp_path) -> None:
-    real = program(nowhere / "opt/VirtualBox")
-    found = find({"VBOX_PROGRAM_PATH": str(tmp_path / "gone"), "PATH": str(tmp_path)}, "linux")
-    assert found is not None
-    assert found.vboxmanage == real
-
-
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")
 def test_path_leads_to_the_real_program(tmp_path) -> None:
     real = program(tmp_path / "elsewhere")
@@ -139,15 +132,6 @@ def test_bindings_of_oracle(nowhere) -> None:
     package(nowhere / "usr/lib/python3.12/site-packages")
     modules = package(real.parent / "sdk/installer/python")
     assert find({}, "linux") == Installation(real.parent, real, real.parent / "sdk", modules)
-
-
-def test_newest_python_of_a_distribution(nowhere) -> None:
-    program(nowhere / "usr/lib/virtualbox")
-    package(nowhere / "usr/lib/python3.13/site-packages")
-    modules = package(nowhere / "usr/lib/python3.14/site-packages")
-    found = find({}, "linux")
-    assert found is not None
-    assert found.vboxapi == modules
 
 
 def test_sdk_of_the_environment(nowhere, tmp_path) -> None:

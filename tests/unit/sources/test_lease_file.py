@@ -174,17 +174,6 @@ def test_any_bytes_in_a_real_file_give_leases_or_damage(data: st.DataObject) -> 
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def test_the_network_is_named_by_the_file(tmp_path: Path) -> None:
-    path = tmp_path / f"HostInterfaceNetworking-vboxnet0{SUFFIX}"
-    path.write_bytes(REAL)
-    assert {one.network for one in read_leases(path)} == {"HostInterfaceNetworking-vboxnet0"}
-
-
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_leases(tmp_path / f"lab{SUFFIX}")
-
-
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / f"lab{SUFFIX}"
     with path.open("wb") as huge:
@@ -208,11 +197,3 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str) -> None:
             path.symlink_to(f"/dev/{device}")
     with pytest.raises((InvalidLeaseFile, OSError)):
         read_leases(path)
-
-
-@posix
-def test_a_link_to_a_lease_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / "real").write_bytes(REAL)
-    path = tmp_path / f"lab{SUFFIX}"
-    path.symlink_to(tmp_path / "real")
-    assert read_leases(path) == LEASES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import queue
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -136,16 +135,6 @@ def test_a_damaged_file_keeps_its_last_good_content_and_is_told_once(watched: Wa
     assert watched.troubles.empty()
 
 
-def test_a_file_that_was_half_written_is_read_when_it_is_whole(watched: Watched) -> None:
-    watched.begin()
-    whole, path = content(ONE, TWO), watched.folder / f"lab{SUFFIX}"
-    with path.open("wb", buffering=0) as half:
-        half.write(whole[:100])
-        assert watched.troubles.get(timeout=PATIENCE)
-        half.write(whole[100:])
-    watched.until({"10.0.2.4", "10.0.2.5"})
-
-
 def test_a_file_that_is_removed_takes_its_leases_along(watched: Watched) -> None:
     watched.write(content(ONE))
     watched.write(content(TWO), "other")
@@ -185,17 +174,6 @@ def test_what_is_no_file_is_told_and_harms_no_other(watched: Watched) -> None:
     assert "not a regular file" in watched.troubles.get(timeout=PATIENCE)
 
 
-def test_without_watches_left_the_folder_is_polled(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_watches(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "inotify watch limit reached")
-
-    monkeypatch.setattr(watched.worker._files._observer, "schedule", no_watches)
-    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 0.02)
-    watched.begin()
-    watched.write(content(ONE))
-    watched.until({"10.0.2.4"})
-
-
 def test_a_folder_that_is_made_later_or_replaced_is_read(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 0.02)
     watched.folder.rmdir()
@@ -213,19 +191,6 @@ def test_a_folder_that_is_made_later_or_replaced_is_read(watched: Watched, monke
     watched.write(content(TWO))  # the new folder is watched, not only read
     watched.until({"10.0.2.5"})
     assert watched.troubles.get(timeout=PATIENCE) == ""
-
-
-def test_a_folder_that_is_removed_and_made_again_is_watched(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two looks, so that it may have the same inode."""
-    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 0.3)
-    watched.write(content(ONE))
-    watched.begin()
-    shutil.rmtree(watched.folder)
-    watched.folder.mkdir()
-    watched.write(content(ONE, TWO))
-    watched.until({"10.0.2.4", "10.0.2.5"})
-    watched.write(content(TWO))
-    watched.until({"10.0.2.5"})
 
 
 def test_what_could_not_be_read_is_read_once_it_can(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,14 +200,6 @@ def test_rules() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [('lastStateChange="2026-11-22T22:13:02Z"', 1795385582.0), ('lastStateChange="once"', 0.0), ("", 0.0)],
-)
-def test_time_of_the_last_state_change(attributes, expected) -> None:
-    assert parse_machine(vbox(attributes=attributes)).state_changed == expected
-
-
 def test_only_the_current_state_counts_and_no_snapshot() -> None:
     old = network('<Adapter slot="0" enabled="true" MACAddress="080027000001"><NAT/></Adapter>')
     new = network('<Adapter slot="0" enabled="true" MACAddress="080027000002"><NATNetwork name="N"/></Adapter>')

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import pytest
 
@@ -30,29 +31,32 @@ class Played(Supervisor):
         return self._process
 
 
+S = TypeVar("S", bound=Supervisor)
+
+
 def play(
-    program: str,
-    enough: Callable[[list[Message], Played], bool],
+    make: Callable[[Callable[[Message], None]], S],
+    enough: Callable[[list[Message], S], bool],
     monkeypatch: pytest.MonkeyPatch,
-) -> Any:
-    """Runs the supervisor over that program until enough came; its messages and itself."""
+) -> tuple[list[Message], S]:
+    """Runs a supervisor until enough came; its messages and itself."""
     monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
     heard: list[Message] = []
     done = asyncio.Event()
 
-    async def main() -> Played:
+    async def main() -> S:
         def hear(message: Message) -> None:
             heard.append(message)
-            if enough(heard, played):
+            if enough(heard, supervisor):
                 done.set()
 
-        played = Played(program, hear)
-        task = asyncio.create_task(played.run())
+        supervisor = make(hear)
+        task = asyncio.create_task(supervisor.run())
         async with asyncio.timeout(30):
             await done.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        return played
+        return supervisor
 
     return heard, asyncio.run(main())
 
@@ -65,14 +69,14 @@ def test_messages_are_passed_on_and_beats_are_not(monkeypatch: pytest.MonkeyPatc
         print('{"put": "virtualbox", "facts": {}}', flush=True)
         import sys; sys.stdin.read()
     """
-    heard, played = play(program, lambda heard, _: len(heard) == 2, monkeypatch)
+    heard, played = play(partial(Played, program), lambda heard, _: len(heard) == 2, monkeypatch)
     assert heard == [{"found": {}, "detail": ""}, {"put": "virtualbox", "facts": {}}]
     assert played._process is None  # ended with its input
 
 
 def test_a_worker_that_ends_is_followed_by_another_and_its_last_words_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys; sys.exit('its library is gone')"
-    heard, played = play(program, lambda heard, _: len(heard) == 4, monkeypatch)
+    heard, played = play(partial(Played, program), lambda heard, _: len(heard) == 4, monkeypatch)
     assert heard == [{"lost": "its library is gone"}] * 4
     assert played.pauses[0] < played.pauses[-1]  # it failed at once each time
 
@@ -82,7 +86,7 @@ def test_one_that_had_found_virtualbox_is_replaced_without_growing_pauses(monkey
         print('{"put": "virtualbox", "facts": {}}')
         print('{"lost": "VBoxSVC went away"}', flush=True)
     """
-    heard, played = play(program, lambda heard, _: len(heard) == 6, monkeypatch)
+    heard, played = play(partial(Played, program), lambda heard, _: len(heard) == 6, monkeypatch)
     assert heard[:2] == [{"put": "virtualbox", "facts": {}}, {"lost": "VBoxSVC went away"}]
     assert set(played.pauses) == {0.01}
 
@@ -90,7 +94,7 @@ def test_one_that_had_found_virtualbox_is_replaced_without_growing_pauses(monkey
 def test_one_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "SILENT_SECONDS", 0.5)
     program = "import time; print('{\"beat\": 1}', flush=True); time.sleep(600)"
-    heard, played = play(program, lambda heard, _: len(heard) == 1, monkeypatch)
+    heard, played = play(partial(Played, program), lambda heard, _: len(heard) == 1, monkeypatch)
     assert "does not answer" in heard[0]["lost"]
     assert played._process is None or played._process.poll() is not None
 
@@ -101,7 +105,7 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
         raise OSError("no process to be had")
 
     monkeypatch.setattr(Played, "start", refuse)
-    heard, _ = play("", lambda heard, _: len(heard) == 3, monkeypatch)
+    heard, _ = play(partial(Played, ""), lambda heard, _: len(heard) == 3, monkeypatch)
     assert heard == [{"lost": "its reader cannot be started (no process to be had)"}] * 3
 
 
@@ -122,6 +126,6 @@ def test_a_wish_is_told_once_until_it_is_fulfilled(monkeypatch: pytest.MonkeyPat
         heard[:] = [one for one in messages if "looked" not in one]
         return len(heard) >= 3
 
-    _, played = play(program, wish, monkeypatch)
+    _, played = play(partial(Played, program), wish, monkeypatch)
     assert [one.get("text") for one in heard] == [None, '{"look": "neighbours"}', '{"look": "neighbours"}']
     played.request_look("neighbours")  # without a worker it is nothing

@@ -28,11 +28,6 @@ def test_output_environment_and_input(fake) -> None:
     assert asked.locale.lower().replace("-", "").endswith("utf8")
 
 
-def test_output_that_is_no_utf_8(fake) -> None:
-    fake.plays("list vms", "\udcff{x}\n")
-    assert VBoxManage(fake.path, os.environ)("list", "vms") == "\N{REPLACEMENT CHARACTER}{x}\n"
-
-
 def test_failure_has_its_text_and_code(fake) -> None:
     errors = (
         "Oracle VirtualBox Command Line Management Interface\n\n"
@@ -79,11 +74,6 @@ def test_too_much_output(fake, monkeypatch) -> None:
     assert len(call("list", "vms")) == 1000
     with pytest.raises(VBoxManageError, match="more than 1000 bytes"):
         call("list", "dvds")
-
-
-def test_no_program(tmp_path) -> None:
-    with pytest.raises(VBoxManageError, match="cannot be run"):
-        VBoxManage(tmp_path / "VBoxManage", os.environ)("--version")
 
 
 def test_sign_of_life(fake) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from tests.unit.sources import zoo
 from vmdns.sources import vboxmanage as output
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
-from vmdns.state.facts import HostInterface, Machine, Network, PortForward
+from vmdns.state.facts import HostInterface, Network, PortForward
 
 U1 = "029ad526-939d-42e9-ada5-be7632a400d7"
 U2 = "a7715ed1-544a-4bbb-b0f3-164faaeb189b"
@@ -35,24 +35,10 @@ def test_recorded_vms() -> None:
     assert output.parse_vms(zoo.out("list", "vms")) == expected
 
 
-def test_recorded_running_vms() -> None:
-    running = {uuid: machine.name for uuid, machine in zoo.MACHINES.items() if machine.online}
-    assert len(running) == 4
-    assert output.parse_vms(zoo.out("list", "runningvms")) == running
-
-
 @pytest.mark.parametrize("uuid", [uuid for uuid in SHOWN if zoo.MACHINES[uuid].name != "percent"])
 def test_recorded_machine(uuid) -> None:
     expected = replace(zoo.MACHINES[uuid], reports=(), names=(), ignored=False)
     assert output.parse_machine(zoo.out("showvminfo", uuid, "--machinereadable")) == expected
-
-
-def test_the_zoo_has_what_it_is_for() -> None:
-    kinds = {adapter.network.kind for machine in zoo.MACHINES.values() for adapter in machine.adapters}
-    assert kinds == {"nat", "natnetwork", "hostonly", "bridged", "intnet", "generic", "null"}
-    assert [adapter.slot for adapter in zoo.named("ich9").adapters] == [8, 9, 30, 35]
-    assert {machine.state for machine in zoo.MACHINES.values()} == {"Running", "Paused", "Saved", "PoweredOff", ""}
-    assert any(machine.reports for machine in zoo.MACHINES.values())
 
 
 def test_recorded_rule_that_vboxmanage_takes_for_a_format() -> None:
@@ -222,11 +208,6 @@ def test_machine_forwards_belong_to_the_adapter_above_them() -> None:
 def test_no_machine(text) -> None:
     with pytest.raises(ValueError):
         output.parse_machine(text)
-
-
-def test_machine_of_6_1_has_no_encryption_and_no_architecture() -> None:
-    text = f'name="a"\ngroups="/x,/y"\nostype="Other"\nUUID="{U1}"\nVMState="running"\nnic1="none"\n'
-    assert output.parse_machine(text) == Machine(U1, "a", "Running", ("/x", "/y"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from vmdns.sources.installation import Installation
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost
 from vmdns.sources.vboxmanage_reader import VBoxManageReader
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES
-from vmdns.state.facts import Fact, GuestReport, Machine, Network, PortForward
+from vmdns.state.facts import Fact, GuestReport, Machine, Network
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
 
@@ -270,13 +270,6 @@ def test_a_vm_that_refuses_stays_as_it_was(world, reader, answer) -> None:
     assert changed.adapters[2].network == Network("hostonly", "vboxnet1")
 
 
-def test_properties_that_are_refused_stay_as_they_were(world, reader) -> None:
-    words = f"guestproperty enumerate {RUN2} --old-format --patterns {GUEST_PROPERTIES}"
-    world.fake.plays(words, status=1, err=BUSY)
-    world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/names" value="a,b"/>')
-    assert reader.wait(0) == vm(RUN2, names=("a", "b"))
-
-
 def test_a_vm_that_refuses_from_the_first_is_known_by_its_settings(world) -> None:
     world.fake.plays(f"showvminfo {RUN2} --machinereadable", status=1, err=BUSY)
     expected = vm(RUN2, state="Running", reports=(), state_changed=0.0)
@@ -292,15 +285,6 @@ def test_renamed_regrouped_and_given_names(world, reader) -> None:
     assert reader.wait(0) == vm(RUN2, names=("a", "b"))
     world.settings(RUN2, "<ExtraData>", '<ExtraData><ExtraDataItem name="vmdns/address" value="10.0.2.9"/>')
     assert reader.wait(0) == vm(RUN2, names=("a", "b"), set_addresses=("10.0.2.9",))
-
-
-def test_a_new_rule_of_a_running_vm(world, reader) -> None:
-    words = f"showvminfo {zoo.named('🦀 리눅스').uuid} --machinereadable"
-    world.touch(zoo.named("🦀 리눅스").uuid)
-    world.out(words, 'enableTFTP="0"\n', 'enableTFTP="0"\nForwarding(0)="w,tcp,,8080,,80"\n')
-    (changed,) = reader.wait(0).values()
-    assert isinstance(changed, Machine)
-    assert changed.adapters[0].forwards == (PortForward("w", "tcp", "", 8080, "", 80),)
 
 
 def test_unregistered_and_registered(world, reader) -> None:
@@ -360,13 +344,6 @@ def test_networks_stay_while_virtualbox_xml_cannot_be_read(world, reader) -> Non
     assert {key for key in reader.look() if key.startswith("natnetwork:")} == {
         key for key in zoo.FACTS if key.startswith("natnetwork:")
     }
-
-
-def test_a_requested_look_finds_what_no_file_tells(world, reader) -> None:
-    world.fake.plays("list hostonlyifs", "")
-    assert reader.wait(0) == {}
-    reader.reader.request_look()
-    assert set(reader.wait(0)) == {key for key in zoo.FACTS if key.startswith("interface:")}
 
 
 def test_pause_and_resume(world, reader) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.sources.test_supervisor import play
 from vmdns.sources import supervisor as supervise
 from vmdns.sources.supervisor import SOCKET_VARIABLE, Message, SocketWorker, Supervisor, send_request
 
@@ -63,27 +63,8 @@ def door(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
         one.close()
 
 
-def play(enough: Callable[[list[Message]], bool], monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """Runs the supervisor until enough came; its messages."""
-    monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
-    heard: list[Message] = []
-    done = asyncio.Event()
-
-    async def main() -> None:
-        def hear(message: Message) -> None:
-            heard.append(message)
-            if enough(heard):
-                done.set()
-
-        supervisor = Supervisor("auto", "/some/home", 30.0, hear)
-        task = asyncio.create_task(supervisor.run())
-        async with asyncio.timeout(PATIENCE):
-            await done.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    asyncio.run(main())
-    return heard
+def supervisor(hear: Callable[[Message], None]) -> Supervisor:
+    return Supervisor("auto", "/some/home", 30.0, hear)
 
 
 ECHO = """
@@ -98,17 +79,10 @@ def test_it_is_told_its_options_and_ends_with_its_server(
     door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = door(ECHO)
-    (found,) = play(lambda heard: len(heard) == 1, monkeypatch)
+    (found,), _ = play(supervisor, lambda heard, _: len(heard) == 1, monkeypatch)
     assert found["found"]["home"] == "/some/home"
     assert found["found"]["reader"] == "auto"
     assert opened.started[0].wait(PATIENCE) == 0
-
-
-def test_one_that_ends_is_followed_by_another(door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = door('print(\'{"lost": "VBoxSVC went away"}\')')
-    heard = play(lambda heard: len(heard) == 3, monkeypatch)
-    assert heard == [{"lost": "VBoxSVC went away"}] * 3
-    assert len(opened.started) >= 3
 
 
 def test_one_that_hangs_is_killed_by_the_number_that_it_told(
@@ -120,19 +94,9 @@ def test_one_that_hangs_is_killed_by_the_number_that_it_told(
         "import os, signal; print('{\"pid\": %d}' % os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
     )
     opened = door(program)
-    heard = play(lambda heard: len(heard) == 1, monkeypatch)
+    heard, _ = play(supervisor, lambda heard, _: len(heard) == 1, monkeypatch)
     assert "does not answer" in heard[0]["lost"]
     assert opened.started[0].wait(PATIENCE) == -9
-
-
-def test_one_that_hangs_before_it_told_its_number_is_left_behind(
-    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervise, "SILENT_SECONDS", 0.2)
-    opened = door("import time; time.sleep(600)")
-    heard = play(lambda heard: len(heard) == 2, monkeypatch)
-    assert ["does not answer" in one["lost"] for one in heard] == [True, True]
-    assert len(opened.started) >= 2
 
 
 @pytest.mark.parametrize("pid", [0, 1, -1])
@@ -151,7 +115,7 @@ def test_no_number_that_means_more_than_one_process_is_killed(
 
 def test_where_nobody_listens_it_is_said_and_tried_again(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SOCKET_VARIABLE, str(short / "nobody"))
-    heard = play(lambda heard: len(heard) == 2, monkeypatch)
+    heard, _ = play(supervisor, lambda heard, _: len(heard) == 2, monkeypatch)
     assert all("its reader cannot be started" in one["lost"] for one in heard)
 
 
