@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from vmdns import cli_format
-from vmdns.cli_parser import build_parser, run_parser
+from vmdns.cli_parser import build_parser, complete, completion_script, run_parser
 from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, standard_streams
 from vmdns.dns.escape import escape_text
 
@@ -46,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
-        from vmdns.cli_parser import complete
-
         complete(parser)
     try:
         arguments = parser.parse_args(argv)
@@ -321,8 +319,6 @@ def _agreed(arguments: Namespace, plan: dict[str, Any]) -> bool:
 
 
 def _completion(arguments: Namespace) -> int:
-    from vmdns.cli_parser import completion_script
-
     _print(completion_script(arguments.shell).splitlines())
     return DONE
 

@@ -43,21 +43,8 @@ class OptionError(ConfigError):
     """The value of an option of the command line is wrong; the text names the option."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of `vmdns run` by the keys that they replace; empty values leave the file's in force."""
-
-    listen: tuple[str, ...] = ()
-    upstreams: tuple[str, ...] = ()
-    vbox_home: str = ""
-    reader: str = ""
-    wire: bool = False
-    demo: bool = False  # `vmdns demo`: VirtualBox is simulated
-
-
-# In a simulation, nothing of this computer is changed, nothing is announced to its networks, and no name is hidden by a
-# line of its hosts file.
-_OFF_IN_DEMO = ("wire", "mdns", "mdns_relay", "hosts")
+# Options of `vmdns run` by the keys that they replace, with values as in the file; `demo`: they are of `vmdns demo`.
+Options = Mapping[str, Any]
 
 
 def _key(default: Any, read: Callable[[Any], Any], about: str, option: str = "") -> Any:
@@ -146,16 +133,13 @@ class Config:
         """This with the options of the command line laid over it. Raises `OptionError`."""
         changed: dict[str, Any] = {}
         origins = dict(self.origins)
-        for key, meta in KEYS.items():
-            if given := getattr(options, key, None):
-                try:
-                    changed[key] = meta["read"](list(given) if isinstance(given, tuple) else given)
-                except ValueError as error:
-                    raise OptionError(f"{meta['option']}: {error}") from None
-                origins[key] = meta["option"]
-        if options.demo:
-            changed.update(dict.fromkeys(_OFF_IN_DEMO, False), vbox_home=None)
-            origins.update(dict.fromkeys((*_OFF_IN_DEMO, "listen"), "vmdns demo"))
+        for key in filter(options.__contains__, KEYS):
+            option = KEYS[key]["option"]
+            try:
+                changed[key] = KEYS[key]["read"](options[key])
+            except ValueError as error:
+                raise OptionError(f"{option}: {error}") from None
+            origins[key] = "vmdns demo" if options.get("demo") and key != "upstreams" else option
         return replace(self, **changed, origins=origins)
 
 

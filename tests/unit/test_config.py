@@ -21,7 +21,6 @@ from vmdns.config import (
     Config,
     ConfigError,
     ConfigMissing,
-    Options,
     key_lines,
     load,
     parse,
@@ -273,8 +272,15 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_options_are_laid_over_the_file(tmp_path: Path) -> None:
     config = read('listen = ["192.0.2.1"]\nupstreams = ["192.0.2.2"]\nhosts = false')
-    assert config.with_options(Options()) == config
-    laid = config.with_options(Options(("127.0.0.1:5300", "::1"), ("192.0.2.3:54",), str(tmp_path), "api"))
+    assert config.with_options({}) == config
+    laid = config.with_options(
+        {
+            "listen": ["127.0.0.1:5300", "::1"],
+            "upstreams": ["192.0.2.3:54"],
+            "vbox_home": str(tmp_path),
+            "reader": "api",
+        }
+    )
     assert laid.listen == (Listen("127.0.0.1", 5300), Listen("::1"))
     assert laid.upstreams == (Upstream("192.0.2.3", 54),)
     assert laid.vbox_home == str(tmp_path)
@@ -330,7 +336,7 @@ def test_rendered_comments_tell_default_unit_and_range() -> None:
 
 def test_each_value_says_where_it_was_set() -> None:
     text = 'zones = ["lab"]\nlimits = {ttl = 9}\n[forward]\n"corp.example" = ["192.0.2.1"]'
-    config = read(text).with_options(Options(reader="api"))
+    config = read(text).with_options({"reader": "api"})
     values = values_in_force(config)
     assert {key: one["from"] for key, one in values.items() if one["from"] != "default"} == {
         "zones": "vmdns.toml, line 1",

@@ -8,7 +8,6 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 
 from vmdns.commands import CommandError, command_name
@@ -23,19 +22,21 @@ from vmdns.server.listeners import bind
 WORKER = (sys.executable, "-P", "-m", "vmdns.demo.worker")
 NOTE = f"{SIMULATION} Nothing on this computer is changed."
 HOST = "127.0.0.1"
+# Nothing of this computer is changed or announced to its networks, and no line of its hosts file hides a name.
+OFF = {"demo": True, "wire": False, "mdns": False, "mdns_relay": False, "hosts": False, "vbox_home": ""}
 
 
 def options(given: Options) -> tuple[Options, list[str]]:
     """The options of `vmdns run` for a simulation, and notes for the user, as on options that do nothing.
 
-    It listens at the addresses in `given.listen`, or at 127.0.0.1 and a port that is free, and at the loopback
+    It listens at the addresses that are given, or at 127.0.0.1 and a port that is free, and at the loopback
     addresses that stand for networks. Raises `CommandError` where no port is free.
     """
-    ignored = {"--wire": given.wire, "--reader": given.reader, "--vbox-home": given.vbox_home}
-    notes = [NOTE] + [f"{name} does nothing in a simulation" for name, value in ignored.items() if value]
-    made = Options(given.listen, given.upstreams, demo=True)
+    ignored = {"wire": "--wire", "reader": "--reader", "vbox_home": "--vbox-home"}
+    notes = [NOTE] + [f"{option} does nothing in a simulation" for key, option in ignored.items() if key in given]
+    made = {key: given[key] for key in ("listen", "upstreams") if key in given} | OFF
     try:
-        wanted = parse_listen(list(given.listen)) or (Listen(HOST, 0),)
+        wanted = parse_listen(given.get("listen", [])) or (Listen(HOST, 0),)
     except ValueError:
         return made, notes  # Config.with_options says what is wrong
     everywhere = any(ip_address(one.address.partition("%")[0]).is_unspecified for one in wanted)
@@ -46,15 +47,15 @@ def options(given: Options) -> tuple[Options, list[str]]:
         notes.append(f"{next(iter(LOOPBACK))} is no address here, so no loopback address stands for a network")
     ports: Iterable[int] = (wanted[0].port,)
     if not wanted[0].port:
-        ports = (_free_port(),) if given.listen else FALLBACK_PORTS
+        ports = (_free_port(),) if "listen" in given else FALLBACK_PORTS
     first = [wanted[0].address, *standing]
-    port = next((one for one in ports if given.listen or all(_is_free(address, one) for address in first)), None)
+    port = next((one for one in ports if "listen" in given or all(_is_free(address, one) for address in first)), None)
     if port is None:
         raise CommandError(
             f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free; name one by --listen {HOST}:PORT"
         )
     listens = [one._replace(port=one.port or port) for one in wanted] + [Listen(address, port) for address in standing]
-    return replace(made, listen=tuple(map(str, dict.fromkeys(listens)))), notes
+    return made | {"listen": list(map(str, dict.fromkeys(listens)))}, notes
 
 
 def guide(zone: str, listeners: Sequence[tuple[str, int]]) -> list[str]:

@@ -19,9 +19,7 @@ from vmdns.state.facts import Fact, from_json
 
 def options_of(arguments: Namespace) -> Options:
     """The options of `vmdns run` among the arguments."""
-    given: dict[str, Any] = {key: value for key, value in vars(arguments).items() if KEYS.get(key, {}).get("option")}
-    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
-    return Options(**{**given, **lists})
+    return {key: value for key, value in vars(arguments).items() if value and KEYS.get(key, {}).get("option")}
 
 
 def load_config(file: str | None, options: Options | None = None) -> tuple[Config, Path]:
@@ -37,7 +35,7 @@ def load_config(file: str | None, options: Options | None = None) -> tuple[Confi
             if file is not None:
                 raise
             config = Config()
-        return config.with_options(options or Options()), path
+        return config.with_options(options or {}), path
     except OptionError as error:
         raise CommandError(str(error), USAGE) from None
     except (ConfigError, RuntimeError) as error:

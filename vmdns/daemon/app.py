@@ -65,7 +65,7 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._log = log
         self._limited_log = LimitedLog(log)
-        self._simulation = options.demo
+        self._simulation = bool(options.get("demo"))
         self._tasks = Tasks()
         self._first_look_over = asyncio.Event()
         self._problems: frozenset[str] = frozenset()  # that were logged
@@ -94,7 +94,7 @@ class App:
             lambda: self.configuration.config.zones,
             self.status,
             self._config_status,
-            simulation=options.demo,
+            simulation=self._simulation,
         )
 
     # -- start and stop ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmdns.config import Config, Options
+from vmdns.config import Config
 from vmdns.daemon import file_reload
 from vmdns.daemon.app import App
 from vmdns.daemon.file_reload import ConfigReload
@@ -29,7 +29,7 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_status(
 
     async def main() -> None:
         told: list[str] = []
-        app = App(Config(), tmp_path / "none.toml", Options(), told.append)
+        app = App(Config(), tmp_path / "none.toml", {}, told.append)
         file.write_text(lines)
         for _ in range(2):
             await app._read_hosts()
@@ -61,7 +61,7 @@ def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_con
     monkeypatch.setattr(App, "_configure", lambda *_: None)  # it listens nowhere
 
     async def main() -> None:
-        app = App(Config(), tmp_path / "none.toml", Options(), lambda _: None)
+        app = App(Config(), tmp_path / "none.toml", {}, lambda _: None)
         await app._read_hosts()
         assert not app.hosts.hosts.count
         file.write_text("192.168.56.20 shop.test\n")
@@ -89,7 +89,7 @@ def test_a_file_that_an_editor_has_emptied_is_read_when_it_is_written(
     monkeypatch.setattr(file_reload.time, "sleep", write)
     applied: list[Config] = []
     log: list[str] = []
-    reload = ConfigReload(Config(wildcards=False), file, Options(), applied.append, log.append)
+    reload = ConfigReload(Config(wildcards=False), file, {}, applied.append, log.append)
     asyncio.run(reload.read())
     assert waited.is_set()
     assert (reload.config.mdns, reload.config.wildcards) == (False, True)
@@ -100,6 +100,6 @@ def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "vmdns.toml"
     file.write_text("")
     monkeypatch.setattr(file_reload.time, "sleep", lambda seconds: None)
-    reload = ConfigReload(Config(mdns=False), file, Options(), lambda before: None, lambda line: None)
+    reload = ConfigReload(Config(mdns=False), file, {}, lambda before: None, lambda line: None)
     asyncio.run(reload.read())
     assert reload.config == Config()
