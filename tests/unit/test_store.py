@@ -155,31 +155,6 @@ async def test_no_vm_is_without_an_address_while_its_lease_gives_way_twice(bench
 
 
 @on_a_clock
-async def test_no_vm_is_without_an_address_while_all_leases_give_way_to_others(bench: Bench) -> None:
-    """A report is published as a whole."""
-    numbers = range(1, 101)
-    bench.put("virtualbox", *NETWORKS, *(vm(n, f"vm{n}") for n in numbers))
-    bench.table.put("leases", {f"{n} old": lease(n, f"10.0.2.{10 + n}") for n in numbers})
-    await settled()
-    seen: list[set[str]] = []
-    bench.table.subscribe(lambda _: seen.append({str(bench.addresses(f"vm{n}.local")) for n in numbers}))
-    bench.table.put("leases", {f"{n} new": lease(n, f"10.0.2.{120 + n}", issued=NOW) for n in numbers})
-    await settled()
-    assert seen
-    assert all("[]" not in one for one in seen)
-    assert seen[-1] == {f"['10.0.2.{120 + n}']" for n in numbers}
-
-
-@on_a_clock
-async def test_a_report_is_kept_as_it_was_when_it_came(bench: Bench) -> None:
-    facts: dict[str, Fact] = {"a": vm(1)}
-    bench.table.put("virtualbox", facts)
-    facts.clear()
-    await settled()
-    assert len(bench.table.snapshot.guests) == 1
-
-
-@on_a_clock
 async def test_a_vm_keeps_its_name_while_virtualbox_is_away(bench: Bench) -> None:
     bench.put("virtualbox", vm(2), *NETWORKS)
     bench.put("leases", lease(1, "10.0.2.4"), lease(2, "10.0.2.5"))

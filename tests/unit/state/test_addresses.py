@@ -22,7 +22,6 @@ from tests.facts import (
     uuid,
     vm,
 )
-from vmdns.sources.virtualbox_values import parse_guest_reports
 from vmdns.state.addresses import ADDITIONS, SAME_MACHINE_ID
 from vmdns.state.build import build
 from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
@@ -372,19 +371,6 @@ def test_a_claim_that_is_no_ipv4_address(address: str) -> None:
     assert refusals(got) == ("Guest Additions report what is no IPv4 address",)
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["127.0.0.1", "0.0.0.0", "0.1.2.3", "169.254.7.7", "224.0.0.251", "255.255.255.255", "240.0.0.1", "010.0.2.9"],
-)
-@pytest.mark.parametrize("network", [BRIDGED, NAT, INTNET, LAB])
-def test_a_property_that_can_be_no_guests_address_gives_no_address(network: Network, address: str) -> None:
-    prefix = "/VirtualBox/GuestInfo/Net/"
-    written = {"Count": "1", "0/MAC": mac(1).upper(), "0/V4/IP": address, "0/Status": "Up"}
-    properties = {prefix + key: (value, NOW) for key, value in written.items()}
-    claims = parse_guest_reports({**properties, "/VirtualBox/HostInfo/VBoxVer": ("7.2.22", NOW - 60)}, "Running")
-    assert found(vm(1, "web", network, reports=claims)).addresses == ()
-
-
 # -- networks ----------------------------------------------------------------------------------------------------
 
 
@@ -440,16 +426,3 @@ def test_a_copy_of_a_vm_with_its_mac_is_said() -> None:
     (said,) = problems(vm(1), twin, lease(1, "10.0.2.4"))
     assert said.startswith("VM 'web', VM 'twin': all of them are at 10.0.2.4 on lab")
     assert said.endswith(SAME_MAC)
-
-
-def test_who_has_the_address_is_told_by_its_name_of_now() -> None:
-    clone, owner = vm(1, "clone", reports=(report(1, "10.0.2.5"),)), vm(2, "orig")
-
-    def refused(*others: Machine) -> tuple[str, ...]:
-        return refusals(found(clone, lease(2, "10.0.2.5"), others=others))
-
-    assert refused() == ()
-    text = "Guest Additions report 10.0.2.5, which VirtualBox's DHCP gave to another VM"
-    assert refused(owner) == (f"{text} (orig)",)
-    assert refused(replace(owner, name="db")) == (f"{text} (db)",)
-    assert refused(replace(owner, state="PoweredOff")) == ()

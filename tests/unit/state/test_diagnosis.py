@@ -18,7 +18,9 @@ from vmdns.state.findings import (
     WARNING,
     Finding,
     HostState,
+    domain_to_allow,
     find_host_findings,
+    find_server_findings,
     has_no_problem,
     join_words,
 )
@@ -358,13 +360,6 @@ def test_texts_are_listed() -> None:
     assert [join_words(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
-def test_who_asked_is_read_once_for_all_guests() -> None:
-    """With 4,000 VMs and 2,000 clients, reading it for each guest took seven seconds."""
-    patient = DoctorInput(STATUS, (), build(WORLD, Policy(), NOW, 7), NOW)
-    assert patient.last_queries is patient.last_queries
-    assert patient.listeners is patient.listeners
-
-
 def test_a_vm_with_a_rule_needs_nothing() -> None:
     rule = PortForward("ssh", "tcp", "", 2222, "", 22)
     machine = replace(vm(1, "web", NAT), adapters=(replace(vm(1, "web", NAT).adapters[0], forwards=(rule,)),))
@@ -379,3 +374,46 @@ def test_a_vm_on_another_network_with_the_same_mac_is_no_twin() -> None:
 def test_elsewhere_local_is_left_to_multicast_dns() -> None:
     host = HostState(zones_answered={"local": False, "vm.internal": True}, system="win32")
     assert troubles(found(host=host)) == []
+
+
+# -- names that are forwarded -------------------------------------------------------------------------------------
+
+
+def findings(subject: str, **status: object) -> list[Finding]:
+    return [one for one in find_server_findings({"version": "1", **status}, False) if one.subject == subject]
+
+
+def test_a_company_s_domain_below_a_zone_is_named() -> None:
+    upstreams = [
+        {"address": "192.0.2.1:53", "failed": 0, "domains": [".", "corp.local", "corp.example"]},
+        {"address": "192.0.2.2:53", "failed": 0, "domains": ["corp.local"]},
+    ]
+    (found,) = findings("corp.local", zones=["local", "vm.internal"], upstreams=upstreams)
+    assert (found.subject, found.level) == ("corp.local", OK)
+    assert "192.0.2.1:53 and 192.0.2.2:53" in found.text
+
+
+def test_names_that_were_withheld_come_with_the_line_that_allows_them() -> None:
+    held = ["nas.fritz.box", "www.nas.lan", "nas.lan", "10.0.0.1.nip.io"]
+    (found,) = findings("private addresses", forwarding={"held_back": held})
+    assert found.level == WARNING
+    assert "nas.fritz.box, www.nas.lan, nas.lan and 10.0.0.1.nip.io" in found.text
+    assert found.text.endswith('private_domains = ["nip.io", "lan", "nas.lan", "fritz.box"]')
+    assert findings("private addresses") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("nas.fritz.box", "fritz.box"),
+        ("fritz.box", "fritz.box"),
+        ("nas.lan", "lan"),
+        ("shop.test", "test"),
+        ("db.prod.corp.example", "prod.corp.example"),
+        ("lan", "lan"),
+        ("example.co.uk", "example.co.uk"),
+        ("db.example.com.au", "example.com.au"),
+    ],
+)
+def test_the_domain_to_allow(name: str, domain: str) -> None:
+    assert domain_to_allow(name) == domain

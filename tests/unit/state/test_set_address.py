@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, lease, mac, report, uuid, vm
-from vmdns.sources.virtualbox_values import parse_extra
 from vmdns.state.addresses import BY_USER, FORWARD
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, PortForward
@@ -23,20 +22,6 @@ def guest(machine: Machine, *facts: Fact) -> Guest:
 
 def brief(one: Guest) -> list[tuple[str, str, str]]:
     return [(each.address, each.network.kind, each.source) for each in one.addresses]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("", ()),
-        ("192.168.56.10", ("192.168.56.10",)),
-        (" 192.168.56.10,10.0.2.9 ,, fd00::1", ("192.168.56.10", "10.0.2.9", "fd00::1")),
-        ("192.168.56.10 10.0.2.9;x", ("192.168.56.10", "10.0.2.9", "x")),
-        ("," * 100_000 + "1", ("1",)),
-    ],
-)
-def test_the_value(value: str, expected: tuple[str, ...]) -> None:
-    assert parse_extra({"vmdns/address": value}).set_addresses == expected
 
 
 def test_it_outranks_everything_else() -> None:
