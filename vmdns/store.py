@@ -116,7 +116,7 @@ class Store:
         self._after.append(call)
         self._call_after()
 
-    async def settled(self) -> None:
+    async def wait_until_published(self) -> None:
         """Ends once everything reported until now is published."""
         done = asyncio.Event()
         self.after(done.set)

@@ -103,14 +103,14 @@ async def cost(count: int) -> None:
     """What a neighbour costs the event loop with that many VMs: one that is a VM, and one that is none."""
     table = Store(Policy())
     table.put("virtualbox", machines(count))
-    await table.settled()
+    await table.wait_until_published()
     for what, number in (("is a VM", 7), ("is none", count + 7)):
         rounds = 50
         began = time.process_time()
         for at in range(rounds):
             seen = Neighbour("lan0", f"080027{number:06x}", f"10.77.2.{at + 1}", float(at))
             table.patch("neighbours", {f"{what}": seen})
-            await table.settled()
+            await table.wait_until_published()
         spent = 1000 * (time.process_time() - began) / rounds
         print(f"{count} VMs: a neighbour that {what} costs the server {spent:.2f} ms")
     table.close()

@@ -31,7 +31,7 @@ from world import DHCP, LINK, PREFIX, address
 from vmdns.sources import worker
 from vmdns.sources.installation import Installation
 from vmdns.sources.reader import VirtualBoxInfo, fact_key
-from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Machine, Network, Report
+from vmdns.state.facts import Adapter, DhcpServer, Fact, GuestReport, HostInterface, Machine, Network
 
 # CPU time that the reader of VirtualBox's API takes for a VM that runs (docs/testing.md has how that was measured).
 SCAN_SECONDS = 0.004
@@ -45,7 +45,7 @@ def mac(number: int) -> str:
 def machine(number: int) -> Machine:
     """VM n; its names are those of tests/bench/world.py. VM 0 has no lease: its Guest Additions report its address."""
     uuid = f"00000000-0000-4000-8000-{number:012x}"
-    reports = (Report(mac(number), address(number), time.time()),) if number == 0 else ()
+    reports = (GuestReport(mac(number), address(number), time.time()),) if number == 0 else ()
     return Machine(uuid, f"vm{number:05d}", "Running", adapters=(Adapter(0, mac(number), NETWORK),), reports=reports)
 
 
@@ -95,7 +95,7 @@ class Fleet:
         match words:
             case ["address", number, where]:
                 one = self._machines[int(number)]
-                return [replace(one, reports=(Report(one.adapters[0].mac, where, time.time()),))]
+                return [replace(one, reports=(GuestReport(one.adapters[0].mac, where, time.time()),))]
             case ["states", first, last]:
                 off = self._machines[int(first)].online
                 return [

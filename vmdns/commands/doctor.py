@@ -156,7 +156,7 @@ def gather(status: Mapping[str, Any] | None, log: Log) -> HostState:
         answers_local=tuple(one for one in servers if found.get(f"the upstream {one}")),
         encrypted=found.get("the browsers", ()),
         system=sys.platform,
-        asking=found.get("the system's DNS settings", HostState.asking),
+        resolver_command=found.get("the system's DNS settings", HostState.resolver_command),
         hosts_block=found.get("the hosts file", False),
     )
 

@@ -154,8 +154,8 @@ def _client_addresses(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     host. The first is '' where that is neither, the second where the client reaches no address of the host."""
     if not wanted:
         return "127.0.0.1", "127.0.0.1"
-    ways = snapshot.ways
-    if wanted in ways.loopback:
+    host = snapshot.host_networks
+    if wanted in host.loopback:
         return "127.0.0.1", wanted
     zones = [to_text(zone) for zone in snapshot.policy.own]
     typed = wanted.lower().rstrip(".")
@@ -168,7 +168,7 @@ def _client_addresses(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
         elif not (networks := [one.network for one in guest.addresses if one.address == wanted]):
             continue
         for network in networks:
-            if local := ways.find_address_towards(network):
+            if local := host.find_address_towards(network):
                 # The queries of a guest behind NAT come, to the host, from the very address that they go to.
                 own = [] if network.kind in ("nat", "natnetwork") else guest.addresses
                 return next((one.address for one in own if one.network == network), local), local
@@ -177,8 +177,8 @@ def _client_addresses(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
         ip_address(wanted)
     except ValueError:
         return "", ""
-    place = ways.place_of(wanted)
-    return wanted, place.address if place is not None else "127.0.0.1" if ways.owns(wanted) else ""
+    place = host.place_of(wanted)
+    return wanted, place.address if place is not None else "127.0.0.1" if host.owns(wanted) else ""
 
 
 def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | 
         lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
         if machine.online:
             sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            for address, reason in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.ways):
+            for address, reason in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.host_networks):
                 if kind is None or _is_answered(address, kind, key):
                     lines.append(f"{reason}{sources.get(address, '')}")
         if guest.note:

@@ -125,7 +125,7 @@ class App:
             await self._read_upstreams()
             await self._read_hosts()
             self.store.rebuild()
-            await self.store.settled()
+            await self.store.wait_until_published()
             self._tasks.spawn(self._report_ready)
             if POLL_SECONDS:
                 self._tasks.spawn(run_with_restarts, "reading upstreams", self._poll_upstreams)
@@ -181,7 +181,7 @@ class App:
             except TimeoutError:
                 self._log(text)
         self._end_first_look()
-        await self.store.settled()
+        await self.store.wait_until_published()
         config, found = self.configuration.config, self._discovery.virtualbox
         lines = ready_lines(config.zones, self._server.listeners, self._simulation)
         for line in lines:
@@ -276,7 +276,7 @@ class App:
     def _listen(self) -> None:
         """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
         config = self.configuration.config
-        self._listening.want(config.listen, self.store.snapshot.ways.guest_addresses(config.lan != "off"))
+        self._listening.want(config.listen, self.store.snapshot.host_networks.guest_addresses(config.lan != "off"))
 
     def _policy(self) -> Policy:
         config = self.configuration.config

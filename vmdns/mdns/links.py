@@ -37,16 +37,16 @@ def find_links(snapshot: Snapshot, relay: bool, publish_names: bool = True) -> d
     Only names of two labels below `local`, each with its addresses on that network (RFC 6762 sections 3 and 14). relay:
     also links without VMs, to query them. publish_names: whether names of VMs are answered at all.
     """
-    ways = snapshot.ways
+    host = snapshot.host_networks
     prefixes: dict[str, list[IPv4Interface | IPv6Interface]] = {}
-    for place in ways.places:
+    for place in host.places:
         if not place.at.ip.is_loopback and place.at.network.num_addresses > 1:
             prefixes.setdefault(place.interface, []).append(place.at)
     found: dict[str, Link] = {}
     for interface, here in prefixes.items():
         if all(one.version == 6 for one in here):
             continue
-        network = ways.networks.get(interface)
+        network = host.networks.get(interface)
         if network is not None and not (network.kind == "bridged" and snapshot.policy.lan == "off"):
             link = Link(tuple(here), {}, guests_only=network.kind != "bridged")
             if publish_names:
@@ -64,7 +64,7 @@ def _names(snapshot: Snapshot, network: Network, link: Link) -> Iterator[tuple[b
         here = dict.fromkeys(
             one.address
             for one in guest.addresses
-            if link.contains(one.address) and snapshot.ways.same_link(network, one.network)
+            if link.contains(one.address) and snapshot.host_networks.same_link(network, one.network)
         )
         for name in _local_names(guest, snapshot) if here else ():
             yield name, tuple(here)

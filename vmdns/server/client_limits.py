@@ -183,7 +183,7 @@ class ClientLimits:
         if address.is_loopback:
             return ""
         snapshot = self._current()
-        if snapshot.ways.owns(peer) or snapshot.is_guest(peer):
+        if snapshot.host_networks.owns(peer) or snapshot.is_guest(peer):
             return peer
         bits = STRANGERS_IPV4 if address.version == 4 else STRANGERS_IPV6
         return str(ip_network(f"{address}/{bits}", strict=False))
@@ -193,10 +193,11 @@ class ClientLimits:
         if not key:
             return None
         snapshot = self._current()
-        from_host = snapshot.ways.owns(peer)
-        stranger = not from_host and not snapshot.is_guest(peer) and snapshot.ways.is_trusted(local, peer) is not True
+        host = snapshot.host_networks
+        from_host = host.owns(peer)
+        stranger = not from_host and not snapshot.is_guest(peer) and host.is_trusted(local, peer) is not True
         address = ip_address(peer.partition("%")[0])
-        place = snapshot.ways.place_of(peer, local)
+        place = host.place_of(peer, local)
         # A response to it would reach many hosts, or none.
         unanswerable = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
         if place is not None and address.version == 4 and place.at.network.prefixlen < 31:

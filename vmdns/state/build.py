@@ -76,7 +76,7 @@ def build(
         outside=hosts.outside,
         absent=absent,
         by_uuid=guests,
-        ways=networks.host,
+        host_networks=networks.host,
         shared=shared,
         problems=(*naming.problems, *refused, *map(str, shared.values())),
         name_owners=naming.owners,

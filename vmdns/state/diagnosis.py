@@ -27,7 +27,6 @@ from vmdns.state.findings import (
 from vmdns.state.guests import SAME_MAC, Guest, replug_command
 from vmdns.state.networks import FIXED, LEASE, Address
 from vmdns.state.snapshot import Snapshot
-from vmdns.state.views import HostNetworks
 
 # A guest that keeps its lease renews it after half of it: VirtualBox gives ten minutes.
 QUERY_SECONDS = 900.0
@@ -47,20 +46,15 @@ class DoctorInput:
     now: float
 
     @property
-    def ways(self) -> HostNetworks:
-        """The networks of the host."""
-        return self.snapshot.ways
-
-    @property
     def simulated(self) -> bool:
         """Whether the networks are those of `vmdns demo`, whose guests do not ask and whose host is another one."""
-        return bool(self.ways.loopback)
+        return bool(self.snapshot.host_networks.loopback)
 
     @cached_property
     def listeners(self) -> frozenset[str]:
         """The addresses at which port 53 is answered."""
         if self.simulated:
-            return frozenset(place.address for place in self.ways.places)
+            return frozenset(place.address for place in self.snapshot.host_networks.places)
         listed = list_of(self.status, "listeners")
         return frozenset(str(one["address"]) for one in listed if is_open(one) and one["port"] == 53)
 
@@ -103,7 +97,7 @@ def _check_networks(inputs: DoctorInput) -> Iterator[Finding]:
             yield from _check_name_servers(inputs, Network("hostonly", fact.name))
         elif fact.enabled:
             yield from _check_name_servers(inputs, Network("natnetwork", fact.name))
-    for address, networks in inputs.ways.advertised.items():
+    for address, networks in inputs.snapshot.host_networks.advertised.items():
         if len(networks) > 1:
             names = " and ".join(network.name for network in networks)
             text = f"{names} share {address}: vmdns cannot tell their guests apart"
@@ -122,7 +116,7 @@ def _check_name_servers(inputs: DoctorInput, network: Network) -> Iterator[Findi
         if network.kind == "natnetwork":
             yield Finding(subject, WARNING, f"{what}: VirtualBox makes it when the network first starts", wire)
         elif server is None:
-            addresses = join_words(inputs.ways.on(network)) or "the address of vmdns"
+            addresses = join_words(inputs.snapshot.host_networks.on(network)) or "the address of vmdns"
             yield Finding(subject, WARNING, f"{what}: set {addresses} as the DNS server in its guests")
         else:
             command = f"VBoxManage dhcpserver modify --network={_quote_for_shell(server.network)} --enable"
@@ -134,7 +128,7 @@ def _check_name_servers(inputs: DoctorInput, network: Network) -> Iterator[Findi
     wrong: list[str] = []
     for address in server.name_servers:
         trap = _explain_trap(address, server)
-        if trap or not inputs.ways.owns(address):
+        if trap or not inputs.snapshot.host_networks.owns(address):
             wrong.append(f"{address}, which {trap or 'is no address of this computer'}")
         elif inputs.status is None or address in inputs.listeners:
             yield Finding(subject, OK, f"its guests are given {address}, which is vmdns")
@@ -204,7 +198,9 @@ def _check_queries(subject: str, guest: Guest, inputs: DoctorInput) -> Iterator[
     if inputs.status is None or inputs.simulated:
         return
     for one in guest.addresses:
-        addresses = [address for address in inputs.ways.on(one.network) if address in inputs.listeners]
+        addresses = [
+            address for address in inputs.snapshot.host_networks.on(one.network) if address in inputs.listeners
+        ]
         if one.network.kind not in ("hostonly", "bridged") or not addresses or ":" in one.address:
             continue
         server = inputs.servers.get(one.network.dhcp_name)

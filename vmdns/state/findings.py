@@ -50,8 +50,8 @@ class HostState:
 
     zones_answered: for each zone whether this computer's own resolver asks vmdns for it. firewall: the name of one that
     is on and does not let DNS in, and the command that lets it. answers_local: upstreams that answer names in `local`.
-    encrypted: what sends this computer's DNS past its resolver. system: sys.platform. asking: the command that makes
-    this computer find the names. hosts_block: whether `vmdns hosts` has written them into the hosts file.
+    encrypted: what sends this computer's DNS past its resolver. system: sys.platform. resolver_command: what makes this
+    computer find the names. hosts_block: whether `vmdns hosts` has written them into the hosts file.
     """
 
     zones_answered: Mapping[str, bool] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class HostState:
     answers_local: tuple[str, ...] = ()
     encrypted: tuple[str, ...] = ()
     system: str = "linux"
-    asking: str = "vmdns host --apply"
+    resolver_command: str = "vmdns host --apply"
     hosts_block: bool = False
 
 
@@ -95,7 +95,8 @@ def find_host_findings(host: HostState) -> Iterator[Finding]:
     if missing and host.hosts_block:
         yield Finding("this computer", OK, "has the names of VMs in its hosts file")
     elif missing:
-        yield Finding("this computer", WARNING, f"does not ask vmdns for names in {join_words(missing)}", host.asking)
+        text = f"does not ask vmdns for names in {join_words(missing)}"
+        yield Finding("this computer", WARNING, text, host.resolver_command)
     if host.firewall is not None:
         name, command = host.firewall
         yield Finding("this computer", PROBLEM, f"{name} does not let queries of guests in", command)

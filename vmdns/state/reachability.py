@@ -72,15 +72,15 @@ def find_service_name(rule: PortForward) -> str:
     return _BY_PORT.get(rule.guest_port) or short or f"port-{rule.guest_port}"
 
 
-def build_vm_view(guest: Guest, view: View, ways: HostNetworks) -> VmView:
+def build_vm_view(guest: Guest, view: View, host: HostNetworks) -> VmView:
     """What this view can use of a VM."""
-    direct = _find_direct_addresses(guest.addresses, view, ways)
+    direct = _find_direct_addresses(guest.addresses, view, host)
     if direct:
         rules = guest.forwards
         return VmView(
             direct, tuple(VmService(find_service_name(one), one.protocol, one.guest_port, one) for one in rules)
         )
-    through = {rule: _find_rule_addresses(rule, view, ways) for rule in guest.forwards}
+    through = {rule: _find_rule_addresses(rule, view, host) for rule in guest.forwards}
     usable = {rule: addresses for rule, addresses in through.items() if addresses}
     if usable:
         services = tuple(VmService(find_service_name(one), one.protocol, one.host_port, one) for one in usable)
@@ -88,11 +88,11 @@ def build_vm_view(guest: Guest, view: View, ways: HostNetworks) -> VmView:
     return VmView((), why=_explain_absence(guest, view))
 
 
-def _find_direct_addresses(addresses: Sequence[Address], view: View, ways: HostNetworks) -> tuple[str, ...]:
+def _find_direct_addresses(addresses: Sequence[Address], view: View, host: HostNetworks) -> tuple[str, ...]:
     found: list[str] = []
     for family in (False, True):
         among = [one for one in addresses if (":" in one.address) == family]
-        owns = [[one.address for one in among if ways.same_link(member, one.network)] for member in view.members]
+        owns = [[one.address for one in among if host.same_link(member, one.network)] for member in view.members]
         if len(owns) == 1 and owns[0]:
             found += owns[0]
             continue
@@ -112,29 +112,29 @@ def _is_routed(one: Address, client: Network) -> bool:
     return one.network.kind in _ROUTED and client.kind in clients
 
 
-def _find_rule_addresses(rule: PortForward, view: View, ways: HostNetworks) -> tuple[str, ...]:
+def _find_rule_addresses(rule: PortForward, view: View, host: HostNetworks) -> tuple[str, ...]:
     """The host's addresses at which this view can use a rule, the best first."""
-    each = [_find_member_addresses(rule, member, view.local, ways) for member in view.members]
+    each = [_find_member_addresses(rule, member, view.local, host) for member in view.members]
     common = tuple(one for one in each[0] if all(one in addresses for addresses in each))
     return common or next((addresses for addresses in each if addresses), ())
 
 
-def _find_member_addresses(rule: PortForward, client: Network, local: str, ways: HostNetworks) -> tuple[str, ...]:
+def _find_member_addresses(rule: PortForward, client: Network, local: str, host: HostNetworks) -> tuple[str, ...]:
     everywhere = rule.host_address in ("", "0.0.0.0")
     inward = everywhere or rule.host_address.startswith("127.")
-    outward = tuple(one for one in ways.reachable if everywhere or one == rule.host_address)
+    outward = tuple(one for one in host.reachable if everywhere or one == rule.host_address)
     outward = tuple(sorted(outward, key=lambda one: one != local))
     match client.kind:
         case "host":
             return ((("127.0.0.1" if everywhere else rule.host_address),) if inward else ()) + outward
         case "natnetwork":
             # The gateway of a NAT Network passes ports other than 53 on to the host's 127.0.0.1 (VirtualBox 7.2).
-            gateway = ways.gateways.get(client.name, "") if inward and rule.host_port != 53 else ""
+            gateway = host.gateways.get(client.name, "") if inward and rule.host_port != 53 else ""
             return outward + ((gateway,) if gateway else ())
         case "nat":
             return outward
         case "hostonly" | "bridged":
-            return tuple(one for one in outward if one in ways.on(client))
+            return tuple(one for one in outward if one in host.on(client))
     return ()
 
 
@@ -151,27 +151,27 @@ def _cover_rules(left: list[tuple[str, ...]]) -> tuple[str, ...]:
 # -- in words -------------------------------------------------------------------------------------------------
 
 
-def explain_choices(guest: Guest, found: VmView, view: View, ways: HostNetworks) -> list[tuple[str, str]]:
+def explain_choices(guest: Guest, found: VmView, view: View, host: HostNetworks) -> list[tuple[str, str]]:
     """The addresses of a VM, those in `found` (what `build_vm_view` gave for the view) first, each with a sentence why
     the view gets it or not."""
     own = () if found.forwarded else found.addresses
     chosen, others = dict[tuple[str, str], None](), dict[tuple[str, str], None]()
     for address in found.addresses if found.forwarded else ():
         ports = ", ".join(f"{one.rule.host_port} to its {one.rule.guest_port}" for one in found.services)
-        where = "the gateway of the NAT Network" if address in ways.gateways.values() else "this computer's"
+        where = "the gateway of the NAT Network" if address in host.gateways.values() else "this computer's"
         reason = f"{where}, and port-forward rules lead to the VM ({ports})"
         chosen[address, f"{address} is chosen: it is {reason}"] = None
     for one in guest.addresses:
         among, verb = (chosen, "chosen") if one.address in own else (others, "left out")
-        among[one.address, f"{one.address} is {verb}: it is {_explain_choice(one, own, view, ways)}"] = None
+        among[one.address, f"{one.address} is {verb}: it is {_explain_choice(one, own, view, host)}"] = None
     return [*chosen, *others]
 
 
-def _explain_choice(one: Address, own: Sequence[str], view: View, ways: HostNetworks) -> str:
+def _explain_choice(one: Address, own: Sequence[str], view: View, host: HostNetworks) -> str:
     on = f"on {one.network.phrase}"
     if one.network.kind == "nat":
         return "inside of the VM's own NAT, which nobody else reaches"
-    linked = [member for member in view.members if ways.same_link(member, one.network)]
+    linked = [member for member in view.members if host.same_link(member, one.network)]
     users = linked or [member for member in view.members if _is_routed(one, member)]
     alone = len(view.members) == 1
     if one.address in own:

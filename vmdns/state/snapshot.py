@@ -55,7 +55,7 @@ class Snapshot:
     outside: Mapping[bytes, Node] = field(default_factory=dict)
     absent: Mapping[bytes, str] = field(default_factory=dict)
     by_uuid: Mapping[str, Guest] = field(default_factory=dict)
-    ways: HostNetworks = field(default_factory=HostNetworks)
+    host_networks: HostNetworks = field(default_factory=HostNetworks)
     shared: Mapping[tuple[str, Network], Problem] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     name_owners: Owners = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Snapshot:
     @cached_property
     def guests(self) -> tuple[Guest, ...]:
         """The VMs by their UUIDs' order."""
-        return tuple(self.by_uuid[uuid] for uuid in sorted(self.by_uuid))
+        return tuple(guest for _, guest in sorted(self.by_uuid.items()))
 
     def view(self, local: str, peer: str) -> View:
         """The view of a client that asked from `peer` at the host's address `local`."""
@@ -90,11 +90,11 @@ class Snapshot:
         if found is None:
             if len(self._clients) >= _MAX_CLIENTS:
                 self._clients.clear()
-            found = self._clients[local, peer] = self.ways.view(local, peer), self._decide(local, peer)
+            found = self._clients[local, peer] = self.host_networks.view(local, peer), self._decide(local, peer)
         return found
 
     def _decide(self, local: str, peer: str) -> AccessRight:
-        trusted, lan = self.ways.is_trusted(local, peer), self.policy.lan
+        trusted, lan = self.host_networks.is_trusted(local, peer), self.policy.lan
         if trusted or self.is_guest(peer):
             return AccessRight.ALL
         if lan == "names":
@@ -120,9 +120,7 @@ class Snapshot:
         key = guest.machine.uuid, view
         found = self._seen.get(key)
         if found is None:
-            if len(self._seen) >= 10 * _MAX_CLIENTS:
-                self._seen.clear()
-            found = self._seen[key] = build_vm_view(guest, view, self.ways)
+            found = self._seen[key] = build_vm_view(guest, view, self.host_networks)
         return found
 
     def owner(self, key: bytes) -> Guest | None:

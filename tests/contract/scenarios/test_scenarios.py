@@ -113,7 +113,7 @@ class Stage:
     async def step(self, number: int, verb: str, *words: str) -> None:
         try:
             if verb in ("expect", "why", "told"):
-                await self.table.settled()
+                await self.table.wait_until_published()
                 getattr(self, verb)(*words)
             else:
                 getattr(self, "as_" if verb == "as" else verb)(*words)
@@ -228,11 +228,11 @@ class Stage:
         if self.asker == ("everywhere",):
             return EVERYWHERE
         network = Network(*self.asker)
-        ways = self.table.snapshot.ways
-        local = ways.find_address_towards(network)
+        host = self.table.snapshot.host_networks
+        local = host.find_address_towards(network)
         assert local, f"{network} has no way to ask"
         hidden = network.kind in ("host", "nat", "natnetwork")
-        return ways.view(local, local if hidden else local.rpartition(".")[0] + ".250")
+        return host.view(local, local if hidden else local.rpartition(".")[0] + ".250")
 
     # -- what is seen ------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ async def answers(*hosts: HostName) -> tuple[dict[str, Any], dict[str, Any], dic
     table.put_hosts(index_hosts(list(hosts), POLICY.apexes, POLICY.ttl))
     table.put("virtualbox", {str(number): fact for number, fact in enumerate((*WORLD, vm(1, "web")))})
     table.put("leases", {"1": lease(1, "10.0.2.4")})
-    await table.settled()
+    await table.wait_until_published()
     requests = Requests(
         lambda: table.snapshot, lambda: table.facts, lambda *_: None, lambda: POLICY.zones, lambda: dict(STATUS), dict
     )

@@ -43,7 +43,7 @@ FACTS = (
     lease(2, OFFICE, HOSTONLY),
 )
 SNAPSHOT = build(FACTS, Policy(), NOW, 1)
-LAN = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "eth0"), {})
+LAN = Link(tuple(place.at for place in SNAPSHOT.host_networks.places if place.interface == "eth0"), {})
 
 
 def announcement(record: Record) -> Message:
@@ -191,7 +191,7 @@ class OpenLink:
 def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multicast, "_OpenLink", OpenLink)
     monkeypatch.setattr(multicast, "_index", lambda interface: 0)
-    guests = Link(tuple(place.at for place in SNAPSHOT.ways.places if place.interface == "vboxnet0"), {}, True)
+    guests = Link(tuple(place.at for place in SNAPSHOT.host_networks.places if place.interface == "vboxnet0"), {}, True)
     name = to_wire("printer.local")
 
     async def main() -> None:

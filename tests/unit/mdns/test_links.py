@@ -41,8 +41,8 @@ def guest(number: int, names: tuple[tuple[str, ...], ...], *addresses: tuple[str
 def snapshot(*guests: Guest, lan: str = "guests", zone: str = "local") -> Snapshot:
     owned = {to_wire(".".join((*name, zone))): one.machine.uuid for one in guests for name in one.named.names}
     by_uuid = {one.machine.uuid: one for one in guests}
-    ways = index_host_networks([*FACTS, *(one.machine for one in guests)])
-    return Snapshot(by_uuid=by_uuid, owned=owned, ways=ways, policy=Policy(zones=(zone,), lan=lan))
+    host_networks = index_host_networks([*FACTS, *(one.machine for one in guests)])
+    return Snapshot(by_uuid=by_uuid, owned=owned, host_networks=host_networks, policy=Policy(zones=(zone,), lan=lan))
 
 
 WEB = guest(1, (("web",),), ("192.168.56.11", f.HOSTONLY), ("192.168.1.11", f.BRIDGED), ("10.0.2.4", f.LAB))

@@ -351,7 +351,7 @@ def test_a_port_that_the_user_chose_is_no_problem() -> None:
 
 
 def test_names_in_the_hosts_file_do_as_well() -> None:
-    host = replace(WELL, zones_answered={"local": False}, asking="vmdns hosts --keep")
+    host = replace(WELL, zones_answered={"local": False}, resolver_command="vmdns hosts --keep")
     assert [one.command for one in troubles(found(host=host))] == ["vmdns hosts --keep"]
     assert troubles(found(host=replace(host, hosts_block=True))) == []
 

@@ -245,7 +245,7 @@ def test_the_host_behind_a_stub_and_guests_behind_nat_get_what_serves_both() -> 
 
 def choices(snapshot: Snapshot, uuid: str, view: View) -> list[str]:
     guest = snapshot.by_uuid[uuid]
-    return [text for _, text in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.ways)]
+    return [text for _, text in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.host_networks)]
 
 
 def test_why_there_is_nothing_is_said() -> None:
@@ -388,7 +388,7 @@ def test_interfaces_that_virtualbox_calls_otherwise(name: str, interface: str, a
     view = snapshot.view("192.168.9.5", "192.168.9.150")
     assert view.members == (network,)
     assert snapshot.vm_view(snapshot.guests[0], view).addresses == ("192.168.9.77",)
-    assert snapshot.ways.guest_addresses(lan=True) == ("192.168.9.5",)
+    assert snapshot.host_networks.guest_addresses(lan=True) == ("192.168.9.5",)
 
 
 def test_an_old_neighbour_does_not_outlive_a_fresher_sight_of_the_known_address() -> None:
@@ -410,16 +410,16 @@ def test_guest_addresses() -> None:
     snapshot = made(machine)
     given = ["198.18.53.1", "198.18.53.2", "198.18.53.53"]
     only = ["192.168.56.1", "192.168.57.1"]
-    assert sorted(snapshot.ways.guest_addresses(lan=False)) == sorted([*given, *only])
-    assert sorted(snapshot.ways.guest_addresses(lan=True)) == sorted(
+    assert sorted(snapshot.host_networks.guest_addresses(lan=False)) == sorted([*given, *only])
+    assert sorted(snapshot.host_networks.guest_addresses(lan=True)) == sorted(
         [*given, *only, "192.168.1.5", "192.168.1.6", "172.20.0.5"]
     )
     off = build([fact for fact in WORLD if not hasattr(fact, "state")], Policy(), NOW, 7)
-    assert sorted(off.ways.guest_addresses(lan=True)) == sorted([*given, *only])
+    assert sorted(off.host_networks.guest_addresses(lan=True)) == sorted([*given, *only])
     # The host's own first name server is an address at which guests ask as well.
     told = build(WORLD[:-3], Policy(resolvers=("192.168.1.5", "192.168.1.1", "127.0.0.53")), NOW, 7)
-    assert "192.168.1.5" in told.ways.guest_addresses(lan=False)
-    assert not {"192.168.1.1", "127.0.0.53"} & set(told.ways.guest_addresses(lan=False))
+    assert "192.168.1.5" in told.host_networks.guest_addresses(lan=False)
+    assert not {"192.168.1.1", "127.0.0.53"} & set(told.host_networks.guest_addresses(lan=False))
 
 
 def test_an_address_that_only_virtualbox_names_is_none_of_the_host() -> None:
