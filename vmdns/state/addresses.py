@@ -197,7 +197,10 @@ def _check_set_address(address: IPv4Address | IPv6Address, adapter: Adapter, net
 
 
 def _rank_adapter(address: IPv4Address | IPv6Address, adapter: Adapter, networks: NetworkIndex) -> int:
-    if isinstance(address, IPv4Address) and is_on_network(address, adapter, networks):
+    prefixes = networks.prefixes.get(adapter.network.dhcp_name, [])
+    if adapter.network.kind == "bridged":
+        prefixes, _ = _find_links(adapter, networks)
+    if isinstance(address, IPv4Address) and any(_is_usable_in(prefix, address) for prefix in prefixes):
         return 0
     return 2 if adapter.network.kind == "nat" else 1
 
@@ -288,14 +291,6 @@ def check_placement(
     if address.is_global and not set_by_user:
         return Problem("which is a public address", "if the VM really has it, set it in vmdns/address of the VM")
     return None
-
-
-def is_on_network(address: IPv4Address, adapter: Adapter, networks: NetworkIndex) -> bool:
-    """Whether the address is in a prefix that the adapter's network is known to have."""
-    prefixes = networks.prefixes.get(adapter.network.dhcp_name, [])
-    if adapter.network.kind == "bridged":
-        prefixes, _ = _find_links(adapter, networks)
-    return any(_is_usable_in(prefix, address) for prefix in prefixes)
 
 
 def is_machine_address(address: IPv4Address) -> bool:

@@ -20,7 +20,6 @@ from vmdns.state.findings import (
     Problem,
     Status,
     find_server_findings,
-    is_open,
     join_words,
     list_of,
 )
@@ -56,7 +55,7 @@ class DoctorInput:
         if self.simulated:
             return frozenset(place.address for place in self.snapshot.host_networks.places)
         listed = list_of(self.status, "listeners")
-        return frozenset(str(one["address"]) for one in listed if is_open(one) and one["port"] == 53)
+        return frozenset(str(one["address"]) for one in listed if one["state"] == "listening" and one["port"] == 53)
 
     @cached_property
     def last_queries(self) -> dict[tuple[str, str], float]:

@@ -1,9 +1,6 @@
-"""The facts that sources report, as values.
+"""The facts that sources report, as frozen values: two looks at the same world compare equal. Times are Unix seconds.
 
-Everything is frozen and hashable, so that two looks at the same world compare equal. Times are
-Unix seconds (VirtualBox stamps its lease files and guest properties with the wall clock).
-An address always belongs to one adapter, and an adapter to one network: that is what later
-lets the same name have another answer for another client.
+An address belongs to one adapter, and an adapter to one network: so a name can have another answer for another client.
 """
 
 from __future__ import annotations
@@ -12,17 +9,14 @@ from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from typing import Any, cast, get_args, get_type_hints
 
-# States in which a VM has its addresses: FirstOnline..LastOnline of MachineState
-# (VirtualBox SDK reference; a paused guest keeps its lease, a saved one does not answer).
+# States in which a VM has its addresses: FirstOnline..LastOnline of MachineState (VirtualBox SDK reference).
 ONLINE_STATES = frozenset(
     {
-        "Running", "Paused", "Stuck", "Teleporting", "LiveSnapshotting", "Starting", "Stopping",
-        "Saving", "Restoring", "TeleportingPausedVM", "TeleportingIn", "DeletingSnapshotOnline",
-        "DeletingSnapshotPaused", "OnlineSnapshotting",
+        "Running", "Paused", "Stuck", "Teleporting", "LiveSnapshotting", "Starting", "Stopping", "Saving", "Restoring",
+        "TeleportingPausedVM", "TeleportingIn", "DeletingSnapshotOnline", "DeletingSnapshotPaused",
+        "OnlineSnapshotting",
     }
 )  # fmt: skip
-
-
 # How tables and sentences call a kind of network.
 _TITLES = {
     "nat": ("NAT", "NAT"),
@@ -68,11 +62,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """One port-forward rule of plain NAT (`INATEngine.redirects`) or of a NAT Network.
-
-    protocol is tcp or udp; an empty host_address means every address of the host; an empty
-    guest_address means the address plain NAT's own DHCP gave.
-    """
+    """One port-forward rule of plain NAT or of a NAT Network: protocol is tcp or udp, an empty host_address means every
+    address of the host, an empty guest_address the one that plain NAT's own DHCP gave."""
 
     name: str
     protocol: str
@@ -106,10 +97,9 @@ class GuestReport:
 class Machine:
     """One registered VM. state is the name of VirtualBox's MachineState; '' for an inaccessible VM.
 
-    state_changed: when the VM last changed its state, in whole Unix seconds (IMachine.lastStateChange); 0.0 if unknown.
-    registration_index: its place in VirtualBox's list of VMs, which is in the order of registration: lower is older.
-    adapters and reports are those of an online VM; those of a VM that is off do not matter.
-    set_addresses: what the user set in `vmdns/address`, as it is written there.
+    state_changed: when the VM last changed its state, in whole seconds (IMachine.lastStateChange); 0.0 if unknown.
+    registration_index: its place in VirtualBox's list of VMs, lower is older. adapters and reports matter for an online
+    VM only. set_addresses: what the user set in `vmdns/address`, as it is written there.
     """
 
     uuid: str
@@ -143,10 +133,8 @@ class NatNetwork:
 
 @dataclass(frozen=True, slots=True)
 class DhcpServer:
-    """VirtualBox's DHCP server of one network; fixed pairs a MAC (12 hex digits) with its fixed address.
-
-    name_servers is what it hands out as option 6: a group for all MACs outranks the whole server.
-    """
+    """VirtualBox's DHCP server of one network; fixed pairs a MAC with its fixed address, name_servers is what it hands
+    out as option 6."""
 
     network: str
     address: str
@@ -166,10 +154,8 @@ class HostInterface:
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """An address that the host has: the system's name of the interface, and a prefix like 192.168.1.20/24.
-
-    alias is the name by which VirtualBox knows the interface where that is another one (Windows), else empty.
-    """
+    """An address that the host has: the system's name of the interface, a prefix like 192.168.1.20/24, and the name by
+    which VirtualBox knows the interface where that is another one (Windows)."""
 
     interface: str
     prefix: str
@@ -187,10 +173,8 @@ class LoopbackNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An entry of the host's neighbour table: on this interface, that MAC (12 hex digits) has this address.
-
-    Either family; link-local and temporary addresses are left out. since is when it was first seen, in Unix seconds.
-    """
+    """An entry of the host's neighbour table: which MAC has this address on this interface, first seen at since.
+    Link-local and temporary addresses are left out."""
 
     interface: str
     mac: str

@@ -147,17 +147,12 @@ def find_server_findings(status: Status | None, simulated: bool) -> Iterator[Fin
     yield from _check_forwarding(status)
 
 
-def is_open(listener: Mapping[str, object]) -> bool:
-    """Whether queries are answered there."""
-    return listener["state"] == "listening"
-
-
 def _check_listeners(status: Status, simulated: bool) -> Iterator[Finding]:
     addresses: dict[tuple[str, str, str], list[str]] = {}
     answered = []
     for one in list_of(status, "listeners"):
         where, detail = str(one["address"]), str(one["detail"])
-        if is_open(one) and (one["port"] == 53 or simulated):
+        if one["state"] == "listening" and (one["port"] == 53 or simulated):
             answered.append(where)
             continue
         # The user chose another port.

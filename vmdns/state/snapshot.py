@@ -1,7 +1,6 @@
 """The snapshot: all data that queries are answered from at one time.
 
-What a view can use of a VM is computed at the first query and kept as long as the snapshot: a build costs the same
-for one network and for ten.
+What a view can use of a VM is computed at the first query and kept as long as the snapshot.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class HostNetworks:
         except ValueError:
             return None
         found = [place for place in self.places if wanted in place.at.network]
-        return next((place for place in found if place.address == local), found[0] if found else None)
+        return next((one for one in found if one.address == local), next(iter(found), None))
 
     def on(self, network: Network) -> tuple[str, ...]:
         """The host's IPv4 addresses on a host-only or bridged network."""
