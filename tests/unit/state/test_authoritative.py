@@ -1,4 +1,4 @@
-"""What is answered from a snapshot: cases A01-A25 of the list of correct answers, and the rules around them."""
+"""What is answered from a snapshot, besides the cases A01-A25 of the behaviour table."""
 
 from __future__ import annotations
 
@@ -55,90 +55,68 @@ def said(name: str | bytes, kind: str = "A", at: object = SNAPSHOT) -> tuple[int
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "kind", "lines"),
+    ("name", "kind", "lines"),
     [
-        ("A01", "web-01.local", "A", ["web-01.local. 5 IN A 192.168.56.101"]),
-        ("A03", "web-01.local", "AAAA", ["web-01.local. 5 IN AAAA fd00:56::101"]),
-        ("A08", "wEb-01.LoCaL", "A", ["wEb-01.LoCaL. 5 IN A 192.168.56.101"]),
-        ("A10", "_ssh._tcp.local", "SRV", ["_ssh._tcp.local. 5 IN SRV 0 0 2222 host.local."]),
-        ("A11", "_http._tcp.local", "SRV",
-         ["_http._tcp.local. 5 IN SRV 0 0 8080 host.local.", "_http._tcp.local. 5 IN SRV 0 0 8081 host.local."]),
-        ("A12", "101.56.168.192.in-addr.arpa", "PTR", ["101.56.168.192.in-addr.arpa. 5 IN PTR web-01.local."]),
-        ("A14", "web-01.local", "TXT", ['web-01.local. 5 IN TXT "first string" "second string"']),
-        ("A15", "www.local", "A", ["www.local. 5 IN CNAME web-01.local.", "web-01.local. 5 IN A 192.168.56.101"]),
-        ("A15", "www2.local", "A",
+        ("www2.local", "A",
          ["www2.local. 5 IN CNAME www.local.", "www.local. 5 IN CNAME web-01.local.",
           "web-01.local. 5 IN A 192.168.56.101"]),
-        ("A16", "www.local", "CNAME", ["www.local. 5 IN CNAME web-01.local."]),
-        ("A17", "multi.local", "A", [f"multi.local. 5 IN A 192.168.56.{n}" for n in (21, 22, 23)]),
-        ("A18", "local", "SOA", [SOA.format("local.")]),
-        ("A18", "vm.internal", "SOA", [SOA.format("vm.internal.")]),
-        ("A21", "web-01.local", "ANY", ['web-01.local. 5 IN HINFO "RFC8482" ""']),
-        ("", "local", "NS", ["local. 5 IN NS vmdns.local."]),
-        ("", "vmdns.local", "A", ["vmdns.local. 5 IN A 192.168.56.1"]),
-        ("", "db.vm.internal", "A", ["db.vm.internal. 5 IN A 192.168.56.102"]),
+        ("vm.internal", "SOA", [SOA.format("vm.internal.")]),
+        ("local", "NS", ["local. 5 IN NS vmdns.local."]),
+        ("vmdns.local", "A", ["vmdns.local. 5 IN A 192.168.56.1"]),
+        ("db.vm.internal", "A", ["db.vm.internal. 5 IN A 192.168.56.102"]),
         # Wildcards (RFC 4592): any depth below, but not where there is a name or one below a name.
-        ("", "x.wild.local", "A", ["x.wild.local. 5 IN A 192.168.56.77"]),
-        ("", "x.y.wild.local", "A", ["x.y.wild.local. 5 IN A 192.168.56.77"]),
-        ("", "X.alias.local", "A", ["X.alias.local. 5 IN CNAME web-01.local.", "web-01.local. 5 IN A 192.168.56.101"]),
+        ("x.wild.local", "A", ["x.wild.local. 5 IN A 192.168.56.77"]),
+        ("x.y.wild.local", "A", ["x.y.wild.local. 5 IN A 192.168.56.77"]),
+        ("X.alias.local", "A", ["X.alias.local. 5 IN CNAME web-01.local.", "web-01.local. 5 IN A 192.168.56.101"]),
         # RFC 6761 section 6.3.
-        ("F27", "localhost", "A", ["localhost. 5 IN A 127.0.0.1"]),
-        ("F27", "foo.localhost", "AAAA", ["foo.localhost. 5 IN AAAA ::1"]),
+        ("localhost", "A", ["localhost. 5 IN A 127.0.0.1"]),
+        ("foo.localhost", "AAAA", ["foo.localhost. 5 IN AAAA ::1"]),
         # The hosts file, in and out of our zones.
-        ("", "nas", "A", ["nas. 5 IN A 192.168.1.9"]),
-        ("", "nas.local", "A", ["nas.local. 5 IN A 192.168.1.9"]),
-        ("", "nas.example.org", "A", ["nas.example.org. 5 IN A 192.168.1.9"]),
-        ("", "9.1.168.192.in-addr.arpa", "PTR", ["9.1.168.192.in-addr.arpa. 5 IN PTR nas."]),
+        ("nas", "A", ["nas. 5 IN A 192.168.1.9"]),
+        ("nas.local", "A", ["nas.local. 5 IN A 192.168.1.9"]),
+        ("nas.example.org", "A", ["nas.example.org. 5 IN A 192.168.1.9"]),
+        ("9.1.168.192.in-addr.arpa", "PTR", ["9.1.168.192.in-addr.arpa. 5 IN PTR nas."]),
     ],
 )  # fmt: skip
-def test_there(case: str, name: str, kind: str, lines: list[str]) -> None:
+def test_there(name: str, kind: str, lines: list[str]) -> None:
     # A02: AA, and no authority where there is an answer.
     assert said(name, kind) == (NOERROR, lines, [], True)
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "kind", "apex"),
+    ("name", "kind", "apex"),
     [
-        ("A04", "db.local", "AAAA", "local."),
-        ("A07", "_tcp.web-01.local", "A", "local."),
-        ("A07", "_tcp.local", "ANY", "local."),
-        ("A19", "web-01.local", "TYPE65280", "local."),
-        ("A20", "web-01.local", "HTTPS", "local."),
-        ("", "v6only.vm.internal", "A", "vm.internal."),
-        ("", "local", "A", "local."),
-        ("", "168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
-        ("", "56.168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
-        ("", "waiting.local", "A", "local."),
-        ("", "a.wild.local", "A", "local."),  # b.a.wild is there, so a.wild is, and the wildcard does not reach it
-        ("", "_dns.resolver.arpa", "SVCB", "resolver.arpa."),
-        ("", "resolver.arpa", "SVCB", "resolver.arpa."),
-        ("", "nas", "AAAA", "nas."),
-        ("", "nas.example.org", "HTTPS", "nas.example.org."),
+        ("_tcp.local", "ANY", "local."),
+        ("v6only.vm.internal", "A", "vm.internal."),
+        ("local", "A", "local."),
+        ("168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
+        ("56.168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
+        ("waiting.local", "A", "local."),
+        ("a.wild.local", "A", "local."),  # b.a.wild is there, so a.wild is, and the wildcard does not reach it
+        ("_dns.resolver.arpa", "SVCB", "resolver.arpa."),
+        ("resolver.arpa", "SVCB", "resolver.arpa."),
+        ("nas", "AAAA", "nas."),
+        ("nas.example.org", "HTTPS", "nas.example.org."),
     ],
 )
-def test_there_but_not_of_this_type(case: str, name: str, kind: str, apex: str) -> None:
+def test_there_but_not_of_this_type(name: str, kind: str, apex: str) -> None:
     assert said(name, kind) == (NOERROR, [], [SOA.format(apex)], True)
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "kind", "apex"),
+    ("name", "kind", "apex"),
     [
-        ("A05", "nope.local", "A", "local."),
-        ("A06", "x.y.nope.local", "A", "local."),
-        ("A13", "77.56.168.192.in-addr.arpa", "PTR", "168.192.in-addr.arpa."),
-        ("F26", "3.2.1.10.in-addr.arpa", "PTR", "10.in-addr.arpa."),
-        ("F26", "1.0.0.10.in-addr.arpa", "PTR", "10.in-addr.arpa."),
-        ("F28", "x.invalid", "A", "invalid."),
-        ("F29", "foo.local", "A", "local."),
-        ("", "off.local", "A", "local."),
-        ("", "x.web-01.local", "A", "local."),
-        ("", "c.a.wild.local", "A", "local."),
-        ("", "x.onion", "A", "onion."),
-        ("", "router.home.arpa", "A", "home.arpa."),
-        ("", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", "PTR", "d.f.ip6.arpa."),
+        ("3.2.1.10.in-addr.arpa", "PTR", "10.in-addr.arpa."),
+        ("x.invalid", "A", "invalid."),
+        ("off.local", "A", "local."),
+        ("x.web-01.local", "A", "local."),
+        ("c.a.wild.local", "A", "local."),
+        ("x.onion", "A", "onion."),
+        ("router.home.arpa", "A", "home.arpa."),
+        ("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", "PTR", "d.f.ip6.arpa."),
     ],
 )
-def test_not_there(case: str, name: str, kind: str, apex: str) -> None:
+def test_not_there(name: str, kind: str, apex: str) -> None:
     assert said(name, kind) == (NXDOMAIN, [], [SOA.format(apex)], True)
 
 
@@ -212,39 +190,6 @@ def test_a_single_label_is_never_forwarded(name: str, kind: str) -> None:
 def test_hosts_names_of_loopback_addresses_stay_as_they_are() -> None:
     assert said("myhost")[1] == ["myhost. 5 IN A 127.0.1.1"]
     assert said("myhost.local")[0] == NXDOMAIN
-
-
-@pytest.mark.parametrize("cls", ["CH", "HS", "CLASS3", "NONE", "ANY", "CLASS65280"])
-@pytest.mark.parametrize("name", ["version.bind", "web-01.local", "example.org"])
-def test_another_class_is_refused(cls: str, name: str) -> None:
-    # A23, A24, A25.
-    found = reply(name, "TXT", cls)
-    assert found is not None
-    assert (found.rcode, found.answer, found.authoritative) == (REFUSED, (), False)
-
-
-@pytest.mark.parametrize("kind", ["AXFR", "IXFR", "MAILA", "MAILB"])
-@pytest.mark.parametrize("name", ["local", "web-01.local", "example.org"])
-def test_no_transfer(kind: str, name: str) -> None:
-    # H19, H20.
-    found = reply(name, kind)
-    assert found is not None
-    assert (found.rcode, found.answer, found.authority) == (REFUSED, (), ())
-
-
-def test_a_later_version_of_edns() -> None:
-    # E03.
-    asked = dns.message.make_query("web-01.local", "A", use_edns=1)
-    found = answer_query(parse_query(asked.to_wire()), SNAPSHOT, EVERYWHERE)
-    assert found is not None
-    assert (found.rcode, found.answer) == (dns.rcode.BADVERS, ())
-
-
-def test_names_of_any_bytes() -> None:
-    # H18.
-    name = join_labels([b"\x00\xff. \x1b", b"local"])
-    code, lines, authority, _ = said(name)
-    assert (code, lines, authority) == (NXDOMAIN, [], [SOA.format("local.")])
 
 
 @pytest.mark.parametrize("name", ["리눅스.local", "리눅스.vm.internal", f"{to_label('리눅스')}.LOCAL"])
