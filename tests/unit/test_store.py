@@ -251,16 +251,6 @@ async def test_an_address_ends_with_its_lease_though_nothing_is_reported(bench: 
 
 
 @on_a_clock
-async def test_an_older_lease_that_lasts_longer_takes_over(bench: Bench) -> None:
-    bench.put("virtualbox", vm(1))
-    bench.put("leases", lease(1, "10.0.2.4", issued=NOW - 9, seconds=900), lease(1, "10.0.2.5", issued=NOW, seconds=60))
-    await asyncio.sleep(59)
-    assert bench.addresses() == ["10.0.2.5"]
-    await asyncio.sleep(2)
-    assert bench.addresses() == ["10.0.2.4"]
-
-
-@on_a_clock
 async def test_a_lease_that_ends_behind_a_fresher_claim_is_watched_too(bench: Bench) -> None:
     # The other VM's claim of the same address is refused only as long as the lease lasts.
     bench.put(
@@ -318,16 +308,6 @@ def test_what_is_told(
         assert bench.brief() == expected
 
     told()
-
-
-@on_a_clock
-async def test_what_is_told_is_in_force_already(bench: Bench) -> None:
-    seen: list[list[str] | None] = []
-    bench.table.subscribe(lambda _: seen.append(bench.addresses()))
-    bench.put("leases", lease(1, "10.0.2.4"))
-    bench.put("virtualbox", vm(1))
-    await settled()
-    assert seen == [["10.0.2.4"]]
 
 
 @on_a_clock

@@ -177,14 +177,6 @@ def test_the_fresher_then_the_better(
     assert brief(found(machine, *leases)) == expected
 
 
-def test_the_reason_names_what_was_passed_over() -> None:
-    machine = vm(1, reports=(report(1, "10.0.2.9", NOW - 5),))
-    (newer,) = found(machine, lease(1, "10.0.2.4")).addresses
-    assert newer.why == "reported by Guest Additions; newer than the lease 10.0.2.4"
-    (newer,) = found(machine, lease(1, "10.0.2.4", issued=NOW - 1)).addresses
-    assert newer.why == "DHCP lease of lab; newer than 10.0.2.9 of Guest Additions"
-
-
 def test_a_claim_for_a_mac_that_no_adapter_has_is_passed_over() -> None:
     machine = vm(1, reports=(report(7, "172.17.0.1"), report(1, "10.0.2.9")))
     assert found(machine) == found(vm(1, reports=(report(1, "10.0.2.9"),)))
