@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vmdns.dns.upstreams import find_forwarded_domains
 from vmdns.dns.name import to_wire
 from vmdns.dns.rebinding import MAX_WITHHELD, WITHHELD_SECONDS, WithheldNames
+from vmdns.dns.upstreams import find_forwarded_domains
 
 
 def test_names_that_were_withheld_are_bounded_and_forgotten() -> None:
