@@ -5,10 +5,11 @@ What a view can use of a VM is computed at the first query and kept as long as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import TypeVar
 
 from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, soa_rdata, srv_rdata
 from vmdns.dns.name import join_labels, reverse_name
@@ -19,6 +20,8 @@ from vmdns.state.name_rules import Owners
 from vmdns.state.policy import Policy
 from vmdns.state.reachability import VmView, build_vm_view
 from vmdns.state.views import HostNetworks, View
+
+T = TypeVar("T")
 
 _MAX_CLIENTS = 10_000  # cached pairs of client and address
 # SOA timers (RFC 1035 section 3.3.13, values of RFC 6303 section 3); nothing transfers these zones.
@@ -59,9 +62,8 @@ class Snapshot:
     problems: tuple[str, ...] = ()
     name_owners: Owners = field(default_factory=dict)
     valid_until: float = 0.0
-    _clients: dict[tuple[str, str], tuple[View, AccessRight]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _views: dict[tuple[str, str], View] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rights: dict[tuple[str, str], AccessRight] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seen: dict[tuple[str, View], VmView] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -78,19 +80,11 @@ class Snapshot:
 
     def view(self, local: str, peer: str) -> View:
         """The view of a client that asked from `peer` at the host's address `local`."""
-        return self._find_client(local, peer)[0]
+        return _find_cached(self._views, local, peer, self.host_networks.view)
 
     def right(self, local: str, peer: str) -> AccessRight:
         """What a client may query that asked from `peer` at the host's address `local`."""
-        return self._find_client(local, peer)[1]
-
-    def _find_client(self, local: str, peer: str) -> tuple[View, AccessRight]:
-        found = self._clients.get((local, peer))
-        if found is None:
-            if len(self._clients) >= _MAX_CLIENTS:
-                self._clients.clear()
-            found = self._clients[local, peer] = self.host_networks.view(local, peer), self._decide(local, peer)
-        return found
+        return _find_cached(self._rights, local, peer, self._decide)
 
     def _decide(self, local: str, peer: str) -> AccessRight:
         trusted, lan = self.host_networks.is_trusted(local, peer), self.policy.lan
@@ -172,6 +166,15 @@ class Snapshot:
             srv_rdata(one.port, owner) for one in services if f"_{one.name}" == first and f"_{one.protocol}" == second
         ]
         return {SRV: RRset(self.policy.ttl, tuple(dict.fromkeys(targets)))} if targets else None
+
+
+def _find_cached(cache: dict[tuple[str, str], T], local: str, peer: str, find: Callable[[str, str], T]) -> T:
+    found = cache.get((local, peer))
+    if found is None:
+        if len(cache) >= _MAX_CLIENTS:
+            cache.clear()
+        found = cache[local, peer] = find(local, peer)
+    return found
 
 
 def list_names(guest: Guest, zones: Sequence[str]) -> list[str]:
