@@ -42,7 +42,7 @@ def test_8_and_28_a_vpn_changes_the_name_servers_of_a_host_without_ipv6(short: P
     note("8 name servers changed", f"recovered after {found['changed']:.2f} s")
     note("8 name servers are back", f"recovered after {found['back']:.2f} s")
     assert (found["wrong"], found["unanswered"]) == ([], 0)
-    assert found["answered"] > 20
+    assert found["answered"] > 10
     assert found["kept"] == ["93.184.216.3"]  # not from the cache of before
     assert found["gone"] == ["93.184.216.3"]  # those that were there last are asked on
     assert found["status"] == 0
