@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -50,12 +51,14 @@ async def serving(
         await server.close()
 
 
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await scenario
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs the test in an event loop, for 30 s at most."""
 
-    asyncio.run(bounded())
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 30))
+
+    return run
 
 
 async def ask(folder: Path, message: dict[str, Any], key: str | None = None) -> dict[str, Any]:
@@ -92,35 +95,32 @@ async def connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_a_request_and_its_response(folder: Path, loopback: bool) -> None:
-    async def scenario() -> None:
-        async with serving(folder, loopback=loopback):
-            assert await ask(folder, {"do": "names", "text": "é\n"}) == {"you": {"do": "names", "text": "é\n"}}
-            assert await ask(folder, {"do": "long", "text": "x" * 500_000}) == {
-                "you": {"do": "long", "text": "x" * 500_000}
-            }
-        with pytest.raises(NotRunning, match="no vmdns runs"):
-            await ask(folder, {})
-        assert left(folder) == []
-
-    run(scenario())
+@in_loop
+async def test_a_request_and_its_response(folder: Path, loopback: bool) -> None:
+    async with serving(folder, loopback=loopback):
+        assert await ask(folder, {"do": "names", "text": "é\n"}) == {"you": {"do": "names", "text": "é\n"}}
+        assert await ask(folder, {"do": "long", "text": "x" * 500_000}) == {
+            "you": {"do": "long", "text": "x" * 500_000}
+        }
+    with pytest.raises(NotRunning, match="no vmdns runs"):
+        await ask(folder, {})
+    assert left(folder) == []
 
 
 @unix_only
-def test_the_socket_is_for_this_user_only(folder: Path) -> None:
-    async def scenario() -> None:
-        async with serving(folder):
-            assert (mode(folder), mode(folder / "default.sock")) == (0o700, 0o600)
-        async with serving(folder, loopback=True):
-            assert mode(folder / "default.json") == 0o600
-
-    folder.mkdir(mode=0o755)
-    run(scenario())
+@in_loop
+async def test_the_socket_is_for_this_user_only(folder: Path) -> None:
+    os.mkdir(folder, mode=0o755)
+    async with serving(folder):
+        assert (mode(folder), mode(folder / "default.sock")) == (0o700, 0o600)
+    async with serving(folder, loopback=True):
+        assert mode(folder / "default.json") == 0o600
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
 @pytest.mark.parametrize("user", [os.geteuid() + 4711 if os.name == "posix" else 0, None])
-def test_a_peer_of_another_user_or_of_an_unknown_one_is_dropped(
+@in_loop
+async def test_a_peer_of_another_user_or_of_an_unknown_one_is_dropped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, user: int | None
 ) -> None:
     here, there = socket.socketpair(socket.AF_UNIX)
@@ -132,15 +132,12 @@ def test_a_peer_of_another_user_or_of_an_unknown_one_is_dropped(
             raise OSError("gone")
         return user
 
-    async def scenario() -> None:
-        async with serving(folder):
-            assert await raw(folder, b'{"do":"names"}\n') == b'{"you":{"do":"names"}}\n'
-            monkeypatch.setattr(control, "peer_user", peer_user)
-            assert await raw(folder, b'{"do":"names"}\n') == b""
-            with pytest.raises(ControlError):
-                await ask(folder, {"do": "status"})
-
-    run(scenario())
+    async with serving(folder):
+        assert await raw(folder, b'{"do":"names"}\n') == b'{"you":{"do":"names"}}\n'
+        monkeypatch.setattr(control, "peer_user", peer_user)
+        assert await raw(folder, b'{"do":"names"}\n') == b""
+        with pytest.raises(ControlError):
+            await ask(folder, {"do": "status"})
 
 
 def test_the_user_in_what_macos_tells() -> None:
@@ -165,7 +162,7 @@ def test_what_is_in_place_of_the_socket_is_left_alone(folder: Path) -> None:
     ):
         (folder / name).symlink_to(aim) if link else (folder / name).write_text("mine")
         with pytest.raises(ControlError, match=error):
-            run(ControlServer(False).start(folder, "default", echo))
+            asyncio.run(ControlServer(False).start(folder, "default", echo))
         assert (aim.read_text(), (folder / name).read_text()) == ("mine", "mine")
         (folder / name).unlink()
         assert mode(folder) == 0o700
@@ -185,40 +182,35 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytes
         make_private(tmp_path / "file" / "below")
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(ControlError, match="is not a folder of this user"):
-        run(ControlServer(False).start(tmp_path / "other", "default", echo))
+        asyncio.run(ControlServer(False).start(tmp_path / "other", "default", echo))
     with pytest.raises(NotRunning):
         request(tmp_path / "other", None, {}, 1)
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_what_is_no_request_gets_an_error(folder: Path, loopback: bool) -> None:
+@in_loop
+async def test_what_is_no_request_gets_an_error(folder: Path, loopback: bool) -> None:
     requests = (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"[]\n", b"[" * 100_000 + b"\n", b"\xff\xfe\n",
                 b"9" * 10_000 + b"\n", b"\n")  # fmt: skip
-
-    async def scenario() -> None:
-        async with serving(folder, loopback=loopback):
-            for sent in requests:
-                assert "not a line of JSON" in json.loads(await raw(folder, sent))["error"]
-                assert await ask(folder, {"do": "x"}) == {"you": {"do": "x"}}
-            # The connection may break before the error is read; it must not be served.
-            assert b"you" not in await raw(folder, b'{"a":"' + b"x" * 3 * control.MAX_REQUEST + b'"}\n')
+    async with serving(folder, loopback=loopback):
+        for sent in requests:
+            assert "not a line of JSON" in json.loads(await raw(folder, sent))["error"]
             assert await ask(folder, {"do": "x"}) == {"you": {"do": "x"}}
-
-    run(scenario())
+        # The connection may break before the error is read; it must not be served.
+        assert b"you" not in await raw(folder, b'{"a":"' + b"x" * 3 * control.MAX_REQUEST + b'"}\n')
+        assert await ask(folder, {"do": "x"}) == {"you": {"do": "x"}}
 
 
 @pytest.mark.parametrize("sent", [b"{}\n", b'{"token":""}\n', b'{"token":null}\n', b'{"token":"\\ud800"}\n'])
-def test_a_port_wants_its_token(folder: Path, sent: bytes) -> None:
-    async def scenario() -> None:
-        async with serving(folder, loopback=True):
-            reply = json.loads(await raw(folder, sent))
-            assert "error" in reply
-            assert "you" not in reply
-            token = json.loads((folder / "default.json").read_text())["token"]
-            assert len(token) == 64
-            assert json.loads(await raw(folder, b'{"token":"%s"}\n' % token.encode())) == {"you": {}}
-
-    run(scenario())
+@in_loop
+async def test_a_port_wants_its_token(folder: Path, sent: bytes) -> None:
+    async with serving(folder, loopback=True):
+        reply = json.loads(await raw(folder, sent))
+        assert "error" in reply
+        assert "you" not in reply
+        token = json.loads((folder / "default.json").read_text())["token"]
+        assert len(token) == 64
+        assert json.loads(await raw(folder, b'{"token":"%s"}\n' % token.encode())) == {"you": {}}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +222,8 @@ def test_a_port_wants_its_token(folder: Path, sent: bytes) -> None:
         (ConnectionError("upstream"), "upstream"),
     ],
 )
-def test_what_the_handler_raises_is_the_response(folder: Path, error: Exception, said: str) -> None:
+@in_loop
+async def test_what_the_handler_raises_is_the_response(folder: Path, error: Exception, said: str) -> None:
     async def fails(message: dict[str, Any]) -> dict[str, Any]:
         raise error
 
@@ -245,15 +238,12 @@ def test_what_the_handler_raises_is_the_response(folder: Path, error: Exception,
             return asyncio.sleep(0, {"not": object()})
         return breaks() if message["do"] == "watch" else fails(message)
 
-    async def scenario() -> None:
-        async with serving(folder, handler):
-            assert await ask(folder, {"do": "ask"}) == {"error": said}
-            assert await ask(folder, {"do": "refuse"}) == {"error": said}
-            assert "JSON" in (await ask(folder, {"do": "object"}))["error"]
-            lines = await asyncio.to_thread(lambda: list(stream(folder, None, {"do": "watch"})))
-            assert lines == [{"first": 1}, {"error": said}]
-
-    run(scenario())
+    async with serving(folder, handler):
+        assert await ask(folder, {"do": "ask"}) == {"error": said}
+        assert await ask(folder, {"do": "refuse"}) == {"error": said}
+        assert "JSON" in (await ask(folder, {"do": "object"}))["error"]
+        lines = await asyncio.to_thread(lambda: list(stream(folder, None, {"do": "watch"})))
+        assert lines == [{"first": 1}, {"error": said}]
 
 
 class Watch:
@@ -284,118 +274,106 @@ class Watch:
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_a_stream_lasts_until_either_side_ends_it(folder: Path, loopback: bool) -> None:
-    async def scenario() -> None:
-        watch = Watch()
-        async with serving(folder, watch, loopback=loopback):
-            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
-            assert await asyncio.to_thread(next, lines) == {"names": []}
-            for number in range(3):
-                watch.feed.put_nowait({"change": number})
-                assert await asyncio.to_thread(next, lines) == {"change": number}
-            await watch.until(1)
-            lines.close()  # type: ignore[attr-defined]
-            await watch.until(0)
-            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
-            await watch.until(1)
-        assert watch.open == 0
-        with contextlib.suppress(ControlError):
-            assert await asyncio.to_thread(list, lines) == [{"names": []}]
-
-    run(scenario())
+@in_loop
+async def test_a_stream_lasts_until_either_side_ends_it(folder: Path, loopback: bool) -> None:
+    watch = Watch()
+    async with serving(folder, watch, loopback=loopback):
+        lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+        assert await asyncio.to_thread(next, lines) == {"names": []}
+        for number in range(3):
+            watch.feed.put_nowait({"change": number})
+            assert await asyncio.to_thread(next, lines) == {"change": number}
+        await watch.until(1)
+        lines.close()  # type: ignore[attr-defined]
+        await watch.until(0)
+        lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+        await watch.until(1)
+    assert watch.open == 0
+    with contextlib.suppress(ControlError):
+        assert await asyncio.to_thread(list, lines) == [{"names": []}]
 
 
-def test_a_client_that_sends_more_ends_its_stream(folder: Path) -> None:
-    async def scenario() -> None:
-        watch = Watch()
-        async with serving(folder, watch):
-            reader, writer = await connect(folder)
+@in_loop
+async def test_a_client_that_sends_more_ends_its_stream(folder: Path) -> None:
+    watch = Watch()
+    async with serving(folder, watch):
+        reader, writer = await connect(folder)
+        writer.write(b'{"do":"watch"}\n')
+        assert await reader.readline() == b'{"names":[]}\n'
+        writer.write(b"x")
+        assert await reader.read() == b""
+        await watch.until(0)
+        writer.close()
+
+
+@in_loop
+async def test_clients_have_a_bound(folder: Path) -> None:
+    watch = Watch()
+    async with serving(folder, watch):
+        open_ones = [await connect(folder) for _ in range(control.MAX_CLIENTS)]
+        for _, writer in open_ones:
             writer.write(b'{"do":"watch"}\n')
-            assert await reader.readline() == b'{"names":[]}\n'
-            writer.write(b"x")
-            assert await reader.read() == b""
-            await watch.until(0)
+        await watch.until(control.MAX_CLIENTS)
+        reply = json.loads(await raw(folder, b'{"do":"watch"}\n'))
+        assert f"{control.MAX_CLIENTS} clients" in reply["error"]
+        # Silent ones over the limit are few too.
+        silent = [await connect(folder) for _ in range(control.MAX_CLIENTS)]
+        assert await raw(folder, b'{"do":"watch"}\n') == b""
+        for _, writer in silent + open_ones[:1]:
             writer.close()
-
-    run(scenario())
-
-
-def test_clients_have_a_bound(folder: Path) -> None:
-    async def scenario() -> None:
-        watch = Watch()
-        async with serving(folder, watch):
-            open_ones = [await connect(folder) for _ in range(control.MAX_CLIENTS)]
-            for _, writer in open_ones:
-                writer.write(b'{"do":"watch"}\n')
-            await watch.until(control.MAX_CLIENTS)
-            reply = json.loads(await raw(folder, b'{"do":"watch"}\n'))
-            assert f"{control.MAX_CLIENTS} clients" in reply["error"]
-            # Silent ones over the limit are few too.
-            silent = [await connect(folder) for _ in range(control.MAX_CLIENTS)]
-            assert await raw(folder, b'{"do":"watch"}\n') == b""
-            for _, writer in silent + open_ones[:1]:
-                writer.close()
-            await watch.until(control.MAX_CLIENTS - 1)
-            reader, writer = await connect(folder)
-            writer.write(b'{"do":"watch"}\n')
-            assert await reader.readline() == b'{"names":[]}\n'
+        await watch.until(control.MAX_CLIENTS - 1)
+        reader, writer = await connect(folder)
+        writer.write(b'{"do":"watch"}\n')
+        assert await reader.readline() == b'{"names":[]}\n'
+        writer.close()
+        for _, writer in open_ones:
             writer.close()
-            for _, writer in open_ones:
-                writer.close()
-            await watch.until(0)
-
-    run(scenario())
+        await watch.until(0)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"do":'])
-def test_a_silent_client_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+@in_loop
+async def test_a_silent_client_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(control, "READ_SECONDS", 0.01)
-
-    async def scenario() -> None:
-        async with serving(folder):
-            assert await raw(folder, sent) == b""
-
-    run(scenario())
+    async with serving(folder):
+        assert await raw(folder, sent) == b""
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_a_client_that_takes_nothing_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch, loopback: bool) -> None:
+@in_loop
+async def test_a_client_that_takes_nothing_is_let_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, loopback: bool
+) -> None:
     monkeypatch.setattr(control, "WRITE_SECONDS", 0.5)
+    ended = asyncio.Event()
 
-    async def scenario() -> None:
-        ended = asyncio.Event()
+    async def flood(message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        try:
+            while True:
+                yield {"text": "x" * 1_000_000}
+        finally:
+            ended.set()
 
-        async def flood(message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            try:
-                while True:
-                    yield {"text": "x" * 1_000_000}
-            finally:
-                ended.set()
-
-        async with serving(folder, flood, loopback=loopback):
-            lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
-            assert len((await asyncio.to_thread(next, lines))["text"]) == 1_000_000
-            await ended.wait()
-            lines.close()  # type: ignore[attr-defined]
-
-    run(scenario())
+    async with serving(folder, flood, loopback=loopback):
+        lines = await asyncio.to_thread(stream, folder, None, {"do": "watch"})
+        assert len((await asyncio.to_thread(next, lines))["text"]) == 1_000_000
+        await ended.wait()
+        lines.close()  # type: ignore[attr-defined]
 
 
-def test_a_handler_that_hangs_is_ended_and_a_client_waits_no_longer(
+@in_loop
+async def test_a_handler_that_hangs_is_ended_and_a_client_waits_no_longer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hangs(message: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(HOUR)
         return {}
 
-    async def scenario() -> None:
-        async with serving(folder, hangs):
-            with pytest.raises(ControlError, match=r"does not answer within 0\.01 s"):
-                await asyncio.to_thread(request, folder, None, {}, 0.01)
-            monkeypatch.setattr(control, "ANSWER_SECONDS", 0.01)
-            assert await ask(folder, {}) == {"error": "TimeoutError"}
-
-    run(scenario())
+    async with serving(folder, hangs):
+        with pytest.raises(ControlError, match=r"does not answer within 0\.01 s"):
+            await asyncio.to_thread(request, folder, None, {}, 0.01)
+        monkeypatch.setattr(control, "ANSWER_SECONDS", 0.01)
+        assert await ask(folder, {}) == {"error": "TimeoutError"}
 
 
 @pytest.mark.parametrize(
@@ -407,36 +385,32 @@ def test_a_handler_that_hangs_is_ended_and_a_client_waits_no_longer(
         (b"SSH-2.0-x\r\n", "in the middle"),
     ],
 )
-def test_what_is_not_vmdns(folder: Path, said: bytes, error: str) -> None:
+@in_loop
+async def test_what_is_not_vmdns(folder: Path, said: bytes, error: str) -> None:
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(said)
         writer.close()
 
-    async def scenario() -> None:
-        make_private(folder)
-        server = await asyncio.start_server(other, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        (folder / "default.json").write_text(json.dumps({"port": port, "token": "x"}))
-        with pytest.raises(ControlError, match=error):
-            await ask(folder, {})
-        server.close()
-
-    run(scenario())
+    make_private(folder)
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    (folder / "default.json").write_text(json.dumps({"port": port, "token": "x"}))
+    with pytest.raises(ControlError, match=error):
+        await ask(folder, {})
+    server.close()
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_one_server_for_one_home(folder: Path, loopback: bool) -> None:
-    async def scenario() -> None:
-        async with serving(folder, key="aaa", loopback=loopback), serving(folder, key="bbb", loopback=loopback):
-            with pytest.raises(ControlBusy, match=f"process {os.getpid()}") as busy:
-                await ControlServer(loopback).start(folder, "aaa", echo)
-            assert busy.value.pid == os.getpid()
-            assert await ask(folder, {"n": 1}, "aaa") == {"you": {"n": 1}}
-        async with serving(folder, key="aaa", loopback=loopback):
-            assert await ask(folder, {"n": 2}, "aaa") == {"you": {"n": 2}}
-
-    run(scenario())
+@in_loop
+async def test_one_server_for_one_home(folder: Path, loopback: bool) -> None:
+    async with serving(folder, key="aaa", loopback=loopback), serving(folder, key="bbb", loopback=loopback):
+        with pytest.raises(ControlBusy, match=f"process {os.getpid()}") as busy:
+            await ControlServer(loopback).start(folder, "aaa", echo)
+        assert busy.value.pid == os.getpid()
+        assert await ask(folder, {"n": 1}, "aaa") == {"you": {"n": 1}}
+    async with serving(folder, key="aaa", loopback=loopback):
+        assert await ask(folder, {"n": 2}, "aaa") == {"you": {"n": 2}}
 
 
 DIES = """
@@ -455,34 +429,32 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("loopback", KINDS)
-def test_what_a_killed_server_left_is_no_server(folder: Path, loopback: bool) -> None:
-    async def scenario() -> None:
-        other = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-c", DIES, str(folder), str(loopback)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert other.stdout is not None
-        pid = int(await asyncio.to_thread(other.stdout.readline))
-        with pytest.raises(ControlBusy, match=f"process {pid}"):
-            await ControlServer(loopback).start(folder, "default", echo)
-        await asyncio.to_thread(other.communicate)
-        assert other.returncode == 9
-        assert left(folder) == ["default.json" if loopback else "default.sock"]
-        with pytest.raises(NotRunning):
-            await ask(folder, {})
-        async with serving(folder, loopback=loopback):
-            assert await ask(folder, {"n": 1}) == {"you": {"n": 1}}
-        assert left(folder) == []
-
-    run(scenario())
+@in_loop
+async def test_what_a_killed_server_left_is_no_server(folder: Path, loopback: bool) -> None:
+    other = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", DIES, str(folder), str(loopback)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    pid = int(await asyncio.to_thread(other.stdout.readline))
+    with pytest.raises(ControlBusy, match=f"process {pid}"):
+        await ControlServer(loopback).start(folder, "default", echo)
+    await asyncio.to_thread(other.communicate)
+    assert other.returncode == 9
+    assert left(folder) == ["default.json" if loopback else "default.sock"]
+    with pytest.raises(NotRunning):
+        await ask(folder, {})
+    async with serving(folder, loopback=loopback):
+        assert await ask(folder, {"n": 1}) == {"you": {"n": 1}}
+    assert left(folder) == []
 
 
 @unix_only
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="path too long"):
-        run(ControlServer(False).start(tmp_path / ("x" * 100), "default", echo))
+        asyncio.run(ControlServer(False).start(tmp_path / ("x" * 100), "default", echo))
     assert left(tmp_path / ("x" * 100)) == []
 
 
@@ -507,28 +479,25 @@ def named() -> Callable[[str], control.Handler]:
     return make
 
 
-def test_which_server_is_asked(
+@in_loop
+async def test_which_server_is_asked(
     folder: Path, named: Callable[[str], control.Handler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VBOX_USER_HOME", raising=False)
-
-    async def scenario() -> None:
-        with pytest.raises(NotRunning):
-            await ask(folder, {})
-        async with serving(folder, named("aaa"), "aaa"):
-            # What crashed servers left does not count as a server.
-            (folder / "old.json").write_text('{"port": 1, "token": "x"}')
-            (folder / "bad.json").write_text('{"port": []}')
-            (folder / "odd.json").write_text("[1")
-            (folder / "big.json").write_text('{"port": 99999, "token": "x"}')
-            assert await ask(folder, {}) == {"i am": "aaa"}
-            with pytest.raises(NotRunning, match="for this VirtualBox home"):
-                await ask(folder, {}, "bbb")
-            async with serving(folder, named("bbb"), "bbb", loopback=True):
-                with pytest.raises(ControlError, match="several vmdns run"):
-                    await ask(folder, {})
-                assert await ask(folder, {}, "bbb") == {"i am": "bbb"}
-                async with serving(folder, named("default")):
-                    assert await ask(folder, {}) == {"i am": "default"}
-
-    run(scenario())
+    with pytest.raises(NotRunning):
+        await ask(folder, {})
+    async with serving(folder, named("aaa"), "aaa"):
+        # What crashed servers left does not count as a server.
+        (folder / "old.json").write_text('{"port": 1, "token": "x"}')
+        (folder / "bad.json").write_text('{"port": []}')
+        (folder / "odd.json").write_text("[1")
+        (folder / "big.json").write_text('{"port": 99999, "token": "x"}')
+        assert await ask(folder, {}) == {"i am": "aaa"}
+        with pytest.raises(NotRunning, match="for this VirtualBox home"):
+            await ask(folder, {}, "bbb")
+        async with serving(folder, named("bbb"), "bbb", loopback=True):
+            with pytest.raises(ControlError, match="several vmdns run"):
+                await ask(folder, {})
+            assert await ask(folder, {}, "bbb") == {"i am": "bbb"}
+            async with serving(folder, named("default")):
+                assert await ask(folder, {}) == {"i am": "default"}
