@@ -155,13 +155,6 @@ def test_it_answers_what_it_has_and_stops_cleanly(runs: Any, short: Path) -> Non
     assert not [line for line in run.lines if "Traceback" in line]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal between processes")
-def test_ctrl_c_stops_it_too(runs: Any) -> None:
-    run = runs()
-    run.saw("ready:")
-    assert run.stop(signal.SIGINT) == 0
-
-
 def test_config_shows_the_options_of_the_running_server(runs: Any, short: Path) -> None:
     config = _config(short, "hosts = false\n")
     run = runs("--config", str(config), "--upstream", "127.0.0.1:9")
@@ -270,7 +263,7 @@ def test_signals_reload_and_log_the_status_and_none_ends_it(runs: Any, short: Pa
     run.saw(f"process {run.process.pid}", before)
     run.saw("LISTENER", before)
     assert run.addresses("localhost") == ["127.0.0.1"]
-    assert run.stop() == 0
+    assert run.stop(signal.SIGINT) == 0
 
 
 @needs_signals
@@ -376,68 +369,23 @@ def test_questions_that_are_not_ours_go_to_the_upstream(runs: Any) -> None:
         upstream.shutdown(socket.SHUT_RDWR) if sys.platform != "linux" else None
 
 
-@needs_posix
-def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: Any, short: Path) -> None:
-    """A played VBoxManage stands for VirtualBox appearing; the live tests show the real one."""
-    if any(Path(place, "VBoxSVC").exists() for place in ("/usr/lib/virtualbox", "/opt/VirtualBox")):
-        pytest.skip("a real VirtualBox is installed here, which would be found first")
-    program = short / "virtualbox"
-    run = runs("--reader", "vboxmanage", environ={"VBOX_PROGRAM_PATH": str(program)})
-    run.saw("VirtualBox is not installed here")
-    assert run.addresses("localhost") == ["127.0.0.1"]
-    uuid = "0b2a7c4e-1111-4222-8333-444455556666"
+def play_virtualbox(folder: Path, name: str, vms: str) -> Path:
+    """A played VBoxManage in a folder for VBOX_PROGRAM_PATH. vms: a file with the lines of `list vms`; a VM whose UUID
+    begins with N has the address 192.168.56.N."""
+    program = folder / "virtualbox"
     program.mkdir()
-    (short / "VirtualBox").mkdir()
+    (folder / "VirtualBox").mkdir()
     (program / "VBoxSVC").write_text("")
     played = program / "VBoxManage"
     played.write_text(
         textwrap.dedent(f"""\
         #!/bin/sh
-        case "$*" in
-        *--version*) echo 7.2.22r175245 ;;
-        *"list vms"*|*"list runningvms"*) echo '"Web" {{{uuid}}}' ;;
-        *showvminfo*) printf '%s\\n' 'name="Web"' 'groups="/"' 'UUID="{uuid}"' 'VMState="running"' \\
-            'hostonlyadapter1="vboxnet0"' 'macaddress1="080027AABB01"' 'cableconnected1="on"' 'nic1="hostonly"' ;;
-        *guestproperty*)
-            echo "Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: 1795376490, flags: TRANSIENT"
-            for told in MAC=080027AABB01 V4/IP=192.168.56.4 Status=Up; do
-            echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496, flags: "
-            done ;;
-        esac
-        """)
-    )
-    played.chmod(0o755)
-    run.until("web.local", "192.168.56.4")
-    run.saw("VirtualBox 7.2.22")
-    assert "web.local" in run.command("names").stdout
-    said = run.command("ask", "Web").stdout
-    assert "192.168.56.4" in said
-    assert "reported by Guest Additions" in said
-    before = len(run.lines)
-    played.unlink()
-    (program / "VBoxSVC").unlink()
-    run.saw("its last names stay in force", before)
-    assert run.addresses("web.local") == ["192.168.56.4"]
-
-
-@needs_posix
-def test_a_vm_keeps_its_name_over_a_restart_of_vmdns(runs: Any, short: Path) -> None:
-    """Also from an older VM with a lower UUID that is registered meanwhile. A damaged file is no error."""
-    old, new = "0b2a7c4e-1111-4222-8333-444455556666", "fb2a7c4e-1111-4222-8333-444455556666"
-    program = short / "virtualbox"
-    program.mkdir()
-    (short / "VirtualBox").mkdir()
-    (program / "VBoxSVC").write_text("")
-    vms = program / "vms"
-    played = program / "VBoxManage"
-    played.write_text(
-        textwrap.dedent(f"""\
-        #!/bin/sh
-        case "$*" in *{old}*) uuid={old} end=4 ;; *) uuid={new} end=5 ;; esac
+        for word; do case "$word" in ????????-*-*) uuid=$word ;; esac; done
+        end=${{uuid%${{uuid#?}}}}
         case "$*" in
         *--version*) echo 7.2.22r175245 ;;
         *"list vms"*|*"list runningvms"*) cat {vms} ;;
-        *showvminfo*) printf '%s\\n' 'name="web"' 'groups="/"' "UUID=\\"$uuid\\"" 'VMState="running"' \\
+        *showvminfo*) printf '%s\\n' 'name="{name}"' 'groups="/"' "UUID=\\"$uuid\\"" 'VMState="running"' \\
             'hostonlyadapter1="vboxnet0"' "macaddress1=\\"080027AABB0$end\\"" \\
             'cableconnected1="on"' 'nic1="hostonly"' ;;
         *guestproperty*)
@@ -449,27 +397,62 @@ def test_a_vm_keeps_its_name_over_a_restart_of_vmdns(runs: Any, short: Path) -> 
         """)
     )
     played.chmod(0o755)
+    return program
+
+
+OLD, NEW = "4b2a7c4e-1111-4222-8333-444455556666", "5b2a7c4e-1111-4222-8333-444455556666"
+
+
+@needs_posix
+def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: Any, short: Path) -> None:
+    """A played VBoxManage stands for VirtualBox appearing; the live tests show the real one."""
+    if any(Path(place, "VBoxSVC").exists() for place in ("/usr/lib/virtualbox", "/opt/VirtualBox")):
+        pytest.skip("a real VirtualBox is installed here, which would be found first")
+    run = runs("--reader", "vboxmanage", environ={"VBOX_PROGRAM_PATH": str(short / "virtualbox")})
+    run.saw("VirtualBox is not installed here")
+    assert run.addresses("localhost") == ["127.0.0.1"]
+    (short / "vms").write_text(f'"Web" {{{OLD}}}\n')
+    program = play_virtualbox(short, "Web", str(short / "vms"))
+    run.until("web.local", "192.168.56.4")
+    run.saw("VirtualBox 7.2.22")
+    assert "web.local" in run.command("names").stdout
+    said = run.command("ask", "Web").stdout
+    assert "192.168.56.4" in said
+    assert "reported by Guest Additions" in said
+    before = len(run.lines)
+    (program / "VBoxManage").unlink()
+    (program / "VBoxSVC").unlink()
+    run.saw("its last names stay in force", before)
+    assert run.addresses("web.local") == ["192.168.56.4"]
+
+
+@needs_posix
+def test_a_vm_keeps_its_name_over_a_restart_of_vmdns(runs: Any, short: Path) -> None:
+    """Also from an older VM with a lower UUID that is registered meanwhile. A damaged file is no error."""
+    vms = short / "vms"
+    program = play_virtualbox(short, "web", str(vms))
     options = "--reader", "vboxmanage"
     environ = {"VBOX_PROGRAM_PATH": str(program)}
-    vms.write_text(f'"web" {{{new}}}\n')
+    vms.write_text(f'"web" {{{NEW}}}\n')
     run = runs(*options, environ=environ)
     run.until("web.local", "192.168.56.5")
     assert run.stop() == 0
     (file,) = (short / "vmdns").glob("names-*.json")
-    assert json.loads(file.read_text()) == {"names": {"web": new}}
+    assert json.loads(file.read_text()) == {"names": {"web": NEW}}
 
-    vms.write_text(f'"web" {{{old}}}\n"web" {{{new}}}\n')
+    vms.write_text(f'"web" {{{OLD}}}\n"web" {{{NEW}}}\n')
     run = runs(*options, environ=environ)
     run.until("web-2.local", "192.168.56.4")
     assert run.addresses("web.local") == ["192.168.56.5"]
-    assert run.saw(f"is web-2, because VM 'web' ({new}) has the name web").startswith(f"! VM 'web' ({old})")
-    told = run.command("names").stdout
-    assert f"VM 'web' ({old}) is web-2, because VM 'web' ({new}) has the name web; rename one" in told
+    assert run.saw(f"is web-2, because VM 'web' ({NEW}) has the name web").startswith(f"! VM 'web' ({OLD})")
+    shown = run.command("names").stdout
+    assert f"VM 'web' ({OLD}) is web-2, because VM 'web' ({NEW}) has the name web; rename one" in shown
+    remedy = f"VBoxManage setextradata {OLD} vmdns/names web-2"
     for name in ("web", "web-2"):
-        told = run.command("ask", name).stdout
-        assert f"VM 'web' ({new}) has the name web" in told, told
-        assert f"VBoxManage setextradata {old} vmdns/names web-2" in told, told
-    assert f"VBoxManage setextradata {old} vmdns/names web-2" in run.command("doctor").stdout
+        shown = run.command("ask", name).stdout
+        assert f"VM 'web' ({NEW}) has the name web" in shown, shown
+        assert remedy in shown, shown
+    assert remedy in run.command("doctor").stdout
     assert run.stop() == 0
 
     file.write_text("{")
@@ -477,7 +460,7 @@ def test_a_vm_keeps_its_name_over_a_restart_of_vmdns(runs: Any, short: Path) -> 
     run.saw(f"{file} is not used, and will be written again: it is damaged")
     run.until("web.local", "192.168.56.4")
     assert run.stop() == 0
-    assert json.loads(file.read_text()) == {"names": {"web": old, "web-2": new}}
+    assert json.loads(file.read_text()) == {"names": {"web": OLD, "web-2": NEW}}
 
 
 @needs_network_namespace
