@@ -22,24 +22,30 @@ _MAX_USERS = 200
 _MAX_SETTINGS_BYTES = 16 * 1024 * 1024
 
 
+# By the system: the variable and the folder below home for the configuration, and those for state.
+_PLACES = {
+    "win32": (("APPDATA", "AppData/Roaming"), ("LOCALAPPDATA", "AppData/Local")),
+    "darwin": (("", "Library/Application Support"), ("", "Library/Application Support")),
+}
+_XDG = (("XDG_CONFIG_HOME", ".config"), ("XDG_STATE_HOME", ".local/state"))
+
+
+def _folder(which: int, system: str, environ: Mapping[str, str], home: Path | None) -> Path:
+    variable, below = _PLACES.get(system, _XDG)[which]
+    named = environ.get(variable, "")
+    # A relative one is invalid and ignored (XDG section 2).
+    absolute = named.startswith("/") or named[1:2] == ":"
+    return (Path(named) if absolute else (home or Path.home()) / below) / "vmdns"
+
+
 def config_file(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
     """The default path of vmdns.toml. Raises RuntimeError where no home folder is known."""
-    home = home or Path.home()
-    if system == "win32":
-        return _folder(environ, "APPDATA", home / "AppData" / "Roaming") / "vmdns" / "vmdns.toml"
-    if system == "darwin":
-        return home / "Library" / "Application Support" / "vmdns" / "vmdns.toml"
-    return _folder(environ, "XDG_CONFIG_HOME", home / ".config") / "vmdns" / "vmdns.toml"
+    return _folder(0, system, environ, home) / "vmdns.toml"
 
 
 def state_folder(system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
     """The folder of the journal and the owners of names. Raises RuntimeError where no home folder is known."""
-    home = home or Path.home()
-    if system == "win32":
-        return _folder(environ, "LOCALAPPDATA", home / "AppData" / "Local") / "vmdns"
-    if system == "darwin":
-        return home / "Library" / "Application Support" / "vmdns"
-    return _folder(environ, "XDG_STATE_HOME", home / ".local" / "state") / "vmdns"
+    return _folder(1, system, environ, home)
 
 
 def log_file() -> Path:
@@ -74,12 +80,6 @@ def hosts_path(system: str = sys.platform, environ: Mapping[str, str] = os.envir
     if system == "win32":
         return Path(environ.get("SystemRoot", r"C:\Windows"), "System32", "drivers", "etc", "hosts")
     return Path("/etc/hosts")
-
-
-def _folder(environ: Mapping[str, str], variable: str, default: Path) -> Path:
-    """The folder that the variable names. A relative one is invalid and ignored (XDG section 2)."""
-    named = environ.get(variable, "")
-    return Path(named) if named.startswith("/") or named[1:2] == ":" else default
 
 
 def has_vms(virtualbox_home: Path) -> bool:

@@ -15,15 +15,16 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB
 from vmdns.files import read_whole
 from vmdns.host import elevation
 from vmdns.host.plan import Setting
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, SystemFile
 from vmdns.host.upstreams_linux import (
     MAX_BYTES,
+    RESOLVED_CONF,
+    STUBS,
     EarlierServers,
     parse_earlier_servers,
     parse_resolv_conf,
@@ -33,8 +34,7 @@ from vmdns.host.upstreams_linux import (
 
 OURS = "/etc/vmdns/resolv.conf"
 _LINK = "vmdns0"
-_STUBS = (RESOLVED_STUB, RESOLVED_PROXY)
-_RESOLVED = "/run/systemd/resolve/resolv.conf"
+_RESOLVED = f"/{RESOLVED_CONF}"
 _NETWORK_MANAGER = "/run/NetworkManager/no-stub-resolv.conf"
 _DELEGATES_SINCE = 258
 
@@ -82,12 +82,10 @@ _LINK_SCRIPT = 'set -e\nrm -f "$1.vmdns"\nln -s "$2" "$1.vmdns"\nmv -f "$1.vmdns
 _TEXT_SCRIPT = 'set -e\ncat >"$1.vmdns"\nchown "$2" "$1.vmdns"\nchmod "$3" "$1.vmdns"\nmv -f "$1.vmdns" "$1"\n'
 
 
-@dataclass(frozen=True)
 class ResolvConf(Setting):
     """The file `name`, /etc/resolv.conf, as {"link": target} or {"text", "mode", "owner"}; None for none."""
 
-    kind: ClassVar[str] = "resolv.conf"
-    name: str = "/etc/resolv.conf"
+    kind = "resolv.conf"
 
     def read(self) -> dict[str, Any] | None:
         try:
@@ -149,7 +147,7 @@ class LinuxResolver:
     @property
     def stub(self) -> bool:
         """Whether resolv.conf names systemd-resolved."""
-        return not {*self.servers}.isdisjoint(_STUBS)
+        return not {*self.servers}.isdisjoint(STUBS)
 
     @property
     def uses_resolved(self) -> bool:
@@ -162,14 +160,14 @@ class LinuxResolver:
 def read_resolver(root: Path = Path("/")) -> LinuxResolver:
     """Reads the settings below `root`."""
     file = root / "etc/resolv.conf"
-    nsswitch = _text(root / "etc/nsswitch.conf").splitlines()
-    resolved = root / _RESOLVED.lstrip("/")
+    nsswitch = read_text(root / "etc/nsswitch.conf").splitlines()
+    resolved = root / RESOLVED_CONF
     return LinuxResolver(
-        resolv_conf=_text(file),
+        resolv_conf=read_text(file),
         link=os.readlink(file) if file.is_symlink() else "",
         hosts_line=next((one for one in nsswitch if one.startswith("hosts:")), ""),
         resolved=parse_version(elevation.read_output("resolvectl", "--version")) if resolved.exists() else 0,
-        resolved_servers=_servers(_text(resolved)),
+        resolved_servers=_servers(read_text(resolved)),
         systemd=(root / "run/systemd/system").is_dir(),
         network_manager=(root / _NETWORK_MANAGER.lstrip("/")).exists(),
         dnsmasq=(root / "run/NetworkManager/dnsmasq.pid").exists(),
@@ -184,13 +182,6 @@ def parse_version(text: str) -> int:
 
 def _servers(text: str) -> tuple[str, ...]:
     return tuple(one.address for one in parse_resolv_conf(text).default)
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except OSError:
-        return ""
 
 
 def plan_zones(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, Any]]:
@@ -284,7 +275,7 @@ def plan_all(
     if not earlier.follow and not earlier.servers:
         raise OSError("/etc/resolv.conf names no server now, so vmdns could not forward other names")
     text = render_resolv_conf(found.resolv_conf, earlier, RESOLVER_ADDRESS)
-    wanted += [(OwnResolvConf(OURS), text), (ResolvConf(), {"link": OURS})]
+    wanted += [(OwnResolvConf(OURS), text), (ResolvConf("/etc/resolv.conf"), {"link": OURS})]
     return wanted, notes
 
 
@@ -295,5 +286,5 @@ def find_earlier_servers(found: LinuxResolver) -> EarlierServers:
         follow.append(_NETWORK_MANAGER)
     if found.link and not found.stub:
         follow.append(os.path.normpath(os.path.join("/etc", found.link)))
-    servers = [one for one in found.servers if one not in _STUBS]
+    servers = [one for one in found.servers if one not in STUBS]
     return EarlierServers(tuple(dict.fromkeys(follow)), tuple(servers or found.resolved_servers))

@@ -10,9 +10,8 @@ import contextlib
 import plistlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams, wire_names
@@ -117,11 +116,10 @@ class AddressDaemon(SystemFile):
     )
 
 
-@dataclass(frozen=True)
 class ServiceServers(Setting):
     """The configured DNS servers of the network service `name`; none for those of DHCP."""
 
-    kind: ClassVar[str] = "mac-servers"
+    kind = "mac-servers"
 
     def read(self) -> list[str]:
         return parse_servers(elevation.run([_NETWORKSETUP, "-getdnsservers", self.name]))

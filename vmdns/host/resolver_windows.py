@@ -14,9 +14,8 @@ import ipaddress
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams, wire_names
@@ -169,11 +168,10 @@ def quote_powershell(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-@dataclass(frozen=True)
 class NrptSetting(Setting):
     """The servers of vmdns' rule for the namespace `name`, like .vm.internal; None without a rule."""
 
-    kind: ClassVar[str] = "nrpt"
+    kind = "nrpt"
 
     def _own_rules(self) -> dict[str, list[str]]:
         return {
@@ -230,11 +228,10 @@ def removal_command(key: str) -> list[str]:
     return powershell_command(f"Remove-DnsClientNrptRule -Name {quote_powershell(key)} -Force")
 
 
-@dataclass(frozen=True)
 class InterfaceServers(Setting):
     """The configured IPv4 DNS servers of the interface `name`; none for those of DHCP."""
 
-    kind: ClassVar[str] = "windows-servers"
+    kind = "windows-servers"
 
     def read(self) -> list[str]:
         registry = read_registry()

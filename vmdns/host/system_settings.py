@@ -32,7 +32,6 @@ _REMOVE_FOLDER = 'rmdir "$(dirname "$1")" 2>/dev/null || true\n'
 Commands = tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
 class SystemFile(Setting):
     """The text of the file `name` (Linux, macOS); None where there is none.
 
@@ -129,7 +128,7 @@ def is_assigned(address: str) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # for __post_init__
 class LoopbackAddress(Setting):
     """The IPv4 address `name` on the loopback interface, True or None. Guests behind NAT can reach it, others cannot.
 
@@ -137,7 +136,7 @@ class LoopbackAddress(Setting):
     address on reboot, Windows keeps it. The commands for macOS and Windows were never run.
     """
 
-    kind: ClassVar[str] = "loopback-address"
+    kind = "loopback-address"
 
     def __post_init__(self) -> None:
         ipaddress.IPv4Address(self.name)

@@ -19,9 +19,8 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from vmdns.dns.escape import escape_text
 from vmdns.host import elevation
@@ -149,11 +148,10 @@ class UnitFile(SystemFile):
         return (_RELOAD,) if "@." in unit else (_RELOAD, ("systemctl", "try-restart", unit))
 
 
-@dataclass(frozen=True)
 class Enabled(Setting):
     """Whether the unit `name` starts by itself, and now; None where not."""
 
-    kind: ClassVar[str] = "service-enabled"
+    kind = "service-enabled"
 
     def read(self) -> bool | None:
         return True if _show(self.name)["UnitFileState"] == "enabled" else None

@@ -10,9 +10,8 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PureWindowsPath
-from typing import Any, ClassVar
+from typing import Any
 
 from vmdns.host import elevation
 from vmdns.host.folders import log_file
@@ -74,12 +73,11 @@ def parse_task(text: str) -> dict[str, Any]:
         return {}
 
 
-@dataclass(frozen=True)
 class LogonTask(Setting):
     """The task `name`, and that it runs; None where there is none."""
 
-    kind: ClassVar[str] = "logon-task"
-    elevated: ClassVar[bool] = False
+    kind = "logon-task"
+    elevated = False
 
     def read(self) -> dict[str, Any] | None:
         found = _read_task(self.name)

@@ -23,9 +23,9 @@ from vmdns.dns.query import encode_query
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams, wire_names
 from vmdns.files import read_regular
 
-_STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
+STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
 _RESOLV_CONF = "etc/resolv.conf"
-_RESOLVED = "run/systemd/resolve/resolv.conf"
+RESOLVED_CONF = "run/systemd/resolve/resolv.conf"
 _NETWORK_MANAGER = "run/NetworkManager"  # watched once this host sends all queries to vmdns
 # What programs set by D-Bus (NetworkManager, resolvectl, VPN clients), and the configuration of systemd-networkd.
 _LINK_FOLDERS = ("run/systemd/resolve/netif", "run/systemd/netif/links")
@@ -43,9 +43,17 @@ MAX_BYTES = 65_536
 Domains = dict[bytes, tuple[Upstream, ...]]
 
 
-def read_text(path: Path) -> str:
-    """The lines of a file that are whole within the bound: half an address would be another one. Raises OSError."""
-    data = read_regular(path, MAX_BYTES)
+def read_text(path: Path, default: str | None = "") -> str:
+    """The lines of a file that are whole within the bound: half an address would be another one.
+
+    Raises OSError only if there is no default.
+    """
+    try:
+        data = read_regular(path, MAX_BYTES)
+    except OSError:
+        if default is None:
+            raise
+        return default
     whole = data if len(data) <= MAX_BYTES else data[: data.rfind(b"\n") + 1]
     return whole.decode("utf-8", "surrogateescape")
 
@@ -127,7 +135,7 @@ def _read_domains(root: Path) -> Domains:
 
 def behind_stub(found: Upstreams, text: str, domains: Domains) -> Upstreams:
     """The same, with systemd-resolved's stub replaced by the servers in its own resolv.conf (text) and its links."""
-    if not found.default or any(one.address not in _STUBS for one in found.default):
+    if not found.default or any(one.address not in STUBS for one in found.default):
         return found
     real = _with_links(parse_resolv_conf(text), domains)
     if not real.default:
@@ -138,21 +146,21 @@ def behind_stub(found: Upstreams, text: str, domains: Domains) -> Upstreams:
 def _with_links(found: Upstreams, domains: Domains) -> Upstreams:
     """The same with the domains of systemd-resolved's links; a link that takes everything (`~.`) comes first."""
     first = domains.get(b"\0", ())
-    servers = tuple(one for one in dict.fromkeys((*first, *found.default)) if one.address not in _STUBS)
+    servers = tuple(one for one in dict.fromkeys((*first, *found.default)) if one.address not in STUBS)
     return replace(found, default=servers, domains={key: value for key, value in domains.items() if key != b"\0"})
 
 
 def _find_earlier(found: Upstreams, earlier: EarlierServers, root: Path) -> Upstreams:
     """The upstreams from before this host sent all queries to vmdns; `found` has vmdns only."""
-    own = {one.address for one in found.default} | _STUBS
+    own = {one.address for one in found.default} | STUBS
 
     def foreign(servers: tuple[Upstream, ...]) -> tuple[Upstream, ...]:
         return tuple(one for one in servers if one.address not in own)
 
     for path in earlier.follow:
-        there = parse_resolv_conf(_text(root / path.lstrip("/")))
+        there = parse_resolv_conf(read_text(root / path.lstrip("/")))
         if servers := foreign(there.default):
-            domains = _read_domains(root) if path.lstrip("/") == _RESOLVED else {}
+            domains = _read_domains(root) if path.lstrip("/") == RESOLVED_CONF else {}
             domains = {key: foreign(value) for key, value in domains.items() if foreign(value)}
             search = found.search | there.search
             return _with_links(Upstreams(servers, search=search, stub=found.resolvers), domains)
@@ -162,7 +170,7 @@ def _find_earlier(found: Upstreams, earlier: EarlierServers, root: Path) -> Upst
 def read_files(root: Path = Path("/")) -> Upstreams:
     """Reads the files below `root`. Raises OSError if resolv.conf cannot be read."""
     try:
-        text = read_text(root / _RESOLV_CONF)
+        text = read_text(root / _RESOLV_CONF, None)
     except OSError as error:
         raise OSError(f"/{_RESOLV_CONF} cannot be read ({error.strerror}): no DNS servers of this host") from error
     found = parse_resolv_conf(text)
@@ -170,22 +178,15 @@ def read_files(root: Path = Path("/")) -> Upstreams:
     if earlier is not None:
         return _find_earlier(found, earlier, root)
     domains = _read_domains(root)
-    if (root / _RESOLV_CONF).resolve() == (root / _RESOLVED).resolve():
+    if (root / _RESOLV_CONF).resolve() == (root / RESOLVED_CONF).resolve():
         return _with_links(found, domains)
-    return behind_stub(found, _text(root / _RESOLVED), domains)
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except OSError:
-        return ""
+    return behind_stub(found, read_text(root / RESOLVED_CONF), domains)
 
 
 def read_upstreams() -> Upstreams:
     """The servers in the files, and the proxy of systemd-resolved where this host uses it and it answers. Takes 2 s."""
     found = read_files()
-    return replace(found, proxy=_find_proxy()) if found.stub and _STUBS.issuperset(found.stub) else found
+    return replace(found, proxy=_find_proxy()) if found.stub and STUBS.issuperset(found.stub) else found
 
 
 def _find_proxy() -> Upstream | None:
@@ -220,9 +221,9 @@ def _query(address: str, name: bytes, kind: int) -> bytes | None:
 def watched_folders(root: Path = Path("/")) -> list[Path]:
     """The folders in which a change may mean other servers, also that of the file which /etc/resolv.conf links to."""
     file = root / _RESOLV_CONF
-    earlier = parse_earlier_servers(_text(file)) or EarlierServers()
+    earlier = parse_earlier_servers(read_text(file)) or EarlierServers()
     # Not Path.resolve, which raises for circular links (before Python 3.13).
-    folders = [file.parent, Path(os.path.realpath(file)).parent, (root / _RESOLVED).parent, root / _NETWORK_MANAGER]
+    folders = [file.parent, Path(os.path.realpath(file)).parent, (root / RESOLVED_CONF).parent, root / _NETWORK_MANAGER]
     folders += [root / folder for folder in _LINK_FOLDERS]
     folders += [(root / path.lstrip("/")).parent for path in earlier.follow]
     return list(dict.fromkeys(folders))

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from xml.etree import ElementTree as xml
 
 from vmdns.files import read_regular
@@ -202,7 +202,7 @@ def title(network: str) -> str:
 class _DhcpSetting(Setting):
     """A setting of the DHCP server of the network `name`."""
 
-    elevated: ClassVar[bool] = False
+    elevated = False
     box: VirtualBox
 
     @abstractmethod
@@ -219,11 +219,10 @@ class _DhcpSetting(Setting):
                 self.box.call(*arguments)
 
 
-@dataclass(frozen=True)
 class DhcpGroup(_DhcpSetting):
     """The group `vmdns`, for all guests: option number -> VirtualBox's text."""
 
-    kind: ClassVar[str] = "dhcp-group"
+    kind = "dhcp-group"
 
     def read(self) -> dict[str, str] | None:
         return self.box.read_networks().own_group(self.name)
@@ -244,11 +243,10 @@ class DhcpGroup(_DhcpSetting):
         return f"have the DHCP of {title(self.name)} hand out {after.get('6', 'no name server')}, and search {domains}"
 
 
-@dataclass(frozen=True)
 class DhcpLowerAddress(_DhcpSetting):
     """The lowest address that the DHCP server gives to guests."""
 
-    kind: ClassVar[str] = "dhcp-lower-ip"
+    kind = "dhcp-lower-ip"
 
     def read(self) -> str | None:
         server = self.box.read_networks().servers.get(self.name)
@@ -261,7 +259,6 @@ class DhcpLowerAddress(_DhcpSetting):
         return f"have the DHCP of {title(self.name)} give guests addresses from {after} on, instead of {before}"
 
 
-@dataclass(frozen=True)
 class DhcpServerPresence(_DhcpSetting):
     """The DHCP server of a NAT Network, which VirtualBox creates only when the network first starts.
 
@@ -269,7 +266,7 @@ class DhcpServerPresence(_DhcpSetting):
     the network has started, the server has options of VirtualBox, and undo leaves it.
     """
 
-    kind: ClassVar[str] = "dhcp-server"
+    kind = "dhcp-server"
 
     def read(self) -> dict[str, Any] | None:
         server = self.box.read_networks().servers.get(self.name)
