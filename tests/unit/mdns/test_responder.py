@@ -348,16 +348,6 @@ def test_a_vm_that_goes_on_keeps_its_name_for_one_probe_each_two_minutes(link: L
     assert 9 <= len(sent) <= 10
 
 
-def test_who_speaks_without_end_is_not_remembered_without_end(link: Link) -> None:
-    """Each word of the VM's own puts off when its name is probed for."""
-    itself = told(record("web.local", "A", WEB))
-    for _ in range(1000):
-        link.hear(itself, source=WEB)
-        link.wait(0.01)
-    assert link.wait(119) == []
-    assert link.wait(3) != []
-
-
 def test_a_vm_that_takes_leave_is_spoken_for_soon(link: Link) -> None:
     link.hear(told(record("web.local", "A", WEB)), source=WEB)
     link.hear(told(record("web.local", "A", WEB, ttl=0)), source=WEB)
