@@ -252,17 +252,6 @@ def encode_query(
     return HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + struct.pack("!2H", kind, IN) + opt
 
 
-def _question_end(packet: bytes) -> int:
-    return parse_question(packet, 12, {})[1]
-
-
-def minimum_query_size(response: bytes) -> int:
-    """How many bytes the query to a response must have had: header, question, and an OPT record where we sent one."""
-    if response[4:6] != b"\0\1":
-        return 12
-    return _question_end(response) + (_EMPTY_OPT if response[10:12] != b"\0\0" else 0)
-
-
 def strip_records(response: bytes) -> bytes:
     """The response without its records: the question, and the OPT record where there was one, with TC set.
 
@@ -271,7 +260,7 @@ def strip_records(response: bytes) -> bytes:
     """
     if response[4:6] != b"\0\1":
         return response  # made of a header alone
-    end = _question_end(response)
+    _, end = parse_question(response, 12, {})
     head = bytearray(response[:end])
     head[6:12] = bytes(6)
     at = response.rfind(_OPT_START)
