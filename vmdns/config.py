@@ -35,10 +35,6 @@ class ConfigError(Exception):
     """The configuration cannot be used; the text says where, what is wrong and what would be right."""
 
 
-class ConfigMissing(ConfigError):
-    """There is no such file."""
-
-
 class OptionError(ConfigError):
     """The value of an option of the command line is wrong; the text names the option."""
 
@@ -159,12 +155,14 @@ def _json(value: object) -> object:
     return [str(item) for item in value] if isinstance(value, tuple) else "" if value is None else value
 
 
-def load(path: Path) -> Config:
-    """The configuration in that file. Raises `ConfigMissing`, or `ConfigError` for anything else wrong with it."""
+def load(path: Path, *, optional: bool = False) -> Config:
+    """The configuration in that file, or the default if it is optional and missing. Raises `ConfigError`."""
     try:
         raw = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
-        raise ConfigMissing(f"{path}: there is no such file; create it, or leave --config out") from None
+        if optional:
+            return Config()
+        raise ConfigError(f"{path}: there is no such file; create it, or leave --config out") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_BYTES:

@@ -7,8 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from vmdns.commands import USAGE, CommandError
-from vmdns.config import KEYS, Config, ConfigError, ConfigMissing, OptionError, Options, load, values_in_force
+from vmdns.commands import FAILED, USAGE, CommandError
+from vmdns.config import KEYS, Config, ConfigError, OptionError, Options, load, values_in_force
 from vmdns.control import requests
 from vmdns.host.folders import config_file, hosts_path
 from vmdns.sources import hosts_file
@@ -29,17 +29,9 @@ def load_config(file: str | None, options: Options | None = None) -> tuple[Confi
     """
     try:
         path = Path(file) if file is not None else config_file()
-        try:
-            config = load(path)
-        except ConfigMissing:
-            if file is not None:
-                raise
-            config = Config()
-        return config.with_options(options or {}), path
-    except OptionError as error:
-        raise CommandError(str(error), USAGE) from None
+        return load(path, optional=file is None).with_options(options or {}), path
     except (ConfigError, RuntimeError) as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(str(error), USAGE if isinstance(error, OptionError) else FAILED) from None
 
 
 def describe_config(file: str | None) -> dict[str, Any]:

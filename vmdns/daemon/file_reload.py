@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vmdns.config import Config, ConfigError, ConfigMissing, Options, load
+from vmdns.config import Config, ConfigError, Options, load
 from vmdns.daemon.discovery import Source
 from vmdns.daemon.process import Log
 from vmdns.dns.name import to_wire
@@ -64,11 +64,7 @@ class ConfigReload:
         with contextlib.suppress(OSError):
             if self.path.stat().st_size == 0:
                 time.sleep(REWRITE_SECONDS)
-        try:
-            config = load(self.path)
-        except ConfigMissing:
-            config = Config()
-        return config.with_options(self._options)
+        return load(self.path, optional=True).with_options(self._options)
 
 
 class HostsReader:

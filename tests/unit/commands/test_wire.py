@@ -233,16 +233,6 @@ def test_a_server_that_virtualbox_started_with_is_left(box: FakeBox, host: Host)
     assert wire().box.read_networks().servers["a \"b'/c"].groups == {}
 
 
-def test_a_group_that_was_there_comes_back(box: FakeBox, host: Host) -> None:
-    there = ("dhcpserver", "modify", "--network=lab", "--group=vmdns", "--incl-mac-wild=*", "--set-opt=6", "192.0.2.7")
-    wire().box.call(*there)
-    before = box.file.read_bytes()
-    told("apply")
-    assert wire().box.read_networks().servers["lab"].groups["vmdns"]["6"] == "198.18.53.1"
-    told("undo")
-    assert box.file.read_bytes() == before
-
-
 @pytest.mark.parametrize(
     "error", [ElevationDenied("this needs root; run: sudo ip ..."), OSError("sudo ip ... failed: no")]
 )
@@ -350,7 +340,7 @@ assert not is_assigned("198.18.53.1") and not is_assigned("198.18.53.2")
 
 
 @pytest.mark.parametrize(
-    ("rights", "after"), [*(("may", number) for number in range(8)), ("may not", 0), ("may not", 3)]
+    ("rights", "after"), [("may", 0), ("may", 2), ("may", 3), ("may", 7), ("may not", 0), ("may not", 3)]
 )
 def test_killed_between_two_steps_and_undone(box: FakeBox, after: int, rights: str) -> None:
     """Each run in a network namespace of its own, in which it gives and takes addresses."""
