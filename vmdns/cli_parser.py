@@ -29,11 +29,8 @@ answer for the VMs of VirtualBox
 --listen --wire --vbox-home --reader --upstream --config
 
 Finds VirtualBox and answers for its VMs until Ctrl-C or SIGTERM. It needs no
-configuration.
-
-Every line it prints is one event: where it listens, which VirtualBox it found,
-each name that appears (+), changes (~) or goes (-). A line beginning with
-"ready" says that it answers.
+configuration. It prints a line for each event, as for a name that appears (+),
+changes (~) or goes (-); a line beginning with "ready" says that it answers.
 
 examples:
   vmdns run --listen 127.0.0.1:5300        no right to port 53 is needed
@@ -46,16 +43,13 @@ examples:
 show vmdns at work without VirtualBox
 --listen --wire --vbox-home --reader --upstream --config
 
-Runs vmdns with a simulated VirtualBox of eight VMs, which start, stop, are
-renamed and get other addresses every few seconds. Everything else is the real
-vmdns: ask it with dig and with the other commands. It changes nothing on this
-computer and needs no rights. It ends with Ctrl-C.
+Runs vmdns with a simulated VirtualBox of eight VMs that change every few
+seconds: ask it with dig and with the other commands. It changes nothing on this
+computer and needs no rights; --wire, --reader and --vbox-home do nothing.
 
 Loopback addresses stand for networks: a query to 127.0.1.1 is answered as that
 of a guest on the first NAT Network, 127.0.1.2 on the second, 127.0.1.3 on the
 host-only network, 127.0.1.4 on the bridged LAN.
-
-It takes the options of vmdns run; --wire, --reader and --vbox-home do nothing.
 
 examples:
   vmdns demo --listen 127.0.0.1:5400       at another port
@@ -101,11 +95,10 @@ VirtualBox, of the sources of names and of the upstreams.
 let guests ask vmdns
 --network --apply --undo --json --vbox-home --config
 
-Shows what would make VirtualBox's networks hand vmdns out to their guests as
-their DNS server: NAT Networks and host-only networks. Nothing is changed
-without --apply; --undo restores what was there. Giving this computer an address
-is the only step that asks for rights; where they are missing, networks share an
-address that it has.
+Shows what would make NAT Networks and host-only networks give vmdns to their
+guests as DNS server. Nothing is changed without --apply; --undo restores what
+was there. Only giving this computer an address asks for rights; without them,
+networks share an address that it has.
 
 examples:
   vmdns wire                        the plan
@@ -141,9 +134,8 @@ examples:
 have vmdns started when you log in
 action --yes --json
 
-Has this computer start vmdns when you log in, as you: by systemd, launchd or
-Task Scheduler. It shows its plan and asks before it changes anything; what was
-changed is noted, and uninstall takes it back.
+Has systemd, launchd or Task Scheduler start vmdns when you log in, as you. It
+shows its plan and asks before it changes anything; uninstall takes it back.
 
 examples:
   vmdns service install                   the plan, and whether to do it
@@ -158,11 +150,8 @@ find what stops names from resolving, and how to fix it
 
 Looks for what keeps names from being answered: in the running vmdns, on each of
 VirtualBox's networks, for each VM that runs, and on this computer. Each finding
-is a line, with the command that fixes it below, the least drastic one. The last
-line is the verdict. It changes nothing.
-
-To find out whether a DNS server answers names in local itself, it asks each
-upstream for one that nobody has.
+is a line, with the least drastic command that fixes it below. It changes
+nothing, and asks each upstream for a name in local that nobody has.
 
 examples:
   vmdns doctor --json | jq '.findings[] | select(.level == "problem")'
@@ -171,12 +160,10 @@ examples:
 show the configuration in force
 --json --vbox-home --demo --config
 
-Shows the configuration in force in the running vmdns, its command-line options
-included, as a vmdns.toml that you can copy from: each value with its default,
-where it was set, and what vmdns chose where the value leaves that open.
-
-When no vmdns runs, and with --config, it shows the values of the file. A wrong
-file is an error that says the file, the line, the key and what would be right.
+Shows the configuration of the running vmdns as a vmdns.toml that you can copy
+from: each value with its default, where it was set, and what vmdns chose where
+the value leaves that open. When no vmdns runs, and with --config, it shows the
+values of the file, or what is wrong with it.
 
 examples:
   vmdns config --config new.toml && cp new.toml ~/.config/vmdns/vmdns.toml
@@ -186,8 +173,7 @@ examples:
 print a script that completes commands
 shell
 
-Prints a script for your shell that completes the commands and options of vmdns
-and the names of your VMs.
+Prints a script that completes commands, options and the names of your VMs.
 
 examples:
   vmdns completion bash > ~/.local/share/bash-completion/completions/vmdns

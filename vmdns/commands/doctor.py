@@ -83,11 +83,8 @@ def command(server: RunningServer, config: Callable[[], Config], log: Log) -> di
 def respond(findings: Iterable[Finding]) -> dict[str, Any]:
     """The findings as JSON values, problems last; well says whether none of them is a problem."""
     ordered = sorted(dict.fromkeys(findings), key=lambda one: (OK, WARNING, PROBLEM).index(one.level))
-    return {
-        "well": has_no_problem(ordered),
-        "verdict": summarize_findings(ordered),
-        "findings": [one._asdict() for one in ordered],
-    }
+    shown = [one._asdict() for one in ordered]
+    return {"well": has_no_problem(ordered), "verdict": summarize_findings(ordered), "findings": shown}
 
 
 def look(config: Config) -> list[Finding]:
@@ -139,8 +136,8 @@ def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log)
 def gather(status: Mapping[str, Any] | None, log: Log) -> HostState:
     """Checks this computer: its resolver, its firewall, the upstreams of the running vmdns. All checks run at
     the same time, and those that take longer than CHECKS_SECONDS are left out."""
-    zones = status["zones"] if status is not None else []
-    servers = [str(one["address"]) for one in status["upstreams"]] if status is not None else []
+    zones = status["zones"] if status else []
+    servers = [str(one["address"]) for one in status["upstreams"]] if status else []
     checks: dict[str, Callable[[], Any]] = {
         "the firewall": partial(firewall, outer_addresses(status)),
         "the hosts file": has_hosts_block,
@@ -164,7 +161,7 @@ def gather(status: Mapping[str, Any] | None, log: Log) -> HostState:
 def outer_addresses(status: Mapping[str, Any] | None) -> list[str]:
     """The addresses at which the running vmdns is asked from outside of this computer. Guests of a NAT Network ask from
     this computer itself, which firewalls let pass."""
-    listeners = status["listeners"] if status is not None else []
+    listeners = status["listeners"] if status else []
     found = [one["address"] for one in listeners if one["state"] == "listening" and one["port"] == 53]
     return [one for one in found if not ip_address(one).is_loopback and ip_address(one) not in GIVEN]
 
@@ -237,9 +234,8 @@ def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
     if sys.platform == "linux":
         return linux_firewall(read_output("ufw", "status"), read_output("firewall-cmd", "--list-all"), addresses)
     if sys.platform == "win32":
-        return windows_firewall(
-            read_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns"), addresses
-        )
+        shown = read_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns")
+        return windows_firewall(shown, addresses)
     if sys.platform == "darwin":
         return macos_firewall(read_output("/usr/libexec/ApplicationFirewall/socketfilterfw", "--getglobalstate"))
     return None
