@@ -56,4 +56,4 @@ def read_facts(config: Config) -> list[Fact]:
 def read_names(config: Config) -> dict[str, Any]:
     """The names of VMs, as the control channel sends them. Raises OSError as `read_facts` does."""
     now = time.time()
-    return requests.names(build(read_facts(config), config.policy(), now, 0), config.zones, now)
+    return requests.names(build(read_facts(config), config.policy(), now, 0), now)

@@ -45,7 +45,6 @@ class Requests:
     current: Callable[[], Snapshot]
     facts: Callable[[], Iterable[Fact]]
     resolve: Resolve
-    zones: Callable[[], tuple[str, ...]]
     status: Callable[[], dict[str, Any]]
     config: Callable[[], dict[str, Any]]
     simulation: bool = False
@@ -64,7 +63,7 @@ class Requests:
     async def _respond(self, message: dict[str, Any]) -> dict[str, Any]:
         match message.get("do"):
             case "names":  # in a thread: with many VMs it takes long
-                response = await asyncio.to_thread(names, self.current(), self.zones(), time.time())
+                response = await asyncio.to_thread(names, self.current(), time.time())
             case "status":
                 response = await self.status_with_verdict()
             case "config":
@@ -157,12 +156,11 @@ def _client_addresses(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     host = snapshot.host_networks
     if wanted in host.loopback:
         return "127.0.0.1", wanted
-    zones = [to_text(zone) for zone in snapshot.policy.own]
     typed = wanted.lower().rstrip(".")
     for guest in snapshot.guests:
         if not guest.machine.online:
             continue
-        names = [*list_names(guest, zones), *(".".join(labels) for labels in guest.named.names)]
+        names = [*list_names(guest, snapshot.policy.zones), *(".".join(labels) for labels in guest.named.names)]
         if wanted == guest.machine.name or typed in names:
             networks = [adapter.network for adapter in guest.machine.adapters]
         elif not (networks := [one.network for one in guest.addresses if one.address == wanted]):
@@ -181,7 +179,7 @@ def _client_addresses(snapshot: Snapshot, wanted: str) -> tuple[str, str]:
     return wanted, place.address if place is not None else "127.0.0.1" if host.owns(wanted) else ""
 
 
-def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any]:
+def names(snapshot: Snapshot, now: float) -> dict[str, Any]:
     """Every VM that is online, with its names and addresses; "here" are those by which this host reaches it.
 
     now in Unix seconds.
@@ -189,15 +187,15 @@ def names(snapshot: Snapshot, zones: Sequence[str], now: float) -> dict[str, Any
     online = [guest for guest in snapshot.by_uuid.values() if guest.machine.online]
     online.sort(key=lambda one: (one.named.label, one.machine.uuid))
     return {
-        "zones": list(zones),
+        "zones": list(snapshot.policy.zones),
         "serial": snapshot.serial,
-        "names": [_guest(snapshot, guest, zones, now) for guest in online],
+        "names": [_guest(snapshot, guest, now) for guest in online],
         "problems": list(snapshot.problems),
     }
 
 
-def _guest(snapshot: Snapshot, guest: Guest, zones: Sequence[str], now: float) -> dict[str, Any]:
-    first, *others = list_names(guest, zones)
+def _guest(snapshot: Snapshot, guest: Guest, now: float) -> dict[str, Any]:
+    first, *others = list_names(guest, snapshot.policy.zones)
     return {
         "name": first,
         "shown": display_name(first),

@@ -18,22 +18,11 @@ from vmdns.control import requests
 from vmdns.control.client import DEMO, instance_key
 from vmdns.control.requests import Requests
 from vmdns.control.server import ControlBusy, ControlServer
+from vmdns.daemon import process
 from vmdns.daemon.discovery import Discovery
 from vmdns.daemon.file_reload import ConfigReload, HostsReader, UpstreamReader
 from vmdns.daemon.listen_addresses import ListenAddresses
-from vmdns.daemon.process import (
-    LimitedLog,
-    Log,
-    Tasks,
-    clock,
-    handle_signals,
-    notify_manager,
-    prepare_process,
-    ready_lines,
-    run_with_restarts,
-    watch_suspends,
-    withheld_line,
-)
+from vmdns.daemon.process import LimitedLog, Log, Tasks
 from vmdns.daemon.wire_watch import WireWatch
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
@@ -82,7 +71,7 @@ class App:
         self.hosts = HostsReader(self.store.put_hosts, log)
         self._discovery = Discovery(self.store, log, self._end_first_look, worker)
 
-        self._forwarder = Forwarder(config.limits, clock, self._report_withheld)
+        self._forwarder = Forwarder(config.limits, process.clock, self._report_withheld)
         external = ExternalNames(self._forwarder, self._discovery.wait_for_guest)
         self._server = DnsServer(lambda: self.store.snapshot, external, config.limits)
         self._listening = ListenAddresses(self._server, log, self._configure)
@@ -91,7 +80,6 @@ class App:
             lambda: self.store.snapshot,
             lambda: self.store.facts,
             self._server.resolve,
-            lambda: self.configuration.config.zones,
             self.status,
             self._config_status,
             simulation=self._simulation,
@@ -128,14 +116,14 @@ class App:
             await self.store.wait_until_published()
             self._tasks.spawn(self._report_ready)
             if POLL_SECONDS:
-                self._tasks.spawn(run_with_restarts, "reading upstreams", self._poll_upstreams)
+                self._tasks.spawn(process.run_with_restarts, "reading upstreams", self._poll_upstreams)
             if sys.platform == "win32" and not self._simulation:
                 self._tasks.spawn(self._remove_leftovers)
             await self._open_control(parts)
             self._watch_files(parts)
             self._discovery.start(self.configuration.config)
             parts.push_async_callback(self._discovery.stop)
-            self._tasks.spawn(watch_suspends, self._resume)
+            self._tasks.spawn(process.watch_suspends, self._resume)
             await stop.wait()
             self._log("stopping")
             self._notifier.stopping()
@@ -183,11 +171,11 @@ class App:
         self._end_first_look()
         await self.store.wait_until_published()
         config, found = self.configuration.config, self._discovery.virtualbox
-        lines = ready_lines(config.zones, self._server.listeners, self._simulation)
+        lines = process.ready_lines(config.zones, self._server.listeners, self._simulation)
         for line in lines:
             self._log(line)
         if self._notifier.address:
-            self._tasks.spawn(notify_manager, self._notifier, lambda: self._server.listeners, lines[0])
+            self._tasks.spawn(process.notify_manager, self._notifier, lambda: self._server.listeners, lines[0])
         machines = any(isinstance(one, Machine) for one in self.store.reported("virtualbox").values())
         if found["version"] and not (self._simulation or config.vbox_home or machines):
             from vmdns.host.folders import describe_other_users
@@ -309,7 +297,7 @@ class App:
 
     def _report_withheld(self, name: str) -> None:
         """Called by the UDP thread."""
-        self._loop.call_soon_threadsafe(self._limited_log, "answers withheld", withheld_line(name))
+        self._loop.call_soon_threadsafe(self._limited_log, "answers withheld", process.withheld_line(name))
 
     # -- status -----------------------------------------------------------------------------------------------
 
@@ -389,10 +377,10 @@ def run(config: Config, config_path: Path, options: Options, log: Log, worker: S
     async def main() -> int:
         stop = asyncio.Event()
         app = App(config, config_path, options, log, worker)
-        handle_signals(stop.set, app.reload, app.log_status)
+        process.handle_signals(stop.set, app.reload, app.log_status)
         return await app.run(stop)
 
-    prepare_process(log)
+    process.prepare_process(log)
     # The selector loop on Windows too: the sockets of the server need add_reader.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(main())

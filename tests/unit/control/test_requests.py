@@ -23,9 +23,7 @@ async def answers(*hosts: HostName) -> tuple[dict[str, Any], dict[str, Any], dic
     table.put("virtualbox", {str(number): fact for number, fact in enumerate((*WORLD, vm(1, "web")))})
     table.put("leases", {"1": lease(1, "10.0.2.4")})
     await table.wait_until_published()
-    requests = Requests(
-        lambda: table.snapshot, lambda: table.facts, lambda *_: None, lambda: POLICY.zones, lambda: dict(STATUS), dict
-    )
+    requests = Requests(lambda: table.snapshot, lambda: table.facts, lambda *_: None, lambda: dict(STATUS), dict)
     found = [await requests.handle({"do": do}) for do in ("names", "doctor", "status")]  # type: ignore[misc]
     table.close()
     return found[0], found[1], found[2]

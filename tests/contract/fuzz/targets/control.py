@@ -12,13 +12,13 @@ from collections.abc import Awaitable
 from typing import Any
 
 from tests.contract.fuzz.targets.datagram import SERVER
-from tests.testzone import SNAPSHOT, ZONES
+from tests.testzone import SNAPSHOT
 from vmdns.control.client import ControlError, read_line
 from vmdns.control.requests import Requests, query_server
 from vmdns.control.server import MAX_REQUEST, ControlServer
 
 LOOP = asyncio.new_event_loop()
-REQUESTS = Requests(lambda: SNAPSHOT, tuple, SERVER.resolve, lambda: ZONES, dict, dict)
+REQUESTS = Requests(lambda: SNAPSHOT, tuple, SERVER.resolve, dict, dict)
 
 
 class Written:

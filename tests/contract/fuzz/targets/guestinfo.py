@@ -38,7 +38,7 @@ def check(data: bytes) -> None:
         assert owner == owner.lower()
         assert len(owner) <= 255
         assert to_text(owner).isprintable()
-    _own(names(snapshot, POLICY.zones, NOW))
+    _own(names(snapshot, NOW))
 
 
 def _own(report: dict[str, Any]) -> None:
