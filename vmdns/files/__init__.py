@@ -49,7 +49,7 @@ def read_whole(path: Path, limit: int) -> bytes:
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replaces the file by one with these bytes, which is on disk when this returns. Raises OSError.
 
-    Owner, mode and extended attributes of a file that exists are kept; a new one gets `mode`.
+    Owner (where that is allowed), mode and extended attributes are kept; a new file gets `mode`.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,7 +77,8 @@ def _copy_attributes(path: Path, temporary: str, mode: int) -> None:
         os.chmod(temporary, mode)
         return
     if sys.platform != "win32":
-        os.chown(temporary, there.st_uid, there.st_gid)
+        with contextlib.suppress(PermissionError):  # of another user's file, in a folder of this one
+            os.chown(temporary, there.st_uid, there.st_gid)
     shutil.copystat(path, temporary)
     os.utime(temporary)
     os.chmod(temporary, stat.S_IMODE(there.st_mode))  # chown clears the bits of setuid

@@ -102,3 +102,16 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     os.utime(left, (1e9, 1e9))
     write_owners(path, OWNERS)
     assert [one.name for one in tmp_path.iterdir()] == ["names.json"]
+
+
+def test_a_file_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `sudo vmdns` may have left one in this user's folder."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path = tmp_path / "names.json"
+    path.write_text("{")
+    monkeypatch.setattr(os, "chown", denied, raising=False)
+    write_owners(path, OWNERS)
+    assert read_owners(path) == OWNERS

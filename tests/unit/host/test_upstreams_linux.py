@@ -1,11 +1,10 @@
-"""What each system says of its DNS servers. The texts are in the format of the systems; only Linux's were seen live."""
+"""The DNS servers that Linux uses, and those of this machine."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from vmdns.dns.message import SOA, Record, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host import resolver, resolver_macos, resolver_windows, system_settings, upstreams_linux
+from vmdns.host import resolver, system_settings, upstreams_linux
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -24,9 +23,6 @@ def names(*texts: str) -> frozenset[bytes]:
 
 def at(*addresses: str, port: int = 53) -> tuple[Upstream, ...]:
     return tuple(Upstream(address, port) for address in addresses)
-
-
-# -- Linux ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,202 +177,6 @@ def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_p
         resolved,
         *links,
     ]
-
-
-# -- macOS ----------------------------------------------------------------------------------------------------
-
-SCUTIL = """DNS configuration
-
-resolver #1
-  search domain[0] : home.lan
-  search domain[1] : corp.example
-  nameserver[0] : 192.168.1.1
-  nameserver[1] : fe80::1%en0
-  if_index : 6 (en0)
-  flags    : Request A records, Request AAAA records
-  reach    : 0x00020002 (Reachable,Directly Reachable Address)
-
-resolver #2
-  domain   : local
-  options  : mdns
-  timeout  : 5
-  flags    : Request A records, Request AAAA records
-  reach    : 0x00000000 (Not Reachable)
-  order    : 300000
-
-resolver #3
-  domain   : 254.169.in-addr.arpa
-  options  : mdns
-  timeout  : 5
-  order    : 300200
-
-resolver #4
-  domain   : vm.internal
-  nameserver[0] : 127.0.0.1
-  port     : 5300
-  flags    : Request A records, Request AAAA records
-  reach    : 0x00030002 (Reachable,Local Address,Directly Reachable Address)
-
-resolver #5
-  domain   : Corp.Example.
-  nameserver[0] : 10.8.0.1
-  nameserver[1] : 10.8.0.2
-  flags    : Supplemental, Request A records
-  order    : 101400
-
-resolver #6
-  nameserver[0] : 9.9.9.9
-  flags    : Supplemental
-
-resolver #7
-  domain   : empty.example
-  flags    : Request A records
-
-DNS configuration (for scoped queries)
-
-resolver #1
-  search domain[0] : scoped.example
-  nameserver[0] : 172.20.10.1
-  if_index : 9 (en7)
-  flags    : Scoped, Request A records
-  reach    : 0x00000002 (Reachable)
-"""
-
-
-def test_scutil() -> None:
-    assert resolver_macos.parse_scutil(SCUTIL) == Upstreams(
-        at("192.168.1.1", "fe80::1%en0", "9.9.9.9"),
-        {to_wire("vm.internal"): at("127.0.0.1", port=5300), to_wire("corp.example"): at("10.8.0.1", "10.8.0.2")},
-        names("home.lan", "corp.example"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("No DNS configuration available\n", Upstreams()),
-        ("DNS configuration\n\nresolver #1\n  flags : Request A records\n", Upstreams()),
-        (
-            "DNS configuration\n\nresolver #1\n  domain : home\n  nameserver[0] : 10.0.0.1\n  order   : 200000\n",
-            Upstreams(at("10.0.0.1"), search=names("home")),
-        ),
-        ("DNS configuration\n\nresolver #1\n  domain : a..b\n  nameserver[0] : 10.0.0.1\n", Upstreams()),
-    ],
-)
-def test_scutil_s_other_words(text: str, found: Upstreams) -> None:
-    assert resolver_macos.parse_scutil(text) == found
-
-
-# -- Windows --------------------------------------------------------------------------------------------------
-
-WIFI, VPN, OLD, VBOX = "{AAAA0001}", "{BBBB0002}", "{CCCC0003}", "{DDDD0004}"
-HERE = {"192.168.1.20", "10.8.0.6", "192.168.56.1"}
-
-
-def interface(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{resolver_windows.TCPIP}\Interfaces\{guid}": values}
-
-
-def interface6(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{resolver_windows.TCPIP6}\Interfaces\{guid}": values}
-
-
-WIFI_DHCP = interface(
-    WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", DhcpNameServer="192.168.1.1 192.168.1.2", NameServer="",
-    DhcpDomain="home.lan", Domain="", DhcpDefaultGateway=["192.168.1.1"], IPAddress=["0.0.0.0"],
-)  # fmt: skip
-STALE = interface(OLD, EnableDHCP=1, DhcpIPAddress="172.20.10.3", DhcpNameServer="172.20.10.1", DhcpDomain="phone")
-HOST_ONLY = interface(VBOX, EnableDHCP=0, IPAddress=["192.168.56.1"], DefaultGateway=[], NameServer="192.168.56.9")
-VPN_LINK = {
-    **interface(VPN, EnableDHCP=0, IPAddress=["10.8.0.6"], DefaultGateway=[], NameServer="10.8.0.1",
-                Domain="corp.example"),
-    **interface6(VPN, NameServer="2001:db8::54"),
-}  # fmt: skip
-NEVER_UP = interface("{EEEE0005}", EnableDHCP=1, DhcpIPAddress="0.0.0.0", DhcpNameServer="1.2.3.4")
-
-
-def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
-    registry = {path: values for part in parts for path, values in part.items()}
-    return resolver_windows.parse_registry(registry, HERE.__contains__)
-
-
-@pytest.mark.parametrize(
-    ("parts", "servers", "search"),
-    [
-        ([WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
-        ([STALE, NEVER_UP, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
-        # One without a gateway (VirtualBox's host-only adapter) comes after those that lead somewhere.
-        ([HOST_ONLY, WIFI_DHCP], at("192.168.1.1", "192.168.1.2", "192.168.56.9"), names("home.lan")),
-        # A VPN without a gateway that has servers and a suffix is asked for that suffix alone.
-        ([VPN_LINK, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan", "corp.example")),
-        ([VPN_LINK], at("10.8.0.1", "2001:db8::54"), names("corp.example")),
-        # What the user typed counts more than what DHCP gave.
-        (
-            [interface(WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", NameServer="9.9.9.9,1.1.1.1",
-                       DhcpNameServer="192.168.1.1", Domain="typed.test", DhcpDomain="given.test")],
-            at("9.9.9.9", "1.1.1.1"), names("typed.test"),
-        ),
-        (
-            [WIFI_DHCP, interface6(WIFI, NameServer="2001:db8::53 fe80::1%12",
-                                   Dhcpv6DNSServers=bytes(16)), interface6(OLD, NameServer="2001:db8::99")],
-            at("192.168.1.1", "192.168.1.2", "2001:db8::53", "fe80::1%12"), names("home.lan"),
-        ),
-        (
-            [WIFI_DHCP, interface6(WIFI, NameServer="", Dhcpv6DNSServers=ipaddress.ip_address("2001:db8::1").packed
-                                   + ipaddress.ip_address("2001:db8::2").packed + b"torn")],
-            at("192.168.1.1", "192.168.1.2", "2001:db8::1", "2001:db8::2"), names("home.lan"),
-        ),
-        ([interface6(WIFI, NameServer="2001:db8::53")], at("2001:db8::53"), names()),
-        (
-            [WIFI_DHCP, {resolver_windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test",
-                                                   "NV Domain": "ad.test"},
-                         resolver_windows.POLICY: {"SearchList": "gpo.test"}}],
-            at("192.168.1.1", "192.168.1.2"), names("home.lan", "a.test", "b.test", "ad.test", "gpo.test"),
-        ),
-        ([], (), names()),
-        ([interface(WIFI, EnableDHCP="?", IPAddress=7, NameServer=b"\1")], (), names()),
-    ],
-)  # fmt: skip
-def test_registry(parts: list[dict[str, Any]], servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
-    found = read_windows(*parts)
-    split = VPN_LINK in parts and WIFI_DHCP in parts
-    domains = {to_wire("corp.example"): at("10.8.0.1", "2001:db8::54")} if split else {}
-    assert found == Upstreams(servers, domains, search)
-
-
-def rule(base: str, number: int, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{base}\{{{number}}}": {"Version": 2, "ConfigOptions": 8, **values}}
-
-
-CORP = rule(
-    resolver_windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2"
-)
-
-
-@pytest.mark.parametrize(
-    ("parts", "default", "domains"),
-    [
-        (
-            [CORP], (),
-            {"corp.example": at("10.8.0.1", "10.8.0.2"), "host.other.example": at("10.8.0.1", "10.8.0.2")},
-        ),
-        ([rule(resolver_windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
-        ([rule(resolver_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
-        ([rule(resolver_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
-        ([rule(resolver_windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
-        # With one rule of a group policy, Windows ignores the local ones.
-        (
-            [CORP, rule(resolver_windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
-            {"gpo.test": at("10.7.0.1")},
-        ),
-    ],
-)  # fmt: skip
-def test_name_resolution_policy(
-    parts: list[dict[str, Any]], default: tuple[Upstream, ...], domains: dict[str, tuple[Upstream, ...]]
-) -> None:
-    found = read_windows(WIFI_DHCP, *parts)
-    assert found.default == (*default, *at("192.168.1.1", "192.168.1.2"))
-    assert found.domains == {to_wire(domain): servers for domain, servers in domains.items()}
 
 
 def test_an_address_is_assigned_where_it_can_be_bound() -> None:
