@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
@@ -41,6 +42,16 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
         result = runner.run(scenario)
     assert not errors, errors
     return result
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A decorator that runs a test on such a loop."""
+
+    @functools.wraps(test)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        run(test(*args, **kwargs))
+
+    return wrapped
 
 
 async def inline(work: Callable[[], T]) -> T:

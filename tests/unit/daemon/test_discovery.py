@@ -191,37 +191,31 @@ def door(monkeypatch: pytest.MonkeyPatch) -> Door:
     return Door(monkeypatch)
 
 
-def test_a_guest_waits_until_it_is_known_and_equal_peers_wait_together(door: Door) -> None:
-    async def scenario() -> None:
-        asyncio.get_running_loop().call_later(0.05, door.guests.add, PEER)
-        waits = await asyncio.gather(*(door.waited() for _ in range(5)))
-        assert max(waits) < 0.1
-        assert door.solicited == [PEER]
-
-    clock.run(scenario())
+@clock.in_loop
+async def test_a_guest_waits_until_it_is_known_and_equal_peers_wait_together(door: Door) -> None:
+    asyncio.get_running_loop().call_later(0.05, door.guests.add, PEER)
+    waits = await asyncio.gather(*(door.waited() for _ in range(5)))
+    assert max(waits) < 0.1
+    assert door.solicited == [PEER]
 
 
-def test_a_stranger_waits_once(door: Door) -> None:
-    async def scenario() -> None:
-        assert await door.waited() == pytest.approx(ADMISSION_SECONDS, abs=0.03)
-        assert await door.waited() == 0.0
-        assert door.solicited == [PEER]
-        await asyncio.sleep(STRANGER_SECONDS)
-        assert await door.waited() > 0
-        assert door.solicited == [PEER, PEER]
-
-    clock.run(scenario())
+@clock.in_loop
+async def test_a_stranger_waits_once(door: Door) -> None:
+    assert await door.waited() == pytest.approx(ADMISSION_SECONDS, abs=0.03)
+    assert await door.waited() == 0.0
+    assert door.solicited == [PEER]
+    await asyncio.sleep(STRANGER_SECONDS)
+    assert await door.waited() > 0
+    assert door.solicited == [PEER, PEER]
 
 
-def test_not_everybody_may_wait(door: Door) -> None:
-    async def scenario() -> None:
-        crowd = [asyncio.create_task(door.waited(f"192.168.{n >> 8}.{n & 255}")) for n in range(MAX_LOOKUPS)]
-        await asyncio.sleep(0)
-        assert await door.waited("192.168.3.1") == 0.0
-        assert all(await asyncio.gather(*crowd))
-        assert len(door.solicited) == MAX_LOOKUPS
-
-    clock.run(scenario())
+@clock.in_loop
+async def test_not_everybody_may_wait(door: Door) -> None:
+    crowd = [asyncio.create_task(door.waited(f"192.168.{n >> 8}.{n & 255}")) for n in range(MAX_LOOKUPS)]
+    await asyncio.sleep(0)
+    assert await door.waited("192.168.3.1") == 0.0
+    assert all(await asyncio.gather(*crowd))
+    assert len(door.solicited) == MAX_LOOKUPS
 
 
 def test_the_host_is_made_to_look_for_a_neighbour() -> None:

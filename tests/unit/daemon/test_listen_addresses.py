@@ -41,63 +41,57 @@ class Ports:
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
-def test_whatever_kept_a_port_it_is_taken_once_that_is_mended(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+@clock.in_loop
+async def test_whatever_kept_a_port_it_is_taken_once_that_is_mended(
+    monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
     ports = Ports(monkeypatch, p53=error)
-
-    async def scenario() -> None:
-        ports.listening.want((Listen("127.0.0.1", 53),))
-        assert ports.ports == ([] if error == errno.EADDRNOTAVAIL else [5300])
-        await asyncio.sleep(60)
-        trouble = f"127.0.0.1 port 53 {os.strerror(error)}"
-        assert [one["detail"] for one in ports.listening.status()] == [trouble]
-        assert ports.said.count(trouble) == 1
-        del ports.errors[53]
-        await asyncio.sleep(listening.RETRY_SECONDS + 0.1)
-        # The port that served until then goes on, as this computer may have been told to ask it (`vmdns host`).
-        assert ports.ports == ([53] if error == errno.EADDRNOTAVAIL else [5300, 53])
-        assert [one["port"] for one in ports.listening.status()] == [53]
-        assert ports.listening.status()[0]["detail"] == ""
-        ports.listening.want((Listen("127.0.0.1", 5353),))
-        assert ports.ports == [5353]
-        ports.listening.close()
-
-    clock.run(scenario())
+    ports.listening.want((Listen("127.0.0.1", 53),))
+    assert ports.ports == ([] if error == errno.EADDRNOTAVAIL else [5300])
+    await asyncio.sleep(60)
+    trouble = f"127.0.0.1 port 53 {os.strerror(error)}"
+    assert [one["detail"] for one in ports.listening.status()] == [trouble]
+    assert ports.said.count(trouble) == 1
+    del ports.errors[53]
+    await asyncio.sleep(listening.RETRY_SECONDS + 0.1)
+    # The port that served until then goes on, as this computer may have been told to ask it (`vmdns host`).
+    assert ports.ports == ([53] if error == errno.EADDRNOTAVAIL else [5300, 53])
+    assert [one["port"] for one in ports.listening.status()] == [53]
+    assert ports.listening.status()[0]["detail"] == ""
+    ports.listening.want((Listen("127.0.0.1", 5353),))
+    assert ports.ports == [5353]
+    ports.listening.close()
 
 
-def test_another_reason_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@clock.in_loop
+async def test_another_reason_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The right was given, and now it shows that another program has the port."""
     ports = Ports(monkeypatch, p53=errno.EACCES)
-
-    async def scenario() -> None:
-        ports.listening.want((Listen("127.0.0.1", 53),))
-        ports.errors[53] = errno.EADDRINUSE
-        await asyncio.sleep(60)
-        in_use = f"127.0.0.1 port 53 {os.strerror(errno.EADDRINUSE)}"
-        assert ports.said.count(in_use) == 1
-        assert ports.listening.status()[0]["detail"] == in_use
-        ports.listening.close()
-
-    clock.run(scenario())
+    ports.listening.want((Listen("127.0.0.1", 53),))
+    ports.errors[53] = errno.EADDRINUSE
+    await asyncio.sleep(60)
+    in_use = f"127.0.0.1 port 53 {os.strerror(errno.EADDRINUSE)}"
+    assert ports.said.count(in_use) == 1
+    assert ports.listening.status()[0]["detail"] == in_use
+    ports.listening.close()
 
 
-def test_one_reason_of_several_addresses_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@clock.in_loop
+async def test_one_reason_of_several_addresses_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = Ports(monkeypatch, p53=errno.EACCES)
-
-    async def scenario() -> None:
-        ports.listening.want((), ("192.168.56.1",))
-        assert ports.said == [
-            f"127.0.0.1 port 53 (also ::1 port 53, 192.168.56.1 port 53) {os.strerror(errno.EACCES)}",
-            "listening on 127.0.0.1 port 5300 instead of 53 (UDP and TCP)",
-            "listening on ::1 port 5300 instead of 53 (UDP and TCP)",
-        ]
-        assert [one["state"] for one in ports.listening.status()] == ["listening", "listening", "failed"]
-        assert ports.listening.status()[1]["detail"] == f"::1 port 53 {os.strerror(errno.EACCES)}"
-        ports.listening.close()
-
-    clock.run(scenario())
+    ports.listening.want((), ("192.168.56.1",))
+    assert ports.said == [
+        f"127.0.0.1 port 53 (also ::1 port 53, 192.168.56.1 port 53) {os.strerror(errno.EACCES)}",
+        "listening on 127.0.0.1 port 5300 instead of 53 (UDP and TCP)",
+        "listening on ::1 port 5300 instead of 53 (UDP and TCP)",
+    ]
+    assert [one["state"] for one in ports.listening.status()] == ["listening", "listening", "failed"]
+    assert ports.listening.status()[1]["detail"] == f"::1 port 53 {os.strerror(errno.EACCES)}"
+    ports.listening.close()
 
 
-def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+@clock.in_loop
+async def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = Ports(monkeypatch)
     real = ports._bind
 
@@ -107,13 +101,9 @@ def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(address, port)
 
     monkeypatch.setattr(listening, "bind", bind)
-
-    async def scenario() -> None:
-        ports.listening.want(())
-        assert ports.said == ["listening on 127.0.0.1 port 53 (UDP and TCP)"]
-        assert len(ports.listening.status()) == 1
-        ports.listening.want((Listen("::1", 53),))
-        assert ports.said[-1] == "::1 port 53 none"
-        ports.listening.close()
-
-    clock.run(scenario())
+    ports.listening.want(())
+    assert ports.said == ["listening on 127.0.0.1 port 53 (UDP and TCP)"]
+    assert len(ports.listening.status()) == 1
+    ports.listening.want((Listen("::1", 53),))
+    assert ports.said[-1] == "::1 port 53 none"
+    ports.listening.close()
