@@ -30,14 +30,12 @@ CHECK_SECONDS = 5.0  # between checks for a suspend
 GAP_SECONDS = 5.0  # a busy computer delays a timer by less
 ANSWER_SECONDS = 2.0  # for the server's own query to be answered
 RETRY_SECONDS = 1.0
+MAX_LINES, LIMIT_SECONDS = 10, 60.0  # of the log, for each key
+MAX_KEYS = 1024  # beyond that all counts are dropped, which lets a few more lines through
 _SOA = 6
 
 Call = Callable[[], object]
 Log = Callable[[str], None]
-
-MAX_LINES = 10
-SECONDS = 60.0
-MAX_KEYS = 1024  # beyond that all counts are dropped, which lets a few more lines through
 
 
 class LimitedLog:
@@ -54,7 +52,7 @@ class LimitedLog:
     def __call__(self, key: str, text: str) -> None:
         now = self._clock()
         begun, count = self._counts.get(key, (now, 0))
-        if now - begun >= SECONDS:
+        if now - begun >= LIMIT_SECONDS:
             if count > MAX_LINES:
                 self._log(f"{count - MAX_LINES} more lines about {key} were left out")
             begun, count = now, 0
@@ -197,7 +195,7 @@ class Tasks:
 
     def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Runs the work in the background until it is over or `cancel` is called."""
-        task = asyncio.get_running_loop().create_task(work(*args))
+        task = asyncio.get_running_loop().create_task(work(*args), name=work.__name__)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 import pytest
 
 from vmdns.daemon import process
-from vmdns.daemon.process import MAX_KEYS, MAX_LINES, SECONDS, LimitedLog, print_log_records
+from vmdns.daemon.process import LIMIT_SECONDS, MAX_KEYS, MAX_LINES, LimitedLog, print_log_records
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_ten_lines_a_minute_and_then_how_many_were_left_out() -> None:
         now = number / 100
         log("VM 'evil'", str(number))
     log("VM 'web'", "another key")
-    now = SECONDS
+    now = LIMIT_SECONDS
     for text in ("again", "and again"):
         log("VM 'evil'", text)
     left_out = "990 more lines about VM 'evil' were left out"
