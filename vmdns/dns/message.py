@@ -183,8 +183,8 @@ def parse_records(packet: bytes, at: int, count: int, names: Names) -> tuple[lis
                 rdata = _expand(packet, at, end, names, *_NAMES[kind])
             elif length != _LENGTHS.get(kind, length):
                 raise ValueError("length of an address")
-            elif kind in _STRINGS and (not rdata or _skip_strings(rdata, 0, length) != length):
-                raise ValueError("no string, or one that runs past its rdata")
+            elif kind in _STRINGS and _skip_strings(rdata, 0, length) != length:
+                raise ValueError("a string runs past its rdata")
             elif kind == _NAPTR:
                 rdata = _expand(packet, at, end, names, _skip_strings(rdata, 4, 3), 1, 0)
         if ttl > 0x7FFFFFFF and kind != OPT:

@@ -72,6 +72,8 @@ def validate_response(
         parsed = wire.parse_message(message[:12] + sent.key + message[12 + len(sent.key) :])
         if any(record.type == wire.OPT for record in parsed.answers + parsed.authorities):
             raise ValueError("OPT record")
+        if any(record.type == wire.TXT and not record.rdata for record in parsed.answers):
+            raise ValueError("a TXT record without a string")  # multicast DNS has such ones (RFC 6763 section 6.1)
         opt = wire.find_opt(parsed.additionals)
         rcode = parsed.flags & 0xF | (opt.ttl >> 24 << 4 if opt is not None else 0)
         if rcode == wire.BADVERS and sent.edns is not None:

@@ -327,6 +327,13 @@ def test_a_vm_that_announces_itself_has_its_name(link: Link) -> None:
     assert records(link.hear(ask(("db.local", "A")))) == [("db.local", "A", 120, True)]
 
 
+def test_a_record_that_other_programs_send_does_no_harm(link: Link) -> None:
+    """RFC 6763 section 6.1: python-zeroconf announces services with a TXT record of no string."""
+    empty = to_wire("x.local") + struct.pack("!HHIH", 16, 1, 120, 0)
+    link.hear(told(empty, record("web.local", "A", WEB)), source=WEB)
+    assert link.hear_and_wait(ask(("web.local", "A")), seconds=5) == []
+
+
 def test_a_vm_is_known_by_the_address_that_it_speaks_from(link: Link) -> None:
     link.hear(told(record("web.local", "AAAA", "fe80::1")), source=WEB)
     assert link.hear_and_wait(ask(("web.local", "AAAA")), seconds=5) == []
