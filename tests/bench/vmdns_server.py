@@ -17,7 +17,7 @@ from typing import Any
 
 TREE, FOLDER, *OPTIONS = sys.argv[1:]
 sys.path.insert(0, TREE)
-WORKER = sys.executable, str(Path(__file__).resolve().parent / "fleet.py"), TREE, FOLDER
+WORKER = sys.executable, str(Path(TREE) / "tests/bench/fleet.py"), TREE, FOLDER  # of the same checkout: it knows its reader
 
 
 def main() -> int:

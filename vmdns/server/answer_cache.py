@@ -60,22 +60,22 @@ def unpack(packed: bytes, ident: bytes) -> bytes:
 
 
 def find(answers: Answers, packet: bytes) -> bytes | None:
-    """Returns the cached response to a query, whatever the case of its name, which is echoed as it was asked.
+    """Returns the cached response to a query, whatever the case of its name."""
+    key = make_key(packet)
+    found = answers.get(key) or find_other_case(answers, key)
+    return None if found is None else unpack(found, packet[:2])
+
+
+def find_other_case(answers: Answers, key: bytes) -> bytes | None:
+    """Returns the packed response under the key in lower case, with the name as it was asked.
 
     Only the name is lowered: a type (65, HTTPS) may be a letter as well. A zero byte inside a label ends the name too
     early, which makes no other valid query's key: length bytes are no letters.
     """
-    key = make_key(packet)
-    found = answers.get(key)
-    if found is not None:
-        return unpack(found, packet[:2])
     end = key.find(0, 10)
     name = key[10:end]
     found = answers.get(key[:10] + name.lower() + key[end:])
-    if found is None:
-        return None
-    response = unpack(found, packet[:2])
-    return response[:12] + name + response[12 + len(name) :]
+    return None if found is None else found[: BODY + 10] + name + found[BODY + end :]
 
 
 class AnswerCache:

@@ -12,7 +12,7 @@ from selectors import EVENT_READ
 from typing import Any
 
 from vmdns.server import udp_linux
-from vmdns.server.answer_cache import NO_RESPONSE, Answers, find, pack
+from vmdns.server.answer_cache import NO_RESPONSE, Answers, find, find_other_case, pack
 from vmdns.server.client_limits import MUTE_SECONDS
 from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener
@@ -143,16 +143,15 @@ class UdpServer:
             return
         packed: list[Any] = []
         uncached = 0
-        known = one.clients
-        for client, key in zip(batch.clients(count), batch.keys(count), strict=True):
+        clients, keys, known = batch.clients(count), batch.keys(count), one.clients
+        for client, key in zip(clients, keys, strict=True):
             answers = known.get(client) or self._answers_for(one, client)
-            packed.append(answers.get(key) if answers else None)
+            packed.append((answers.get(key) or find_other_case(answers, key)) if answers else None)
         if None in packed:
-            for at, cached in enumerate(packed):
-                if cached is None:
-                    response = self._answer(one, batch.packet(at), batch.peer(at))
-                    packed[at] = pack(response) if response else NO_RESPONSE
-                    uncached += 1
+            for at in [at for at, cached in enumerate(packed) if cached is None]:
+                response = self._answer(one, batch.packet(at), batch.peer(at))
+                packed[at] = pack(response) if response else NO_RESPONSE
+                uncached += 1
         self._counts.queries += count - uncached
         self._counts.answered += count - uncached
         self._counts.failed += batch.send(one.socket, packed)
