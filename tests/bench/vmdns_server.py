@@ -17,7 +17,12 @@ from typing import Any
 
 TREE, FOLDER, *OPTIONS = sys.argv[1:]
 sys.path.insert(0, TREE)
-WORKER = sys.executable, str(Path(TREE) / "tests/bench/fleet.py"), TREE, FOLDER  # of the same checkout: it knows its reader
+WORKER = (
+    sys.executable,
+    str(Path(TREE) / "tests/bench/fleet.py"),
+    TREE,
+    FOLDER,
+)  # of the same checkout: it knows its reader
 
 
 def main() -> int:

@@ -20,12 +20,10 @@ from tests.contract.dnspython_response import rendered
 from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NETWORKS, NOW, OTHER, lease, vm
 from tests.testzone import FACTS, RECORDS, ZONES
 from tests.unit.server.dnsbench import InlineThread, Script, answer_at_once
-from vmdns.dns.limits import Limits
 from vmdns.dns.message import REFUSED
 from vmdns.dns.query import parse_query
 from vmdns.dns.zonefile import parse_records
 from vmdns.server.answer_cache import find
-from vmdns.server.dns_server import DnsServer
 from vmdns.state.authoritative import Reply, answer_query
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Lease, Machine, PortForward
@@ -117,7 +115,7 @@ class World:
         self._serial = 0
         self.script = Script(InlineThread())
         one = self.script
-        self.server = DnsServer(one.current, one.others(), Limits())
+        self.server = one.serve()
         self.change((*HOST, *FACTS, *BEGINNING))
 
     @property

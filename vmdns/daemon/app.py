@@ -33,7 +33,6 @@ from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import take
-from vmdns.server.query_handler import ExternalNames
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
@@ -72,8 +71,9 @@ class App:
         self._discovery = Discovery(self.store, log, self._end_first_look, worker)
 
         self._forwarder = Forwarder(config.limits, process.clock, self._report_withheld)
-        external = ExternalNames(self._forwarder, self._discovery.wait_for_guest)
-        self._server = DnsServer(lambda: self.store.snapshot, external, config.limits)
+        self._server = DnsServer(
+            lambda: self.store.snapshot, self._forwarder, self._discovery.wait_for_guest, config.limits
+        )
         self._listening = ListenAddresses(self._server, log, self._configure)
         self._multicast = Multicast(log, self._find_links, self._server.handler.answer_cache.drop_absent)
         self._requests = Requests(
@@ -246,7 +246,7 @@ class App:
         config, found = self.configuration.config, self.upstreams.found
         self.store.configure(self._policy())
         self._server.limits = config.limits
-        self._server.external.links = self._multicast if config.mdns_relay else None
+        self._server.handler.links = self._multicast if config.mdns_relay else None
         self._multicast.update()
         self._listen()
         forwarding = config, found, self._listening.own

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from vmdns.dns.limits import Limits
+from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import Listener
-from vmdns.server.query_handler import ExternalNames, QueryHandler
+from vmdns.server.query_handler import QueryHandler
 from vmdns.server.tcp import TcpServer
 from vmdns.server.udp import UdpServer
 from vmdns.state.snapshot import Snapshot
@@ -18,13 +19,18 @@ from vmdns.state.snapshot import Snapshot
 class DnsServer:
     """Answers on its listeners from the current snapshot, and forwards queries for external names."""
 
-    def __init__(self, current: Callable[[], Snapshot], external: ExternalNames, limits: Limits) -> None:
+    def __init__(
+        self,
+        current: Callable[[], Snapshot],
+        forwarder: Forwarder,
+        admit: Callable[[str], Awaitable[None]],
+        limits: Limits,
+    ) -> None:
         self.limits = limits
-        self.external = external
         self._current = current
-        self._thread = external.forwarder.thread
-        self.handler = QueryHandler(current, external, lambda: self.limits)
-        self.udp = UdpServer(self._thread, self.handler)
+        self._forwarder = forwarder
+        self.handler = QueryHandler(current, forwarder, admit, lambda: self.limits)
+        self.udp = UdpServer(forwarder.thread, self.handler)
         resolve = partial(self.resolve, verify=True)
         self.tcp = TcpServer(resolve, self.handler.clients.client_key, lambda: self.limits, self.handler.counts)
         self._accepting: dict[Listener, asyncio.Task[None]] = {}
@@ -59,7 +65,7 @@ class DnsServer:
             self._stop_listening(listener)
         if self.handler.awaited:
             await asyncio.wait(map(asyncio.wrap_future, list(self.handler.awaited)), timeout=grace)
-        await self.external.forwarder.close(grace)
+        await self._forwarder.close(grace)
         for listener in listeners:
             listener.close()
         await self.tcp.close(grace)
@@ -93,5 +99,5 @@ class DnsServer:
             if response is not None:
                 respond(response)
 
-        self._thread.submit(answer)
+        self._forwarder.thread.submit(answer)
         return result

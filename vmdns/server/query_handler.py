@@ -54,6 +54,8 @@ _OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # the first bytes of the option
 
 # Takes the response to a query that is not answered at once; b"" for none. Called in the UDP thread.
 Respond = Callable[[bytes], object]
+Step = Callable[[], bytes | None]  # what answers a query once something was awaited
+Mute = Callable[[str], bool]  # has the kernel drop most datagrams from a network
 
 
 @dataclass(slots=True)
@@ -80,19 +82,9 @@ class LinkLookups(Protocol):
 
 
 @dataclass(slots=True)
-class ExternalNames:
-    """What answers names outside the local zones. admit waits until a peer is known to be a guest, or for long enough;
-    links looks up X.local on the host's links, None turns that off."""
-
-    forwarder: Forwarder
-    admit: Callable[[str], Awaitable[None]]
-    links: LinkLookups | None = None
-
-
-@dataclass(slots=True)
 class Request:
-    """A query from `peer` to the host's address `local`, whose response may have `limit` bytes. admitted: whether its
-    peer was looked for among the guests."""
+    """A query from `peer` to the host's address `local`, whose response may have `limit` bytes, answered from a
+    snapshot. admitted: whether its peer was looked for among the guests."""
 
     query: Query
     packet: bytes
@@ -101,16 +93,26 @@ class Request:
     limit: int
     tcp: bool
     respond: Respond
+    snapshot: Snapshot
     admitted: bool = False
 
 
 class QueryHandler:
-    """Answers queries. current gives the current snapshot, limits the limits."""
+    """Answers queries. current gives the current snapshot, limits the limits; admit waits until a peer is known to be a
+    guest, or for long enough. links looks up X.local on the host's links; None turns that off."""
 
-    def __init__(self, current: Callable[[], Snapshot], external: ExternalNames, limits: Callable[[], Limits]) -> None:
+    def __init__(
+        self,
+        current: Callable[[], Snapshot],
+        forwarder: Forwarder,
+        admit: Callable[[str], Awaitable[None]],
+        limits: Callable[[], Limits],
+    ) -> None:
         self._current = current
-        self.external = external
+        self._forwarder = forwarder
+        self._admit_peer = admit
         self._limits = limits
+        self.links: LinkLookups | None = None
         self._cookies = Cookies(time.time, os.urandom)
         self.clients = ClientLimits(current, limits)
         self.answer_cache = AnswerCache()
@@ -118,20 +120,24 @@ class QueryHandler:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.awaited: set[Future[None]] = set()  # what the event loop awaits for queries
 
+    # -- datagrams: limits of the client, cached answers --------------------------------------------------------
+
     def find_answers(self, peer: str, local: str) -> Answers | None:
         """Returns the cached answers for a peer; None where each query must be checked."""
+        client = self.clients.client(local, peer)
+        return None if client is not None and not client.from_host else self._cached_answers(peer, local)
+
+    def _cached_answers(self, peer: str, local: str) -> Answers | None:
         snapshot = self._current()
         right = snapshot.right(local, peer)
-        client = self.clients.client(local, peer)
-        if right in (AccessRight.UNKNOWN, AccessRight.NOTHING) or (client is not None and not client.from_host):
+        if right in (AccessRight.UNKNOWN, AccessRight.NOTHING):
             return None
         return self.answer_cache.view((snapshot.view(local, peer), right))
 
     def answer_datagram(
-        self, packet: bytes, peer: tuple[Any, ...], local: str, send: Respond, mute: Callable[[str], bool]
+        self, packet: bytes, peer: tuple[Any, ...], local: str, send: Respond, mute: Mute
     ) -> bytes | None:
-        """Answers a UDP query as `answer` does, within the limits of its client. mute(network) has the kernel drop most
-        datagrams from there."""
+        """Answers a UDP query as `answer` does, within the limits of its client."""
         clients, address = self.clients, peer[0]
         client = clients.client(local, address)
         if client is not None and (decision := clients.admit(client, peer[1], mute)) is not SendDecision.SEND:
@@ -150,84 +156,69 @@ class QueryHandler:
             response = self.answer(packet, address, local, respond)
         return response if response is None else clients.limit_response(client, response, len(packet))
 
-    def _find_verified(
-        self, packet: bytes, peer: tuple[Any, ...], local: str, mute: Callable[[str], bool]
-    ) -> Client | None:
+    def _find_verified(self, packet: bytes, peer: tuple[Any, ...], local: str, mute: Mute) -> Client | None:
         """Returns the sender of a query where a valid cookie verifies it and its own limits allow the query."""
-        if _OUR_COOKIE not in packet:
-            return None
         try:
-            edns = parse_query(packet).edns
+            edns = parse_query(packet).edns if _OUR_COOKIE in packet else None
         except Malformed:
             return None
-        if edns is None or not self._cookies.check(edns.cookie, peer[0])[1]:
+        if edns is None or not self._check_cookie(edns.cookie, peer[0])[1]:
             return None
-        self.clients.verify_address(peer[0])
         client = self.clients.client(local, peer[0], verified=True)
         allowed = client is not None and self.clients.admit(client, peer[1], mute) is SendDecision.SEND
         return client if allowed else None
 
+    def _check_cookie(self, cookie: bytes, peer: str) -> tuple[bytes, bool]:
+        """Returns the cookie for the response, and whether the received one verifies the peer's address, which is noted
+        then."""
+        data, valid = self._cookies.check(cookie, peer)
+        if valid:
+            self.clients.verify_address(peer)
+        return data, valid
+
     def _find_cached(self, packet: bytes, peer: str, local: str, client: Client | None) -> bytes | None:
         """Returns the cached answer for a limited client, or for a query with a cookie, which differs each time."""
         plain, cookie = remove_cookie(packet)
-        if client is None and not cookie:
-            return None
-        snapshot = self._current()
-        right = snapshot.right(local, peer)
-        if right not in (AccessRight.ALL, AccessRight.NAMES):
-            return None
-        found = find(self.answer_cache.view((snapshot.view(local, peer), right)), plain)
+        answers = self._cached_answers(peer, local) if client is not None or cookie else None
+        found = find(answers, plain) if answers else None
         if found is not None and cookie:
-            data, verified = self._cookies.check(cookie, peer)
-            if verified:
-                self.clients.verify_address(peer)
-            found = add_cookie(found, data, encoded_response_limit(plain))
+            found = add_cookie(found, self._check_cookie(cookie, peer)[0], encoded_response_limit(plain))
         if found is not None:
             self.counts.queries += 1
             self.counts.answered += 1
         return found
 
+    # -- any query ----------------------------------------------------------------------------------------------
+
     def answer(self, packet: bytes, peer: str, local: str, respond: Respond, *, tcp: bool = False) -> bytes | None:
         """Returns the response, b"" for none; None where it follows by a call of respond."""
         self.counts.queries += 1
         try:
-            request = self._parse(packet, peer, local, respond, tcp)
+            query = parse_query(packet)
+            query.verified = tcp
+            if query.edns is not None and query.edns.cookie:
+                check = self._cookies.check if tcp else self._check_cookie
+                data, valid = check(query.edns.cookie, peer)
+                query.response_options += encode_option(COOKIE, data)
+                query.verified |= valid
+            if tcp:
+                query = add_keepalive(query, self._limits().tcp_idle)
+            limit = TCP_LIMIT if tcp else udp_response_limit(query)
+            return self._answer(Request(query, packet, peer, local, limit, tcp, respond, self._current()))
         except Malformed as malformed:
             self.counts.malformed += 1
             return malformed.reply or b""
         except Exception:
             return self.report_fault(packet)
-        return self._run(request, partial(self._answer, request))
 
     def report_fault(self, packet: bytes) -> bytes:
-        """Logs a fault of ours. Returns the response to a packet that was not parsed."""
+        """Logs a fault of ours. Returns the response to the packet."""
         log.exception("a query could not be answered")
         self.counts.failed += 1
         return encode_header_response(packet, SERVFAIL) if len(packet) >= 12 and packet[2] < 0x80 else b""
 
-    def _parse(self, packet: bytes, peer: str, local: str, respond: Respond, tcp: bool) -> Request:
-        query = parse_query(packet)
-        query.verified = tcp
-        if query.edns is not None and query.edns.cookie:
-            data, valid = self._cookies.check(query.edns.cookie, peer)
-            query.response_options += encode_option(COOKIE, data)
-            if valid and not tcp:
-                query.verified = True
-                self.clients.verify_address(peer)
-        if tcp:
-            query = add_keepalive(query, self._limits().tcp_idle)
-        limit = TCP_LIMIT if tcp else udp_response_limit(query)
-        return Request(query, packet, peer, local, limit, tcp, respond)
-
-    def _run(self, request: Request, step: Callable[[], bytes | None]) -> bytes | None:
-        try:
-            return step()
-        except Exception:
-            log.exception("a query could not be answered")
-            return self._fail(request, (EDE_OTHER, "internal error"))
-
     def _answer(self, request: Request) -> bytes | None:
-        query, peer, local, snapshot = request.query, request.peer, request.local, self._current()
+        query, peer, local, snapshot = request.query, request.peer, request.local, request.snapshot
         right = snapshot.right(local, peer)
         if right is AccessRight.UNKNOWN and not request.admitted:
             return self._await(request, self._admit(request))
@@ -239,17 +230,16 @@ class QueryHandler:
             return self._refuse(request, f"{peer} may ask for local names only")
         if reply is None or (reply.chase is not None and forwards and query.recursion_desired):
             return self._forward(request, reply)
-        links = self.external.links
-        if forwards and links is not None and may_exist_on_link(query, reply, snapshot):
-            client = self.clients.client(local, peer, query.verified)
-            budget = "" if client is None else client.lookup_client
-            state = links.state(query.key, budget)
-            if state is LookupState.LOOKUP:
-                return self._await(request, self._find_on_links(request, reply, links, budget))
-            if state is LookupState.OVER_BUDGET:
-                return self._cache(request, self._fail(request, OVER_BUDGET), FORWARDED_SECONDS)
-            return self._cache(request, self._encode(request, reply, forwards), ABSENT_SECONDS)
-        return self._cache(request, self._encode(request, reply, forwards), math.inf)
+        if not forwards or self.links is None or not may_exist_on_link(query, reply, snapshot):
+            return self._cache(request, self._encode(request, reply, forwards), math.inf)
+        client = self.clients.client(local, peer, query.verified)
+        budget = "" if client is None else client.lookup_client
+        state = self.links.state(query.key, budget)
+        if state is LookupState.LOOKUP:
+            return self._await(request, self._find_on_links(request, reply, self.links, budget))
+        if state is LookupState.OVER_BUDGET:
+            return self._cache(request, self._fail(request, OVER_BUDGET), FORWARDED_SECONDS)
+        return self._cache(request, self._encode(request, reply, forwards), ABSENT_SECONDS)
 
     def _encode(self, request: Request, reply: Reply, recursion_available: bool) -> bytes:
         self.counts.answered += 1
@@ -266,10 +256,8 @@ class QueryHandler:
 
     def _refuse(self, request: Request, why: str) -> bytes:
         self.counts.refused += 1
-        error = EDE_PROHIBITED, why
-        return encode_response(
-            request.query, REFUSED, limit=request.limit, recursion_available=False, extended_error=error
-        )
+        query, error = request.query, (EDE_PROHIBITED, why)
+        return encode_response(query, REFUSED, limit=request.limit, recursion_available=False, extended_error=error)
 
     def _fail(self, request: Request, error: tuple[int, str]) -> bytes:
         self.counts.failed += 1
@@ -278,17 +266,14 @@ class QueryHandler:
     def _cache(self, request: Request, response: bytes, seconds: float) -> bytes:
         """Caches a response to a UDP query that has at most an OPT record without options: few of those differ."""
         query, packet, peer, local = request.query, request.packet, request.peer, request.local
-        length = 12 + len(query.question)
-        if query.edns is not None:
-            length += 11
-        if request.tcp or len(packet) != length or (query.edns is not None and packet[length - 11]):
-            return response
+        end = 12 + len(query.question)
+        plain = len(packet) == end if query.edns is None else len(packet) == end + 11 and packet[end] == 0
         client = self.clients.client(local, peer)
-        if client is not None and not client.from_host and response[3] & 0xF == SERVFAIL:
-            return response  # one client's budget was used up, which says nothing about other clients of the view
-        snapshot = self._current()
-        view = snapshot.view(local, peer), snapshot.right(local, peer)
-        self.answer_cache.store(view, snapshot, query, packet, response, seconds)
+        # A limited client's SERVFAIL says that its budget was used up, and nothing about other clients of the view.
+        shared = client is None or client.from_host or response[3] & 0xF != SERVFAIL
+        if plain and shared and not request.tcp:
+            view = request.snapshot.view(local, peer), request.snapshot.right(local, peer)
+            self.answer_cache.store(view, request.snapshot, query, packet, response, seconds)
         return response
 
     # -- names outside the local zones --------------------------------------------------------------------------
@@ -296,42 +281,40 @@ class QueryHandler:
     def _forward(self, request: Request, reply: Reply | None) -> bytes | None:
         """Answers from the forwarder's cache or an upstream. reply: what the local zones have of a CNAME chain that
         leads out of them."""
-        query, limit, forwarder = request.query, request.limit, self.external.forwarder
+        query = request.query
         self.counts.forwarded += 1
-        refused = check_forwardable(query)
-        if refused is not None and reply is None:
-            return encode_answer(query, refused, limit)
         question = Question.of(query)
         if reply is not None and reply.chase is not None:
             question = question._replace(name=reply.chase)
+        elif (refused := check_forwardable(query)) is not None:
+            return encode_answer(query, refused, request.limit)
 
         def encode(found: Forwarded) -> bytes:
-            if reply is None:
-                return encode_answer(query, found, limit)
-            return encode_answer(query, replace(found, answer=(*reply.answer, *found.answer), authentic=False), limit)
-
-        client = self.clients.client(request.local, request.peer, query.verified)
+            if reply is not None:
+                found = replace(found, answer=(*reply.answer, *found.answer), authentic=False)
+            return encode_answer(query, found, request.limit)
 
         def respond(found: Forwarded) -> None:
             self.clients.end_forward(client)
-            request.respond(self._run(request, lambda: encode(found)) or b"")
+            request.respond(encode(found))
 
+        client = self.clients.client(request.local, request.peer, query.verified)
         if self.clients.may_forward(client):
-            found = forwarder.find(question, respond)
+            found = self._forwarder.find(question, respond)
             if found is None:
                 self.clients.begin_forward(client)
                 return None
         else:
-            found = forwarder.find_cached(question)
+            found = self._forwarder.find_cached(question)
             if found is None:
                 if client is not None:
                     client.usage.work.tokens -= REFUSED_FORWARD
                 return self._fail(request, (EDE_OTHER, "too many forwarded queries"))
-        return self._cache(request, encode(found), FORWARDED_SECONDS) if reply is None else encode(found)
+        return self._cache(request, encode(found), FORWARDED_SECONDS)
 
-    def _await(self, request: Request, work: Coroutine[Any, Any, Callable[[], bytes | None]]) -> bytes | None:
-        """Awaits in the event loop what then answers in the UDP thread."""
-        if self.loop is None or self.loop.is_closed() or len(self.awaited) >= MAX_AWAITED:
+    def _await(self, request: Request, work: Coroutine[Any, Any, Step]) -> bytes | None:
+        """Awaits something in the event loop, and has the UDP thread take the step that follows."""
+        if self.loop is None or len(self.awaited) >= MAX_AWAITED:
             work.close()
             self.counts.failed += 1
             return b""
@@ -340,12 +323,14 @@ class QueryHandler:
             try:
                 step = await work
             except Exception:
-                log.exception("a query could not be answered")
-                step = partial(self._fail, request, (EDE_OTHER, "internal error"))
-            self.external.forwarder.thread.submit(partial(resume, step))
+                step = partial(self.report_fault, request.packet)
+            self._forwarder.thread.submit(partial(resume, step))
 
-        def resume(step: Callable[[], bytes | None]) -> None:
-            response = self._run(request, step)
+        def resume(step: Step) -> None:
+            try:
+                response = step()
+            except Exception:
+                response = self.report_fault(request.packet)
             if response is not None:
                 request.respond(response)
 
@@ -354,15 +339,13 @@ class QueryHandler:
         future.add_done_callback(self.awaited.discard)
         return None
 
-    async def _admit(self, request: Request) -> Callable[[], bytes | None]:
+    async def _admit(self, request: Request) -> Step:
         """Waits until the packet of an unknown neighbour on a LAN has shown whether it is a VM."""
-        await self.external.admit(request.peer)
-        request.admitted = True
+        await self._admit_peer(request.peer)
+        request.admitted, request.snapshot = True, self._current()
         return partial(self._answer, request)
 
-    async def _find_on_links(
-        self, request: Request, reply: Reply, links: LinkLookups, budget: str
-    ) -> Callable[[], bytes | None]:
+    async def _find_on_links(self, request: Request, reply: Reply, links: LinkLookups, budget: str) -> Step:
         found = await links.find(request.query.key, budget)
         return partial(self._answer_found, request, reply, found)
 
@@ -372,10 +355,8 @@ class QueryHandler:
         if found is None:
             return self._fail(request, OVER_BUDGET)
         if found:
-            query, rdatas = request.query, map(address_record, found)
-            records = tuple(
-                Record(query.name, kind, self._limits().ttl, rdata) for kind, rdata in rdatas if kind == query.type
-            )
+            query, ttl, rdatas = request.query, self._limits().ttl, map(address_record, found)
+            records = tuple(Record(query.name, kind, ttl, rdata) for kind, rdata in rdatas if kind == query.type)
             reply = Reply(answer=records, authority=() if records else reply.authority, authoritative=False)
         return self._encode(request, reply, recursion_available=True)
 

@@ -14,7 +14,6 @@ import pytest
 from tests.clock import run
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
 from tests.unit.server.dnsbench import HOST, InlineThread, Script, answer, answer_at_once, question
-from vmdns.dns.limits import Limits
 from vmdns.dns.message import A, Message, Record, address_record
 from vmdns.dns.name import to_text, to_wire
 from vmdns.mdns import transport as multicast
@@ -25,7 +24,6 @@ from vmdns.mdns.responder import Responder
 from vmdns.mdns.transport import Multicast
 from vmdns.server import answer_cache
 from vmdns.server.answer_cache import find
-from vmdns.server.dns_server import DnsServer
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.name_rules import RESERVED, LookupState
@@ -61,8 +59,8 @@ class Lan:
         self.relay = LinkQuerier(self._send, self._forget, asyncio.get_running_loop().time)
         script = Script(InlineThread())
         script.snapshot = SNAPSHOT
-        self.server = DnsServer(script.current, script.others(), Limits())
-        self.server.external.links = self.relay
+        self.server = script.serve()
+        self.server.handler.links = self.relay
         self.server.publish(SNAPSHOT)
 
     def _forget(self) -> None:

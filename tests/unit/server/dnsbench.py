@@ -20,7 +20,6 @@ from vmdns.dns.query import encode_query
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener, bind
-from vmdns.server.query_handler import ExternalNames
 from vmdns.state.snapshot import Snapshot
 
 HOST = "127.0.0.1"
@@ -90,9 +89,9 @@ class Script:
                     await asyncio.sleep(0.001)
         self.thread.run(lambda: None)
 
-    def others(self) -> ExternalNames:
-        """What answers names outside the local zones."""
-        return ExternalNames(self, self.admit)  # type: ignore[arg-type]
+    def serve(self, limits: Limits | None = None) -> DnsServer:
+        """A server without listeners."""
+        return DnsServer(self.current, self, self.admit, limits or Limits())  # type: ignore[arg-type]
 
 
 def _made(question: Question) -> Forwarded:
@@ -216,7 +215,7 @@ def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes
 @contextlib.asynccontextmanager
 async def serving(limits: Limits | None = None, address: str = HOST, *, batches: bool = True) -> AsyncIterator[Bench]:
     script = Script()
-    server = DnsServer(script.current, script.others(), limits or Limits())
+    server = script.serve(limits)
     listener = bind(address, 0)
     server.open(listener, batches=batches)
     try:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import HOST, Bench, InlineThread, Script, answer, answer_at_once, question, run, serving
-from vmdns.dns.limits import Limits
 from vmdns.dns.query import parse_query
 from vmdns.server import answer_cache as caches
 from vmdns.server import udp_linux
@@ -72,7 +71,7 @@ def test_no_two_queries_have_one_key(one: bytes, other: bytes, zeros: int, end: 
 def served() -> DnsServer:
     """A server without listeners, with the test zone."""
     script = Script(InlineThread())
-    server = DnsServer(script.current, script.others(), Limits())
+    server = script.serve()
     server.publish(SNAPSHOT)
     return server
 

@@ -32,10 +32,8 @@ from tests.unit.server.dnsbench import (
     served,
     serving,
 )  # fmt: skip
-from vmdns.dns.limits import Limits
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query
-from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 from vmdns.server.udp import UdpListener
 from vmdns.state.build import build
@@ -93,7 +91,6 @@ def test_e20_what_fails_is_servfail_and_is_logged(caplog: pytest.LogCaptureFixtu
         async with serving() as bench:
             read = await bench.ask("broken.test")
             assert read.rcode() == dns.rcode.SERVFAIL
-            assert read.question[0].name.to_text() == "broken.test."
             assert bench.server.handler.counts.failed == 1
             bench.script.snapshot = RuntimeError("no snapshot")
             assert (await bench.ask("web-01.local")).rcode() == dns.rcode.SERVFAIL
@@ -140,7 +137,7 @@ RIGHTS = (
 def test_t8_who_may_ask_what(lan: str, local: str, peer: str, rcode: int, recursion: bool) -> None:
     script = Script()
     script.snapshot = build(RIGHTS, Policy(lan=lan), NOW, 7)
-    server = DnsServer(script.current, script.others(), Limits())
+    server = script.serve()
 
     async def main() -> None:
         ours = dns.message.from_wire(await answer(server, question("db.local"), peer, local))
@@ -156,7 +153,7 @@ def test_t8_no_answer_over_udp_is_a_weapon() -> None:
     # What a stranger gets for his bytes: ANY is small, a cut answer no larger than he offered.
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
+        server = script.serve()
         for name, kind in (("web-01.local", "ANY"), ("local", "ANY"), ("big.local", "A"), ("local", "AXFR")):
             asked = question(name, kind, use_edns=False)
             response = await answer(server, asked, "203.0.113.9", "192.168.56.1")
@@ -168,7 +165,7 @@ def test_t8_no_answer_over_udp_is_a_weapon() -> None:
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=60).map(lambda body: packet(1, 0, 0, 1, body=body))))
 def test_t23_no_packet_raises(data: bytes) -> None:
     script = Script()
-    server = DnsServer(script.current, script.others(), Limits())
+    server = script.serve()
     for tcp in (False, True):
         answer_at_once(server, data, "203.0.113.9", "192.168.56.1", tcp=tcp)
     assert server.handler.counts.failed == 0
@@ -217,7 +214,7 @@ def test_t13_reflections_and_errors_of_the_socket() -> None:
         (LAST, (HOST, 1234)),
     )
     script = Script()
-    server = DnsServer(script.current, script.others(), Limits())
+    server = script.serve()
     listener = UdpListener(Listener(HOST, 53, datagrams, None), script.thread, batched=False)  # type: ignore[arg-type]
     while datagrams.given:
         server.udp._read(listener)
@@ -236,7 +233,7 @@ async def test_a_burst_of_datagrams_is_answered_whole(bench: Bench) -> None:
 def test_questions_under_way_are_answered_before_the_end() -> None:
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
+        server = script.serve()
         listener = bind(HOST, 0)
         server.open(listener)
         bench = Bench(server, listener, script)

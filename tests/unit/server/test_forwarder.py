@@ -35,7 +35,6 @@ from vmdns.server import io_thread, lookup, upstream_exchange, upstream_server
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
-from vmdns.server.query_handler import ExternalNames
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
 LIMITS = Limits(upstream_timeout=10, query_timeout=20)
@@ -1057,7 +1056,7 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
         async def admit(peer: str) -> None:
             raise AssertionError
 
-        server = DnsServer(lambda: SNAPSHOT, ExternalNames(forwarder, admit), LIMITS)
+        server = DnsServer(lambda: SNAPSHOT, forwarder, admit, LIMITS)
         listener = bind("127.0.0.1", 0)
         server.open(listener)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

@@ -12,7 +12,6 @@ from tests.unit.server.dnsbench import Script, answer, answer_at_once, question,
 from vmdns.dns.cookie import COOKIE
 from vmdns.dns.limits import Limits
 from vmdns.dns.query import encode_option
-from vmdns.server.dns_server import DnsServer
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.policy import Policy
@@ -30,7 +29,7 @@ class World:
     def __init__(self) -> None:
         script = Script()
         script.snapshot = build(FACTS, Policy(), NOW, 1)
-        self.server = DnsServer(script.current, script.others(), Limits(asker_rate=400))
+        self.server = script.serve(Limits(asker_rate=400))
         self.server.publish(script.current())
         self.now = 1000.0
         self.server.handler.clients._now = lambda: self.now

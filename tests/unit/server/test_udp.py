@@ -11,9 +11,7 @@ import dns.message
 import pytest
 
 from tests.unit.server.dnsbench import HOST, Bench, Script, answer, question, run, until
-from vmdns.dns.limits import Limits
 from vmdns.server import io_thread, udp, udp_linux
-from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 
 
@@ -26,7 +24,7 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
 
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
+        server = script.serve()
         benches: list[Bench] = []
         for host in ("127.0.0.1", "127.0.0.2", "::1"):
             try:
@@ -58,7 +56,7 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
 def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(batches: bool) -> None:
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
+        server = script.serve()
         benches = []
         for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"):
             listener = bind(host, 0)
@@ -78,7 +76,7 @@ def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(b
 def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
+        server = script.serve()
         benches = []
         for host in ("127.0.0.1", "127.0.0.2"):
             listener: Listener = bind(host, 0)
@@ -118,7 +116,7 @@ def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.Mo
 
     async def main() -> None:
         script = Script()
-        server = DnsServer(script.current, script.others(), Limits())
+        server = script.serve()
         benches = []
         for host in ("127.0.0.1", "127.0.0.2"):
             listener = bind(host, 0)

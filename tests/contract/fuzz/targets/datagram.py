@@ -15,7 +15,6 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.query import Malformed, parse_query, udp_response_limit
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
-from vmdns.server.query_handler import ExternalNames
 from vmdns.state.snapshot import AccessRight
 
 # (the asker, the host's address that it asks at): the host itself, a guest, somebody on the LAN, a stranger
@@ -40,7 +39,7 @@ async def _admit(peer: str) -> None:
     """Nobody turns out to be a guest."""
 
 
-SERVER = DnsServer(lambda: SNAPSHOT, ExternalNames(_Forwarder(), _admit), Limits())  # type: ignore[arg-type]
+SERVER = DnsServer(lambda: SNAPSHOT, _Forwarder(), _admit, Limits())  # type: ignore[arg-type]
 
 
 def check(data: bytes) -> None:
