@@ -55,20 +55,20 @@ def request(folder: Path, key: str | None, message: dict[str, Any], timeout: flo
     timeout: seconds to wait for each part of the response. Raises `NotRunning`, or `ControlError` where the
     response does not come or is none.
     """
-    with _send(folder, key, message, timeout) as connection, connection.makefile("rb") as file:
-        line = read_line(file, timeout)
-    if line is None:
-        raise ControlError("vmdns ended without an answer")
-    return line
+    for line in stream(folder, key, message, timeout):
+        return line
+    raise ControlError("vmdns ended without an answer")
 
 
-def stream(folder: Path, key: str | None, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def stream(
+    folder: Path, key: str | None, message: dict[str, Any], timeout: float | None = None
+) -> Iterator[dict[str, Any]]:
     """The lines of a response that lasts. Raises as `request` does, at once where nothing runs."""
-    connection = _send(folder, key, message, None)
+    connection = _send(folder, key, message, timeout)
 
     def lines() -> Iterator[dict[str, Any]]:
         with connection, connection.makefile("rb") as file:
-            while (line := read_line(file, None)) is not None:
+            while (line := read_line(file, timeout)) is not None:
                 yield line
 
     return lines()

@@ -36,12 +36,7 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE = 0, 1, 76
 
 
 class ControlBusy(ControlError):
-    """Another vmdns serves this VirtualBox home; pid is its process, 0 if unknown."""
-
-    def __init__(self, pid: int) -> None:
-        who = f"process {pid}" if pid else "another process"
-        super().__init__(f"vmdns already runs for this VirtualBox ({who}); stop it first, or name another --vbox-home")
-        self.pid = pid
+    """Another vmdns serves this VirtualBox home."""
 
 
 class ControlServer:
@@ -205,12 +200,13 @@ def make_private(folder: Path) -> None:
 def _check_not_running(folder: Path, key: str) -> None:
     """Raises `ControlBusy` where a server answers for this key, or takes requests without answering."""
     try:
-        pid = request(folder, key, {"do": "status"}, PROBE_SECONDS).get("pid", 0)
+        status = request(folder, key, {"do": "status"}, PROBE_SECONDS)
     except NotRunning:
         return
     except ControlError:
-        pid = 0
-    raise ControlBusy(pid)
+        status = {}
+    pid = f" (pid {status['pid']})" if "pid" in status else ""
+    raise ControlBusy(f"another vmdns of yours runs already{pid}: commands talk to that one")
 
 
 def _check_replaceable(path: Path) -> None:

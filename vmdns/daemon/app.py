@@ -136,8 +136,7 @@ class App:
         try:
             await control.start(control_folders()[0], key, self._requests.handle)
         except ControlBusy as busy:
-            pid = f" (pid {busy.pid})" if busy.pid else ""
-            self._log(f"another vmdns of yours runs already{pid}: commands talk to that one")
+            self._log(str(busy))
         except OSError as error:
             self._log(f"commands cannot reach this vmdns: {error}")
 
@@ -230,7 +229,7 @@ class App:
     def _resume(self, seconds: float) -> None:
         """After a suspend: events were missed, so everything is looked at again."""
         self._log(f"this computer slept, or vmdns was stopped, for {seconds:.0f} s: everything is looked at again")
-        self._discovery.resume()
+        self._discovery.request_looks("virtualbox", "addresses", "neighbours")
         self._forwarder.retry_failed()
         self._multicast.restart()
         self._listening.retry()

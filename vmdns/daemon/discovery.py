@@ -67,10 +67,11 @@ class Discovery:
         self._supervisor = Supervisor(config.reader, config.vbox_home, interval, self._receive, self._worker)
         self._task = asyncio.create_task(run_with_restarts("reading VirtualBox", self._supervisor.run))
 
-    def request_look(self, source: str) -> None:
-        """Requests a look at once (at `virtualbox`, `addresses` or `neighbours`); its report comes like any other."""
-        if self._supervisor is not None:
-            self._supervisor.request_look(source)
+    def request_looks(self, *sources: str) -> None:
+        """Requests looks at once (at `virtualbox`, `addresses`, `neighbours`); their reports come like any other."""
+        for source in sources:
+            if self._supervisor is not None:
+                self._supervisor.request_look(source)
 
     async def wait_for_guest(self, peer: str) -> None:
         """Waits until the neighbour table shows that a VM has this address, ADMISSION_SECONDS at most.
@@ -91,14 +92,9 @@ class Discovery:
         loop = asyncio.get_running_loop()
         end = loop.time() + ADMISSION_SECONDS
         solicit(peer)
-        self.request_look("neighbours")
+        self.request_looks("neighbours")
         while not self._store.snapshot.is_guest(peer) and loop.time() < end:
             await asyncio.sleep(POLL_SECONDS)
-
-    def resume(self) -> None:
-        """Requests a look at everything, after a suspend."""
-        for source in ("virtualbox", "addresses", "neighbours"):
-            self.request_look(source)
 
     async def stop(self) -> None:
         """Ends the worker."""

@@ -81,7 +81,10 @@ class HostsReader:
         """Reads and publishes the file, or no names at all where they are not wanted."""
         async with self._reading:
             try:
-                found = await asyncio.to_thread(_read_hosts, policy, self.hosts) if wanted else HostsIndex()
+                found = HostsIndex()
+                if wanted:
+                    digest = hosts_path(), policy.apexes, policy.ttl, self.hosts
+                    found = await asyncio.to_thread(hosts_file.read_digest, *digest)
             except OSError as error:
                 text = f"the hosts file cannot be read ({error.strerror}); its last content stays in force"
                 self.source.become("failing", text)
@@ -92,10 +95,6 @@ class HostsReader:
             self.source.become("failing" if found.trouble else "ok", found.trouble)
             self.hosts = found
             self._publish(found)
-
-
-def _read_hosts(policy: Policy, before: HostsIndex) -> HostsIndex:
-    return hosts_file.read_digest(hosts_path(), policy.apexes, policy.ttl, before)
 
 
 class UpstreamReader:

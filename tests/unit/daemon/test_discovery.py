@@ -163,7 +163,7 @@ async def test_a_neighbour_that_another_worker_had_seen_stays_as_old(bench: Benc
     bench.hear(put="neighbours", facts={"n": to_json(other)})
     assert list(bench.table.reported("neighbours").values()) == [other]
     assert bench.discovery.sources["neighbours"].state == "ok"
-    bench.discovery.request_look("neighbours")  # nothing without a worker
+    bench.discovery.request_looks("neighbours")  # nothing without a worker
 
 
 PEER = "192.168.1.77"
