@@ -49,17 +49,18 @@ def change(
     system.check_system()
     journal = plan.Journal(state_folder(home=user.home) / "journal.json")
     left: list[str] = []
+    notes: list[str] = []
     if action == "install":
         program = service_program(user, options, os.environ)
         check_program(program)
-        steps = plan.plan(system.plan_service(program))
+        wanted, notes = system.plan_service(program)
+        steps = plan.plan(wanted)
     else:
         steps, left = plan.undo_plan(journal, SCOPE, make_setting)
         if not journal.entries(SCOPE) and system.read_status(user)["installed"]:
             name = system.service_name(user.name)
             left.append(f"{name} is there, and vmdns has no record of having made it; remove it yourself")
-    notes = system.service_notes(user.name) if steps and action == "install" else []
-    response = {"steps": [one.as_json() for one in steps], "left": left, "notes": notes, "done": False}
+    response = {"steps": [one.as_json() for one in steps], "left": left, "notes": notes if steps else [], "done": False}
     if agreed(response) and steps:
         try:
             if action == "install":

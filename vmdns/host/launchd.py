@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import elevation
-from vmdns.host.plan import Setting
+from vmdns.host.plan import Plan
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
 from vmdns.host.system_settings import Commands, SystemFile
 
@@ -101,14 +101,10 @@ def check_system() -> None:
         raise OSError("an agent of the user needs no rights; run this without sudo")
 
 
-def plan_service(program: ServiceProgram) -> list[tuple[Setting, Any]]:
-    """The agent and its value."""
-    return [(LaunchAgent(str(_agent_path(program.owner.home))), render_plist(program))]
-
-
-def service_notes(user: str) -> list[str]:
-    """Notes for the user after an installation."""
-    return ["macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it"]
+def plan_service(program: ServiceProgram) -> Plan:
+    """The agent."""
+    notes = ["macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it"]
+    return [(LaunchAgent(str(_agent_path(program.owner.home))), render_plist(program))], notes
 
 
 def read_status(owner: ServiceOwner) -> dict[str, Any]:

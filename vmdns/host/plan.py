@@ -55,6 +55,8 @@ class Setting(ABC):
         return [elevation.format_command(command, elevated=self.elevated) for command in self.commands(value)]
 
 
+# Settings with their new values, in order; and notes for the user.
+Plan = tuple[list[tuple[Setting, Any]], list[str]]
 # Makes the setting of a kind and name, for journal entries of an earlier run.
 SettingFactory = Callable[[str, str], Setting]
 

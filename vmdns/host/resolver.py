@@ -9,11 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.host.folders import state_folder
-from vmdns.host.plan import Journal, JournalEntry, Setting
+from vmdns.host.plan import Journal, JournalEntry, Plan, Setting
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
 
 if sys.platform == "win32":
@@ -69,7 +68,7 @@ def watched_folders() -> list[Path]:
     return upstreams.watched_folders()
 
 
-def plan_resolver(whole: bool, at: ListenAddress, zones: Sequence[str]) -> tuple[list[tuple[Setting, Any]], list[str]]:
+def plan_resolver(whole: bool, at: ListenAddress, zones: Sequence[str]) -> Plan:
     """What to set, in order, so that queries for these zones go to vmdns at `at`, or all queries (whole); and notes.
 
     All queries go to RESOLVER_ADDRESS: vmdns must answer there before a setting of SERVER_KINDS is changed, or no name

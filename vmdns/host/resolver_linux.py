@@ -19,7 +19,7 @@ from typing import Any
 
 from vmdns.files import read_whole
 from vmdns.host import elevation
-from vmdns.host.plan import Setting
+from vmdns.host.plan import Plan, Setting
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, SystemFile
 from vmdns.host.upstreams_linux import (
     MAX_BYTES,
@@ -248,9 +248,7 @@ WantedBy=multi-user.target
 """
 
 
-def plan_all(
-    found: LinuxResolver, at: ListenAddress, zones: Sequence[str]
-) -> tuple[list[tuple[Setting, Any]], list[str]]:
+def plan_all(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> Plan:
     """What to set so that all queries go to vmdns, and notes. Raises OSError where there is no way."""
     notes = [
         f"VirtualBox then gives guests on NAT and NAT Networks {RESOLVER_ADDRESS} as their DNS server; those that run "

@@ -173,18 +173,12 @@ class NrptSetting(Setting):
 
     kind = "nrpt"
 
-    def _own_rules(self) -> dict[str, list[str]]:
-        return {
-            key: _words(rule.get("GenericDNSServers"))
-            for key, rule in _own_rules(read_registry()).items()
-            if _words(rule.get("Name")) == [self.name]
-        }
-
     def read(self) -> list[str] | None:
-        return next(iter(self._own_rules().values()), None)
+        return next((servers for names, servers in _own_rules(read_registry()).values() if names == [self.name]), None)
 
     def commands(self, value: list[str] | None) -> Sequence[Sequence[str]]:
-        lines = [removal_command(key) for key in self._own_rules()]
+        rules = _own_rules(read_registry())
+        lines = [removal_command(key) for key, (names, _) in rules.items() if names == [self.name]]
         if value is not None:
             name, servers = quote_powershell(self.name), ",".join(map(quote_powershell, value))
             options = f"-NameServers {servers} -Comment {TAG} -DisplayName {TAG}"
@@ -198,16 +192,17 @@ class NrptSetting(Setting):
         return f"send queries for names below {self.name} to {servers} (a rule of the Name Resolution Policy Table)"
 
 
-def _own_rules(registry: Registry) -> dict[str, Values]:
-    """The rules with the tag of vmdns, by their keys (GUIDs)."""
-    return {_last(path): rule for path, rule in sorted(_below(registry, NRPT)) if rule.get("Comment") == TAG}
+def _own_rules(registry: Registry) -> dict[str, tuple[list[str], list[str]]]:
+    """The namespaces and servers of the rules with the tag of vmdns, by their keys (GUIDs)."""
+    rules = [(_last(path), rule) for path, rule in sorted(_below(registry, NRPT)) if rule.get("Comment") == TAG]
+    return {key: (_words(rule.get("Name")), _words(rule.get("GenericDNSServers"))) for key, rule in rules}
 
 
 def find_stale_rules(registry: Registry, kept: Iterable[str]) -> dict[str, str]:
     """Keys and namespaces of rules of vmdns that are not in the journal: left by another installation of vmdns."""
     known = {one.lower() for one in kept}
-    names = {key: _words(rule.get("Name")) for key, rule in _own_rules(registry).items()}
-    return {key: ", ".join(name) for key, name in names.items() if not known & {space.lower() for space in name}}
+    rules = _own_rules(registry).items()
+    return {key: ", ".join(names) for key, (names, _) in rules if known.isdisjoint(map(str.lower, names))}
 
 
 def remove_stale_rules(kept: Iterable[str]) -> list[str]:

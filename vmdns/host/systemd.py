@@ -24,13 +24,13 @@ from typing import Any
 
 from vmdns.dns.escape import escape_text
 from vmdns.host import elevation
-from vmdns.host.plan import Setting
+from vmdns.host.plan import Plan, Setting
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
 from vmdns.host.system_settings import Commands, SystemFile
 
 _FOLDER = "/etc/systemd/system"
 _RELOAD = ("systemctl", "daemon-reload")
-_PROPERTIES = "LoadState,UnitFileState,ActiveState,MainPID,ActiveEnterTimestamp,Result,StatusText,NRestarts"
+_PROPERTIES = "LoadState,UnitFileState,ActiveState,MainPID,ActiveEnterTimestamp,Result,StatusText"
 _PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
 
 # It may set no limits, so the unit does: each forwarded query takes a file. sched_setattr is for
@@ -154,7 +154,7 @@ class Enabled(Setting):
     kind = "service-enabled"
 
     def read(self) -> bool | None:
-        return True if _show(self.name)["UnitFileState"] == "enabled" else None
+        return True if elevation.read_output("systemctl", "is-enabled", self.name).strip() == "enabled" else None
 
     def commands(self, value: bool | None) -> Sequence[Sequence[str]]:
         return [["systemctl", "enable" if value else "disable", "--now", self.name]]
@@ -172,39 +172,29 @@ def check_system() -> None:
         raise OSError("this computer is not run by systemd; have your desktop start `vmdns run` when you log in")
 
 
-def plan_service(program: ServiceProgram) -> list[tuple[Setting, Any]]:
-    """The unit files and their values, and that the service is enabled."""
+def plan_service(program: ServiceProgram) -> Plan:
+    """The unit files, and that the service is enabled."""
     units: list[tuple[Setting, Any]] = [
         (UnitFile(f"{_FOLDER}/{name}"), text) for name, text in unit_files(program).items()
     ]
-    return [*units, (Enabled(service_name(program.owner.name)), True)]
-
-
-def service_notes(user: str) -> list[str]:
-    """Notes for the user after an installation."""
-    return [f"it ends when {user} has logged out; `sudo loginctl enable-linger {user}` keeps it from start to shutdown"]
+    user = program.owner.name
+    linger = f"`sudo loginctl enable-linger {user}` keeps it from start to shutdown"
+    notes = [f"it ends when {user} has logged out; {linger}"]
+    return [*units, (Enabled(service_name(user)), True)], notes
 
 
 def read_status(owner: ServiceOwner) -> dict[str, Any]:
     """Whether the service is installed, enabled and running, since when (Unix seconds), and its last log lines."""
     unit = service_name(owner.name)
+    shown = elevation.run(["systemctl", "show", "--timestamp=unix", f"--property={_PROPERTIES}", unit])
     log = elevation.read_output("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=5", f"--unit={unit}")
-    return {**unit_state(_show(unit)), "log": log.splitlines()}
+    return {**parse_show(shown), "log": log.splitlines()}
 
 
-def _show(unit: str) -> dict[str, str]:
-    """Properties of a unit; empty texts if it does not exist. Raises OSError."""
-    return parse_show(elevation.run(["systemctl", "show", "--timestamp=unix", f"--property={_PROPERTIES}", unit]))
-
-
-def parse_show(text: str) -> dict[str, str]:
-    """Parses the output of `systemctl show`; missing properties are empty."""
+def parse_show(text: str) -> dict[str, Any]:
+    """The state of the service in the output of `systemctl show`; properties may be missing."""
     found = dict.fromkeys(_PROPERTIES.split(","), "")
-    return found | {key: value for key, _, value in (line.partition("=") for line in text.splitlines()) if value}
-
-
-def unit_state(found: dict[str, str]) -> dict[str, Any]:
-    """The state of the service from the properties of its unit."""
+    found |= {key: value for key, _, value in (line.partition("=") for line in text.splitlines()) if value}
     active, since = found["ActiveState"], found["ActiveEnterTimestamp"].removeprefix("@")
     running = active in ("active", "reloading")
     failed = f"it failed ({found['Result']})" if active == "failed" else ""

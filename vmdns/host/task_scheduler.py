@@ -16,7 +16,7 @@ from typing import Any
 from vmdns.host import elevation
 from vmdns.host.folders import log_file
 from vmdns.host.launchd import read_last_lines
-from vmdns.host.plan import Setting
+from vmdns.host.plan import Plan, Setting
 from vmdns.host.resolver_windows import powershell_command, quote_powershell
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
 
@@ -129,14 +129,9 @@ def check_system() -> None:
     """Windows always has Task Scheduler."""
 
 
-def plan_service(program: ServiceProgram) -> list[tuple[Setting, Any]]:
-    """The task and its value."""
-    return [(LogonTask(service_name(program.owner.name)), task_value(program))]
-
-
-def service_notes(user: str) -> list[str]:
-    """Notes for the user after an installation."""
-    return []
+def plan_service(program: ServiceProgram) -> Plan:
+    """The task."""
+    return [(LogonTask(service_name(program.owner.name)), task_value(program))], []
 
 
 def read_status(owner: ServiceOwner) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vmdns.cli_parser import run_parser
 from vmdns.commands import service
 from vmdns.commands.service import run_options
 from vmdns.host import launchd, service_program, systemd, task_scheduler
-from vmdns.host.plan import Journal, Setting, apply, plan, undo, undo_plan
+from vmdns.host.plan import Journal, Setting, apply, plan, undo
 from vmdns.host.service_program import ServiceOwner, ServiceProgram, check_program, find_owner
 
 SAMPLES = Path(__file__).with_name("samples")
@@ -195,7 +195,7 @@ def test_wrong_options_of_run(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )  # fmt: skip
 def test_state_of_a_unit(sample: str, state: dict[str, object]) -> None:
-    assert systemd.unit_state(systemd.parse_show((SAMPLES / sample).read_text("utf-8"))) == state
+    assert systemd.parse_show((SAMPLES / sample).read_text("utf-8")) == state
 
 
 def test_state_of_an_agent() -> None:
@@ -236,7 +236,7 @@ def test_state_of_a_task(text: str, state: tuple[object, ...]) -> None:
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>"{said}"
 case "$*" in
-    show*) [ -e "{enabled}" ] && echo UnitFileState=enabled || echo UnitFileState= ;;
+    is-enabled*) [ -e "{enabled}" ] && echo enabled || echo disabled ;;
     "enable --now "*) : >"{enabled}" ;;
     "disable --now "*) rm -f "{enabled}" ;;
 esac
@@ -271,7 +271,7 @@ def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
 def told(folder: Path) -> list[str]:
     """What systemctl was told to change since the last time."""
     said = folder / "said"
-    lines = [line for line in said.read_text().splitlines() if not line.startswith("show")]
+    lines = [line for line in said.read_text().splitlines() if not line.startswith("is-enabled")]
     said.unlink()
     return lines
 
@@ -300,7 +300,7 @@ def test_installed_and_taken_away(played: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="systemd")
 def test_what_is_installed_on_linux() -> None:
     """What runs beside the server is there before it is enabled, and goes after it is stopped."""
-    wanted = systemd.plan_service(program("--wire"))
+    wanted, _ = systemd.plan_service(program("--wire"))
     names = [(setting.kind, setting.name.rpartition("/")[2]) for setting, _ in wanted]
     assert names == [
         ("service-unit", "vmdns-beside-alice@.service"),
@@ -318,16 +318,10 @@ def test_what_is_installed_on_linux() -> None:
     ]
 
 
-@POSIX
-def test_a_unit_that_the_user_edited_is_left(played: Path) -> None:
-    journal, unit_file = Journal(played / "journal.json"), played / "system" / "vmdns-alice.service"
-    apply(plan(wanted(played)), journal, "service", lambda line: None)
-    unit_file.write_text(unit_file.read_text() + "# mine\n")
-    steps, left = undo_plan(journal, "service", make)
-    assert [one.setting.kind for one in steps] == ["service-enabled"]
-    assert left == [f"remove {unit_file}: left as it is, since it was changed by someone else"]
-    assert undo(journal, journal.entries("service"), make, lambda line: None) == left
-    assert unit_file.read_text().endswith("# mine\n")
+@pytest.mark.parametrize("system", [systemd, launchd, task_scheduler], ids=lambda one: one.__name__)
+def test_each_system_has_the_same_functions(system: object) -> None:
+    for name in ("SETTINGS", "check_system", "plan_service", "read_status", "service_name"):
+        assert hasattr(system, name)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its own system")

@@ -26,7 +26,7 @@ READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (resolver_macos.parse_packet, None),
     (launchd.parse_print, None),
     (launchd.parse_disabled, None),
-    (lambda text: systemd.unit_state(systemd.parse_show(text)), None),
+    (systemd.parse_show, None),
 )
 
 
