@@ -17,7 +17,7 @@ from vmdns.commands import NOT_RUNNING, CommandError, command_name
 from vmdns.host import hosts_block, plan
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.folders import hosts_path
-from vmdns.host.resolver import HOST_SCOPE, SERVER_KINDS, make_setting, open_journal, plan_resolver
+from vmdns.host.resolver import HOST_SCOPE, SERVER_KINDS, SETTINGS, open_journal, plan_resolver
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
@@ -36,9 +36,9 @@ def command(action: str, whole: bool, status: dict[str, Any] | None, zones: Sequ
     done, journal = action != "plan", open_journal()
     try:
         if action == "undo":
-            steps, left = plan.undo_plan(journal, HOST_SCOPE, make_setting)
+            steps, left = plan.undo_plan(journal, HOST_SCOPE, SETTINGS)
             shown = [one.as_json() for one in steps]
-            plan.undo(journal, journal.entries(HOST_SCOPE), make_setting, log)
+            plan.undo(journal, journal.entries(HOST_SCOPE), SETTINGS, log)
             return {"steps": shown, "left": left, "notes": [], "done": done}
         wanted, notes = plan_resolver(whole, listen_address(status), zones)
         steps = plan.plan(wanted)

@@ -25,13 +25,6 @@ else:
 SCOPE = "service"
 
 
-def make_setting(kind: str, name: str) -> plan.Setting:
-    """The setting that an entry of the journal means. Raises OSError for one that this version does not know."""
-    if kind not in system.SETTINGS:
-        raise OSError(f"the journal names {kind} {name}, which this vmdns does not know")
-    return system.SETTINGS[kind](name)
-
-
 def status() -> dict[str, Any]:
     """The response of `vmdns service status`: whether it is installed, enabled and runs, since when (Unix seconds), and
     the last lines of its log. Raises OSError where there can be no service."""
@@ -56,7 +49,7 @@ def change(
         wanted, notes = system.plan_service(program)
         steps = plan.plan(wanted)
     else:
-        steps, left = plan.undo_plan(journal, SCOPE, make_setting)
+        steps, left = plan.undo_plan(journal, SCOPE, system.SETTINGS)
         if not journal.entries(SCOPE) and system.read_status(user)["installed"]:
             name = system.service_name(user.name)
             left.append(f"{name} is there, and vmdns has no record of having made it; remove it yourself")
@@ -66,7 +59,7 @@ def change(
             if action == "install":
                 plan.apply(steps, journal, SCOPE, log)
             else:
-                plan.undo(journal, journal.entries(SCOPE), make_setting, log)
+                plan.undo(journal, journal.entries(SCOPE), system.SETTINGS, log)
         finally:
             _give_to(user, journal)
         response["done"] = True

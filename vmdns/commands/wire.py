@@ -8,12 +8,13 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from vmdns.commands import CommandError
 from vmdns.control.client import instance_key
 from vmdns.host.folders import state_folder
-from vmdns.host.plan import Journal, JournalEntry, Setting, Step, apply, plan, undo
+from vmdns.host.plan import Journal, JournalEntry, Kinds, Step, apply, plan, undo
 from vmdns.host.resolver import read_upstreams
 from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, is_assigned
 from vmdns.host.virtualbox_dhcp import HOST_ONLY, SETTINGS, DhcpGroup, DhcpServerNotRunning, VirtualBox
@@ -149,12 +150,11 @@ class Wire:
         def is_meant(entry: JournalEntry) -> bool:
             return not network or entry.name in (addresses if entry.kind == LoopbackAddress.kind else names)
 
+        kinds: Kinds = {one.kind: partial(one, box=self.box) for one in SETTINGS}
+        kinds = {**kinds, LoopbackAddress.kind: LoopbackAddress}
         # What needs rights is undone last: without them, guests are at least given what they were given before.
         ordered = sorted(filter(is_meant, entries), key=lambda one: one.kind != LoopbackAddress.kind)
-        return [one.name for one in groups], undo(self.journal, ordered, self._make_setting, log)
-
-    def _make_setting(self, kind: str, name: str) -> Setting:
-        return LoopbackAddress(name) if kind == LoopbackAddress.kind else SETTINGS[kind](name, self.box)
+        return [one.name for one in groups], undo(self.journal, ordered, kinds, log)
 
     def guests(self, networks: Sequence[str]) -> list[str]:
         """The names of the VMs that run with an adapter on one of these networks (named as DHCP servers are)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,8 +57,8 @@ class Setting(ABC):
 
 # Settings with their new values, in order; and notes for the user.
 Plan = tuple[list[tuple[Setting, Any]], list[str]]
-# Makes the setting of a kind and name, for journal entries of an earlier run.
-SettingFactory = Callable[[str, str], Setting]
+# Makes the settings of each kind by their names, for journal entries of an earlier run.
+Kinds = Mapping[str, Callable[[str], Setting]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,12 @@ def apply(steps: Iterable[Step], journal: Journal, scope: str, log: Log) -> None
         step.apply(log)
 
 
-def _undo_steps(entries: Iterable[JournalEntry], make: SettingFactory) -> Iterator[tuple[JournalEntry, Step | str]]:
+def _undo_steps(entries: Iterable[JournalEntry], kinds: Kinds) -> Iterator[tuple[JournalEntry, Step | str]]:
     """The step that undoes each entry, or why the setting is left alone ('' where nothing is to be done)."""
     for entry in entries:
-        setting = make(entry.kind, entry.name)
+        if entry.kind not in kinds:
+            raise OSError(f"the journal names {entry.kind} {entry.name}, which this vmdns cannot change on this system")
+        setting = kinds[entry.kind](entry.name)
         now = setting.read()
         if now == entry.before:
             yield entry, ""
@@ -167,17 +169,17 @@ def _undo_steps(entries: Iterable[JournalEntry], make: SettingFactory) -> Iterat
             yield entry, f"{what}: left as it is, since it was changed by someone else"
 
 
-def undo_plan(journal: Journal, scope: str, make: SettingFactory) -> tuple[list[Step], list[str]]:
+def undo_plan(journal: Journal, scope: str, kinds: Kinds) -> tuple[list[Step], list[str]]:
     """The steps that undo what was applied, the last first; and sentences about settings that are left alone."""
-    found = [one for _, one in _undo_steps(reversed(journal.entries(scope)), make)]
+    found = [one for _, one in _undo_steps(reversed(journal.entries(scope)), kinds)]
     return [one for one in found if isinstance(one, Step)], [one for one in found if isinstance(one, str) and one]
 
 
-def undo(journal: Journal, entries: Sequence[JournalEntry], make: SettingFactory, log: Log) -> list[str]:
+def undo(journal: Journal, entries: Sequence[JournalEntry], kinds: Kinds, log: Log) -> list[str]:
     """Undoes these entries, the last first, and removes them from the journal. Returns the sentences of `undo_plan`.
     Raises OSError; the rest then stays in the journal."""
     left = []
-    for entry, step in _undo_steps(reversed(entries), make):
+    for entry, step in _undo_steps(reversed(entries), kinds):
         if isinstance(step, Step):
             step.apply(log)
         elif step:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.host.folders import state_folder
-from vmdns.host.plan import Journal, JournalEntry, Plan, Setting
+from vmdns.host.plan import Journal, JournalEntry, Plan
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
 
 if sys.platform == "win32":
@@ -31,6 +31,7 @@ else:
 
     POLL_SECONDS = 0.0
 
+SETTINGS = system.SETTINGS
 HOST_SCOPE = "host"  # of journal entries of `vmdns host`
 SERVER_KINDS = ("resolv.conf", "mac-servers", "windows-servers")  # settings that name the server of all queries
 
@@ -98,10 +99,3 @@ def remove_leftovers() -> list[str]:
     if sys.platform != "win32":
         return []
     return system.remove_stale_rules([one.name for one in open_journal().entries(HOST_SCOPE) if one.kind == "nrpt"])
-
-
-def make_setting(kind: str, name: str) -> Setting:
-    """The setting of a journal entry. Raises OSError for one that this version does not know."""
-    if kind not in system.SETTINGS:
-        raise OSError(f"the journal names {kind} {name}, which this vmdns cannot change on this system")
-    return system.SETTINGS[kind](name)

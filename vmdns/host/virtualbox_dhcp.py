@@ -299,4 +299,4 @@ class DhcpServerPresence(_DhcpSetting):
         )
 
 
-SETTINGS = {one.kind: one for one in (DhcpGroup, DhcpLowerAddress, DhcpServerPresence)}
+SETTINGS = (DhcpGroup, DhcpLowerAddress, DhcpServerPresence)

@@ -22,7 +22,7 @@ from vmdns.commands.host import answers, listen_address
 from vmdns.host import hosts_block as hostsfile
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.plan import JournalEntry
-from vmdns.host.resolver import make_setting, open_journal, system
+from vmdns.host.resolver import SETTINGS, open_journal
 from vmdns.host.system_settings import ListenAddress, SystemFile
 
 __all__ = ["run", "user"]
@@ -68,7 +68,7 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return [(File(str(file)), TEXT.replace("127.0.0.1", str(at)))], ["a note"]
 
     monkeypatch.setattr(hosting, "plan_resolver", plan)
-    monkeypatch.setitem(system.SETTINGS, "file", File)
+    monkeypatch.setitem(SETTINGS, "file", File)
     return file
 
 
@@ -138,7 +138,7 @@ def test_a_journal_of_another_version_is_said(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_every_kind_is_made_from_the_journal(kind: str, name: str) -> None:
-    made = make_setting(kind, name)
+    made = SETTINGS[kind](name)
     assert (made.kind, made.name) == (kind, name)
 
 

@@ -209,10 +209,6 @@ def settings(root: Path) -> list[tuple[Setting, object]]:
     ]
 
 
-def make(kind: str, name: str) -> Setting:
-    return ResolvConf(name) if kind == "resolv.conf" else OwnResolvConf(name)
-
-
 def state(root: Path) -> dict[str, str]:
     found = {}
     for path in sorted((root / "etc").rglob("*")):
@@ -262,7 +258,7 @@ def test_everything_is_as_it_was_after_a_crash(tmp_path: Path, was: str, fails: 
         assert (etc / "resolv.conf").read_text() == "nameserver 198.18.53.53\n"
     except Power:
         assert fails is not None
-    assert undo(journal, journal.entries("host"), make, lambda line: None) == []
+    assert undo(journal, journal.entries("host"), resolver_linux.SETTINGS, lambda line: None) == []
     assert state(tmp_path) == before
     assert journal.entries() == []
 
@@ -276,7 +272,7 @@ def test_what_someone_else_set_since_is_left_and_said(tmp_path: Path) -> None:
     apply(plan(settings(tmp_path)), journal, "host", lambda line: None)
     resolv_conf.unlink()
     resolv_conf.write_text("nameserver 192.0.2.99\n")
-    left = undo(journal, journal.entries("host"), make, lambda line: None)
+    left = undo(journal, journal.entries("host"), resolver_linux.SETTINGS, lambda line: None)
     assert len(left) == 1
     assert "changed by someone else" in left[0]
     assert resolv_conf.read_text() == "nameserver 192.0.2.99\n"

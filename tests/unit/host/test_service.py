@@ -256,10 +256,6 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make(kind: str, name: str) -> Setting:
-    return systemd.SETTINGS[kind](name)
-
-
 def wanted(folder: Path, *options: str) -> list[tuple[Setting, object]]:
     path = folder / "system" / "vmdns-alice.service"
     return [
@@ -291,7 +287,7 @@ def test_installed_and_taken_away(played: Path) -> None:
     # Other options: the file alone, and vmdns started anew.
     apply(plan(wanted(played, "--wire")), journal, "service", lambda line: None)
     assert told(played) == ["daemon-reload", "try-restart vmdns-alice.service"]
-    assert undo(journal, journal.entries("service"), make, lambda line: None) == []
+    assert undo(journal, journal.entries("service"), systemd.SETTINGS, lambda line: None) == []
     assert told(played) == ["disable --now vmdns-alice.service", "daemon-reload"]
     assert not unit_file.exists()
     assert journal.entries() == []
@@ -309,7 +305,7 @@ def test_what_is_installed_on_linux() -> None:
         ("service-enabled", "vmdns-alice.service"),
     ]
     for setting, _ in wanted:
-        assert type(service.make_setting(setting.kind, setting.name)) is type(setting)
+        assert type(service.system.SETTINGS[setting.kind](setting.name)) is type(setting)
     template, socket, server = (systemd.UnitFile(f"/x/{name}").after for _, name in names[:3])
     assert template == (("systemctl", "daemon-reload"),)
     assert [after[1] for after in (socket, server)] == [
