@@ -231,13 +231,14 @@ def _find_alias(rrsets: _RRsets, name: bytes, signed: bool) -> list[_ParsedRRset
 
 
 def _find_block(kept: list[_ParsedRRset], trusted: bool, own: Callable[[bytes], bool]) -> str | None:
-    """Why the answer is withheld: it would lead into the user's own networks."""
+    """Why the answer is withheld: it would lead into the user's own networks. Raises ValueError and IndexError."""
     for one in kept:
         for rdata in one.rdatas:
             name = rebinding.find_target(one.type, rdata)
             if name is not None and own(name):
                 return "blocked: an alias from outside into our own zone"
-            if not trusted and any(map(rebinding.is_private, rebinding.find_addresses(one.type, rdata))):
+            addresses = list(rebinding.find_addresses(one.type, rdata))  # which also checks service parameters
+            if not trusted and any(map(rebinding.is_private, addresses)):
                 return PRIVATE_ADDRESS
     return None
 

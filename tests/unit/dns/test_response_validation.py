@@ -419,3 +419,13 @@ def test_large_records_are_accepted(kind: int, rdatas: list[bytes]) -> None:
     found = judged(packet, sent, trusted=True, stream=True)
     assert isinstance(found, Forwarded)
     assert len(found.answer) == len(set(rdatas))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_malformed_service_parameters_are_no_answer(trusted: bool) -> None:
+    sent = query(kind="HTTPS")
+    record = wire.Record(sent.key, wire.HTTPS, 9, b"\0\1\0" + struct.pack("!HH", 4, 3) + b"abc")
+    packet, _ = wire.encode_message(sent.id, 0x8180, [wire.QuestionEntry(sent.key, wire.HTTPS)], [record])
+    found = judged(packet, sent, trusted=trusted)
+    assert isinstance(found, Rejected)
+    assert found.verdict is ResponseFault.IGNORE
