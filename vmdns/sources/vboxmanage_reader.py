@@ -117,11 +117,11 @@ class VBoxManageReader:
         if began >= self._next_full or file_stamp(self._index_file) != self._index or not running <= self._vms.keys():
             self._list_all()
             self._next_full = began + FULL_SECONDS
-        self._credit += 0.0 if first else SHARE * (began - self._began) - (self._call.spent - spent)
-        self._credit = FIRST_SECONDS if first else min(CREDIT_SECONDS, self._credit)
-        spent = self._call.spent
-        self._read_machines(running, self._credit)
-        self._credit = 0.0 if first else max(-CREDIT_SECONDS, self._credit - (self._call.spent - spent))
+        listed = self._call.spent
+        earned = FIRST_SECONDS if first else SHARE * (began - self._began) - (listed - spent)
+        budget = min(FIRST_SECONDS if first else CREDIT_SECONDS, self._credit + earned)
+        self._read_machines(running, budget)
+        self._credit = 0.0 if first else max(-CREDIT_SECONDS, budget - (self._call.spent - listed))
         self._began, self._ended = began, time.monotonic()
         self._next = self._ended + min(MAX_ROUND_SECONDS, max(ROUND_SECONDS, list_cost * 2 / SHARE))
         machines = [

@@ -22,7 +22,7 @@ from vmdns.sources.installation import Installation, stamp
 from vmdns.sources.reader import UPGRADE_SECONDS, VirtualBoxInfo, VirtualBoxLost, fact_key
 from vmdns.sources.settings_file import read_networks, read_registry
 from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api, read_adapter_mac, read_interfaces, read_machine
-from vmdns.state.facts import Fact, Machine
+from vmdns.state.facts import DhcpServer, Fact, Machine, NatNetwork
 
 _NET = "/VirtualBox/GuestInfo/Net/"
 _EVENTS = (
@@ -50,9 +50,8 @@ class ApiReader:
         self._stamp = stamp(installation)
         self._listener: Any = None
         self._proxies: dict[str, Any] = {}  # by UUID, in VirtualBox's order, which is that of registration
-        self._machines: dict[str, Machine] = {}
-        self._networks: list[Fact] = []
-        self._interfaces: list[Fact] = []
+        self._indexes: dict[str, int] = {}
+        self._facts: dict[str, Fact] = {}
         self._unread: dict[str, None] = {}  # VMs that the present look has not read yet
         self._counts: dict[str, str] = {}
         self._next_look = float("-inf")
@@ -64,19 +63,15 @@ class ApiReader:
             if self._requested.is_set() or time.monotonic() >= self._next_look:
                 self._requested.clear()
                 self._look()
-            while first and self._unread:
-                self._read_machine(self._unread.popitem()[0])
-            changed = self._wait_for_events(0.0 if first or self._unread else min(seconds, _EVENT_SECONDS))
-            # One VM of the look at a time, so that events are served meanwhile.
-            for uuid in changed or list(islice(self._unread, 1)):
+            changed = self._wait_for_events(0.0 if self._unread else min(seconds, _EVENT_SECONDS))
+            # All VMs the first time, later one of the look at a time, so that events are served meanwhile.
+            uuids = [*self._unread] if first else changed or list(islice(self._unread, 1))
+            if uuids:
+                self._facts = self._facts.copy()
+            for uuid in uuids:
                 self._unread.pop(uuid, None)
                 self._read_machine(uuid)
-        machines = [
-            replace(self._machines[uuid], registration_index=at)
-            for at, uuid in enumerate(self._proxies)
-            if uuid in self._machines
-        ]
-        return {fact_key(fact): fact for fact in (*self._networks, *self._interfaces, *machines)}
+        return self._facts
 
     def request_look(self) -> None:
         self._requested.set()
@@ -98,22 +93,32 @@ class ApiReader:
             self._listener = self._source.createListener()
             self._source.registerListener(self._listener, list(self._event_names), False)
         self._proxies = {str(raw.id): raw for raw in self._api.array(self._api.vbox, "machines")}
-        self._machines = {uuid: one for uuid, one in self._machines.items() if uuid in self._proxies}
-        self._unread = dict.fromkeys(sorted(self._proxies, key=self._machines.__contains__))  # new ones first
+        self._indexes = {uuid: at for at, uuid in enumerate(self._proxies)}
+        self._unread = dict.fromkeys(sorted(self._proxies, key=lambda uuid: f"machine:{uuid}" in self._facts))
+        facts: list[Fact] = [*read_interfaces(self._api)]
         # VirtualBox.xml is never translated, and the same for both readers.
         registry = read_registry(Path(self.found.home) / "VirtualBox.xml")
-        if registry is not None and registry.networks is not None:  # VirtualBox is not replacing it
-            self._networks = [*read_networks(registry, partial(read_adapter_mac, self._api))]
-        self._interfaces = [*read_interfaces(self._api)]
+        if registry is not None and registry.networks is not None:
+            facts += read_networks(registry, partial(read_adapter_mac, self._api))
+        else:  # VirtualBox is replacing it
+            facts += (fact for fact in self._facts.values() if isinstance(fact, NatNetwork | DhcpServer))
+        machines = (fact for fact in self._facts.values() if isinstance(fact, Machine) and fact.uuid in self._proxies)
+        facts += (replace(machine, registration_index=self._indexes[machine.uuid]) for machine in machines)
+        self._facts = {fact_key(fact): fact for fact in facts}
         self._next_look = time.monotonic() + self._interval
 
     def _read_machine(self, uuid: str) -> None:
         if uuid not in self._proxies:
             return  # it is not registered any more
-        machine = read_machine(self._api, self._proxies[uuid], uuid, self._machines.pop(uuid, None))
+        machine = read_machine(self._api, self._proxies[uuid], uuid, self._known(uuid))
+        self._facts.pop(f"machine:{uuid}", None)
         if machine is not None:
-            self._machines[uuid] = machine
+            self._facts[f"machine:{uuid}"] = replace(machine, registration_index=self._indexes[uuid])
         self._alive()
+
+    def _known(self, uuid: str) -> Machine | None:
+        known = self._facts.get(f"machine:{uuid}")
+        return known if isinstance(known, Machine) else None
 
     def _wait_for_events(self, seconds: float) -> list[str]:
         """Waits for an event, and returns the VMs that must be read because of the events that have come."""
@@ -165,7 +170,7 @@ class ApiReader:
         uuid, value = str(change.machineId), str(change.value)
         changed = self._counts.get(uuid) != value
         self._counts[uuid] = value
-        known = self._machines.get(uuid)
+        known = self._known(uuid)
         return changed or (value != "0" and known is not None and not known.reports)
 
     @contextmanager

@@ -56,7 +56,11 @@ class WorkerOutput:
         if before is None:
             self.send({"put": source, "facts": {key: to_json(fact) for key, fact in facts.items()}})
             return
-        changes = {key: to_json(fact) for key, fact in facts.items() if before.get(key) != fact}
+        if facts is before:
+            return
+        # Most facts are the same objects as before, so identity is compared first.
+        changed = (key for key, fact in facts.items() if (old := before.get(key)) is not fact and old != fact)
+        changes = {key: to_json(facts[key]) for key in changed}
         gone = dict.fromkeys(key for key in before if key not in facts)
         if changes or gone:
             self.send({"patch": source, "facts": {**changes, **gone}})
