@@ -23,6 +23,19 @@ _TEMPORARY = ".vmdns-"
 _TEMPORARY_SECONDS = 60.0  # older ones were left by a killed process
 
 
+FileStamp = tuple[int, ...] | None
+
+
+def read_stamp(path: str | Path) -> FileStamp:
+    """Device, inode, time of modification and size: it changes when the file is replaced or written. None if it does
+    not exist."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """Its first `limit` bytes, and one more if it is longer. Raises FileNotFoundError or another OSError.
 

@@ -15,6 +15,8 @@ from watchdog import events
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from vmdns.files import FileStamp, read_stamp
+
 # Debounce: files are written in several steps, and watchdog may delay one half of a rename by half a second. A look
 # comes this long after the last event, and at the latest this long after the first.
 DEBOUNCE_SECONDS = 0.05
@@ -35,14 +37,13 @@ _CHANGES: list[type[events.FileSystemEvent]] = [
     events.DirMovedEvent,
     events.DirDeletedEvent,
 ]
-_Stamp = tuple[int, ...] | None  # device, inode, time of modification in ns, size; None for what does not exist
 
 
 @dataclass(slots=True)
 class _Watch:
     find: Callable[[], Iterable[Path]]
     changed: Callable[[], object]
-    stamps: dict[str, _Stamp] = field(default_factory=dict)
+    stamps: dict[str, FileStamp] = field(default_factory=dict)
     again: bool = False
 
     def paths(self) -> list[Path]:
@@ -113,7 +114,7 @@ class FileWatcher(events.FileSystemEventHandler):
     def _watch_folders(self) -> None:
         """Watches everything again whenever a folder was created, replaced or removed."""
         paths = (path for watch in self._watches for path in watch.paths())
-        found = {folder: (_read_stamp(folder) or ())[:2] for path in paths for folder in _folders_of(path)}
+        found = {folder: (read_stamp(folder) or ())[:2] for path in paths for folder in _folders_of(path)}
         # The emitter of a removed folder ends, and a new folder in its place may have the same inode.
         if found == self._folders and all(emitter.is_alive() for emitter in self._observer.emitters):
             return
@@ -131,19 +132,11 @@ def _folders_of(path: Path) -> set[str]:
     return {place if os.path.isdir(place) else os.path.dirname(place) for place in places}
 
 
-def _read_stamps(paths: Iterable[Path]) -> dict[str, _Stamp]:
+def _read_stamps(paths: Iterable[Path]) -> dict[str, FileStamp]:
     """Values that change when one of these files is replaced or written, or a file in one of these folders."""
-    found: dict[str, _Stamp] = {}
+    found: dict[str, FileStamp] = {}
     for path in paths:
-        found[str(path)] = _read_stamp(path)
+        found[str(path)] = read_stamp(path)
         with suppress(OSError):
-            found.update((entry.path, _read_stamp(entry.path)) for entry in os.scandir(path))
+            found.update((entry.path, read_stamp(entry.path)) for entry in os.scandir(path))
     return found
-
-
-def _read_stamp(path: str | Path) -> _Stamp:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
+from vmdns.files import FileStamp, read_stamp
+
 # Where the installers of Oracle and of the distributions put VirtualBox (/usr/local: FreeBSD).
 _PLACES = {
     "darwin": ("/Applications/VirtualBox.app/Contents/MacOS",),
@@ -61,15 +63,10 @@ def _find(environ: Mapping[str, str], platform: str, suffix: str, folders: Itera
     return _installation(wrapper, environ, platform) if wrapper else None
 
 
-def stamp(installation: Installation) -> str:
-    """A text that changes with each upgrade of VirtualBox; '' when it was removed."""
-    for name in ("VBoxSVC", "VBoxSVC.exe", installation.vboxmanage.name):
-        try:
-            status = (installation.program / name).stat()
-        except OSError:
-            continue
-        return f"{status.st_mtime_ns} {status.st_size}"
-    return ""
+def stamp(installation: Installation) -> tuple[FileStamp, ...]:
+    """A value that changes with each upgrade of VirtualBox, and when it is removed."""
+    names = "VBoxSVC", "VBoxSVC.exe", installation.vboxmanage.name
+    return tuple(read_stamp(installation.program / name) for name in names)
 
 
 def user_home(environ: Mapping[str, str], platform: str = sys.platform) -> Path:

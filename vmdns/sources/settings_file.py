@@ -73,18 +73,6 @@ def is_registry_of(registry: Registry | None, listed: Collection[str]) -> bool:
     return any(uuid in registry.paths for uuid in listed) if listed else not registry.paths
 
 
-FileStamp = tuple[int, int, int] | None
-
-
-def file_stamp(path: Path) -> FileStamp:
-    """A value that changes when the file is replaced or written; None if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
 def read_networks(registry: Registry, adapter_mac: Callable[[str, int], str]) -> Iterator[NatNetwork | DhcpServer]:
     """The NAT Networks and DHCP servers. adapter_mac finds the MAC of an adapter by the UUID or name of its VM and its
     slot: a fixed address may be that of an adapter."""

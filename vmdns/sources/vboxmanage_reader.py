@@ -21,12 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmdns.files import read_regular
+from vmdns.files import FileStamp, read_regular, read_stamp
 from vmdns.sources import settings_file
 from vmdns.sources import vboxmanage as output
 from vmdns.sources.installation import Installation, stamp, user_home, windows_user_home
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, fact_key, wrong_home
-from vmdns.sources.settings_file import FileStamp, InvalidSettingsFile, Registry, file_stamp
+from vmdns.sources.settings_file import InvalidSettingsFile, Registry
 from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
 from vmdns.state.external_data import MAX_BYTES
@@ -114,7 +114,7 @@ class VBoxManageReader:
         first = self._began == _NEVER
         running = output.parse_vms(self._list("list", "runningvms")).keys()
         list_cost = self._call.spent - spent
-        if began >= self._next_full or file_stamp(self._index_file) != self._index or not running <= self._vms.keys():
+        if began >= self._next_full or read_stamp(self._index_file) != self._index or not running <= self._vms.keys():
             self._list_all()
             self._next_full = began + FULL_SECONDS
         listed = self._call.spent
@@ -135,10 +135,10 @@ class VBoxManageReader:
 
     def _list_all(self) -> None:
         """Lists VMs and networks."""
-        index, listed = file_stamp(self._index_file), output.parse_vms(self._list("list", "vms"))
+        index, listed = read_stamp(self._index_file), output.parse_vms(self._list("list", "vms"))
         registry = settings_file.read_registry(self._index_file)
         is_ours = not self._home_is_named or settings_file.is_registry_of(registry, listed)
-        if not is_ours and file_stamp(self._index_file) == index:
+        if not is_ours and read_stamp(self._index_file) == index:
             raise wrong_home(str(self._index_file.parent))
         self._index = index
         if registry is not None and (registry.paths or registry.networks is not None):  # VirtualBox is not replacing it
@@ -199,7 +199,7 @@ class VBoxManageReader:
         vm.fact = machine
 
     def _read_settings(self, uuid: str, vm: _Vm) -> None:
-        now = file_stamp(vm.path) if vm.path is not None else None
+        now = read_stamp(vm.path) if vm.path is not None else None
         if vm.path is None or now == vm.stamp:
             return
         vm.stamp, vm.looked = now, _NEVER
