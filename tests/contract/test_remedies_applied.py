@@ -53,9 +53,7 @@ def facts(box: FakeBox, addresses: Iterable[str], *more: Fact) -> list[Fact]:
     found += [HostInterface("vboxnet0", "192.168.56.1/24"), *(HostAddress("lo", f"{one}/32") for one in addresses)]
     found += [NatNetwork(one.name, str(one.network), one.enabled) for one in networks.nat]
     found += [
-        DhcpServer(
-            one.network, one.addresses["server-ip"], one.addresses["netmask"], one.enabled, (), one.name_servers
-        )
+        DhcpServer(one.network, one.addresses["server-ip"], one.addresses["netmask"], one.enabled, (), one.name_servers)
         for one in networks.servers.values()
     ]
     found += [parse_machine(file.read_text()) for file in sorted(box.home.glob("showvminfo-*"))]
