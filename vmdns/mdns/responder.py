@@ -7,6 +7,7 @@ call `wake`. Times are seconds of any one clock. Its own packets must not be pas
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from vmdns.dns.message import (
     AAAA,
     PTR,
     RESPONSE,
+    TRUNCATED,
     A,
     Message,
     ParsedRecord,
@@ -22,7 +24,7 @@ from vmdns.dns.message import (
     address_record,
 )
 from vmdns.dns.name import reverse_name
-from vmdns.mdns.name_state import GAP, PROBE_GAP, TTL, DrawRandom, NameState, OwnedName, Records
+from vmdns.mdns.name_state import GAP, PROBE_GAP, TTL, DrawRandom, KnownAnswer, NameState, OwnedName, Records
 from vmdns.mdns.packets import (
     PORT,
     UNICAST,
@@ -35,6 +37,8 @@ LEGACY_TTL = 10  # section 6.7
 DEFENCE_GAP = 0.25  # between two times that a record is multicast, to answer a probe (section 6)
 PROBE_BATCH, PROBE_BATCH_GAP = 32, 0.1  # names to start probing for at once, and seconds until the next
 RECENT = TTL / 4  # a question gets a unicast answer, if it may, and the records were multicast recently (section 5.4)
+KNOWN_ANSWER_SECONDS = 2.0  # the longest wait for more known answers
+MAX_QUERIES, MAX_KNOWN_ANSWERS = 64, 4096  # queries that wait for more known answers, and known answers of each
 
 Peer = tuple[str, int]
 
@@ -51,6 +55,17 @@ class Conflict(NamedTuple):
 
     name: bytes
     address: str
+
+
+@dataclass(slots=True)
+class KnownAnswerQuery:
+    """A query, and the records that its client has already, which may come in several packets (section 7.2)."""
+
+    peer: Peer
+    message: Message
+    due: float
+    latest: float
+    known: set[KnownAnswer]
 
 
 def find_records(names: Mapping[bytes, Iterable[str]]) -> dict[bytes, Records]:
@@ -73,6 +88,7 @@ class Responder:
         self._draw = draw
         self._names: dict[bytes, OwnedName] = {}
         self._answers: dict[tuple[bytes, int], float] = {}  # what is to be multicast, and when
+        self._queries: dict[Peer, KnownAnswerQuery] = {}
         self._out: list[Outgoing] = []
         self._conflicts: list[Conflict] = []
 
@@ -120,7 +136,7 @@ class Responder:
             if port == PORT:  # section 6
                 self._handle_records(message.answers + message.additionals, source, now)
         elif port == PORT:
-            self._answer(message, (source, port), now)
+            self._handle_query(message, (source, port), now)
         else:
             self._answer_legacy(message, (source, port))
         self._send_due_answers(now)
@@ -138,14 +154,28 @@ class Responder:
             if instead is not None:
                 self._conflicts.append(Conflict(name, str(ip_address(instead))))
 
-    def _answer(self, message: Message, peer: Peer, now: float) -> None:
-        """Answers a query. Known answers in further packets (section 7.2) are not waited for: a host has few
-        records."""
-        known = {(one.key, one.type, one.rdata) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
+    def _handle_query(self, message: Message, peer: Peer, now: float) -> None:
+        query = self._queries.pop(peer, None)
+        if message.questions:
+            if query is not None:
+                self._answer(query, now)
+            query = KnownAnswerQuery(peer, message, now, now + KNOWN_ANSWER_SECONDS, set())
+        elif query is None:
+            return
+        query.known |= {(one.key, one.type, one.rdata) for one in message.answers if one.ttl * 2 >= TTL}  # section 7.1
+        if message.flags & TRUNCATED:
+            room = len(self._queries) < MAX_QUERIES and len(query.known) < MAX_KNOWN_ANSWERS
+            query.due = min(now + self._draw(0.4, 0.5), query.latest) if room else now
+        if query.due > now:
+            self._queries[peer] = query
+        else:
+            self._answer(query, now)
+
+    def _answer(self, query: KnownAnswerQuery, now: float) -> None:
         proposed: dict[bytes, list[ParsedRecord]] = {}
-        for one in message.authorities:
+        for one in query.message.authorities:
             proposed.setdefault(one.key, []).append(one)
-        found = [(question, self._announced_name(question)) for question in dict.fromkeys(message.questions)]
+        found = [(question, self._announced_name(question)) for question in dict.fromkeys(query.message.questions)]
         # Other hosts may answer the remaining questions at the same time (section 6.3).
         alone = len(found) == 1 or all(owned is not None for _, owned in found)
         soon = now if alone else now + self._draw(0.02, 0.12)
@@ -156,14 +186,14 @@ class Responder:
                 self._handle_probe(name, proposed[name], now)
             elif owned is not None:
                 for kind in owned.answer_types(question.type):
-                    if owned.is_known(kind, known):
+                    if owned.is_known(kind, query.known):
                         continue
                     if question.cls & UNICAST and now - owned.last_multicast(kind) < RECENT:
                         private.update(dict.fromkeys(owned.records_of(kind)))
                     else:
                         self._schedule_answer(owned, kind, soon, GAP)
         if private:
-            self._out += [Outgoing(packet, peer) for packet in encode_responses(list(private))]
+            self._out += [Outgoing(packet, query.peer) for packet in encode_responses(list(private))]
 
     def _handle_probe(self, name: bytes, proposed: list[ParsedRecord], now: float) -> None:
         owned = self._names.get(name)
@@ -190,10 +220,13 @@ class Responder:
     def timeout(self) -> float | None:
         """Returns when `wake` is due, None for never."""
         steps = [owned.due for owned in self._names.values() if owned.due is not None]
-        return min([*steps, *self._answers.values()], default=None)
+        return min([*steps, *self._answers.values(), *(query.due for query in self._queries.values())], default=None)
 
     def wake(self, now: float) -> None:
         """Does what is due by now."""
+        for query in [query for query in self._queries.values() if query.due <= now]:
+            del self._queries[query.peer]
+            self._answer(query, now)
         due = [owned for owned in self._names.values() if owned.due is not None and owned.due <= now]
         probing = [(owned.name, owned.all_records()) for owned in due if self._step(owned, now)]
         self._out += [Outgoing(packet, None) for packet in encode_probes(probing)]

@@ -438,6 +438,52 @@ def test_of_two_who_probe_at_a_time_the_one_with_the_later_data_goes_on(theirs: 
     assert sent[0] == pytest.approx(first_probe)
 
 
+# -- several packets -----------------------------------------------------------------------------------------
+
+TC = 0x0200
+
+
+def test_known_answers_may_come_in_several_packets(link: Link) -> None:
+    first = packet([question("web.local", "A"), question("db.local", "A")], flags=TC)
+    assert link.hear(first) == []
+    assert (0.4, 0.5) in link.drawn
+    link.wait(0.1)
+    assert link.hear(packet(answers=[record("web.local", "A", WEB, cls=1)])) == []
+    assert records(out for _, out in link.wait(2)) == [("db.local", "A", 120, True)]
+
+
+def test_known_answers_of_another_asker_count_for_nothing(link: Link) -> None:
+    link.hear(packet([question("web.local", "A")], flags=TC))
+    link.hear(packet(answers=[record("web.local", "A", WEB, cls=1)]), source=GUEST)
+    ((at, out),) = link.wait(2)
+    assert records([out]) == [WEB_A]
+    assert 0.4 <= at <= 0.5
+
+
+def test_an_asker_who_never_ends_is_answered_all_the_same(link: Link) -> None:
+    link.hear(packet([question("web.local", "A")], flags=TC))
+    answered = []
+    for _ in range(20):
+        link.hear(packet(answers=[record("db.local", "A", DB, cls=1)], flags=TC))
+        answered += [out for _, out in link.wait(0.2)]
+    assert records(answered) == [WEB_A]
+
+
+def test_many_who_never_end_are_not_all_waited_for(link: Link) -> None:
+    query = packet([question("web.local", "A")], flags=TC)
+    for number in range(64):
+        assert link.hear(query, source=f"192.168.57.{number}") == []
+    assert records(link.hear(query)) == [WEB_A]
+
+
+def test_an_asker_who_knows_too_much_is_not_waited_for(link: Link) -> None:
+    assert link.hear(packet([question("web.local", "A")], flags=TC)) == []
+    for number in range(16):
+        known = [record("x.local", "A", f"10.0.{number}.{one}", cls=1) for one in range(256)]
+        outs = link.hear(packet(answers=known, flags=TC))
+        assert bool(outs) is (number == 15)
+
+
 def test_after_a_sleep_names_are_probed_for_and_announced_again(link: Link) -> None:
     """RFC 6762 section 8: a responder that wakes from sleep takes both steps of the start again."""
     link.responder.restart(link.now)

@@ -128,6 +128,12 @@ def test_all_addresses_of_a_vm_are_at_its_name_once_with_one_ttl() -> None:
     assert pointed(snapshot, "192.168.56.101") == ["web.local"]
 
 
+def test_a_vm_renamed_in_letters_alone_is_the_same_owner() -> None:
+    # X06.
+    before, after = made(vm(1, "Web-01"), lease(1, "10.0.2.4")), made(vm(1, "web-01"), lease(1, "10.0.2.4"))
+    assert before.nodes == after.nodes
+
+
 def test_what_is_refused_is_among_the_problems() -> None:
     snapshot = made(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
     assert snapshot.problems == (
