@@ -42,10 +42,12 @@ class View(NamedTuple):
 
 
 class HostPlace(NamedTuple):
-    """One address of the host: the interface as the system calls it."""
+    """One address of the host: the interface as the system calls it, and the network that it is on: a LAN like any
+    other where no VM is bridged to it."""
 
     interface: str
     at: IPv4Interface | IPv6Interface
+    network: Network
 
     @property
     def address(self) -> str:
@@ -94,32 +96,25 @@ class HostNetworks:
 
     def on(self, network: Network) -> tuple[str, ...]:
         """The host's IPv4 addresses on a host-only or bridged network."""
-        return tuple(one.address for one in self.places if one.at.version == 4 and self._network(one) == network)
+        return tuple(one.address for one in self.places if one.at.version == 4 and one.network == network)
 
     @cached_property
     def reachable(self) -> tuple[str, ...]:
         """The host's IPv4 addresses that a guest behind NAT can reach, those of its LAN first."""
         outer = [one for one in self._own_addresses() if not INNER.match(one.interface)]
-        outer.sort(key=lambda one: (self._kind(one) == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
+        outer.sort(key=lambda one: (one.network.kind == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
         return tuple(place.address for place in outer)
 
     def guest_addresses(self, lan: bool) -> tuple[str, ...]:
         """The addresses of the host at which guests ask; lan: whether those of bridged networks are among them."""
-        kinds = ("hostonly", "bridged") if lan else ("hostonly",)
         own = self._own_addresses()
-        found = [one.address for one in own if self._kind(one) in kinds or one.at.ip in GIVEN]
+        used = {name for name, network in self.networks.items() if lan or network.kind == "hostonly"}
+        found = [one.address for one in own if one.interface in used or one.at.ip in GIVEN]
         name_servers = {*self.advertised, *self.resolvers}
         return tuple(dict.fromkeys(found + [one.address for one in own if one.address in name_servers]))
 
     def _own_addresses(self) -> list[HostPlace]:
         return [one for one in self.places if one.at.version == 4 and not one.at.ip.is_loopback]
-
-    def _network(self, place: HostPlace) -> Network:
-        """The network that an address of the host is on: a LAN like any other where no VM is bridged to it."""
-        return self.networks.get(place.interface) or Network("bridged", place.interface)
-
-    def _kind(self, place: HostPlace) -> str:
-        return self.networks[place.interface].kind if place.interface in self.networks else ""
 
     def is_trusted(self, local: str, peer: str) -> bool | None:
         """Whether a client may query everything: the host, and guests of networks that nobody else is on.
@@ -131,7 +126,7 @@ class HostNetworks:
         place = self.place_of(peer, local)
         if place is None:
             return False
-        return True if self._kind(place) == "hostonly" else None
+        return True if place.network.kind == "hostonly" else None
 
     def same_link(self, one: Network, other: Network) -> bool:
         """Whether two networks are one: the same, or interfaces of the host that are on the same LAN."""
@@ -139,11 +134,8 @@ class HostNetworks:
             return one.kind != "nat"
         if one.kind != "bridged" or other.kind != "bridged":
             return False
-        prefixes = [
-            {place.at.network for place in self.places if self.networks.get(place.interface) == network}
-            for network in (one, other)
-        ]
-        return bool(prefixes[0] & prefixes[1])
+        mine, others = ({place.at.network for place in self.places if place.network == it} for it in (one, other))
+        return bool(mine & others)
 
     def view(self, local: str, peer: str) -> View:
         """The view of a client that asked from `peer` at the host's address `local`."""
@@ -159,7 +151,7 @@ class HostNetworks:
             advertised = self.advertised.get(local, ())
             return View(advertised if advertised and local not in self.resolvers else (*advertised, HOST, NAT), local)
         place = self.place_of(peer, local) or next((one for one in self.places if one.address == local), None)
-        return View((Network("bridged") if place is None else self._network(place),), local)
+        return View((Network("bridged") if place is None else place.network,), local)
 
     def find_address_towards(self, network: Network) -> str:
         """The host's address at which guests of this network ask; empty where there is none."""
@@ -180,7 +172,7 @@ def index_host_networks(facts: Iterable[Fact], resolvers: tuple[str, ...] = ()) 
     resolvers: the addresses of its own name servers, in their order.
     """
     facts = list(facts)
-    places: dict[HostPlace, None] = {}
+    places: dict[tuple[str, IPv4Interface | IPv6Interface], None] = {}
     networks: dict[str, Network] = {}
     advertised: dict[str, list[Network]] = {}
     gateways: dict[str, str] = {}
@@ -189,18 +181,18 @@ def index_host_networks(facts: Iterable[Fact], resolvers: tuple[str, ...] = ()) 
         systems |= {address.interface: address.interface, address.alias or address.interface: address.interface}
         at = parse_interface(address.prefix)
         if at is not None and not at.ip.is_link_local:
-            places[HostPlace(address.interface, at)] = None
+            places[address.interface, at] = None
     known = bool(places)
     for interface in (one for one in facts if isinstance(one, HostInterface)):
         at = parse_interface(interface.prefix)
         if at is None or at.ip.is_link_local:
             continue
         # The system may have another name for it (Windows): then the address identifies it.
-        name = next((one.interface for one in places if one.at == at), interface.name)
+        name = next((system for system, one in places if one == at), interface.name)
         networks[name] = Network("hostonly", interface.name)
         # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
         if not known:
-            places[HostPlace(name, at)] = None
+            places[name, at] = None
             systems[name] = name
     online = (one for one in facts if isinstance(one, Machine) and one.online)
     attached = {adapter.network for machine in online for adapter in machine.adapters}
@@ -217,8 +209,9 @@ def index_host_networks(facts: Iterable[Fact], resolvers: tuple[str, ...] = ()) 
         if isinstance(fact, DhcpServer) and fact.enabled and fact.network in gateways:
             for server in fact.name_servers:
                 advertised.setdefault(server, []).append(Network("natnetwork", fact.network))
+    ordered = sorted(places, key=lambda place: (place[0], place[1].version, place[1]))
     return HostNetworks(
-        tuple(sorted(places, key=lambda place: (place.interface, place.at.version, place.at))),
+        tuple(HostPlace(name, at, networks.get(name, Network("bridged", name))) for name, at in ordered),
         networks,
         systems,
         {server: tuple(sorted(among, key=lambda one: one.name)) for server, among in sorted(advertised.items())},
