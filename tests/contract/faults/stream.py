@@ -5,22 +5,26 @@ Used by tests here and by those of a real VirtualBox. Nothing is asserted about 
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 
 # What was measured, for the summary at the end of the run (tests/conftest.py).
 NOTES: list[str] = []
 NOBODY = frozenset({"NXDOMAIN"})
 ASK_SECONDS = 3.0
-
+OUTSIDE = "93.184.216.34"  # what an upstream answers
 Answer = frozenset[str]  # the addresses, or the RCODE where it is an error
 
 
@@ -109,3 +113,39 @@ def recovery(fault: str, good: Callable[[], object], most: float) -> float:
             return took
         assert took < most, f"{fault}: no recovery within {most} s"
         time.sleep(0.01)
+
+
+class Upstream(threading.Thread):
+    """Answers everything by UDP. mood: well, dead, servfail, or slow by `delay` seconds."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(daemon=True)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", port))
+        self.port = int(self.socket.getsockname()[1])
+        self.mood, self.delay = "well", 0.0
+        self.asked: list[str] = []
+        self.ttl = 1
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                packet, peer = self.socket.recvfrom(4096)
+            except OSError:
+                return
+            if len(packet) < 12:
+                return
+            self.asked.append(str(dns.message.from_wire(packet).question[0].name).lower())
+            if self.mood != "dead":
+                threading.Timer(self.delay, self._answer, (packet, peer)).start()
+
+    def _answer(self, packet: bytes, peer: Any) -> None:
+        query = dns.message.from_wire(packet)
+        reply = dns.message.make_response(query)
+        if self.mood == "servfail":
+            reply.set_rcode(dns.rcode.SERVFAIL)
+        else:
+            reply.answer.append(dns.rrset.from_text(query.question[0].name, self.ttl, "IN", "A", OUTSIDE))
+        with contextlib.suppress(OSError):  # the test is over
+            self.socket.sendto(reply.to_wire(), peer)

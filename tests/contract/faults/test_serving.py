@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -21,7 +20,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from tests.contract.faults.stream import ASK_SECONDS, ask, note, recovery, streaming
+from tests.contract.faults.stream import ASK_SECONDS, OUTSIDE, Upstream, ask, note, recovery, streaming
 from tests.contract.test_run import PATIENCE, Run
 
 pytestmark = [
@@ -32,44 +31,8 @@ pytestmark = [
 WWW = frozenset({"192.168.56.200"})
 OURS = {"www.local": frozenset({WWW}), "nobody.lab.local": frozenset({frozenset({"NXDOMAIN"})})}
 RECORDS = 'records = "www A 192.168.56.200"\n'
-OUTSIDE = "93.184.216.34"
 # How long the server is stopped, as by a sleep of the computer: a minute in the long form.
 SLEEP_SECONDS = float(os.environ.get("VMDNS_FAULTS_SLEEP", "12"))
-
-
-class Upstream(threading.Thread):
-    """Answers everything by UDP. mood: well, dead, servfail, or slow by `delay` seconds."""
-
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(daemon=True)
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", port))
-        self.port = int(self.socket.getsockname()[1])
-        self.mood, self.delay = "well", 0.0
-        self.asked = 0
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                packet, peer = self.socket.recvfrom(4096)
-            except OSError:
-                return
-            if len(packet) < 12:
-                return
-            self.asked += 1
-            if self.mood != "dead":
-                threading.Timer(self.delay, self._answer, (packet, peer)).start()
-
-    def _answer(self, packet: bytes, peer: Any) -> None:
-        query = dns.message.from_wire(packet)
-        reply = dns.message.make_response(query)
-        if self.mood == "servfail":
-            reply.set_rcode(dns.rcode.SERVFAIL)
-        else:
-            reply.answer.append(dns.rrset.from_text(query.question[0].name, 1, "IN", "A", OUTSIDE))
-        with contextlib.suppress(OSError):  # the test is over
-            self.socket.sendto(reply.to_wire(), peer)
 
 
 @pytest.fixture
