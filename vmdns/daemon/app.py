@@ -244,7 +244,7 @@ class App:
         changes nothing."""
         config, found = self.configuration.config, self.upstreams.found
         self.store.configure(self._policy())
-        self._server.limits = config.limits
+        self._server.handler.clients.limits = config.limits
         self._server.handler.links = self._multicast if config.mdns_relay else None
         self._multicast.update()
         self._listen()

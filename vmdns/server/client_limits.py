@@ -143,14 +143,14 @@ class Client:
 
 
 class ClientLimits:
-    """The limits of all clients, in the UDP thread. current gives the current snapshot, limits the limits; now is a
-    monotonic clock in seconds."""
+    """The limits of all clients, in the UDP thread. current gives the current snapshot; now is a monotonic clock in
+    seconds."""
 
     def __init__(
-        self, current: Callable[[], Snapshot], limits: Callable[[], Limits], now: Callable[[], float] = time.monotonic
+        self, current: Callable[[], Snapshot], limits: Limits, now: Callable[[], float] = time.monotonic
     ) -> None:
+        self.limits = limits
         self._current = current
-        self._limits = limits
         self._now = now
         # Addresses whose owner has shown, by TCP or by a cookie, that responses reach it, and until when.
         self._verified: dict[str, float] = {}
@@ -211,7 +211,7 @@ class ClientLimits:
         return Client(usage, lookup_client, peer, from_host, stranger, unanswerable)
 
     def _usage_of(self, key: str, network: str, share: int) -> ClientUsage:
-        rate = float(self._limits().asker_rate) / share
+        rate = float(self.limits.asker_rate) / share
         found = self._usages.pop(key, None)
         if found is None or found.work.rate != rate:
             if len(self._usages) >= MAX_USAGES:
@@ -265,14 +265,14 @@ class ClientLimits:
         usage, now = client.usage, self._now()
         while usage.in_flight and usage.in_flight[0] < now:
             usage.in_flight.popleft()
-        few = len(usage.in_flight) < max(1, self._limits().outstanding // 2 // usage.share)
+        few = len(usage.in_flight) < max(1, self.limits.outstanding // 2 // usage.share)
         return few and usage.forwards.refill(now) >= 1
 
     def begin_forward(self, client: Client | None) -> None:
         """Counts a forwarded query."""
         if client is not None:
             client.usage.forwards.tokens -= 1
-            client.usage.in_flight.append(self._now() + self._limits().query_timeout + 1)
+            client.usage.in_flight.append(self._now() + self.limits.query_timeout + 1)
 
     def end_forward(self, client: Client | None) -> None:
         """Ends one of the client's forwarded queries."""

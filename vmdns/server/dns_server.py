@@ -26,25 +26,23 @@ class DnsServer:
         admit: Callable[[str], Awaitable[None]],
         limits: Limits,
     ) -> None:
-        self.limits = limits
         self._current = current
         self._forwarder = forwarder
-        self.handler = QueryHandler(current, forwarder, admit, lambda: self.limits)
+        self.handler = QueryHandler(current, forwarder, admit, limits)
         self.udp = UdpServer(forwarder.thread, self.handler)
-        resolve = partial(self.resolve, verify=True)
-        self.tcp = TcpServer(resolve, self.handler.clients.client_key, lambda: self.limits, self.handler.counts)
+        self.tcp = TcpServer(partial(self.resolve, verify=True), self.handler.clients, self.handler.counts)
         self._accepting: dict[Listener, asyncio.Task[None]] = {}
 
     @property
     def listeners(self) -> list[Listener]:
         return list(self._accepting)
 
-    def open(self, listener: Listener, *, batches: bool = True) -> None:
-        """Starts answering on a listener. batches: whether recvmmsg is used where the system has it."""
+    def open(self, listener: Listener) -> None:
+        """Starts answering on a listener."""
         self.handler.loop = asyncio.get_running_loop()
         if not self._accepting:
             self.publish(self._current())
-        self.udp.open(listener, batches=batches)
+        self.udp.open(listener)
         self._accepting[listener] = self.handler.loop.create_task(self.tcp.accept(listener))
 
     def close(self, listener: Listener) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import os
-import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -37,7 +36,7 @@ from vmdns.dns.query import (
     udp_response_limit,
 )
 from vmdns.server.answer_cache import ABSENT_SECONDS, FORWARDED_SECONDS, AnswerCache, Answers, find
-from vmdns.server.client_limits import REFUSED_FORWARD, UNCACHED, Client, ClientLimits, SendDecision
+from vmdns.server.client_limits import REFUSED_FORWARD, UNCACHED, ClientLimits, SendDecision
 from vmdns.server.forwarder import Forwarder
 from vmdns.state.authoritative import Reply, answer_query
 from vmdns.state.name_rules import LookupState, is_lookup_allowed
@@ -50,7 +49,7 @@ OVER_BUDGET = EDE_OTHER, "too many lookups by multicast DNS; try again in a seco
 TCP_LIMIT = 65_535
 MAX_AWAITED = 10_000  # queries that wait for the event loop; more get no response, and clients retry
 
-_OUR_COOKIE = struct.pack("!HH", COOKIE, FULL)  # the first bytes of the option
+_OUR_COOKIE = encode_option(COOKIE, bytes(FULL))[:4]
 
 # Takes the response to a query that is not answered at once; b"" for none. Called in the UDP thread.
 Respond = Callable[[bytes], object]
@@ -98,20 +97,19 @@ class Request:
 
 
 class QueryHandler:
-    """Answers queries. current gives the current snapshot, limits the limits; admit waits until a peer is known to be a
-    guest, or for long enough. links looks up X.local on the host's links; None turns that off."""
+    """Answers queries. current gives the current snapshot; admit waits until a peer is known to be a guest, or for long
+    enough. links looks up X.local on the host's links; None turns that off."""
 
     def __init__(
         self,
         current: Callable[[], Snapshot],
         forwarder: Forwarder,
         admit: Callable[[str], Awaitable[None]],
-        limits: Callable[[], Limits],
+        limits: Limits,
     ) -> None:
         self._current = current
         self._forwarder = forwarder
         self._admit_peer = admit
-        self._limits = limits
         self.links: LinkLookups | None = None
         self._cookies = Cookies(time.time, os.urandom)
         self.clients = ClientLimits(current, limits)
@@ -137,36 +135,33 @@ class QueryHandler:
     def answer_datagram(
         self, packet: bytes, peer: tuple[Any, ...], local: str, send: Respond, mute: Mute
     ) -> bytes | None:
-        """Answers a UDP query as `answer` does, within the limits of its client."""
-        clients, address = self.clients, peer[0]
+        """Answers a UDP query as `answer` does, within the limits of its client; by the cache for limited clients, and
+        for queries with a cookie, of which no two are equal."""
+        clients, (address, port) = self.clients, peer[:2]
+        plain, cookie = remove_cookie(packet)
+        new_cookie, verified = self._check_cookie(cookie, address) if cookie else (b"", False)
         client = clients.client(local, address)
-        if client is not None and (decision := clients.admit(client, peer[1], mute)) is not SendDecision.SEND:
-            client = self._find_verified(packet, peer, local, mute)
-            if client is None:
+        if client is not None and (decision := clients.admit(client, port, mute)) is not SendDecision.SEND:
+            if not cookie and (beside := _read_cookie(packet)):
+                verified = self._check_cookie(beside, address)[1]
+            client = clients.client(local, address, verified=True) if verified else None
+            if client is None or clients.admit(client, port, mute) is not SendDecision.SEND:
                 self.counts.silenced += 1
                 return (encode_truncated(packet) if decision is SendDecision.TRUNCATE else None) or b""
-
-        def respond(response: bytes) -> None:
-            send(clients.limit_response(client, response, len(packet)))
-
-        response = self._find_cached(packet, address, local, client)
-        if response is None:
-            if client is not None:
-                client.usage.work.tokens -= UNCACHED
-            response = self.answer(packet, address, local, respond)
-        return response if response is None else clients.limit_response(client, response, len(packet))
-
-    def _find_verified(self, packet: bytes, peer: tuple[Any, ...], local: str, mute: Mute) -> Client | None:
-        """Returns the sender of a query where a valid cookie verifies it and its own limits allow the query."""
-        try:
-            edns = parse_query(packet).edns if _OUR_COOKIE in packet else None
-        except Malformed:
-            return None
-        if edns is None or not self._check_cookie(edns.cookie, peer[0])[1]:
-            return None
-        client = self.clients.client(local, peer[0], verified=True)
-        allowed = client is not None and self.clients.admit(client, peer[1], mute) is SendDecision.SEND
-        return client if allowed else None
+        answers = self._cached_answers(address, local) if client is not None or cookie else None
+        response = find(answers, plain) if answers else None
+        if response is not None and cookie:
+            response = add_cookie(response, new_cookie, encoded_response_limit(plain))
+        if response is not None:
+            self.counts.queries += 1
+            self.counts.answered += 1
+            return clients.limit_response(client, response, len(packet))
+        if client is not None:
+            client.usage.work.tokens -= UNCACHED
+        response = self.answer(
+            packet, address, local, lambda later: send(clients.limit_response(client, later, len(packet)))
+        )
+        return None if response is None else clients.limit_response(client, response, len(packet))
 
     def _check_cookie(self, cookie: bytes, peer: str) -> tuple[bytes, bool]:
         """Returns the cookie for the response, and whether the received one verifies the peer's address, which is noted
@@ -175,18 +170,6 @@ class QueryHandler:
         if valid:
             self.clients.verify_address(peer)
         return data, valid
-
-    def _find_cached(self, packet: bytes, peer: str, local: str, client: Client | None) -> bytes | None:
-        """Returns the cached answer for a limited client, or for a query with a cookie, which differs each time."""
-        plain, cookie = remove_cookie(packet)
-        answers = self._cached_answers(peer, local) if client is not None or cookie else None
-        found = find(answers, plain) if answers else None
-        if found is not None and cookie:
-            found = add_cookie(found, self._check_cookie(cookie, peer)[0], encoded_response_limit(plain))
-        if found is not None:
-            self.counts.queries += 1
-            self.counts.answered += 1
-        return found
 
     # -- any query ----------------------------------------------------------------------------------------------
 
@@ -202,7 +185,7 @@ class QueryHandler:
                 query.response_options += encode_option(COOKIE, data)
                 query.verified |= valid
             if tcp:
-                query = add_keepalive(query, self._limits().tcp_idle)
+                query = add_keepalive(query, self.clients.limits.tcp_idle)
             limit = TCP_LIMIT if tcp else udp_response_limit(query)
             return self._answer(Request(query, packet, peer, local, limit, tcp, respond, self._current()))
         except Malformed as malformed:
@@ -355,10 +338,19 @@ class QueryHandler:
         if found is None:
             return self._fail(request, OVER_BUDGET)
         if found:
-            query, ttl, rdatas = request.query, self._limits().ttl, map(address_record, found)
+            query, ttl, rdatas = request.query, self.clients.limits.ttl, map(address_record, found)
             records = tuple(Record(query.name, kind, ttl, rdata) for kind, rdata in rdatas if kind == query.type)
             reply = Reply(answer=records, authority=() if records else reply.authority, authoritative=False)
         return self._encode(request, reply, recursion_available=True)
+
+
+def _read_cookie(packet: bytes) -> bytes:
+    """Returns the cookie of a query that has other options beside it; b"" if there is none as long as ours."""
+    try:
+        edns = parse_query(packet).edns if _OUR_COOKIE in packet else None
+    except Malformed:
+        return b""
+    return edns.cookie if edns is not None else b""
 
 
 def may_exist_on_link(query: Query, reply: Reply, snapshot: Snapshot) -> bool:

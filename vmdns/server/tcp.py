@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from vmdns.dns.limits import Limits
+from vmdns.server.client_limits import ClientLimits
 from vmdns.server.listeners import Listener
 from vmdns.server.query_handler import Counters
 
@@ -39,15 +39,11 @@ class _Connection:
 
 
 class TcpServer:
-    """The TCP connections of all listeners, within the limits. client_key(peer) gives the key of a peer's limits; ''
-    for the host itself."""
+    """The TCP connections of all listeners, within the limits."""
 
-    def __init__(
-        self, resolve: Resolve, client_key: Callable[[str], str], limits: Callable[[], Limits], counts: Counters
-    ) -> None:
+    def __init__(self, resolve: Resolve, clients: ClientLimits, counts: Counters) -> None:
         self._resolve = resolve
-        self._client_key = client_key
-        self._limits = limits
+        self._clients = clients
         self._counts = counts
         self._open: dict[asyncio.Task[None], _Connection] = {}  # least recently used first
         self._full = False
@@ -68,7 +64,7 @@ class TcpServer:
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             self._full = False
-            key = self._client_key(peer[0])
+            key = self._clients.client_key(peer[0])
             connection = _Connection(key or peer[0])
             self._make_room(connection.client, MAX_OF_ONE if key else None)
             self._counts.tcp_connections += 1
@@ -82,7 +78,7 @@ class TcpServer:
 
         A connection with pending queries is closed only if none is idle.
         """
-        total = self._limits().tcp_connections
+        total = self._clients.limits.tcp_connections
         share = max(2, min(limit or total, total // 2))
         among = [task for task, one in self._open.items() if one.client == client]
         if len(among) < share:
@@ -127,7 +123,7 @@ class TcpServer:
         first = True
         try:
             while True:
-                packet = await _read(reader, self._limits().tcp_idle, first)
+                packet = await _read(reader, self._clients.limits.tcp_idle, first)
                 first = False
                 if task in self._open:
                     self._open[task] = self._open.pop(task)
@@ -136,8 +132,7 @@ class TcpServer:
                 answer.add_done_callback(send)
                 if len(pending) >= PIPELINE:
                     await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                async with asyncio.timeout(SEND_SECONDS):
-                    await writer.drain()
+                await _drain(writer)
         except (asyncio.IncompleteReadError, OSError):
             pass  # idle, gone, does not read, or closing after its last query
         except asyncio.CancelledError:
@@ -145,14 +140,24 @@ class TcpServer:
                 answer.cancel()
             raise
         finally:
-            if pending:
-                await asyncio.wait(pending, timeout=self._limits().query_timeout + 1)
+            if pending and not writer.is_closing():
+                await asyncio.wait(pending, timeout=self._clients.limits.query_timeout + 1)
             writer.close()
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await writer.wait_closed()
             except OSError:
                 writer.transport.abort()
+
+
+async def _drain(writer: asyncio.StreamWriter) -> None:
+    """Waits until the peer reads. Ends the connection, and raises TimeoutError, where it does not."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await writer.drain()
+    except TimeoutError:
+        writer.transport.abort()
+        raise
 
 
 async def _read(reader: asyncio.StreamReader, idle: float, first: bool) -> bytes:

@@ -65,9 +65,9 @@ class UdpServer:
         """How datagrams are read: in batches, one by one, or both."""
         return " and ".join(sorted({"in batches" if one.batched else "one by one" for one in self._open.values()}))
 
-    def open(self, listener: Listener, *, batches: bool) -> None:
-        """Starts answering on a listener. batches: whether they are used where the system has them."""
-        batched = batches and self._batch is not None and listener.udp.family == socket.AF_INET
+    def open(self, listener: Listener) -> None:
+        """Starts answering on a listener."""
+        batched = self._batch is not None and listener.udp.family == socket.AF_INET
         one = self._open[listener] = UdpListener(listener, self._thread, batched=batched)
         # Sending waits while the buffer is full, where a read need not wait.
         listener.udp.setblocking(_DONT_WAIT != 0)

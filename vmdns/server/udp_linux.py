@@ -28,36 +28,15 @@ POSSIBLE = sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8 and s
 _SLOT = QUERY + 4  # the datagram, and its length
 _REST = ROOM - QUERY
 _NAME = 16  # struct sockaddr_in
+_VECTOR = struct.Struct("QQ")  # struct iovec: an address and a length
+# struct mmsghdr of 64 bits: address and length of the name, address and number of the vectors, neither control data nor
+# flags, and the length of the datagram.
+_HEADER = struct.Struct("QI4xQQ24xI4x")
+_LENGTH_AT = 56
 _EMPTY = bytes(SIZE * _SLOT)
 # Reads the keys of `count` datagrams, by count.
 _KEYS = [struct.Struct(f"2x{KEY}s" * count).unpack_from for count in range(SIZE + 1)]
 _DONTWAIT = 0x40
-
-
-class Iovec(ctypes.Structure):
-    """struct iovec of readv(2)."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class Msghdr(ctypes.Structure):
-    """struct msghdr of recvmsg(2)."""
-
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.c_void_p),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class Mmsghdr(ctypes.Structure):
-    """struct mmsghdr: the message, and the length of what was received or sent."""
-
-    _fields_ = (("message", Msghdr), ("length", ctypes.c_uint32))
 
 
 class Batch:
@@ -70,28 +49,27 @@ class Batch:
         self._receive, self._send = library.recvmmsg, library.sendmmsg
         self._receive.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
         self._send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
-        self._regions = [mmap.mmap(-1, SIZE * size) for size in (_SLOT, _REST, _NAME, SENT)]
-        self._slots, self._rests, self._names, self._sent = self._regions
-        self._memory = [(ctypes.c_char * len(one)).from_buffer(one) for one in self._regions]
-        slots, rests, names, sent = map(ctypes.addressof, self._memory)
-        self._vectors_in, self._vectors_out = (Iovec * (2 * SIZE))(), (Iovec * SIZE)()
-        self._incoming, self._outgoing = (Mmsghdr * SIZE)(), (Mmsghdr * SIZE)()
-        for at in range(SIZE):
-            self._vectors_in[2 * at] = Iovec(slots + at * _SLOT, QUERY)
-            self._vectors_in[2 * at + 1] = Iovec(rests + at * _REST, _REST)
-            self._vectors_out[at] = Iovec(sent + at * SENT + ID, 0)
-            name = names + at * _NAME
-            self._incoming[at] = Mmsghdr(Msghdr(name, _NAME, ctypes.addressof(self._vectors_in[2 * at]), 2))
-            self._outgoing[at] = Mmsghdr(Msghdr(name, _NAME, ctypes.addressof(self._vectors_out[at]), 1))
+        sizes = _SLOT, _REST, _NAME, SENT, 2 * _VECTOR.size, _VECTOR.size, _HEADER.size, _HEADER.size
+        regions = [mmap.mmap(-1, SIZE * size) for size in sizes]
+        self._memory = [(ctypes.c_char * len(one)).from_buffer(one) for one in regions]  # which keeps the addresses
+        self._slots, self._rests, self._names, self._sent, vectors_in, vectors_out, incoming, outgoing = regions
         # Addresses as plain numbers are handed over faster than arrays.
-        self._at_incoming, self._at_outgoing = map(ctypes.addressof, (self._incoming, self._outgoing))
+        slots, rests, names, sent, at_vectors_in, at_vectors_out, self._at_incoming, self._at_outgoing = map(
+            ctypes.addressof, self._memory
+        )
+        for at in range(SIZE):
+            first, name = 2 * at * _VECTOR.size, names + at * _NAME
+            _VECTOR.pack_into(vectors_in, first, slots + at * _SLOT, QUERY)
+            _VECTOR.pack_into(vectors_in, first + _VECTOR.size, rests + at * _REST, _REST)
+            _VECTOR.pack_into(vectors_out, at * _VECTOR.size, sent + at * SENT + ID, 0)
+            _HEADER.pack_into(incoming, at * _HEADER.size, name, _NAME, at_vectors_in + first, 2, 0)
+            _HEADER.pack_into(outgoing, at * _HEADER.size, name, _NAME, at_vectors_out + at * _VECTOR.size, 1, 0)
         # As plain integers, one for each datagram: its length, twice; its address; the length of its response, twice;
         # its id, twice.
-        step = ctypes.sizeof(Mmsghdr) // 4
-        self._lengths = memoryview(self._incoming).cast("B").cast("I")[Mmsghdr.length.offset // 4 :: step]
+        self._lengths = memoryview(incoming).cast("I")[_LENGTH_AT // 4 :: _HEADER.size // 4]
         self._lengths_of_keys = memoryview(self._slots).cast("I")[QUERY // 4 :: _SLOT // 4]
         self._clients = memoryview(self._names).cast("I")[1 :: _NAME // 4]
-        self._sizes = memoryview(self._vectors_out).cast("B").cast("Q")[1::2]
+        self._sizes = memoryview(vectors_out).cast("Q")[1::2]
         self._sizes_sent = memoryview(self._sent).cast("Q")[:: SENT // 8]
         self._ids = memoryview(self._slots).cast("H")[:: _SLOT // 2]
         self._ids_sent = memoryview(self._sent).cast("H")[ID // 2 :: SENT // 2]

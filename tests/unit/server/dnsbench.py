@@ -89,9 +89,12 @@ class Script:
                     await asyncio.sleep(0.001)
         self.thread.run(lambda: None)
 
-    def serve(self, limits: Limits | None = None) -> DnsServer:
-        """A server without listeners."""
-        return DnsServer(self.current, self, self.admit, limits or Limits())  # type: ignore[arg-type]
+    def serve(self, limits: Limits | None = None, *, batches: bool = True) -> DnsServer:
+        """A server without listeners. batches: whether it uses them where the system has them."""
+        server = DnsServer(self.current, self, self.admit, limits or Limits())  # type: ignore[arg-type]
+        if not batches:
+            server.udp._batch = None
+        return server
 
 
 def _made(question: Question) -> Forwarded:
@@ -215,9 +218,9 @@ def question(name: str, kind: str = "A", ident: int = 4711, **how: Any) -> bytes
 @contextlib.asynccontextmanager
 async def serving(limits: Limits | None = None, address: str = HOST, *, batches: bool = True) -> AsyncIterator[Bench]:
     script = Script()
-    server = script.serve(limits)
+    server = script.serve(limits, batches=batches)
     listener = bind(address, 0)
-    server.open(listener, batches=batches)
+    server.open(listener)
     try:
         yield Bench(server, listener, script)
     finally:

@@ -48,7 +48,7 @@ class World:
         facts += [lease(1, GUEST, HOSTONLY), lease(2, OTHER, HOSTONLY)]
         self.snapshot = build(facts, Policy(), NOW, 1)
         self.now = 1000.0
-        self.limits = ClientLimits(lambda: self.snapshot, lambda: Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
+        self.limits = ClientLimits(lambda: self.snapshot, Limits(**limits), lambda: self.now)  # type: ignore[arg-type]
 
     def admitted(self, local: str, peer: str, count: int) -> int:
         return self.admit(self.client(local, peer), count).count(SendDecision.SEND)
@@ -149,7 +149,7 @@ def test_who_becomes_a_guest_while_it_is_looked_up() -> None:
         guests.forget_clients()
         return empty
 
-    guests = ClientLimits(looked_up_too_late, Limits, lambda: world.now)
+    guests = ClientLimits(looked_up_too_late, Limits(), lambda: world.now)
     early, late = guests.client(DOOR, GUEST), guests.client(DOOR, GUEST)
     assert early is not None
     assert early.usage.network == "192.168.56.0/24"

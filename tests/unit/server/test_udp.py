@@ -24,14 +24,14 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
 
     async def main() -> None:
         script = Script()
-        server = script.serve()
+        server = script.serve(batches=batches)
         benches: list[Bench] = []
         for host in ("127.0.0.1", "127.0.0.2", "::1"):
             try:
                 listener = bind(host, 0)
             except OSError:
                 continue  # no IPv6
-            server.open(listener, batches=batches)
+            server.open(listener)
             benches.append(Bench(server, listener, script))
             for bench in benches:
                 assert (await bench.ask("db.local")).answer
@@ -44,7 +44,7 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
         await until(lambda: threads() == [])
         answered = server.handler.counts.answered
         listener = bind(HOST, 0)
-        server.open(listener, batches=batches)
+        server.open(listener)
         assert (await Bench(server, listener, script).ask("db.local")).answer
         assert server.handler.counts.answered == answered + 1, "nothing that was counted is forgotten"
         await server.stop()
@@ -56,11 +56,11 @@ def test_listeners_come_and_go_while_others_answer(batches: bool) -> None:
 def test_many_at_several_listeners_are_each_answered_by_the_one_that_was_asked(batches: bool) -> None:
     async def main() -> None:
         script = Script()
-        server = script.serve()
+        server = script.serve(batches=batches)
         benches = []
         for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"):
             listener = bind(host, 0)
-            server.open(listener, batches=batches)
+            server.open(listener)
             benches.append(Bench(server, listener, script))
         names = ("db.local", "DB.local", "nope.local", "x.db.local", "localhost", "big.local")
         for start in range(0, 300, 100):

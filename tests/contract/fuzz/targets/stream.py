@@ -10,7 +10,9 @@ import asyncio
 import socket
 from collections import Counter
 
+from tests.testzone import SNAPSHOT
 from vmdns.dns.limits import Limits
+from vmdns.server.client_limits import ClientLimits
 from vmdns.server.listeners import bind
 from vmdns.server.query_handler import Counters
 from vmdns.server.tcp import TcpServer
@@ -70,7 +72,7 @@ async def _talk(stream: bytes, cut: int) -> list[bytes]:
     """Sends the stream in pieces of that many bytes; the answers until the server closes."""
     loop = asyncio.get_running_loop()
     listener = bind("127.0.0.1", 0)
-    connections = TcpServer(_resolve, lambda peer: "", Limits, Counters())
+    connections = TcpServer(_resolve, ClientLimits(lambda: SNAPSHOT, Limits()), Counters())
     accepting = loop.create_task(connections.accept(listener))
     try:
         async with asyncio.timeout(20):
