@@ -127,9 +127,7 @@ def test_addresses_refused(text: str) -> None:
 WRONG = [
     ("\n\nlistn = []", ["vmdns.toml, line 3: listn:", "unknown key", "did you mean listen?"]),
     ("ttl = 5", ["line 1: ttl:", "did you mean ttl in the table [limits]?"]),
-    ("[limit]\nttl = 5", ["line 1: limit:", "did you mean limits?"]),
     ("[limits]\n\nttls = 5", ["line 3: limits.ttls:", "did you mean ttl?"]),
-    ("[limits]\nxyzzy = 5", ["line 2: limits.xyzzy:", "unknown key", "ttl, cache_entries"]),
     ("xyzzy = 5", ["line 1: xyzzy:", "there are listen, zones"]),
     ('listen = "127.0.0.1"', ["line 1: listen:", 'write ["127.0.0.1"]']),
     ("listen = [53]", ["line 1: listen:", 'like ["127.0.0.1:53"]']),
@@ -140,21 +138,16 @@ WRONG = [
     ("upstreams = [" + '"192.0.2.1",' * 300 + "]", ["upstreams:", "300 items", "at most 256"]),
     ("zones = []", ["line 1: zones:", "at least one zone"]),
     ('zones = ["a b"]', ["line 1: zones:", "'a b' is not a domain name", "corp.example"]),
-    ('zones = ["."]', ["zones:", "is not a domain name"]),
     ('zones = ["a..b"]', ["zones:", "a..b", "corp.example"]),
-    ('zones = ["-a.b"]', ["zones:", "-a.b", "corp.example"]),
     ('zones = ["a"]\n' + 'hosts = "yes"', ["line 2: hosts:", "true or false", "'yes'"]),
     (f'zones = ["{".".join(["a" * 60] * 4)}"]', ["zones:", "no room", "191 bytes"]),
     ('zones = ["2.0.192.in-addr.arpa"]', ["zones:", "PTR records are made by themselves"]),
     ('zones = ["internal", "vm.internal"]', ["zones:", "'vm.internal' lies inside 'internal'"]),
     ('reserved_allowed = ["a b"]', ["reserved_allowed:", "'a b' is not one label", "write 'a-b'"]),
-    ('reserved_allowed = [""]', ["reserved_allowed:", "not one label"]),
     ('reader = "com"', ["line 1: reader:", "'com'", '"auto", "api" or "vboxmanage"']),
-    ("reader = 1", ["line 1: reader:", "1 has no meaning here"]),
     ('vbox_home = "vbox"', ["vbox_home:", "not a full path"]),
     (f"vbox_home = '{__file__}'", ["vbox_home:", "not a folder", "VirtualBox.xml"]),
     ('vbox_home = "/tmp/\\u0000"', ["vbox_home:"]),
-    ("vbox_home = 5", ["vbox_home:", "a text in quotes"]),
     ("records = []", ["records:", "a text in quotes", "a list"]),
     ("forward = 1", ["line 1: forward:", "[forward]"]),
     ('[forward]\n"corp" = "10.0.0.1"', ["line 2: forward.corp:", 'write ["10.0.0.1"]']),
@@ -166,17 +159,13 @@ WRONG = [
     ("[limits]\nttl = 2.5", ["line 2: limits.ttl:", "a whole number from 0 to 3600 s", "2.5"]),
     ("[limits]\nttl = 3601", ["line 2: limits.ttl:", "3601 is out of bounds", "from 0 to 3600 s"]),
     ("[limits]\nttl = true", ["limits.ttl:", "not true"]),
-    ('[limits]\nttl = "5"', ["limits.ttl:", "not '5'"]),
     ("[limits]\nquery_timeout = nan", ["limits.query_timeout:", "from 1 to 30 s"]),
-    ("[limits]\nquery_timeout = inf", ["limits.query_timeout:", "from 1 to 30 s"]),
     ("[limits]\ncache_entries = -1", ["limits.cache_entries:", "from 0 to 1000000 entries"]),
     ("reader = auto", ["vmdns.toml, line 1, column 10: not TOML", "quotes"]),
     ('#\nreader = "auto\n\n', ["vmdns.toml, line 2, column", "not TOML"]),
     ('vbox_home = "C:\\VirtualBox"', ["line 1, column", "not TOML", "backslash twice"]),
-    ('vbox_home = "C:\\Users"', ["line 1, column", "not TOML", "backslash twice"]),
     ("hosts = true\nhosts = false", ["line 2, at the end: not TOML", "once"]),
     ("a = " + "[" * 100_000, ["vmdns.toml", "not TOML"]),
-    ("a = " + "9" * 5000, ["vmdns.toml"]),
 ]
 
 
@@ -267,23 +256,6 @@ def test_no_file(tmp_path: Path) -> None:
         load(tmp_path / "vmdns.toml")
     with pytest.raises(ConfigError, match=r"cannot be read: ."):
         load(tmp_path, optional=True)
-
-
-def test_options_are_laid_over_the_file(tmp_path: Path) -> None:
-    config = read('listen = ["192.0.2.1"]\nupstreams = ["192.0.2.2"]\nhosts = false')
-    assert config.with_options({}) == config
-    laid = config.with_options(
-        {
-            "listen": ["127.0.0.1:5300", "::1"],
-            "upstreams": ["192.0.2.3:54"],
-            "vbox_home": str(tmp_path),
-            "reader": "api",
-        }
-    )
-    assert laid.listen == (Listen("127.0.0.1", 5300), Listen("::1"))
-    assert laid.upstreams == (Upstream("192.0.2.3", 54),)
-    assert laid.vbox_home == str(tmp_path)
-    assert (laid.reader, laid.hosts) == ("api", False)
 
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).filter(
