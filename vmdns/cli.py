@@ -201,8 +201,7 @@ def _status(arguments: Namespace) -> int:
 def _doctor(arguments: Namespace) -> int:
     from vmdns.commands import direct_read, doctor
 
-    options = direct_read.options_of(arguments)
-    response = doctor.command(arguments.server, lambda: direct_read.load_config(None, options)[0], _complain)
+    response = doctor.command(arguments.server, direct_read.options_of(arguments), _complain)
     _show(arguments, response, cli_format.doctor)
     return DONE if response["well"] else FAILED
 

@@ -24,7 +24,7 @@ import dns.rcode
 
 from vmdns.commands import FAILED, CommandError, direct_read, host
 from vmdns.commands.server_request import RunningServer
-from vmdns.config import Config
+from vmdns.config import Config, Options
 from vmdns.files import read_regular
 from vmdns.host import hosts_block
 from vmdns.host.elevation import read_output
@@ -56,7 +56,7 @@ Log = Callable[[str], None]
 T = TypeVar("T")
 
 
-def command(server: RunningServer, config: Callable[[], Config], log: Log) -> dict[str, Any]:
+def command(server: RunningServer, options: Options, log: Log) -> dict[str, Any]:
     """The response of `vmdns doctor`; log gets a line for what takes long. Raises `CommandError`."""
 
     def collect() -> tuple[dict[str, Any] | None, list[Finding]]:
@@ -64,7 +64,7 @@ def command(server: RunningServer, config: Callable[[], Config], log: Log) -> di
         if status is not None:
             return status, [Finding(**one) for one in server.request({"do": "doctor"})["findings"]]
         log("no vmdns runs; this is one look at VirtualBox")
-        return None, look(config())
+        return None, look(direct_read.load_config(None, options)[0])
 
     try:
         found = run_parallel({"vmdns or VirtualBox": collect}, SERVER_SECONDS, log)
