@@ -1,6 +1,6 @@
 """Keeps a worker process running, and passes on its messages.
 
-The children of a sandboxed service (host/systemd_unit.py) are in its sandbox too, where VirtualBox's VMs do not work:
+The children of a sandboxed service (host/systemd.py) are in its sandbox too, where VirtualBox's VMs do not work:
 VBoxHeadless is setuid root. So systemd listens at a socket and starts a worker outside the sandbox for each connection
 (systemd.socket(5), Accept=yes).
 """
