@@ -178,15 +178,16 @@ class VirtualBox:
             raise OSError(f"{file} cannot be understood: {error}") from None
 
     def restart_outdated(self, network: str) -> bool:
-        """Restarts a DHCP server that runs with another version of our group. Returns whether it did."""
+        """Restarts a DHCP server that runs with another version of our group, and returns whether it did."""
         try:
             then = parse_started_group(read_regular(self.home / f"{network}-Dhcpd.config", MAX_BYTES))
-            if then == self.read_networks().own_group(network):
-                return False
-            self.call(*_restart(network))
         except (OSError, ValueError):
-            return False  # it never started, or does not run
-        return True
+            return False  # it never started
+        if then != self.read_networks().own_group(network):
+            with suppress(DhcpServerNotRunning):
+                self.call(*_restart(network))
+                return True
+        return False
 
 
 def _restart(network: str) -> list[str]:
