@@ -12,6 +12,7 @@ from vmdns.dns.forwarded_answer import EDE_OTHER
 from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, NOERROR, NXDOMAIN, SVCB, A, Node, Record
 from vmdns.dns.name import RESOLVER, convert_utf8_labels, split_labels
 from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query
+from vmdns.dns.upstreams import closest_domain
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
 
@@ -128,13 +129,11 @@ def _answer_at(
 
 def _explain_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str] | None:
     """Why a VM has no address for this view; None where the name is no VM's."""
-    while key[0]:
-        guest = snapshot.owner(key)
-        if guest is not None:
-            why = snapshot.vm_view(guest, view).why
-            return (EDE_NOT_READY if guest.waiting else EDE_OTHER, why) if why else None
-        key = key[1 + key[0] :]
-    return None
+    owner = closest_domain(key, snapshot.owned)
+    guest = None if owner is None else snapshot.owner(owner)
+    if guest is None or not (why := snapshot.vm_view(guest, view).why):
+        return None
+    return EDE_NOT_READY if guest.waiting else EDE_OTHER, why
 
 
 def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:

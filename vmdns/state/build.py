@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vmdns.dns.message import AAAA, CNAME, PTR, A
-from vmdns.dns.name import join_labels, reverse_name
+from vmdns.dns.name import reverse_name, to_wire
 from vmdns.state.addresses import ADDITIONS, FORWARD, NEIGHBOUR, find_addresses, find_forward_hints
 from vmdns.state.facts import Fact, HostName, Lease, Machine, NatNetwork, Neighbour
 from vmdns.state.guests import Guest, find_shared_addresses
@@ -93,7 +93,7 @@ def _index_owners(
     for uuid, guest in guests.items():
         is_known = guest.forwards or guest.reachable_addresses
         for relative in guest.named.names:
-            below = join_labels([part.encode("ascii") for part in relative])[:-1]
+            below = to_wire(".".join(relative))[:-1]
             for owner in (below + zone for zone in policy.own):
                 if not guest.machine.online:
                     absent[owner] = f"VM {guest.machine.name!r} is not running ({guest.machine.state})"

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, soa_rdata, srv_rdata
-from vmdns.dns.name import join_labels, reverse_name
+from vmdns.dns.name import reverse_name, to_wire
 from vmdns.state.facts import Network
 from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest
@@ -129,8 +129,8 @@ class Snapshot:
         for address, uuid in self.pointers.get(key, ()):
             seen = self.vm_view(self.by_uuid[uuid], view)
             if address in seen.addresses and not seen.forwarded:
-                name = [part.encode("ascii") for part in self.by_uuid[uuid].named.names[0]]
-                return {PTR: RRset(self.policy.ttl, (join_labels(name)[:-1] + self.policy.own[0],))}
+                name = to_wire(self.by_uuid[uuid].named.label)[:-1] + self.policy.own[0]
+                return {PTR: RRset(self.policy.ttl, (name,))}
         node = self.nodes.get(key)
         if not node:
             node = self.late.get(key, node)

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from vmdns.dns.message import AAAA, CNAME, NS, PTR, A, Node, RRset, address_record
 from vmdns.dns.name import LOCALHOST, reverse_name, split_labels, to_wire
+from vmdns.dns.upstreams import closest_domain
 from vmdns.state.facts import HostName
 from vmdns.state.name_rules import RESERVED, Reservation
 from vmdns.state.policy import Policy
@@ -59,7 +60,7 @@ def index_hosts(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) ->
         except ValueError:
             continue
         blocks = host.address in _BLOCKED
-        apart = owner[1 + owner[0]] != 0 and not _is_below_any(owner, zones)
+        apart = owner[1 + owner[0]] != 0 and closest_domain(owner, zones) is None
         added = False
         if not apart or (host.canonical and not is_blocking_address(host.address)):
             lines, key = blocked if blocks else own, (host.name, host.address)
@@ -83,15 +84,6 @@ def index_hosts(hosts: Iterable[HostName], zones: frozenset[bytes], ttl: int) ->
     trouble = f"the hosts file has more names than vmdns keeps: {left_out:,} of them are left out" if left_out else ""
     inside = sorted((*own.values(), *blocked.values()), key=lambda host: (host.name, host.address))
     return HostsIndex(outside, tuple(inside), count, trouble)
-
-
-def _is_below_any(name: bytes, zones: frozenset[bytes]) -> bool:
-    """Whether a wire name is at or below one of these apexes."""
-    while name[0]:
-        if name in zones:
-            return True
-        name = name[1 + name[0] :]
-    return False
 
 
 @lru_cache(maxsize=4096)
@@ -195,7 +187,7 @@ def _add_host(late: _Nodes, host: HostName, policy: Policy, taken: Mapping[bytes
         return
     somewhere = not is_blocking_address(host.address)
     bare = len(split_labels(owner)) == 1
-    wanted = [owner] if bare or _is_below_any(owner, policy.apexes) else []
+    wanted = [owner] if bare or closest_domain(owner, policy.apexes) else []
     if bare and somewhere:
         wanted += [owner[:-1] + zone for zone in policy.own]
     for name in wanted:

@@ -13,6 +13,7 @@ import dns.name
 import dns.reversename
 
 from vmdns.dns.name import convert_utf8_labels, split_labels, to_label, to_text, to_wire
+from vmdns.dns.upstreams import closest_domain
 from vmdns.state.findings import join_words
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
@@ -84,14 +85,7 @@ def _is_known(key: bytes, snapshot: Snapshot) -> bool:
     """Whether a name has records, has names below it, or is below the name of a VM, also of one that is off."""
     if any(key in names for names in (snapshot.nodes, snapshot.late, snapshot.above, snapshot.outside)):
         return True
-    return any(one in snapshot.owned or one in snapshot.absent for one in _walk_up(key))
-
-
-def _walk_up(key: bytes) -> Iterator[bytes]:
-    """A wire name, and those above it."""
-    while key[0]:
-        yield key
-        key = key[1 + key[0] :]
+    return any(closest_domain(key, names) is not None for names in (snapshot.owned, snapshot.absent))
 
 
 def _describe_change(text: str, key: bytes, snapshot: Snapshot) -> str:
@@ -129,7 +123,8 @@ def _explain_no_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> s
         return _explain_no_pointer(name, snapshot)
     if not key.endswith(snapshot.policy.own):
         return f"There is no name {name}"
-    guest = next((guest for one in _walk_up(key) if (guest := snapshot.owner(one)) is not None), None)
+    owner = closest_domain(key, snapshot.owned)
+    guest = None if owner is None else snapshot.owner(owner)
     if guest is not None and key[1:2] == b"_":
         services = [f"_{one.name}._{one.protocol}" for one in snapshot.vm_view(guest, view).services]
         has = join_words(services) if services else "none: they come from port-forward rules"
