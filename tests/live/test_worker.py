@@ -123,7 +123,7 @@ def test_the_end_of_vboxsvc_hides_no_address_of_the_host(lab: Lab, monkeypatch: 
                 await settled.wait()
             await asyncio.to_thread(lab.kill, "VBoxSVC")
             async with asyncio.timeout(PATIENCE):
-                while sum(message.get("put") == "addresses" for message in messages) < 2:
+                while sum(message.get("put") in ("addresses", "neighbours") for message in messages) < 4:
                     await asyncio.sleep(0.05)
         finally:
             task.cancel()

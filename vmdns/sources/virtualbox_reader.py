@@ -8,6 +8,7 @@ Two faults, measured on 7.2, determine the design:
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from vmdns.sources.installation import Installation, stamp
 from vmdns.sources.reader import UPGRADE_SECONDS, VirtualBoxInfo, VirtualBoxLost, fact_key
 from vmdns.sources.settings_file import read_networks, read_registry
 from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api, read_adapter_mac, read_interfaces, read_machine
-from vmdns.state.facts import DhcpServer, Fact, Machine, NatNetwork
+from vmdns.state.facts import DhcpServer, Fact, HostInterface, Machine, NatNetwork
 
 _NET = "/VirtualBox/GuestInfo/Net/"
 _EVENTS = (
@@ -32,6 +33,7 @@ _EVENTS = (
     "OnNATNetworkPortForward",
 )  # fmt: skip
 _EVENT_SECONDS = 0.25  # the longest wait for an event
+_SHARE = 0.05  # of the time, for reading VMs that no event names; 20 ms a VM, most of it in VBoxSVC
 
 
 class ApiReader:
@@ -54,7 +56,8 @@ class ApiReader:
         self._facts: dict[str, Fact] = {}
         self._unread: dict[str, None] = {}  # VMs that the present look has not read yet
         self._counts: dict[str, str] = {}
-        self._next_look = float("-inf")
+        self._next_look = self._next_unread = float("-inf")
+        self._interface_names: list[tuple[int, str]] = []
         self._requested = threading.Event()
 
     def read(self, seconds: float) -> Mapping[str, Fact]:
@@ -63,14 +66,19 @@ class ApiReader:
             if self._requested.is_set() or time.monotonic() >= self._next_look:
                 self._requested.clear()
                 self._look()
-            changed = self._wait_for_events(0.0 if self._unread else min(seconds, _EVENT_SECONDS))
-            # All VMs the first time, later one of the look at a time, so that events are served meanwhile.
-            uuids = [*self._unread] if first else changed or list(islice(self._unread, 1))
+            pause = self._next_unread - time.monotonic() if self._unread else seconds
+            changed = self._wait_for_events(max(0.0, min(pause, seconds, _EVENT_SECONDS)))
+            uuids = [*self._unread] if first else changed
+            if not uuids and time.monotonic() >= self._next_unread:
+                uuids = list(islice(self._unread, 1))
             if uuids:
                 self._facts = self._facts.copy()
+            began = time.monotonic()
             for uuid in uuids:
                 self._unread.pop(uuid, None)
                 self._read_machine(uuid)
+            if uuids and not first and not changed:  # events are served between the VMs of a look
+                self._next_unread = began + (time.monotonic() - began) / _SHARE
         return self._facts
 
     def request_look(self) -> None:
@@ -94,8 +102,14 @@ class ApiReader:
             self._source.registerListener(self._listener, list(self._event_names), False)
         self._proxies = {str(raw.id): raw for raw in self._api.array(self._api.vbox, "machines")}
         self._indexes = {uuid: at for at, uuid in enumerate(self._proxies)}
-        self._unread = dict.fromkeys(sorted(self._proxies, key=lambda uuid: f"machine:{uuid}" in self._facts))
-        facts: list[Fact] = [*read_interfaces(self._api)]
+        # New ones first, then those that the last look has not read.
+        order = sorted(self._proxies, key=lambda uuid: (f"machine:{uuid}" in self._facts, uuid not in self._unread))
+        self._unread = dict.fromkeys(order)
+        facts: list[Fact] = [fact for fact in self._facts.values() if isinstance(fact, HostInterface)]
+        names = socket.if_nameindex()
+        if names != self._interface_names:  # their addresses hardly ever change
+            self._interface_names = names
+            facts = [*read_interfaces(self._api)]
         # VirtualBox.xml is never translated, and the same for both readers.
         registry = read_registry(Path(self.found.home) / "VirtualBox.xml")
         if registry is not None and registry.networks is not None:

@@ -73,6 +73,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         made.reads.append(uuid)
         return Machine(uuid, uuid, made.states[uuid])
 
+    monkeypatch.setattr(virtualbox_reader, "_SHARE", 1e9)
     monkeypatch.setattr(virtualbox_reader, "Api", lambda installation: made)
     monkeypatch.setattr(virtualbox_reader, "read_machine", read_machine)
     monkeypatch.setattr(virtualbox_reader, "read_interfaces", lambda api: [HostInterface("v", "192.168.56.1/24")])
