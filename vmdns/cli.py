@@ -133,11 +133,16 @@ def _show(
     """Prints a response as JSON or in words."""
     simulation = arguments.server.simulation
     if arguments.json:
-        # In ASCII, so that control characters stay escaped.
-        _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
+        _print_json(arguments, response)
     else:
         _print_parts([*([simulation, ""] if simulation else []), *format_parts(response)])
     return DONE
+
+
+def _print_json(arguments: Namespace, response: dict[str, Any]) -> None:
+    """Prints a response in ASCII, so that control characters stay escaped."""
+    simulation = arguments.server.simulation
+    _print([json.dumps({**({"simulation": simulation} if simulation else {}), **response}, indent=2)])
 
 
 def _run(arguments: Namespace) -> int:
@@ -216,7 +221,7 @@ def _config(arguments: Namespace) -> int:
             what = f"the values of {response['file']}" if response["file"] else "the defaults: there is no vmdns.toml"
             _complain(f"no vmdns runs; these are {what}")
     if arguments.json:
-        _show(arguments, response, cli_format.plan)
+        _print_json(arguments, response)
     else:  # not escaped, to be copied
         simulation = arguments.server.simulation
         _print([*([f"# {escape_text(simulation)}", ""] if simulation else []), *cli_format.config(response)])
@@ -297,7 +302,7 @@ def _service(arguments: Namespace) -> int:
         load_config(given.config, options_of(given))  # what would end each start of the service is an error now
     response = service.change(action, options, lambda plan: _agreed(arguments, plan), _step_log(arguments))
     if arguments.json:
-        _show(arguments, response, cli_format.plan)
+        _print_json(arguments, response)
     elif response["steps"] and not response["done"]:
         _print([f"Do it with: vmdns service {action} --yes"])
     return DONE
