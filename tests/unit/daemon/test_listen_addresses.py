@@ -17,18 +17,18 @@ from vmdns.daemon.listen_addresses import ListenAddresses
 
 
 class Ports:
-    """Stands for the kernel: `errors` says with which errno a port cannot be bound."""
+    """Stands for the kernel: `errors` has the errno with which a port cannot be bound."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **errors: int) -> None:
-        self.errors: dict[int, int] = {int(port.removeprefix("p")): error for port, error in errors.items()}
-        self.said: list[str] = []
+        self.errors = {int(port.removeprefix("p")): error for port, error in errors.items()}
+        self.lines: list[str] = []
         self.open: list[Any] = []
         server: Any = SimpleNamespace(open=self.open.append, close=self.open.remove, listeners=self.open)
         monkeypatch.setattr(listening, "bind", self._bind)
         monkeypatch.setattr(
             listening, "explain_bind_error", lambda error, address, port: f"{address} port {port} {error.strerror}"
         )
-        self.listening = ListenAddresses(server, self.said.append, lambda: None)
+        self.listening = ListenAddresses(server, self.lines.append, lambda: None)
 
     def _bind(self, address: str, port: int) -> Any:
         if error := self.errors.get(port):
@@ -42,16 +42,14 @@ class Ports:
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
 @clock.in_loop
-async def test_whatever_kept_a_port_it_is_taken_once_that_is_mended(
-    monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+async def test_a_port_is_taken_once_it_can_be_bound(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     ports = Ports(monkeypatch, p53=error)
     ports.listening.want((Listen("127.0.0.1", 53),))
     assert ports.ports == ([] if error == errno.EADDRNOTAVAIL else [5300])
     await asyncio.sleep(60)
     trouble = f"127.0.0.1 port 53 {os.strerror(error)}"
     assert [one["detail"] for one in ports.listening.status()] == [trouble]
-    assert ports.said.count(trouble) == 1
+    assert ports.lines.count(trouble) == 1
     del ports.errors[53]
     await asyncio.sleep(listening.RETRY_SECONDS + 0.1)
     # The port that served until then goes on, as this computer may have been told to ask it (`vmdns host`).
@@ -71,7 +69,7 @@ async def test_another_reason_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> 
     ports.errors[53] = errno.EADDRINUSE
     await asyncio.sleep(60)
     in_use = f"127.0.0.1 port 53 {os.strerror(errno.EADDRINUSE)}"
-    assert ports.said.count(in_use) == 1
+    assert ports.lines.count(in_use) == 1
     assert ports.listening.status()[0]["detail"] == in_use
     ports.listening.close()
 
@@ -80,7 +78,7 @@ async def test_another_reason_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_one_reason_of_several_addresses_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = Ports(monkeypatch, p53=errno.EACCES)
     ports.listening.want((), ("192.168.56.1",))
-    assert ports.said == [
+    assert ports.lines == [
         f"127.0.0.1 port 53 (also ::1 port 53, 192.168.56.1 port 53) {os.strerror(errno.EACCES)}",
         "listening on 127.0.0.1 port 5300 instead of 53 (UDP and TCP)",
         "listening on ::1 port 5300 instead of 53 (UDP and TCP)",
@@ -92,18 +90,12 @@ async def test_one_reason_of_several_addresses_is_logged_once(monkeypatch: pytes
 
 @clock.in_loop
 async def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = Ports(monkeypatch)
+    ports = Ports(monkeypatch, p1053=errno.EADDRNOTAVAIL)
     real = ports._bind
-
-    def bind(address: str, port: int) -> Any:
-        if address == "::1":
-            raise OSError(errno.EADDRNOTAVAIL, "none")
-        return real(address, port)
-
-    monkeypatch.setattr(listening, "bind", bind)
+    monkeypatch.setattr(listening, "bind", lambda address, port: real(address, 1053 if address == "::1" else port))
     ports.listening.want(())
-    assert ports.said == ["listening on 127.0.0.1 port 53 (UDP and TCP)"]
+    assert ports.lines == ["listening on 127.0.0.1 port 53 (UDP and TCP)"]
     assert len(ports.listening.status()) == 1
     ports.listening.want((Listen("::1", 53),))
-    assert ports.said[-1] == "::1 port 53 none"
+    assert ports.lines[-1] == f"::1 port 53 {os.strerror(errno.EADDRNOTAVAIL)}"
     ports.listening.close()

@@ -18,7 +18,7 @@ from vmdns.daemon.process import LIMIT_SECONDS, MAX_KEYS, MAX_LINES, LimitedLog,
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     lines: list[str] = []
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     handler = print_log_records(lines.append)
@@ -26,34 +26,34 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_a_forged_line_is_no_line_of_ours(said: list[str]) -> None:
+def test_a_forged_line_is_no_line_of_ours(log_lines: list[str]) -> None:
     logging.getLogger("vmdns.x").warning("from %s", "a\nready: names in local are answered")
-    assert said == ["from a", "    ready: names in local are answered"]
+    assert log_lines == ["from a", "    ready: names in local are answered"]
 
 
-def test_a_fault_is_told_with_its_place_and_not_for_ever(said: list[str]) -> None:
+def test_an_error_is_logged_with_its_place_a_few_times(log_lines: list[str]) -> None:
     for _ in range(MAX_LINES * 5):
         try:
             raise ValueError("x\ny")
         except ValueError:
             logging.getLogger("vmdns.x").exception("it failed")
-    firsts = [line for line in said if not line.startswith(" ")]
+    firsts = [line for line in log_lines if not line.startswith(" ")]
     assert firsts == ["it failed"] * MAX_LINES
-    assert any("test_process.py" in line for line in said)
+    assert any("test_process.py" in line for line in log_lines)
 
 
-def test_what_ends_a_thread_is_said(said: list[str]) -> None:
+def test_an_error_that_ends_a_thread_is_logged(log_lines: list[str]) -> None:
     def fail() -> None:
         raise ValueError("gone")
 
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join(10)
-    assert said[0] == "a thread ended"
-    assert said[-1] == "    ValueError: gone"
+    assert log_lines[0] == "a thread ended"
+    assert log_lines[-1] == "    ValueError: gone"
 
 
-def test_a_fault_of_a_command_does_not_steer_the_terminal() -> None:
+def test_an_error_of_a_command_sends_no_control_characters() -> None:
     code = "import sys; from vmdns import cli; cli._COMMANDS['config'] = lambda _: [][chr(27) + '[31m' + chr(0x202e)]"
     code = code.replace("[][", "{}[") + "; sys.exit(cli.main(['config']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
@@ -89,23 +89,23 @@ def test_keys_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("passed", "missed"), [((0.1, 4.9, 0.1), []), ((0.1, 60, 0.1), [60]), ((7, 3600, 0, 86_400), [7, 3600, 86_400])]
 )
-def test_what_is_missed_is_reported_once(
+def test_a_suspend_is_reported_once(
     passed: tuple[float, ...], missed: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time that passes by the clock from one look to the next, and what is reported of it."""
     monkeypatch.setattr(process, "CHECK_SECONDS", 0.0)
     reported: list[float] = []
-    times = iter(accumulate(passed, initial=1000.0))
+    times = [1000.0, *accumulate(passed, initial=1000.0)][::-1]
 
     async def main() -> None:
         done = asyncio.Event()
 
         def now() -> float:
-            try:
-                return next(times)
-            except StopIteration:
+            if len(times) > 1:
+                times.pop()
+            else:
                 done.set()
-                return 1000.0 + sum(passed)
+            return times[-1]
 
         task = asyncio.create_task(process.watch_suspends(lambda seconds: reported.append(round(seconds, 3)), now))
         async with asyncio.timeout(10):
