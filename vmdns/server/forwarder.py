@@ -31,8 +31,8 @@ from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server.forward_routes import ForwardRoutes, usable_upstreams
 from vmdns.server.io_thread import IoThread
 from vmdns.server.lookup import TRIES_EACH, Lookup, Waiter
-from vmdns.server.upstream_exchange import UpstreamSockets, max_sockets
 from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
+from vmdns.server.upstream_sockets import UpstreamSockets, max_sockets
 
 _log = logging.getLogger(__name__)
 
@@ -134,6 +134,7 @@ class Forwarder:
                 self._finish(lookup, _STOPPING)
             for server in self._routes.servers.values():
                 server.close()
+            self._sockets.close_idle()
             loop.call_soon_threadsafe(closed.set)
 
         self.thread.submit(close)

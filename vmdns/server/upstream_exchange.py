@@ -1,21 +1,14 @@
-"""One query to an upstream and its response, over UDP or TCP, on a socket and random port of its own
-(RFC 5452 section 9.2, RFC 6056). Used in the UDP thread alone.
-
-A connected socket receives only from the address and port that it queried.
-"""
+"""One query to an upstream and its response, over UDP or TCP. Used in the UDP thread alone."""
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
-from selectors import EVENT_READ, EVENT_WRITE
-from typing import Any
+from functools import partial
+from selectors import EVENT_READ
 
 from vmdns.dns import query
 from vmdns.dns.forwarded_answer import Forwarded, Question
@@ -23,7 +16,8 @@ from vmdns.dns.message import IN
 from vmdns.dns.query import UDP_SIZE, Edns, Query
 from vmdns.dns.response_validation import Rejected, ResponseFault
 from vmdns.dns.upstreams import Upstream
-from vmdns.server.io_thread import IoThread, Timer
+from vmdns.server.io_thread import Timer
+from vmdns.server.upstream_sockets import UpstreamSocket, UpstreamSockets
 
 # We offer 1232 bytes; a well-behaved server sends no datagram longer than this.
 MAX_DATAGRAM = 4096
@@ -59,58 +53,6 @@ def encode_query(question: Question, *, edns: bool, mix_case: bool) -> tuple[byt
     return packet, Query(ident, flags, name, key, kind, IN, packet[12 : 16 + len(name)], opt)
 
 
-def max_sockets() -> int:
-    """Returns how many sockets to upstreams may be open at once: half of what the process may open.
-
-    On Windows select() takes 512 at most.
-    """
-    if sys.platform == "win32":
-        return 400
-    import resource
-
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 4000 if soft == resource.RLIM_INFINITY else max(16, min(soft // 2, 4000))
-
-
-class UpstreamSockets:
-    """Opens the sockets of one thread, at most `most` at once."""
-
-    def __init__(self, thread: IoThread, most: int) -> None:
-        self.thread = thread
-        self.most = most
-        self.open = 0
-
-    @property
-    def spare(self) -> bool:
-        """Whether there are enough for retries."""
-        return self.open < self.most // 2
-
-    def connect(self, upstream: Upstream, stream: bool) -> socket.socket:
-        """Returns a UDP socket that is connected, or a TCP socket that connects. Raises OSError."""
-        family, address = (_resolve if "%" in upstream.address else _cached_resolve)(upstream)
-        if self.open >= self.most:
-            raise OSError(errno.EMFILE, "too many sockets to upstreams are open")
-        sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
-        try:
-            sock.setblocking(False)
-            if not stream:
-                bind_random_port(sock, family)
-            sock.connect(address)
-        except BlockingIOError:
-            pass  # TCP is connecting
-        except BaseException:
-            sock.close()
-            raise
-        self.open += 1
-        return sock
-
-    def close(self, sock: socket.socket) -> None:
-        """Closes a socket that is watched."""
-        self.thread.unwatch(sock)
-        sock.close()
-        self.open -= 1
-
-
 class Exchange:
     """Sends queries, one at a time; `receive` gets the result of each, unless it is closed first.
 
@@ -119,7 +61,7 @@ class Exchange:
 
     stream = False  # whether the next query is sent over TCP
     began = 0.0  # when the query was sent, of time.monotonic
-    _socket: socket.socket | None = None
+    _socket: UpstreamSocket | None = None
     _timer: Timer | None = None
 
     def __init__(self, sockets: UpstreamSockets, validate: Validate) -> None:
@@ -140,13 +82,12 @@ class Exchange:
         self.began = time.monotonic()
         thread = self._sockets.thread
         try:
-            self._socket = sock = self._sockets.connect(upstream, self.stream)
+            ready = self._send_stream if self.stream else self._receive
+            self._socket = self._sockets.take(upstream, self.stream, ready)
             if self.stream:
                 self._buffer = len(packet).to_bytes(2, "big") + packet
-                thread.watch(sock, EVENT_WRITE, self._send_stream)
             else:
-                thread.watch(sock, EVENT_READ, self._receive)
-                sock.send(packet)
+                self._socket.sock.send(packet)
         except OSError as error:
             self._timer = thread.call_at(0.0, partial(self._finish, error))  # not before the caller is done
         else:
@@ -162,6 +103,9 @@ class Exchange:
             self._socket = None
 
     def _finish(self, result: Result) -> None:
+        if self._socket is not None and not (self.stream or self._strays or isinstance(result, Exception)):
+            self._sockets.release(self._socket)
+            self._socket = None
         self.close()
         self.receive(result)
 
@@ -170,13 +114,13 @@ class Exchange:
         if self._socket is None:  # closed in this round
             return
         try:
-            if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            sock, thread = self._socket.sock, self._sockets.thread
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, os.strerror(error))
-            self._buffer = self._buffer[self._socket.send(self._buffer) :]
+            self._buffer = self._buffer[sock.send(self._buffer) :]
             if not self._buffer:
-                thread = self._sockets.thread
-                thread.unwatch(self._socket)
-                thread.watch(self._socket, EVENT_READ, self._receive)
+                thread.unwatch(sock)
+                thread.watch(sock, EVENT_READ, self._receive)
         except OSError as error:
             self._finish(error)
 
@@ -184,7 +128,7 @@ class Exchange:
         if self._socket is None:
             return
         try:
-            message = self._socket.recv(MAX_DATAGRAM)
+            message = self._socket.sock.recv(MAX_DATAGRAM)
             if self.stream:
                 if not message:
                     raise ConnectionError("the connection was closed before the whole answer came")
@@ -204,26 +148,3 @@ class Exchange:
                 return
             result = Rejected(ResponseFault.TRUNCATED, f"{MAX_STRAYS} datagrams that are no response")
         self._finish(result)
-
-
-def _resolve(upstream: Upstream) -> tuple[socket.AddressFamily, Any]:
-    """Returns family and socket address. Raises OSError for an interface that is gone."""
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    family, _, _, _, address = socket.getaddrinfo(upstream.address, upstream.port, type=socket.SOCK_DGRAM, flags=flags)[
-        0
-    ]
-    return family, address
-
-
-_cached_resolve = lru_cache(maxsize=64)(_resolve)  # for addresses without an interface, whose number may change
-
-
-def bind_random_port(sock: socket.socket, family: socket.AddressFamily) -> None:
-    """Binds a random unprivileged port; if none is free, connect() lets the system choose."""
-    everywhere = "0.0.0.0" if family == socket.AF_INET else "::"
-    for _ in range(_PORT_TRIES):
-        try:
-            sock.bind((everywhere, 1024 + int.from_bytes(secrets.token_bytes(4), "big") % (65536 - 1024)))
-            return
-        except OSError:  # in use, or in a range that Windows reserves
-            continue

@@ -18,7 +18,8 @@ from vmdns.dns.name import LOCALHOST
 from vmdns.dns.query import Query
 from vmdns.dns.response_validation import Rejected, ResponseFault, validate_response
 from vmdns.dns.upstreams import Upstream
-from vmdns.server.upstream_exchange import Exchange, Result, UpstreamSockets, Validate, encode_query
+from vmdns.server.upstream_exchange import Exchange, Result, Validate, encode_query
+from vmdns.server.upstream_sockets import UpstreamSockets
 
 # An unresponsive server is queried last, and probed again after this many seconds if there are queries.
 PROBE_SECONDS = 15.0

@@ -10,7 +10,8 @@ from itertools import pairwise
 from vmdns.dns.forwarded_answer import Question
 from vmdns.dns.message import A
 from vmdns.dns.name import to_wire
-from vmdns.server.upstream_exchange import bind_random_port, encode_query
+from vmdns.server.upstream_exchange import encode_query
+from vmdns.server.upstream_sockets import bind_random_port
 
 DRAWS, BUCKETS = 10_000, 64
 

@@ -31,7 +31,7 @@ from vmdns.dns.name import LOCALHOST, to_wire
 from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
-from vmdns.server import io_thread, lookup, upstream_exchange, upstream_server
+from vmdns.server import io_thread, lookup, upstream_server, upstream_sockets
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
@@ -290,7 +290,7 @@ def test_x07_ports_are_spread_over_all_that_need_no_right() -> None:
     buckets = [0] * 8
     for _ in range(400):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            upstream_exchange.bind_random_port(sock, socket.AF_INET)
+            upstream_sockets.bind_random_port(sock, socket.AF_INET)
             buckets[(sock.getsockname()[1] - 1024) * 8 // (65536 - 1024)] += 1
     # Chi-square with 7 degrees of freedom: over 40 happens by chance once in a million runs.
     assert sum((found - 50) ** 2 / 50 for found in buckets) < 40
