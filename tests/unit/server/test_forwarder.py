@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import itertools
 import secrets
 import selectors
@@ -24,14 +26,14 @@ import pytest
 
 from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import until
-from tests.unit.server.fakeupstream import EVIL, GOOD, FakeUpstream, resolve
+from tests.unit.server.fakeupstream import GOOD, FakeUpstream, resolve
 from vmdns.dns.forwarded_answer import Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import LOCALHOST, to_wire
 from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
-from vmdns.server import io_thread, lookup, upstream_server, upstream_sockets
+from vmdns.server import io_thread, lookup, upstream_server
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import bind
@@ -103,6 +105,28 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
         runner.run(scenario())  # type: ignore[arg-type]
 
 
+Scenario = Callable[..., Awaitable[None]]
+
+
+def with_lab(servers: int = 1, limits: Limits = LIMITS) -> Callable[[Scenario], Callable[..., None]]:
+    """A test that is given a running forwarder, and its other arguments by name."""
+
+    def wrap(scenario: Scenario) -> Callable[..., None]:
+        @functools.wraps(scenario)
+        def test(**given: Any) -> None:
+            async def main() -> None:
+                async with lab(servers, limits) as net:
+                    await scenario(net, **given)
+
+            run(main)
+
+        others = list(inspect.signature(scenario).parameters.values())[1:]
+        test.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
+        return test
+
+    return wrap
+
+
 def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
@@ -121,106 +145,50 @@ def ede(answer: dns.message.Message) -> tuple[int, str]:
     return int(option.code), option.text or ""
 
 
-def test_f01_f02_a_name_is_answered_with_recursion_available_and_without_authority() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for _ in range(2):  # from upstream, then from the cache
-                answer = await net.ask("www.1.fz.test")
-                assert (told(answer), answer.rcode()) == ([GOOD], 0)
-                assert answer.flags & dns.flags.RA
-                assert not answer.flags & dns.flags.AA
-            assert net.up.count() == 1
-
-    run(scenario)
-
-
-def test_f03_ttls_count_down_by_the_monotonic_clock() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            first = await net.ask("ttl.1.fz.test")
-            net.clock.ahead += 2
-            second = await net.ask("ttl.1.fz.test")
-            assert (first.answer[0].ttl, net.up.count()) == (30, 1)
-            assert second.answer[0].ttl in (27, 28)
-            net.clock.ahead += 29
-            assert (await net.ask("ttl.1.fz.test")).answer[0].ttl == 30
-            assert net.up.count() == 2
-
-    run(scenario)
+@with_lab()
+async def test_f03_ttls_count_down_by_the_monotonic_clock(net: Lab) -> None:
+    first = await net.ask("ttl.1.fz.test")
+    net.clock.ahead += 2
+    second = await net.ask("ttl.1.fz.test")
+    assert (first.answer[0].ttl, net.up.count()) == (30, 1)
+    assert second.answer[0].ttl in (27, 28)
+    net.clock.ahead += 29
+    assert (await net.ask("ttl.1.fz.test")).answer[0].ttl == 30
+    assert net.up.count() == 2
 
 
-def test_f04_ttl_0_is_not_used_again() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for _ in range(2):
-                assert told(await net.ask("zero.1.fz.test")) == [GOOD]
-            assert net.up.count() == 2
-
-    run(scenario)
-
-
-def test_f05_f07_x01_nxdomain_is_kept_for_every_type_as_long_as_its_soa_says() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            first = await net.ask("neg.1.fz.test")
-            net.clock.ahead += 5
-            second = await net.ask("neg.1.fz.test", "AAAA")
-            assert [first.rcode(), second.rcode(), net.up.count()] == [3, 3, 1]
-            assert (first.authority[0].rdtype, first.authority[0].ttl) == (dns.rdatatype.SOA, 20)
-            assert second.authority[0].ttl in (14, 15)
-            net.clock.ahead += 16
-            assert (await net.ask("neg.1.fz.test")).rcode() == 3
-            assert net.up.count() == 2
-
-    run(scenario)
+@with_lab()
+async def test_f05_f07_x01_nxdomain_is_kept_for_every_type_as_long_as_its_soa_says(net: Lab) -> None:
+    first = await net.ask("neg.1.fz.test")
+    net.clock.ahead += 5
+    second = await net.ask("neg.1.fz.test", "AAAA")
+    assert [first.rcode(), second.rcode(), net.up.count()] == [3, 3, 1]
+    assert (first.authority[0].rdtype, first.authority[0].ttl) == (dns.rdatatype.SOA, 20)
+    assert second.authority[0].ttl in (14, 15)
+    net.clock.ahead += 16
+    assert (await net.ask("neg.1.fz.test")).rcode() == 3
+    assert net.up.count() == 2
 
 
-def test_f06_nodata_is_kept_by_type() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for kind in ("AAAA", "AAAA", "MX"):
-                answer = await net.ask("nodata.1.fz.test", kind)
-                assert (answer.rcode(), answer.answer, len(answer.authority)) == (0, [], 1)
-            assert [one.type for one in net.up.seen] == [28, 15]
-
-    run(scenario)
-
-
-def test_f08_nxdomain_without_soa_is_passed_on_and_not_kept() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for _ in range(2):
-                assert (await net.ask("nosoa.1.fz.test")).rcode() == 3
-            assert net.up.count() == 2
-
-    run(scenario)
+@with_lab()
+async def test_f09_a_failure_is_kept_for_a_moment(net: Lab) -> None:
+    for _ in range(5):
+        answer = await net.ask("servfail.1.fz.test")
+        assert answer.rcode() == 2
+        assert ede(answer)[0] == 22
+        assert "answered SERVFAIL" in ede(answer)[1]
+    assert net.up.count() == 1
+    net.clock.ahead += 6
+    await net.ask("servfail.1.fz.test")
+    assert net.up.count() == 2
 
 
-def test_f09_a_failure_is_kept_for_a_moment() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for _ in range(5):
-                answer = await net.ask("servfail.1.fz.test")
-                assert answer.rcode() == 2
-                assert ede(answer)[0] == 22
-                assert "answered SERVFAIL" in ede(answer)[1]
-            assert net.up.count() == 1
-            net.clock.ahead += 6
-            await net.ask("servfail.1.fz.test")
-            assert net.up.count() == 2
-
-    run(scenario)
-
-
-def test_f10_e20_a_silent_upstream_ends_in_servfail_that_says_why() -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK) as net:
-            answer = await net.ask("drop.1.fz.test")
-            assert answer.rcode() == 2
-            assert ede(answer) == (23, f"127.0.0.1:{net.up.port} does not answer")
-            assert net.up.count() == 2
-
-    run(scenario)
+@with_lab(limits=QUICK)
+async def test_f10_e20_a_silent_upstream_ends_in_servfail_that_says_why(net: Lab) -> None:
+    answer = await net.ask("drop.1.fz.test")
+    assert answer.rcode() == 2
+    assert ede(answer) == (23, f"127.0.0.1:{net.up.port} does not answer")
+    assert net.up.count() == 2
 
 
 @pytest.mark.parametrize(
@@ -253,424 +221,224 @@ def test_a_bad_upstream_is_outwaited(name: str, asked: int) -> None:
     run(scenario)
 
 
-def test_f12_truncated_answers_are_fetched_over_tcp_and_cut_to_what_the_client_takes() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            whole = await net.ask("tc.1.fz.test", limit=65535)
-            assert len(told(whole)) == 100
-            assert not whole.flags & dns.flags.TC
-            assert (net.up.count(tcp=False), net.up.count(tcp=True)) == (1, 1)
-            part = await net.bytes("tc.1.fz.test", limit=512, edns=-1)
-            assert len(part) <= 512
-            assert dns.message.from_wire(part).flags & dns.flags.TC
-            # TC over TCP is no answer at all, and nothing that could go on for ever.
-            assert (await net.ask("tconly.1.fz.test")).rcode() == 2
-            assert net.up.count("tconly") == 2
-
-    run(scenario)
+@with_lab()
+async def test_f12_truncated_answers_are_fetched_over_tcp_and_cut_to_what_the_client_takes(net: Lab) -> None:
+    whole = await net.ask("tc.1.fz.test", limit=65535)
+    assert len(told(whole)) == 100
+    assert not whole.flags & dns.flags.TC
+    assert (net.up.count(tcp=False), net.up.count(tcp=True)) == (1, 1)
+    part = await net.bytes("tc.1.fz.test", limit=512, edns=-1)
+    assert len(part) <= 512
+    assert dns.message.from_wire(part).flags & dns.flags.TC
+    # TC over TCP is no answer at all, and nothing that could go on for ever.
+    assert (await net.ask("tconly.1.fz.test")).rcode() == 2
+    assert net.up.count("tconly") == 2
 
 
-def test_f16_x07_ports_and_ids_are_random() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for at in range(50):
-                await net.ask(f"www.{at}.fz.test")
-            ports = [one.port for one in net.up.seen]
-            ids = [one.id for one in net.up.seen]
-            assert min(len(set(ports)), len(set(ids))) >= 45
-            assert min(ports) < 32768 < max(ports)  # more than what the system itself would choose from
-            for values in (ports, ids):
-                steps = [(after - before) % 65536 for before, after in itertools.pairwise(values)]
-                assert sum(0 < step < 100 for step in steps) < 10
-
-    run(scenario)
+@with_lab()
+async def test_f17_equal_questions_at_once_are_one_upstream_query(net: Lab) -> None:
+    asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(40)]
+    await until(lambda: bool(net.up.seen) and net.forwarder.status()["waiting"] == 40)
+    net.up.go.set()
+    answers = await asyncio.gather(*asking)
+    assert [told(answer) for answer in answers] == [[GOOD]] * 40
+    assert net.up.count() == 1
 
 
-def test_x07_ports_are_spread_over_all_that_need_no_right() -> None:
-    buckets = [0] * 8
-    for _ in range(400):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            upstream_sockets.bind_random_port(sock, socket.AF_INET)
-            buckets[(sock.getsockname()[1] - 1024) * 8 // (65536 - 1024)] += 1
-    # Chi-square with 7 degrees of freedom: over 40 happens by chance once in a million runs.
-    assert sum((found - 50) ** 2 / 50 for found in buckets) < 40
+@with_lab()
+async def test_f17_one_who_gives_up_waiting_does_not_end_it_for_the_others(net: Lab) -> None:
+    first = asyncio.ensure_future(net.ask("slow.1.fz.test"))
+    second = asyncio.ensure_future(net.ask("slow.1.fz.test"))
+    await until(lambda: bool(net.up.seen))
+    first.cancel()
+    net.up.go.set()
+    assert told(await second) == [GOOD]
+    assert first.cancelled()
+    assert (net.up.count(), net.forwarder.status()["waiting"]) == (1, 0)
 
 
-def test_t3_the_case_of_the_question_is_random_too() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for at in range(10):
-                assert told(await net.ask(f"www.abcdefghijklmnop{at}.fz.test")) == [GOOD]
-            assert (
-                len({one.raw_name.translate({ord(digit): None for digit in "0123456789"}) for one in net.up.seen}) > 5
-            )
-
-    run(scenario)
+@with_lab(limits=QUICK)
+async def test_a_slow_answer_counts_even_after_the_question_was_sent_again(net: Lab) -> None:
+    asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
+    await until(lambda: net.up.count() == 2)
+    net.up.go.set()
+    assert told(await asking) == [GOOD]
 
 
-def test_f17_equal_questions_at_once_are_one_upstream_query() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(40)]
-            await until(lambda: bool(net.up.seen) and net.forwarder.status()["waiting"] == 40)
-            net.up.go.set()
-            answers = await asyncio.gather(*asking)
-            assert [told(answer) for answer in answers] == [[GOOD]] * 40
-            assert net.up.count() == 1
-
-    run(scenario)
+@with_lab()
+async def test_f30_x22_private_addresses_from_outside_are_blocked_and_said(net: Lab) -> None:
+    answer = await net.ask("rebind.1.fz.test")
+    assert (answer.rcode(), told(answer), ede(answer)[0]) == (0, [], 15)
+    net.configure(net.up, search=frozenset({to_wire("fz.test")}))
+    assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
+    net.configure(net.up, domains={to_wire("1.fz.test"): (Upstream("127.0.0.1", net.up.port),)})
+    assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
+    assert told(await net.ask("rebind.2.fz.test")) == []
 
 
-def test_f17_one_who_gives_up_waiting_does_not_end_it_for_the_others() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            first = asyncio.ensure_future(net.ask("slow.1.fz.test"))
-            second = asyncio.ensure_future(net.ask("slow.1.fz.test"))
-            await until(lambda: bool(net.up.seen))
-            first.cancel()
-            net.up.go.set()
-            assert told(await second) == [GOOD]
-            assert first.cancelled()
-            assert (net.up.count(), net.forwarder.status()["waiting"]) == (1, 0)
-
-    run(scenario)
-
-
-def test_a_slow_answer_counts_even_after_the_question_was_sent_again() -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK) as net:
-            asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
-            await until(lambda: net.up.count() == 2)
-            net.up.go.set()
-            assert told(await asking) == [GOOD]
-
-    run(scenario)
-
-
-def test_f18_what_came_along_with_an_answer_is_not_believed() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            assert told(await net.ask("extra.1.fz.test")) == [GOOD]
-            answer = await net.ask("victim.fz.test")
-            assert told(answer) == [GOOD]
-            assert EVIL not in answer.to_text()
-            assert net.up.count("victim") == 1
-
-    run(scenario)
-
-
-def test_f23_unknown_types_pass_byte_for_byte() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            assert told(await net.ask("unk.1.fz.test", "TYPE65280")) == [r"\# 5 00ff41c00c"]
-
-    run(scenario)
-
-
-def test_f24_the_question_is_echoed_as_asked() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for name in ("WwW.Up.TeSt", "www.UP.test"):
-                answer = await net.ask(name)
-                assert answer.question[0].name.to_text() == f"{name}."
-                assert answer.answer[0].name.to_text() == f"{name}."
-            assert net.up.count() == 1
-
-    run(scenario)
-
-
-def test_f25_an_alias_of_itself_ends() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            assert (await net.ask("loop.1.fz.test")).rcode() == 2
-            assert net.up.count() == 1
-
-    run(scenario)
-
-
-def test_f30_x22_private_addresses_from_outside_are_blocked_and_said() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            answer = await net.ask("rebind.1.fz.test")
-            assert (answer.rcode(), told(answer), ede(answer)[0]) == (0, [], 15)
-            net.configure(net.up, search=frozenset({to_wire("fz.test")}))
-            assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
-            net.configure(net.up, domains={to_wire("1.fz.test"): (Upstream("127.0.0.1", net.up.port),)})
-            assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
-            assert told(await net.ask("rebind.2.fz.test")) == []
-
-    run(scenario)
-
-
-def test_what_a_resolver_of_this_computer_says_is_not_from_outside() -> None:
+@with_lab(2, QUICK)
+async def test_what_a_resolver_of_this_computer_says_is_not_from_outside(net: Lab) -> None:
     """Each server's answer by where it comes from."""
-
-    async def scenario() -> None:
-        async with lab(2, QUICK) as net:
-            first, second = net.servers
-            assert told(await net.ask("rebind.1.fz.test")) == []
-            # Port 53 takes a right, so another one stands for it.
-            net.forwarder._routes.servers[Upstream("127.0.0.1", first.port)].local = True
-            assert told(await net.ask("rebind.2.fz.test")) == ["192.168.56.101"]
-            first.dead = True
-            assert told(await net.ask("rebind.3.fz.test")) == []
-            assert second.count("rebind.3")
-
-    run(scenario)
+    first, second = net.servers
+    assert told(await net.ask("rebind.1.fz.test")) == []
+    # Port 53 takes a right, so another one stands for it.
+    net.forwarder._routes.servers[Upstream("127.0.0.1", first.port)].local = True
+    assert told(await net.ask("rebind.2.fz.test")) == ["192.168.56.101"]
+    first.dead = True
+    assert told(await net.ask("rebind.3.fz.test")) == []
+    assert second.count("rebind.3")
 
 
-def test_each_name_that_is_withheld_is_reported_once() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for at in (1, 1, 2):
-                net.clock.ahead += 61
-                await net.ask(f"rebind.{at}.fz.test")
-            await net.ask("cnlocal.1.fz.test")  # an alias into our zone, which no domain allows
-            assert net.held_back == ["rebind.1.fz.test", "rebind.2.fz.test"]
-            assert net.forwarder.status()["held_back"] == net.held_back
-            net.clock.ahead += 3601
-            assert net.forwarder.status()["held_back"] == []
-            await net.ask("rebind.1.fz.test")
-            assert net.held_back[2:] == ["rebind.1.fz.test"]
-            net.configure(net.up, search=frozenset({to_wire("1.fz.test")}))
-            assert net.forwarder.status()["held_back"] == []
-
-    run(scenario)
+@with_lab()
+async def test_each_name_that_is_withheld_is_reported_once(net: Lab) -> None:
+    for at in (1, 1, 2):
+        net.clock.ahead += 61
+        await net.ask(f"rebind.{at}.fz.test")
+    await net.ask("cnlocal.1.fz.test")  # an alias into our zone, which no domain allows
+    assert net.held_back == ["rebind.1.fz.test", "rebind.2.fz.test"]
+    assert net.forwarder.status()["held_back"] == net.held_back
+    net.clock.ahead += 3601
+    assert net.forwarder.status()["held_back"] == []
+    await net.ask("rebind.1.fz.test")
+    assert net.held_back[2:] == ["rebind.1.fz.test"]
+    net.configure(net.up, search=frozenset({to_wire("1.fz.test")}))
+    assert net.forwarder.status()["held_back"] == []
 
 
-def test_f32_f33_f36_nothing_of_the_client_goes_upstream_but_do_and_cd() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            options = [dns.edns.ECSOption("192.0.2.0", 24), dns.edns.GenericOption(10, b"12345678")]
-            await net.ask("www.1.fz.test", options=options)
-            (one,) = net.up.seen
-            assert (one.message.edns, one.message.payload, one.message.options) == (0, 1232, ())
-            assert one.message.flags == dns.flags.RD | dns.flags.AD
-
-    run(scenario)
-
-
-def test_f34_do_and_cd_go_upstream_and_are_kept_apart() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            signed = await net.ask("signed.1.fz.test", flags=0x0110, want_dnssec=True)
-            assert [one.rdtype for one in signed.answer] == [1, 46]
-            assert net.up.seen[0].message.ednsflags & dns.flags.DO
-            assert net.up.seen[0].message.flags & dns.flags.CD
-            plain = await net.ask("signed.1.fz.test")
-            assert [one.rdtype for one in plain.answer] == [1]
-            assert net.up.count() == 2
-
-    run(scenario)
+@with_lab(limits=QUICK)
+async def test_f37_x02_stale_answers_when_the_upstream_is_dead(net: Lab) -> None:
+    await net.ask("short.1.fz.test")
+    net.up.dead = True
+    net.clock.ahead += 3600
+    for _ in range(3):
+        answer = await net.ask("short.1.fz.test")
+        assert (told(answer), answer.answer[0].ttl, ede(answer)[0]) == ([GOOD], 30, 3)
+    assert net.up.count() == 3  # the first time, and two first_queries
+    net.clock.ahead += 31
+    assert told(await net.ask("short.1.fz.test")) == [GOOD]
+    assert net.up.count() == 5
+    net.clock.ahead += 86_400
+    assert (await net.ask("short.1.fz.test")).rcode() == 2
 
 
-def test_f35_ad_is_for_those_who_asked_for_it() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            assert not (await net.ask("adset.1.fz.test")).flags & dns.flags.AD
-            assert (await net.ask("adset.1.fz.test", flags=0x0120)).flags & dns.flags.AD
-            assert net.up.count() == 1
-
-    run(scenario)
-
-
-def test_f37_x02_stale_answers_when_the_upstream_is_dead() -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK) as net:
-            await net.ask("short.1.fz.test")
-            net.up.dead = True
-            net.clock.ahead += 3600
-            for _ in range(3):
-                answer = await net.ask("short.1.fz.test")
-                assert (told(answer), answer.answer[0].ttl, ede(answer)[0]) == ([GOOD], 30, 3)
-            assert net.up.count() == 3  # the first time, and two first_queries
-            net.clock.ahead += 31
-            assert told(await net.ask("short.1.fz.test")) == [GOOD]
-            assert net.up.count() == 5
-            net.clock.ahead += 86_400
-            assert (await net.ask("short.1.fz.test")).rcode() == 2
-
-    run(scenario)
-
-
-def test_f37_who_could_have_a_stale_answer_does_not_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
+@with_lab()
+async def test_f37_who_could_have_a_stale_answer_does_not_wait_long(net: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "STALE_WAIT", 0.05)
-
-    async def scenario() -> None:
-        async with lab() as net:
-            net.up.go.set()
-            await net.ask("slow.1.fz.test")
-            net.up.go.clear()
-            net.clock.ahead += 100
-            answer = await net.ask("slow.1.fz.test")
-            assert ede(answer)[0] == 3
-            net.up.go.set()
-            await until(lambda: not net.forwarder.status()["outstanding"])
-            assert (await net.ask("slow.1.fz.test")).answer[0].ttl > 30  # the question went on, its answer was kept
-
-    run(scenario)
+    net.up.go.set()
+    await net.ask("slow.1.fz.test")
+    net.up.go.clear()
+    net.clock.ahead += 100
+    answer = await net.ask("slow.1.fz.test")
+    assert ede(answer)[0] == 3
+    net.up.go.set()
+    await until(lambda: not net.forwarder.status()["outstanding"])
+    assert (await net.ask("slow.1.fz.test")).answer[0].ttl > 30  # the question went on, its answer was kept
 
 
-def test_a_recovered_upstream_is_asked_at_once_again() -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK) as net:
-            net.up.dead = True
-            assert (await net.ask("a.1.fz.test")).rcode() == 2
-            await until(lambda: is_silent(net, 0))
-            net.up.dead = False
-            assert told(await net.ask("b.1.fz.test")) == [GOOD]
-            assert told(await net.ask("a.1.fz.test")) == [GOOD]
-
-    run(scenario)
+@with_lab(limits=QUICK)
+async def test_a_recovered_upstream_is_asked_at_once_again(net: Lab) -> None:
+    net.up.dead = True
+    assert (await net.ask("a.1.fz.test")).rcode() == 2
+    await until(lambda: is_silent(net, 0))
+    net.up.dead = False
+    assert told(await net.ask("b.1.fz.test")) == [GOOD]
+    assert told(await net.ask("a.1.fz.test")) == [GOOD]
 
 
-def test_f40_f41_dead_names_do_not_hold_up_others() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            await net.ask("known.1.fz.test")
-            dead = [asyncio.ensure_future(net.ask(f"drop.{at}.fz.test", edns=-1)) for at in range(150)]
-            await until(lambda: net.up.count("drop") >= 150)
-            query = parse_query(dns.message.make_query("known.1.fz.test", "A").to_wire())
-            assert net.forwarder.find_cached(Question.of(query)) is not None
-            assert told(await net.ask("fresh.1.fz.test")) == [GOOD]
-            assert not any(one.done() for one in dead)
-            await net.forwarder.close(0.0)
-            assert {(await one).rcode() for one in dead} == {2}
-
-    run(scenario)
+@with_lab()
+async def test_f40_f41_dead_names_do_not_hold_up_others(net: Lab) -> None:
+    await net.ask("known.1.fz.test")
+    dead = [asyncio.ensure_future(net.ask(f"drop.{at}.fz.test", edns=-1)) for at in range(150)]
+    await until(lambda: net.up.count("drop") >= 150)
+    query = parse_query(dns.message.make_query("known.1.fz.test", "A").to_wire())
+    assert net.forwarder.find_cached(Question.of(query)) is not None
+    assert told(await net.ask("fresh.1.fz.test")) == [GOOD]
+    assert not any(one.done() for one in dead)
+    await net.forwarder.close(0.0)
+    assert {(await one).rcode() for one in dead} == {2}
 
 
-@pytest.mark.parametrize("name", ["_x._tcp.fz.test", "12345.fz.test", f"{'a' * 63}.fz.test", r"a\000b\.c\ d.fz.test"])
-def test_f42_no_name_is_too_odd(name: str) -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            assert told(await net.ask(name)) == [GOOD]
-
-    run(scenario)
-
-
-@pytest.mark.parametrize("kind", ["DS", "DNSKEY", "RRSIG", "HTTPS", "CAA", "TYPE65280"])
-def test_f43_every_type_of_data_is_forwarded(kind: str) -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            answer = await net.ask("nodata.1.fz.test", kind)
-            assert (answer.rcode(), len(answer.authority), net.up.count()) == (0, 1, 1)
-
-    run(scenario)
-
-
-def test_f44_no_alias_leads_into_our_zones() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            answer = await net.ask("cnlocal.1.fz.test")
-            assert (answer.rcode(), told(answer), ede(answer)[0]) == (0, [], 15)
-
-    run(scenario)
-
-
-def test_our_own_names_never_leave() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            assert (await net.ask("ghost.local")).rcode() == 5
-            net.configure(net.up, domains={to_wire("lan.local"): (Upstream("127.0.0.1", net.up.port),)})
-            assert (await net.ask("ghost.local")).rcode() == 5
-            assert net.up.count() == 0
-            assert told(await net.ask("nas.lan.local")) == [GOOD]
-
-    run(scenario)
+@with_lab()
+async def test_our_own_names_never_leave(net: Lab) -> None:
+    assert (await net.ask("ghost.local")).rcode() == 5
+    net.configure(net.up, domains={to_wire("lan.local"): (Upstream("127.0.0.1", net.up.port),)})
+    assert (await net.ask("ghost.local")).rcode() == 5
+    assert net.up.count() == 0
+    assert told(await net.ask("nas.lan.local")) == [GOOD]
 
 
 @pytest.mark.parametrize(
     ("kind", "how"),
     [("A", {"flags": 0}), ("AXFR", {}), ("IXFR", {}), ("MAILB", {}), ("A", {"rdclass": 3}), ("A", {"rdclass": 254})],
 )
-def test_a22_a23_what_is_never_forwarded(kind: str, how: dict[str, Any]) -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            await net.ask("www.1.fz.test")
-            assert (await net.ask("www.1.fz.test", kind, **how)).rcode() == 5
-            assert net.up.count() == 1
-
-    run(scenario)
+@with_lab()
+async def test_a22_a23_what_is_never_forwarded(net: Lab, kind: str, how: dict[str, Any]) -> None:
+    await net.ask("www.1.fz.test")
+    assert (await net.ask("www.1.fz.test", kind, **how)).rcode() == 5
+    assert net.up.count() == 1
 
 
 @pytest.mark.parametrize("kind", [41, 128, 129, 200, 248, 249, 250])
-def test_types_that_no_query_may_have_are_rejected_here(kind: int) -> None:
+@with_lab()
+async def test_types_that_no_query_may_have_are_rejected_here(net: Lab, kind: int) -> None:
     """RFC 9824 section 3.5 for NXNAME (128), RFC 6895 section 3.1 for the rest of the range."""
-
-    async def scenario() -> None:
-        async with lab() as net:
-            for at in range(4):
-                answer = await net.ask(f"www.{at}.fz.test", f"TYPE{kind}")
-                assert (answer.rcode(), ede(answer)[0]) == (1, 30)
-                assert answer.question[0].rdtype == kind
-            assert net.up.count() == 0
-
-    run(scenario)
+    for at in range(4):
+        answer = await net.ask(f"www.{at}.fz.test", f"TYPE{kind}")
+        assert (answer.rcode(), ede(answer)[0]) == (1, 30)
+        assert answer.question[0].rdtype == kind
+    assert net.up.count() == 0
 
 
-def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_then_on() -> None:
-    async def scenario() -> None:
-        async with lab(2, Limits(upstream_timeout=1, query_timeout=4)) as net:
-            dead, live = net.servers
-            dead.dead = True
-            assert told(await net.ask("a.fz.test")) == [GOOD]
-            assert (dead.count(), live.count()) == (1, 1)
-            await until(lambda: is_silent(net, 0))
-            assert told(await net.ask("b.fz.test")) == [GOOD]
-            assert (dead.count(), live.count()) == (1, 2)
-            net.clock.ahead += 16  # it is probed again: by no client's question
-            probes = len(dead.probes)
-            answers = await asyncio.gather(*(net.ask(f"{name}.fz.test") for name in "cde"))
-            assert [told(one) for one in answers] == [[GOOD]] * 3
-            await until(lambda: len(dead.probes) == probes + 1 and not probing(net))
-            assert (dead.count(), live.count()) == (1, 5)
-            dead.dead = False
-            net.clock.ahead += 16
-            assert told(await net.ask("f.fz.test")) == [GOOD]
-            await until(lambda: not is_silent(net, 0))
-            assert told(await net.ask("g.fz.test")) == [GOOD]
-            assert (dead.count(), live.count()) == (2, 6)
-
-    run(scenario)
+@with_lab(2, Limits(upstream_timeout=1, query_timeout=4))
+async def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_then_on(net: Lab) -> None:
+    dead, live = net.servers
+    dead.dead = True
+    assert told(await net.ask("a.fz.test")) == [GOOD]
+    assert (dead.count(), live.count()) == (1, 1)
+    await until(lambda: is_silent(net, 0))
+    assert told(await net.ask("b.fz.test")) == [GOOD]
+    assert (dead.count(), live.count()) == (1, 2)
+    net.clock.ahead += 16  # it is probed again: by no client's question
+    probes = len(dead.probes)
+    answers = await asyncio.gather(*(net.ask(f"{name}.fz.test") for name in "cde"))
+    assert [told(one) for one in answers] == [[GOOD]] * 3
+    await until(lambda: len(dead.probes) == probes + 1 and not probing(net))
+    assert (dead.count(), live.count()) == (1, 5)
+    dead.dead = False
+    net.clock.ahead += 16
+    assert told(await net.ask("f.fz.test")) == [GOOD]
+    await until(lambda: not is_silent(net, 0))
+    assert told(await net.ask("g.fz.test")) == [GOOD]
+    assert (dead.count(), live.count()) == (2, 6)
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "loop", "tconly"])
-def test_a_server_that_says_no_is_followed_by_the_next_at_once(fault: str) -> None:
-    async def scenario() -> None:
-        async with lab(2) as net:
-            first, second = net.servers
-            setattr(second, f"_do_{fault}", second._do_ttl)
-            assert told(await net.ask(f"{fault}.1.fz.test")) == [GOOD]
-            assert (first.count(tcp=False), second.count()) == (1, 1)
-
-    run(scenario)
+@with_lab(2)
+async def test_a_server_that_says_no_is_followed_by_the_next_at_once(net: Lab, fault: str) -> None:
+    first, second = net.servers
+    setattr(second, f"_do_{fault}", second._do_ttl)
+    assert told(await net.ask(f"{fault}.1.fz.test")) == [GOOD]
+    assert (first.count(tcp=False), second.count()) == (1, 1)
 
 
-def test_a_server_where_nobody_listens_is_followed_by_the_next_at_once() -> None:
-    async def scenario() -> None:
-        async with lab(2) as net:
-            gone, live = net.servers
-            await gone.stop()
-            answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
-            assert told(answer) == [GOOD]
-            await until(lambda: is_silent(net, 0))
-            assert live.count() == 1
-            await gone.start()
-
-    run(scenario)
+@with_lab(2)
+async def test_a_server_where_nobody_listens_is_followed_by_the_next_at_once(net: Lab) -> None:
+    gone, live = net.servers
+    await gone.stop()
+    answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
+    assert told(answer) == [GOOD]
+    await until(lambda: is_silent(net, 0))
+    assert live.count() == 1
+    await gone.start()
 
 
-def test_two_dead_servers_end_in_time_and_both_are_named() -> None:
-    async def scenario() -> None:
-        async with lab(2, QUICK) as net:
-            for one in net.servers:
-                one.dead = True
-            answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
-            assert (answer.rcode(), ede(answer)[1].count("does not answer")) == (2, 2)
-            assert [one.count() for one in net.servers] == [2, 2]
-
-    run(scenario)
+@with_lab(2, QUICK)
+async def test_two_dead_servers_end_in_time_and_both_are_named(net: Lab) -> None:
+    for one in net.servers:
+        one.dead = True
+    answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
+    assert (answer.rcode(), ede(answer)[1].count("does not answer")) == (2, 2)
+    assert [one.count() for one in net.servers] == [2, 2]
 
 
 def probing(net: Lab) -> bool:
@@ -681,35 +449,33 @@ def is_silent(net: Lab, at: int) -> bool:
     return bool(net.forwarder.status()["upstreams"][at]["silent"])
 
 
-def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with_it() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            net.up.no_edns = True
-            assert told(await net.ask("www.0.fz.test")) == [GOOD]
-            await until(lambda: len(net.up.probes) == 6 and not probing(net))
-            net.up.seen.clear()
-            assert told(await net.ask("www.1.fz.test", want_dnssec=True)) == [GOOD]
-            assert [one.message.edns for one in net.up.seen] == [-1]
-            net.up.no_edns = False
-            net.clock.ahead += 901
-            net.up.seen.clear()
-            await net.ask("www.2.fz.test")
-            assert [one.message.edns for one in net.up.seen] == [0]
+@with_lab()
+async def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with_it(net: Lab) -> None:
+    net.up.no_edns = True
+    assert told(await net.ask("www.0.fz.test")) == [GOOD]
+    await until(lambda: len(net.up.probes) == 6 and not probing(net))
+    net.up.seen.clear()
+    assert told(await net.ask("www.1.fz.test", want_dnssec=True)) == [GOOD]
+    assert [one.message.edns for one in net.up.seen] == [-1]
+    net.up.no_edns = False
+    net.clock.ahead += 901
+    net.up.seen.clear()
+    await net.ask("www.2.fz.test")
+    assert [one.message.edns for one in net.up.seen] == [0]
 
-            net.up.flat = True
-            net.up.seen.clear()
-            net.up.probes.clear()
-            assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
-            assert [one.tcp for one in net.up.seen] == [False, True]
-            await until(lambda: len(net.up.probes) == 3 and not probing(net))
-            assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
-            assert [one.tcp for one in net.up.seen] == [False, True, False]
-            assert net.up.seen[-1].raw_name == "www.mixed-case-name-1.fz.test."
-
-    run(scenario)
+    net.up.flat = True
+    net.up.seen.clear()
+    net.up.probes.clear()
+    assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
+    assert [one.tcp for one in net.up.seen] == [False, True]
+    await until(lambda: len(net.up.probes) == 3 and not probing(net))
+    assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
+    assert [one.tcp for one in net.up.seen] == [False, True, False]
+    assert net.up.seen[-1].raw_name == "www.mixed-case-name-1.fz.test."
 
 
-def test_a_probe_always_has_letters_of_both_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+@with_lab()
+async def test_a_probe_always_has_letters_of_both_cases(net: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """By chance one name in 512 would be in lower case, and the server would seem to repeat the case."""
     drawn, random = itertools.count(), secrets.token_bytes
 
@@ -717,234 +483,184 @@ def test_a_probe_always_has_letters_of_both_cases(monkeypatch: pytest.MonkeyPatc
         return bytes(size) if size == 2 + len(LOCALHOST) and next(drawn) % 2 else random(size)
 
     monkeypatch.setattr(secrets, "token_bytes", draw)
-
-    async def scenario() -> None:
-        async with lab() as net:
-            net.up.flat = True
-            assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
-            await until(lambda: len(net.up.probes) == 3 and not probing(net))
-            net.up.seen.clear()
-            assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
-            assert [one.tcp for one in net.up.seen] == [False]
-
-    run(scenario)
+    net.up.flat = True
+    assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
+    await until(lambda: len(net.up.probes) == 3 and not probing(net))
+    net.up.seen.clear()
+    assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
+    assert [one.tcp for one in net.up.seen] == [False]
 
 
 @pytest.mark.parametrize("manner", ["formerredns", "baredns", "flat", "drop"])
-def test_no_name_that_one_client_asks_for_changes_how_other_queries_are_sent(manner: str) -> None:
+@with_lab(2, QUICK)
+async def test_no_name_that_one_client_asks_for_changes_how_other_queries_are_sent(net: Lab, manner: str) -> None:
     """Whoever owns a domain decides how it responds: that says nothing of the server that was asked."""
-
-    async def scenario() -> None:
-        async with lab(2, QUICK) as net:
-            first, second = net.servers
-            setattr(second, f"_do_{manner}", second._do_ttl)
-            for at in range(5):
-                assert told(await net.ask(f"{manner}.mixed-case-name-{at}.fz.test")) == [GOOD]
-                await until(lambda: not probing(net))
-            assert first.probes
-            assert not is_silent(net, 0)
-            asked = f"www.{'abcdefgh.' * 5}fz.test"
-            second.seen.clear()
-            assert told(await net.ask(asked, want_dnssec=True)) == [GOOD]
-            last = first.seen[-1]
-            assert (last.name, last.raw_name == last.name, last.tcp) == (f"{asked}.", False, False)
-            assert (last.message.edns, last.message.ednsflags & dns.flags.DO) == (0, dns.flags.DO)
-            assert second.seen == []
-
-    run(scenario)
+    first, second = net.servers
+    setattr(second, f"_do_{manner}", second._do_ttl)
+    for at in range(5):
+        assert told(await net.ask(f"{manner}.mixed-case-name-{at}.fz.test")) == [GOOD]
+        await until(lambda: not probing(net))
+    assert first.probes
+    assert not is_silent(net, 0)
+    asked = f"www.{'abcdefgh.' * 5}fz.test"
+    second.seen.clear()
+    assert told(await net.ask(asked, want_dnssec=True)) == [GOOD]
+    last = first.seen[-1]
+    assert (last.name, last.raw_name == last.name, last.tcp) == (f"{asked}.", False, False)
+    assert (last.message.edns, last.message.ednsflags & dns.flags.DO) == (0, dns.flags.DO)
+    assert second.seen == []
 
 
-def test_a_server_that_rejects_a_query_with_and_without_edns_is_not_probed() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for at in range(4):
-                assert (await net.ask(f"formerr.{at}.fz.test")).rcode() == 2
-            assert (net.up.count(), net.up.probes) == (8, [])
-            await net.ask("www.1.fz.test")
-            assert net.up.seen[-1].message.edns == 0
-
-    run(scenario)
+@with_lab()
+async def test_a_server_that_rejects_a_query_with_and_without_edns_is_not_probed(net: Lab) -> None:
+    for at in range(4):
+        assert (await net.ask(f"formerr.{at}.fz.test")).rcode() == 2
+    assert (net.up.count(), net.up.probes) == (8, [])
+    await net.ask("www.1.fz.test")
+    assert net.up.seen[-1].message.edns == 0
 
 
-def test_a_server_without_tcp_is_not_taken_for_silent() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            net.up.tcp.close()
-            answer = await net.ask("tc.1.fz.test")
-            assert (answer.rcode(), ede(answer)[0]) == (2, 22)
-            assert "cannot be reached" in ede(answer)[1]
-            assert net.forwarder.status()["upstreams"][0]["silent"] is False
-
-    run(scenario)
+@with_lab()
+async def test_a_server_without_tcp_is_not_taken_for_silent(net: Lab) -> None:
+    net.up.tcp.close()
+    answer = await net.ask("tc.1.fz.test")
+    assert (answer.rcode(), ede(answer)[0]) == (2, 22)
+    assert "cannot be reached" in ede(answer)[1]
+    assert net.forwarder.status()["upstreams"][0]["silent"] is False
 
 
 @pytest.mark.parametrize("tcp", ["closed", "silent"])
-def test_x08_an_answer_whose_only_fault_is_its_case_is_used_where_tcp_fails(
-    tcp: str, monkeypatch: pytest.MonkeyPatch
+@with_lab()
+async def test_x08_an_answer_whose_only_fault_is_its_case_is_used_where_tcp_fails(
+    net: Lab, tcp: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upstream_server, "_CASE_SECONDS", 0.05)
-
-    async def scenario() -> None:
-        async with lab() as net:
-            if tcp == "closed":
-                net.up.tcp.close()
-            net.up.silent_tcp = tcp == "silent"
-            for at in range(5):
-                assert told(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
-            assert net.up.count(tcp=False) == 5
-
-    run(scenario)
+    if tcp == "closed":
+        net.up.tcp.close()
+    net.up.silent_tcp = tcp == "silent"
+    for at in range(5):
+        assert told(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
+    assert net.up.count(tcp=False) == 5
 
 
-def test_nobody_is_asked_twice_where_sockets_are_scarce() -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK) as net:
-            net.forwarder._sockets.most = 2
-            assert (await net.ask("drop.1.fz.test")).rcode() == 2
-            assert net.up.count() == 1
-
-    run(scenario)
+@with_lab(limits=QUICK)
+async def test_nobody_is_asked_twice_where_sockets_are_scarce(net: Lab) -> None:
+    net.forwarder._sockets.most = 2
+    assert (await net.ask("drop.1.fz.test")).rcode() == 2
+    assert net.up.count() == 1
 
 
-def test_a_fault_of_our_own_is_servfail_and_is_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@with_lab()
+async def test_a_fault_of_our_own_is_servfail_and_is_logged(
+    net: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(forward, "validate_response", broken)
-
-    async def scenario() -> None:
-        async with lab() as net:
-            answer = await net.ask(r"www.\010x.fz.test")
-            assert (answer.rcode(), ede(answer)[1]) == (2, "internal error")
-
-    run(scenario)
+    answer = await net.ask(r"www.\010x.fz.test")
+    assert (answer.rcode(), ede(answer)[1]) == (2, "internal error")
     assert r"forwarding www.\010x.fz.test failed" in caplog.text
 
 
-def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once() -> None:
-    async def scenario() -> None:
-        async with lab(limits=replace(LIMITS, outstanding=10)) as net:
-            waiting = [asyncio.ensure_future(net.ask(f"slow.{at}.fz.test")) for at in range(10)]
-            await until(lambda: net.up.count() == 10)
-            refused = await net.ask("slow.x.fz.test")
-            assert (refused.rcode(), ede(refused)[1]) == (2, "too many queries are pending")
-            assert not any(one.done() for one in waiting)
-            net.up.go.set()
-            await asyncio.gather(*waiting)
-            assert told(await net.ask("slow.x.fz.test")) == [GOOD]
-
-    run(scenario)
+@with_lab(limits=replace(LIMITS, outstanding=10))
+async def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once(net: Lab) -> None:
+    waiting = [asyncio.ensure_future(net.ask(f"slow.{at}.fz.test")) for at in range(10)]
+    await until(lambda: net.up.count() == 10)
+    refused = await net.ask("slow.x.fz.test")
+    assert (refused.rcode(), ede(refused)[1]) == (2, "too many queries are pending")
+    assert not any(one.done() for one in waiting)
+    net.up.go.set()
+    await asyncio.gather(*waiting)
+    assert told(await net.ask("slow.x.fz.test")) == [GOOD]
 
 
-def test_t4_a_cap_on_those_who_wait_for_one_answer() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(120)]
-            await until(lambda: bool(net.up.seen) and sum(one.done() for one in asking) == 20)
-            net.up.go.set()
-            answers = await asyncio.gather(*asking)
-            assert sorted({answer.rcode() for answer in answers}) == [0, 2]
-            assert sum(answer.rcode() == 0 for answer in answers) == 100
-            assert net.up.count() == 1
-
-    run(scenario)
+@with_lab()
+async def test_t4_a_cap_on_those_who_wait_for_one_answer(net: Lab) -> None:
+    asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(120)]
+    await until(lambda: bool(net.up.seen) and sum(one.done() for one in asking) == 20)
+    net.up.go.set()
+    answers = await asyncio.gather(*asking)
+    assert sorted({answer.rcode() for answer in answers}) == [0, 2]
+    assert sum(answer.rcode() == 0 for answer in answers) == 100
+    assert net.up.count() == 1
 
 
-def test_a_lack_of_sockets_is_no_fault_of_the_server() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            net.forwarder._sockets.most = 0
-            answer = await net.ask("www.1.fz.test")
-            assert (answer.rcode(), net.up.count()) == (2, 0)
-            assert "too many sockets" in ede(answer)[1]
-            assert net.forwarder.status()["upstreams"][0]["silent"] is False
-
-    run(scenario)
+@with_lab()
+async def test_a_lack_of_sockets_is_no_fault_of_the_server(net: Lab) -> None:
+    net.forwarder._sockets.most = 0
+    answer = await net.ask("www.1.fz.test")
+    assert (answer.rcode(), net.up.count()) == (2, 0)
+    assert "too many sockets" in ede(answer)[1]
+    assert net.forwarder.status()["upstreams"][0]["silent"] is False
 
 
-def test_a_question_that_comes_back_to_us_ends() -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK) as net:
+@with_lab(limits=QUICK)
+async def test_a_question_that_comes_back_to_us_ends(net: Lab) -> None:
 
-            async def back(packet: bytes) -> bytes:
-                return await resolve(net.forwarder, parse_query(packet), 1232)
+    async def back(packet: bytes) -> bytes:
+        return await resolve(net.forwarder, parse_query(packet), 1232)
 
-            net.up.relay = lambda packet: asyncio.ensure_future(back(packet))
-            answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
-            assert answer.rcode() == 2
-            assert net.up.count() <= 4
-
-    run(scenario)
+    net.up.relay = lambda packet: asyncio.ensure_future(back(packet))
+    answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
+    assert answer.rcode() == 2
+    assert net.up.count() <= 4
 
 
-def test_no_upstream_at_all_says_so() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            net.configure()
-            answer = await net.ask("www.1.fz.test")
-            assert (answer.rcode(), ede(answer)) == (2, (22, "no upstream server is known for this name"))
-
-    run(scenario)
+@with_lab()
+async def test_no_upstream_at_all_says_so(net: Lab) -> None:
+    net.configure()
+    answer = await net.ask("www.1.fz.test")
+    assert (answer.rcode(), ede(answer)) == (2, (22, "no upstream server is known for this name"))
 
 
-def test_domains_go_to_their_own_servers_and_nowhere_else() -> None:
-    async def scenario() -> None:
-        async with lab(2) as net:
-            default, corp = net.servers
-            here = (Upstream("127.0.0.1", corp.port),)
-            net.configure(default, domains={to_wire("corp.test"): here, to_wire("dead.corp.test"): ()})
-            routes = net.forwarder._routes
-            assert tuple(one.upstream for one in routes.of(to_wire("a.b.corp.test"))) == here
-            assert routes.of(to_wire("x.dead.corp.test")) == []
-            assert [one.upstream for one in routes.of(to_wire("xcorp.test"))] == list(routes.upstreams.default)
-            for name in ("www.corp.test", "corp.test", "www.xcorp.test"):
-                await net.ask(name)
-            assert ([one.name for one in corp.seen], [one.name for one in default.seen]) == (
-                ["www.corp.test.", "corp.test."],
-                ["www.xcorp.test."],
-            )
-            assert (await net.ask("x.dead.corp.test")).rcode() == 2
-            assert [one["domains"] for one in net.forwarder.status()["upstreams"]] == [["."], ["corp.test"]]
-
-    run(scenario)
+@with_lab(2)
+async def test_domains_go_to_their_own_servers_and_nowhere_else(net: Lab) -> None:
+    default, corp = net.servers
+    here = (Upstream("127.0.0.1", corp.port),)
+    net.configure(default, domains={to_wire("corp.test"): here, to_wire("dead.corp.test"): ()})
+    routes = net.forwarder._routes
+    assert tuple(one.upstream for one in routes.of(to_wire("a.b.corp.test"))) == here
+    assert routes.of(to_wire("x.dead.corp.test")) == []
+    assert [one.upstream for one in routes.of(to_wire("xcorp.test"))] == list(routes.upstreams.default)
+    for name in ("www.corp.test", "corp.test", "www.xcorp.test"):
+        await net.ask(name)
+    assert ([one.name for one in corp.seen], [one.name for one in default.seen]) == (
+        ["www.corp.test.", "corp.test."],
+        ["www.xcorp.test."],
+    )
+    assert (await net.ask("x.dead.corp.test")).rcode() == 2
+    assert [one["domains"] for one in net.forwarder.status()["upstreams"]] == [["."], ["corp.test"]]
 
 
-def test_other_upstreams_empty_the_cache_and_none_at_all_does_not() -> None:
-    async def scenario() -> None:
-        async with lab(2) as net:
-            first, second = net.servers
-            second.good = "198.51.100.5"
-            net.configure(first)
-            assert told(await net.ask("www.1.fz.test")) == [GOOD]
-            net.configure()
-            assert told(await net.ask("www.1.fz.test")) == [GOOD]
-            net.configure(first)
-            assert told(await net.ask("www.1.fz.test")) == [GOOD]
-            assert first.count() == 1
-            net.configure(second)
-            assert told(await net.ask("www.1.fz.test")) == ["198.51.100.5"]
-
-    run(scenario)
+@with_lab(2)
+async def test_other_upstreams_empty_the_cache_and_none_at_all_does_not(net: Lab) -> None:
+    first, second = net.servers
+    second.good = "198.51.100.5"
+    net.configure(first)
+    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    net.configure()
+    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    net.configure(first)
+    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    assert first.count() == 1
+    net.configure(second)
+    assert told(await net.ask("www.1.fz.test")) == ["198.51.100.5"]
 
 
-def test_an_answer_of_former_upstreams_that_comes_late_is_not_kept() -> None:
-    async def scenario() -> None:
-        async with lab(2) as net:
-            first, second = net.servers
-            net.configure(first)
-            late = asyncio.ensure_future(net.ask("slow.1.fz.test"))
-            await until(lambda: bool(first.seen))
-            net.configure(second)
-            second.good = "198.51.100.5"
-            second.go.set()
-            assert told(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
-            first.go.set()
-            assert told(await late) == [GOOD]
-            assert told(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
-
-    run(scenario)
+@with_lab(2)
+async def test_an_answer_of_former_upstreams_that_comes_late_is_not_kept(net: Lab) -> None:
+    first, second = net.servers
+    net.configure(first)
+    late = asyncio.ensure_future(net.ask("slow.1.fz.test"))
+    await until(lambda: bool(first.seen))
+    net.configure(second)
+    second.good = "198.51.100.5"
+    second.go.set()
+    assert told(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
+    first.go.set()
+    assert told(await late) == [GOOD]
+    assert told(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
 
 
 @pytest.mark.parametrize(
@@ -977,17 +693,14 @@ def test_upstreams_that_cannot_be_asked_are_left_out_with_a_sentence(
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
-def test_upstreams_by_ipv6() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            six = await FakeUpstream("::1").start()
-            net.configure(six)
-            assert told(await net.ask("www.1.fz.test")) == [GOOD]
-            assert len(told(await net.ask("tc.1.fz.test", limit=65535))) == 100
-            assert six.count(tcp=True) == 1
-            await six.stop()
-
-    run(scenario)
+@with_lab()
+async def test_upstreams_by_ipv6(net: Lab) -> None:
+    six = await FakeUpstream("::1").start()
+    net.configure(six)
+    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    assert len(told(await net.ask("tc.1.fz.test", limit=65535))) == 100
+    assert six.count(tcp=True) == 1
+    await six.stop()
 
 
 def test_an_address_of_this_host_is_ours_where_we_listen_everywhere() -> None:
@@ -1004,47 +717,38 @@ def test_no_file_of_serving_reads_the_wall_clock() -> None:
             assert "time.time(" not in path.read_text()
 
 
-def test_status_counts_what_happened() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            for name in ("www.1.fz.test", "www.1.fz.test", "servfail.1.fz.test"):
-                await net.ask(name)
-            status = net.forwarder.status()
-            (one,) = status["upstreams"]
-            assert (one["address"], one["asked"], one["answered"], one["failed"]) == (
-                f"127.0.0.1:{net.up.port}", 2, 1, 1,
-            )  # fmt: skip
-            assert one["error"] == "answered SERVFAIL"
-            assert one["round_trip_ms"] > 0
-            assert (status["cache"]["entries"], status["cache"]["hits"], status["cache"]["misses"]) == (1, 1, 2)
-            assert (status["outstanding"], status["waiting"]) == (0, 0)
-
-    run(scenario)
+@with_lab()
+async def test_status_counts_what_happened(net: Lab) -> None:
+    for name in ("www.1.fz.test", "www.1.fz.test", "servfail.1.fz.test"):
+        await net.ask(name)
+    status = net.forwarder.status()
+    (one,) = status["upstreams"]
+    assert (one["address"], one["asked"], one["answered"], one["failed"]) == (
+        f"127.0.0.1:{net.up.port}", 2, 1, 1,
+    )  # fmt: skip
+    assert one["error"] == "answered SERVFAIL"
+    assert one["round_trip_ms"] > 0
+    assert (status["cache"]["entries"], status["cache"]["hits"], status["cache"]["misses"]) == (1, 1, 2)
+    assert (status["outstanding"], status["waiting"]) == (0, 0)
 
 
-def test_closing_answers_those_who_wait() -> None:
-    async def scenario() -> None:
-        async with lab() as net:
-            waiting = asyncio.ensure_future(net.ask("drop.1.fz.test"))
-            await until(lambda: bool(net.up.seen))
-            await net.forwarder.close(0.0)
-            assert (await waiting).rcode() == 2
-
-    run(scenario)
+@with_lab()
+async def test_closing_answers_those_who_wait(net: Lab) -> None:
+    waiting = asyncio.ensure_future(net.ask("drop.1.fz.test"))
+    await until(lambda: bool(net.up.seen))
+    await net.forwarder.close(0.0)
+    assert (await waiting).rcode() == 2
 
 
-def test_a_late_answer_of_the_first_server_still_counts() -> None:
-    async def scenario() -> None:
-        async with lab(2, limits=QUICK) as net:
-            first, second = net.servers
-            second.dead = True
-            asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
-            await until(lambda: second.count() == 1)
-            first.go.set()
-            assert told(await asking) == [GOOD]
-            assert (first.count(), second.count()) == (1, 1)
-
-    run(scenario)
+@with_lab(2, limits=QUICK)
+async def test_a_late_answer_of_the_first_server_still_counts(net: Lab) -> None:
+    first, second = net.servers
+    second.dead = True
+    asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
+    await until(lambda: second.count() == 1)
+    first.go.set()
+    assert told(await asking) == [GOOD]
+    assert (first.count(), second.count()) == (1, 1)
 
 
 def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
@@ -1083,41 +787,33 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
 
 
 @pytest.mark.parametrize("selector", [SelectSelector, getattr(selectors, "PollSelector", SelectSelector)])
-def test_where_there_is_select_or_poll_alone(selector: type, monkeypatch: pytest.MonkeyPatch) -> None:
+@with_lab(2, limits=QUICK)
+async def test_where_there_is_select_or_poll_alone(net: Lab, selector: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io_thread, "DefaultSelector", selector)
-
-    async def scenario() -> None:
-        async with lab(2, limits=QUICK) as net:
-            first, second = net.servers
-            assert told(await net.ask("www.1.fz.test")) == [GOOD]
-            first.dead = True
-            assert told(await net.ask("www.2.fz.test")) == [GOOD]
-            assert (first.count(), second.count()) == (2, 1)
-
-    run(scenario)
+    first, second = net.servers
+    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    first.dead = True
+    assert told(await net.ask("www.2.fz.test")) == [GOOD]
+    assert (first.count(), second.count()) == (2, 1)
 
 
-def test_whatever_happens_at_once_every_question_ends_and_nothing_is_left_behind() -> None:
+@with_lab(2, limits=QUICK)
+async def test_whatever_happens_at_once_every_question_ends_and_nothing_is_left_behind(net: Lab) -> None:
     """Upstreams of all manners, and settings that change meanwhile."""
     manners = ("www", "neg", "servfail", "drop", "dropfirst", "tc", "wrongid", "flat", "formerredns", "zero", "trunc")
-
-    async def scenario() -> None:
-        async with lab(2, limits=QUICK) as net:
-            asking = []
-            for at in range(600):
-                name = f"{manners[at % len(manners)]}.{at % 97}.fz.test"
-                asking.append(asyncio.ensure_future(net.ask(name)))
-                if at % 50 == 49:
-                    net.configure(*net.servers[:: 1 - 2 * (at // 50 % 2)], limits=QUICK)
-                    await asyncio.sleep(0.01)
-            answers = await asyncio.wait_for(asyncio.gather(*asking), 60)
-            # What a busy machine does not answer in time is a failure too.
-            assert {"NOERROR"} <= {answer.rcode().name for answer in answers} <= {"NOERROR", "NXDOMAIN", "SERVFAIL"}
-            for at, answer in enumerate(answers):
-                assert f".{at % 97}.fz.test." in answer.question[0].to_text()
-                assert set(told(answer)) <= {GOOD} | {f"198.51.100.{n}" for n in range(1, 101)}
-            await until(lambda: not net.forwarder.status()["outstanding"])
-            status = net.forwarder.status()
-            assert (status["outstanding"], status["waiting"]) == (0, 0)
-
-    run(scenario)
+    asking = []
+    for at in range(600):
+        name = f"{manners[at % len(manners)]}.{at % 97}.fz.test"
+        asking.append(asyncio.ensure_future(net.ask(name)))
+        if at % 50 == 49:
+            net.configure(*net.servers[:: 1 - 2 * (at // 50 % 2)], limits=QUICK)
+            await asyncio.sleep(0.01)
+    answers = await asyncio.wait_for(asyncio.gather(*asking), 60)
+    # What a busy machine does not answer in time is a failure too.
+    assert {"NOERROR"} <= {answer.rcode().name for answer in answers} <= {"NOERROR", "NXDOMAIN", "SERVFAIL"}
+    for at, answer in enumerate(answers):
+        assert f".{at % 97}.fz.test." in answer.question[0].to_text()
+        assert set(told(answer)) <= {GOOD} | {f"198.51.100.{n}" for n in range(1, 101)}
+    await until(lambda: not net.forwarder.status()["outstanding"])
+    status = net.forwarder.status()
+    assert (status["outstanding"], status["waiting"]) == (0, 0)
