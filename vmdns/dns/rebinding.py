@@ -101,5 +101,5 @@ class WithheldNames:
         return last is None or now - last >= WITHHELD_SECONDS
 
     def names(self, now: float) -> list[str]:
-        """The names of the last hour, the newest last."""
-        return [to_text(name) for name, last in self._names.items() if now - last < WITHHELD_SECONDS]
+        """The names of the last hour, the newest last. Any thread may call this."""
+        return [to_text(name) for name, last in list(self._names.items()) if now - last < WITHHELD_SECONDS]

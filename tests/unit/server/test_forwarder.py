@@ -236,6 +236,13 @@ async def test_f12_truncated_answers_are_fetched_over_tcp_and_cut_to_what_the_cl
 
 
 @with_lab()
+async def test_t3_the_case_of_the_question_is_random_too(net: Lab) -> None:
+    for at in range(10):
+        assert told(await net.ask(f"www.abcdefghijklmnop{at}.fz.test")) == [GOOD]
+    assert len({one.raw_name.translate({ord(digit): None for digit in "0123456789"}) for one in net.up.seen}) > 5
+
+
+@with_lab()
 async def test_f17_equal_questions_at_once_are_one_upstream_query(net: Lab) -> None:
     asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(40)]
     await until(lambda: bool(net.up.seen) and net.forwarder.status()["waiting"] == 40)
