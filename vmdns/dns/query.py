@@ -10,38 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from vmdns.dns import message as wire
 from vmdns.dns.cookie import BADCOOKIE, COOKIE, FULL, is_legal_length
 from vmdns.dns.escape import escape_text
-from vmdns.dns.message import (
-    ANY,
-    AUTHORITATIVE,
-    AXFR,
-    FORMERR,
-    HEADER,
-    IN,
-    IXFR,
-    MAILA,
-    MAILB,
-    NOERROR,
-    NOTIMP,
-    OPT,
-    RESPONSE,
-    TRUNCATED,
-    Names,
-    ParsedRecord,
-    QuestionEntry,
-    Record,
-    encode_message,
-    find_opt,
-    parse_question,
-    parse_records,
-)
 
 # Types that no query may ask for: OPT, and the Meta-TYPEs of 128 to 255 that are no QTYPE, NXNAME (128), TKEY and TSIG
 # among them (RFC 6895 section 3.1, RFC 9824 section 3.5).
-NOT_QUERY_TYPES = frozenset({OPT, *range(128, IXFR)})
+NOT_QUERY_TYPES = frozenset({wire.OPT, *range(128, wire.IXFR)})
 # QTYPEs that this server offers nobody and forwards nowhere: zone transfers, and mail types of old.
-NOT_OFFERED_TYPES = frozenset({IXFR, AXFR, MAILB, MAILA})
+NOT_OFFERED_TYPES = frozenset({wire.IXFR, wire.AXFR, wire.MAILB, wire.MAILA})
 
 # RFC 9715 section 3.1: what fits one Ethernet frame, whatever the client offers.
 UDP_SIZE = 1232
@@ -53,7 +30,7 @@ MAX_OPTION_BYTES = 4096
 
 _OPTION = struct.Struct("!HH")
 _EMPTY_OPT = 11  # bytes of an OPT record without options
-_OPT_START = b"\0" + struct.pack("!HH", OPT, UDP_SIZE)
+_OPT_START = b"\0" + struct.pack("!HH", wire.OPT, UDP_SIZE)
 # SIG(0), TKEY and TSIG records have class ANY (RFC 2931 section 3, RFC 2930 section 2, RFC 8945 section 4.2).
 _TRANSACTION_TYPES = frozenset({24, 249, 250})
 
@@ -116,8 +93,8 @@ def encode_header_response(packet: bytes, rcode: int, question: bytes = b"") -> 
     Id and opcode are kept, RD too for opcode QUERY: in other opcodes the bit may mean anything (RFC 6895 section 2.1).
     """
     ident, flags = struct.unpack_from("!HH", packet)
-    flags = RESPONSE | (flags & (0x7800 if flags & 0x7800 else 0x0100)) | rcode
-    return HEADER.pack(ident, flags, 1 if question else 0, 0, 0, 0) + question
+    flags = wire.RESPONSE | (flags & (0x7800 if flags & 0x7800 else 0x0100)) | rcode
+    return wire.HEADER.pack(ident, flags, 1 if question else 0, 0, 0, 0) + question
 
 
 def parse_query(packet: bytes) -> Query:
@@ -129,33 +106,34 @@ def parse_query(packet: bytes) -> Query:
     """
     if len(packet) < 12:
         raise Malformed(None, "short")
-    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(packet)
-    if flags & RESPONSE:
+    ident, flags, questions, answers, authorities, additionals = wire.HEADER.unpack_from(packet)
+    if flags & wire.RESPONSE:
         raise Malformed(None, "a response")
     if flags & 0x7800:
-        raise Malformed(encode_header_response(packet, NOTIMP), "opcode")
+        raise Malformed(encode_header_response(packet, wire.NOTIMP), "opcode")
     question = b""
-    names: Names = {}
+    names: wire.Names = {}
     try:
         if questions != 1:
             raise ValueError("counts")
-        (name, kind, cls), end = parse_question(packet, 12, names)
+        (name, kind, cls), end = wire.parse_question(packet, 12, names)
         question = packet[12:end]
         if answers or authorities or additionals > 4:
             raise ValueError("counts")
-        records, _ = parse_records(packet, end, additionals, names)
+        records, _ = wire.parse_records(packet, end, additionals, names)
         edns = _parse_edns(records, cls) if records else None
     except (IndexError, struct.error, ValueError) as error:
-        raise Malformed(encode_header_response(packet, FORMERR, question), str(error)) from None
+        raise Malformed(encode_header_response(packet, wire.FORMERR, question), str(error)) from None
     return Query(ident, flags, name, name.lower(), kind, cls, question, edns)
 
 
-def _parse_edns(additionals: Iterable[ParsedRecord], cls: int) -> Edns | None:
+def _parse_edns(additionals: Iterable[wire.ParsedRecord], cls: int) -> Edns | None:
     for record in additionals:
         # All have the class of the question, as in every message (RFC 1035 section 3.2.4).
-        if record.cls != cls and record.type != OPT and not (record.cls == ANY and record.type in _TRANSACTION_TYPES):
+        classes = (cls, wire.ANY) if record.type in _TRANSACTION_TYPES else (cls,)
+        if record.type != wire.OPT and record.cls not in classes:
             raise ValueError("class of a record")
-    opt = find_opt(additionals)
+    opt = wire.find_opt(additionals)
     if opt is None:
         return None
     data = opt.rdata
@@ -189,14 +167,14 @@ def encoded_response_limit(packet: bytes) -> int:
 
 def encode_response(
     query: Query,
-    rcode: int = NOERROR,
+    rcode: int = wire.NOERROR,
     *,
     limit: int,
     authoritative: bool = False,
     recursion_available: bool = True,
     authentic: bool = False,
-    answer: Sequence[Record] = (),
-    authority: Sequence[Record] = (),
+    answer: Sequence[wire.Record] = (),
+    authority: Sequence[wire.Record] = (),
     extended_error: tuple[int, str] | None = None,
 ) -> bytes:
     """Encodes the response to `query` in at most `limit` bytes.
@@ -204,14 +182,14 @@ def encode_response(
     Records that do not fit are left out, and TC is set (RFC 2181 section 9). The question is echoed as asked.
     extended_error is an EDE code and text (RFC 8914), sent where the query had EDNS.
     """
-    flags = RESPONSE | (query.flags & 0x0110) | (rcode & 0xF) | (AUTHORITATIVE if authoritative else 0)
+    flags = wire.RESPONSE | (query.flags & 0x0110) | (rcode & 0xF) | (wire.AUTHORITATIVE if authoritative else 0)
     flags |= (0x0080 if recursion_available else 0) | (0x0020 if authentic else 0)
     opt = _encode_response_opt(query, rcode, extended_error)
     if 12 + len(query.question) + len(opt) > limit:
         opt = b""
-    question = QuestionEntry(query.name, query.type, query.cls)
-    message, left = encode_message(query.id, flags, (question,), answer, authority, opt=opt, limit=limit)
-    return message if not left else message[:2] + (flags | TRUNCATED).to_bytes(2, "big") + message[4:]
+    question = wire.QuestionEntry(query.name, query.type, query.cls)
+    message, left = wire.encode_message(query.id, flags, (question,), answer, authority, opt=opt, limit=limit)
+    return message if not left else message[:2] + (flags | wire.TRUNCATED).to_bytes(2, "big") + message[4:]
 
 
 def _encode_response_opt(query: Query, rcode: int, extended_error: tuple[int, str] | None) -> bytes:
@@ -249,7 +227,7 @@ def encode_query(
 ) -> bytes:
     """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
     opt = encode_opt(0x8000 if dnssec_ok else 0) if edns else b""
-    return HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + struct.pack("!2H", kind, IN) + opt
+    return wire.HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + struct.pack("!2H", kind, wire.IN) + opt
 
 
 def strip_records(response: bytes) -> bytes:
@@ -260,18 +238,18 @@ def strip_records(response: bytes) -> bytes:
     """
     if response[4:6] != b"\0\1":
         return response  # made of a header alone
-    _, end = parse_question(response, 12, {})
+    _, end = wire.parse_question(response, 12, {})
     head = bytearray(response[:end])
     head[6:12] = bytes(6)
     at = response.rfind(_OPT_START)
     if at < end or response[10:12] == b"\0\0":
-        head[2] |= TRUNCATED >> 8
+        head[2] |= wire.TRUNCATED >> 8
         return bytes(head)
     head[11] = 1
     ttl = int.from_bytes(response[at + 5 : at + 9], "big") & 0x00FFFFFF
     cookie = response[at + _EMPTY_OPT : at + _EMPTY_OPT + 4 + FULL]
     if not cookie.startswith(_OPTION.pack(COOKIE, FULL)):
-        head[2] |= TRUNCATED >> 8
+        head[2] |= wire.TRUNCATED >> 8
         return bytes(head) + encode_opt(ttl)
     head[3] = head[3] & 0xF0 | BADCOOKIE & 0xF
     return bytes(head) + encode_opt(ttl | BADCOOKIE >> 4 << 24, cookie)
@@ -283,13 +261,13 @@ def encode_truncated(packet: bytes) -> bytes | None:
     if len(packet) < 12 or packet[2] & 0xF8 or packet[4:10] != b"\0\1\0\0\0\0":
         return None
     try:
-        question, end = parse_question(packet, 12, {})
+        question, end = wire.parse_question(packet, 12, {})
     except (IndexError, ValueError, struct.error):
         return None
     edns = packet[10:12] != b"\0\0" and len(packet) >= end + _EMPTY_OPT
     ident, flags = struct.unpack_from("!HH", packet)
-    flags = RESPONSE | TRUNCATED | (flags & 0x0100)
-    return encode_message(ident, flags, (question,), opt=encode_opt(0) if edns else b"")[0]
+    flags = wire.RESPONSE | wire.TRUNCATED | (flags & 0x0100)
+    return wire.encode_message(ident, flags, (question,), opt=encode_opt(0) if edns else b"")[0]
 
 
 def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:
