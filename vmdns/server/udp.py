@@ -21,6 +21,7 @@ from vmdns.server.udp_linux import ROOM, Batch, FloodFilter
 
 MANY = 4  # datagrams read at once: more are likely to follow
 MAX_CLIENTS = 4096
+_ROUNDS = 4  # reads of one listener before others have their turn
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 Peer = tuple[Any, ...]
@@ -89,20 +90,21 @@ class UdpServer:
             one.clients = {}
 
     def _read(self, one: UdpListener) -> None:
-        """Answers what has arrived: one by one, which is the fastest for a few datagrams, or by the batch."""
+        """Answers what has arrived: one datagram, where few are expected, which is the fastest then, and the rest in
+        batches where the system has them."""
         self._cache.expire()
-        if one.many:
-            self._answer_batch(one)
-            return
         try:
-            for _ in range(MANY):
+            for _ in range(_ROUNDS if not one.batched else 0 if one.many else 1):
                 packet, peer = one.socket.recvfrom(ROOM, _DONT_WAIT)
                 response = self._answer(one, packet, peer)
                 if response:
                     self._send(one.socket, peer, response)
-            one.many = one.batched
         except OSError:
             pass  # no more datagrams, or an ICMP error caused by an earlier response; the socket still works
+        for _ in range(_ROUNDS if one.batched else 0):
+            self._answer_batch(one)
+            if not one.many:
+                break
 
     def _answer(self, one: UdpListener, packet: bytes, peer: Peer) -> bytes | None:
         """Returns the response, b"" or None for none now."""
