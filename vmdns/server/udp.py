@@ -132,7 +132,10 @@ class UdpServer:
             self.recent_clients.clear()
         peer = client if isinstance(client, str) else socket.inet_ntoa(client)
         self.recent_clients[peer, one.address] = time.monotonic()
-        found = clients[client] = self._handler.find_answers(peer, one.address)
+        try:
+            found = clients[client] = self._handler.find_answers(peer, one.address)
+        except Exception:
+            return None  # the query itself meets the same fault, which is reported then
         return found
 
     def _answer_batch(self, one: UdpListener) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 
 import dns.edns
@@ -13,10 +12,9 @@ from hypothesis import strategies as st
 
 from tests.facts import EVERYWHERE, HOSTONLY, NETWORKS, NOW, lease, vm
 from tests.testzone import SNAPSHOT
-from tests.unit.server.dnsbench import HOST, Bench, InlineThread, Script, answer, answer_at_once, question, run, serving
+from tests.unit.server.dnsbench import HOST, InlineThread, Script, answer_at_once, question, run, serving
 from vmdns.dns.query import parse_query
 from vmdns.server import answer_cache as caches
-from vmdns.server import udp_linux
 from vmdns.server.answer_cache import (
     ABSENT_SECONDS,
     FORWARDED_SECONDS,
@@ -188,37 +186,13 @@ def test_the_cache_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("batches", [True, False])
-def test_both_paths_answer_alike(batches: bool) -> None:
-    def packets() -> Iterator[bytes]:
-        for number in range(200):
-            how = {"use_edns": 0} if number % 2 else {"use_edns": -1}
-            packet = question(NAMES[number % 13], KINDS[number % 4], ident=number, **how)
-            yield mix_case(packet, number) if number % 3 else packet
-
-    async def main() -> None:
-        async with serving(batches=batches) as bench:
-            queries = list(packets())
-            fresh = {packet[:2]: await answer(bench.server, packet) for packet in queries}
-            for at in range(0, len(queries), 50):
-                for reply in await bench.udp(*queries[at : at + 50]):
-                    assert reply == fresh.pop(reply[:2])
-            assert fresh == {}
-            assert bench.server.udp.path == ("in batches" if batches and udp_linux.POSSIBLE else "one by one")
-
-    run(main())
-
-
-@pytest.mark.parametrize("batches", [True, False])
 def test_a_change_is_answered_at_once(batches: bool) -> None:
-    async def change(bench: Bench, address: str) -> None:
-        facts = (*NETWORKS, vm(1, "web", HOSTONLY), lease(1, address, HOSTONLY))
-        bench.script.snapshot = build(facts, Policy(), NOW, 7)
-        bench.server.publish(bench.script.snapshot)
-
     async def main() -> None:
         async with serving(batches=batches) as bench:
             for last in range(101, 120):
-                await change(bench, f"192.168.56.{last}")
+                facts = (*NETWORKS, vm(1, "web", HOSTONLY), lease(1, f"192.168.56.{last}", HOSTONLY))
+                bench.script.snapshot = build(facts, Policy(), NOW, 7)
+                bench.server.publish(bench.script.snapshot)
                 for _ in range(3):
                     assert str((await bench.ask("web.local")).answer[0][0]) == f"192.168.56.{last}"
 
