@@ -37,13 +37,12 @@ def no_virtualbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a look at VirtualBox or at this computer would find is not the matter here."""
     from vmdns.commands import direct_read, doctor
     from vmdns.sources.reader import ReaderUnavailable
-    from vmdns.state.findings import HostState
 
     def look(config: Config) -> Any:
         raise ReaderUnavailable("VirtualBox is not installed")
 
     monkeypatch.setattr(direct_read, "read_facts", look)
-    monkeypatch.setattr(doctor, "gather", lambda status, report: HostState())
+    monkeypatch.setattr(doctor, "check_host", lambda status, log: [])
     monkeypatch.setattr("vmdns.commands.wire.find", lambda *_: None, raising=False)
     monkeypatch.setenv("PATH", os.devnull)
 
@@ -140,9 +139,10 @@ def test_a_wrong_value_is_named_with_a_right_one(run: Run, words: str, said: str
 def test_doctor_with_a_vmdns_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even then: a finding, the checks of this computer, and a verdict."""
     from vmdns.commands import doctor
-    from vmdns.state.findings import HostState
+    from vmdns.state.findings import Finding
 
-    monkeypatch.setattr(doctor, "gather", lambda status, report: HostState(encrypted=("Firefox",)))
+    firefox = Finding("this computer", "warning", "Firefox does not use the system's resolver")
+    monkeypatch.setattr(doctor, "check_host", lambda status, log: [firefox])
     monkeypatch.setattr("vmdns.commands.server_request.ANSWER_SECONDS", 0.05)
 
     async def hangs(message: dict[str, Any]) -> dict[str, Any]:

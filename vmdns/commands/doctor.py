@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import dns.exception
-import dns.flags
 import dns.message
 import dns.query
 import dns.rcode
 
-from vmdns.commands import FAILED, CommandError, direct_read, host
+from vmdns.commands import FAILED, CommandError, direct_read
+from vmdns.commands.host import listen_address
 from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config, Options
 from vmdns.files import read_regular
@@ -33,16 +32,7 @@ from vmdns.host.resolver import plan_resolver
 from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import Fact
-from vmdns.state.findings import (
-    OK,
-    PROBLEM,
-    WARNING,
-    Finding,
-    HostState,
-    find_host_findings,
-    has_no_problem,
-    summarize_findings,
-)
+from vmdns.state.findings import OK, PROBLEM, WARNING, Finding, has_no_problem, join_words, summarize_findings
 from vmdns.state.views import GIVEN
 
 UPSTREAM_SECONDS = 3.0
@@ -53,7 +43,6 @@ REPORT_SECONDS = 1.0
 _MAX_BYTES = 16 * 1024 * 1024  # of a browser's settings
 
 Log = Callable[[str], None]
-T = TypeVar("T")
 
 
 def command(server: RunningServer, options: Options, log: Log) -> dict[str, Any]:
@@ -66,18 +55,17 @@ def command(server: RunningServer, options: Options, log: Log) -> dict[str, Any]
         log("no vmdns runs; this is one look at VirtualBox")
         return None, look(direct_read.load_config(None, options)[0])
 
-    try:
-        found = run_parallel({"vmdns or VirtualBox": collect}, SERVER_SECONDS, log)
-        if not found:
-            raise CommandError(f"no answer within {SERVER_SECONDS} s")
-        ((status, findings),) = found.values()
-    except CommandError as error:
-        if error.status != FAILED:
-            raise
+    what = "vmdns or VirtualBox"
+    late = CommandError(f"no answer within {SERVER_SECONDS} s")
+    found = run_parallel({what: collect}, SERVER_SECONDS, log).get(what, late)
+    if isinstance(found, CommandError) and found.status == FAILED:
         # A vmdns that does not answer is a finding as well; this computer is checked all the same.
-        status, findings = None, [Finding("vmdns", PROBLEM, str(error).removeprefix("vmdns "), "vmdns run")]
+        found = None, [Finding("vmdns", PROBLEM, str(found).removeprefix("vmdns "), "vmdns run")]
+    if isinstance(found, Exception):
+        raise found
+    status, findings = found
     # The settings of this computer do not matter to simulated VMs.
-    return respond(findings if server.simulation else [*findings, *find_host_findings(gather(status, log))])
+    return respond(findings if server.simulation else [*findings, *check_host(status, log)])
 
 
 def respond(findings: Iterable[Finding]) -> dict[str, Any]:
@@ -100,19 +88,18 @@ def look(config: Config) -> list[Finding]:
     return [*find_findings(DoctorInput(None, tuple(facts), snapshot, now)), *failed]
 
 
-def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log) -> dict[str, T]:
-    """The results of the tasks that end within `seconds`, by the tasks' names; the others are abandoned.
+def run_parallel(tasks: Mapping[str, Callable[[], Any]], seconds: float, log: Log) -> dict[str, Any]:
+    """What the tasks that end within `seconds` return or raise, by the tasks' names; the others are abandoned.
 
-    `log` is given a line at least once a second with the tasks still running. What a task raises is raised here.
+    `log` is given a line at least once a second with the tasks still running.
     """
-    results: dict[str, T] = {}
-    errors: list[Exception] = []
+    results: dict[str, Any] = {}
 
-    def run(name: str, task: Callable[[], T]) -> None:
+    def run(name: str, task: Callable[[], Any]) -> None:
         try:
             results[name] = task()
         except Exception as error:
-            errors.append(error)
+            results[name] = error
 
     # Not of concurrent.futures: the interpreter waits at its end for threads of those, also for one that is stuck.
     threads = {name: threading.Thread(target=run, args=(name, task), daemon=True) for name, task in tasks.items()}
@@ -128,34 +115,46 @@ def run_parallel(tasks: Mapping[str, Callable[[], T]], seconds: float, log: Log)
             log(f"still waiting for {', '.join(pending)}")
             next_report += REPORT_SECONDS
         threads[pending[0]].join(max(0.0, min(next_report, began + seconds) - now))
-    if errors:
-        raise errors[0]
     return dict(results)
 
 
-def gather(status: Mapping[str, Any] | None, log: Log) -> HostState:
-    """Checks this computer: its resolver, its firewall, the upstreams of the running vmdns. All checks run at
-    the same time, and those that take longer than CHECKS_SECONDS are left out."""
+def check_host(status: Mapping[str, Any] | None, log: Log) -> Iterator[Finding]:
+    """The findings about this computer, by checks that run at the same time: what one that fails or takes longer than
+    CHECKS_SECONDS would find is unknown. status is that of the running vmdns."""
     zones = status["zones"] if status else []
     servers = [str(one["address"]) for one in status["upstreams"]] if status else []
     checks: dict[str, Callable[[], Any]] = {
         "the firewall": partial(firewall, outer_addresses(status)),
-        "the hosts file": has_hosts_block,
-        "the browsers": lambda: tuple(encrypted(Path.home(), os.environ)),
-        "the system's DNS settings": lambda: remedy_for_host(status, zones),
+        "the hosts file": lambda: hosts_block.read(hosts_path()),
+        "the browsers": lambda: list(encrypted(Path.home(), os.environ)),
+        "the system's DNS settings": lambda: plan_resolver(False, listen_address(status), tuple(zones)),
     }
-    checks.update({f"this computer's resolver ({zone})": partial(resolves, f"vmdns.{zone}") for zone in zones})
-    checks.update({f"the upstream {one}": partial(answers_local, one) for one in servers})
-    found = run_parallel(checks, CHECKS_SECONDS, log)
-    return HostState(
-        zones_answered={zone: found.get(f"this computer's resolver ({zone})", False) for zone in zones},
-        firewall=found.get("the firewall"),
-        answers_local=tuple(one for one in servers if found.get(f"the upstream {one}")),
-        encrypted=found.get("the browsers", ()),
-        system=sys.platform,
-        resolver_command=found.get("the system's DNS settings", HostState.resolver_command),
-        hosts_block=found.get("the hosts file", False),
-    )
+    checks |= {f"this computer's resolver ({zone})": partial(resolve, f"vmdns.{zone}") for zone in zones}
+    checks |= {f"the upstream {one}": partial(answers_local, one) for one in servers}
+    ended = run_parallel(checks, CHECKS_SECONDS, log)
+    found = {name: result for name, result in ended.items() if not isinstance(result, Exception)}
+
+    answered = [zone for zone in zones if found.get(f"this computer's resolver ({zone})")]
+    if answered:
+        yield Finding("this computer", OK, f"asks vmdns for names in {join_words(answered)}")
+    # On other systems multicast DNS has `local`.
+    missing = [one for one in zones if one not in answered and (sys.platform == "linux" or one != "local")]
+    if missing and found.get("the hosts file"):
+        yield Finding("this computer", OK, "has the names of VMs in its hosts file")
+    elif missing:
+        text = f"does not ask vmdns for names in {join_words(missing)}"
+        command = "vmdns host --apply" if "the system's DNS settings" in found else "vmdns hosts --keep"
+        yield Finding("this computer", WARNING, text, command)
+    if closed := found.get("the firewall"):
+        name, command = closed
+        yield Finding("this computer", PROBLEM, f"{name} does not let queries of guests in", command)
+    for server in servers:
+        if found.get(f"the upstream {server}"):
+            text = "answers names in local itself; vmdns never asks it for them, but others might"
+            yield Finding("upstream", WARNING, f"the upstream {server} {text}")
+    for browser in found.get("the browsers", ()):
+        text = f"{browser} does not use the system's resolver, so it does not find names of VMs"
+        yield Finding("this computer", WARNING, text)
 
 
 def outer_addresses(status: Mapping[str, Any] | None) -> list[str]:
@@ -166,39 +165,17 @@ def outer_addresses(status: Mapping[str, Any] | None) -> list[str]:
     return [one for one in found if not ip_address(one).is_loopback and ip_address(one) not in GIVEN]
 
 
-def remedy_for_host(status: Mapping[str, Any] | None, zones: Sequence[str]) -> str:
-    """The command that makes this computer find names of VMs and changes least."""
-    try:
-        plan_resolver(False, host.listen_address(status), tuple(zones))
-    except (CommandError, OSError):
-        return "vmdns hosts --keep"
-    return "vmdns host --apply"
-
-
-def has_hosts_block() -> bool:
-    """Whether `vmdns hosts` has written names into the hosts file."""
-    try:
-        return bool(hosts_block.read(hosts_path()))
-    except (OSError, ValueError):
-        return False
-
-
-def resolves(name: str) -> bool:
-    """Whether this computer's own resolver knows the name."""
-    try:
-        return bool(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
-    except (OSError, UnicodeError):
-        return False
+def resolve(name: str) -> list[Any]:
+    """What this computer's own resolver answers for the name. Raises OSError, UnicodeError where it knows none."""
+    return socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
 
 
 def answers_local(server: str) -> bool:
-    """Whether an upstream (ADDRESS:PORT) has an answer for a name in `local` that nobody has: some providers' do."""
+    """Whether an upstream (ADDRESS:PORT) has an answer for a name in `local` that nobody has: some providers' do.
+    Raises OSError, ValueError, DNSException where it does not answer."""
     address, _, port = server.rpartition(":")
     question = dns.message.make_query(f"vmdns-{secrets.token_hex(6)}.local", "A")
-    try:
-        reply = dns.query.udp(question, address.strip("[]"), port=int(port), timeout=UPSTREAM_SECONDS)
-    except (OSError, ValueError, dns.exception.DNSException):
-        return False
+    reply = dns.query.udp(question, address.strip("[]"), port=int(port), timeout=UPSTREAM_SECONDS)
     return reply.rcode() == dns.rcode.NOERROR and bool(reply.answer)
 
 

@@ -1,10 +1,8 @@
-"""What is wrong, with its remedy: problems of a VM, and the findings of `vmdns doctor` about the server and this
-computer."""
+"""What is wrong, with its remedy: problems of a VM, and the findings of `vmdns doctor` about the server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -44,25 +42,6 @@ class Finding(NamedTuple):
     command: str = ""
 
 
-@dataclass(frozen=True)
-class HostState:
-    """What was found out about this computer. None or empty where it could not be found out.
-
-    zones_answered: for each zone whether this computer's own resolver asks vmdns for it. firewall: the name of one that
-    is on and does not let DNS in, and the command that lets it. answers_local: upstreams that answer names in `local`.
-    encrypted: what sends this computer's DNS past its resolver. system: sys.platform. resolver_command: what makes this
-    computer find the names. hosts_block: whether `vmdns hosts` has written them into the hosts file.
-    """
-
-    zones_answered: Mapping[str, bool] = field(default_factory=dict)
-    firewall: tuple[str, str] | None = None
-    answers_local: tuple[str, ...] = ()
-    encrypted: tuple[str, ...] = ()
-    system: str = "linux"
-    resolver_command: str = "vmdns host --apply"
-    hosts_block: bool = False
-
-
 def join_words(parts: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`; each part once."""
     *first, last = dict.fromkeys(parts) or [""]
@@ -79,33 +58,6 @@ def summarize_findings(findings: Iterable[Finding]) -> str:
     levels = [one.level for one in findings]
     counts = [(levels.count(level), level) for level in (PROBLEM, WARNING)]
     return ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count) or "All well"
-
-
-# -- this computer --------------------------------------------------------------------------------------------
-
-
-def find_host_findings(host: HostState) -> Iterator[Finding]:
-    """The findings about this computer, which runs vmdns."""
-    answered = [zone for zone, yes in host.zones_answered.items() if yes]
-    if answered:
-        yield Finding("this computer", OK, f"asks vmdns for names in {join_words(answered)}")
-    # On other systems multicast DNS has `local`.
-    expected = [zone for zone in host.zones_answered if host.system == "linux" or zone != "local"]
-    missing = [zone for zone in expected if zone not in answered]
-    if missing and host.hosts_block:
-        yield Finding("this computer", OK, "has the names of VMs in its hosts file")
-    elif missing:
-        text = f"does not ask vmdns for names in {join_words(missing)}"
-        yield Finding("this computer", WARNING, text, host.resolver_command)
-    if host.firewall is not None:
-        name, command = host.firewall
-        yield Finding("this computer", PROBLEM, f"{name} does not let queries of guests in", command)
-    for server in host.answers_local:
-        text = f"the upstream {server} answers names in local itself; vmdns never asks it for them, but others might"
-        yield Finding("upstream", WARNING, text)
-    for what in host.encrypted:
-        text = f"{what} does not use the system's resolver, so it does not find names of VMs"
-        yield Finding("this computer", WARNING, text)
 
 
 # -- the running server ---------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 
 from vmdns.commands import doctor
 from vmdns.config import Config
-from vmdns.host import hosts_block as hostsfile
 from vmdns.state.findings import Finding
 
 UFW = """\
@@ -126,8 +125,9 @@ def test_an_upstream_that_answers_local(answers: bool) -> None:
 
 
 def test_names_that_this_host_resolves() -> None:
-    assert doctor.resolves("127.0.0.1")  # "localhost" takes a hosts file
-    assert not doctor.resolves("x" * 64)  # nothing is asked for such a label
+    assert doctor.resolve("127.0.0.1")  # "localhost" takes a hosts file
+    with pytest.raises((OSError, UnicodeError)):
+        doctor.resolve("x" * 64)  # nothing is asked for such a label
 
 
 def test_with_nobody_running_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,34 +150,54 @@ def test_problems_are_last_and_each_finding_is_there_once() -> None:
     assert doctor.respond(findings[1:2])["verdict"] == "All well"
 
 
-def test_a_check_that_takes_long_is_told_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+STATUS = {"zones": ["local", "vm.internal"], "upstreams": [{"address": "192.0.2.1:53"}], "listeners": []}
+LOCAL, INTERNAL = "this computer's resolver (local)", "this computer's resolver (vm.internal)"
+ASKS = "does not ask vmdns for names in "
+
+
+@pytest.mark.parametrize(
+    ("results", "system", "level", "text", "command"),
+    [
+        ({LOCAL: [1], INTERNAL: [1]}, "linux", "ok", "asks vmdns for names in local and vm.internal", ""),
+        ({INTERNAL: [1]}, "linux", "warning", f"{ASKS}local", "vmdns hosts --keep"),
+        ({"the system's DNS settings": ([], [])}, "linux", "warning", f"{ASKS}local and vm.internal",
+         "vmdns host --apply"),
+        ({"the system's DNS settings": OSError(), LOCAL: OSError()}, "win32", "warning", f"{ASKS}vm.internal",
+         "vmdns hosts --keep"),
+        ({"the hosts file": ["192.168.56.101 web"]}, "linux", "ok", "has the names of VMs in its hosts file", ""),
+        ({LOCAL: [1], INTERNAL: [1], "the firewall": ("ufw", ALLOW)}, "linux", "problem",
+         "ufw does not let queries of guests in", ALLOW),
+        ({LOCAL: [1], INTERNAL: [1], "the upstream 192.0.2.1:53": True}, "linux", "warning",
+         "the upstream 192.0.2.1:53 answers names in local itself; vmdns never asks it for them, but others might", ""),
+        ({LOCAL: [1], INTERNAL: [1], "the browsers": ["Firefox"]}, "linux", "warning",
+         "Firefox does not use the system's resolver, so it does not find names of VMs", ""),
+    ],
+)  # fmt: skip
+def test_findings_about_this_computer(
+    results: dict[str, object], system: str, level: str, text: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "run_parallel", lambda *_: results)
+    monkeypatch.setattr(sys, "platform", system)
+    found = list(doctor.check_host(STATUS, print))[-1]
+    assert found[1:] == (level, text, command)
+
+
+def test_a_check_that_takes_long_or_fails_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resolver and upstreams that never answer: the rest is found out, and each second has its line."""
     release = threading.Event()
-    monkeypatch.setattr(doctor, "resolves", lambda name: release.wait(60))
+    monkeypatch.setattr(doctor, "resolve", lambda name: release.wait(60))
     monkeypatch.setattr(doctor, "answers_local", lambda server: release.wait(60))
     monkeypatch.setattr(doctor, "firewall", lambda addresses: ("ufw", ALLOW))
+    monkeypatch.setattr(doctor, "hosts_path", lambda: tmp_path)  # cannot be read
     monkeypatch.setattr(doctor, "CHECKS_SECONDS", 0.5)
     monkeypatch.setattr(doctor, "REPORT_SECONDS", 0.01)
-    status = {"zones": ["local"], "upstreams": [{"address": "192.0.2.1:53"}], "listeners": []}
-    said: list[str] = []
-    host = doctor.gather(status, said.append)
+    lines: list[str] = []
+    found = list(doctor.check_host(STATUS, lines.append))
     release.set()
-    assert (host.firewall, host.zones_answered, host.answers_local) == (("ufw", ALLOW), {"local": False}, ())
-    assert said
-    assert all(line.startswith("still waiting for ") for line in said)
-    assert "this computer's resolver (local), the upstream 192.0.2.1:53" in said[-1]
-
-
-def test_the_block_of_the_hosts_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "hosts"
-    monkeypatch.setattr("vmdns.commands.doctor.hosts_path", lambda: file)
-    assert not doctor.has_hosts_block()
-    file.write_text("127.0.0.1 localhost\n")
-    assert not doctor.has_hosts_block()
-    writer = hostsfile.HostsWriter(file, once=True)
-    writer.write(["192.168.56.101\tweb.local"])
-    writer.close()
-    assert doctor.has_hosts_block()
+    assert [one.level for one in found if one.subject == "this computer"][:2] == ["warning", "problem"]
+    assert not [one for one in found if one.subject == "upstream"]
+    assert all(line.startswith("still waiting for ") for line in lines)
+    assert f"{LOCAL}, {INTERNAL}, the upstream 192.0.2.1:53" in lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,7 @@ from vmdns.state.findings import (
     PROBLEM,
     WARNING,
     Finding,
-    HostState,
     domain_to_allow,
-    find_host_findings,
     find_server_findings,
     has_no_problem,
     join_words,
@@ -52,16 +50,12 @@ STATUS: dict[str, Any] = {
     "upstreams": [{"address": "192.0.2.53:53", "failed": 0, "answered": 3, "error": "", "silent": False}],
     "askers": [{"address": "192.168.56.102", "at": "192.168.56.1", "time": NOW - 5}],
 }
-WELL = HostState(zones_answered={"local": True, "vm.internal": True})
 
 
-def found(
-    *facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS, host: HostState = WELL
-) -> list[Finding]:
+def found(*facts: Fact, world: tuple[Fact, ...] = WORLD, status: dict[str, Any] | None = STATUS) -> list[Finding]:
     everything = (*world, *facts)
     snapshot: Snapshot = build(everything, Policy(), NOW, 7)
-    findings = find_findings(DoctorInput(status, everything, snapshot, NOW))
-    return [*findings, *find_host_findings(host)]
+    return list(find_findings(DoctorInput(status, everything, snapshot, NOW)))
 
 
 def without(*gone: Fact) -> tuple[Fact, ...]:
@@ -111,16 +105,6 @@ UUID = "00000000-0000-4000-8000-000000000001"
             {"status": {**STATUS, "upstreams": []}},
             ("upstreams", PROBLEM, "none is known, so names outside of the VMs' zones are not answered; name one:",
              "vmdns run --upstream ADDRESS"),
-        ),
-        (
-            (),
-            {"host": replace(WELL, zones_answered={"vm.internal": False})},
-            ("this computer", WARNING, "does not ask vmdns for names in vm.internal", "vmdns host --apply"),
-        ),
-        (
-            (),
-            {"host": replace(WELL, firewall=("ufw", "sudo ufw allow 53"))},
-            ("this computer", PROBLEM, "ufw does not let queries of guests in", "sudo ufw allow 53"),
         ),
         (
             (vm(1), lease(1, "10.0.2.4")),
@@ -295,9 +279,6 @@ def test_one_cause_is_one_finding() -> None:
             "sudo sysctl x",
         )
     ]
-    assert troubles(found(host=replace(WELL, zones_answered={"local": False, "vm.internal": False}))) == [
-        Finding("this computer", WARNING, "does not ask vmdns for names in local and vm.internal", "vmdns host --apply")
-    ]
     world = (*without(WIRED), replace(WIRED, name_servers=("192.0.2.53", "192.0.2.54")))
     (one,) = troubles(found(world=world))
     assert one.text.count("which is no address of this computer") == 2
@@ -350,12 +331,6 @@ def test_a_port_that_the_user_chose_is_no_problem() -> None:
     assert troubles(findings) == [Finding("port 53", WARNING, text)]
 
 
-def test_names_in_the_hosts_file_do_as_well() -> None:
-    host = replace(WELL, zones_answered={"local": False}, resolver_command="vmdns hosts --keep")
-    assert [one.command for one in troubles(found(host=host))] == ["vmdns hosts --keep"]
-    assert troubles(found(host=replace(host, hosts_block=True))) == []
-
-
 def test_texts_are_listed() -> None:
     assert [join_words(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
@@ -369,11 +344,6 @@ def test_a_vm_with_a_rule_needs_nothing() -> None:
 def test_a_vm_on_another_network_with_the_same_mac_is_no_twin() -> None:
     other = replace(vm(3, "copy", OTHER), adapters=(replace(vm(1).adapters[0], network=OTHER),))
     assert not [one for one in found(vm(1), lease(1, "10.0.2.4"), other) if "MAC" in one.text]
-
-
-def test_elsewhere_local_is_left_to_multicast_dns() -> None:
-    host = HostState(zones_answered={"local": False, "vm.internal": True}, system="win32")
-    assert troubles(found(host=host)) == []
 
 
 # -- names that are forwarded -------------------------------------------------------------------------------------
