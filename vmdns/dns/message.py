@@ -133,6 +133,8 @@ def parse_name(packet: bytes, at: int, names: Names) -> tuple[bytes, int]:
 
     Pointers must lead back, each farther than the one before it.
     """
+    if not packet[at]:  # the root, which each OPT record belongs to
+        return b"\0", at + 1
     known = names.get(at)
     if known is not None:
         return known
