@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
+from vmdns.dns.message import A
+from vmdns.dns.name import to_wire
 from vmdns.state.facts import (
     Adapter,
     DhcpServer,
@@ -13,6 +17,7 @@ from vmdns.state.facts import (
     NatNetwork,
     Network,
 )
+from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
 
 NOW = 1_700_000_000.0
@@ -61,3 +66,11 @@ def lease(
 
 def report(number: int, address: str, since: float = NOW - 5) -> GuestReport:
     return GuestReport(mac(number), address, since)
+
+
+def addresses(snapshot: Snapshot, name: str, kind: int = A, view: View = EVERYWHERE) -> list[str] | None:
+    """The addresses of this type at a name; None where there is no such name."""
+    node = snapshot.outside.get(to_wire(name)) or snapshot.find(to_wire(name), view)
+    if node is None:
+        return None
+    return [str(ip_address(rdata)) for rdata in node[kind].rdatas] if kind in node else []
