@@ -231,10 +231,6 @@ def _config(arguments: Namespace) -> int:
     return DONE
 
 
-def _action(arguments: Namespace) -> str:
-    return "undo" if arguments.undo else "apply" if arguments.apply else "plan"
-
-
 def _step_log(arguments: Namespace) -> Callable[[str], None]:
     """Where a command's steps are printed while it does them; nowhere with --json."""
     return (lambda line: None) if arguments.json else _log
@@ -244,7 +240,7 @@ def _host(arguments: Namespace) -> int:
     from vmdns.commands import host
 
     server = arguments.server
-    status = None if arguments.undo else server.request_if_running({"do": "status"})
+    status = None if arguments.do == "undo" else server.request_if_running({"do": "status"})
     server.refuse_simulation()
     if status:
         zones = status["zones"]
@@ -252,7 +248,7 @@ def _host(arguments: Namespace) -> int:
         from vmdns.commands.direct_read import load_config
 
         zones = load_config(None)[0].zones
-    response = host.command(_action(arguments), arguments.whole, status, zones, _step_log(arguments))
+    response = host.command(arguments.do, arguments.whole, status, zones, _step_log(arguments))
     command = "host --whole" if arguments.whole else "host"
     return _show(arguments, response, partial(cli_format.changes, command=command))
 
@@ -264,13 +260,13 @@ def _hosts(arguments: Namespace) -> int:
 
     def names() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = server.request({"do": "names"})["names"]
-        if arguments.keep or arguments.apply:
+        if arguments.do in ("apply", "keep"):
             server.refuse_simulation()
         return found
 
-    if arguments.keep:
+    if arguments.do == "keep":
         host.keep_hosts(server.stream({"do": "watch"}), names, _log)
-    return _show(arguments, host.hosts_command(_action(arguments), names), cli_format.hosts)
+    return _show(arguments, host.hosts_command(arguments.do, names), cli_format.hosts)
 
 
 def _wire(arguments: Namespace) -> int:
@@ -280,8 +276,8 @@ def _wire(arguments: Namespace) -> int:
 
     config, _ = load_config(arguments.config)
     networks = wire.Wire(arguments.vbox_home or config.vbox_home, config.zones, may=can_elevate())
-    response = wire.command(networks, _action(arguments), arguments.network, _step_log(arguments))
-    if arguments.undo and config.wire:
+    response = wire.command(networks, arguments.do, arguments.network, _step_log(arguments))
+    if arguments.do == "undo" and config.wire:
         response["notes"].append("vmdns.toml has wire = true, so vmdns sets them again while it runs")
     return _show(arguments, response, cli_format.wire)
 
@@ -313,7 +309,7 @@ def _agreed(arguments: Namespace, plan: dict[str, Any]) -> bool:
     if not arguments.json:
         _print_parts(cli_format.plan(plan))
     if arguments.yes or not plan["steps"]:
-        return bool(arguments.yes)
+        return bool(plan["steps"])
     if arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     try:

@@ -197,6 +197,7 @@ _OWN_STATUSES = {
 }
 SHELLS = ("bash", "zsh", "fish", "powershell")
 _FLAG: dict[str, Any] = {"action": "store_true"}
+_DO: dict[str, Any] = {"action": "store_const", "dest": "do", "default": "plan"}
 _LIST: dict[str, Any] = {"action": "append", "default": [], "metavar": "ADDR[:PORT]"}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "name": {"metavar": "NAME", "help": "a name, a VM's name without zone, or an address"},
@@ -228,12 +229,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--dig": {**_FLAG, "help": "show the answer in the form of dig"},
     "--network": {"default": "", "metavar": "NETWORK", "help": "this NAT Network or host-only interface only"},
     "--whole": {**_FLAG, "help": "ask vmdns for everything, not only for names of VMs"},
-    "--apply": {**_FLAG, "help": "do it, instead of only showing it"},
-    "--undo": {**_FLAG, "help": "take back what was done"},
-    "--keep": {**_FLAG, "help": "follow each change until Ctrl-C"},
+    "--apply": {**_DO, "const": "apply", "help": "do it, instead of only showing it"},
+    "--undo": {**_DO, "const": "undo", "help": "take back what was done"},
+    "--keep": {**_DO, "const": "keep", "help": "follow each change until Ctrl-C"},
     "--yes": {**_FLAG, "help": "do it without asking"},
 }
-_ONE_OF = ("--apply", "--undo", "--keep")
 
 
 class _Command(argparse.ArgumentParser):
@@ -277,7 +277,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.takes_run_options = name == "service"
         one_of = command.add_mutually_exclusive_group() if "--apply" in options else command
         for option in options.split():
-            (one_of if option in _ONE_OF else command).add_argument(option, **_OPTIONS[option])
+            (one_of if "const" in _OPTIONS[option] else command).add_argument(option, **_OPTIONS[option])
     return parser
 
 

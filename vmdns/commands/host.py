@@ -33,24 +33,18 @@ def command(action: str, whole: bool, status: dict[str, Any] | None, zones: Sequ
 
     Raises `CommandError`, or OSError.
     """
-    done, journal = action != "plan", open_journal()
+
+    def agreed(response: dict[str, Any]) -> bool:
+        if action == "apply" and response["steps"] and whole and status is None:
+            raise CommandError(
+                f"no vmdns runs here, so this computer would ask nobody; start one with: {command_name()} run",
+                NOT_RUNNING,
+            )
+        return action != "plan"
+
     try:
-        if action == "undo":
-            steps, left = plan.undo_plan(journal, HOST_SCOPE, SETTINGS)
-            shown = [one.as_json() for one in steps]
-            plan.undo(journal, journal.entries(HOST_SCOPE), SETTINGS, log)
-            return {"steps": shown, "left": left, "notes": [], "done": done}
-        wanted, notes = plan_resolver(whole, listen_address(status), zones)
-        steps = plan.plan(wanted)
-        shown = [one.as_json() for one in steps]
-        if done and steps:
-            if whole and status is None:
-                raise CommandError(
-                    f"no vmdns runs here, so this computer would ask nobody; start one with: {command_name()} run",
-                    NOT_RUNNING,
-                )
-            _apply(steps, whole, journal, log)
-        return {"steps": shown, "left": [], "notes": notes if steps else [], "done": done}
+        wanted = None if action == "undo" else plan_resolver(whole, listen_address(status), zones)
+        return plan.change(wanted, open_journal(), HOST_SCOPE, SETTINGS, agreed, log, _wait_for_server)
     except ElevationDenied:
         raise CommandError(
             "this needs root, and there is no sudo or no terminal to ask for it; the command lines that "
@@ -69,16 +63,13 @@ def listen_address(status: Mapping[str, Any] | None) -> ListenAddress:
     return min(here, key=lambda at: (at.address != "127.0.0.1", ":" in at.address, at.port != 53))
 
 
-def _apply(steps: Sequence[plan.Step], whole: bool, journal: plan.Journal, log: Log) -> None:
-    """Applies the steps. Those that name the server of all queries wait until vmdns answers there. Raises OSError."""
-    last = [one for one in steps if whole and one.setting.kind in SERVER_KINDS]
-    plan.apply([one for one in steps if one not in last], journal, HOST_SCOPE, log)
-    if last and not answers(RESOLVER_ADDRESS, ANSWER_SECONDS):
+def _wait_for_server(step: plan.Step) -> None:
+    """Waits until vmdns answers where a step sends all queries of this computer. Raises OSError if it does not."""
+    if step.setting.kind in SERVER_KINDS and not answers(RESOLVER_ADDRESS, ANSWER_SECONDS):
         raise OSError(
             f"no vmdns answers at {RESOLVER_ADDRESS} port 53, so this computer is not sent there; see that `vmdns run` "
             "runs and may have port 53 (vmdns status), then apply again"
         )
-    plan.apply(last, journal, HOST_SCOPE, log)
 
 
 def answers(address: str, patience: float) -> bool:

@@ -41,29 +41,22 @@ def change(
     user = _find_user()
     system.check_system()
     journal = plan.Journal(state_folder(home=user.home) / "journal.json")
-    left: list[str] = []
-    notes: list[str] = []
+    wanted = None
     if action == "install":
         program = service_program(user, options, os.environ)
         check_program(program)
-        wanted, notes = system.plan_service(program)
-        steps = plan.plan(wanted)
-    else:
-        steps, left = plan.undo_plan(journal, SCOPE, system.SETTINGS)
-        if not journal.entries(SCOPE) and system.read_status(user)["installed"]:
+        wanted = system.plan_service(program)
+
+    def confirmed(response: dict[str, Any]) -> bool:
+        if action == "uninstall" and not journal.entries(SCOPE) and system.read_status(user)["installed"]:
             name = system.service_name(user.name)
-            left.append(f"{name} is there, and vmdns has no record of having made it; remove it yourself")
-    response = {"steps": [one.as_json() for one in steps], "left": left, "notes": notes if steps else [], "done": False}
-    if agreed(response) and steps:
-        try:
-            if action == "install":
-                plan.apply(steps, journal, SCOPE, log)
-            else:
-                plan.undo(journal, journal.entries(SCOPE), system.SETTINGS, log)
-        finally:
-            _give_to(user, journal)
-        response["done"] = True
-    return response
+            response["left"].append(f"{name} is there, and vmdns has no record of having made it; remove it yourself")
+        return agreed(response)
+
+    try:
+        return plan.change(wanted, journal, SCOPE, system.SETTINGS, confirmed, log)
+    finally:
+        _give_to(user, journal)
 
 
 def _find_user() -> ServiceOwner:

@@ -9,12 +9,12 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from vmdns.commands import CommandError
 from vmdns.control.client import instance_key
 from vmdns.host.folders import state_folder
-from vmdns.host.plan import Journal, JournalEntry, Kinds, Step, apply, plan, undo
+from vmdns.host.plan import Journal, JournalEntry, Kinds, apply, plan, undo
 from vmdns.host.resolver import read_upstreams
 from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, is_assigned
 from vmdns.host.virtualbox_dhcp import HOST_ONLY, SETTINGS, DhcpGroup, DhcpServerNotRunning, VirtualBox
@@ -41,17 +41,10 @@ _E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
 _OUTSIDE = ("198.51.100.1", 53)  # no packet goes there: it only has the system choose an address
 
 
-class NetworkPlan(NamedTuple):
-    """One network, with the steps that wire it."""
-
-    row: NetworkRow
-    steps: list[Step]
-
-
 def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> dict[str, Any]:
     """The response of `vmdns wire`: do is plan, apply or undo; log gets a line for each step. Raises `CommandError`,
     OSError."""
-    networks: list[NetworkPlan] = []
+    networks: list[NetworkRow] = []
     left: list[str] = []
     if do == "undo":
         changed, left = wire.undo(log, network)
@@ -59,8 +52,8 @@ def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> di
         networks = wire.plan(network)
         if do == "apply":
             networks = wire.apply(networks, log, network)
-        changed = [row.network for row, steps in networks if steps]
-    notes = [f"{row.title}: {note}" for row, _ in networks for note in row.notes]
+        changed = [one.network for one in networks if one.steps]
+    notes = [f"{one.title}: {note}" for one in networks for note in one.notes]
     if changed and do != "undo":
         notes.append(ALONE)
     if networks and not network and RESOLVER_ADDRESS not in _resolvers():
@@ -70,15 +63,15 @@ def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> di
         notes.append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
     shown = [
         {
-            "network": row.network,
-            "title": row.title,
-            "kind": row.kind,
-            "now": list(row.now),
-            "wanted": row.server,
-            "steps": [one.as_json() for one in steps],
-            "notes": row.notes,
+            "network": one.network,
+            "title": one.title,
+            "kind": one.kind,
+            "now": list(one.now),
+            "wanted": one.server,
+            "steps": [step.as_json() for step in one.steps],
+            "notes": one.notes,
         }
-        for row, steps in networks
+        for one in networks
     ]
     done = do != "plan"
     return {"networks": shown, "changed": changed, "left": left, "notes": notes, "guests": guests, "done": done}
@@ -107,18 +100,19 @@ class Wire:
         key = instance_key(home, environ)
         self.journal = Journal(state_folder() / ("journal.json" if key == "default" else f"journal-{key}.json"))
 
-    def plan(self, network: str = "") -> list[NetworkPlan]:
+    def plan(self, network: str = "") -> list[NetworkRow]:
         """The networks with the steps to do, all or the one named. Raises `CommandError` for an unknown one.
 
         Names are VirtualBox's: of a NAT Network, a host-only interface, or a DHCP server's network.
         """
         rows = plan_networks(self._look())
         names = self._named(network, [row.network for row in rows])
-        return [NetworkPlan(row, plan(row.want)) for row in rows if row.network in names]
+        rows = [row for row in rows if row.network in names]
+        for row in rows:
+            row.steps = plan(row.want)
+        return rows
 
-    def apply(
-        self, networks: Sequence[NetworkPlan], log: Callable[[str], None], network: str = ""
-    ) -> list[NetworkPlan]:
+    def apply(self, networks: list[NetworkRow], log: Callable[[str], None], network: str = "") -> list[NetworkRow]:
         """Applies the plan of `network`, with a line for each step, and returns what was done.
 
         Where the host cannot be given an address, networks share one that it has.
@@ -134,10 +128,10 @@ class Wire:
             return self.apply(self.plan(network), log, network)
         for one in networks:
             apply([step for step in one.steps if step.setting.kind != LoopbackAddress.kind], self.journal, SCOPE, log)
-        for row, _ in networks:
+        for row in networks:
             if row.server and self.box.restart_outdated(row.network):
                 log(f"the DHCP of {row.title} ran with other settings, and is restarted")
-        return list(networks)
+        return networks
 
     def undo(self, log: Callable[[str], None], network: str = "") -> tuple[list[str], list[str]]:
         """Undoes what was applied. Returns the changed networks, and a sentence for each setting that stays."""

@@ -81,8 +81,8 @@ def check_networks(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
     try:
         wire = Wire(home, zones, may=is_elevated())
         networks = wire.apply(wire.plan(), done["steps"].append)
-        done["troubles"] += [f"{one.row.title}: {note}" for one in networks for note in one.row.notes]
-        guests = wire.guests([one.row.network for one in networks if one.steps])
+        done["troubles"] += [f"{one.title}: {note}" for one in networks for note in one.notes]
+        guests = wire.guests([one.network for one in networks if one.steps])
         if guests:
             done["steps"].append(f"these guests run: {', '.join(guests)}; {FOLLOW}")
     except (OSError, RuntimeError, CommandError) as error:

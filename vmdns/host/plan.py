@@ -141,9 +141,13 @@ def plan(wanted: Iterable[tuple[Setting, Any]]) -> list[Step]:
     return [step for step in steps if step.before != step.after]
 
 
-def apply(steps: Iterable[Step], journal: Journal, scope: str, log: Log) -> None:
-    """Applies the steps in order, each journaled first. Raises OSError; earlier steps stay applied, for `undo`."""
+def apply(
+    steps: Iterable[Step], journal: Journal, scope: str, log: Log, ready: Callable[[Step], None] = lambda step: None
+) -> None:
+    """Applies the steps in order, each journaled first. Raises OSError, also what `ready`, which is called before each
+    step, raises; earlier steps stay applied, for `undo`."""
     for step in steps:
+        ready(step)
         entry = JournalEntry(scope, step.setting.kind, step.setting.name, step.before, step.after)
         # Undo restores the value before our first change, unless someone else has set it since.
         for known in journal.entries(scope):
@@ -153,9 +157,10 @@ def apply(steps: Iterable[Step], journal: Journal, scope: str, log: Log) -> None
         step.apply(log)
 
 
-def _undo_steps(entries: Iterable[JournalEntry], kinds: Kinds) -> Iterator[tuple[JournalEntry, Step | str]]:
-    """The step that undoes each entry, or why the setting is left alone ('' where nothing is to be done)."""
-    for entry in entries:
+def _undo_steps(entries: Sequence[JournalEntry], kinds: Kinds) -> Iterator[tuple[JournalEntry, Step | str]]:
+    """The step that undoes each entry, the last first, or why the setting is left alone ('' where nothing is to be
+    done). Each is made when it is taken, because a step can change what the next one reads."""
+    for entry in reversed(entries):
         if entry.kind not in kinds:
             raise OSError(f"the journal names {entry.kind} {entry.name}, which this vmdns cannot change on this system")
         setting = kinds[entry.kind](entry.name)
@@ -169,20 +174,39 @@ def _undo_steps(entries: Iterable[JournalEntry], kinds: Kinds) -> Iterator[tuple
             yield entry, f"{what}: left as it is, since it was changed by someone else"
 
 
-def undo_plan(journal: Journal, scope: str, kinds: Kinds) -> tuple[list[Step], list[str]]:
-    """The steps that undo what was applied, the last first; and sentences about settings that are left alone."""
-    found = [one for _, one in _undo_steps(reversed(journal.entries(scope)), kinds)]
-    return [one for one in found if isinstance(one, Step)], [one for one in found if isinstance(one, str) and one]
-
-
 def undo(journal: Journal, entries: Sequence[JournalEntry], kinds: Kinds, log: Log) -> list[str]:
-    """Undoes these entries, the last first, and removes them from the journal. Returns the sentences of `undo_plan`.
-    Raises OSError; the rest then stays in the journal."""
+    """Undoes these entries, the last first, and removes them from the journal. Returns a sentence for each setting that
+    is left alone. Raises OSError; the rest then stays in the journal."""
     left = []
-    for entry, step in _undo_steps(reversed(entries), kinds):
+    for entry, step in _undo_steps(entries, kinds):
         if isinstance(step, Step):
             step.apply(log)
         elif step:
             left.append(step)
         journal.drop(entry)
     return left
+
+
+def change(
+    wanted: Plan | None,
+    journal: Journal,
+    scope: str,
+    kinds: Kinds,
+    agreed: Callable[[dict[str, Any]], bool],
+    log: Log,
+    ready: Callable[[Step], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Plans to set what is wanted, or to undo what was applied (None), and does it if `agreed`, which gets the response
+    with the plan, returns true. Returns the response of the command. Raises OSError as `apply` and `undo` do."""
+    entries = journal.entries(scope)
+    settings, notes = wanted or ([], [])
+    found = plan(settings) if wanted else [step for _, step in _undo_steps(entries, kinds)]
+    steps = [one for one in found if isinstance(one, Step)]
+    left = [one for one in found if isinstance(one, str) and one]
+    response = {"steps": [one.as_json() for one in steps], "left": left, "notes": notes if steps else [], "done": False}
+    response["done"] = agreed(response)
+    if response["done"] and wanted:
+        apply(steps, journal, scope, log, ready)
+    elif response["done"]:
+        undo(journal, entries, kinds, log)
+    return response

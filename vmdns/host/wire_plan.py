@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
-from vmdns.host.plan import Setting
+from vmdns.host.plan import Setting, Step
 from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress
 from vmdns.host.virtualbox_dhcp import (
     ADDRESSES,
@@ -63,13 +63,14 @@ class WireState:
 @dataclass(slots=True)
 class NetworkRow:
     """One network, by its DHCP server's name: the name servers of its guests now, the planned one (empty: none), the
-    settings for it with their values, and notes for the user."""
+    settings for it with their values, the steps to them once they are planned, and notes for the user."""
 
     network: str
     kind: str
     now: tuple[str, ...] = ()
     server: str = ""
     want: list[tuple[Setting, Any]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

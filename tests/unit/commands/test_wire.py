@@ -301,7 +301,7 @@ def test_a_mac_with_virtualbox_6_1_has_no_host_only_networks(
     """Its VBoxManage does not know `list hostonlynets`."""
     monkeypatch.setattr(wiring, "_MAC", True)
     box.lacks("list hostonlynets")
-    assert "NAT Network lab" in [one.row.title for one in wire().plan()]
+    assert "NAT Network lab" in [one.title for one in wire().plan()]
 
 
 def test_virtualbox_up_to_7_1(box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

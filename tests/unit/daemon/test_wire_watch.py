@@ -52,8 +52,7 @@ class SimulatedWire:
     def apply(self, networks: list[Any], log: Callable[[str], None]) -> list[Any]:
         for step in self.steps:
             log(step)
-        row = SimpleNamespace(title="NAT Network lab", notes=self.notes, network="lab")
-        return [SimpleNamespace(row=row, steps=self.steps)]
+        return [SimpleNamespace(title="NAT Network lab", notes=self.notes, network="lab", steps=self.steps)]
 
     def guests(self, networks: list[str]) -> list[str]:
         return ["web"] if networks else []
