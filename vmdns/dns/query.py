@@ -255,19 +255,23 @@ def strip_records(response: bytes) -> bytes:
     return bytes(head) + encode_opt(ttl | BADCOOKIE >> 4 << 24, cookie)
 
 
+_TRUNCATED_OPT = encode_opt(0)
+
+
 def encode_truncated(packet: bytes) -> bytes | None:
     """The shortest response to a query: its question, an OPT record where it has one, and TC. None for what is no query
-    with one question. It is never longer than the query."""
+    with one question. It is never longer than the query, and made of the query's bytes: floods are answered by it."""
     if len(packet) < 12 or packet[2] & 0xF8 or packet[4:10] != b"\0\1\0\0\0\0":
         return None
-    try:
-        question, end = wire.parse_question(packet, 12, {})
-    except (IndexError, ValueError, struct.error):
+    end, size = 12, len(packet)
+    while end < size and 0 < packet[end] < 64:
+        end += 1 + packet[end]
+    end += 5
+    if end > size or packet[end - 5] or end > 12 + 255 + 4:
         return None
-    edns = packet[10:12] != b"\0\0" and len(packet) >= end + _EMPTY_OPT
-    ident, flags = struct.unpack_from("!HH", packet)
-    flags = wire.RESPONSE | wire.TRUNCATED | (flags & 0x0100)
-    return wire.encode_message(ident, flags, (question,), opt=encode_opt(0) if edns else b"")[0]
+    edns = packet[10:12] != b"\0\0" and size >= end + _EMPTY_OPT
+    header = packet[:2] + bytes((0x82 | packet[2] & 1, 0, 0, 1, 0, 0, 0, 0, 0, edns))
+    return header + packet[12:end] + (_TRUNCATED_OPT if edns else b"")
 
 
 def remove_cookie(packet: bytes) -> tuple[bytes, bytes]:

@@ -138,20 +138,19 @@ class QueryHandler:
         """Answers a UDP query as `answer` does, within the limits of its client; by the cache for limited clients, and
         for queries with a cookie, of which no two are equal."""
         clients, (address, port) = self.clients, peer[:2]
-        plain, cookie = remove_cookie(packet)
-        new_cookie, verified = self._check_cookie(cookie, address) if cookie else (b"", False)
         client = clients.client(local, address)
         if client is not None and (decision := clients.admit(client, port, mute)) is not SendDecision.SEND:
-            if not cookie and (beside := _read_cookie(packet)):
-                verified = self._check_cookie(beside, address)[1]
+            received = _read_cookie(packet) if _OUR_COOKIE in packet else b""
+            verified = bool(received) and self._check_cookie(received, address)[1]
             client = clients.client(local, address, verified=True) if verified else None
             if client is None or clients.admit(client, port, mute) is not SendDecision.SEND:
                 self.counts.silenced += 1
                 return (encode_truncated(packet) if decision is SendDecision.TRUNCATE else None) or b""
+        plain, cookie = remove_cookie(packet)
         answers = self._cached_answers(address, local) if client is not None or cookie else None
         response = find(answers, plain) if answers else None
         if response is not None and cookie:
-            response = add_cookie(response, new_cookie, encoded_response_limit(plain))
+            response = add_cookie(response, self._check_cookie(cookie, address)[0], encoded_response_limit(plain))
         if response is not None:
             self.counts.queries += 1
             self.counts.answered += 1
@@ -345,9 +344,9 @@ class QueryHandler:
 
 
 def _read_cookie(packet: bytes) -> bytes:
-    """Returns the cookie of a query that has other options beside it; b"" if there is none as long as ours."""
+    """Returns the data of a query's COOKIE option; b"" if there is none."""
     try:
-        edns = parse_query(packet).edns if _OUR_COOKIE in packet else None
+        edns = parse_query(packet).edns
     except Malformed:
         return b""
     return edns.cookie if edns is not None else b""
