@@ -1,4 +1,4 @@
-"""Which VM answers to which name: collisions, reserved names, groups and extra names (threats T2 and T6)."""
+"""Which VM has which names: collisions, reserved names, groups and extra names (threats T2 and T6)."""
 
 from __future__ import annotations
 
@@ -14,202 +14,196 @@ from vmdns.state.build import build
 from vmdns.state.facts import HostName, Machine
 from vmdns.state.findings import Problem
 from vmdns.state.name_assignment import assign_names
-from vmdns.state.name_rules import RESERVED, Owners, Relative, Reservation, find_vagrant_names, natural_label
+from vmdns.state.name_rules import RESERVED, Relative, Reservation, find_vagrant_names
 from vmdns.state.policy import Policy
 
 ZONES = ("local", "vm.internal")
 WHY = dict.fromkeys(RESERVED, Reservation("a reserved name"))
+OLD, NEW = "1590409844173_74829", "1590409999999_1"
+SHOP = f"web.shop shop-web-{OLD.replace('_', '-')} shop_web_{OLD}"
+BLOG = f"web.blog blog-web-{NEW.replace('_', '-')} blog_web_{NEW}"
+LONG = "a" * 60
 
 
-def names(
-    *machines: Machine, reserved: dict[str, Reservation] | None = None, owners: Owners | None = None
-) -> dict[str, list[str]]:
-    """The names of each VM as text, its UUID left out."""
-    found = assign_names(machines, WHY if reserved is None else reserved, ZONES, owners)
-    for key, named in found.by_uuid.items():
-        assert named.names[-1] == (key,) or key in {name for (name, *_) in named.names}
-    return {key[-2:]: [".".join(one) for one in named.names if one != (key,)] for key, named in found.by_uuid.items()}
+def names(*machines: Machine, before: tuple[Machine, ...] = ()) -> list[str]:
+    """The names of each VM without its UUID, in the order of the arguments; before: the VMs of the build before."""
+    found = assign_names(machines, WHY, ZONES, assign_names(before, WHY, ZONES).owners).by_uuid
+    return [
+        " ".join(".".join(name) for name in found[one.uuid].names if name != (one.uuid,)) if one.uuid in found else "-"
+        for one in machines
+    ]
 
 
-def test_one_vm() -> None:
-    assert names(vm(1, "Web Server")) == {"01": ["web-server"]}
-    assert assign_names([vm(1, "Web Server")], WHY, ZONES).problems == ()
+def vagrant(number: int, made: str, state: str = "Running", project: str = "shop", machine: str = "web") -> Machine:
+    return vm(number, f"{project}_{machine}_{made}", state=state, registration_index=number)
 
 
-def test_of_two_vms_that_run_the_older_one_has_the_name_and_both_are_told() -> None:
-    """Not the one with the lower UUID, which is random: VirtualBox lists VMs in the order of registration."""
-    older, younger = vm(2, "Web", registration_index=3), vm(1, "web", registration_index=4)
-    assert names(younger, older, vm(3, "WEB", registration_index=5)) == {
-        "02": ["web"],
-        "01": ["web-2"],
-        "03": ["web-3"],
-    }
-    found = assign_names([younger, older], {}, ZONES)
-    note = f"is web-2, because VM 'Web' ({uuid(2)}) has the name web"
-    remedy = "rename one of the two VMs, or choose a name for this one"
-    command = f"VBoxManage setextradata {uuid(1)} vmdns/names web-2"
-    assert found.problems == (f"VM 'web' ({uuid(1)}) {note}; {remedy}: {command}",)
-    assert found.by_uuid[uuid(1)].problems == (Problem(note, remedy, command),)
-    assert found.by_uuid[uuid(1)].denied == (("web",),)
-    assert found.by_uuid[uuid(2)].note == f"has the name web, which VM 'web' ({uuid(1)}) would have as well"
-    assert found.by_uuid[uuid(2)].problems == ()
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (vm(1, "Web Server"), "web-server"),
+        (vm(1, "\u0301"), "vm-00000000"),
+        # Groups.
+        (vm(1, groups=("/Lab Net",)), "web web.lab-net"),
+        (vm(1, groups=("/", "/a", "/b")), "web web.a web.b"),
+        (vm(1, groups=("/😀",)), "web"),
+        (vm(1, groups=("/a/😀/b",)), "web"),
+        (vm(1, groups=("/" + "/".join("abcdefgh"),)), "web web.h.g.f.e.d.c.b.a"),
+        (vm(1, groups=("/" + "/".join(["a" * 63] * 4),)), "web"),  # longer than 255 bytes
+        (vm(1, groups=("/리눅스",)), "web web.xn--pd1b38l32h"),
+        # Extra names.
+        (vm(1, names=(" WWW. ",)), "web www"),
+        (vm(1, names=("www.local",)), "web www"),
+        (vm(1, names=("www.vm.internal.", "api.shop")), "web www api.shop"),
+        (vm(1, names=("my site", "리눅스", "web")), "web my-site xn--pd1b38l32h"),
+        # A zone in the name.
+        (vm(1, "DB.Local"), "db db-local"),
+        (vm(1, "app.vm.internal."), "app app-vm-internal"),
+        (vm(1, "shop.test"), "shop-test"),  # no zone here
+        (vm(1, "local"), "local"),
+        (vm(1, ".local"), "local"),
+        (vm(1, "my_db.local"), "my-db my-db-local my_db"),
+        (vm(1, "a..b.local"), "a-b-local"),
+        # Underscores are answered as they are written too.
+        (vm(1, "Win10_x64"), "win10-x64 win10_x64"),
+        (vm(1, "a__b"), "a-b a__b"),
+        (vm(1, "a_"), "a a_"),
+        (vm(1, "_tcp"), "tcp"),  # `_tcp.local` is a service's
+        (vm(1, "my vm_2"), "my-vm-2"),  # nobody can type a space
+        (vm(1, "web_1.test"), "web-1-test"),
+        (vm(1, "a_" + "b" * 62), "a-" + "b" * 61),  # 64 bytes: no label
+        (vm(1, groups=("/my_lab",)), "web web.my-lab web.my_lab"),
+        (vm(1, "my_vm", groups=("/a/my_lab",)), "my-vm my-vm.my-lab.a my_vm.my_lab.a my_vm"),
+        (vm(1, names=("my_api.v1",)), "web my-api.v1 my_api.v1"),
+        # Not Vagrant's.
+        (vm(1, "shop_web_15904_74829"), "shop-web-15904-74829 shop_web_15904_74829"),
+        (vm(1, "_web_1590409844173_7"), "web-1590409844173-7"),
+        (vm(1, "shop_1590409844173_7"), "shop-1590409844173-7 shop_1590409844173_7"),
+    ],
+)
+def test_names_of_one_vm(machine: Machine, expected: str) -> None:
+    assert names(machine) == [expected]
 
 
-def test_without_an_order_of_registration_the_one_that_is_as_it_is_for_longer_has_the_name() -> None:
-    assert names(vm(1, state_changed=200.0), vm(2, state_changed=100.0), vm(3)) == {
-        "02": ["web"], "01": ["web-2"], "03": ["web-3"],
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("machines", "expected"),
+    [
+        # The VM that was registered first has the name, not the one with the lower UUID, which is random.
+        ([vm(1, registration_index=4), vm(2, "Web", registration_index=3)], ["web-2", "web"]),
+        # Without an order of registration, the one that has been in its state for longer.
+        ([vm(1, state_changed=200.0), vm(2, state_changed=100.0), vm(3)], ["web-2", "web", "web-3"]),
+        ([vm(1, state="PoweredOff", registration_index=1), vm(2, registration_index=2)], ["web-2", "web"]),
+        ([vm(1, ignored=True), vm(2, accessible=False, state=""), vm(3)], ["-", "-", "web"]),
+        # No number that another VM has by itself, and none that is too long for a label.
+        ([vm(1), vm(2), vm(3, "web-2"), vm(4)], ["web", "web-3", "web-2", "web-4"]),
+        ([vm(1, LONG + "aaaa"), vm(2, LONG + "aaaa")], [LONG + "aaa", LONG + "a-2"]),
+        ([vm(1, LONG + "-bb"), vm(2, LONG + "-bb")], [LONG + "-bb", LONG + "-2"]),
+        ([vm(1, "😀"), vm(2, "...")], ["vm-00000000", "vm-00000000-2"]),
+        # No VM has the UUID of another as its name.
+        ([vm(1, uuid(2)), vm(2, "web"), vm(3, uuid(3))], [f"{uuid(2)}-2", "web", ""]),
+        ([vm(1, groups=("/a",)), vm(2, groups=("/b",)), vm(3, groups=("/a",))], ["web web.a", "web-2 web.b", "web-3"]),
+        ([vm(2, "b", names=("www",)), vm(1, "a", names=("www",), registration_index=-1)], ["b", "a www"]),
+        ([vm(1, "my_vm"), vm(2, "My_VM"), vm(3, "my-vm")], ["my-vm my_vm", "my-vm-2", "my-vm-3"]),
+        ([vm(1, "db"), vm(2, "db.local")], ["db", "db-local"]),
+        # The name of Vagrant's machine alone goes to neither where two projects want it.
+        ([vagrant(1, OLD), vm(2, "web", registration_index=2)], [SHOP, "web"]),
+        ([vagrant(1, OLD), vagrant(2, NEW, project="blog")], [SHOP, BLOG]),
+        ([vagrant(1, OLD, "Saved"), vagrant(2, NEW, project="blog")], [SHOP, BLOG + " web"]),
+        ([vagrant(1, OLD, machine="default"), vm(2, "a", names=("shop",))],
+         [f"default.shop shop-default-{OLD.replace('_', '-')} shop_default_{OLD} default", "a shop"]),
+    ],
+)  # fmt: skip
+def test_names_of_several_vms(machines: list[Machine], expected: list[str]) -> None:
+    assert names(*machines) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "machines", "expected"),
+    [
+        *(
+            ((vm(9),), [vm(1), vm(2, state="PoweredOff"), vm(9, state=state)], ["web-2", "web-3", "web"])
+            for state in ("PoweredOff", "Saved", "Aborted", "Paused")
+        ),
+        # A number is kept too, until the name is free.
+        ((vm(1), vm(2), vm(3)), [vm(1), vm(3), vm(4, "web-3", registration_index=-1)], ["web", "web-3", "web-3-2"]),
+        ((vm(1), vm(2), vm(3)), [vm(3)], ["web"]),
+        ((vm(2, "db.local"),), [vm(1, "db"), vm(2, "db.local")], ["db-2", "db db-local"]),
+        ((vm(2, "My_VM"),), [vm(1, "my_vm"), vm(2, "My_VM")], ["my-vm-2", "my-vm my_vm"]),
+        ((vagrant(1, OLD),), [vagrant(1, OLD, "Saved"), vm(2, "web")], [SHOP, "web"]),
+        ((vagrant(1, OLD),), [vm(2, "web")], ["web"]),
+    ],
+)  # fmt: skip
+def test_a_vm_keeps_its_names(before: tuple[Machine, ...], machines: list[Machine], expected: list[str]) -> None:
+    assert names(*machines, before=before) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "machines", "owner"),
+    [
+        *(((vagrant(1, OLD),), [vagrant(1, OLD, state), vagrant(2, NEW)], 2) for state in ("Running", "PoweredOff")),
+        ((vagrant(1, OLD), vagrant(2, NEW)), [vagrant(1, OLD), vagrant(2, NEW, "Saved")], 1),
+        ((vagrant(1, OLD),), [vagrant(1, OLD), vm(2, "web")], 1),
+        # Another project's machine takes the name alone only from a VM that does not run.
+        ((vagrant(1, OLD),), [vagrant(1, OLD), vagrant(2, NEW, project="blog")], 1),
+        ((vagrant(1, OLD),), [vagrant(1, OLD, "Saved"), vagrant(2, NEW, project="blog")], 2),
+    ],
+)  # fmt: skip
+def test_which_vm_of_vagrant_has_the_name_of_its_machine(
+    before: tuple[Machine, ...], machines: list[Machine], owner: int
+) -> None:
+    given = names(*machines, before=before)
+    assert [one.uuid for one, its in zip(machines, given, strict=True) if "web" in its.split()] == [uuid(owner)]
+    projects = {"web.shop", "web.blog"}
+    assert projects & set(given[owner - 1].split())
 
 
 def test_each_remedy_helps() -> None:
-    first, second = vm(1, registration_index=1), vm(2, registration_index=2)
-    assert len(assign_names([first, second], {}, ZONES).problems) == 1
-    command = assign_names([first, second], {}, ZONES).by_uuid[uuid(2)].problems[0].command.split()
-    assert command[:4] == ["VBoxManage", "setextradata", uuid(2), "vmdns/names"]
-    chosen = assign_names([first, replace(second, names=(command[4],))], {}, ZONES)
+    first, second = vm(1, "Web", registration_index=1), vm(2, registration_index=2)
+    found = assign_names([second, first], {}, ZONES)
+    note = f"is web-2, because VM 'Web' ({uuid(1)}) has the name web"
+    remedy = "rename one of the two VMs, or choose a name for this one"
+    command = f"VBoxManage setextradata {uuid(2)} vmdns/names web-2"
+    assert found.problems == (f"VM 'web' ({uuid(2)}) {note}; {remedy}: {command}",)
+    assert found.by_uuid[uuid(2)].problems == (Problem(note, remedy, command),)
+    assert found.by_uuid[uuid(2)].denied == (("web",),)
+    assert found.by_uuid[uuid(1)].note == f"has the name web, which VM 'web' ({uuid(2)}) would have as well"
+    assert found.by_uuid[uuid(1)].problems == ()
+    chosen = assign_names([first, replace(second, names=("web-2",))], {}, ZONES)
     assert chosen.problems == ()
     assert chosen.by_uuid[uuid(1)].note == chosen.by_uuid[uuid(2)].note == ""
-    owners = assign_names([first, second], {}, ZONES).owners
-    renamed = assign_names([replace(first, name="other"), second], {}, ZONES, owners)
+    renamed = assign_names([replace(first, name="other"), second], {}, ZONES, found.owners)
     assert renamed.problems == ()
     assert [renamed.by_uuid[uuid(one)].label for one in (1, 2)] == ["other", "web"]
 
 
-def test_a_vm_that_is_off_never_takes_a_name_from_one_that_runs() -> None:
-    off, running = vm(1, state="PoweredOff", registration_index=1), vm(2, registration_index=2)
-    assert names(off, running) == {"02": ["web"], "01": ["web-2"]}
-
-
-@pytest.mark.parametrize("state", ["PoweredOff", "Saved", "Aborted", "Paused"])
-def test_who_has_a_name_keeps_it_whatever_starts_stops_or_comes(state: str) -> None:
-    holder = vm(9, state=state, registration_index=9)
-    owners = assign_names([vm(9, registration_index=9)], WHY, ZONES).owners
-    assert names(vm(1), vm(2, state="PoweredOff"), holder, owners=owners) == {
-        "09": ["web"], "01": ["web-2"], "02": ["web-3"],
-    }  # fmt: skip
-
-
-def test_a_number_is_kept_too() -> None:
-    owners = assign_names([vm(1), vm(2), vm(3)], WHY, ZONES).owners
-    assert names(vm(1), vm(3), owners=owners) == {"01": ["web"], "03": ["web-3"]}
-    assert names(vm(1), vm(3), vm(4, "web-3", registration_index=-1), owners=owners) == {
-        "01": ["web"], "03": ["web-3"], "04": ["web-3-2"],
-    }  # fmt: skip
-    assert names(vm(3), owners=owners) == {"03": ["web"]}, "once the name is free, it has what it would have"
-
-
-def test_owners_are_forgotten_with_the_vm_and_not_before() -> None:
+def test_a_name_is_free_once_its_vm_is_gone_and_not_before() -> None:
     owners = assign_names([vm(1), vm(2, "db")], WHY, ZONES).owners
     assert owners == {("web",): uuid(1), ("db",): uuid(2)}
-    assert assign_names([], WHY, ZONES, owners).owners == owners, "VirtualBox was not read yet, or went away"
-    hidden = vm(1, "", accessible=False, state="")
-    assert assign_names([hidden, vm(2, "db")], WHY, ZONES, owners).owners == owners
-    assert assign_names([vm(1, ignored=True), vm(2, "db")], WHY, ZONES, owners).owners == owners
+    inaccessible = vm(1, "", accessible=False, state="")
+    for machines in ([], [inaccessible, vm(2, "db")], [vm(1, ignored=True), vm(2, "db")]):
+        assert assign_names(machines, WHY, ZONES, owners).owners == owners
     assert assign_names([vm(2, "db")], WHY, ZONES, owners).owners == {("db",): uuid(2)}
-    assert assign_names([hidden, vm(2, "web")], WHY, ZONES, owners).owners == {("web",): uuid(2)}
+    assert assign_names([inaccessible, vm(2, "web")], WHY, ZONES, owners).owners == {("web",): uuid(2)}
 
 
-def test_a_number_is_never_one_that_another_vm_has_by_itself() -> None:
-    assert names(vm(1, "web"), vm(2, "web"), vm(3, "web-2"), vm(4, "web")) == {
-        "01": ["web"], "02": ["web-3"], "03": ["web-2"], "04": ["web-4"],
-    }  # fmt: skip
+def test_a_reserved_name_gets_a_number_unless_the_user_allows_it() -> None:
+    (problem,) = assign_names([vm(1, "WPAD")], WHY, ZONES).problems
+    assert problem == f"VM 'WPAD' ({uuid(1)}) is wpad-2, because wpad is a reserved name; rename the VM"
     reserved = {"web-2": Reservation("a reserved name")}
-    assert names(vm(1, "web"), vm(2, "web"), reserved=reserved) == {"01": ["web"], "02": ["web-3"]}
-
-
-def test_a_number_fits_into_a_label() -> None:
-    long = "a" * 70
-    assert names(vm(1, long), vm(2, long)) == {"01": ["a" * 63], "02": ["a" * 61 + "-2"]}
-    assert names(vm(1, "a" * 60 + "-bb"), vm(2, "a" * 60 + "-bb"))["02"] == ["a" * 60 + "-2"]
-
-
-@pytest.mark.parametrize("name", ["localhost", "LocalHost", "wpad", "ISATAP", "localdomain", "broadcasthost", "vmdns"])
-def test_reserved_names(name: str) -> None:
-    assert names(vm(1, name)) == {"01": [f"{name.lower()}-2"]}
-    (problem,) = assign_names([vm(1, name)], WHY, ZONES).problems
-    text = f"is {name.lower()}-2, because {name.lower()} is a reserved name; rename the VM"
-    assert problem == f"VM {name!r} ({uuid(1)}) {text}"
-
-
-def test_the_user_may_allow_a_reserved_name() -> None:
-    hosts = HostName("web", "192.168.1.9")
-    facts = (vm(1, "wpad"), vm(2, "web"), hosts)
-    asked = build(facts, Policy(), 0.0, 1)
-    assert [guest.named.label for guest in asked.guests] == ["wpad-2", "web-2"]
-    allowed = build(facts, Policy(reserved_allowed=frozenset({"wpad", "web"})), 0.0, 1)
-    assert [guest.named.label for guest in allowed.guests] == ["wpad", "web"]
-
-
-@pytest.mark.parametrize("host", ["web", "WEB.", "web.local", "web.vm.internal"])
-def test_a_vm_never_takes_a_name_of_the_hosts_file(host: str) -> None:
-    snapshot = build((vm(1), HostName(host, "192.168.1.9")), Policy(), 0.0, 1)
-    assert snapshot.guests[0].named.label == "web-2"
-    assert snapshot.problems == (
-        f"VM 'web' ({uuid(1)}) is web-2, because web is in this computer's hosts file (192.168.1.9 {host}); "
-        "remove that line from the hosts file, or rename the VM",
-    )
-
-
-@pytest.mark.parametrize("host", ["web.example.org", "web.example", "db"])
-def test_other_names_of_the_hosts_file_are_no_hindrance(host: str) -> None:
-    snapshot = build((vm(1), HostName(host, "192.168.1.9")), Policy(), 0.0, 1)
-    assert snapshot.guests[0].named.label == "web"
-
-
-@pytest.mark.parametrize("name", ["", "😀", "...", "\u0301", "*"])
-def test_a_vm_whose_name_has_nothing_for_dns_is_named_by_its_uuid(name: str) -> None:
-    assert natural_label(vm(1, name)) == "vm-00000000"
-    assert names(vm(1, name), vm(2, name)) == {"01": ["vm-00000000"], "02": ["vm-00000000-2"]}
-
-
-def test_the_uuid_is_always_a_name_and_no_other_vm_has_it() -> None:
-    found = assign_names([vm(1, uuid(2)), vm(2, "web"), vm(3, uuid(3))], {}, ZONES)
-    assert found.by_uuid[uuid(2)].names == (("web",), (uuid(2),))
-    assert found.by_uuid[uuid(1)].names == ((f"{uuid(2)}-2",), (uuid(1),))
-    assert found.by_uuid[uuid(3)].names == ((uuid(3),),)
+    assert assign_names([vm(1), vm(2)], reserved, ZONES).by_uuid[uuid(2)].label == "web-3"
+    facts = (vm(1, "wpad"), vm(2, "web"), HostName("web", "192.168.1.9"))
+    for allowed, labels in ((frozenset(), ["wpad-2", "web-2"]), (frozenset({"wpad", "web"}), ["wpad", "web"])):
+        snapshot = build(facts, Policy(reserved_allowed=allowed), 0.0, 1)
+        assert [guest.named.label for guest in snapshot.guests] == labels
 
 
 @pytest.mark.parametrize(
-    ("groups", "expected"),
-    [
-        (("/",), []),
-        ((), []),
-        (("/lab",), ["web.lab"]),
-        (("/Lab Net",), ["web.lab-net"]),
-        (("/a/b",), ["web.b.a"]),
-        (("/", "/a", "/b"), ["web.a", "web.b"]),
-        (("/😀",), []),
-        (("/a/😀/b",), []),
-        (("/" + "/".join("abcdefgh"),), ["web.h.g.f.e.d.c.b.a"]),
-        (("/" + "/".join(["a" * 63] * 4),), []),  # longer than 255 bytes
-        (("/리눅스",), ["web.xn--pd1b38l32h"]),
-    ],
+    ("host", "label"),
+    [("WEB.", "web-2"), ("web.local", "web-2"), ("web.vm.internal", "web-2"), ("web.example", "web"), ("db", "web")],
 )
-def test_groups_give_longer_names(groups: tuple[str, ...], expected: list[str]) -> None:
-    assert names(vm(1, groups=groups)) == {"01": ["web", *expected]}
-
-
-def test_in_its_own_group_a_vm_has_its_own_name() -> None:
-    assert names(vm(1, groups=("/a",)), vm(2, groups=("/b",)), vm(3, groups=("/a",))) == {
-        "01": ["web", "web.a"], "02": ["web-2", "web.b"], "03": ["web-3"],
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("extra", "expected"),
-    [
-        ("www", ["www"]),
-        (" WWW. ", ["www"]),
-        ("www.local", ["www"]),
-        ("www.vm.internal.", ["www"]),
-        ("api.shop", ["api.shop"]),
-        ("my site", ["my-site"]),
-        ("리눅스", ["xn--pd1b38l32h"]),
-        ("web", []),
-    ],
-)
-def test_extra_names(extra: str, expected: list[str]) -> None:
-    assert names(vm(1, names=(extra,))) == {"01": ["web", *expected]}
+def test_a_vm_never_takes_a_name_of_the_hosts_file(host: str, label: str) -> None:
+    snapshot = build((vm(1), HostName(host, "192.168.1.9")), Policy(), 0.0, 1)
+    assert snapshot.guests[0].named.label == label
 
 
 @pytest.mark.parametrize(
@@ -230,7 +224,7 @@ def test_extra_names(extra: str, expected: list[str]) -> None:
         ("db.lab", f"VM 'db' ({uuid(2)}) has the name db.lab"),
     ],
 )
-def test_extra_names_that_are_not_given(extra: str, why: str) -> None:
+def test_refused_extra_names(extra: str, why: str) -> None:
     found = assign_names([vm(1, names=(extra,)), vm(2, "db", groups=("/lab",))], WHY, ZONES)
     assert found.by_uuid[uuid(1)].names == (("web",), (uuid(1),))
     remedy = f"choose another name than {extra!r}, or none: VBoxManage setextradata {uuid(1)} vmdns/names"
@@ -239,45 +233,13 @@ def test_extra_names_that_are_not_given(extra: str, why: str) -> None:
     assert assign_names([vm(1), vm(2, "db", groups=("/lab",))], WHY, ZONES).problems == (), "the command takes it back"
 
 
-def test_of_two_that_want_an_extra_name_the_older_one_has_it() -> None:
-    assert names(vm(2, "b", names=("www",)), vm(1, "a", names=("www",), registration_index=-1)) == {
-        "01": ["a", "www"],
-        "02": ["b"],
-    }
-
-
-def test_vms_that_are_ignored_or_inaccessible_have_no_name_and_hold_none() -> None:
-    hidden = vm(1, ignored=True), vm(2, accessible=False, state="")
-    assert names(*hidden, vm(3)) == {"03": ["web"]}
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("db.local", ["db", "db-local"]),
-        ("DB.Local", ["db", "db-local"]),
-        ("web.lab.local", ["web.lab", "web-lab-local"]),
-        ("app.vm.internal", ["app", "app-vm-internal"]),
-        ("app.vm.internal.", ["app", "app-vm-internal"]),
-        ("shop.test", ["shop-test"]),  # no zone here
-        ("local", ["local"]),
-        (".local", ["local"]),
-        ("my_db.local", ["my-db", "my-db-local", "my_db"]),
-        ("a..b.local", ["a-b-local"]),
-    ],
-)
-def test_a_vm_named_with_a_zone_has_that_name(name: str, expected: list[str]) -> None:
-    assert names(vm(1, name)) == {"01": expected}
-
-
-def test_a_vm_named_with_a_configured_zone_has_that_name() -> None:
+def test_configured_zones_in_a_name() -> None:
     found = assign_names([vm(1, "shop.test"), vm(2, "a.b.lab.test")], WHY, ("test", "lab.test"))
     assert found.by_uuid[uuid(1)].names[:2] == (("shop",), ("shop-test",))
     assert found.by_uuid[uuid(2)].names[:2] == (("a", "b"), ("a-b-lab-test",))
 
 
-def test_a_name_with_a_zone_goes_by_the_rules_of_extra_names() -> None:
-    assert names(vm(1, "db"), vm(2, "db.local")) == {"01": ["db"], "02": ["db-local"]}
+def test_a_name_with_a_zone_that_is_taken_is_reported() -> None:
     found = assign_names([vm(1, "db"), vm(2, "db.local"), vm(3, "wpad.local")], WHY, ZONES)
     assert found.problems == (
         f"VM 'db.local' ({uuid(2)}) does not get the name 'db.local', because VM 'db' ({uuid(1)}) has the name db; "
@@ -285,99 +247,6 @@ def test_a_name_with_a_zone_goes_by_the_rules_of_extra_names() -> None:
         f"VM 'wpad.local' ({uuid(3)}) does not get the name 'wpad.local', because wpad is a reserved name; "
         "rename the VM",
     )
-    owners = assign_names([vm(2, "db.local")], WHY, ZONES).owners
-    assert names(vm(1, "db"), vm(2, "db.local"), owners=owners) == {"02": ["db", "db-local"], "01": ["db-2"]}
-
-
-@pytest.mark.parametrize(
-    ("machine", "expected"),
-    [
-        (vm(1, "my_vm"), ["my-vm", "my_vm"]),
-        (vm(1, "Win10_x64"), ["win10-x64", "win10_x64"]),
-        (vm(1, "a__b"), ["a-b", "a__b"]),
-        (vm(1, "a_"), ["a", "a_"]),
-        (vm(1, "_tcp"), ["tcp"]),  # `_tcp.local` is a service's
-        (vm(1, "my vm_2"), ["my-vm-2"]),  # nobody can type a space
-        (vm(1, "web_1.test"), ["web-1-test"]),
-        (vm(1, "_".join(["a" * 20] * 3)), ["-".join(["a" * 20] * 3), "_".join(["a" * 20] * 3)]),
-        (vm(1, "a_" + "b" * 62), ["a-" + "b" * 61]),  # 64 bytes: no label
-        (vm(1, groups=("/my_lab",)), ["web", "web.my-lab", "web.my_lab"]),
-        (vm(1, "my_vm", groups=("/a/my_lab",)), ["my-vm", "my-vm.my-lab.a", "my_vm.my_lab.a", "my_vm"]),
-        (vm(1, names=("my_api.v1",)), ["web", "my-api.v1", "my_api.v1"]),
-    ],
-)
-def test_a_name_with_underscores_is_answered_as_it_is_written_too(machine: Machine, expected: list[str]) -> None:
-    assert names(machine) == {"01": expected}
-
-
-def test_a_written_name_goes_by_the_same_rules() -> None:
-    assert names(vm(1, "my_vm"), vm(2, "My_VM"), vm(3, "my-vm")) == {
-        "01": ["my-vm", "my_vm"], "02": ["my-vm-2"], "03": ["my-vm-3"],
-    }  # fmt: skip
-    owners = assign_names([vm(2, "My_VM")], WHY, ZONES).owners
-    assert names(vm(1, "my_vm"), vm(2, "My_VM"), owners=owners) == {"02": ["my-vm", "my_vm"], "01": ["my-vm-2"]}
-
-
-# -- Vagrant ---------------------------------------------------------------------------------------------------
-
-OLD, NEW = "1590409844173_74829", "1590409999999_1"
-
-
-def test_vagrants_default_names() -> None:
-    assert names(vm(1, f"shop_default_{OLD}"), vm(2, f"my_lab_web-1_{OLD}")) == {
-        "01": ["shop", f"shop-default-{OLD}".replace("_", "-"), f"shop_default_{OLD}", "default.shop", "default"],
-        "02": ["web-1.my-lab", f"my-lab-web-1-{OLD}".replace("_", "-"), f"my_lab_web-1_{OLD}", "web-1"],
-    }
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["shop_web", "shop_web_1590409844173", "shop_web_15904_74829", "_web_1590409844173_7", "shop_1590409844173_7"],
-)
-def test_other_names_are_not_taken_for_vagrants(name: str) -> None:
-    assert all("." not in one for one in names(vm(1, name))["01"])
-
-
-def vagrant(number: int, made: str, state: str = "Running", project: str = "shop", machine: str = "web") -> Machine:
-    return vm(number, f"{project}_{machine}_{made}", state=state, registration_index=number)
-
-
-@pytest.mark.parametrize(("state", "expected"), [("Running", "02"), ("Saved", "02"), ("PoweredOff", "02")])
-def test_a_new_vm_of_vagrants_has_the_names_of_the_one_before(state: str, expected: str) -> None:
-    owners = assign_names([vagrant(1, OLD)], WHY, ZONES).owners
-    assert owners[("web", "shop")] == uuid(1)
-    found = names(vagrant(1, OLD, state), vagrant(2, NEW), owners=owners)
-    assert [one for one, given in found.items() if "web.shop" in given] == [expected]
-    assert [one for one, given in found.items() if "web" in given] == [expected]
-    assert names(vagrant(2, NEW), owners=owners)["02"][0] == "web.shop"
-
-
-def test_an_old_vm_of_vagrants_that_runs_has_the_names_while_the_new_one_is_off() -> None:
-    owners = assign_names([vagrant(1, OLD), vagrant(2, NEW)], WHY, ZONES).owners
-    found = names(vagrant(1, OLD), vagrant(2, NEW, "Saved"), owners=owners)
-    assert "web.shop" in found["01"]
-    assert "web.shop" not in found["02"]
-
-
-def test_the_name_of_a_machine_alone_goes_to_nobody_where_two_projects_want_it() -> None:
-    shop, blog = vagrant(1, OLD), vagrant(2, NEW, project="blog")
-    found = names(shop, blog)
-    assert found["01"][0] == "web.shop"
-    assert found["02"][0] == "web.blog"
-    assert "web" not in found["01"] + found["02"]
-    owners = assign_names([shop], WHY, ZONES).owners
-    assert "web" in names(shop, blog, owners=owners)["01"], "who has it keeps it"
-    stopped = replace(shop, state="Saved")
-    assert "web" in names(stopped, blog)["02"]
-    assert "web" in names(stopped, blog, owners=owners)["02"]
-
-
-def test_a_vm_of_that_name_comes_before_vagrants() -> None:
-    assert "web" not in names(vagrant(1, OLD), vm(2, "web", registration_index=2))["01"]
-    assert "shop" not in names(vagrant(1, OLD, machine="default"), vm(2, "a", names=("shop",)))["01"]
-    owners = assign_names([vagrant(1, OLD)], WHY, ZONES).owners
-    assert names(vagrant(1, OLD, "Saved"), vm(2, "web"), owners=owners)["02"] == ["web"]
-    assert names(vagrant(1, OLD), vm(2, "web"), owners=owners)["02"] == ["web-2"], "a VM that runs keeps its name"
 
 
 # -- laws ------------------------------------------------------------------------------------------------------
@@ -426,15 +295,11 @@ def test_names_stay_as_they_are_while_nothing_changes(machines: list[Machine]) -
     assert assign_names(machines, WHY, ZONES, first.owners) == first
 
 
-def is_vagrants(machine: Machine) -> bool:
-    return bool(find_vagrant_names([machine], {}))
-
-
 @given(MACHINES, st.integers(0, 9), st.sampled_from(["Paused", "PoweredOff", "Running"]))
 def test_a_vm_that_comes_starts_or_stops_takes_no_name_from_another(
     machines: list[Machine], which: int, state: str
 ) -> None:
-    machines = [one for one in machines if not is_vagrants(one)]
+    machines = [one for one in machines if not find_vagrant_names([one], {})]
     first = assign_names(machines, WHY, ZONES)
     come = vm(99, "web", names=("www", "db"), groups=("/lab",), registration_index=-1)
     changed = [come] + [replace(one, state=state) if at == which else one for at, one in enumerate(machines)]
