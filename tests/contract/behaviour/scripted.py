@@ -10,7 +10,7 @@ import dns.flags
 import dns.rdatatype
 import dns.rrset
 
-from tests.unit.server.fakeupstream import GOOD, FakeUpstream, Seen, Send
+from tests.unit.server.fakeupstream import FIXED, GOOD, SOA, FakeUpstream, Fixed, Seen, Send
 
 PLAIN = "198.51.100.1"
 # Types whose records hold names, compressed or not, and some that nothing is known of.
@@ -44,11 +44,16 @@ def signature(owner: str, kind: str) -> dns.rrset.RRset:
     )
 
 
-_A_MINUTE = b"\0\1\0\1\0\0\0\x3c\0\4"  # type, class, TTL and length of an A record of the scripted upstream
-
-
 class Upstream(FakeUpstream):
     """`www` has one address and nothing else; the others do as their first label says."""
+
+    fixed = FIXED | {
+        "endless": Fixed((f"{0xFFFFFFFF} A {GOOD}",)),
+        "long": Fixed((f"{0x7FFFFFFF} A {GOOD}",)),
+        "rebindlo": Fixed(("60 A 127.0.0.1",)),
+        "rebindz": Fixed(("60 A 0.0.0.0",)),
+        "cnonly": Fixed(("60 CNAME web-01.local.",)),
+    }
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -72,8 +77,14 @@ class Upstream(FakeUpstream):
 
     async def _do_stale(self, one: Seen, send: Send) -> None:
         """A second's answer, and none ever again."""
-        if not self._again(one):
+        if not self.seen_before(one):
             send(self.reply(one.message, f"1 A {GOOD}").to_wire())
+
+    async def _do_late(self, one: Seen, send: Send) -> None:
+        """A second's answer, and a new one that takes three seconds."""
+        if self.seen_before(one):
+            await asyncio.sleep(3)
+        send(self.reply(one.message, f"{60 if self.seen_before(one) else 1} A {GOOD}").to_wire())
 
     async def _do_proved(self, one: Seen, send: Send) -> None:
         reply = self.reply(one.message)
@@ -82,42 +93,17 @@ class Upstream(FakeUpstream):
         send(reply.to_wire())
 
     async def _do_unproved(self, one: Seen, send: Send) -> None:
-        await self._deny(one, send, dns.rrset.from_text("A.fz.test.", 60, "IN", "NSEC", "Z.fz.test. A RRSIG NSEC"))
+        self._deny(one, send, dns.rrset.from_text("A.fz.test.", 60, "IN", "NSEC", "Z.fz.test. A RRSIG NSEC"))
 
     async def _do_unproved3(self, one: Seen, send: Send) -> None:
         owner = "0p9mhaveqvm6t7vbl5lop2u3t2rp3tom.fz.test."
         hashed = "1 1 12 AABBCCDD 2t7b4g4vsa5smi47k61mv5bv1a22bojr A RRSIG"
-        await self._deny(one, send, dns.rrset.from_text(owner, 60, "IN", "NSEC3", hashed))
+        self._deny(one, send, dns.rrset.from_text(owner, 60, "IN", "NSEC3", hashed))
 
-    async def _deny(self, one: Seen, send: Send, proof: dns.rrset.RRset) -> None:
-        reply = self.reply(one.message, rcode=3, soa=True)
+    def _deny(self, one: Seen, send: Send, proof: dns.rrset.RRset) -> None:
+        reply = self.reply(one.message, rcode=3)
+        reply.authority.append(dns.rrset.from_text("fz.test.", 300, "IN", "SOA", SOA))
         if one.message.ednsflags & dns.flags.DO:
             kind = dns.rdatatype.to_text(proof.rdtype)
             reply.authority += [signature("fz.test.", "SOA"), proof, signature(str(proof.name), kind)]
         send(reply.to_wire())
-
-    async def _do_late(self, one: Seen, send: Send) -> None:
-        """A second's answer, and a new one that takes three seconds."""
-        if self._again(one):
-            await asyncio.sleep(3)
-        send(self.reply(one.message, f"{60 if self._again(one) else 1} A {GOOD}").to_wire())
-
-    async def _do_endless(self, one: Seen, send: Send) -> None:
-        send(self._with_ttl(one, 0xFFFFFFFF))
-
-    async def _do_long(self, one: Seen, send: Send) -> None:
-        send(self._with_ttl(one, 0x7FFFFFFF))
-
-    def _with_ttl(self, one: Seen, ttl: int) -> bytes:
-        message = self.reply(one.message, f"60 A {GOOD}").to_wire()
-        assert message.count(_A_MINUTE) == 1
-        return message.replace(_A_MINUTE, b"\0\1\0\1" + ttl.to_bytes(4, "big") + b"\0\4")
-
-    async def _do_rebindlo(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, "60 A 127.0.0.1").to_wire())
-
-    async def _do_rebindz(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, "60 A 0.0.0.0").to_wire())
-
-    async def _do_cnonly(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, "60 CNAME web-01.local.").to_wire())

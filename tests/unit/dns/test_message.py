@@ -30,7 +30,6 @@ from vmdns.dns.query import (
     encode_query,
     encode_response,
     parse_query,
-    udp_response_limit,
 )
 
 WEB = to_wire("web.local")
@@ -69,14 +68,6 @@ def test_what_dnspython_asks_is_read(
     assert read.edns == Edns(size, 0, False, frozenset(code for code, _ in options))
 
 
-def test_the_case_of_the_question_is_kept_and_the_key_is_lower() -> None:
-    asked = encode_query(1, b"\3wEb\5LoCaL\0", 65)
-    assert parse_query(asked).name == b"\3wEb\5LoCaL\0"
-    assert parse_query(asked).key == WEB
-    # Type 65 (HTTPS) is the letter A: only the name is lowered.
-    assert parse_query(asked).type == 65
-
-
 HEADER = struct.Struct("!6H")
 QUESTION = WEB + b"\0\1\0\1"
 
@@ -89,82 +80,35 @@ def opt(owner: bytes = b"\0", rdata: bytes = b"", length: int | None = None) -> 
     return owner + struct.pack("!HHIH", 41, 1232, 0, len(rdata) if length is None else length) + rdata
 
 
-SILENCE = None
-FORMERR, NOTIMP = 1, 4
-
-
+# The header and most faults behind it are H01 to H20 and E06 to E08 of tests/contract/behaviour.
 @pytest.mark.parametrize(
-    ("asked", "rcode"),
+    "asked",
     [
-        # H12, H05: too short, or a response: silence.
-        *[(b"\0" * size, SILENCE) for size in range(12)],
-        (packet(1, 0, 0, 0, flags=0x8180), SILENCE),
-        (packet(0, 0, 0, 0, flags=0xFFFF, body=b""), SILENCE),
-        # H01-H04: other opcodes, whatever the counts are (X09).
-        *[(packet(1, 0, 0, 0, flags=opcode << 11), NOTIMP) for opcode in range(1, 16)],
-        (packet(0, 0, 0, 0, flags=4 << 11, body=b""), NOTIMP),
-        (packet(2, 7, 7, 7, flags=5 << 11), NOTIMP),
-        # H06, H07, H08: not one question (RFC 9619).
-        (packet(0, 0, 0, 0, body=b""), FORMERR),
-        (packet(2, 0, 0, 0, body=QUESTION * 2), FORMERR),
-        (packet(0xFFFF, 0, 0, 0), FORMERR),
-        (packet(1, 0, 0, 0, body=b""), FORMERR),
-        (packet(1, 1, 0, 0), FORMERR),
-        (packet(1, 0, 1, 0), FORMERR),
-        (packet(1, 0, 0, 5), FORMERR),
-        *[(packet(1, 0, 0, 0, body=QUESTION[:end]), FORMERR) for end in range(len(QUESTION))],
-        # H09: compression in a question, to itself, back, and forward.
-        (packet(1, 0, 0, 0, body=b"\xc0\x0c\0\1\0\1"), FORMERR),
-        (packet(1, 0, 0, 0, body=b"\3web\xc0\x0c\0\1\0\1"), FORMERR),
-        (packet(1, 0, 0, 0, body=b"\xc0\xff\0\1\0\1"), FORMERR),
-        # H10: 256 bytes.
-        (packet(1, 0, 0, 0, body=b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 2 + b"\x3e" + b"a" * 62 + b"\0\0\1\0\1"),
-         FORMERR),
-        (packet(1, 0, 0, 0, body=b"\1a" * 127 + b"\1b\0\0\1\0\1"), FORMERR),
-        # H11: label types that were never given out.
-        (packet(1, 0, 0, 0, body=b"\x40a\0\0\1\0\1"), FORMERR),
-        (packet(1, 0, 0, 0, body=b"\x80a\0\0\1\0\1"), FORMERR),
-        # E06-E08: two OPT records, an owner, options that run out, half a record.
-        (packet(1, 0, 0, 2, body=QUESTION + opt() + opt()), FORMERR),
-        (packet(1, 0, 0, 1, body=QUESTION + opt(owner=b"\1a\0")), FORMERR),
-        (packet(1, 0, 0, 1, body=QUESTION + opt(owner=b"\xc0\x0c")), FORMERR),
-        (packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0a\0\x09abc")), FORMERR),
-        (packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0a\0")), FORMERR),
-        (packet(1, 0, 0, 1, body=QUESTION + opt(length=9)), FORMERR),
-        (packet(1, 0, 0, 1, body=QUESTION), FORMERR),
-        *[(packet(1, 0, 0, 1, body=QUESTION + opt()[:end]), FORMERR) for end in range(len(opt()))],
+        packet(1, 1, 0, 0),
+        packet(1, 0, 1, 0),
+        packet(1, 0, 0, 5),
+        packet(1, 0, 0, 0, body=b"\1a" * 127 + b"\1b\0\0\1\0\1"),
+        packet(1, 0, 0, 1, body=QUESTION + opt(owner=b"\xc0\x0c")),
+        packet(1, 0, 0, 1, body=QUESTION + opt(length=9)),
+        *[packet(1, 0, 0, 1, body=QUESTION + opt()[:end]) for end in range(len(opt()))],
         # A record of another class (BIND's formerr suite: keyclass), and two SOA records for an answer (dupans).
-        (packet(1, 0, 0, 1, body=QUESTION + b"\0" + struct.pack("!HHIH", 25, 2, 1, 5) + b"\0\0\0\xf8\0"), FORMERR),
-        (packet(1, 0, 0, 2, body=QUESTION + opt() + b"\0" + struct.pack("!HHIH", 1, 255, 0, 0)), FORMERR),
-        (packet(1, 2, 0, 0, body=QUESTION + (b"\0" + struct.pack("!HHIH", 6, 1, 1, 22) + bytes(22)) * 2), FORMERR),
-        # H02: all flags set, of which an opcode that nobody knows may mean anything by RD.
-        *[(packet(1, 0, 0, 0, flags=opcode << 11 | 0x07FF), NOTIMP) for opcode in (1, 2, 3, 4, 5, 6, 15)],
+        packet(1, 0, 0, 1, body=QUESTION + b"\0" + struct.pack("!HHIH", 25, 2, 1, 5) + b"\0\0\0\xf8\0"),
+        packet(1, 0, 0, 2, body=QUESTION + opt() + b"\0" + struct.pack("!HHIH", 1, 255, 0, 0)),
+        packet(1, 2, 0, 0, body=QUESTION + (b"\0" + struct.pack("!HHIH", 6, 1, 1, 22) + bytes(22)) * 2),
     ],
-)  # fmt: skip
-def test_malformed(asked: bytes, rcode: int | None) -> None:
+)
+def test_malformed(asked: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         parse_query(asked)
-    reply = caught.value.reply
-    if rcode is SILENCE:
-        assert reply is None
-    else:
-        assert reply is not None
-        # A question section that was read comes back: the fault lies behind it.
-        question = QUESTION if asked[4:6] == b"\0\1" and asked[12:].startswith(QUESTION) and rcode == FORMERR else b""
-        opcode = int.from_bytes(asked[2:4], "big") & 0x7800
-        flags = 0x8000 | rcode | opcode | (0 if opcode else int.from_bytes(asked[2:4], "big") & 0x0100)
-        assert reply == asked[:2] + struct.pack("!5H", flags, len(question) > 0, 0, 0, 0) + question
-        assert dns.message.from_wire(reply).rcode() == rcode
+    # A question section that was read comes back: the fault lies behind it.
+    question = QUESTION if asked[12:].startswith(QUESTION) else b""
+    assert caught.value.reply == asked[:2] + struct.pack("!5H", 0x8101, len(question) > 0, 0, 0, 0) + question
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        packet(1, 0, 0, 0, body=b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 2 + b"\x3d" + b"a" * 61 + b"\0\0\1\0\1"),
         packet(1, 0, 0, 0, body=b"\1a" * 127 + b"\0\0\1\0\1"),
-        packet(1, 0, 0, 0, body=QUESTION + b"\xff" * 20),  # H13: bytes behind the question
-        packet(1, 0, 0, 0, flags=0x07FF),  # H14, H15: AA, TC, RA, Z, AD, CD and an rcode in a query
-        packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\xfd\xe9\0\3abc")),  # E04
         packet(1, 0, 0, 2, body=QUESTION + opt() + b"\3tsg\0" + struct.pack("!HHIH", 250, 255, 0, 2) + b"xx"),
         packet(1, 0, 0, 2, body=QUESTION + b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, 4) + b"abcd" + opt()),
     ],
@@ -273,51 +217,12 @@ def test_what_is_rendered_is_read_and_never_too_long(
         assert more == keys_of(authority[: len(more)])
 
 
-def test_the_last_record_that_fits_is_there_and_the_next_is_not() -> None:
-    # E09, E10: 16 bytes for each A record at a pointer to the question; 12 + 15 + 16 n <= 512.
-    sixty = [Record(WEB, wire.A, 5, bytes([10, 0, 0, n])) for n in range(60)]
-    out = encode_response(query(edns=False), limit=512, answer=sixty)
-    read = dns.message.from_wire(out)
-    assert len(read.answer[0]) == 30
-    assert len(out) == 12 + 15 + 30 * 16
-    assert read.flags & dns.flags.TC
-    assert (
-        dns.message.from_wire(encode_response(query(edns=False), limit=12 + 15 + 60 * 16, answer=sixty)).flags == 0x8180
-    )
-
-
 def test_names_beyond_the_reach_of_pointers_are_still_read() -> None:
     # A pointer has 14 bits (RFC 1035 section 4.1.4): owners first seen behind byte 16,383 cannot be pointed to.
     records = [Record(to_wire(f"n{n}.other.test"), wire.A, 5, bytes([1, 1, n >> 8, n & 255])) for n in range(900)] * 2
     out = encode_response(query(), limit=65_535, answer=records)
     assert len(out) > 0x4000
     assert records_of(dns.message.from_wire(out).answer) == keys_of(records)
-
-
-@pytest.mark.parametrize(
-    ("size", "limit"), [(None, 512), (0, 512), (100, 512), (512, 512), (1000, 1000), (1232, 1232), (4096, 1232)]
-)
-def test_udp_limit(size: int | None, limit: int) -> None:
-    asked = dns.message.make_query("web.local", "A", use_edns=False if size is None else 0, payload=size)
-    assert udp_response_limit(parse_query(asked.to_wire())) == limit
-
-
-def test_flags_are_ours_and_only_rd_and_cd_are_the_askers() -> None:
-    asked = parse_query(packet(1, 0, 0, 0, flags=0x07FF))
-    assert dns.message.from_wire(encode_response(asked, limit=512, recursion_available=False)).flags == 0x8110
-    everything = encode_response(asked, limit=512, authoritative=True, authentic=True)
-    assert dns.message.from_wire(everything).flags == 0x85B0
-    asked = parse_query(packet(1, 0, 0, 0, flags=0))
-    assert dns.message.from_wire(encode_response(asked, limit=512)).flags == 0x8080
-
-
-def test_edns_of_a_response() -> None:
-    # E01, E04, E05, E13, E19: one OPT, version 0, our size, DO as asked, nothing else echoed.
-    asked = parse_query(
-        packet(1, 0, 0, 1, body=QUESTION + b"\0" + struct.pack("!HHIH", 41, 4096, 0xC040, 7) + b"\xfd\xe9\0\3abc")
-    )
-    assert encode_response(asked, limit=1232).endswith(b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0))
-    assert not encode_response(query(edns=False), 0, limit=512, extended_error=(0, "why")).endswith(b"why")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,35 @@ SOA = "ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 Send = Callable[[bytes], None]
 
 
+class Fixed(NamedTuple):
+    """The one reply of a name: its records, where {name} is the name itself, and what else is in it."""
+
+    records: tuple[str, ...] = ()
+    rcode: int = 0
+    soa: bool = False
+    flags: int = 0
+
+
+FIXED = {
+    "ttl": Fixed((f"30 A {GOOD}",)),
+    "zero": Fixed((f"0 A {GOOD}",)),
+    "short": Fixed((f"1 A {GOOD}",)),
+    "neg": Fixed(rcode=3, soa=True),
+    "nodata": Fixed(soa=True),
+    "nosoa": Fixed(rcode=3),
+    "formerr": Fixed(rcode=1),
+    "servfail": Fixed(rcode=2),
+    "refused": Fixed(rcode=5),
+    "tconly": Fixed(flags=dns.flags.TC),
+    "adset": Fixed((f"60 A {GOOD}",), flags=dns.flags.AD),
+    "unk": Fixed((r"60 TYPE65280 \# 5 00ff41c00c",)),
+    "loop": Fixed(("60 CNAME {name}",)),
+    "rebind": Fixed(("60 A 192.168.56.101",)),
+    "cnlocal": Fixed(("60 CNAME web-01.local.", "web-01.local.|60 A 198.51.100.9")),
+    "signed": Fixed((f"60 A {GOOD}", "60 RRSIG A 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA")),
+}
+
+
 async def resolve(forwarder: Forwarder, query: Query, limit: int) -> bytes:
     """The forwarder's response, as the event loop can await it."""
     loop = asyncio.get_running_loop()
@@ -62,7 +91,10 @@ class FakeUpstream:
     """UDP and TCP on one port. dead: it says nothing; go: slow names wait for it; good: what it answers.
 
     no_edns: it rejects every OPT record with FORMERR; flat: every question comes back in lower case over UDP.
+    behaviour: the one of every name.
     """
+
+    fixed = FIXED
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.address = address
@@ -72,6 +104,7 @@ class FakeUpstream:
         self.dead = self.no_edns = self.flat = self.silent_tcp = False
         self.go = asyncio.Event()
         self.good = GOOD
+        self.behaviour = ""
         self.relay: Callable[[bytes], asyncio.Future[bytes]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -141,17 +174,27 @@ class FakeUpstream:
         if self.relay is not None:
             send(await self.relay(packet))
             return
-        behaviour = one.name.split(".")[0].replace("-", "_")
+        behaviour = self.behaviour or one.name.split(".")[0]
         action = getattr(self, f"_do_{behaviour}", None)
-        if action is None:
-            send(self.reply(query, f"60 A {self.good}").to_wire())
-        else:
+        if action is not None:
             await action(one, send)
+            return
+        fixed = self.fixed.get(behaviour) or Fixed((f"60 A {self.good}",))
+        reply = self.reply(query, *(text.format(name=one.name) for text in fixed.records), rcode=fixed.rcode)
+        if fixed.soa:
+            reply.authority.append(dns.rrset.from_text("fz.test.", 300, "IN", "SOA", SOA))
+        reply.flags |= fixed.flags
+        good = reply.to_wire()
+        bad = _bad_reply(behaviour, one, good)
+        if bad is not None:
+            send(bad)
+            await asyncio.sleep(0.05)
+        send(good)
 
     # -- building replies -------------------------------------------------------------------------------------
 
     @staticmethod
-    def reply(query: dns.message.Message, *answer: str, rcode: int = 0, soa: bool = False) -> dns.message.Message:
+    def reply(query: dns.message.Message, *answer: str, rcode: int = 0) -> dns.message.Message:
         """A reply; a record without an owner is the question's, `owner| rest` another's."""
         out = dns.message.make_response(query, recursion_available=True)
         out.set_rcode(rcode)
@@ -161,54 +204,31 @@ class FakeUpstream:
             ttl, kind, data = rest.split(None, 2)
             rrset = out.find_rrset(out.answer, name, 1, dns.rdatatype.from_text(kind), create=True)
             rrset.update(dns.rrset.from_text(name, int(ttl), "IN", kind, data))
-        if soa:
-            out.authority.append(dns.rrset.from_text("fz.test.", 300, "IN", "SOA", SOA))
         return out
 
-    def _again(self, one: Seen) -> bool:
+    def good_reply(self, one: Seen) -> bytes:
+        return self.reply(one.message, f"60 A {self.good}").to_wire()
+
+    def seen_before(self, one: Seen) -> bool:
         """Whether this very name was asked before."""
         return self.count(one.name) > 1
 
-    # -- behaviours -------------------------------------------------------------------------------------------
-
-    async def _do_ttl(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, f"30 A {GOOD}").to_wire())
-
-    async def _do_zero(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, f"0 A {GOOD}").to_wire())
-
-    async def _do_short(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, f"1 A {GOOD}").to_wire())
-
-    async def _do_neg(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, rcode=3, soa=True).to_wire())
-
-    async def _do_nodata(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, soa=True).to_wire())
-
-    async def _do_nosoa(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, rcode=3).to_wire())
-
-    async def _do_servfail(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, rcode=2).to_wire())
-
-    async def _do_refused(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, rcode=5).to_wire())
+    # -- behaviours that are more than one reply ----------------------------------------------------------------
 
     async def _do_drop(self, one: Seen, send: Send) -> None:
         pass
 
     async def _do_dropfirst(self, one: Seen, send: Send) -> None:
-        if self._again(one):
-            send(self.reply(one.message, f"60 A {GOOD}").to_wire())
+        if self.seen_before(one):
+            send(self.good_reply(one))
 
     async def _do_slow(self, one: Seen, send: Send) -> None:
         await self.go.wait()
-        send(self.reply(one.message, f"60 A {self.good}").to_wire())
+        send(self.good_reply(one))
 
     async def _do_firstonly(self, one: Seen, send: Send) -> None:
         """Answers what came first, when it may; nothing that came after."""
-        if not self._again(one):
+        if not self.seen_before(one):
             await self._do_slow(one, send)
 
     async def _do_tc(self, one: Seen, send: Send) -> None:
@@ -218,61 +238,22 @@ class FakeUpstream:
             reply.flags |= dns.flags.TC
         send(reply.to_wire(max_size=65535))
 
-    async def _do_tconly(self, one: Seen, send: Send) -> None:
-        reply = self.reply(one.message)
-        reply.flags |= dns.flags.TC
-        send(reply.to_wire())
-
-    async def _do_wrongid(self, one: Seen, send: Send) -> None:
-        good, evil = self.reply(one.message, f"60 A {GOOD}"), self.reply(one.message, f"60 A {EVIL}")
-        evil.id ^= 0x5555
-        await self._evil_first(evil.to_wire(), good.to_wire(), send)
-
-    async def _do_wrongq(self, one: Seen, send: Send) -> None:
-        other = dns.message.make_query("other.fz.test.", one.type)
-        other.id = one.id
-        evil = self.reply(other, f"60 A {EVIL}")
-        await self._evil_first(evil.to_wire(), self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
-
     async def _do_wrongport(self, one: Seen, send: Send) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind((self.address, 0))
             other.sendto(self.reply(one.message, f"60 A {EVIL}").to_wire(), (self.address, one.port))
-        await self._evil_first(b"", self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
-
-    async def _do_isquery(self, one: Seen, send: Send) -> None:
-        await self._evil_first(one.message.to_wire(), self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
-
-    async def _do_trunc(self, one: Seen, send: Send) -> None:
-        good = self.reply(one.message, f"60 A {GOOD}").to_wire()
-        await self._evil_first(good[:20], good, send)
-
-    async def _do_cut(self, one: Seen, send: Send) -> None:
-        good = self.reply(one.message, f"60 A {GOOD}").to_wire()
-        await self._evil_first(good[:-3], good, send)
-
-    async def _do_empty(self, one: Seen, send: Send) -> None:
-        await self._evil_first(b"", self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
-
-    async def _do_garbage(self, one: Seen, send: Send) -> None:
-        head = one.message.to_wire()[:2] + b"\x81\x80"
-        await self._evil_first(head + b"\xff" * 60, self.reply(one.message, f"60 A {GOOD}").to_wire(), send)
+        await asyncio.sleep(0.05)
+        send(self.good_reply(one))
 
     async def _do_flood(self, one: Seen, send: Send) -> None:
         """So many guesses that asking over TCP is the better way."""
         if one.tcp:
-            send(self.reply(one.message, f"60 A {GOOD}").to_wire())
+            send(self.good_reply(one))
             return
         for guess in range(60):
             evil = self.reply(one.message, f"60 A {EVIL}")
             evil.id = (one.id + 1 + guess) & 0xFFFF
             send(evil.to_wire())
-
-    @staticmethod
-    async def _evil_first(evil: bytes, good: bytes, send: Send) -> None:
-        send(evil)
-        await asyncio.sleep(0.05)
-        send(good)
 
     async def _do_flat(self, one: Seen, send: Send) -> None:
         lower = dns.message.make_query(one.name, one.type, use_edns=False)
@@ -281,17 +262,12 @@ class FakeUpstream:
 
     async def _do_formerredns(self, one: Seen, send: Send) -> None:
         edns = one.message.edns >= 0
-        send(self.reply(one.message, *([] if edns else [f"60 A {GOOD}"]), rcode=1 if edns else 0).to_wire())
-
-    async def _do_formerr(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, rcode=1).to_wire())
+        send(self.reply(one.message, rcode=1).to_wire() if edns else self.good_reply(one))
 
     async def _do_baredns(self, one: Seen, send: Send) -> None:
         """A server so old that it sends back its header alone."""
-        if one.message.edns >= 0:
-            send(one.id.to_bytes(2, "big") + b"\x81\x81" + bytes(8))
-        else:
-            send(self.reply(one.message, f"60 A {GOOD}").to_wire())
+        edns = one.message.edns >= 0
+        send(one.id.to_bytes(2, "big") + b"\x81\x81" + bytes(8) if edns else self.good_reply(one))
 
     async def _do_extra(self, one: Seen, send: Send) -> None:
         reply = self.reply(one.message, f"60 A {GOOD}", f"victim.fz.test.|60 A {EVIL}")
@@ -300,23 +276,17 @@ class FakeUpstream:
         reply.authority.append(dns.rrset.from_text("fz.test.", 60, "IN", "NS", "evil.test."))
         send(reply.to_wire())
 
-    async def _do_unk(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, r"60 TYPE65280 \# 5 00ff41c00c").to_wire())
 
-    async def _do_loop(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, f"60 CNAME {one.name}").to_wire())
-
-    async def _do_adset(self, one: Seen, send: Send) -> None:
-        reply = self.reply(one.message, f"60 A {GOOD}")
-        reply.flags |= dns.flags.AD
-        send(reply.to_wire())
-
-    async def _do_rebind(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, "60 A 192.168.56.101").to_wire())
-
-    async def _do_cnlocal(self, one: Seen, send: Send) -> None:
-        send(self.reply(one.message, "60 CNAME web-01.local.", "web-01.local.|60 A 198.51.100.9").to_wire())
-
-    async def _do_signed(self, one: Seen, send: Send) -> None:
-        rrsig = "60 RRSIG A 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"
-        send(self.reply(one.message, f"60 A {GOOD}", rrsig).to_wire())
+def _bad_reply(behaviour: str, one: Seen, good: bytes) -> bytes | None:
+    """What comes before the good reply, if anything."""
+    evil = FakeUpstream.reply(one.message, f"60 A {EVIL}")
+    other = dns.message.make_query("other.fz.test.", one.type, id=one.id)
+    return {
+        "wrongid": (one.id ^ 0x5555).to_bytes(2, "big") + evil.to_wire()[2:],
+        "wrongq": FakeUpstream.reply(other, f"60 A {EVIL}").to_wire(),
+        "isquery": one.message.to_wire(),
+        "trunc": good[:20],
+        "cut": good[:-3],
+        "empty": b"",
+        "garbage": good[:2] + b"\x81\x80" + b"\xff" * 60,
+    }.get(behaviour)

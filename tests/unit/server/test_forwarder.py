@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from selectors import SelectSelector
 from typing import Any
 
@@ -24,19 +23,15 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import until
 from tests.unit.server.fakeupstream import GOOD, FakeUpstream, resolve
-from vmdns.dns.forwarded_answer import Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import LOCALHOST, to_wire
 from vmdns.dns.query import parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.server import forwarder as forward
-from vmdns.server import io_thread, lookup, upstream_server
-from vmdns.server.dns_server import DnsServer
+from vmdns.server import io_thread, upstream_server
 from vmdns.server.forwarder import Forwarder
-from vmdns.server.listeners import bind
 
 # Nothing here may depend on how fast this machine is; where silence is the matter, it is cut short.
 LIMITS = Limits(upstream_timeout=10, query_timeout=20)
@@ -63,8 +58,8 @@ class Lab:
         self.clock = clock
         self.servers = servers
         self.up = servers[0]
-        self.held_back: list[str] = []
-        forwarder._report_withheld = self.held_back.append
+        self.withheld: list[str] = []
+        forwarder._report_withheld = self.withheld.append
 
     def configure(self, *default: FakeUpstream, limits: Limits = LIMITS, **more: Any) -> list[str]:
         upstreams = Upstreams(tuple(Upstream(one.address, one.port) for one in default), **more)
@@ -137,7 +132,7 @@ def has_ipv6() -> bool:
         return False
 
 
-def told(answer: dns.message.Message) -> list[str]:
+def data(answer: dns.message.Message) -> list[str]:
     return sorted(rdata.to_text() for rrset in answer.answer for rdata in rrset)
 
 
@@ -146,100 +141,17 @@ def ede(answer: dns.message.Message) -> tuple[int, str]:
     return int(option.code), option.text or ""
 
 
+@pytest.mark.parametrize("name", ["flood", "baredns"])
 @with_lab()
-async def test_f03_ttls_count_down_by_the_monotonic_clock(net: Lab) -> None:
-    first = await net.ask("ttl.1.fz.test")
-    net.clock.ahead += 2
-    second = await net.ask("ttl.1.fz.test")
-    assert (first.answer[0].ttl, net.up.count()) == (30, 1)
-    assert second.answer[0].ttl in (27, 28)
-    net.clock.ahead += 29
-    assert (await net.ask("ttl.1.fz.test")).answer[0].ttl == 30
+async def test_an_upstream_that_responds_badly_is_queried_once_more(net: Lab, name: str) -> None:
+    assert data(await net.ask(f"{name}.mixed-case-name.fz.test")) == [GOOD]
     assert net.up.count() == 2
-
-
-@with_lab()
-async def test_f05_f07_x01_nxdomain_is_kept_for_every_type_as_long_as_its_soa_says(net: Lab) -> None:
-    first = await net.ask("neg.1.fz.test")
-    net.clock.ahead += 5
-    second = await net.ask("neg.1.fz.test", "AAAA")
-    assert [first.rcode(), second.rcode(), net.up.count()] == [3, 3, 1]
-    assert (first.authority[0].rdtype, first.authority[0].ttl) == (dns.rdatatype.SOA, 20)
-    assert second.authority[0].ttl in (14, 15)
-    net.clock.ahead += 16
-    assert (await net.ask("neg.1.fz.test")).rcode() == 3
-    assert net.up.count() == 2
-
-
-@with_lab()
-async def test_f09_a_failure_is_kept_for_a_moment(net: Lab) -> None:
-    for _ in range(5):
-        answer = await net.ask("servfail.1.fz.test")
-        assert answer.rcode() == 2
-        assert ede(answer)[0] == 22
-        assert "answered SERVFAIL" in ede(answer)[1]
-    assert net.up.count() == 1
-    net.clock.ahead += 6
-    await net.ask("servfail.1.fz.test")
-    assert net.up.count() == 2
-
-
-@with_lab(limits=QUICK)
-async def test_f10_e20_a_silent_upstream_ends_in_servfail_that_says_why(net: Lab) -> None:
-    answer = await net.ask("drop.1.fz.test")
-    assert answer.rcode() == 2
-    assert ede(answer) == (23, f"127.0.0.1:{net.up.port} does not answer")
-    assert net.up.count() == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "asked"),
-    [
-        ("dropfirst", 2),  # F11
-        ("wrongid", 1),  # F13
-        ("wrongq", 1),  # F14
-        ("wrongport", 1),  # F15
-        ("isquery", 1),
-        ("trunc", 1),  # F38
-        ("cut", 1),
-        ("empty", 1),  # F39
-        ("garbage", 1),
-        ("flood", 2),
-        ("flat", 2),  # X08: without 0x20 in the reply TCP is asked
-        ("formerredns", 2),  # F22
-        ("baredns", 2),
-        ("extra", 1),  # F19
-    ],
-)
-def test_a_bad_upstream_is_outwaited(name: str, asked: int) -> None:
-    async def scenario() -> None:
-        async with lab(limits=QUICK if name == "dropfirst" else LIMITS) as net:
-            answer = await net.ask(f"{name}.Mixed-Case-Name.fz.test")
-            assert told(answer) == [GOOD]
-            assert (answer.authority, answer.additional) == ([], [])
-            assert net.up.count() == asked
-
-    run(scenario)
-
-
-@with_lab()
-async def test_f12_truncated_answers_are_fetched_over_tcp_and_cut_to_what_the_client_takes(net: Lab) -> None:
-    whole = await net.ask("tc.1.fz.test", limit=65535)
-    assert len(told(whole)) == 100
-    assert not whole.flags & dns.flags.TC
-    assert (net.up.count(tcp=False), net.up.count(tcp=True)) == (1, 1)
-    part = await net.bytes("tc.1.fz.test", limit=512, edns=-1)
-    assert len(part) <= 512
-    assert dns.message.from_wire(part).flags & dns.flags.TC
-    # TC over TCP is no answer at all, and nothing that could go on for ever.
-    assert (await net.ask("tconly.1.fz.test")).rcode() == 2
-    assert net.up.count("tconly") == 2
 
 
 @with_lab()
 async def test_t3_the_case_of_the_question_is_random_too(net: Lab) -> None:
     for at in range(10):
-        assert told(await net.ask(f"www.abcdefghijklmnop{at}.fz.test")) == [GOOD]
+        assert data(await net.ask(f"www.abcdefghijklmnop{at}.fz.test")) == [GOOD]
     assert len({one.raw_name.translate({ord(digit): None for digit in "0123456789"}) for one in net.up.seen}) > 5
 
 
@@ -249,7 +161,7 @@ async def test_f17_equal_questions_at_once_are_one_upstream_query(net: Lab) -> N
     await until(lambda: bool(net.up.seen) and net.forwarder.status()["waiting"] == 40)
     net.up.go.set()
     answers = await asyncio.gather(*asking)
-    assert [told(answer) for answer in answers] == [[GOOD]] * 40
+    assert [data(answer) for answer in answers] == [[GOOD]] * 40
     assert net.up.count() == 1
 
 
@@ -260,40 +172,32 @@ async def test_f17_one_who_gives_up_waiting_does_not_end_it_for_the_others(net: 
     await until(lambda: bool(net.up.seen))
     first.cancel()
     net.up.go.set()
-    assert told(await second) == [GOOD]
+    assert data(await second) == [GOOD]
     assert first.cancelled()
     assert (net.up.count(), net.forwarder.status()["waiting"]) == (1, 0)
-
-
-@with_lab(limits=QUICK)
-async def test_a_slow_answer_counts_even_after_the_question_was_sent_again(net: Lab) -> None:
-    asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
-    await until(lambda: net.up.count() == 2)
-    net.up.go.set()
-    assert told(await asking) == [GOOD]
 
 
 @with_lab()
 async def test_f30_x22_private_addresses_from_outside_are_blocked_and_said(net: Lab) -> None:
     answer = await net.ask("rebind.1.fz.test")
-    assert (answer.rcode(), told(answer), ede(answer)[0]) == (0, [], 15)
+    assert (answer.rcode(), data(answer), ede(answer)[0]) == (0, [], 15)
     net.configure(net.up, search=frozenset({to_wire("fz.test")}))
-    assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
+    assert data(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
     net.configure(net.up, domains={to_wire("1.fz.test"): (Upstream("127.0.0.1", net.up.port),)})
-    assert told(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
-    assert told(await net.ask("rebind.2.fz.test")) == []
+    assert data(await net.ask("rebind.1.fz.test")) == ["192.168.56.101"]
+    assert data(await net.ask("rebind.2.fz.test")) == []
 
 
 @with_lab(2, QUICK)
 async def test_what_a_resolver_of_this_computer_says_is_not_from_outside(net: Lab) -> None:
     """Each server's answer by where it comes from."""
     first, second = net.servers
-    assert told(await net.ask("rebind.1.fz.test")) == []
+    assert data(await net.ask("rebind.1.fz.test")) == []
     # Port 53 takes a right, so another one stands for it.
     net.forwarder._routes.servers[Upstream("127.0.0.1", first.port)].local = True
-    assert told(await net.ask("rebind.2.fz.test")) == ["192.168.56.101"]
+    assert data(await net.ask("rebind.2.fz.test")) == ["192.168.56.101"]
     first.dead = True
-    assert told(await net.ask("rebind.3.fz.test")) == []
+    assert data(await net.ask("rebind.3.fz.test")) == []
     assert second.count("rebind.3")
 
 
@@ -303,67 +207,14 @@ async def test_each_name_that_is_withheld_is_reported_once(net: Lab) -> None:
         net.clock.ahead += 61
         await net.ask(f"rebind.{at}.fz.test")
     await net.ask("cnlocal.1.fz.test")  # an alias into our zone, which no domain allows
-    assert net.held_back == ["rebind.1.fz.test", "rebind.2.fz.test"]
-    assert net.forwarder.status()["held_back"] == net.held_back
+    assert net.withheld == ["rebind.1.fz.test", "rebind.2.fz.test"]
+    assert net.forwarder.status()["held_back"] == net.withheld
     net.clock.ahead += 3601
     assert net.forwarder.status()["held_back"] == []
     await net.ask("rebind.1.fz.test")
-    assert net.held_back[2:] == ["rebind.1.fz.test"]
+    assert net.withheld[2:] == ["rebind.1.fz.test"]
     net.configure(net.up, search=frozenset({to_wire("1.fz.test")}))
     assert net.forwarder.status()["held_back"] == []
-
-
-@with_lab(limits=QUICK)
-async def test_f37_x02_stale_answers_when_the_upstream_is_dead(net: Lab) -> None:
-    await net.ask("short.1.fz.test")
-    net.up.dead = True
-    net.clock.ahead += 3600
-    for _ in range(3):
-        answer = await net.ask("short.1.fz.test")
-        assert (told(answer), answer.answer[0].ttl, ede(answer)[0]) == ([GOOD], 30, 3)
-    assert net.up.count() == 3  # the first time, and two first_queries
-    net.clock.ahead += 31
-    assert told(await net.ask("short.1.fz.test")) == [GOOD]
-    assert net.up.count() == 5
-    net.clock.ahead += 86_400
-    assert (await net.ask("short.1.fz.test")).rcode() == 2
-
-
-@with_lab()
-async def test_f37_who_could_have_a_stale_answer_does_not_wait_long(net: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "STALE_WAIT", 0.05)
-    net.up.go.set()
-    await net.ask("slow.1.fz.test")
-    net.up.go.clear()
-    net.clock.ahead += 100
-    answer = await net.ask("slow.1.fz.test")
-    assert ede(answer)[0] == 3
-    net.up.go.set()
-    await until(lambda: not net.forwarder.status()["outstanding"])
-    assert (await net.ask("slow.1.fz.test")).answer[0].ttl > 30  # the question went on, its answer was kept
-
-
-@with_lab(limits=QUICK)
-async def test_a_recovered_upstream_is_asked_at_once_again(net: Lab) -> None:
-    net.up.dead = True
-    assert (await net.ask("a.1.fz.test")).rcode() == 2
-    await until(lambda: is_silent(net, 0))
-    net.up.dead = False
-    assert told(await net.ask("b.1.fz.test")) == [GOOD]
-    assert told(await net.ask("a.1.fz.test")) == [GOOD]
-
-
-@with_lab()
-async def test_f40_f41_dead_names_do_not_hold_up_others(net: Lab) -> None:
-    await net.ask("known.1.fz.test")
-    dead = [asyncio.ensure_future(net.ask(f"drop.{at}.fz.test", edns=-1)) for at in range(150)]
-    await until(lambda: net.up.count("drop") >= 150)
-    query = parse_query(dns.message.make_query("known.1.fz.test", "A").to_wire())
-    assert net.forwarder.find_cached(Question.of(query)) is not None
-    assert told(await net.ask("fresh.1.fz.test")) == [GOOD]
-    assert not any(one.done() for one in dead)
-    await net.forwarder.close(0.0)
-    assert {(await one).rcode() for one in dead} == {2}
 
 
 @with_lab()
@@ -372,7 +223,7 @@ async def test_our_own_names_never_leave(net: Lab) -> None:
     net.configure(net.up, domains={to_wire("lan.local"): (Upstream("127.0.0.1", net.up.port),)})
     assert (await net.ask("ghost.local")).rcode() == 5
     assert net.up.count() == 0
-    assert told(await net.ask("nas.lan.local")) == [GOOD]
+    assert data(await net.ask("nas.lan.local")) == [GOOD]
 
 
 @pytest.mark.parametrize(
@@ -386,37 +237,26 @@ async def test_a22_a23_what_is_never_forwarded(net: Lab, kind: str, how: dict[st
     assert net.up.count() == 1
 
 
-@pytest.mark.parametrize("kind", [41, 128, 129, 200, 248, 249, 250])
-@with_lab()
-async def test_types_that_no_query_may_have_are_rejected_here(net: Lab, kind: int) -> None:
-    """RFC 9824 section 3.5 for NXNAME (128), RFC 6895 section 3.1 for the rest of the range."""
-    for at in range(4):
-        answer = await net.ask(f"www.{at}.fz.test", f"TYPE{kind}")
-        assert (answer.rcode(), ede(answer)[0]) == (1, 30)
-        assert answer.question[0].rdtype == kind
-    assert net.up.count() == 0
-
-
 @with_lab(2, Limits(upstream_timeout=1, query_timeout=4))
 async def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_then_on(net: Lab) -> None:
     dead, live = net.servers
     dead.dead = True
-    assert told(await net.ask("a.fz.test")) == [GOOD]
+    assert data(await net.ask("a.fz.test")) == [GOOD]
     assert (dead.count(), live.count()) == (1, 1)
     await until(lambda: is_silent(net, 0))
-    assert told(await net.ask("b.fz.test")) == [GOOD]
+    assert data(await net.ask("b.fz.test")) == [GOOD]
     assert (dead.count(), live.count()) == (1, 2)
     net.clock.ahead += 16  # it is probed again: by no client's question
     probes = len(dead.probes)
     answers = await asyncio.gather(*(net.ask(f"{name}.fz.test") for name in "cde"))
-    assert [told(one) for one in answers] == [[GOOD]] * 3
+    assert [data(one) for one in answers] == [[GOOD]] * 3
     await until(lambda: len(dead.probes) == probes + 1 and not probing(net))
     assert (dead.count(), live.count()) == (1, 5)
     dead.dead = False
     net.clock.ahead += 16
-    assert told(await net.ask("f.fz.test")) == [GOOD]
+    assert data(await net.ask("f.fz.test")) == [GOOD]
     await until(lambda: not is_silent(net, 0))
-    assert told(await net.ask("g.fz.test")) == [GOOD]
+    assert data(await net.ask("g.fz.test")) == [GOOD]
     assert (dead.count(), live.count()) == (2, 6)
 
 
@@ -424,8 +264,8 @@ async def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_
 @with_lab(2)
 async def test_a_server_that_says_no_is_followed_by_the_next_at_once(net: Lab, fault: str) -> None:
     first, second = net.servers
-    setattr(second, f"_do_{fault}", second._do_ttl)
-    assert told(await net.ask(f"{fault}.1.fz.test")) == [GOOD]
+    second.behaviour = "ttl"
+    assert data(await net.ask(f"{fault}.1.fz.test")) == [GOOD]
     assert (first.count(tcp=False), second.count()) == (1, 1)
 
 
@@ -434,7 +274,7 @@ async def test_a_server_where_nobody_listens_is_followed_by_the_next_at_once(net
     gone, live = net.servers
     await gone.stop()
     answer = await asyncio.wait_for(net.ask("www.1.fz.test"), 5)
-    assert told(answer) == [GOOD]
+    assert data(answer) == [GOOD]
     await until(lambda: is_silent(net, 0))
     assert live.count() == 1
     await gone.start()
@@ -460,10 +300,10 @@ def is_silent(net: Lab, at: int) -> bool:
 @with_lab()
 async def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with_it(net: Lab) -> None:
     net.up.no_edns = True
-    assert told(await net.ask("www.0.fz.test")) == [GOOD]
+    assert data(await net.ask("www.0.fz.test")) == [GOOD]
     await until(lambda: len(net.up.probes) == 6 and not probing(net))
     net.up.seen.clear()
-    assert told(await net.ask("www.1.fz.test", want_dnssec=True)) == [GOOD]
+    assert data(await net.ask("www.1.fz.test", want_dnssec=True)) == [GOOD]
     assert [one.message.edns for one in net.up.seen] == [-1]
     net.up.no_edns = False
     net.clock.ahead += 901
@@ -474,10 +314,10 @@ async def test_a_server_that_never_understands_edns_or_case_is_not_troubled_with
     net.up.flat = True
     net.up.seen.clear()
     net.up.probes.clear()
-    assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
+    assert data(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
     assert [one.tcp for one in net.up.seen] == [False, True]
     await until(lambda: len(net.up.probes) == 3 and not probing(net))
-    assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
+    assert data(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
     assert [one.tcp for one in net.up.seen] == [False, True, False]
     assert net.up.seen[-1].raw_name == "www.mixed-case-name-1.fz.test."
 
@@ -492,10 +332,10 @@ async def test_a_probe_always_has_letters_of_both_cases(net: Lab, monkeypatch: p
 
     monkeypatch.setattr(secrets, "token_bytes", draw)
     net.up.flat = True
-    assert told(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
+    assert data(await net.ask("www.mixed-case-name-0.fz.test")) == [GOOD]
     await until(lambda: len(net.up.probes) == 3 and not probing(net))
     net.up.seen.clear()
-    assert told(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
+    assert data(await net.ask("www.mixed-case-name-1.fz.test")) == [GOOD]
     assert [one.tcp for one in net.up.seen] == [False]
 
 
@@ -504,15 +344,15 @@ async def test_a_probe_always_has_letters_of_both_cases(net: Lab, monkeypatch: p
 async def test_no_name_that_one_client_asks_for_changes_how_other_queries_are_sent(net: Lab, manner: str) -> None:
     """Whoever owns a domain decides how it responds: that says nothing of the server that was asked."""
     first, second = net.servers
-    setattr(second, f"_do_{manner}", second._do_ttl)
+    second.behaviour = "ttl"
     for at in range(5):
-        assert told(await net.ask(f"{manner}.mixed-case-name-{at}.fz.test")) == [GOOD]
+        assert data(await net.ask(f"{manner}.mixed-case-name-{at}.fz.test")) == [GOOD]
         await until(lambda: not probing(net))
     assert first.probes
     assert not is_silent(net, 0)
     asked = f"www.{'abcdefgh.' * 5}fz.test"
     second.seen.clear()
-    assert told(await net.ask(asked, want_dnssec=True)) == [GOOD]
+    assert data(await net.ask(asked, want_dnssec=True)) == [GOOD]
     last = first.seen[-1]
     assert (last.name, last.raw_name == last.name, last.tcp) == (f"{asked}.", False, False)
     assert (last.message.edns, last.message.ednsflags & dns.flags.DO) == (0, dns.flags.DO)
@@ -547,15 +387,8 @@ async def test_x08_an_answer_whose_only_fault_is_its_case_is_used_where_tcp_fail
         net.up.tcp.close()
     net.up.silent_tcp = tcp == "silent"
     for at in range(5):
-        assert told(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
+        assert data(await net.ask(f"flat.mixed-case-name-{at}.fz.test")) == [GOOD]
     assert net.up.count(tcp=False) == 5
-
-
-@with_lab(limits=QUICK)
-async def test_nobody_is_asked_twice_where_sockets_are_scarce(net: Lab) -> None:
-    net.forwarder._sockets.most = 2
-    assert (await net.ask("drop.1.fz.test")).rcode() == 2
-    assert net.up.count() == 1
 
 
 @with_lab()
@@ -580,7 +413,7 @@ async def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once(net: Lab
     assert not any(one.done() for one in waiting)
     net.up.go.set()
     await asyncio.gather(*waiting)
-    assert told(await net.ask("slow.x.fz.test")) == [GOOD]
+    assert data(await net.ask("slow.x.fz.test")) == [GOOD]
 
 
 @with_lab()
@@ -646,14 +479,14 @@ async def test_other_upstreams_empty_the_cache_and_none_at_all_does_not(net: Lab
     first, second = net.servers
     second.good = "198.51.100.5"
     net.configure(first)
-    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    assert data(await net.ask("www.1.fz.test")) == [GOOD]
     net.configure()
-    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    assert data(await net.ask("www.1.fz.test")) == [GOOD]
     net.configure(first)
-    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    assert data(await net.ask("www.1.fz.test")) == [GOOD]
     assert first.count() == 1
     net.configure(second)
-    assert told(await net.ask("www.1.fz.test")) == ["198.51.100.5"]
+    assert data(await net.ask("www.1.fz.test")) == ["198.51.100.5"]
 
 
 @with_lab(2)
@@ -665,16 +498,17 @@ async def test_an_answer_of_former_upstreams_that_comes_late_is_not_kept(net: La
     net.configure(second)
     second.good = "198.51.100.5"
     second.go.set()
-    assert told(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
+    assert data(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
     first.go.set()
-    assert told(await late) == [GOOD]
-    assert told(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
+    assert data(await late) == [GOOD]
+    assert data(await net.ask("slow.1.fz.test")) == ["198.51.100.5"]
 
 
 @pytest.mark.parametrize(
     ("upstream", "own", "left_out"),
     [
         (Upstream("127.0.0.1"), ("127.0.0.1", 53), "itself"),
+        (Upstream("127.0.0.9"), ("0.0.0.0", 53), "itself"),  # any address of this host
         (Upstream("127.0.0.1", 5300), ("127.0.0.1", 53), ""),
         (Upstream("127.0.0.1"), ("0.0.0.0", 53), "itself"),
         (Upstream("0.0.0.0"), ("127.0.0.1", 53), "itself"),
@@ -705,24 +539,10 @@ def test_upstreams_that_cannot_be_asked_are_left_out_with_a_sentence(
 async def test_upstreams_by_ipv6(net: Lab) -> None:
     six = await FakeUpstream("::1").start()
     net.configure(six)
-    assert told(await net.ask("www.1.fz.test")) == [GOOD]
-    assert len(told(await net.ask("tc.1.fz.test", limit=65535))) == 100
+    assert data(await net.ask("www.1.fz.test")) == [GOOD]
+    assert len(data(await net.ask("tc.1.fz.test", limit=65535))) == 100
     assert six.count(tcp=True) == 1
     await six.stop()
-
-
-def test_an_address_of_this_host_is_ours_where_we_listen_everywhere() -> None:
-    """Every address that a socket can be bound to is this host's: 127.0.0.9 stands for that of an interface."""
-    forwarder = Forwarder(LIMITS)
-    problems = forwarder.configure(Upstreams((Upstream("127.0.0.9"),)), frozenset({("0.0.0.0", 53)}), ZONES, LIMITS)
-    assert len(problems) == 1
-
-
-def test_no_file_of_serving_reads_the_wall_clock() -> None:
-    """X03: what would follow the wall clock would expire, or live on, when that jumps."""
-    for path in Path(forward.__file__).parent.glob("*.py"):
-        if path.name in ("forwarder.py", "upstream_server.py", "upstream_exchange.py"):
-            assert "time.time(" not in path.read_text()
 
 
 @with_lab()
@@ -755,43 +575,8 @@ async def test_a_late_answer_of_the_first_server_still_counts(net: Lab) -> None:
     asking = asyncio.ensure_future(net.ask("firstonly.1.fz.test"))
     await until(lambda: second.count() == 1)
     first.go.set()
-    assert told(await asking) == [GOOD]
+    assert data(await asking) == [GOOD]
     assert (first.count(), second.count()) == (1, 1)
-
-
-def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
-    async def scenario() -> None:
-        up = await FakeUpstream().start()
-        forwarder = Forwarder(LIMITS)
-        forwarder.configure(Upstreams((Upstream(up.address, up.port),)), NOWHERE, frozenset(), LIMITS)
-
-        async def admit(peer: str) -> None:
-            raise AssertionError
-
-        server = DnsServer(lambda: SNAPSHOT, forwarder, admit, LIMITS)
-        listener = bind("127.0.0.1", 0)
-        server.open(listener)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.setblocking(False)
-            client.connect(("127.0.0.1", listener.port))
-            loop = asyncio.get_running_loop()
-            client.send(dns.message.make_query("www.1.fz.test", "A").to_wire())
-            first = dns.message.from_wire(await asyncio.wait_for(loop.sock_recv(client, 4096), 10))
-            assert told(first) == [GOOD]
-            for _ in range(2):
-                client.send(dns.message.make_query("slow.1.fz.test", "A").to_wire())
-            # A query counts as waiting before its datagram leaves the thread, so the upstream may see it later.
-            await until(lambda: forwarder.status()["waiting"] == 2 and up.count("slow") > 0)
-            assert up.count("slow") == 1
-            loop.call_later(0.05, up.go.set)
-            await server.stop(grace=10.0)
-            for _ in range(2):
-                assert told(dns.message.from_wire(await asyncio.wait_for(loop.sock_recv(client, 4096), 10))) == [GOOD]
-            assert server.handler.counts.forwarded == 3
-        await forwarder.close(0.0)
-        await up.stop()
-
-    run(scenario)
 
 
 @pytest.mark.parametrize("selector", [SelectSelector, getattr(selectors, "PollSelector", SelectSelector)])
@@ -799,9 +584,9 @@ def test_a_server_that_stops_answers_what_it_has_asked_upstreams() -> None:
 async def test_where_there_is_select_or_poll_alone(net: Lab, selector: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io_thread, "DefaultSelector", selector)
     first, second = net.servers
-    assert told(await net.ask("www.1.fz.test")) == [GOOD]
+    assert data(await net.ask("www.1.fz.test")) == [GOOD]
     first.dead = True
-    assert told(await net.ask("www.2.fz.test")) == [GOOD]
+    assert data(await net.ask("www.2.fz.test")) == [GOOD]
     assert (first.count(), second.count()) == (2, 1)
 
 
@@ -821,7 +606,7 @@ async def test_whatever_happens_at_once_every_question_ends_and_nothing_is_left_
     assert {"NOERROR"} <= {answer.rcode().name for answer in answers} <= {"NOERROR", "NXDOMAIN", "SERVFAIL"}
     for at, answer in enumerate(answers):
         assert f".{at % 97}.fz.test." in answer.question[0].to_text()
-        assert set(told(answer)) <= {GOOD} | {f"198.51.100.{n}" for n in range(1, 101)}
+        assert set(data(answer)) <= {GOOD} | {f"198.51.100.{n}" for n in range(1, 101)}
     await until(lambda: not net.forwarder.status()["outstanding"])
     status = net.forwarder.status()
     assert (status["outstanding"], status["waiting"]) == (0, 0)
