@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import dns.exception
-import dns.flags
-import dns.message
-import dns.query
-import dns.rcode
-
 from vmdns.commands import NOT_RUNNING, CommandError, command_name
+from vmdns.dns.message import AUTHORITATIVE, SOA
+from vmdns.dns.name import to_wire
 from vmdns.host import hosts_block, plan
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import HOST_SCOPE, SERVER_KINDS, SETTINGS, open_journal, plan_resolver
-from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress
+from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, query_udp
 
 ANSWER_SECONDS = 10.0  # vmdns looks every five seconds whether an address is there
 _QUERY_SECONDS = 0.5
-_PORT = 53
+_LOCAL = to_wire("local")
 
 Log = Callable[[str], None]
 Names = Callable[[], list[dict[str, Any]]]
@@ -74,13 +69,11 @@ def _wait_for_server(step: plan.Step) -> None:
 
 def answers(address: str, patience: float) -> bool:
     """Whether a DNS server there answers for local. as one that owns it, patience: for at most this many seconds."""
-    query = dns.message.make_query("local.", "SOA")
     end = time.monotonic() + patience
     while True:
-        with contextlib.suppress(OSError, dns.exception.DNSException):
-            reply = dns.query.udp(query, address, timeout=_QUERY_SECONDS, port=_PORT)
-            if reply.flags & dns.flags.AA and reply.rcode() == dns.rcode.NOERROR:
-                return True
+        response = query_udp(address, _LOCAL, SOA, _QUERY_SECONDS)
+        if response and response[2] << 8 & AUTHORITATIVE and not response[3] & 0x0F:
+            return True
         if time.monotonic() > end:
             return False
         time.sleep(_QUERY_SECONDS)

@@ -1,9 +1,10 @@
-"""Settings that systems share: a file that only vmdns writes, and an address on the loopback interface."""
+"""What systems share: a file that only vmdns writes, an address on the loopback interface, a query to a DNS server."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import shlex
 import socket
 import sys
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from vmdns.dns.query import encode_query
 from vmdns.files import read_whole
 from vmdns.host import elevation
 from vmdns.host.plan import Setting
 
 # The name server of a host that sends all queries to vmdns. VirtualBox passes it on to guests behind NAT.
 RESOLVER_ADDRESS = "198.18.53.53"
+DNS_PORT = 53
 
 _MAX_BYTES = 1_048_576
 _WRITE = """set -e
@@ -126,6 +129,20 @@ def is_assigned(address: str) -> bool:
                 return False
             raise
     return True
+
+
+def query_udp(address: str, name: bytes, kind: int, seconds: float) -> bytes | None:
+    """The response of the DNS server at port 53 of an IPv4 address to a query for a wire name; None without one."""
+    query = encode_query(int.from_bytes(os.urandom(2)), name, kind, edns=False)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.settimeout(seconds)
+        try:
+            one.connect((address, DNS_PORT))
+            one.send(query)
+            response = one.recv(4096)
+        except OSError:
+            return None
+    return response if response[:2] == query[:2] and len(response) > 12 else None
 
 
 @dataclass(frozen=True)  # for __post_init__

@@ -13,15 +13,14 @@ import contextlib
 import ipaddress
 import os
 import re
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmdns.dns.message import SERVFAIL, SOA, A
 from vmdns.dns.name import LOCALHOST, to_wire
-from vmdns.dns.query import encode_query
 from vmdns.dns.upstreams import RESOLVED_PROXY, RESOLVED_STUB, Upstream, Upstreams, wire_names
 from vmdns.files import read_regular
+from vmdns.host.system_settings import query_udp
 
 STUBS = frozenset({RESOLVED_STUB, RESOLVED_PROXY})
 _RESOLV_CONF = "etc/resolv.conf"
@@ -192,8 +191,9 @@ def read_upstreams() -> Upstreams:
 def _find_proxy() -> Upstream | None:
     """The proxy of systemd-resolved, or its stub before version 249; None if it does not answer or leads to vmdns."""
     for address in (RESOLVED_PROXY, RESOLVED_STUB):
-        if _query(address, LOCALHOST, A) is not None:  # which it answers itself
-            return None if leads_to_vmdns(_query(address, _TEST_NETWORK, SOA)) else Upstream(address)
+        if query_udp(address, LOCALHOST, A, _PROXY_SECONDS) is not None:  # which it answers itself
+            reply = query_udp(address, _TEST_NETWORK, SOA, _PROXY_SECONDS)
+            return None if leads_to_vmdns(reply) else Upstream(address)
     return None
 
 
@@ -203,19 +203,6 @@ def leads_to_vmdns(reply: bytes | None) -> bool:
         return False  # vmdns answers at once
     # A vmdns that has just started has no zones yet, and answers SERVFAIL.
     return reply[3] & 0x0F == SERVFAIL or b"\x05vmdns" in reply
-
-
-def _query(address: str, name: bytes, kind: int) -> bytes | None:
-    query = encode_query(0x5644, name, kind, edns=False)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.settimeout(_PROXY_SECONDS)
-        try:
-            one.connect((address, 53))
-            one.send(query)
-            reply = one.recv(4096)
-        except OSError:
-            return None
-    return reply if reply[:2] == query[:2] and len(reply) > 12 else None
 
 
 def watched_folders(root: Path = Path("/")) -> list[Path]:

@@ -20,6 +20,7 @@ from vmdns.commands import CommandError
 from vmdns.commands import host as hosting
 from vmdns.commands.host import answers, listen_address
 from vmdns.host import hosts_block as hostsfile
+from vmdns.host import system_settings
 from vmdns.host.elevation import ElevationDenied
 from vmdns.host.plan import JournalEntry
 from vmdns.host.resolver import SETTINGS, open_journal
@@ -160,7 +161,7 @@ def test_only_an_owner_of_local_is_taken_for_vmdns(
             reply.set_rcode(rcode)
             server.sendto(reply.to_wire(), peer)
 
-        monkeypatch.setattr(hosting, "_PORT", port)
+        monkeypatch.setattr(system_settings, "DNS_PORT", port)
         thread = threading.Thread(target=serve)
         thread.start()
         assert answers("127.0.0.1", 0) is good
