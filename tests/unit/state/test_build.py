@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -21,6 +20,7 @@ from tests.facts import (
     NETWORKS,
     NOW,
     OTHER,
+    addresses,
     lease,
     mac,
     report,
@@ -38,20 +38,12 @@ from vmdns.state.snapshot import Snapshot, list_names
 POLICY = Policy()
 
 
-def made(*facts: Fact, now: float = NOW, policy: Policy = POLICY) -> Snapshot:
+def build_world(*facts: Fact, now: float = NOW, policy: Policy = POLICY) -> Snapshot:
     return build((*NETWORKS, *facts), policy, now, 7)
 
 
-def recorded(text: str, zones: tuple[str, ...] = POLICY.zones, ttl: int = 5) -> Policy:
-    return replace(POLICY, zones=zones, records=parse_records(text, zones, ttl))
-
-
-def addresses(snapshot: Snapshot, name: str, kind: int = A) -> list[str] | None:
-    """What the name has of this type; None where there is no such name."""
-    node = snapshot.outside.get(to_wire(name)) or snapshot.find(to_wire(name), EVERYWHERE)
-    if node is None:
-        return None
-    return [str(ip_address(rdata)) for rdata in node[kind].rdatas] if kind in node else []
+def with_records(text: str, ttl: int = 5) -> Policy:
+    return replace(POLICY, records=parse_records(text, POLICY.zones, ttl))
 
 
 def node_at(snapshot: Snapshot, name: str) -> Node:
@@ -60,7 +52,7 @@ def node_at(snapshot: Snapshot, name: str) -> Node:
     return found
 
 
-def pointed(snapshot: Snapshot, address: str) -> list[str]:
+def pointers(snapshot: Snapshot, address: str) -> list[str]:
     node = snapshot.find(reverse_name(address), EVERYWHERE) or {}
     return [to_text(rdata) for rdata in node[PTR].rdatas] if PTR in node else []
 
@@ -68,74 +60,55 @@ def pointed(snapshot: Snapshot, address: str) -> list[str]:
 # -- VMs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_vm_is_there_under_all_its_names_in_each_zone() -> None:
-    snapshot = made(vm(1, groups=("/lab",), names=("www", "a.shop")), lease(1, "10.0.2.4"))
-    for below in ("web", "web.lab", "www", "a.shop", uuid(1)):
+def test_a_vm_has_all_its_names_in_each_zone() -> None:
+    snapshot = build_world(vm(1, groups=("/a/lab",), names=("www", "a.shop")), lease(1, "10.0.2.4"))
+    for relative in ("web", "web.lab.a", "www", "a.shop", uuid(1)):
         for zone in POLICY.zones:
-            assert addresses(snapshot, f"{below}.{zone}") == ["10.0.2.4"], below
-    assert pointed(snapshot, "10.0.2.4") == ["web.local"]
+            assert addresses(snapshot, f"{relative}.{zone}") == ["10.0.2.4"], relative
+    assert pointers(snapshot, "10.0.2.4") == ["web.local"]
     assert list_names(snapshot.guests[0], POLICY.zones)[:2] == ["web.local", "web.vm.internal"]
+    for above in ("a.local", "lab.a.local", "0.10.in-addr.arpa"):
+        assert node_at(snapshot, above) == {}
+    for outside in ("internal", "arpa", "."):
+        assert snapshot.find(to_wire(outside), EVERYWHERE) is None
 
 
-def test_names_above_names_are_there_with_nothing() -> None:
-    snapshot = made(vm(1, groups=("/a/b",)), lease(1, "10.0.2.4"))
-    for name in ("a.local", "b.a.local", "0.10.in-addr.arpa"):
-        assert node_at(snapshot, name) == {}
-    for name in ("internal", "arpa", "."):
-        assert snapshot.find(to_wire(name), EVERYWHERE) is None
-
-
-def test_a_vm_without_an_address_yet_is_there_with_nothing() -> None:
-    snapshot = made(vm(1))
-    assert addresses(snapshot, "web.local") == []
-    assert snapshot.guests[0].note == "it runs, but no address of it is known yet"
-
-
-@pytest.mark.parametrize("state", ["PoweredOff", "Saved", "Aborted"])
-def test_a_vm_that_is_off_is_not_there_and_it_is_said_why(state: str) -> None:
-    snapshot = made(vm(1, state=state), lease(1, "10.0.2.4"))
-    assert addresses(snapshot, "web.local") is None
-    assert pointed(snapshot, "10.0.2.4") == []
-    assert snapshot.absent[to_wire("web.local")] == f"VM 'web' is not running ({state})"
-    assert snapshot.absent[to_wire(f"{uuid(1)}.vm.internal")] == f"VM 'web' is not running ({state})"
-
-
-def test_nobody_takes_the_name_that_a_vm_that_is_off_has() -> None:
+def test_a_vm_that_is_off_is_absent_and_keeps_its_name() -> None:
     facts = vm(1, state="Saved"), vm(2), lease(1, "10.0.2.4"), lease(2, "10.0.2.5")
-    assert addresses(made(*facts), "web.local") == ["10.0.2.5"]
-    snapshot = build((*NETWORKS, *facts), Policy(), NOW, 1, owners=made(vm(1)).name_owners)
+    assert addresses(build_world(*facts), "web.local") == ["10.0.2.5"]
+    snapshot = build((*NETWORKS, *facts), Policy(), NOW, 1, owners=build_world(vm(1)).name_owners)
     assert addresses(snapshot, "web.local") is None
     assert addresses(snapshot, "web-2.local") == ["10.0.2.5"]
+    for name in ("web.local", f"{uuid(1)}.vm.internal"):
+        assert snapshot.absent[to_wire(name)] == "VM 'web' is not running (Saved)"
 
 
-def test_one_pointer_for_an_address_and_what_dhcp_gave_before_what_a_guest_claims() -> None:
-    # The claim is of the VM with the lower UUID, on another network, where nothing speaks against it.
-    thief = vm(1, "a", INTNET, reports=(report(1, "10.0.2.5"),))
-    snapshot = made(thief, vm(2, "db"), lease(2, "10.0.2.5"))
+def test_one_pointer_for_an_address_and_leases_before_reports() -> None:
+    # The VM with the lower UUID reports it on another network, where nothing contradicts.
+    snapshot = build_world(vm(1, "a", INTNET, reports=(report(1, "10.0.2.5"),)), vm(2, "db"), lease(2, "10.0.2.5"))
     assert addresses(snapshot, "a.local") == ["10.0.2.5"]
-    assert pointed(snapshot, "10.0.2.5") == ["db.local"]
-    twins = made(vm(2, "db"), vm(1, "web", OTHER), lease(2, "10.0.2.5"), lease(1, "10.0.2.5", OTHER))
-    assert pointed(twins, "10.0.2.5") == ["web.local"]
+    assert pointers(snapshot, "10.0.2.5") == ["db.local"]
+    twins = build_world(vm(2, "db"), vm(1, "web", OTHER), lease(2, "10.0.2.5"), lease(1, "10.0.2.5", OTHER))
+    assert pointers(twins, "10.0.2.5") == ["web.local"]
 
 
 def test_all_addresses_of_a_vm_are_at_its_name_once_with_one_ttl() -> None:
     # X04.
     machine = vm(1, "web", LAB, HOSTONLY, OTHER)
     facts = lease(1, "10.0.2.4"), lease(257, "192.168.56.101", HOSTONLY), lease(513, "10.0.2.4", OTHER)
-    snapshot = made(machine, *facts, policy=recorded("web TXT x", ttl=99))
+    snapshot = build_world(machine, *facts, policy=with_records("web TXT x", ttl=99))
     rrset = node_at(snapshot, "web.local")[A]
     assert (rrset.ttl, len(rrset.rdatas)) == (5, 2)
-    assert pointed(snapshot, "192.168.56.101") == ["web.local"]
 
 
 def test_a_vm_renamed_in_letters_alone_is_the_same_owner() -> None:
     # X06.
-    before, after = made(vm(1, "Web-01"), lease(1, "10.0.2.4")), made(vm(1, "web-01"), lease(1, "10.0.2.4"))
+    before, after = (build_world(vm(1, name), lease(1, "10.0.2.4")) for name in ("Web-01", "web-01"))
     assert before.nodes == after.nodes
 
 
-def test_what_is_refused_is_among_the_problems() -> None:
-    snapshot = made(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
+def test_refused_names_and_addresses_are_problems_and_notes() -> None:
+    snapshot = build_world(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
     assert snapshot.problems == (
         f"VM 'web' ({uuid(2)}) is web-2, because VM 'web' ({uuid(1)}) has the name web; rename one of the two VMs, "
         f"or choose a name for this one: VBoxManage setextradata {uuid(2)} vmdns/names web-2",
@@ -152,7 +125,7 @@ def test_what_is_refused_is_among_the_problems() -> None:
 
 
 def test_each_zone_has_one_soa_and_one_name_server_with_an_address() -> None:
-    snapshot = made()
+    snapshot = build_world(policy=replace(POLICY, ttl=30))
     assert snapshot.policy.apexes == BUILT_IN | {to_wire(zone) for zone in POLICY.zones}
     for apex in snapshot.policy.apexes:
         node = snapshot.find(apex, EVERYWHERE) or {}
@@ -161,77 +134,59 @@ def test_each_zone_has_one_soa_and_one_name_server_with_an_address() -> None:
     for zone in POLICY.zones:
         assert addresses(snapshot, f"vmdns.{zone}") == ["192.168.56.1"]
         assert addresses(snapshot, f"vmdns.{zone}", AAAA) == []
-
-
-def test_the_soa_says_how_long_absence_may_be_kept() -> None:
-    soa = made(policy=replace(POLICY, ttl=30)).soa
-    assert struct.unpack("!5I", soa[-20:]) == (7, 3600, 1200, 604_800, 30)
+    assert struct.unpack("!5I", snapshot.soa[-20:]) == (7, 3600, 1200, 604_800, 30)
 
 
 def test_localhost_is_this_host_and_nothing_else() -> None:
     # RFC 6761 section 6.3, whatever the hosts file says.
-    snapshot = made(HostName("localhost", "192.168.1.9"), HostName("localhost", "127.0.0.1"))
+    snapshot = build_world(HostName("localhost", "192.168.1.9"), HostName("localhost", "127.0.0.1"))
     assert addresses(snapshot, "localhost") == ["127.0.0.1"]
     assert addresses(snapshot, "*.localhost", AAAA) == ["::1"]
-    assert pointed(snapshot, "127.0.0.1") == ["localhost"]
+    assert pointers(snapshot, "127.0.0.1") == ["localhost"]
 
 
-def test_a_forwarded_domain_is_not_ours_even_where_it_usually_is() -> None:
+def test_pointers_of_vms_stay_in_a_forwarded_reverse_zone() -> None:
     policy = replace(POLICY, forwarded=frozenset({to_wire("10.in-addr.arpa"), to_wire("local")}))
-    snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=policy)
+    snapshot = build_world(vm(1), lease(1, "10.0.2.4"), policy=policy)
     assert to_wire("10.in-addr.arpa") not in snapshot.policy.apexes
     assert to_wire("local") in snapshot.policy.apexes  # our own zones stay ours
-    assert pointed(snapshot, "10.0.2.4") == ["web.local"]
+    assert pointers(snapshot, "10.0.2.4") == ["web.local"]
 
 
 # -- the user's own records ------------------------------------------------------------------------------------
 
 
-def test_records_stand_beside_vms() -> None:
-    policy = recorded('web TXT "hello"\n_ssh._tcp.web SRV 0 0 22 web\nprinter A 192.168.1.60\n')
-    snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=policy)
+def test_records_beside_a_vm() -> None:
+    policy = with_records('web TXT "hello"\n_ssh._tcp.web SRV 0 0 22 web\n* A 192.168.1.60\nprinter A 192.168.1.60\n')
+    snapshot = build_world(vm(1), lease(1, "10.0.2.4"), policy=policy)
     assert set(node_at(snapshot, "web.local")) == {A, TXT}
     assert snapshot.nodes[to_wire("_tcp.web.local")] == {}
     assert addresses(snapshot, "printer.vm.internal") == ["192.168.1.60"]
-    assert pointed(snapshot, "192.168.1.60") == ["printer.local"]
+    assert pointers(snapshot, "192.168.1.60") == ["printer.local"]
 
 
-@pytest.mark.parametrize(
-    "record", ["web A 192.168.1.60", "web AAAA fd00::60", "web CNAME printer.example.", "WEB A 1.2.3.4"]
-)
-def test_the_user_goes_before_a_vm_of_the_same_name(record: str) -> None:
+@pytest.mark.parametrize("record", ["WEB A 192.168.1.60", "web AAAA fd00::60", "web CNAME printer"])
+def test_a_record_takes_the_name_of_a_vm(record: str) -> None:
     # X05: never a CNAME and something else at one name.
-    text = record.replace("printer.example.", "printer")
-    snapshot = made(vm(1), lease(1, "10.0.2.4"), policy=recorded(text))
+    snapshot = build_world(vm(1), lease(1, "10.0.2.4"), policy=with_records(record))
     assert addresses(snapshot, "web.local") != ["10.0.2.4"]
     assert addresses(snapshot, "web-2.local") == ["10.0.2.4"]
     assert snapshot.guests[0].note.endswith("is web-2, because web is among the records of the configuration")
 
 
-@pytest.mark.parametrize(
-    ("text", "name"), [("web.lab CNAME x", "web.lab"), (f"{uuid(1)} CNAME x", uuid(1)), ("www CNAME x", "www")]
-)
-def test_a_vm_named_like_an_alias(text: str, name: str) -> None:
-    snapshot = made(vm(1, groups=("/lab",), names=("www",)), lease(1, "10.0.2.4"), policy=recorded(text))
-    assert set(snapshot.nodes[to_wire(f"{name}.local")]) == {CNAME}
+@pytest.mark.parametrize("name", ["web.lab", uuid(1), "www", "vmdns"])
+def test_a_vm_named_like_an_alias(name: str) -> None:
+    facts = vm(1, groups=("/lab",), names=("www",)), lease(1, "10.0.2.4")
+    snapshot = build_world(*facts, policy=with_records(f"{name} CNAME x"))
+    assert set(node_at(snapshot, f"{name}.local")) == {A if name == "vmdns" else CNAME}
     assert addresses(snapshot, "web.local") == ["10.0.2.4"]
-
-
-def test_our_own_server_goes_before_an_alias_of_its_name() -> None:
-    snapshot = made(policy=recorded("vmdns CNAME x"))
-    assert set(node_at(snapshot, "vmdns.local")) == {A}
-
-
-def test_an_address_in_the_records_points_to_no_wildcard() -> None:
-    snapshot = made(policy=recorded("* A 192.168.1.60\nb A 192.168.1.60\n"))
-    assert pointed(snapshot, "192.168.1.60") == ["b.local"]
 
 
 # -- the hosts file ----------------------------------------------------------------------------------------------
 
 
 def test_the_hosts_file_is_answered_as_it_is_and_bare_names_in_our_zones_too() -> None:
-    snapshot = made(
+    snapshot = build_world(
         HostName("nas", "192.168.1.9"), HostName("nas", "fd00::9"), HostName("box.example.org", "192.168.1.10"),
         HostName("storage", "192.168.1.9", canonical=False),
     )  # fmt: skip
@@ -240,27 +195,24 @@ def test_the_hosts_file_is_answered_as_it_is_and_bare_names_in_our_zones_too() -
     assert addresses(snapshot, "nas.local", AAAA) == ["fd00::9"]
     assert addresses(snapshot, "box.example.org") == ["192.168.1.10"]
     assert addresses(snapshot, "box.example.org.local") is None
-    assert pointed(snapshot, "192.168.1.9") == ["nas"]
-    assert pointed(snapshot, "192.168.1.10") == ["box.example.org"]
+    assert pointers(snapshot, "192.168.1.9") == ["nas"]
+    assert pointers(snapshot, "192.168.1.10") == ["box.example.org"]
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.1.1", "::1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1", "255.255.255.255"]
-)
-def test_what_leads_nowhere_stays_out_of_our_zones(address: str) -> None:
-    snapshot = made(HostName("myhost", address))
+@pytest.mark.parametrize("address", ["::1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1", "255.255.255.255"])
+def test_unreachable_addresses_of_the_hosts_file_stay_out_of_our_zones(address: str) -> None:
+    snapshot = build_world(HostName("myhost", address))
     assert addresses(snapshot, "myhost", A if "." in address else AAAA) == [address]
     assert addresses(snapshot, "myhost.local") is None
-    assert pointed(snapshot, address) in ([], ["localhost"])
+    assert pointers(snapshot, address) in ([], ["localhost"])
 
 
-def test_vms_and_records_go_before_the_hosts_file() -> None:
-    policy = replace(recorded("nas A 192.168.1.60"), reserved_allowed=frozenset({"web", "nas"}))
+def test_vms_and_records_may_be_allowed_names_of_the_hosts_file() -> None:
+    policy = replace(with_records("nas A 192.168.1.60"), reserved_allowed=frozenset({"web", "nas"}))
     facts = vm(1), lease(1, "10.0.2.4"), HostName("web", "192.168.1.9"), HostName("nas.local", "192.168.1.9")
-    snapshot = made(*facts, policy=policy)
-    assert addresses(snapshot, "web.local") == ["10.0.2.4"]
-    assert addresses(snapshot, "nas.local") == ["192.168.1.60"]
-    assert addresses(snapshot, "web") == ["192.168.1.9"]
+    snapshot = build_world(*facts, policy=policy)
+    for name, address in (("web.local", "10.0.2.4"), ("nas.local", "192.168.1.60"), ("web", "192.168.1.9")):
+        assert addresses(snapshot, name) == [address]
 
 
 @pytest.mark.parametrize(
@@ -268,8 +220,8 @@ def test_vms_and_records_go_before_the_hosts_file() -> None:
     [HostName("a" * 64, "192.168.1.9"), HostName("a..b", "192.168.1.9"), HostName("nas", "999.1.1.1"),
      HostName("local", "192.168.1.9"), HostName("vm.internal", "192.168.1.9")],
 )  # fmt: skip
-def test_absurd_names_in_the_hosts_file_change_nothing(host: HostName) -> None:
-    assert made(host).nodes == made().nodes
+def test_invalid_names_in_the_hosts_file_change_nothing(host: HostName) -> None:
+    assert build_world(host).nodes == build_world().nodes
 
 
 # -- laws ----------------------------------------------------------------------------------------------------------
@@ -300,19 +252,19 @@ FACTS = st.one_of(
         ),
 )  # fmt: skip
 WORLDS = st.lists(FACTS, max_size=12, unique_by=lambda fact: getattr(fact, "uuid", fact))
-OWN = recorded("www CNAME web\nfixed A 10.0.2.6\n* TXT x\nlab TXT y\n")
+OWN = with_records("www CNAME web\nfixed A 10.0.2.6\n* TXT x\nlab TXT y\n")
 
 
 @given(WORLDS, st.randoms(use_true_random=False))
 def test_any_order_of_facts_gives_an_equal_snapshot(world: list[Fact], random: object) -> None:
     shuffled = list(world)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert made(*world, policy=OWN) == made(*shuffled, policy=OWN)
+    assert build_world(*world, policy=OWN) == build_world(*shuffled, policy=OWN)
 
 
 @given(WORLDS)
-def test_what_holds_of_every_snapshot(world: list[Fact]) -> None:
-    snapshot = made(*world, policy=OWN)
+def test_every_snapshot_is_well_formed(world: list[Fact]) -> None:
+    snapshot = build_world(*world, policy=OWN)
     everything = {*snapshot.nodes, *snapshot.late, *snapshot.above, *snapshot.owned, *snapshot.pointers}
     for owner in everything:
         node = snapshot.find(owner, EVERYWHERE)
@@ -329,14 +281,14 @@ def test_what_holds_of_every_snapshot(world: list[Fact]) -> None:
         above = owner
         while above not in snapshot.policy.apexes and above[0]:
             above = above[1 + above[0] :]
-            assert above in everything or not below(above, snapshot.policy.apexes)
+            assert above in everything or not is_below(above, snapshot.policy.apexes)
     for guest in snapshot.guests:
         for name in list_names(guest, POLICY.zones):
             assert snapshot.find(to_wire(name), EVERYWHERE) is not None or not guest.machine.online
             assert to_wire(name) not in snapshot.policy.apexes
 
 
-def below(name: bytes, zones: Iterable[bytes]) -> bool:
+def is_below(name: bytes, zones: Iterable[bytes]) -> bool:
     parts = split_labels(name)
     return any(
         len(split_labels(zone)) <= len(parts) and parts[len(parts) - len(split_labels(zone)) :] == split_labels(zone)
@@ -345,9 +297,9 @@ def below(name: bytes, zones: Iterable[bytes]) -> bool:
 
 
 @given(WORLDS, st.floats(0, 1000))
-def test_a_snapshot_holds_until_the_time_it_says(world: list[Fact], later: float) -> None:
-    snapshot = made(*world, policy=OWN)
+def test_a_snapshot_is_valid_until_the_time_it_names(world: list[Fact], later: float) -> None:
+    snapshot = build_world(*world, policy=OWN)
     assert snapshot.valid_until == 0 or snapshot.valid_until > NOW
     end = snapshot.valid_until or NOW + 10_000
-    then = made(*world, policy=OWN, now=min(NOW + later, end - 0.001))
+    then = build_world(*world, policy=OWN, now=min(NOW + later, end - 0.001))
     assert then == snapshot
