@@ -186,6 +186,10 @@ _PROPERTY = re.compile(
     r"(?=[^\n:]{1,40}: /|\Z)",
     re.MULTILINE | re.DOTALL,
 )
+_EXTRA = re.compile(
+    r"^[^\n:]{1,40}: ([^\n]*?), [^\n:]{1,40}: (.*?)\n(?=[^\n:]{1,40}: [^\n]*?, [^\n:]{1,40}: |\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 _INTERFACE = re.compile(
     rf"{_LABEL}(?P<name>.*?)\nGUID: [^\n]*\nDHCP: [^\n]*\n{_LABEL}(?P<address>{_IP})\n{_LABEL}(?P<mask>{_IP})\n",
     re.DOTALL,
@@ -268,6 +272,11 @@ def parse_properties(text: str) -> dict[str, tuple[str, float]]:
     like several properties, all of which it could have set anyway.
     """
     return {match[1]: (match[2], int(match[3]) / 1e9) for match in _PROPERTY.finditer(text)}
+
+
+def parse_extra_data(text: str) -> dict[str, str]:
+    """`getextradata UUID enumerate`: key -> value."""
+    return {match[1]: match[2] for match in _EXTRA.finditer(text)}
 
 
 def parse_host_interfaces(text: str) -> list[HostInterface]:

@@ -8,6 +8,9 @@ get what is left of a tenth of one core. Four facts, measured on 7.2, determine 
   each VM's state and takes no lock, but its output is made for people.
 - Changes to a running VM, its extra data and networks are saved in the settings files at once.
 - `showvminfo` of a VM that starts or stops may fail in any way: the VM is kept as it was, and read again later.
+
+The extra data of a VM whose settings file cannot be read (an encrypted VM, or a file of another user) comes from
+`getextradata`, which takes no lock.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from vmdns.sources.installation import Installation, stamp, user_home, windows_u
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLost, fact_key, wrong_home
 from vmdns.sources.settings_file import InvalidSettingsFile, Registry
 from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError
-from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, parse_guest_reports
+from vmdns.sources.virtualbox_values import GUEST_PROPERTIES, ExtraData, parse_extra, parse_guest_reports
 from vmdns.state.external_data import MAX_BYTES
 from vmdns.state.facts import ONLINE_STATES, Fact, Machine
 
@@ -39,25 +42,31 @@ SHARE = 0.1  # of a core; at most half of it for lists
 CREDIT_SECONDS = 0.5  # CPU time that may be saved for details of VMs, or overdrawn where the user changes much
 FIRST_SECONDS = 5.0  # CPU time for details of VMs in the first round
 FULL_SECONDS = 30.0  # between full rounds, for changes that do not touch VirtualBox.xml
+SHOW_SECONDS = 30.0  # between calls of `showvminfo` for a VM whose settings are as they were: it may be paused
 MAX_LONG = 50  # VMs for which `list vms --long` is called (50 ms a VM)
 
 _NOT_FOUND = 0x80BB0001
 _NEVER = float("-inf")
+_NO_EXTRA = ExtraData((), False, ())
 
 
 @dataclass(slots=True)
 class _Vm:
     """One registered VM: its name in `list vms`, its settings file, and what is known.
 
-    looked: monotonic time at which it was last read while running, in this run and with its present settings.
+    looked, shown: monotonic times at which it was last read, and read with `showvminfo`, while running, in this run and
+    with its present settings. extra_known: whether `extra` is that of its present settings.
     """
 
     name: str
     path: Path | None = None
     stamp: FileStamp = None
     settings: Machine | None = None
+    extra: ExtraData = _NO_EXTRA
+    extra_known: bool = False
     fact: Machine | None = None
     looked: float = _NEVER
+    shown: float = _NEVER
 
 
 class VBoxManageReader:
@@ -151,6 +160,8 @@ class VBoxManageReader:
         }
         for uuid, vm in self._vms.items():
             vm.name, vm.path = listed[uuid], paths.get(uuid)
+            if vm.settings is None:  # nothing may tell when it changes
+                vm.stamp, vm.extra_known = None, False
         self._interfaces = [*output.parse_host_interfaces(self._list("list", "hostonlyifs"))]
         if sys.platform == "darwin":
             with suppress(VBoxManageError):  # not in 6.1
@@ -168,30 +179,37 @@ class VBoxManageReader:
                 states = output.parse_states(self._call("list", "vms", "--long"))
         for uuid, vm in self._vms.items():
             if uuid not in running:
-                vm.fact, vm.looked = _offline_machine(uuid, vm, *states.get(uuid, ("", 0.0))), _NEVER
+                vm.fact = _offline_machine(uuid, vm, *states.get(uuid, ("", 0.0)))
+                vm.looked = vm.shown = _NEVER
         end = self._call.spent + budget
         for uuid in sorted(running & self._vms.keys(), key=lambda uuid: self._vms[uuid].looked):
             vm = self._vms[uuid]
             if vm.fact is None or not vm.fact.online:
-                vm.fact = replace(vm.settings or Machine(uuid, vm.name), state="Running", state_changed=0.0)
+                vm.fact = replace(_machine_as_set(uuid, vm), state="Running", state_changed=0.0)
             if self._call.spent < end:
                 self._read_machine(uuid, vm, vm.fact)
+        for uuid, vm in self._vms.items():
+            if not vm.extra_known and vm.fact is not None and vm.fact.accessible and self._call.spent < end:
+                vm.extra_known = True
+                with suppress(VBoxManageError):
+                    vm.extra = parse_extra(output.parse_extra_data(self._call("getextradata", uuid, "enumerate")))
+                vm.fact = replace(vm.fact, **vm.extra._asdict())
 
-    def _read_machine(self, uuid: str, vm: _Vm, before: Machine) -> None:
+    def _read_machine(self, uuid: str, vm: _Vm, machine: Machine) -> None:
         """Reads a running VM, which stays as it was if it cannot be read now."""
         vm.looked = time.monotonic()
-        try:
-            machine = output.parse_machine(self._call("showvminfo", uuid, "--machinereadable"))
-        except (VBoxManageError, ValueError) as error:
-            if isinstance(error, VBoxManageError) and error.code == _NOT_FOUND:
-                vm.fact = None
-            return
-        if vm.settings is not None:
-            settings = vm.settings
-            extra = settings.names, settings.ignored, settings.set_addresses
-            machine = replace(machine, names=extra[0], ignored=extra[1], set_addresses=extra[2])
+        before = machine.reports
+        if vm.looked >= vm.shown + SHOW_SECONDS:
+            try:
+                machine = output.parse_machine(self._call("showvminfo", uuid, "--machinereadable"))
+            except (VBoxManageError, ValueError) as error:
+                if isinstance(error, VBoxManageError) and error.code == _NOT_FOUND:
+                    vm.fact = None
+                return
+            vm.shown = vm.looked
+            machine = replace(machine, **vm.extra._asdict())
         if machine.online:
-            reports = before.reports
+            reports = before
             with suppress(VBoxManageError):
                 text = self._call("guestproperty", "enumerate", uuid, *self._format, "--patterns", GUEST_PROPERTIES)
                 reports = parse_guest_reports(output.parse_properties(text), machine.state)
@@ -202,17 +220,18 @@ class VBoxManageReader:
         now = read_stamp(vm.path) if vm.path is not None else None
         if vm.path is None or now == vm.stamp:
             return
-        vm.stamp, vm.looked = now, _NEVER
-        with suppress(OSError, InvalidSettingsFile):  # VirtualBox may be replacing it
+        vm.stamp, vm.settings, vm.extra_known = now, None, False
+        vm.looked = vm.shown = _NEVER
+        with suppress(OSError, InvalidSettingsFile):  # encrypted, or another user's
             settings = settings_file.parse_machine(read_regular(vm.path, MAX_BYTES))
-            vm.settings = settings if settings.uuid == uuid else None
+            if settings.uuid == uuid:
+                vm.settings, vm.extra_known = settings, True
+                vm.extra = ExtraData(settings.names, settings.ignored, settings.set_addresses)
 
     def _adapter_mac(self, name: str, slot: int) -> str:
         """The MAC of an adapter of a VM, by its name or UUID; '' if there is none."""
-        machines = (
-            vm.settings for uuid, vm in self._vms.items() if name in (uuid, vm.name) and vm.settings is not None
-        )
-        return next((one.mac for machine in machines for one in machine.adapters if one.slot == slot), "")
+        machines = (vm.settings or vm.fact for uuid, vm in self._vms.items() if name in (uuid, vm.name))
+        return next((one.mac for machine in machines if machine for one in machine.adapters if one.slot == slot), "")
 
     def _list(self, *arguments: str) -> str:
         """Calls VBoxManage, and again if that fails. Raises `VirtualBoxLost` if the second call fails too."""
@@ -230,4 +249,9 @@ def _offline_machine(uuid: str, vm: _Vm, state: str, since: float) -> Machine:
         return replace(vm.fact, state=state, state_changed=since)
     if vm.name == output.INACCESSIBLE and (vm.settings is None or vm.settings.name != vm.name):
         return Machine(uuid, "", accessible=False)
-    return vm.settings or Machine(uuid, vm.name, "PoweredOff")
+    return _machine_as_set(uuid, vm)
+
+
+def _machine_as_set(uuid: str, vm: _Vm) -> Machine:
+    """A VM as it is powered off, by its settings file if that can be read."""
+    return vm.settings or Machine(uuid, vm.name, "PoweredOff", **vm.extra._asdict())

@@ -346,7 +346,8 @@ def test_networks_stay_while_virtualbox_xml_cannot_be_read(world, reader) -> Non
     }
 
 
-def test_pause_and_resume(world, reader) -> None:
+def test_pause_and_resume(world, reader, monkeypatch) -> None:
+    monkeypatch.setattr(vboxmanage, "SHOW_SECONDS", 0.0)
     words = f"showvminfo {MULTI} --machinereadable"
     world.out(words, 'VMState="running"', 'VMState="paused"')
     assert reader.wait(0) == vm(MULTI, state="Paused")
@@ -390,13 +391,36 @@ def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
     assert sum(words.startswith("guestproperty") for words in world.fake.asked()[before:]) == 1
 
 
-def test_an_encrypted_vm_is_shown_while_it_runs(world, reader) -> None:
-    (world.home / "machines" / f"{RUN2}.vbox").write_bytes(b"no xml")
-    fresh = world.reader().look()[f"machine:{RUN2}"]
-    assert fresh == replace(zoo.MACHINES[RUN2], names=(), registration_index=INDEXES[RUN2])
-
-
 # -- without settings files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uuid", [RUN2, BARE])
+def test_extra_data_of_a_vm_without_a_readable_settings_file(world, uuid) -> None:
+    """An encrypted VM, or one of another user, running or powered off."""
+    call = f"getextradata {uuid} enumerate"
+    (world.home / "machines" / f"{uuid}.vbox").write_bytes(b"no xml")
+    world.fake.plays(
+        call, "Key: vmdns/address, Value: 10.0.2.9\nKey: x, y: z, Value: a\nb\nKey: vmdns/names, Value: a\n"
+    )
+    reader = world.reader()
+    extra = {"names": ("a",), "set_addresses": ("10.0.2.9",)}
+    assert reader.look()[f"machine:{uuid}"] == vm(uuid, **since(uuid), **extra)[f"machine:{uuid}"]
+    world.fake.plays(call, "Key: vmdns/ignore, Value: 1\n")
+    assert reader.wait(0) == {}
+    assert [words for words in world.fake.asked() if words.startswith("getextradata")] == [call]
+    (world.home / "machines" / f"{uuid}.vbox").write_bytes(b"still no xml")
+    assert reader.wait(0) == vm(uuid, **since(uuid), names=(), ignored=True)
+    world.fake.plays(call, status=1, err=BUSY)
+    reader.reader.request_look()
+    assert reader.wait(0) == {}, "what is known is kept"
+    world.fake.plays(call, "")
+    reader.reader.request_look()
+    assert reader.wait(0) == vm(uuid, **since(uuid), names=())
+
+
+def since(uuid: str) -> dict[str, float]:
+    """When a VM without a readable settings file was powered off is not known."""
+    return {} if zoo.MACHINES[uuid].online else {"state_changed": 0.0}
 
 
 def test_a_gone_vm_is_gone(world, reader) -> None:
