@@ -27,12 +27,12 @@ from vmdns.sources.virtualbox_api import connect
 GIVE_UP_SECONDS = 5.0
 
 
-def measure(port: int, name: str, changes: list[tuple[str, Callable[[], None]]]) -> tuple[list[float], int]:
+def measure(server: Server, name: str, changes: list[tuple[str, Callable[[], None]]]) -> tuple[list[float], int]:
     """Milliseconds from each change to the first answer with its address; how many never came."""
     packet = encode_query(7, to_wire(name), 1)
     times, lost = [], 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect(("127.0.0.1", port))
+        client.connect((server.at, server.port))
         client.settimeout(1.0)
         for address, change in changes:
             wanted = socket.inet_aton(address)
@@ -63,31 +63,32 @@ def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     lab = Lab(Path(tempfile.mkdtemp(prefix="vmdns-fresh")) / "lab")
     try:
-        lab.vbm("natnetwork", "add", "--netname", "N", "--network", "10.0.0.0/16", "--enable", "--dhcp", "on")
-        told = lab.create("told", "--nic1", "natnetwork", "--nat-network1", "N")
+        lab.nat_network("N")
+        reporting = lab.create("reporting", "--nic1", "natnetwork", "--nat-network1", "N")
         leased = lab.create("leased", "--nic1", "natnetwork", "--nat-network1", "N")
-        for uuid in (told, leased):
+        for uuid in (reporting, leased):
             lab.start(uuid)
         mac = lab.mac(leased)
-        lab.report(told, "10.0.1.1")
+        lab.report(reporting, "10.0.2.250")
         server = Server(lab, "--reader", "api")
-        server.is_at("told.local", "10.0.1.1")
+        server.is_at("reporting.local", "10.0.2.250")
         os.environ.update(lab.environ)
         installation = find(os.environ)
         assert installation is not None
         manager = connect(installation)
-        session = manager.openMachineSession(manager.getVirtualBox().findMachine(told), True)
+        session = manager.openMachineSession(manager.getVirtualBox().findMachine(reporting), True)
         machine = session.machine
 
-        def tell(address: str) -> Callable[[], None]:
+        def report(address: str) -> Callable[[], None]:
             return lambda: machine.setGuestProperty(f"{NET}/0/V4/IP", address, "TRANSRESET")
 
         def lease(address: str) -> Callable[[], None]:
             return lambda: write_leases(lab.home, "N", (mac, address))
 
-        addresses = [f"10.0.{2 + n // 200}.{1 + n % 200}" for n in range(count)]
-        show("guest property", *measure(server.port, "told.local", [(one, tell(one)) for one in addresses]), 100)
-        show("lease file", *measure(server.port, "leased.local", [(one, lease(one)) for one in addresses]), 250)
+        reports = [(one, report(one)) for one in (f"10.0.2.{10 + n % 100}" for n in range(count))]
+        leases = [(one, lease(one)) for one in (f"10.0.2.{110 + n % 100}" for n in range(count))]
+        show("guest property", *measure(server, "reporting.local", reports), 100)
+        show("lease file", *measure(server, "leased.local", leases), 250)
         manager.closeMachineSession(session)
         server.stop()
     finally:
