@@ -68,6 +68,13 @@ def judged(packet: bytes, sent: Query, *, trusted: bool = False, stream: bool = 
     return validate_response(packet, sent, LIMITS, trusted=trusted, own=is_own, stream=stream)
 
 
+def fault(packet: bytes, sent: Query, **how: bool) -> ResponseFault:
+    """Why it is rejected."""
+    found = judged(packet, sent, **how)
+    assert isinstance(found, Rejected)
+    return found.verdict
+
+
 def accepted(
     sent: Query, answer: list[str] | None = None, authority: list[str] | None = None, trusted: bool = False,
     **how: int,
@@ -146,9 +153,7 @@ def test_nxdomain_with_the_very_records_is_an_answer() -> None:
 
 def test_a_referral_is_no_answer() -> None:
     sent = query()
-    found = judged(message(sent, [], ["fz.test.|60 NS ns.fz.test."]).to_wire(), sent)
-    assert isinstance(found, Rejected)
-    assert found.verdict is ResponseFault.FAILED
+    assert fault(message(sent, [], ["fz.test.|60 NS ns.fz.test."]).to_wire(), sent) is ResponseFault.FAILED
 
 
 SIG = "{} RRSIG {} 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"
@@ -202,9 +207,7 @@ def test_ad_is_noted_and_aa_is_not(flags: int) -> None:
 )
 def test_t24_other_rcodes_are_no_answer(rcode: int, edns: bool, verdict: ResponseFault) -> None:
     sent = query(edns=edns)
-    found = judged(message(sent, ["60 A 6.6.6.6"], rcode=rcode).to_wire(), sent)
-    assert isinstance(found, Rejected)
-    assert found.verdict is verdict
+    assert fault(message(sent, ["60 A 6.6.6.6"], rcode=rcode).to_wire(), sent) is verdict
 
 
 def change(packet: bytes, at: int, to: bytes) -> bytes:
@@ -243,9 +246,7 @@ GOOD = message(SENT, ["60 A 198.51.100.1"]).to_wire()
 )
 def test_messages_that_are_no_answer(packet: bytes, stream: bool, verdict: ResponseFault) -> None:
     assert SENT.question[-4:] == GOOD[25:29]
-    found = judged(packet, SENT, stream=stream)
-    assert isinstance(found, Rejected)
-    assert found.verdict is verdict
+    assert fault(packet, SENT, stream=stream) is verdict
 
 
 def test_what_follows_a_good_message_and_another_case_over_tcp_do_no_harm() -> None:
@@ -272,9 +273,7 @@ def test_chains_of_aliases_are_bounded(length: int) -> None:
 def test_an_alias_in_a_circle_is_no_answer(target: str) -> None:
     sent = query()
     answer = [f"60 CNAME {target}", "a.fz.test.|60 CNAME www.fz.test."]
-    found = judged(message(sent, answer).to_wire(), sent)
-    assert isinstance(found, Rejected)
-    assert found.verdict is ResponseFault.FAILED
+    assert fault(message(sent, answer).to_wire(), sent) is ResponseFault.FAILED
 
 
 INNER = ["10.0.2.15", "127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "172.16.0.1", "172.31.9.9",
@@ -388,34 +387,21 @@ def test_names_that_point_into_the_question_have_not_its_random_case(kind: str) 
     assert found.answer[0].rdata.endswith(to_wire("fz.test")), found.answer[0].rdata
 
 
-PARAMETERS = b"\0\1\0" + b"".join(struct.pack("!HH", 100 + n, 0) for n in range(16_000))
-HINTS = b"\0\1\0" + struct.pack("!HH", 4, 64_000) + b"\x08\x08\x08\x08" * 16_000
-
-
 @pytest.mark.parametrize(
     ("kind", "rdatas"),
     [
-        (16, [b"\0" * 65_000]),
-        (16, [bytes(200 - n) for n in range(200)]),
-        (99, [b"\0" * 2_000]),
-        (65, [HINTS]),
-        (64, [PARAMETERS]),
-        (42, [b"\0\1\x20\0" * 16_000]),
-        (16, [(b"\xff" + b"a" * 255) * 250]),
-        (16, [b"\x05hello" * 900]),
-        (65, [b"\0\1\0" + struct.pack("!HH", 4, 64) + b"\x08\x08\x08\x08" * 16]),
-        (1, [struct.pack("!I", 0x08080000 + n) for n in range(290)]),
-        (48, [b"\1\1\3\x08" + b"k" * 512] * 10),
+        ("TXT", [bytes(200 - n) for n in range(200)]),
+        ("SPF", [bytes(2_000)]),
+        ("TXT", [(b"\xff" + b"a" * 255) * 250]),
+        ("HTTPS", [b"\0\1\0" + struct.pack("!HH", 4, 64_000) + b"\x08\x08\x08\x08" * 16_000]),
+        ("SVCB", [b"\0\1\0" + b"".join(struct.pack("!HH", 100 + n, 0) for n in range(16_000))]),
+        ("A", [struct.pack("!I", 0x08080000 + n) for n in range(290)]),
     ],
-    ids=[
-        "strings", "strings of many", "spf", "hints of many", "parameters", "prefixes", "long text", "many strings",
-        "hints", "addresses", "keys",
-    ],
-)  # fmt: skip
-def test_large_records_are_accepted(kind: int, rdatas: list[bytes]) -> None:
-    sent = parse_query(encode_query(0x1234, to_wire("www.fz.test"), kind))
-    records = [wire.Record(sent.key, kind, 9, rdata) for rdata in rdatas]
-    packet, _ = wire.encode_message(0x1234, 0x8180, [wire.QuestionEntry(sent.key, kind)], records, limit=1 << 20)
+)
+def test_large_records_are_accepted(kind: str, rdatas: list[bytes]) -> None:
+    sent = query(kind=kind)
+    records = [wire.Record(sent.key, sent.type, 9, rdata) for rdata in rdatas]
+    packet, _ = wire.encode_message(sent.id, 0x8180, [wire.QuestionEntry(sent.key, sent.type)], records, limit=1 << 20)
     found = judged(packet, sent, trusted=True, stream=True)
     assert isinstance(found, Forwarded)
     assert len(found.answer) == len(set(rdatas))
@@ -426,6 +412,4 @@ def test_malformed_service_parameters_are_no_answer(trusted: bool) -> None:
     sent = query(kind="HTTPS")
     record = wire.Record(sent.key, wire.HTTPS, 9, b"\0\1\0" + struct.pack("!HH", 4, 3) + b"abc")
     packet, _ = wire.encode_message(sent.id, 0x8180, [wire.QuestionEntry(sent.key, wire.HTTPS)], [record])
-    found = judged(packet, sent, trusted=trusted)
-    assert isinstance(found, Rejected)
-    assert found.verdict is ResponseFault.IGNORE
+    assert fault(packet, sent, trusted=trusted) is ResponseFault.IGNORE

