@@ -13,16 +13,8 @@ from typing import NamedTuple
 
 from vmdns.dns import message as wire
 from vmdns.dns.limits import Limits
-from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query, encode_response
+from vmdns.dns.query import NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query, encode_response
 
-# RFC 8914 section 4: the codes of Extended DNS Errors that forwarding gives.
-EDE_OTHER = 0
-EDE_STALE = 3
-EDE_BLOCKED = 15
-EDE_STALE_NXDOMAIN = 19
-EDE_NOT_AUTHORITATIVE = 20
-EDE_NO_REACHABLE_AUTHORITY = 22
-EDE_NETWORK_ERROR = 23
 _NO_DATA = NOT_QUERY_TYPES | NOT_OFFERED_TYPES
 # RFC 8767 section 4: the TTL of a stale answer, in seconds.
 STALE_TTL = 30
@@ -76,7 +68,7 @@ class Forwarded:
 
     def stale(self, why: str) -> Forwarded:
         """The same as a stale answer, after its TTL (RFC 8767 section 4)."""
-        error = EDE_STALE_NXDOMAIN if self.rcode == wire.NXDOMAIN else EDE_STALE, why
+        error = wire.EDE_STALE_NXDOMAIN if self.rcode == wire.NXDOMAIN else wire.EDE_STALE, why
         return replace(self._with_ttls(lambda ttl: STALE_TTL), authentic=False, error=error)
 
     def _with_ttls(self, change: Callable[[int], int]) -> Forwarded:
@@ -93,11 +85,11 @@ def check_forwardable(query: Query) -> Forwarded | None:
     Without RD the cache is not used either: it would show what other clients have queried.
     """
     if query.cls == wire.IN and query.type in NOT_QUERY_TYPES:
-        return Forwarded(wire.FORMERR, error=(EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
+        return Forwarded(wire.FORMERR, error=(wire.EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for"))
     if query.cls != wire.IN or query.type in _NO_DATA:
-        return Forwarded(wire.REFUSED, error=(EDE_OTHER, "this class or type is not forwarded"))
+        return Forwarded(wire.REFUSED, error=(wire.EDE_OTHER, "this class or type is not forwarded"))
     if not query.recursion_desired:
-        return Forwarded(wire.REFUSED, error=(EDE_NOT_AUTHORITATIVE, "not ours, and recursion was not asked for"))
+        return Forwarded(wire.REFUSED, error=(wire.EDE_NOT_AUTHORITATIVE, "not ours, and recursion was not asked for"))
     return None
 
 

@@ -24,7 +24,6 @@ NOT_OFFERED_TYPES = frozenset({wire.IXFR, wire.AXFR, wire.MAILB, wire.MAILA})
 UDP_SIZE = 1232
 EDNS_KEEPALIVE = 11
 EDNS_EDE = 15
-EDE_INVALID_QUERY_TYPE = 30  # RFC 9824 section 9
 # Of an OPT record: padding takes 468 (RFC 8467), all else less. 16,000 empty ones take 15 ms to walk.
 MAX_OPTION_BYTES = 4096
 

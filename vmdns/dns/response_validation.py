@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from vmdns.dns import message as wire
 from vmdns.dns import rebinding
-from vmdns.dns.forwarded_answer import EDE_BLOCKED, Forwarded
+from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
 from vmdns.dns.query import Query
 from vmdns.dns.upstreams import closest_domain
@@ -158,7 +158,7 @@ def _rebuild_answer(
     ttl = min((one.ttl for one in kept), default=limits.cache_ttl)
     blocked = _find_block(kept, trusted, own)
     if blocked is not None:
-        return Forwarded(wire.NOERROR, ttl=ttl, error=(EDE_BLOCKED, blocked))
+        return Forwarded(wire.NOERROR, ttl=ttl, error=(wire.EDE_BLOCKED, blocked))
     answer = tuple(record for one in kept for record in one.records())
     if complete and not signed:
         return Forwarded(wire.NOERROR, answer, (), ttl, authentic)

@@ -15,9 +15,6 @@ from typing import Any
 
 from vmdns.dns import message
 from vmdns.dns.forwarded_answer import (
-    EDE_BLOCKED,
-    EDE_NO_REACHABLE_AUTHORITY,
-    EDE_OTHER,
     Forwarded,
     ForwardedCache,
     Question,
@@ -41,9 +38,9 @@ MAX_WAITERS = 100
 # stale answer (RFC 8767 section 5).
 _FAILED, _SILENT, _RECHECK = 5.0, 1.0, 30.0
 _CLOSE_INTERVAL = 0.01  # seconds between checks whether no query is in flight
-_WITHHELD = (EDE_BLOCKED, PRIVATE_ADDRESS)
-_STOPPING = Forwarded(message.SERVFAIL, error=(EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
-_FAULT = Forwarded(message.SERVFAIL, error=(EDE_OTHER, "internal error"))
+_WITHHELD = (message.EDE_BLOCKED, PRIVATE_ADDRESS)
+_STOPPING = Forwarded(message.SERVFAIL, error=(message.EDE_NO_REACHABLE_AUTHORITY, "vmdns is stopping"))
+_FAULT = Forwarded(message.SERVFAIL, error=(message.EDE_OTHER, "internal error"))
 _LATE = "the upstream servers do not answer in time"
 
 
@@ -153,18 +150,18 @@ class Forwarder:
             return found
         self._misses += 1
         if routes.is_own(question.name):
-            return Forwarded(message.REFUSED, error=(EDE_OTHER, "names of our own zones are never forwarded"))
+            return Forwarded(message.REFUSED, error=(message.EDE_OTHER, "names of our own zones are never forwarded"))
         now, limits = time.monotonic(), self._limits
         lookup = routes.in_flight.get(question)
         if max(self._waiting, len(self._lookups)) >= limits.outstanding or (
             lookup is not None and len(lookup.waiters) >= MAX_WAITERS
         ):
-            return self._fail(routes, question, EDE_OTHER, "too many queries are pending")
+            return self._fail(routes, question, message.EDE_OTHER, "too many queries are pending")
         if lookup is None:
             servers = routes.of(question.name)
             if not servers:
                 why = "no upstream server is known for this name"
-                return self._fail(routes, question, EDE_NO_REACHABLE_AUTHORITY, why)
+                return self._fail(routes, question, message.EDE_NO_REACHABLE_AUTHORITY, why)
             stale, left = routes.cache.stale(question, self._now(), _LATE), dict.fromkeys(servers, TRIES_EACH)
             lookup = Lookup(question, routes, limits, now, routes.trusts(question.name), stale, left)
             routes.in_flight[question] = lookup

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vmdns.dns.forwarded_answer import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, Forwarded, Question
+from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
+from vmdns.dns.message import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY
 from vmdns.server.io_thread import Timer
 from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
 

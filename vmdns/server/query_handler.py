@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from vmdns.dns.cookie import COOKIE, FULL, Cookies
-from vmdns.dns.forwarded_answer import EDE_OTHER, Forwarded, Question, check_forwardable, encode_answer
+from vmdns.dns.forwarded_answer import Forwarded, Question, check_forwardable, encode_answer
 from vmdns.dns.limits import Limits
-from vmdns.dns.message import AAAA, NXDOMAIN, REFUSED, SERVFAIL, A, Record, address_record
+from vmdns.dns.message import AAAA, EDE_OTHER, EDE_PROHIBITED, NXDOMAIN, REFUSED, SERVFAIL, A, Record, address_record
 from vmdns.dns.query import (
     Malformed,
     Query,
@@ -44,7 +44,6 @@ from vmdns.state.snapshot import AccessRight, Snapshot
 
 log = logging.getLogger(__name__)
 
-EDE_PROHIBITED = 18
 OVER_BUDGET = EDE_OTHER, "too many lookups by multicast DNS; try again in a second"
 TCP_LIMIT = 65_535
 MAX_AWAITED = 10_000  # queries that wait for the event loop; more get no response, and clients retry

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmdns.dns import message
-from vmdns.dns.forwarded_answer import EDE_OTHER
 from vmdns.dns.message import AAAA, ANY, CNAME, HTTPS, NOERROR, NXDOMAIN, SVCB, A, Node, Record
 from vmdns.dns.name import RESOLVER, convert_utf8_labels, split_labels
-from vmdns.dns.query import EDE_INVALID_QUERY_TYPE, NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query
+from vmdns.dns.query import NOT_OFFERED_TYPES, NOT_QUERY_TYPES, Query
 from vmdns.dns.upstreams import closest_domain
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
@@ -19,9 +18,6 @@ from vmdns.state.views import View
 MAX_CHAIN = 16
 _MINIMAL_ANY = b"\x07RFC8482\x00"
 _ADDRESS_TYPES = (A, AAAA, HTTPS, SVCB)
-
-# Extended DNS Errors (RFC 8914 section 4).
-EDE_NOT_READY, EDE_PROHIBITED = 14, 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +37,10 @@ def answer_query(query: Query, snapshot: Snapshot, view: View) -> Reply | None:
     if query.edns is not None and query.edns.version > 0:
         return Reply(message.BADVERS, authoritative=False)
     if query.cls == message.IN and query.type in NOT_QUERY_TYPES:
-        error = (EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for")
+        error = (message.EDE_INVALID_QUERY_TYPE, f"type {query.type} is not one to ask for")
         return Reply(message.FORMERR, authoritative=False, extended_error=error)
     if query.cls != message.IN or query.type in NOT_OFFERED_TYPES:
-        error = (EDE_PROHIBITED, "not offered by this server")
+        error = (message.EDE_PROHIBITED, "not offered by this server")
         return Reply(message.REFUSED, authoritative=False, extended_error=error)
     key = convert_utf8_labels(query.key) or query.key
     zone = _find_zone(key, snapshot)
@@ -133,12 +129,12 @@ def _explain_empty(key: bytes, snapshot: Snapshot, view: View) -> tuple[int, str
     guest = None if owner is None else snapshot.owner(owner)
     if guest is None or not (why := snapshot.vm_view(guest, view).why):
         return None
-    return EDE_NOT_READY if guest.waiting else EDE_OTHER, why
+    return message.EDE_NOT_READY if guest.waiting else message.EDE_OTHER, why
 
 
 def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Record, ...]) -> Reply:
     if not snapshot.policy.looked and zone in snapshot.policy.own:
-        error = (EDE_NOT_READY, "VirtualBox is being looked at")
+        error = (message.EDE_NOT_READY, "VirtualBox is being looked at")
         return Reply(message.SERVFAIL, authoritative=False, extended_error=error)
     why = snapshot.absent.get(key)
     return Reply(
@@ -146,7 +142,7 @@ def _answer_absent(key: bytes, zone: bytes, snapshot: Snapshot, chain: tuple[Rec
         NOERROR if zone == RESOLVER else NXDOMAIN,
         answer=chain,
         authority=(_soa_record(snapshot, zone),),
-        extended_error=(EDE_OTHER, why) if why else None,
+        extended_error=(message.EDE_OTHER, why) if why else None,
     )
 
 
