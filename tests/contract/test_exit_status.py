@@ -155,11 +155,3 @@ def test_doctor_with_a_vmdns_that_does_not_answer(run: Run, monkeypatch: pytest.
     assert "!  vmdns: does not answer within 0.05 s; end it and start it again\n      vmdns run\n" in out
     assert "Firefox" in out
     assert out.endswith("1 problem, 1 warning.\n")
-
-
-def test_ctrl_c_while_the_command_line_is_read_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "build_parser", interrupted)
-    assert cli.main(["names"]) == cli.INTERRUPTED

@@ -50,16 +50,10 @@ def test_the_tests_run_as_a_user_does() -> None:
     assert "PYTHONUNBUFFERED" not in os.environ
 
 
-@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
-def test_a_full_disk_is_a_failure_told_in_one_line(arguments: list[str]) -> None:
-    with serving(Fake(ANSWERS)):
+@pytest.mark.parametrize(("arguments", "names"), [*((one, NAMES) for one in PRINTING), (["names"], MANY)])
+def test_a_full_disk_is_a_failure_in_one_line(arguments: list[str], names: dict[str, Any]) -> None:
+    with serving(Fake({**ANSWERS, "names": names})):
         done = vmdns(*arguments, redirection=">/dev/full")
-    assert (done.returncode, done.stderr) == (1, "vmdns: cannot write the output: No space left on device\n")
-
-
-def test_a_disk_that_fills_up_in_the_middle() -> None:
-    with serving(Fake({"names": MANY})):
-        done = vmdns("names", redirection=">/dev/full")
     assert (done.returncode, done.stderr) == (1, "vmdns: cannot write the output: No space left on device\n")
 
 

@@ -11,25 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from vmdns import cli_parser
+from vmdns import cli, cli_parser
 from vmdns.cli_parser import SHELLS
 from vmdns.cli_parser import completion_script as script
 from vmdns.commands.server_request import RunningServer
 
-COMMANDS = [
-    "ask",
-    "completion",
-    "config",
-    "demo",
-    "doctor",
-    "host",
-    "hosts",
-    "names",
-    "run",
-    "service",
-    "status",
-    "wire",
-]
 # A line, with the cursor at its end, and what may come there.
 LINES = [
     ("vmdns r", ["run"]),
@@ -80,7 +66,7 @@ def completed(line: str, place: Path) -> list[str]:
     return sorted(one.rstrip(" /").replace("\\", "") for one in result.read_text().splitlines())
 
 
-@pytest.mark.parametrize(("line", "found"), [("vmdns ", sorted([*COMMANDS, "-h", "--help", "--version"])), *LINES])
+@pytest.mark.parametrize(("line", "found"), [("vmdns ", sorted([*cli._COMMANDS, "-h", "--help", "--version"])), *LINES])
 def test_what_is_completed(place: Path, line: str, found: list[str]) -> None:
     assert completed(line, place) == found
 
@@ -103,8 +89,3 @@ def test_bash(place: Path) -> None:
 def test_fish(place: Path) -> None:
     shown = output(["fish", "--no-config", "-c", "source script.fish; complete -C 'vmdns na'"], place)
     assert [one.split("\t")[0].strip() for one in shown] == ["names"]
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_each_shell_has_a_script(shell: str) -> None:
-    assert "vmdns" in script(shell)

@@ -20,7 +20,6 @@ from vmdns.config import (
     KEYS,
     Config,
     ConfigError,
-    key_lines,
     load,
     parse,
     values_in_force,
@@ -178,14 +177,6 @@ def test_refused(text: str, parts: list[str]) -> None:
     assert "\n" not in said
 
 
-def test_lines_of_keys() -> None:
-    text = 'a = [\n["b"],\n[1], # ]\n]\nc = { d = [\n] }\n[e."f.g"]\n"h" . i = """\nj = 1\n\\""""\n'
-    text += "[[k]]\nl = ''''''\nm=1"
-    lines = {"a": 1, "c": 5, "e.f.g": 7, "e.f.g.h.i": 8, "k": 11, "k.l": 12, "k.m": 13}
-    assert tomllib.loads(text)["k"] == [{"l": "", "m": 1}]
-    assert key_lines(text) == lines
-
-
 DEEP = ".a" * 50_000
 
 
@@ -317,10 +308,6 @@ def test_each_value_says_where_it_was_set() -> None:
     }
     assert read(render(values)) == config
     assert json.loads(json.dumps(values)) == values
-
-
-def test_defaults_are_in_bounds() -> None:
-    assert all(one.least <= one.default <= one.most for one in LIMITS.values())
 
 
 def table_rows() -> dict[str, list[str]]:

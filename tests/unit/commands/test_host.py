@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -128,19 +127,6 @@ def test_a_journal_of_another_version_is_said(run: Run) -> None:
     status, _, err = run("host", "--undo")
     assert status == 1
     assert "the journal names teapot x" in err
-
-
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="kinds of Linux")
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("loopback-address", "198.18.53.53"), ("resolv.conf", "/etc/resolv.conf"), ("dns-delegate", "/x"),
-        ("host-unit", "/x"), ("dnsmasq-conf", "/x"), ("resolv.conf-of-ours", "/x"),
-    ],
-)  # fmt: skip
-def test_every_kind_is_made_from_the_journal(kind: str, name: str) -> None:
-    made = SETTINGS[kind](name)
-    assert (made.kind, made.name) == (kind, name)
 
 
 @pytest.mark.parametrize(
