@@ -6,6 +6,7 @@ tests/live/test_doctor.py does the same on the real one.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from tests.facts import NOW
 from tests.fakebox import FakeBox
 from tests.unit.commands import test_wire
-from tests.unit.commands.test_wire import HOST_ONLY, Host, told, wire
+from tests.unit.commands.test_wire import HOST_ONLY, Host, run_wire, wire
 from tests.unit.host.test_wire_plan import HEAD, group, network, server
 from vmdns import cli
 from vmdns.sources.vboxmanage import parse_machine
@@ -135,14 +136,7 @@ HOST_ONLY_WIRED = server(HOST_ONLY, "192.168.56", inside=group("192.168.56.1"), 
         ),
     ],
 )  # fmt: skip
-def test_what_networks_hand_out(
-    box: FakeBox,
-    host: Host,
-    parts: list[str],
-    text: str,
-    command: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_networks_hand_out(box: FakeBox, host: Host, parts: list[str], text: str, command: str) -> None:
     settings(box, *parts)
     host.addresses.add("198.18.53.1")
     (found,) = findings(facts(box, host.addresses))
@@ -160,39 +154,32 @@ def test_what_networks_hand_out(
     ],
 )
 def test_notes_of_the_plan_to_wire(
-    box: FakeBox,
-    host: Host,
-    monkeypatch: pytest.MonkeyPatch,
-    parts: list[str],
-    version: str,
+    box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch, parts: list[str], version: str
 ) -> None:
     monkeypatch.setenv("FAKE_VERSION", version)
     settings(box, *parts)
-    (note,) = told("plan", "my lab")[0]["notes"][:1]
+    (note,) = run_wire("plan", "my lab")[0]["notes"][:1]
     line = note[note.index("VBoxManage") :]
     assert shlex.split(line)[3].removeprefix("--network=") in ("--netname", "my lab")
     run(box, line)
-    planned = told("plan", "my lab")[0]
+    planned = run_wire("plan", "my lab")[0]
     assert not [one for one in planned["notes"] if "VBoxManage" in one]
     assert planned["networks"][0]["steps"], "now there is something to apply"
 
 
 def test_a_strange_group_is_taken_away(box: FakeBox, host: Host) -> None:
     settings(box, network("my lab"), server("my lab", inside=group(macs="0800*")))
-    (note,) = [one for one in told("plan", "my lab")[0]["notes"] if "--remove-config" in one]
+    (note,) = [one for one in run_wire("plan", "my lab")[0]["notes"] if "--remove-config" in one]
     run(box, note[note.index("VBoxManage") :])
-    planned = told("plan", "my lab")[0]
+    planned = run_wire("plan", "my lab")[0]
     assert not [one for one in planned["notes"] if "--remove-config" in one]
     assert planned["networks"][0]["steps"]
 
 
-def shut_down(box: FakeBox) -> None:
-    """As the user does where the finding says so."""
-    box.says(f"showvminfo {UUID}", (box.home / f"showvminfo-{UUID}").read_text().replace('"running"', '"poweroff"'))
-
-
-def started(box: FakeBox) -> None:
-    box.says(f"showvminfo {UUID}", (box.home / f"showvminfo-{UUID}").read_text().replace('"poweroff"', '"running"'))
+def set_state(box: FakeBox, uuid: str, state: str) -> None:
+    """Starts a VM or shuts it down, as the user does where the finding says so."""
+    file = box.home / f"showvminfo-{uuid}"
+    file.write_text(re.sub(r'VMState="[a-z]+"', f'VMState="{state}"', file.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -211,9 +198,9 @@ def test_what_is_wrong_with_a_vm(box: FakeBox, adapters: list[str], text: str) -
     asked = ("192.168.56.101", "192.168.56.1")
     (found,) = [one for one in findings(facts(box, (), reached), asked) if text in one.text]
     if "shut it down" in found.text:
-        shut_down(box)
+        set_state(box, UUID, "poweroff")
     run(box, found.command)
-    started(box)
+    set_state(box, UUID, "running")
     assert [one for one in findings(facts(box, (), reached), asked) if text in one.text] == []
 
 
@@ -235,10 +222,9 @@ def test_two_vms_with_one_mac_address(box: FakeBox) -> None:
     (found,) = [one for one in findings(facts(box, ())) if twin in one.text]
     assert "shut it down" in found.text
     assert OTHER in found.command
-    off = (box.home / f"showvminfo-{OTHER}").read_text().replace('"running"', '"poweroff"')
-    box.says(f"showvminfo {OTHER}", off)
+    set_state(box, OTHER, "poweroff")
     run(box, found.command)
-    box.says(f"showvminfo {OTHER}", (box.home / f"showvminfo-{OTHER}").read_text().replace('"poweroff"', '"running"'))
+    set_state(box, OTHER, "running")
     assert [one for one in findings(facts(box, ())) if twin in one.text] == []
 
 

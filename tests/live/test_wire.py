@@ -13,12 +13,31 @@ from pathlib import Path
 import pytest
 
 from tests.live.lab import DOOR, Lab, Server, until
-from tests.unit.commands.test_wire import _DIES
 
 STRANGE = "a \"b'/c d"
 HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
 INTERFACE = "vboxnet0"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="addresses are given in tools/live's namespace, as root")
+
+_DIES = """
+import os, sys
+from vmdns.commands import wire as wiring
+from vmdns.commands.wire import Wire
+
+left = int(sys.argv[1])
+
+def log(line):
+    # The journal is written, the setting is not.
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), 9)
+
+wiring._resolvers = lambda: ("127.0.0.53",)
+one = Wire(None, ("local", "vm.internal"), may=sys.argv[2] == "may")
+one.apply(one.plan(), log)
+os.kill(os.getpid(), 9)
+"""
 
 
 @pytest.fixture
