@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from vmdns import config_types as types
-from vmdns.config_types import Listen
 from vmdns.dns import name
 from vmdns.dns.limits import LIMITS, Limits
 from vmdns.dns.upstreams import Upstream
 from vmdns.dns.zonefile import parse_records
 from vmdns.files import read_regular
+from vmdns.host.system_settings import ListenAddress
 from vmdns.state.policy import Policy
 
 # Room for some 50,000 own records; more is a mistaken file.
@@ -53,7 +53,7 @@ def _key(default: Any, read: Callable[[Any], Any], about: str, option: str = "")
 class Config:
     """The configuration: a field for each key of vmdns.toml."""
 
-    listen: tuple[Listen, ...] = _key(
+    listen: tuple[ListenAddress, ...] = _key(
         (),
         types.listen,
         'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of this host wherever guests ask',

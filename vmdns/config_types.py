@@ -9,26 +9,17 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vmdns.dns import name
 from vmdns.dns.limits import LIMITS, Limits
 from vmdns.dns.upstreams import Upstream
+from vmdns.host.system_settings import ListenAddress
 
 # A name below a zone may have a label of 63 bytes with its length byte in 255 (RFC 1035 section 2.3.4).
 MAX_ZONE = name.MAX_NAME - name.MAX_LABEL - 1
 MAX_ITEMS = 256
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\Z")
-
-
-class Listen(NamedTuple):
-    """Where to answer: a literal address of this host (with its zone id) and a port; port 0 is any free one."""
-
-    address: str
-    port: int = 53
-
-    def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 class Inside(ValueError):
@@ -61,9 +52,9 @@ def address_and_port(text: str, least_port: int = 1) -> tuple[str, int]:
     return address, int(port)
 
 
-def listen(value: Any) -> tuple[Listen, ...]:
+def listen(value: Any) -> tuple[ListenAddress, ...]:
     """Addresses to listen at, each once."""
-    found = tuple(dict.fromkeys(Listen(*address_and_port(item, 0)) for item in texts(value, "127.0.0.1:53")))
+    found = tuple(dict.fromkeys(ListenAddress(*address_and_port(item, 0)) for item in texts(value, "127.0.0.1:53")))
     for one in found:
         if ipaddress.ip_address(one.address).is_multicast:
             raise ValueError(f"{one.address} is a multicast address; name an address of this host")

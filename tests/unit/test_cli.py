@@ -24,10 +24,10 @@ from vmdns.cli_parser import build_parser
 from vmdns.commands import direct_read
 from vmdns.commands import server_request as client
 from vmdns.config import Config, Options, parse, values_in_force
-from vmdns.config_types import Listen
 from vmdns.control.client import instance_key
 from vmdns.control.server import ControlServer, Handler
 from vmdns.dns.upstreams import Upstream
+from vmdns.host.system_settings import ListenAddress
 
 COMMANDS = list(cli._COMMANDS)
 Run = Callable[..., tuple[int, str, str]]
@@ -174,7 +174,7 @@ def test_run_hands_on_configuration_file_and_options(
     assert (status, out, err) == (7, "ready: web\\x1b[31m.local\\nis\n", "")
     config, path, options = given
     assert config == Config(
-        listen=(Listen("127.0.0.1", 5300), Listen("::1")),
+        listen=(ListenAddress("127.0.0.1", 5300), ListenAddress("::1")),
         hosts=False,
         upstreams=(Upstream("192.0.2.53"),),
         reader="api",

@@ -12,11 +12,11 @@ from ipaddress import ip_address
 
 from vmdns.commands import CommandError, command_name
 from vmdns.config import Options
-from vmdns.config_types import Listen
 from vmdns.config_types import listen as parse_listen
 from vmdns.control.requests import SIMULATION
 from vmdns.daemon.listen_addresses import FALLBACK_PORTS
 from vmdns.demo.scene import LOOPBACK, describe_client
+from vmdns.host.system_settings import ListenAddress
 from vmdns.server.listeners import bind
 
 WORKER = (sys.executable, "-P", "-m", "vmdns.demo.worker")
@@ -36,7 +36,7 @@ def options(given: Options) -> tuple[Options, list[str]]:
     notes = [NOTE] + [f"{option} does nothing in a simulation" for key, option in ignored.items() if key in given]
     made = {key: given[key] for key in ("listen", "upstreams") if key in given} | OFF
     try:
-        wanted = parse_listen(given.get("listen", [])) or (Listen(HOST, 0),)
+        wanted = parse_listen(given.get("listen", [])) or (ListenAddress(HOST, 0),)
     except ValueError:
         return made, notes  # Config.with_options says what is wrong
     everywhere = any(ip_address(one.address.partition("%")[0]).is_unspecified for one in wanted)
@@ -54,7 +54,8 @@ def options(given: Options) -> tuple[Options, list[str]]:
         raise CommandError(
             f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free; name one by --listen {HOST}:PORT"
         )
-    listens = [one._replace(port=one.port or port) for one in wanted] + [Listen(address, port) for address in standing]
+    listens = [one._replace(port=one.port or port) for one in wanted]
+    listens += [ListenAddress(address, port) for address in standing]
     return made | {"listen": list(map(str, dict.fromkeys(listens)))}, notes
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmdns.config_types import Listen
 from vmdns.daemon.process import Log
 from vmdns.host.port_holder import explain_bind_error
+from vmdns.host.system_settings import ListenAddress
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 
-DEFAULT = (Listen("127.0.0.1", 53), Listen("::1", 53))
+DEFAULT = (ListenAddress("127.0.0.1", 53), ListenAddress("::1", 53))
 FALLBACK_PORTS = range(5300, 5400)
 RETRY_SECONDS = 5.0
 
@@ -25,7 +25,7 @@ class WantedAddress:
     named it to this computer. guests: it is wanted because a network of guests has it. trouble says why it could not be
     bound, with the remedy; error is the errno that it explains."""
 
-    listen: Listen
+    listen: ListenAddress
     guests: bool
     listeners: list[Listener] = field(default_factory=list)
     trouble: str = ""
@@ -43,8 +43,8 @@ class ListenAddresses:
         self._log = log
         self._changed = changed
         self._request: object = None
-        self._wanted: dict[Listen, WantedAddress] = {}
-        self._given: dict[Listen, Listener] = {}
+        self._wanted: dict[ListenAddress, WantedAddress] = {}
+        self._given: dict[ListenAddress, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -54,15 +54,15 @@ class ListenAddresses:
 
     def give(self, listeners: Iterable[Listener]) -> None:
         """Sockets that a service manager opened: listened on as long as vmdns runs, and instead of the default."""
-        self._given = {Listen(one.address, one.port): one for one in listeners}
+        self._given = {ListenAddress(one.address, one.port): one for one in listeners}
 
-    def want(self, listens: tuple[Listen, ...], guest_addresses: tuple[str, ...] = ()) -> None:
+    def want(self, listens: tuple[ListenAddress, ...], guest_addresses: tuple[str, ...] = ()) -> None:
         """Listens on these. Where there are none: on the default, and on port 53 of guest_addresses, the addresses of
         the host that guests send queries to. Closes the other listeners and keeps those that are wanted still."""
         if self._request == (listens, guest_addresses):
             return
         self._request = listens, guest_addresses
-        guests = () if listens else tuple(Listen(address, 53) for address in guest_addresses)
+        guests = () if listens else tuple(ListenAddress(address, 53) for address in guest_addresses)
         default = () if self._given else DEFAULT
         before = self._wanted
         self._wanted = {
@@ -75,7 +75,7 @@ class ListenAddresses:
                 self._log(f"no longer listening on {listener.address} port {listener.port}")
         self._open(optional=() if listens else DEFAULT[1:])
 
-    def _open(self, optional: tuple[Listen, ...] = ()) -> None:
+    def _open(self, optional: tuple[ListenAddress, ...] = ()) -> None:
         """Binds what is not bound yet, and tries again every five seconds where that fails: the user may free the port,
         allow it, or add the address. Logs each kind of failure once, for all addresses that have it."""
         places: dict[str, list[str]] = {}

@@ -201,16 +201,16 @@ def plan_zones(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) ->
 
 
 def _about(at: ListenAddress, zones: Sequence[str]) -> str:
-    return f"# by vmdns host: names in {' and '.join(zones)} are asked of vmdns at {at}"
+    return f"# by vmdns host: names in {' and '.join(zones)} are asked of vmdns at {at.short}"
 
 
 def _plan_resolved(found: LinuxResolver, at: ListenAddress, zones: Sequence[str]) -> tuple[Setting, str]:
     domains = " ".join(f"~{zone}" for zone in zones)
     if found.resolved >= _DELEGATES_SINCE:
-        return _DELEGATE, f"{_about(at, zones)}\n[Delegate]\nDNS={at}\nDomains={domains}\n"
+        return _DELEGATE, f"{_about(at, zones)}\n[Delegate]\nDNS={at.short}\nDomains={domains}\n"
     resolvectl = shutil.which("resolvectl") or "/usr/bin/resolvectl"
     start = (
-        f"{resolvectl} dns {_LINK} {at}",
+        f"{resolvectl} dns {_LINK} {at.short}",
         f"{resolvectl} domain {_LINK} {domains}",
         f"{resolvectl} default-route {_LINK} false",
     )

@@ -138,7 +138,7 @@ def plan_zones(at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, A
     """What to set so that queries for these zones go to vmdns at `at`. Raises OSError where there is no way."""
     if not zones:
         raise OSError("macOS keeps .local for multicast DNS; name another zone in vmdns.toml, like vm.internal")
-    text = f"# by vmdns host: names here are asked of vmdns at {at}\nnameserver {at.address}\nport {at.port}\n"
+    text = f"# by vmdns host: names here are asked of vmdns at {at.short}\nnameserver {at.address}\nport {at.port}\n"
     return [(ResolverFile(f"/etc/resolver/{zone}"), text) for zone in zones]
 
 

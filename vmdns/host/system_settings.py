@@ -84,14 +84,18 @@ def _lines(commands: Commands) -> str:
 
 
 class ListenAddress(NamedTuple):
-    """Where vmdns listens."""
+    """Where vmdns listens: a literal address of this host (with its zone id) and a port; port 0 is any free one."""
 
     address: str = "127.0.0.1"
     port: int = 53
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return host if self.port == 53 else f"{host}:{self.port}"
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    @property
+    def short(self) -> str:
+        """Without the port where it is that of DNS."""
+        return str(self).removesuffix(":53")
 
 
 def address_command(address: str, present: bool, system: str = sys.platform) -> list[str]:

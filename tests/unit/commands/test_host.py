@@ -65,7 +65,7 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         kind = "file"
 
     def plan(whole: bool, at: ListenAddress, zones: Any) -> tuple[list[tuple[File, str]], list[str]]:
-        return [(File(str(file)), TEXT.replace("127.0.0.1", str(at)))], ["a note"]
+        return [(File(str(file)), TEXT.replace("127.0.0.1", at.short))], ["a note"]
 
     monkeypatch.setattr(hosting, "plan_resolver", plan)
     monkeypatch.setitem(SETTINGS, "file", File)

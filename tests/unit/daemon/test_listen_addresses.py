@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests import clock
-from vmdns.config_types import Listen
 from vmdns.daemon import listen_addresses as listening
 from vmdns.daemon.listen_addresses import ListenAddresses
+from vmdns.host.system_settings import ListenAddress
 
 
 class Ports:
@@ -44,7 +44,7 @@ class Ports:
 @clock.in_loop
 async def test_a_port_is_taken_once_it_can_be_bound(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     ports = Ports(monkeypatch, p53=error)
-    ports.listening.want((Listen("127.0.0.1", 53),))
+    ports.listening.want((ListenAddress("127.0.0.1", 53),))
     assert ports.ports == ([] if error == errno.EADDRNOTAVAIL else [5300])
     await asyncio.sleep(60)
     trouble = f"127.0.0.1 port 53 {os.strerror(error)}"
@@ -56,7 +56,7 @@ async def test_a_port_is_taken_once_it_can_be_bound(monkeypatch: pytest.MonkeyPa
     assert ports.ports == ([53] if error == errno.EADDRNOTAVAIL else [5300, 53])
     assert [one["port"] for one in ports.listening.status()] == [53]
     assert ports.listening.status()[0]["detail"] == ""
-    ports.listening.want((Listen("127.0.0.1", 5353),))
+    ports.listening.want((ListenAddress("127.0.0.1", 5353),))
     assert ports.ports == [5353]
     ports.listening.close()
 
@@ -65,7 +65,7 @@ async def test_a_port_is_taken_once_it_can_be_bound(monkeypatch: pytest.MonkeyPa
 async def test_another_reason_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The right was given, and now it shows that another program has the port."""
     ports = Ports(monkeypatch, p53=errno.EACCES)
-    ports.listening.want((Listen("127.0.0.1", 53),))
+    ports.listening.want((ListenAddress("127.0.0.1", 53),))
     ports.errors[53] = errno.EADDRINUSE
     await asyncio.sleep(60)
     in_use = f"127.0.0.1 port 53 {os.strerror(errno.EADDRINUSE)}"
@@ -96,6 +96,6 @@ async def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     ports.listening.want(())
     assert ports.lines == ["listening on 127.0.0.1 port 53 (UDP and TCP)"]
     assert len(ports.listening.status()) == 1
-    ports.listening.want((Listen("::1", 53),))
+    ports.listening.want((ListenAddress("::1", 53),))
     assert ports.lines[-1] == f"::1 port 53 {os.strerror(errno.EADDRNOTAVAIL)}"
     ports.listening.close()
