@@ -1,7 +1,7 @@
 """A computer of its own for one test: network, processes, /etc and /run that are not this machine's.
 
-Inside are a real systemd-resolved or dnsmasq, two DNS servers that tell what they were asked, and vmdns as it is. Run
-as a program in new namespaces (`inside`), it does one of scenarios_of_host.py and prints what it saw as JSON.
+Inside are a real systemd-resolved or dnsmasq, two DNS servers that note their queries, and vmdns as it is. Run as a
+program in new namespaces (`inside`), it does one of resolver_scenarios.py.
 """
 
 from __future__ import annotations
@@ -61,34 +61,35 @@ def roots() -> list[str]:
     return list(dict.fromkeys(one for one in ROOTS if Path(one, ".ready").exists()))
 
 
-def inside(scenario: str, root: str) -> dict[str, Any]:
-    """Runs a scenario in new namespaces; what it saw."""
+def inside(scenario: str, root: str) -> None:
+    """Runs a scenario in new namespaces."""
     command = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
     done = subprocess.run(
         [*command, sys.executable, "-m", "tests.unit.host.box", scenario, root],
         cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
-    if done.returncode:
-        raise AssertionError(f"{scenario}: {done.stdout}{done.stderr}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    assert done.returncode == 0, f"{scenario}: {done.stdout}{done.stderr}"
+
+
+def same(found: object, expected: object) -> None:
+    """Asserts that both are equal; pytest, which would show them, is not here."""
+    assert found == expected, f"{found!r} instead of {expected!r}"
 
 
 def until(condition: Callable[[], object], what: str) -> Any:
     end = time.monotonic() + PATIENCE
-    while True:
-        value = condition()
-        if value:
-            return value
+    while not (value := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {PATIENCE} s")
         time.sleep(0.05)
+    return value
 
 
 class Server:
-    """A DNS server that gives every name one address, and notes what it was asked."""
+    """A DNS server that gives every name one address, and notes the names."""
 
     def __init__(self, address: str, answer: str) -> None:
-        self.asked: list[str] = []
+        self.queries: list[str] = []
         self._answer = answer
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((address, 53))
@@ -102,7 +103,7 @@ class Server:
             question = query.question[0]
             name = question.name.to_text().rstrip(".").lower()
             if name != LOOP_CHECK:
-                self.asked.append(name)
+                self.queries.append(name)
             if question.rdtype == dns.rdatatype.A:
                 reply.answer.append(dns.rrset.from_text(question.name, 5, "IN", "A", self._answer))
             self._socket.sendto(reply.to_wire(), peer)
@@ -123,7 +124,6 @@ class Box:
         for address in (ROUTER, OTHER):
             sh("ip", "address", "add", f"{address}/32", "dev", "lo")
         self.router, self.other = Server(ROUTER, "192.0.2.200"), Server(OTHER, "192.0.2.201")
-        self.lines: list[str] = []
         self._children: list[subprocess.Popen[bytes]] = []
         self.environ = {
             **os.environ,
@@ -219,12 +219,7 @@ class Box:
         self.run("resolvectl", "dns", "lan0", ROUTER)
 
     def run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(
-            command, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
-        return done.stdout + done.stderr
+        return sh(*command, environ=self.environ, check=check)
 
     def vmdns(self, *arguments: str, check: bool = True) -> str:
         return self.run(sys.executable, "-m", "vmdns", *arguments, check=check)
@@ -240,15 +235,16 @@ class Box:
             env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         self._children.append(child)
-        try:
-            until(lambda: b"\nready" in (self.folder / "log").read_bytes(), "vmdns is ready")
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {(self.folder / 'log').read_text()}") from None
+        until(lambda: b"\nready" in (self.folder / "log").read_bytes(), "vmdns is ready")
         return child
 
-    def look_up(self, name: str) -> str:
-        """What glibc finds for a name."""
-        return self.run("getent", "ahostsv4", name, check=False).partition(" ")[0]
+    def end(self, child: subprocess.Popen[bytes]) -> None:
+        child.terminate()
+        child.wait()
+
+    def look_up(self, *names: str) -> list[str]:
+        """The address that glibc finds for each name."""
+        return [self.run("getent", "ahostsv4", name, check=False).partition(" ")[0] for name in names]
 
     def link(self, name: str, address: str) -> None:
         """Adds an interface that is up."""
@@ -257,8 +253,8 @@ class Box:
         sh("ip", "address", "add", address, "dev", name)
         sh("ip", "link", "set", name, "up")
 
-    def ask(self, *names: str) -> list[str]:
-        """What vmdns answers to the addresses of names: one address, or the rcode."""
+    def query(self, *names: str) -> list[str]:
+        """What vmdns answers for each name: an address, or the rcode."""
         found = []
         for name in names:
             reply = dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", timeout=10)
@@ -269,13 +265,17 @@ class Box:
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.vmdns("status", "--json")))
 
-    def upstreams(self) -> dict[str, str]:
-        """The domains that vmdns forwards, with the server."""
-        return {domain: one["address"] for one in self.status()["upstreams"] for domain in one["domains"]}
+    def steps(self, *command: str) -> list[Any]:
+        """What the command would do."""
+        return list(json.loads(self.vmdns(*command, "--json"))["steps"])
 
-    def asked(self) -> dict[str, int]:
-        """What vmdns counted."""
-        return dict(self.status()["counts"])
+    def upstreams(self) -> list[str]:
+        """The servers to which vmdns forwards."""
+        return sorted({one["address"] for one in self.status()["upstreams"]})
+
+    def forwarded_domains(self) -> set[str]:
+        """The domains that vmdns forwards to servers of their own."""
+        return {domain for one in self.status()["upstreams"] for domain in one["domains"]}
 
     def files(self) -> dict[str, str]:
         """Every file below /etc, with what it is."""
@@ -283,12 +283,9 @@ class Box:
         for path in sorted(Path("/etc").rglob("*")):
             if path.is_symlink():
                 found[str(path)] = f"-> {os.readlink(path)}"
-            elif path.is_file():
-                mode = path.stat()
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                found[str(path)] = f"{mode.st_mode:o} {mode.st_uid} {digest}"
             else:
-                found[str(path)] = "folder"
+                digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+                found[str(path)] = f"{path.stat().st_mode:o} {path.stat().st_uid} {digest}"
         return found
 
     def close(self) -> None:
@@ -298,17 +295,20 @@ class Box:
                 child.wait(5)
 
 
-def sh(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+def sh(*command: str, environ: dict[str, str] | None = None, check: bool = True) -> str:
+    """The output of a command, which must not fail if `check`."""
+    done = subprocess.run(
+        command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
 
 
 if __name__ == "__main__":
     scenario = importlib.import_module("tests.unit.host.resolver_scenarios").SCENARIOS[sys.argv[1]]
     box = Box(sys.argv[2])
     try:
-        seen = scenario(box)
+        scenario(box)
     finally:
         box.close()
-    sys.stdout.write(json.dumps(seen) + "\n")

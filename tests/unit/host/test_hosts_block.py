@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.host import hosts_block as hostsfile
-from vmdns.host.hosts_block import HostsWriter, lines, read, replaced, write
+from vmdns.host.hosts_block import lines, read, replaced, write
 from vmdns.sources.hosts_file import parse_hosts
 from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
 
@@ -22,7 +21,7 @@ WEB = "192.168.56.101\tweb.local web.vm.internal"
 DB = "192.168.56.102\tdb.local"
 
 
-def told(**changed: Any) -> dict[str, Any]:
+def entry(**changed: Any) -> dict[str, Any]:
     one = {"name": "web.local", "also": ["web.vm.internal"], "here": ["192.168.56.101"], "uuid": "5f0c"}
     return {**one, **changed}
 
@@ -30,13 +29,13 @@ def told(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("one", "found"),
     [
-        (told(), [WEB]),
-        (told(here=[]), []),
-        (told(here=["192.168.56.101", "2001:db8::5"]), [WEB, WEB.replace("192.168.56.101", "2001:db8::5")]),
-        (told(also=["5f0c.local"]), ["192.168.56.101\tweb.local"]),
-        (told(name="web\n127.0.0.1 bank.example"), ["192.168.56.101\tweb.vm.internal"]),
-        (told(name="web#.local", also=[]), []),
-        (told(here=["192.168.56.101\n1.2.3.4"]), []),
+        (entry(), [WEB]),
+        (entry(here=[]), []),
+        (entry(here=["192.168.56.101", "2001:db8::5"]), [WEB, WEB.replace("192.168.56.101", "2001:db8::5")]),
+        (entry(also=["5f0c.local"]), ["192.168.56.101\tweb.local"]),
+        (entry(name="web\n127.0.0.1 bank.example"), ["192.168.56.101\tweb.vm.internal"]),
+        (entry(name="web#.local", also=[]), []),
+        (entry(here=["192.168.56.101\n1.2.3.4"]), []),
     ],
 )
 def test_the_lines_of_a_name(one: dict[str, Any], found: list[str]) -> None:
@@ -93,7 +92,7 @@ def test_a_file_that_makes_no_sense_is_left(tmp_path: Path, data: bytes) -> None
     assert file.read_bytes() == data
 
 
-def test_our_own_block_tells_us_nothing() -> None:
+def test_our_own_block_is_not_a_source() -> None:
     data = replaced(b"1.2.3.4 nas\n", [WEB]) + b"5.6.7.8 printer\n"
     assert sorted(one.name for one in parse_hosts(data)) == ["nas", "printer"]
     # Lines that only look like ours hide nothing.
@@ -117,47 +116,8 @@ def test_the_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None
     assert sorted(one.name for one in tmp_path.iterdir()) == ["hosts", "real"]
 
 
-def test_a_write_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "hosts"
-    file.write_bytes(b"127.0.0.1 localhost\n")
-
-    def full(source: object, target: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="no space left"):
-        write(file, [WEB])
-    assert [one.name for one in tmp_path.iterdir()] == ["hosts"]
-    assert file.read_bytes() == b"127.0.0.1 localhost\n"
-
-
-def test_the_writer_writes_once(tmp_path: Path) -> None:
-    file = tmp_path / "hosts"
-    file.write_bytes(b"127.0.0.1 localhost\n")
-    writer = HostsWriter(file, once=True)
-    writer.write([WEB])
-    writer.close()
-    assert hostsfile.read(file) == [WEB]
-    writer = HostsWriter(file, once=True)
-    with pytest.raises(OSError, match="no line of a hosts file"):
-        writer.write(["1.2.3.4\tbad name!"])
-    writer.close()
-    assert hostsfile.read(file) == [WEB]
-
-
-def test_the_writer_that_keeps_takes_the_block_out_at_the_end(tmp_path: Path) -> None:
-    file = tmp_path / "hosts"
-    file.write_bytes(b"127.0.0.1 localhost")
-    writer = HostsWriter(file, once=False)
-    for wanted in ([WEB], [WEB, DB], []):
-        writer.write(wanted)
-        assert hostsfile.read(file) == wanted
-    writer.close()
-    assert file.read_bytes() == b"127.0.0.1 localhost"
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_the_block_goes_when_whoever_keeps_it_is_killed(tmp_path: Path) -> None:
+def test_the_block_goes_when_its_keeper_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_bytes(b"127.0.0.1 localhost\n")
     program = f"""
@@ -173,7 +133,7 @@ time.sleep(60)
         assert keeper.stdout is not None
         assert keeper.stderr is not None
         child = int(keeper.stdout.readline())
-        assert hostsfile.read(file) == [WEB]
+        assert read(file) == [WEB]
         os.kill(child, signal.SIGINT)  # as Ctrl-C does to all of a terminal's programs
         keeper.kill()
         # The child has this pipe too: its end says that it is done.

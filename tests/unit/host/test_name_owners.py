@@ -17,19 +17,19 @@ OWNERS: Owners = {("web",): uuid(1), ("web", "lab"): uuid(1), ("my_vm",): uuid(2
 
 
 def kept(path: Path, *owners: Owners) -> list[str]:
-    """Has these owners kept one after the other. Returns what the user was told."""
-    told: list[str] = []
+    """Has these owners kept one after the other. Returns the lines of the log."""
+    log: list[str] = []
 
     async def keep() -> None:
-        one = NameOwners(path, told.append)
+        one = NameOwners(path, log.append)
         one.read()
-        told.extend([one.trouble] if one.trouble else [])
+        log.extend([one.trouble] if one.trouble else [])
         for each in owners:
             one.keep(each)
         await one.close()
 
     asyncio.run(keep())
-    return told
+    return log
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -49,36 +49,37 @@ def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"", b"[]", b"\xff", b'{"names": []}', b'{"names": {"web": 1}}', b"[" * 100_000],
+    ("data", "reason"),
+    [
+        (b"", "damaged"),
+        (b"[]", "damaged"),
+        (b"\xff", "damaged"),
+        (b'{"names": []}', "damaged"),
+        (b'{"names": {"web": 1}}', "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b" " * (name_owners.MAX_BYTES + 1), "no file of vmdns"),
+    ],
 )
-def test_a_damaged_file_is_reported_in_one_line_and_renewed(tmp_path: Path, data: bytes) -> None:
+def test_a_damaged_file_is_reported_in_one_line_and_renewed(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "names.json"
     path.write_bytes(data)
-    assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is damaged"]
+    assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is {reason}"]
     assert read_owners(path) == OWNERS
     assert kept(path) == []
 
 
-def test_a_file_that_is_none_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "names.json"
-    path.write_bytes(b" " * (name_owners.MAX_BYTES + 1))
-    assert kept(path, OWNERS) == [f"{path} is not used, and will be written again: it is no file of vmdns"]
-    assert read_owners(path) == OWNERS
-
-
 def test_a_folder_in_which_nothing_can_be_written_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    told: list[str] = []
+    log: list[str] = []
 
     async def keep() -> None:
-        one = NameOwners(tmp_path / "file" / "names.json", told.append)
+        one = NameOwners(tmp_path / "file" / "names.json", log.append)
         for number in range(3):
             one.keep({("web",): uuid(number)})
             await one.close()
 
     asyncio.run(keep())
-    (line,) = told
+    (line,) = log
     assert "names of VMs are not remembered over a restart of vmdns" in line
 
 
@@ -93,15 +94,6 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write_owners(path, names)
     assert path.stat().st_size < name_owners.MAX_BYTES
     assert read_owners(path) == names
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "names.json"
-    left = tmp_path / ".vmdns-x"
-    left.write_text("{")
-    os.utime(left, (1e9, 1e9))
-    write_owners(path, OWNERS)
-    assert [one.name for one in tmp_path.iterdir()] == ["names.json"]
 
 
 def test_a_file_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

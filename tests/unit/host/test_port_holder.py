@@ -64,26 +64,9 @@ def test_a_socket_of_our_own_is_found(kind: int) -> None:
         assert find_holder("127.0.0.1", number) == f"{name} (pid {os.getpid()})"
         with socket.socket(socket.AF_INET, kind) as other, pytest.raises(OSError) as caught:
             other.bind(("127.0.0.1", number))
-        said = explain_bind_error(caught.value, "127.0.0.1", number)
-        assert said.startswith(f"127.0.0.1 port {number} is held by {name} (pid {os.getpid()}): ")
-        assert "--listen" in said
-
-
-@linux
-def test_a_table_that_is_not_there_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Path.read_text
-
-    def without_ipv6(self: Path, *how: str) -> str:
-        if self.name.endswith("6"):
-            raise FileNotFoundError(errno.ENOENT, "no IPv6")
-        return read(self, *how)
-
-    monkeypatch.setattr(Path, "read_text", without_ipv6)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        number = one.getsockname()[1]
-        assert find_holder("127.0.0.1", number).endswith(f"(pid {os.getpid()})")
-    assert find_holder("127.0.0.1", number) == "", "nobody holds it any more"
+        text = explain_bind_error(caught.value, "127.0.0.1", number)
+        assert text.startswith(f"127.0.0.1 port {number} is held by {name} (pid {os.getpid()}): ")
+        assert "--listen" in text
 
 
 DNSMASQ = "0::/system.slice/dnsmasq.service\n"
@@ -152,9 +135,9 @@ def test_the_command_that_changes_nothing_is_not_named(monkeypatch: pytest.Monke
     monkeypatch.setattr(port, "_FIRST_PORT", tmp_path / "first")
     for first, named in (("53\n", False), ("54\n", True), ("", True)):
         (tmp_path / "first").write_text(first)
-        said = explain_bind_error(OSError(errno.EACCES, "x"), "127.0.0.1", 53)
-        assert ("sysctl" in said) is named
-        assert ("security policy" in said) is not named
+        text = explain_bind_error(OSError(errno.EACCES, "x"), "127.0.0.1", 53)
+        assert ("sysctl" in text) is named
+        assert ("security policy" in text) is not named
 
 
 @linux

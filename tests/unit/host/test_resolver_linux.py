@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.host.test_upstreams_linux import write
 from vmdns.dns.upstreams import Upstream
 from vmdns.host import resolver_linux, upstreams_linux
 from vmdns.host.plan import Journal, Setting, apply, plan, undo
@@ -21,7 +22,7 @@ from vmdns.host.resolver_linux import (
     plan_zones,
     read_resolver,
 )
-from vmdns.host.system_settings import ListenAddress, SystemFile
+from vmdns.host.system_settings import ListenAddress
 from vmdns.host.upstreams_linux import EarlierServers, parse_earlier_servers, render_resolv_conf
 
 ZONES = ("local", "vm.internal")
@@ -74,24 +75,23 @@ def test_single_zones_refused(found: LinuxResolver, words: str) -> None:
         plan_zones(found, ListenAddress(), ZONES)
 
 
+DNSMASQ = replace(NETWORK_MANAGER, dnsmasq=True)
+
+
 @pytest.mark.parametrize(
-    ("at", "version", "line"),
+    ("found", "at", "line"),
     [
-        (ListenAddress(), 258, "DNS=127.0.0.1"),
-        (ListenAddress(port=5300), 258, "DNS=127.0.0.1:5300"),
-        (ListenAddress("::1", 5300), 258, "DNS=[::1]:5300"),
-        (ListenAddress(port=5300), 252, " dns vmdns0 127.0.0.1:5300"),
-        (ListenAddress(), 252, " domain vmdns0 ~local ~vm.internal"),
+        (replace(RESOLVED, resolved=258), ListenAddress(), "DNS=127.0.0.1\n"),
+        (replace(RESOLVED, resolved=258), ListenAddress(port=5300), "DNS=127.0.0.1:5300\n"),
+        (replace(RESOLVED, resolved=258), ListenAddress("::1", 5300), "DNS=[::1]:5300\n"),
+        (RESOLVED, ListenAddress(port=5300), " dns vmdns0 127.0.0.1:5300\n"),
+        (RESOLVED, ListenAddress(), " domain vmdns0 ~local ~vm.internal\n"),
+        (DNSMASQ, ListenAddress(port=5300), "\nserver=/local/127.0.0.1#5300\nserver=/vm.internal/127.0.0.1#5300\n"),
     ],
 )
-def test_what_systemd_resolved_is_told(at: ListenAddress, version: int, line: str) -> None:
-    [(_, text)] = plan_zones(replace(RESOLVED, resolved=version), at, ZONES)
+def test_the_text_for_single_zones(found: LinuxResolver, at: ListenAddress, line: str) -> None:
+    [(_, text)] = plan_zones(found, at, ZONES)
     assert line in text
-
-
-def test_what_dnsmasq_is_told() -> None:
-    [(_, text)] = plan_zones(replace(NETWORK_MANAGER, dnsmasq=True), ListenAddress(port=5300), ZONES)
-    assert text.splitlines()[1:] == ["server=/local/127.0.0.1#5300", "server=/vm.internal/127.0.0.1#5300"]
 
 
 @pytest.mark.parametrize(
@@ -135,29 +135,27 @@ def test_everything_refused_where_nobody_would_be_asked() -> None:
     assert find_earlier_servers(LinuxResolver(STUB)).servers == ()
 
 
-def test_a_dhcp_client_that_may_write_it_again_is_said() -> None:
-    def notes(found: LinuxResolver) -> str:
-        return " ".join(plan_all(found, ListenAddress(), ZONES)[1])
-
-    assert "DHCP client" in notes(LinuxResolver(REAL))
-    assert "DHCP client" not in notes(NETWORK_MANAGER)
+@pytest.mark.parametrize(("found", "noted"), [(LinuxResolver(REAL), True), (NETWORK_MANAGER, False)])
+def test_a_dhcp_client_that_may_write_it_again_is_noted(found: LinuxResolver, noted: bool) -> None:
+    assert ("DHCP client" in " ".join(plan_all(found, ListenAddress(), ZONES)[1])) is noted
 
 
-def test_looking_around(tmp_path: Path) -> None:
-    for folder in ("etc", "run/systemd/system", "run/NetworkManager"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "etc/real").write_text(REAL)
+def test_read_resolver(tmp_path: Path) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    files = {
+        "etc/real": REAL,
+        "etc/nsswitch.conf": "passwd: files\nhosts: files dns\n",
+        "run/NetworkManager/no-stub-resolv.conf": REAL,
+    }
+    write(tmp_path, files)
     (tmp_path / "etc/resolv.conf").symlink_to("real")
-    (tmp_path / "etc/nsswitch.conf").write_text("passwd: files\nhosts: files dns\n")
-    (tmp_path / "run/NetworkManager/no-stub-resolv.conf").write_text(REAL)
-    assert read_resolver(tmp_path) == LinuxResolver(
-        REAL, "real", "hosts: files dns", systemd=True, network_manager=True
-    )
+    full = LinuxResolver(REAL, "real", "hosts: files dns", systemd=True, network_manager=True)
+    assert read_resolver(tmp_path) == full
     (tmp_path / "etc/resolv.conf").unlink()
     (tmp_path / "etc/nsswitch.conf").unlink()
+    assert read_resolver(tmp_path) == LinuxResolver(systemd=True, network_manager=True)
     assert resolver_linux.parse_version("systemd 252 (252.39-1~deb12u2)\n+PAM") == 252
     assert resolver_linux.parse_version("x") == 0
-    assert read_resolver(tmp_path) == LinuxResolver(systemd=True, network_manager=True)
 
 
 # -- the servers that were asked before --------------------------------------------------------------------------
@@ -167,7 +165,7 @@ def test_looking_around(tmp_path: Path) -> None:
     ("followed", "servers"),
     [
         ("nameserver 192.0.2.7\n", ["192.0.2.7"]),
-        # systemd-resolved reads what stands in resolv.conf too, so that its file names us.
+        # systemd-resolved reads resolv.conf too, so that its file names us.
         ("nameserver 198.18.53.53\nnameserver 192.0.2.7\n", ["192.0.2.7"]),
         ("nameserver 198.18.53.53\n", ["192.0.2.1"]),
         ("nameserver 127.0.0.53\n", ["192.0.2.1"]),
@@ -176,22 +174,13 @@ def test_looking_around(tmp_path: Path) -> None:
     ],
 )
 def test_the_servers_before_us_are_followed(tmp_path: Path, followed: str | None, servers: list[str]) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "run/x").mkdir(parents=True)
-    (tmp_path / "etc/resolv.conf").write_text(
-        render_resolv_conf(STUB, EarlierServers(("/run/x/file",), ("192.0.2.1",)), "198.18.53.53")
-    )
-    if followed is not None:
-        (tmp_path / "run/x/file").write_text(followed)
+    text = render_resolv_conf(STUB, EarlierServers(("/run/x/file",), ("192.0.2.1",)), "198.18.53.53")
+    write(tmp_path, {"etc/resolv.conf": text, "run/x/file": followed})
     found = upstreams_linux.read_files(tmp_path)
     assert list(found.default) == [Upstream(one) for one in servers]
     assert found.resolvers == ("198.18.53.53",)
     assert b"\x04corp\x04test\0" in found.search
     assert tmp_path / "run/x" in upstreams_linux.watched_folders(tmp_path)
-
-
-def test_a_note_in_a_file_that_is_not_ours_means_nothing() -> None:
-    assert parse_earlier_servers("#vmdns follow /etc/shadow\nnameserver 192.0.2.1\n") is None
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -264,7 +253,7 @@ def test_everything_is_as_it_was_after_a_crash(tmp_path: Path, was: str, fails: 
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="rights are root's here")
-def test_what_someone_else_set_since_is_left_and_said(tmp_path: Path) -> None:
+def test_what_someone_else_set_since_is_left(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     resolv_conf = tmp_path / "etc/resolv.conf"
     resolv_conf.write_text(REAL)
@@ -272,34 +261,7 @@ def test_what_someone_else_set_since_is_left_and_said(tmp_path: Path) -> None:
     apply(plan(settings(tmp_path)), journal, "host", lambda line: None)
     resolv_conf.unlink()
     resolv_conf.write_text("nameserver 192.0.2.99\n")
-    left = undo(journal, journal.entries("host"), resolver_linux.SETTINGS, lambda line: None)
-    assert len(left) == 1
-    assert "changed by someone else" in left[0]
+    [line] = undo(journal, journal.entries("host"), resolver_linux.SETTINGS, lambda line: None)
+    assert "changed by someone else" in line
     assert resolv_conf.read_text() == "nameserver 192.0.2.99\n"
     assert not (tmp_path / "etc/vmdns").exists()
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="rights are root's here")
-def test_commands_around_a_file(tmp_path: Path) -> None:
-    log, file = tmp_path / "log", tmp_path / "new folder" / "it's.conf"
-
-    def note(word: str) -> tuple[str, ...]:
-        return ("sh", "-c", f"echo {word} $(ls '{file.parent}' 2>/dev/null) >>{log}")
-
-    class Noted(SystemFile):
-        kind = "x"
-        after, before_end, after_end = (note("after"),), (note("end"),), (note("gone"),)
-
-    class Failing(SystemFile):
-        kind = "x"
-        after = (("sh", "-c", "echo no such unit >&2; exit 1"),)
-
-    one = Noted(str(file))
-    one.write("# what it is for\nx\n")
-    assert (file.read_text(), file.stat().st_mode & 0o777) == ("# what it is for\nx\n", 0o644)
-    assert one.describe(None, one.read()) == f"write {file}: what it is for"
-    one.write(None)
-    assert one.read() is None
-    assert log.read_text() == "after it's.conf\nend it's.conf\ngone\n"
-    with pytest.raises(OSError, match="no such unit"):
-        Failing(str(file)).write("y\n")

@@ -34,11 +34,6 @@ def test_only_addresses_get_into_a_command() -> None:
         LoopbackAddress("198.18.53.7 dev eth0")
 
 
-def test_what_is_assigned_is_told() -> None:
-    assert LoopbackAddress("127.0.0.1").read() is True
-    assert LoopbackAddress("192.0.2.77").read() is None
-
-
 @needs_network_namespace
 def test_given_and_taken_away_in_a_namespace() -> None:
     program = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from vmdns.dns.message import SOA, Record, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host import resolver, system_settings, upstreams_linux
+from vmdns.host import resolver, upstreams_linux
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -23,6 +24,14 @@ def names(*texts: str) -> frozenset[bytes]:
 
 def at(*addresses: str, port: int = 53) -> tuple[Upstream, ...]:
     return tuple(Upstream(address, port) for address in addresses)
+
+
+def write(root: Path, files: Mapping[str, str | None]) -> None:
+    """Writes these files below the root, those that have a text."""
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            (root / path).write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +72,10 @@ REAL = "nameserver 192.168.1.1\nnameserver 10.8.0.1\nsearch lan corp.test\n"
 def test_the_servers_behind_systemd_resolved(
     tmp_path: Path, etc: str, resolved: str | None, servers: tuple[Upstream, ...], search: frozenset[bytes]
 ) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/resolv.conf").write_text(etc)
-    if resolved is not None:
-        (tmp_path / "run/systemd/resolve").mkdir(parents=True)
-        (tmp_path / "run/systemd/resolve/resolv.conf").write_text(resolved)
+    write(tmp_path, {"etc/resolv.conf": etc, "run/systemd/resolve/resolv.conf": resolved})
     found = upstreams_linux.read_files(tmp_path)
     assert (found.default, found.search) == (servers, search)
-    asked = [line.split()[1] for line in etc.splitlines() if line.startswith("nameserver")]
-    assert found.resolvers == tuple(asked)
+    assert found.resolvers == tuple(line.split()[1] for line in etc.splitlines() if line.startswith("nameserver"))
 
 
 def test_domains_of_a_vpn_s_link_are_those_that_systemd_resolved_has() -> None:
@@ -101,25 +105,24 @@ def test_settings_of_a_link(text: str, found: dict[str, tuple[Upstream, ...]]) -
 
 
 def test_links_with_the_same_domain_and_one_that_takes_everything(tmp_path: Path) -> None:
-    for path, text in {
+    files = {
         "etc/resolv.conf": STUB,
         "run/systemd/resolve/resolv.conf": "nameserver 192.168.1.1\n",
         "run/systemd/resolve/netif/7": "SERVERS=10.8.0.1\nDOMAINS=~. corp.test\n",
         "run/systemd/netif/links/8": "DNS=10.9.0.1\nDOMAINS=corp.test\n",
         "run/systemd/netif/links/junk": "DNS=10.10.0.1\nDOMAINS=junk.test\n",
-    }.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
+    }
+    write(tmp_path, files)
     found = upstreams_linux.read_files(tmp_path)
     assert found.default == at("10.8.0.1", "192.168.1.1")
     assert found.domains == {to_wire("corp.test"): at("10.8.0.1", "10.9.0.1")}
-    # The same where programs read the servers themselves, and systemd-resolved is asked by nss-resolve.
+    # The same where programs read the servers themselves, and query systemd-resolved by nss-resolve.
     (tmp_path / "etc/resolv.conf").unlink()
     (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/resolv.conf")
     assert upstreams_linux.read_files(tmp_path).domains == found.domains
 
 
-def test_the_proxy_takes_the_place_of_servers_unless_it_would_ask_us() -> None:
+def test_the_proxy_takes_the_place_of_servers_unless_it_forwards_to_vmdns() -> None:
     proxy, ours = Upstream("127.0.0.54"), Upstream("127.0.0.1")
     domains = {to_wire("corp.test"): at("10.8.0.1"), to_wire("lab.test"): (ours,)}
     found = Upstreams(at("192.168.1.1"), domains, names("lan"), ("127.0.0.53",), proxy)
@@ -145,44 +148,18 @@ def test_a_reply_that_came_from_vmdns_is_known() -> None:
     assert not upstreams_linux.leads_to_vmdns(None)
 
 
-@pytest.mark.parametrize(
-    ("address", "local"),
-    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("127.0.0.53", False), ("127.0.0.54", False),
-     ("192.168.1.1", False), ("nonsense", False)],
-)  # fmt: skip
-def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> None:
-    assert Upstream(address).local is local
-    assert not Upstream(address, 5353).local
-
-
-def test_a_resolv_conf_that_links_to_itself_is_watched(tmp_path: Path) -> None:
+def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
         upstreams_linux.read_files(tmp_path)
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/resolv.conf").symlink_to("resolv.conf")
+    link = tmp_path / "etc/resolv.conf"
+    link.symlink_to("resolv.conf")  # to itself
     assert tmp_path / "etc" in upstreams_linux.watched_folders(tmp_path)
-    with pytest.raises(OSError, match="cannot be read"):
-        upstreams_linux.read_files(tmp_path)
-
-
-def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "run/NetworkManager").mkdir(parents=True)
-    (tmp_path / "etc/resolv.conf").symlink_to("../run/NetworkManager/resolv.conf")
-    resolved = tmp_path / "run/systemd/resolve"  # which need not be there yet
-    links = [tmp_path / "run/systemd/resolve/netif", tmp_path / "run/systemd/netif/links"]
-    assert upstreams_linux.watched_folders(tmp_path) == [
-        tmp_path / "etc",
-        tmp_path / "run/NetworkManager",
-        resolved,
-        *links,
-    ]
-
-
-def test_an_address_is_assigned_where_it_can_be_bound() -> None:
-    assert system_settings.is_assigned("127.0.0.1")
-    assert not system_settings.is_assigned("192.0.2.77")
-    assert not system_settings.is_assigned("no address")
+    link.unlink()
+    link.symlink_to("../run/NetworkManager/resolv.conf")
+    links = ("run/systemd/resolve/netif", "run/systemd/netif/links")
+    folders = [tmp_path / one for one in ("etc", "run/NetworkManager", "run/systemd/resolve", *links)]
+    assert upstreams_linux.watched_folders(tmp_path) == folders
 
 
 # -- this machine ---------------------------------------------------------------------------------------------
