@@ -1,4 +1,4 @@
-"""What is found, and the command that mends it: a table of patients."""
+"""The findings of `vmdns doctor` and their remedies."""
 
 from __future__ import annotations
 
@@ -74,265 +74,178 @@ def test_a_healthy_host() -> None:
 
 
 WIRE = "vmdns wire --network lab --apply"
-BRIDGED_VM = vm(1, "web", BRIDGED, reports=(report(1, "192.168.1.77"),))
 SILENT = {"address": "192.0.2.54:53", "failed": 3, "answered": 0, "error": "timed out", "silent": True}
-UUID = "00000000-0000-4000-8000-000000000001"
+UUID = uuid(1)
+RELINK = f"VBoxManage controlvm {UUID} setlinkstate1 off && VBoxManage controlvm {UUID} setlinkstate1 on"
 
 
-@pytest.mark.parametrize(
-    ("facts", "how", "finding"),
-    [
-        ((), {"status": None}, ("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run")),
-        (
-            (),
-            {"status": {**STATUS, "listeners": [*STATUS["listeners"], listener(
-                "::1", 5300, detail="::1 port 53 is held by dnsmasq (pid 7): use --listen, or `sudo systemctl stop x`"
-            )]}},
-            ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7): use --listen, or", "sudo systemctl stop x"),
-        ),
-        (
-            (),
-            {"status": {**STATUS, "virtualbox": {"state": "failing", "detail": "VBoxSVC is gone"}}},
-            ("VirtualBox", PROBLEM, "VBoxSVC is gone", ""),
-        ),
-        (
-            (),
-            {"status": {**STATUS, "sources": [{"name": "hosts", "state": "failing", "detail": "90 are left out"}]}},
-            ("hosts file", WARNING, "90 are left out", ""),
-        ),
-        (
-            (),
-            {"status": {**STATUS, "upstreams": []}},
-            ("upstreams", PROBLEM, "none is known, so names outside of the VMs' zones are not answered; name one:",
-             "vmdns run --upstream ADDRESS"),
-        ),
-        (
-            (vm(1), lease(1, "10.0.2.4")),
-            {"world": (*without(WIRED), replace(WIRED, name_servers=("10.0.2.2",)))},
-            ("NAT Network lab", PROBLEM,
-             "its guests are given 10.0.2.2, which is their DHCP server and answers no DNS", WIRE),
-        ),
-        (
-            (vm(1), lease(1, "10.0.2.4")),
-            {"world": (*without(WIRED), replace(WIRED, name_servers=("10.0.2.3",)))},
-            ("NAT Network lab", PROBLEM,
-             "its guests are given 10.0.2.3, which VirtualBox also gives to the first of them", WIRE),
-        ),
-        (
-            (),
-            {"world": (*without(WIRED), replace(WIRED, name_servers=("192.0.2.53",)))},
-            ("NAT Network lab", WARNING, "its guests are given 192.0.2.53, which is no address of this computer", WIRE),
-        ),
-        (
-            (),
-            {"world": without(HostAddress("lo", "198.18.53.1/32"))},
-            ("NAT Network lab", WARNING,
-             "its guests are given 198.18.53.1, which is no address of this computer", WIRE),
-        ),
-        (
-            (),
-            {"world": (*without(HOST_ONLY), replace(HOST_ONLY, enabled=False))},
-            ("host-only vboxnet0", WARNING, "has its DHCP server switched off",
-             "VBoxManage dhcpserver modify --network=HostInterfaceNetworking-vboxnet0 --enable"),
-        ),
-        (
-            (NatNetwork("my other", "10.0.2.0/24"), DhcpServer(
-                "my other", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",)
-            )),
-            {},
-            ("NAT Networks", WARNING, "lab and my other share 198.18.53.1: vmdns cannot tell their guests apart",
-             "vmdns wire --apply"),
-        ),
-        (
-            (NatNetwork("my other", "10.0.2.0/24"),),
-            {},
-            ("NAT Network my other", WARNING, "has no DHCP server: VirtualBox makes it when the network first starts",
-             'vmdns wire --network "my other" --apply'),
-        ),
-        (
-            (ORIGINAL, replace(vm(3, "copy"), adapters=ORIGINAL.adapters, reports=ORIGINAL.reports)),
-            {},
-            ("VM 'copy'", PROBLEM, "has the MAC address of 'web' on wire, and so its lease; shut it down, then",
-             f"VBoxManage modifyvm {UUID[:-1]}3 --mac-address1=auto"),
-        ),
-        (
-            (replace(vm(1), adapters=(replace(vm(1).adapters[0], cable=False),)),),
-            {},
-            ("VM 'web'", PROBLEM, "the cable of its adapter 1 is not connected",
-             f"VBoxManage controlvm {UUID} setlinkstate1 on"),
-        ),
-        (
-            # A copy with the machine-id of its original, which DHCP gives the original's address.
-            (DB, DB_LEASE, vm(1, "clone", HOSTONLY, reports=(report(1, "192.168.56.102"),))),
-            {},
-            ("VM 'clone'", PROBLEM,
-             "Guest Additions report 192.168.56.102, which VirtualBox's DHCP gave to another VM (db); "
-             f"{SAME_MACHINE_ID}", ""),
-        ),
-        (
-            tuple(vm(one, f"vm{one}", INTNET, reports=(report(one, "172.31.0.4"),)) for one in (1, 3)),
-            {},
-            ("address 172.31.0.4", PROBLEM,
-             "VM 'vm1', VM 'vm3': all of them are at 172.31.0.4 on wire, so it is not known whose it is; "
-             f"{SAME_MACHINE_ID}", ""),
-        ),
-        (
-            (vm(1, "web", HOSTONLY, reports=(report(1, "10.9.9.9"),)),),
-            {},
-            ("VM 'web'", PROBLEM,
-             "Guest Additions report 10.9.9.9, which is not on vboxnet0; have the guest ask by DHCP, or give it an "
-             "address of 192.168.56.0/24", ""),
-        ),
-        (
-            (vm(1, "web", BRIDGED),),
-            {},
-            ("VM 'web'", WARNING,
-             "it runs, but no address of it is known yet; it is on the LAN of eth0: Guest Additions report none, and "
-             "it has sent this computer nothing; ping this computer from it", ""),
-        ),
-        (
-            (vm(1, "web", NAT),),
-            {},
-            ("VM 'web'", WARNING,
-             "it is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
-             f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,127.0.0.1,20001,,22"),
-        ),
-        (
-            (vm(1),),
-            {},
-            ("VM 'web'", WARNING,
-             "it runs, but no address of it is known yet; it has no lease of VirtualBox's DHCP on NAT Network lab, and "
-             "Guest Additions report none; have it ask again",
-             f"VBoxManage controlvm {UUID} setlinkstate1 off && VBoxManage controlvm {UUID} setlinkstate1 on"),
-        ),
-        (
-            (DB, DB_LEASE),
-            {"status": {**STATUS, "askers": []}},
-            ("VM 'db'", WARNING,
-             "192.168.56.102 has not asked vmdns lately; it does once it has renewed its lease: restart it, or unplug "
-             "its cable and plug it in",
-             f"VBoxManage controlvm {DB.uuid} setlinkstate1 off && VBoxManage controlvm {DB.uuid} setlinkstate1 on"),
-        ),
-        (
-            (BRIDGED_VM,),
-            {},
-            ("VM 'web'", WARNING,
-             "192.168.1.77 has not asked vmdns lately: its router names its DNS server, so set 192.168.1.5 in the "
-             "guest", ""),
-        ),
-        (
-            (replace(vm(1), adapters=()),),
-            {},
-            ("VM 'web'", PROBLEM, "it has no network adapter; shut it down, then",
-             f"VBoxManage modifyvm {UUID} --nic1=nat"),
-        ),
-        (
-            (),
-            {"status": {**STATUS, "config_error": "vmdns.toml, line 3: ttl: no"}},
-            ("configuration", PROBLEM, "vmdns.toml, line 3: ttl: no; the configuration before it stays in force", ""),
-        ),
-        ((), {"status": {**STATUS, "faults": ["vmdns itself failed"]}}, ("vmdns", PROBLEM, "vmdns itself failed", "")),
-        (
-            (),
-            {"status": {**STATUS, "left_out": ["The upstream 127.0.0.1:53 is left out"]}},
-            ("upstream", WARNING, "The upstream 127.0.0.1:53 is left out", ""),
-        ),
-        (
-            (),
-            {"status": {**STATUS, "upstreams": [*STATUS["upstreams"], SILENT]}},
-            ("upstream", WARNING, "192.0.2.54:53: timed out", ""),
-        ),
-        ((), {"status": {**STATUS, "upstreams": [SILENT]}}, ("upstream", PROBLEM, "192.0.2.54:53: timed out", "")),
-        (
-            (),
-            {"world": without(HOST_ONLY)},
-            ("host-only vboxnet0", WARNING, "has no DHCP server: set 192.168.56.1 as the DNS server in its guests", ""),
-        ),
-        (
-            (),
-            {"status": {**STATUS, "listeners": [listener("127.0.0.1"), listener("198.18.53.1")]}},
-            ("host-only vboxnet0", WARNING,
-             "its guests are given 192.168.56.1, where vmdns does not listen: add it to listen (--listen), or "
-             "leave listen out", ""),
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_found(facts: tuple[Fact, ...], how: dict[str, Any], finding: tuple[str, str, str, str]) -> None:
-    findings = found(*facts, **how)
-    assert Finding(*finding) in findings
+def check(findings: list[Finding], *expected: str) -> None:
+    """Whether this is the only finding that is not OK."""
+    assert troubles(findings) == [Finding(*expected)]
+    assert has_no_problem(findings) == (expected[1] != PROBLEM)
+
+
+def test_no_vmdns_runs() -> None:
+    findings = found(status=None)
+    assert Finding("vmdns", PROBLEM, "no vmdns runs, so no names are answered", "vmdns run") in findings
     assert len(troubles(findings)) == 1
-    assert has_no_problem(findings) == (finding[1] != PROBLEM)
 
 
+PORT_53 = "::1 port 53 is held by dnsmasq (pid 7): use --listen, or `sudo systemctl stop x`"
 RIGHT = "port 53 may not be bound: you are not allowed to use ports below 1024; `sudo sysctl x` allows it"
 
 
-def test_one_cause_is_one_finding() -> None:
-    """Three listeners and a network are without port 53 for one reason; two zones, two wrong servers for another."""
-    addresses = ("127.0.0.1", "::1", "198.18.53.1")
-    listeners = [*STATUS["listeners"][1:2], *(listener(one, 5300, detail=f"{one} {RIGHT}") for one in addresses)]
-    assert troubles(found(status={**STATUS, "listeners": listeners})) == [
-        Finding(
-            "port 53",
-            PROBLEM,
-            "127.0.0.1, ::1 and 198.18.53.1 port 53 may not be bound: you are not allowed to use ports below 1024",
-            "sudo sysctl x",
-        )
-    ]
-    world = (*without(WIRED), replace(WIRED, name_servers=("192.0.2.53", "192.0.2.54")))
-    (one,) = troubles(found(world=world))
-    assert one.text.count("which is no address of this computer") == 2
+@pytest.mark.parametrize(
+    ("status", "finding"),
+    [
+        ({"listeners": [*STATUS["listeners"], listener("::1", 5300, detail=PORT_53)]},
+         ("port 53", PROBLEM, "::1 port 53 is held by dnsmasq (pid 7): use --listen, or", "sudo systemctl stop x")),
+        # One cause is one finding, although three listeners and a network are without port 53.
+        ({"listeners": [listener("192.168.56.1"), *(
+            listener(one, 5300, detail=f"{one} {RIGHT}") for one in ("127.0.0.1", "::1", "198.18.53.1"))]},
+         ("port 53", PROBLEM, "127.0.0.1, ::1 and 198.18.53.1 port 53 may not be bound: you are not allowed to use "
+          "ports below 1024", "sudo sysctl x")),
+        # A port that the user chose.
+        ({"listeners": [*STATUS["listeners"], listener("127.0.0.1", 5300)]},
+         ("port 53", WARNING, "127.0.0.1 is answered at port 5300 only, which guests and most systems never ask")),
+        ({"listeners": [listener("127.0.0.1"), listener("198.18.53.1")]},
+         ("host-only vboxnet0", WARNING, "its guests are given 192.168.56.1, where vmdns does not listen: add it to "
+          "listen (--listen), or leave listen out")),
+        ({"virtualbox": {"state": "failing", "detail": "VBoxSVC is gone"}},
+         ("VirtualBox", PROBLEM, "VBoxSVC is gone")),
+        ({"sources": [{"name": "hosts", "state": "failing", "detail": "90 are left out"}]},
+         ("hosts file", WARNING, "90 are left out")),
+        ({"upstreams": []},
+         ("upstreams", PROBLEM, "none is known, so names outside of the VMs' zones are not answered; name one:",
+          "vmdns run --upstream ADDRESS")),
+        ({"upstreams": [*STATUS["upstreams"], SILENT]}, ("upstream", WARNING, "192.0.2.54:53: timed out")),
+        ({"upstreams": [SILENT]}, ("upstream", PROBLEM, "192.0.2.54:53: timed out")),
+        ({"left_out": ["The upstream 127.0.0.1:53 is left out"]},
+         ("upstream", WARNING, "The upstream 127.0.0.1:53 is left out")),
+        ({"config_error": "vmdns.toml, line 3: ttl: no"},
+         ("configuration", PROBLEM, "vmdns.toml, line 3: ttl: no; the configuration before it stays in force")),
+        ({"faults": ["vmdns itself failed"]}, ("vmdns", PROBLEM, "vmdns itself failed")),
+    ],
+)  # fmt: skip
+def test_findings_of_the_status(status: dict[str, Any], finding: tuple[str, ...]) -> None:
+    check(found(status={**STATUS, **status}), *finding)
 
 
-def test_guests_of_a_network_that_names_no_server_are_not_told_to_renew() -> None:
-    """It would change nothing: the network is the finding. A guest with a fixed address renews no lease either."""
-    silent = {"status": {**STATUS, "askers": []}}
+def with_servers(*addresses: str) -> tuple[Fact, ...]:
+    return (*without(WIRED), replace(WIRED, name_servers=addresses))
+
+
+NO_ADDRESS = "which is no address of this computer"
+OTHER_LAB = NatNetwork("my other", "10.0.2.0/24")
+
+
+@pytest.mark.parametrize(
+    ("world", "finding"),
+    [
+        (with_servers("10.0.2.2"),
+         (PROBLEM, "its guests are given 10.0.2.2, which is their DHCP server and answers no DNS", WIRE)),
+        (with_servers("10.0.2.3"),
+         (PROBLEM, "its guests are given 10.0.2.3, which VirtualBox also gives to the first of them", WIRE)),
+        (with_servers("192.0.2.53"), (PROBLEM, f"its guests are given 192.0.2.53, {NO_ADDRESS}", WIRE)),
+    ],
+)  # fmt: skip
+def test_findings_of_a_nat_network_with_a_vm(world: tuple[Fact, ...], finding: tuple[str, str, str]) -> None:
+    check(found(vm(1), lease(1, "10.0.2.4"), world=world), "NAT Network lab", *finding)
+
+
+def test_two_wrong_servers_are_one_finding() -> None:
+    (one,) = troubles(found(world=with_servers("192.0.2.53", "192.0.2.54")))
+    assert one.text.count(NO_ADDRESS) == 2
+
+
+@pytest.mark.parametrize(
+    ("world", "finding"),
+    [
+        (with_servers("192.0.2.53"),
+         ("NAT Network lab", WARNING, f"its guests are given 192.0.2.53, {NO_ADDRESS}", WIRE)),
+        (without(HostAddress("lo", "198.18.53.1/32")),
+         ("NAT Network lab", WARNING, f"its guests are given 198.18.53.1, {NO_ADDRESS}", WIRE)),
+        ((*without(HOST_ONLY), replace(HOST_ONLY, enabled=False)),
+         ("host-only vboxnet0", WARNING, "has its DHCP server switched off",
+          "VBoxManage dhcpserver modify --network=HostInterfaceNetworking-vboxnet0 --enable")),
+        (without(HOST_ONLY),
+         ("host-only vboxnet0", WARNING, "has no DHCP server: set 192.168.56.1 as the DNS server in its guests")),
+        ((*WORLD, OTHER_LAB, replace(WIRED, network="my other")),
+         ("NAT Networks", WARNING, "lab and my other share 198.18.53.1: vmdns cannot tell their guests apart",
+          "vmdns wire --apply")),
+        ((*WORLD, OTHER_LAB),
+         ("NAT Network my other", WARNING, "has no DHCP server: VirtualBox makes it when the network first starts",
+          'vmdns wire --network "my other" --apply')),
+    ],
+)  # fmt: skip
+def test_findings_of_networks_without_vms(world: tuple[Fact, ...], finding: tuple[str, ...]) -> None:
+    check(found(world=world), *finding)
+
+
+@pytest.mark.parametrize(
+    ("facts", "finding"),
+    [
+        ((ORIGINAL, replace(vm(3, "copy"), adapters=ORIGINAL.adapters, reports=ORIGINAL.reports)),
+         ("VM 'copy'", PROBLEM, "has the MAC address of 'web' on wire, and so its lease; shut it down, then",
+          f"VBoxManage modifyvm {uuid(3)} --mac-address1=auto")),
+        ((replace(vm(1), adapters=(replace(vm(1).adapters[0], cable=False),)),),
+         ("VM 'web'", PROBLEM, "the cable of its adapter 1 is not connected",
+          f"VBoxManage controlvm {UUID} setlinkstate1 on")),
+        # A copy with the machine-id of its original, which DHCP gives the original's address.
+        ((DB, DB_LEASE, vm(1, "clone", HOSTONLY, reports=(report(1, "192.168.56.102"),))),
+         ("VM 'clone'", PROBLEM, "Guest Additions report 192.168.56.102, which VirtualBox's DHCP gave to another VM "
+          f"(db); {SAME_MACHINE_ID}")),
+        (tuple(vm(one, f"vm{one}", INTNET, reports=(report(one, "172.31.0.4"),)) for one in (1, 3)),
+         ("address 172.31.0.4", PROBLEM, "VM 'vm1', VM 'vm3': all of them are at 172.31.0.4 on wire, so it is not "
+          f"known whose it is; {SAME_MACHINE_ID}")),
+        ((vm(1, "web", HOSTONLY, reports=(report(1, "10.9.9.9"),)),),
+         ("VM 'web'", PROBLEM, "Guest Additions report 10.9.9.9, which is not on vboxnet0; have the guest ask by DHCP, "
+          "or give it an address of 192.168.56.0/24")),
+        ((vm(1, "web", BRIDGED),),
+         ("VM 'web'", WARNING, "it runs, but no address of it is known yet; it is on the LAN of eth0: Guest Additions "
+          "report none, and it has sent this computer nothing; ping this computer from it")),
+        ((vm(1, "web", BRIDGED, reports=(report(1, "192.168.1.77"),)),),
+         ("VM 'web'", WARNING, "192.168.1.77 has not asked vmdns lately: its router names its DNS server, so set "
+          "192.168.1.5 in the guest")),
+        ((vm(1, "web", NAT),),
+         ("VM 'web'", WARNING, "it is on NAT alone, where nobody can reach it: add a port-forward rule or another "
+          "adapter", f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,127.0.0.1,20001,,22")),
+        ((vm(1),),
+         ("VM 'web'", WARNING, "it runs, but no address of it is known yet; it has no lease of VirtualBox's DHCP on "
+          "NAT Network lab, and Guest Additions report none; have it ask again", RELINK)),
+        ((vm(1, "web", HOSTONLY), lease(1, "192.168.56.103", HOSTONLY)),
+         ("VM 'web'", WARNING, "192.168.56.103 has not asked vmdns lately; it does once it has renewed its lease: "
+          "restart it, or unplug its cable and plug it in", RELINK)),
+        # A guest with a fixed address renews no lease.
+        ((vm(1, "web", HOSTONLY, reports=(report(1, "192.168.56.20"),)),),
+         ("VM 'web'", WARNING, "192.168.56.20 has not asked vmdns lately: its address is not from VirtualBox's DHCP, "
+          "so set 192.168.56.1 in the guest")),
+        ((replace(vm(1), adapters=()),),
+         ("VM 'web'", PROBLEM, "it has no network adapter; shut it down, then",
+          f"VBoxManage modifyvm {UUID} --nic1=nat")),
+        # The doctor names VMs as the running server does.
+        ((vm(1), lease(1, "10.0.2.4"), HostName("web", "192.0.2.80")),
+         ("VM 'web'", WARNING, "it is web-2, because web is in this computer's hosts file (192.0.2.80 web); remove "
+          "that line from the hosts file, or rename the VM")),
+        ((vm(1), vm(2), lease(1, "10.0.2.4"), lease(2, "10.0.2.5")),
+         ("VM 'web'", WARNING, f"it is web-2, because VM 'web' ({UUID}) has the name web; rename one of the two VMs, "
+          "or choose a name for this one", f"VBoxManage setextradata {uuid(2)} vmdns/names web-2")),
+    ],
+)  # fmt: skip
+def test_findings_of_vms(facts: tuple[Fact, ...], finding: tuple[str, ...]) -> None:
+    check(found(*facts), *finding)
+
+
+def test_guests_of_a_network_that_names_no_server_need_not_renew_their_leases() -> None:
+    """It would change nothing: the network is the finding."""
     world = (*without(HOST_ONLY), replace(HOST_ONLY, name_servers=()))
-    (one,) = troubles(found(DB, DB_LEASE, world=world, **silent))
+    (one,) = troubles(found(DB, DB_LEASE, world=world, status={**STATUS, "askers": []}))
     assert one.subject == "host-only vboxnet0"
-    static = vm(2, "db", HOSTONLY, reports=(report(2, "192.168.56.20"),))
-    assert troubles(found(static, **silent)) == [
-        Finding("VM 'db'", WARNING, "192.168.56.20 has not asked vmdns lately: its address is not from VirtualBox's "
-                "DHCP, so set 192.168.56.1 in the guest")
-    ]  # fmt: skip
 
 
-def test_no_vm_that_shares_its_address_is_said_to_be_well() -> None:
+def test_no_vm_that_shares_its_address_is_ok() -> None:
     twice = tuple(vm(number, f"vm{number}", INTNET, reports=(report(number, "172.31.0.4"),)) for number in (1, 2))
-    (one,) = [one for one in found(*twice) if "172.31.0.4" in one.text]
-    assert (one.subject, one.level) == ("address 172.31.0.4", PROBLEM)
-
-
-def test_a_name_that_the_hosts_file_has() -> None:
-    """The doctor names VMs as the running server does, and says who has the name that a VM should have."""
-    findings = found(vm(1, "web"), lease(1, "10.0.2.4"), HostName("web", "192.0.2.80"))
-    (one,) = troubles(findings)
-    assert (one.subject, one.level) == ("VM 'web'", WARNING)
-    assert one.text == (
-        "it is web-2, because web is in this computer's hosts file (192.0.2.80 web); "
-        "remove that line from the hosts file, or rename the VM"
-    )
-
-
-def test_two_vms_of_one_name_are_one_finding_with_a_remedy() -> None:
-    findings = found(vm(1, "web"), vm(2, "web"), lease(1, "10.0.2.4"), lease(2, "10.0.2.5"))
-    (one,) = troubles(findings)
-    assert (one.subject, one.level) == ("VM 'web'", WARNING)
-    assert one.text == (
-        f"it is web-2, because VM 'web' ({uuid(1)}) has the name web; "
-        "rename one of the two VMs, or choose a name for this one"
-    )
-    assert one.command == f"VBoxManage setextradata {uuid(2)} vmdns/names web-2"
-
-
-def test_a_port_that_the_user_chose_is_no_problem() -> None:
-    findings = found(status={**STATUS, "listeners": [*STATUS["listeners"], listener("127.0.0.1", 5300)]})
-    text = "127.0.0.1 is answered at port 5300 only, which guests and most systems never ask"
-    assert troubles(findings) == [Finding("port 53", WARNING, text)]
-
-
-def test_texts_are_listed() -> None:
-    assert [join_words(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert [one.subject for one in found(*twice) if "172.31.0.4" in one.text] == ["address 172.31.0.4"]
 
 
 def test_a_vm_with_a_rule_needs_nothing() -> None:
@@ -341,9 +254,13 @@ def test_a_vm_with_a_rule_needs_nothing() -> None:
     assert troubles(found(machine)) == []
 
 
-def test_a_vm_on_another_network_with_the_same_mac_is_no_twin() -> None:
+def test_a_vm_on_another_network_with_the_same_mac_is_no_copy() -> None:
     other = replace(vm(3, "copy", OTHER), adapters=(replace(vm(1).adapters[0], network=OTHER),))
     assert not [one for one in found(vm(1), lease(1, "10.0.2.4"), other) if "MAC" in one.text]
+
+
+def test_words_are_joined() -> None:
+    assert [join_words(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
 # -- names that are forwarded -------------------------------------------------------------------------------------
