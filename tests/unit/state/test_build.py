@@ -73,16 +73,6 @@ def test_a_vm_has_all_its_names_in_each_zone() -> None:
         assert snapshot.find(to_wire(outside), EVERYWHERE) is None
 
 
-def test_a_vm_that_is_off_is_absent_and_keeps_its_name() -> None:
-    facts = vm(1, state="Saved"), vm(2), lease(1, "10.0.2.4"), lease(2, "10.0.2.5")
-    assert addresses(build_world(*facts), "web.local") == ["10.0.2.5"]
-    snapshot = build((*NETWORKS, *facts), Policy(), NOW, 1, owners=build_world(vm(1)).name_owners)
-    assert addresses(snapshot, "web.local") is None
-    assert addresses(snapshot, "web-2.local") == ["10.0.2.5"]
-    for name in ("web.local", f"{uuid(1)}.vm.internal"):
-        assert snapshot.absent[to_wire(name)] == "VM 'web' is not running (Saved)"
-
-
 def test_one_pointer_for_an_address_and_leases_before_reports() -> None:
     # The VM with the lower UUID reports it on another network, where nothing contradicts.
     snapshot = build_world(vm(1, "a", INTNET, reports=(report(1, "10.0.2.5"),)), vm(2, "db"), lease(2, "10.0.2.5"))
@@ -105,20 +95,6 @@ def test_a_vm_renamed_in_letters_alone_is_the_same_owner() -> None:
     # X06.
     before, after = (build_world(vm(1, name), lease(1, "10.0.2.4")) for name in ("Web-01", "web-01"))
     assert before.nodes == after.nodes
-
-
-def test_refused_names_and_addresses_are_problems_and_notes() -> None:
-    snapshot = build_world(vm(1, reports=(report(1, "8.8.8.8"),)), vm(2))
-    assert snapshot.problems == (
-        f"VM 'web' ({uuid(2)}) is web-2, because VM 'web' ({uuid(1)}) has the name web; rename one of the two VMs, "
-        f"or choose a name for this one: VBoxManage setextradata {uuid(2)} vmdns/names web-2",
-        "VM 'web': Guest Additions report 8.8.8.8, which is not on lab; have the guest ask by DHCP, or give it an "
-        "address of 10.0.2.0/24",
-    )
-    assert snapshot.guests[0].note == (
-        f"it has the name web, which VM 'web' ({uuid(2)}) would have as well; "
-        "Guest Additions report 8.8.8.8, which is not on lab; it runs, but no address of it is known yet"
-    )
 
 
 # -- zones -----------------------------------------------------------------------------------------------------

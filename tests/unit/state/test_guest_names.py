@@ -13,7 +13,6 @@ import pytest
 from tests.facts import LAB, NETWORKS, NOW, lease, report, uuid, vm
 from vmdns.dns.name import to_text
 from vmdns.state.build import build
-from vmdns.state.name_rules import Owners
 from vmdns.state.policy import Policy
 
 UNNAMED = "vm-00000000"
@@ -55,21 +54,6 @@ def test_a_name_and_what_comes_of_it(name: str, label: str) -> None:
     assert owners == {f"{one}.{zone}" for one in given for zone in ("local", "vm.internal")}
     for owner in owners:
         assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.(local|vm\.internal)", owner, re.ASCII)
-
-
-def test_two_that_come_to_the_same_are_told_apart() -> None:
-    """Both are reported; which one keeps the name does not change with what runs."""
-    owners: Owners = {}
-    for state in ("Running", "PoweredOff"):
-        twins = [
-            replace(vm(1), name="Web 01", state=state),
-            replace(vm(2), name="web\n01"),
-            replace(vm(3), name="WEB-01"),
-        ]
-        snapshot = build((*NETWORKS, *twins), Policy(), NOW, 1, owners=owners)
-        owners = snapshot.name_owners
-        assert [guest.named.label for guest in snapshot.guests] == ["web-01", "web-01-2", "web-01-3"]
-        assert len(snapshot.problems) == 2
 
 
 def test_no_name_comes_from_a_guest() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests import facts
-from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, mac, report, uuid, vm
+from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, report, vm
 from vmdns.dns.message import AAAA, SRV, A
 from vmdns.dns.name import to_text, to_wire
 from vmdns.state.build import build
@@ -23,7 +23,6 @@ from vmdns.state.facts import (
     PortForward,
 )
 from vmdns.state.policy import Policy
-from vmdns.state.reachability import explain_choices
 from vmdns.state.snapshot import AccessRight, Snapshot
 from vmdns.state.views import HOST, View, index_host_networks
 
@@ -170,101 +169,6 @@ def test_a_rule_bound_to_one_address() -> None:
     assert addresses(build_world(natted(OUTWARD, INWARD)), "host") == ["192.168.1.5", "127.0.0.1"]
 
 
-def test_two_nat_networks_that_name_one_dns_server() -> None:
-    shared = DhcpServer("other", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",))
-    world = [fact for fact in WORLD if not (isinstance(fact, DhcpServer) and fact.network == "other")]
-    both = vm(1, "web", LAB, HOSTONLY), lease(1, "10.0.2.4"), lease(257, "192.168.56.101", HOSTONLY)
-    alone = vm(2, "db", OTHER), lease(2, "10.0.2.4", OTHER)
-    snapshot = build((*world, shared, *both, *alone), Policy(), NOW, 7)
-    assert addresses(snapshot, "lab") == ["192.168.56.101"]
-    assert addresses(snapshot, "lab", "db.local") == ["10.0.2.4"]
-
-
-def test_the_host_behind_a_stub_and_guests_behind_nat_get_an_address_for_both() -> None:
-    snapshot = build_world(natted(SSH), natted(INWARD, number=2, name="db"), resolvers=("127.0.0.53",))
-    assert addresses(snapshot, "host") == ["172.20.0.5"]  # the first address of a LAN
-    assert addresses(snapshot, "host", "db.local") == ["127.0.0.1"]
-
-
-def choices(snapshot: Snapshot, uuid: str, view: View) -> list[str]:
-    guest = snapshot.by_uuid[uuid]
-    return [text for _, text in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.host_networks)]
-
-
-@pytest.mark.parametrize(
-    ("client", "number", "why"),
-    [
-        ("host", 1, "VM 'web' is on NAT Network lab, which the host cannot reach"),
-        ("lan", 1, "VM 'web' is on NAT Network lab, which a client on the LAN of eth0 cannot reach"),
-        ("lab", 1, ""),
-        ("lan", 2, "VM 'shy' is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter"),
-        ("lan", 3, "the forwarded ports of VM 'db' are at addresses of the host that a client on the LAN of eth0 "
-         "cannot reach"),
-        ("lab", 4, "VM 'slow' runs, but no address of it is known yet"),
-    ],
-)  # fmt: skip
-def test_why_a_client_gets_no_address(client: str, number: int, why: str) -> None:
-    web, db = vm(1), natted(INWARD, number=3, name="db")
-    snapshot = build_world(web, lease(1, "10.0.2.4"), vm(2, "shy", NAT), db, vm(4, "slow"))
-    assert snapshot.vm_view(snapshot.by_uuid[uuid(number)], snapshot.view(*CLIENTS[client])).why == why
-
-
-@pytest.mark.parametrize(
-    ("client", "expected"),
-    [
-        ("host", [
-            "192.168.56.9 is chosen: it is on the host-only network vboxnet0, which this computer can reach",
-            "192.168.1.9 is chosen: it is on the LAN of eth0, which this computer can reach",
-            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
-            "10.0.2.4 is left out: it is on NAT Network lab, which this computer cannot reach",
-        ]),
-        ("lab", [
-            "10.0.2.4 is chosen: it is on NAT Network lab, the client's own network",
-            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
-            "192.168.56.9 is left out: it is on the host-only network vboxnet0, and the client has a nearer one on its "
-            "own network",
-            "192.168.1.9 is left out: it is on the LAN of eth0, and the client has a nearer one on its own network",
-        ]),
-        ("other", [
-            "192.168.56.9 is chosen: it is on the host-only network vboxnet0, which guests on NAT Network other can "
-            "reach",
-            "192.168.1.9 is chosen: it is on the LAN of eth0, which guests on NAT Network other can reach",
-            "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
-            "10.0.2.4 is left out: it is on NAT Network lab, which guests on NAT Network other cannot reach",
-        ]),
-    ],
-)  # fmt: skip
-def test_why_an_address_is_chosen(client: str, expected: list[str]) -> None:
-    one = vm(1, "web", NAT, HOSTONLY, BRIDGED, LAB, reports=(report(1, "10.0.2.15"), report(513, "192.168.1.9")))
-    snapshot = build_world(one, lease(257, "192.168.56.9", HOSTONLY), lease(769, "10.0.2.4"))
-    found = choices(snapshot, one.uuid, snapshot.view(*CLIENTS[client]))
-    assert found == expected
-    assert [each.partition(" ")[0] for each in found if "is chosen" in each] == addresses(snapshot, client)
-
-
-def test_why_an_address_that_only_some_clients_reach() -> None:
-    # Where this computer's own resolver is at a loopback address, its queries and those of guests on NAT look alike.
-    one = vm(1, "web", HOSTONLY)
-    snapshot = build_world(
-        one, lease(1, "192.168.56.9", HOSTONLY), Neighbour("vboxnet0", mac(1), "2001:db8:56::9", NOW)
-    )
-    view = View((HOST, NAT))
-    assert choices(snapshot, one.uuid, view) == [
-        "192.168.56.9 is chosen: it is on the host-only network vboxnet0, which this computer and guests on NAT can "
-        "reach",
-        "2001:db8:56::9 is chosen: it is on the host-only network vboxnet0, which this computer can reach",
-    ]
-
-
-def test_why_an_address_of_this_computer() -> None:
-    snapshot = build_world(natted(SSH, INWARD))
-    assert choices(snapshot, uuid(1), snapshot.view(*CLIENTS["host"])) == [
-        "127.0.0.1 is chosen: it is this computer's, and port-forward rules lead to the VM (2222 to its 22, 33060 to "
-        "its 3306)",
-        "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches",
-    ]
-
-
 # -- neighbours ------------------------------------------------------------------------------------------------
 
 
@@ -278,23 +182,6 @@ def test_a_bridged_vm_is_a_guest_by_its_first_packet() -> None:
     assert addresses(snapshot, "lab", kind=AAAA) == []
     assert snapshot.right("192.168.1.5", "192.168.1.77") is AccessRight.ALL
     assert snapshot.right("192.168.1.5", "192.168.1.78") is AccessRight.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("reported", "neighbours", "expected"),
-    [
-        (None, [seen_at(1, "192.168.1.77", interface="eth1")], []),
-        (None, [seen_at(2, "192.168.1.77")], []),
-        (None, [seen_at(1, "192.168.1.77", NOW - 50), seen_at(1, "192.168.1.78", NOW - 5)], ["192.168.1.78"]),
-        # The newer of a report and a packet wins; a newer packet confirms the report.
-        (NOW - 10, [seen_at(1, "192.168.1.77", NOW - 50)], ["192.168.1.70"]),
-        (NOW - 10, [seen_at(1, "192.168.1.77", NOW - 1)], ["192.168.1.77"]),
-        (NOW - 99, [seen_at(1, "192.168.1.70", NOW - 5), seen_at(1, "192.168.1.77", NOW - 50)], ["192.168.1.70"]),
-    ],
-)
-def test_which_neighbours_count(reported: float | None, neighbours: list[Neighbour], expected: list[str]) -> None:
-    reports = () if reported is None else (report(1, "192.168.1.70", reported),)
-    assert addresses(build_world(vm(1, "web", BRIDGED, reports=reports), *neighbours), "lan") == expected
 
 
 @pytest.mark.parametrize(
