@@ -33,7 +33,7 @@ _EVENTS = (
     "OnNATNetworkPortForward",
 )  # fmt: skip
 _EVENT_SECONDS = 0.25  # the longest wait for an event
-_SHARE = 0.05  # of the time, for reading VMs that no event names; 20 ms a VM, most of it in VBoxSVC
+_SHARE = 0.1  # of the time, for reading VMs that no event names: 20 ms each, so that 300 take a minute
 
 
 class ApiReader:
