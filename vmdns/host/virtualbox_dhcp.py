@@ -23,14 +23,13 @@ from xml.etree import ElementTree as xml
 
 from vmdns.files import read_regular
 from vmdns.host.plan import Setting
-from vmdns.state.external_data import EVERYONE, MAX_BYTES, NAME_SERVERS, DhcpScope, find_name_servers, parse_xml
+from vmdns.state.external_data import MAC_WILDCARD_FOR_ALL, MAX_BYTES, find_name_servers, is_true, parse_xml
 
 GROUP = "vmdns"
 HOST_ONLY = "HostInterfaceNetworking-"  # before an interface's name: its DHCP server's network (networkName)
 _REGISTRY = "{*}Global/{*}NetserviceRegistry/"
 # VBoxManage's names of a DHCP server's addresses, and those in VirtualBox.xml.
 ADDRESSES = {"server-ip": "IPAddress", "netmask": "networkMask", "lower-ip": "lowerIP", "upper-ip": "upperIP"}
-_MAC_WILDCARD = "1"  # DHCPGroupConditionType_MACWildcard
 _BETWEEN_RENAMES_SECONDS = 0.05
 
 
@@ -52,7 +51,7 @@ class DhcpSettings:
     server as VirtualBox's text, and groups.
 
     A group for all guests is a mapping from option number to VirtualBox's text; any other is {"else": its XML}.
-    others lists elements for single guests.
+    others lists elements for single guests; name_servers are those that an ordinary guest gets.
     """
 
     network: str
@@ -61,13 +60,7 @@ class DhcpSettings:
     options: Mapping[str, str]
     groups: Mapping[str, dict[str, str]]
     others: Sequence[str]
-
-    @property
-    def name_servers(self) -> tuple[str, ...]:
-        """The name servers that an ordinary guest gets."""
-        number = str(NAME_SERVERS)
-        whole = DhcpScope(value=self.options.get(number, ""))
-        return find_name_servers(whole, (DhcpScope(name, group.get(number, "")) for name, group in self.groups.items()))
+    name_servers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +94,8 @@ def _parse_nat(element: xml.Element) -> NatNetworkSettings:
     return NatNetworkSettings(
         name=element.get("networkName", ""),
         network=network,
-        enabled=_true(element.get("enabled", "1")),
-        dhcp=_true(element.get("needDhcp", "1")),
+        enabled=is_true(element.get("enabled", "1")),
+        dhcp=is_true(element.get("needDhcp", "1")),
         loopback=int(offset) if offset.isdecimal() and int(offset) < network.num_addresses else 0,
     )
 
@@ -112,7 +105,7 @@ def _parse_server(element: xml.Element) -> DhcpSettings:
     return DhcpSettings(
         network=element.get("networkName", ""),
         addresses={name: element.get(key, "") for name, key in ADDRESSES.items()},
-        enabled=_true(element.get("enabled", "1")),
+        enabled=is_true(element.get("enabled", "1")),
         options=_parse_options(element.iterfind("{*}Options/{*}Option")),
         groups={child.get("name", ""): _parse_group(child) for child, tag in keys.items() if tag == "Group"},
         others=[
@@ -120,6 +113,7 @@ def _parse_server(element: xml.Element) -> DhcpSettings:
             for child, tag in keys.items()
             if tag not in ("Group", "Options")
         ],
+        name_servers=find_name_servers(element),
     )
 
 
@@ -131,8 +125,8 @@ def _parse_group(element: xml.Element) -> dict[str, str]:
     options, conditions = element.findall("{*}Option"), element.findall("{*}Condition")
     plain = len(options) + len(conditions) == len(element) and set(element.keys()) <= {"name"}
     plain = plain and all(one.get("encoding", "0") == "0" for one in options)
-    match = [(_true(one.get("inclusive", "")), one.get("type"), one.get("value")) for one in conditions]
-    if plain and match == [(True, _MAC_WILDCARD, EVERYONE)]:
+    match = [(is_true(one.get("inclusive", "")), one.get("type"), one.get("value")) for one in conditions]
+    if plain and match == [(True, *MAC_WILDCARD_FOR_ALL)]:
         return _parse_options(options)
     return {"else": xml.tostring(element, encoding="unicode").strip()}
 
@@ -142,10 +136,6 @@ def parse_started_group(data: bytes) -> dict[str, str] | None:
     Raises ValueError for anything else (DHCPServer::i_writeDhcpdConfig)."""
     groups = (one for one in parse_xml(data).iterfind("Group") if one.get("name") == GROUP)
     return next((_parse_options(one.iterfind("Option")) for one in groups), None)
-
-
-def _true(text: str) -> bool:
-    return text in ("1", "true")
 
 
 class DhcpServerNotRunning(OSError):

@@ -18,7 +18,7 @@ from xml.etree import ElementTree as xml
 from vmdns.files import read_regular
 from vmdns.sources.installation import local_path
 from vmdns.sources.virtualbox_values import parse_extra, parse_timestamp, rule_sort_key
-from vmdns.state.external_data import EVERYONE, MAX_BYTES, NAME_SERVERS, DhcpScope, find_name_servers, parse_xml
+from vmdns.state.external_data import MAX_BYTES, find_name_servers, is_true, parse_xml
 from vmdns.state.facts import Adapter, DhcpServer, Machine, NatNetwork, Network, PortForward
 
 # The element for what an adapter is attached to, and the attribute with its name.
@@ -28,9 +28,6 @@ _KINDS = {
     "HostOnlyNetwork": ("hostonlynetwork", "name"), "GenericInterface": ("generic", "driver"),
     "CloudNetwork": ("cloud", ""),
 }  # fmt: skip
-
-
-_MAC_WILDCARD = "1"  # DHCPGroupConditionType
 
 
 class InvalidSettingsFile(ValueError):
@@ -80,7 +77,7 @@ def read_networks(registry: Registry, adapter_mac: Callable[[str, int], str]) ->
         return
     for one in registry.networks.iterfind("{*}NATNetworks/{*}NATNetwork"):
         rules = _rules(one.iterfind("{*}PortForwarding4/{*}Forwarding"))
-        yield NatNetwork(one.get("networkName", ""), one.get("network", ""), _true(one.get("enabled", "1")), rules)
+        yield NatNetwork(one.get("networkName", ""), one.get("network", ""), is_true(one.get("enabled", "1")), rules)
     for one in registry.networks.iterfind("{*}DHCPServers/{*}DHCPServer"):
         configs = [
             (_fixed_mac(config, adapter_mac), config.get("fixedAddress")) for config in one.iterfind("{*}Config")
@@ -89,9 +86,9 @@ def read_networks(registry: Registry, adapter_mac: Callable[[str, int], str]) ->
             one.get("networkName", ""),
             one.get("IPAddress", ""),
             one.get("networkMask", ""),
-            _true(one.get("enabled", "1")),
+            is_true(one.get("enabled", "1")),
             tuple(sorted({(mac, address) for mac, address in configs if mac and address})),
-            find_name_servers(_scope(one, one.find("{*}Options")), _groups_for_everyone(one)),
+            find_name_servers(one),
         )
 
 
@@ -100,26 +97,6 @@ def _fixed_mac(config: xml.Element, adapter_mac: Callable[[str, int], str]) -> s
     if name:
         return adapter_mac(name, int(slot)) if re.fullmatch("[0-9]{1,2}", slot, re.ASCII) else ""
     return config.get("MACAddress", "").replace(":", "").lower()
-
-
-def _groups_for_everyone(server: xml.Element) -> Iterator[DhcpScope]:
-    for group in server.iterfind("{*}Group"):
-        conditions = [
-            _true(one.get("inclusive", ""))
-            for one in group.iterfind("{*}Condition")
-            if one.get("type") == _MAC_WILDCARD and one.get("value") == EVERYONE
-        ]
-        if conditions and all(conditions):  # a group that also excludes is not for every guest
-            yield _scope(group, group)
-
-
-def _scope(owner: xml.Element, options: xml.Element | None) -> DhcpScope:
-    if options is None:
-        return DhcpScope(owner.get("name", ""))
-    values = {one.get("name"): one.get("value", "") for one in options.iterfind("{*}Option")}
-    suppressed = re.findall("[0-9]+", options.get("suppressedOptions", ""))
-    number = str(NAME_SERVERS)
-    return DhcpScope(owner.get("name", ""), values.get(number, ""), number in suppressed)
 
 
 def parse_machine(data: bytes) -> Machine:
@@ -159,12 +136,8 @@ def _uuid(element: xml.Element) -> str:
     return element.get("uuid", "").strip("{}").lower()
 
 
-def _true(text: str) -> bool:
-    return text in ("true", "1")
-
-
 def _state(element: xml.Element) -> str:
-    saved, aborted = element.get("stateFile"), _true(element.get("aborted", ""))
+    saved, aborted = element.get("stateFile"), is_true(element.get("aborted", ""))
     if saved:
         return "AbortedSaved" if aborted else "Saved"
     return "Aborted" if aborted else "PoweredOff"
@@ -172,7 +145,7 @@ def _state(element: xml.Element) -> str:
 
 def _adapters(element: xml.Element, cable: bool) -> Iterator[Adapter]:
     for one in element.iterfind("{*}Hardware/{*}Network/{*}Adapter"):
-        if not _true(one.get("enabled", "")):
+        if not is_true(one.get("enabled", "")):
             continue
         mode = next((child for child in one if _tag(child) in _KINDS), None)
         kind, attribute = _KINDS[_tag(mode)] if mode is not None else ("null", "")
@@ -181,7 +154,7 @@ def _adapters(element: xml.Element, cable: bool) -> Iterator[Adapter]:
             slot=int(one.get("slot", "")),
             mac=one.get("MACAddress", "").lower(),
             network=Network(kind, mode.get(attribute, "") if mode is not None and attribute else ""),
-            cable=_true(one.get("cable", "true" if cable else "false")),
+            cable=is_true(one.get("cable", "true" if cable else "false")),
             forwards=_rules(forwards),
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from xml.etree import ElementTree as xml
 
@@ -12,8 +11,8 @@ MAX_BYTES = 16 * 1024 * 1024  # snapshots of a VM are kept in its settings file
 MAX_DEPTH = 1000  # VirtualBox nests snapshots 250 deep (SETTINGS_SNAPSHOT_DEPTH_MAX), of two elements each
 MAX_ELEMENTS = 500_000
 
-NAME_SERVERS = 6  # the DHCP option of RFC 2132 section 3.8
-EVERYONE = "*"  # the MAC wildcard of a group for all guests
+NAME_SERVERS = "6"  # the DHCP option of RFC 2132 section 3.8
+MAC_WILDCARD_FOR_ALL = "1", "*"  # DHCPGroupConditionType_MACWildcard, and its value in a group for all guests
 
 
 class _Builder(xml.TreeBuilder):
@@ -51,27 +50,36 @@ def parse_xml(data: bytes) -> xml.Element:
         raise ValueError(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class DhcpScope:
-    """Option 6 of a whole DHCP server (name is empty) or of one group as VirtualBox's text, '' where it has none."""
+def find_name_servers(server: xml.Element) -> tuple[str, ...]:
+    """The name servers that an ordinary guest gets from a DHCP server in VirtualBox.xml.
 
-    name: str = ""
-    value: str = ""
-    suppressed: bool = False
-
-
-def find_name_servers(whole: DhcpScope, everyone: Iterable[DhcpScope]) -> tuple[str, ...]:
-    """The name servers that an ordinary guest gets; everyone are the groups with a MAC wildcard `*`, in any order.
-
-    Groups come first, in the order of their names; the first scope that has the option gives it, one that suppresses it
-    ends the search (Config::getOptionsForClient of VirtualBox's Dhcpd/Config.cpp). Options of single VMs do not count.
+    Groups for all guests come first, in the order of their names; the first scope that has the option gives it, one
+    that suppresses it ends the search (Config::getOptionsForClient of VirtualBox's Dhcpd/Config.cpp). Options of single
+    VMs do not count.
     """
-    for scope in (*sorted(everyone, key=lambda one: one.name.encode("utf-8", "surrogateescape")), whole):
-        if scope.suppressed:
+    groups = filter(_is_for_everyone, server.iterfind("{*}Group"))
+    ordered = sorted(groups, key=lambda group: group.get("name", "").encode("utf-8", "surrogateescape"))
+    for scope in (*ordered, *server.iterfind("{*}Options")):
+        if NAME_SERVERS in re.findall("[0-9]+", scope.get("suppressedOptions", "")):
             return ()
-        if scope.value:
-            return tuple(_addresses(scope.value))
+        for option in scope.iterfind("{*}Option"):
+            if option.get("name") == NAME_SERVERS and option.get("value"):
+                return tuple(_addresses(option.get("value", "")))
     return ()
+
+
+def _is_for_everyone(group: xml.Element) -> bool:
+    conditions = [
+        is_true(one.get("inclusive", ""))
+        for one in group.iterfind("{*}Condition")
+        if (one.get("type"), one.get("value")) == MAC_WILDCARD_FOR_ALL
+    ]
+    return bool(conditions) and all(conditions)  # a group that also excludes is not for every guest
+
+
+def is_true(text: str) -> bool:
+    """Whether an attribute of VirtualBox's is true."""
+    return text in ("true", "1")
 
 
 def _addresses(text: str) -> Iterable[str]:
