@@ -40,21 +40,6 @@ def watching(*paths: Path) -> Iterator[Calls]:
         watch.stop()
 
 
-def test_written_made_replaced_and_removed(tmp_path: Path) -> None:
-    file = tmp_path / "hosts"
-    with watching(file) as calls:
-        file.write_text("made")
-        calls.next()
-        with file.open("a") as opened:
-            opened.write("more")
-        calls.next()
-        (tmp_path / "new").write_text("other")
-        (tmp_path / "new").replace(file)
-        calls.next()
-        file.unlink()
-        calls.next()
-
-
 def test_other_files_of_the_folder_and_reading_are_no_matter(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("x")
@@ -90,25 +75,6 @@ def test_a_link_counts_where_it_is_and_where_it_leads(tmp_path: Path) -> None:
         link.unlink()
         link.write_text("own")
         calls.next()
-
-
-def test_several_changes_at_once_are_one_call(tmp_path: Path) -> None:
-    with watching(tmp_path / "file") as calls:
-        for number in range(20):
-            (tmp_path / "file").write_text("x" * number)
-        calls.next()
-        assert calls.qsize() <= 1
-
-
-def test_a_folder_that_is_made_later_is_watched(tmp_path: Path) -> None:
-    folder = tmp_path / "config" / "vmdns"
-    with watching(folder / "vmdns.toml", tmp_path / "other") as calls:
-        (tmp_path / "other").write_text("x")  # a missing folder hinders no other
-        calls.next()
-        folder.mkdir(parents=True)
-        for text in ("x", "yy"):
-            (folder / "vmdns.toml").write_text(text)
-            calls.next()
 
 
 def test_a_folder_that_is_removed_and_made_again(tmp_path: Path) -> None:
@@ -157,29 +123,3 @@ def test_a_folder_without_events_is_looked_at_now_and_then(tmp_path: Path, monke
     (tmp_path / "file").write_text("x")
     calls.next()
     watch.stop()
-
-
-def test_a_call_that_wants_it_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_watcher, "RETRY_SECONDS", 0.01)
-    watch, calls = FileWatcher(), Calls()
-
-    def changed() -> bool:
-        calls.put(None)
-        return True
-
-    watch.add(lambda: [tmp_path / "file"], changed, at_once=True)
-    watch.start()
-    for _ in range(3):
-        calls.next()
-    watch.stop()
-
-
-def test_after_the_end_nothing_is_called(tmp_path: Path) -> None:
-    with watching(tmp_path / "b") as others:
-        with watching(tmp_path / "a") as calls:
-            pass
-        (tmp_path / "a").write_text("x")
-        (tmp_path / "b").write_text("x")
-        others.next()
-        assert calls.empty()
-    FileWatcher().stop()  # it never began

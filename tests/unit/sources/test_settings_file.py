@@ -9,7 +9,6 @@ import pytest
 
 from tests.unit.sources import zoo
 from vmdns.sources.settings_file import InvalidSettingsFile, parse_machine, parse_registry, read_networks
-from vmdns.state import external_data as plainxml
 from vmdns.state.facts import DhcpServer, NatNetwork, Network, PortForward
 
 UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
@@ -245,18 +244,6 @@ BOMB = (
 def test_damaged(data) -> None:
     with pytest.raises(InvalidSettingsFile):
         parse_machine(data)
-
-
-@pytest.mark.parametrize("data", [b"", b"<VirtualBox", BOMB])
-def test_damaged_registry(data) -> None:
-    with pytest.raises(InvalidSettingsFile):
-        parse_registry(data, Path())
-
-
-def test_too_large(monkeypatch) -> None:
-    monkeypatch.setattr(plainxml, "MAX_BYTES", 100)
-    with pytest.raises(InvalidSettingsFile, match="100 bytes"):
-        parse_machine(vbox())
 
 
 LAUGHS = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9)) + "]>"

@@ -99,16 +99,6 @@ def test_one_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None
     assert played._process is None or played._process.poll() is not None
 
 
-def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Played, pause: float) -> subprocess.Popen[bytes]:
-        self.pauses.append(pause)
-        raise OSError("no process to be had")
-
-    monkeypatch.setattr(Played, "start", refuse)
-    heard, _ = play(partial(Played, ""), lambda heard, _: len(heard) == 3, monkeypatch)
-    assert heard == [{"lost": "its reader cannot be started (no process to be had)"}] * 3
-
-
 def test_a_wish_is_told_once_until_it_is_fulfilled(monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
         import sys

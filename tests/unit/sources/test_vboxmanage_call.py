@@ -76,27 +76,6 @@ def test_too_much_output(fake, monkeypatch) -> None:
         call("list", "dvds")
 
 
-def test_sign_of_life(fake) -> None:
-    ends: list[None] = []
-    call = VBoxManage(fake.path, os.environ, ended=lambda: ends.append(None))
-    fake.plays("a")
-    call("a")
-    assert len(ends) == 1
-    with pytest.raises(VBoxManageError):
-        call("b")
-    assert len(ends) == 2
-
-
-def test_what_it_costs(fake) -> None:
-    call = VBoxManage(fake.path, os.environ)
-    fake.plays("a")
-    assert call.spent == 0.0
-    call("a")
-    first = call.spent
-    call("a")
-    assert 0.0 < first < call.spent
-
-
 @pytest.mark.parametrize(
     ("available", "platform", "expected"),
     [

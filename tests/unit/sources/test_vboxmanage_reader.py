@@ -158,14 +158,6 @@ def test_only_running_vms_are_asked_for(world, reader) -> None:
     assert shown == online
 
 
-def test_a_quiet_round_is_cheap(world, reader) -> None:
-    world.running()
-    reader.wait(0)
-    before = len(world.fake.asked())
-    assert reader.wait(0) == {}
-    assert world.fake.asked()[before:] == ["list runningvms"]
-
-
 def test_versions(world) -> None:
     for printed, version in {
         "6.1.50r161033\n": "6.1.50",
@@ -238,13 +230,6 @@ def test_a_snapshot_that_is_deleted_does_not_end_the_vm(world, reader) -> None:
     assert reader.wait(0) == {}
     world.long(RUN2, "powered off")
     assert reader.wait(0) == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)
-
-
-def test_many_vms_are_not_listed_at_length(world, reader, monkeypatch) -> None:
-    monkeypatch.setattr(vboxmanage, "MAX_LONG", 5)
-    world.running()
-    assert reader.wait(0)[f"machine:{RUN2}"] == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)[f"machine:{RUN2}"]
-    assert "list vms --long" not in world.fake.asked()
 
 
 def test_new_address(world, reader) -> None:
