@@ -100,43 +100,31 @@ WIRED = server("lab", inside=group())
 HOST_ONLY_WIRED = server(HOST_ONLY, "192.168.56", inside=group("192.168.56.1"), at=100, lower=101)
 
 
+WIRE_LAB = "vmdns wire --network lab --apply"
+LAB = network("lab")
+
+
 @pytest.mark.parametrize(
     ("parts", "text", "command"),
     [
-        ([network("lab"), server("lab"), HOST_ONLY_WIRED], "names no DNS server", "vmdns wire --network lab --apply"),
-        (
-            [network("my lab"), server("my lab", inside=group("10.0.2.2")), HOST_ONLY_WIRED],
-            "which is their DHCP server", 'vmdns wire --network "my lab" --apply',
-        ),
-        (
-            [network("lab"), server("lab", inside=group("10.0.2.3")), HOST_ONLY_WIRED],
-            "also gives to the first of them", "vmdns wire --network lab --apply",
-        ),
-        (
-            [network("lab"), server("lab", inside=group("192.0.2.99")), HOST_ONLY_WIRED],
-            "no address of this computer", "vmdns wire --network lab --apply",
-        ),
-        ([network("lab"), HOST_ONLY_WIRED], "has no DHCP server", "vmdns wire --network lab --apply"),
-        (
-            [network("lab"), server("lab", inside=group("127.0.0.1")), HOST_ONLY_WIRED],
-            "which is the guest itself", "vmdns wire --network lab --apply",
-        ),
-        (
-            [network("lab"), WIRED, server(HOST_ONLY, "192.168.56", at=100, lower=101)],
-            "names no DNS server", "vmdns wire --network vboxnet0 --apply",
-        ),
-        (
-            [network("lab"), WIRED, network("other", "10.0.3"), server("other", "10.0.3", group()), HOST_ONLY_WIRED],
-            "cannot tell their guests apart", "vmdns wire --apply",
-        ),
-        (
-            [network("lab"), WIRED, HOST_ONLY_WIRED.replace('enabled="1"', 'enabled="0"')],
-            "has its DHCP server switched off",
-            "VBoxManage dhcpserver modify --network=HostInterfaceNetworking-vboxnet0 --enable",
-        ),
+        ([LAB, server("lab")], "names no DNS server", WIRE_LAB),
+        ([network("my lab"), server("my lab", inside=group("10.0.2.2"))], "which is their DHCP server",
+         'vmdns wire --network "my lab" --apply'),
+        ([LAB, server("lab", inside=group("10.0.2.3"))], "also gives to the first of them", WIRE_LAB),
+        ([LAB, server("lab", inside=group("192.0.2.99"))], "no address of this computer", WIRE_LAB),
+        ([LAB], "has no DHCP server", WIRE_LAB),
+        ([LAB, server("lab", inside=group("127.0.0.1"))], "which is the guest itself", WIRE_LAB),
+        ([LAB, WIRED, server(HOST_ONLY, "192.168.56", at=100, lower=101)], "names no DNS server",
+         "vmdns wire --network vboxnet0 --apply"),
+        ([LAB, WIRED, network("other", "10.0.3"), server("other", "10.0.3", group())],
+         "cannot tell their guests apart", "vmdns wire --apply"),
+        ([LAB, WIRED, HOST_ONLY_WIRED.replace('enabled="1"', 'enabled="0"')], "has its DHCP server switched off",
+         "VBoxManage dhcpserver modify --network=HostInterfaceNetworking-vboxnet0 --enable"),
     ],
 )  # fmt: skip
 def test_what_networks_hand_out(box: FakeBox, host: Host, parts: list[str], text: str, command: str) -> None:
+    if not any(HOST_ONLY in one for one in parts):
+        parts = [*parts, HOST_ONLY_WIRED]
     settings(box, *parts)
     host.addresses.add("198.18.53.1")
     (found,) = findings(facts(box, host.addresses))

@@ -141,8 +141,7 @@ def test_a_virtualbox_home_that_is_not_there(run: Run, tmp_path: Path, command: 
     for name, what in (("lab", "does not exist"), ("file", "is not a folder")):
         status, out, err = run(*command.split(), "--vbox-home", str(tmp_path / name))
         assert (status, out) == (2, "")
-        expected = f"vmdns: --vbox-home: {tmp_path / name} {what}; name the folder that has VirtualBox.xml\n"
-        assert err == expected
+        assert err == f"vmdns: --vbox-home: {tmp_path / name} {what}; name the folder that has VirtualBox.xml\n"
 
 
 @pytest.fixture

@@ -17,40 +17,18 @@ PLAIN = Style()
 NOW = 1_700_000_000.0
 
 WEB: dict[str, Any] = {
-    "name": "web.local",
-    "also": ["web.lab.local"],
-    "vm": "Web",
-    "uuid": "0f7e",
-    "state": "Running",
+    "name": "web.local", "also": ["web.lab.local"], "vm": "Web", "uuid": "0f7e", "state": "Running", "note": "",
     "addresses": [
-        {
-            "address": "10.0.2.4",
-            "network": {"kind": "natnetwork", "name": "NatNetwork"},
-            "mac": "080027000001",
-            "source": "lease",
-            "why": "DHCP lease of NatNetwork, 540 s left",
-            "since": NOW - 61,
-        },
-        {
-            "address": "192.168.56.101",
-            "network": {"kind": "hostonly", "name": "vboxnet0"},
-            "mac": "080027000002",
-            "source": "guest",
-            "why": "Guest Additions",
-            "since": NOW - 7_300,
-        },
+        {"address": "10.0.2.4", "network": {"kind": "natnetwork", "name": "NatNetwork"}, "mac": "080027000001",
+         "source": "lease", "why": "DHCP lease of NatNetwork, 540 s left", "since": NOW - 61},
+        {"address": "192.168.56.101", "network": {"kind": "hostonly", "name": "vboxnet0"}, "mac": "080027000002",
+         "source": "guest", "why": "Guest Additions", "since": NOW - 7_300},
     ],
-    "note": "",
-}
+}  # fmt: skip
 DB: dict[str, Any] = {
-    "name": "db.local",
-    "also": [],
-    "vm": "db",
-    "uuid": "1f7e",
-    "state": "Running",
-    "addresses": [],
+    "name": "db.local", "also": [], "vm": "db", "uuid": "1f7e", "state": "Running", "addresses": [],
     "note": "running, but no address is known yet",
-}
+}  # fmt: skip
 NAMES: dict[str, Any] = {
     "zones": ["local", "vm.internal"],
     "serial": 7,

@@ -95,7 +95,6 @@ class Wire:
         self._named_home = environ.get("VBOX_USER_HOME")
         self._zones = tuple(zones)
         self._may = may
-        self._version: tuple[int, ...] = ()
         self.box = VirtualBox(user_home(environ), str(installation.vboxmanage), self._call)
         key = instance_key(home, environ)
         self.journal = Journal(state_folder() / ("journal.json" if key == "default" else f"journal-{key}.json"))
@@ -172,16 +171,14 @@ class Wire:
 
     def _look(self) -> WireState:
         self._check_home()
-        if not self._version:
-            match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
-            if match is None:
-                raise OSError(f"{self.box.program} is not VirtualBox's")
-            self._version = int(match[1]), int(match[2])
+        match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
+        if match is None:
+            raise OSError(f"{self.box.program} is not VirtualBox's")
         interfaces = tuple(output.parse_host_interfaces(self._call("list", "hostonlyifs")))
         entries = self.journal.entries(SCOPE)
         return WireState(
             box=self.box,
-            version=self._version,
+            version=(int(match[1]), int(match[2])),
             networks=self.box.read_networks(),
             zones=self._zones,
             interfaces=interfaces,

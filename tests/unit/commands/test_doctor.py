@@ -12,7 +12,6 @@ import dns.rrset
 import pytest
 
 from vmdns.commands import doctor
-from vmdns.config import Config
 from vmdns.state.findings import Finding
 
 UFW = """\
@@ -34,16 +33,13 @@ LocalPort:                            53
 Action:                               Allow
 Ok.
 """
-
-
 ALLOW = "sudo ufw allow to 192.168.56.1 port 53"
-
-
 FIREWALLD = "public (default, active)\n  target: default\n  services: {}\n  ports: \n  rich rules: \n{}"
 ACCEPTED = '\trule family="ipv{}" destination address="{}" service name="dns" accept\n'
 RICH = (
     "sudo firewall-cmd --permanent --add-rich-rule='rule family=ipv{} destination address={} service name=dns accept'"
 )
+RICH6 = RICH.format(6, "fd00::1")
 RELOAD = "sudo firewall-cmd --reload"
 
 
@@ -57,16 +53,12 @@ RELOAD = "sudo firewall-cmd --reload"
         (UFW.format("53/udp                     ALLOW       192.168.56.0/24\n"), "", None),
         (UFW.format("fd00::1 53                 ALLOW       Anywhere (v6)\n"), "", ALLOW),
         (UFW.format("fd00::1 53  ALLOW  Anywhere (v6)\n192.168.56.1 53  ALLOW  Anywhere\n"), "", None),
-        (
-            "",
-            FIREWALLD.format("ssh", ""),
-            f"{RICH.format(4, '192.168.56.1')} && {RICH.format(6, 'fd00::1')} && {RELOAD}",
-        ),
-        ("", FIREWALLD.format("ssh", ACCEPTED.format(4, "192.168.56.1")), f"{RICH.format(6, 'fd00::1')} && {RELOAD}"),
+        ("", FIREWALLD.format("ssh", ""), f"{RICH.format(4, '192.168.56.1')} && {RICH6} && {RELOAD}"),
+        ("", FIREWALLD.format("ssh", ACCEPTED.format(4, "192.168.56.1")), f"{RICH6} && {RELOAD}"),
         ("", FIREWALLD.format("", ACCEPTED.format(4, "192.168.56.1") + ACCEPTED.format(6, "fd00::1")), None),
         ("", FIREWALLD.format("dns ssh", ""), None),
     ],
-)
+)  # fmt: skip
 def test_firewalls_of_linux(ufw: str, firewalld: str, command: str | None) -> None:
     found = doctor.linux_firewall(ufw, firewalld, ["192.168.56.1", "fd00::1"])
     assert (found and found[1]) == command
@@ -94,7 +86,6 @@ def test_firewalls_of_windows_and_macos() -> None:
     assert doctor.windows_firewall(RULE, ["192.168.56.1"]) is None
     missing = doctor.windows_firewall("\nNo rules match the specified criteria.\n", ["192.168.56.1", "192.168.57.1"])
     assert missing is not None
-    assert missing[1].startswith("netsh advfirewall firewall add rule")
     assert missing[1].endswith(" localport=53 localip=192.168.56.1,192.168.57.1"), "not open to every network"
     assert doctor.windows_firewall("", []) is None
     assert doctor.macos_firewall("Firewall is disabled. (State = 0)") is None
@@ -128,18 +119,6 @@ def test_names_that_this_host_resolves() -> None:
     assert doctor.resolve("127.0.0.1")  # "localhost" takes a hosts file
     with pytest.raises((OSError, UnicodeError)):
         doctor.resolve("x" * 64)  # nothing is asked for such a label
-
-
-def test_with_nobody_running_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.direct_read, "read_facts", lambda config: [])
-    value = doctor.respond(doctor.look(Config()))
-    assert (value["well"], value["verdict"]) == (False, "1 problem")
-    assert value["findings"] == [
-        {
-            "subject": "vmdns", "level": "problem", "text": "no vmdns runs, so no names are answered",
-            "command": "vmdns run",
-        }
-    ]  # fmt: skip
 
 
 def test_problems_are_last_and_each_finding_is_there_once() -> None:
