@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dns.message
@@ -93,26 +95,33 @@ def test_firewalls_of_windows_and_macos() -> None:
     assert doctor.macos_firewall("Firewall is blocking all non-essential incoming connections. (State = 2)") is not None
 
 
-@pytest.mark.parametrize("answers", [True, False])
-def test_an_upstream_that_answers_local(answers: bool) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
-        upstream.bind(("127.0.0.1", 0))
-        upstream.settimeout(10)
+@contextmanager
+def udp_server(change: Callable[[dns.message.Message], object]) -> Iterator[int]:
+    """A server on loopback, by its port, that answers one query with what `change` makes of an empty response."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
 
         def serve() -> None:
-            packet, peer = upstream.recvfrom(4096)
-            question = dns.message.from_wire(packet)
-            reply = dns.message.make_response(question)
-            if answers:
-                reply.answer = [dns.rrset.from_text(question.question[0].name, 60, "IN", "A", "203.0.113.1")]
-            else:
-                reply.set_rcode(3)
-            upstream.sendto(reply.to_wire(), peer)
+            packet, peer = server.recvfrom(4096)
+            response = dns.message.make_response(dns.message.from_wire(packet))
+            change(response)
+            server.sendto(response.to_wire(), peer)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert doctor.answers_local(f"127.0.0.1:{upstream.getsockname()[1]}") is answers
+        yield server.getsockname()[1]
         thread.join()
+
+
+def add_address(response: dns.message.Message) -> None:
+    response.answer = [dns.rrset.from_text(response.question[0].name, 60, "IN", "A", "203.0.113.1")]
+
+
+@pytest.mark.parametrize(("change", "found"), [(add_address, True), (lambda response: response.set_rcode(3), False)])
+def test_an_upstream_that_answers_local(change: Callable[[dns.message.Message], object], found: bool) -> None:
+    with udp_server(change) as port:
+        assert doctor.answers_local(f"127.0.0.1:{port}") is found
 
 
 def test_names_that_this_host_resolves() -> None:

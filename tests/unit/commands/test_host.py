@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import threading
 from pathlib import Path
 from typing import Any
 
 import dns.flags
 import dns.message
+import dns.rcode
 import pytest
 
+from tests.unit.commands.test_doctor import udp_server
 from tests.unit.test_cli import ANSWERS, Fake, Run, run, serving, user
 from tests.unit.test_cli_format import NAMES, STATUS
 from vmdns.commands import CommandError
@@ -136,22 +136,13 @@ def test_a_journal_of_another_version_is_said(run: Run) -> None:
 def test_only_an_owner_of_local_is_taken_for_vmdns(
     flags: int, rcode: int, good: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    def change(response: dns.message.Message) -> None:
+        response.flags |= flags
+        response.set_rcode(dns.rcode.Rcode(rcode))
 
-        def serve() -> None:
-            data, peer = server.recvfrom(4096)
-            reply = dns.message.make_response(dns.message.from_wire(data))
-            reply.flags |= flags
-            reply.set_rcode(rcode)
-            server.sendto(reply.to_wire(), peer)
-
+    with udp_server(change) as port:
         monkeypatch.setattr(system_settings, "DNS_PORT", port)
-        thread = threading.Thread(target=serve)
-        thread.start()
         assert answers("127.0.0.1", 0) is good
-        thread.join()
 
 
 # -- the hosts file ----------------------------------------------------------------------------------------------
