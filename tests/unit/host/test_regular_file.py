@@ -1,4 +1,4 @@
-"""Only regular files are read, up to a bound, and nobody is waited for."""
+"""Only regular files are read, up to a bound, and no read waits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 from vmdns import config
 from vmdns.dns.upstreams import Upstream
 from vmdns.files import read_regular
-from vmdns.host import hosts_block as hostsfile
-from vmdns.host import resolver_linux, system_settings, upstreams_linux
+from vmdns.host import hosts_block, resolver_linux, system_settings, upstreams_linux
 from vmdns.host.folders import has_vms
 from vmdns.host.plan import Journal
 from vmdns.host.resolver_linux import OwnResolvConf, ResolvConf
@@ -35,25 +34,12 @@ def test_a_file_is_read_up_to_its_bound_and_one_byte_more(tmp_path: Path) -> Non
         read_regular(tmp_path / "none", 100)
 
 
-def _place(path: Path, kind: str) -> None:
-    match kind:
-        case "fifo":
-            os.mkfifo(path)  # nobody writes into it: an open that waits would never return
-        case "zero":
-            path.symlink_to("/dev/zero")
-        case _:
-            path.mkdir()
-
-
-KINDS = pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
-
-
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "any file": ("file", lambda path: read_regular(path, 100)),
     "configuration": ("vmdns.toml", lambda path: config.load(path)),
     "hosts file": ("hosts", read_hosts),
-    "hosts file, to write names into": ("hosts", lambda path: hostsfile.write(path, ["# x"])),
-    "hosts file, the names in it": ("hosts", hostsfile.read),
+    "hosts file, to write names into": ("hosts", lambda path: hosts_block.write(path, ["# x"])),
+    "hosts file, the names in it": ("hosts", hosts_block.read),
     "resolv.conf": ("etc/resolv.conf", lambda path: upstreams_linux.read_files(path.parent.parent)),
     "resolv.conf, to change it": ("resolv.conf", lambda path: ResolvConf(str(path)).read()),
     "journal": ("journal.json", lambda path: Journal(path).entries()),
@@ -62,25 +48,30 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
 @pytest.mark.parametrize("reader", READERS)
 def test_no_reader_waits_for_what_is_no_file(tmp_path: Path, kind: str, reader: str) -> None:
     name, read = READERS[reader]
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    if kind == "zero" and reader == "resolv.conf, to change it":
+    if kind == "fifo":
+        os.mkfifo(path)  # nobody writes into it: an open that waits would never return
+    elif kind == "folder":
+        path.mkdir()
+    elif reader == "resolv.conf, to change it":
         pytest.skip("a link is read as a link")
-    _place(path, kind)
+    else:
+        path.symlink_to("/dev/zero")
     with pytest.raises((OSError, config.ConfigError)):
         read(path)
     assert not has_vms(tmp_path)
 
 
 def test_half_a_hosts_file_never_replaces_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostsfile, "_MAX_BYTES", 20)
+    monkeypatch.setattr(hosts_block, "_MAX_BYTES", 20)
     (tmp_path / "hosts").write_text("127.0.0.1 localhost # and more\n")
     with pytest.raises(OSError, match="longer than"):
-        hostsfile.write(tmp_path / "hosts", ["192.168.56.4 web.local"])
+        hosts_block.write(tmp_path / "hosts", ["192.168.56.4 web.local"])
     assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost # and more\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import plistlib
+from collections.abc import Callable
 
 import pytest
 
@@ -26,23 +27,19 @@ resolver #2
   options  : mdns
 
 resolver #3
-  domain   : 254.169.in-addr.arpa
-  options  : mdns
-
-resolver #4
   domain   : vm.internal
   nameserver[0] : 127.0.0.1
   port     : 5300
 
-resolver #5
+resolver #4
   domain   : Corp.Example.
   nameserver[0] : 10.8.0.1
   nameserver[1] : 10.8.0.2
 
-resolver #6
+resolver #5
   nameserver[0] : 9.9.9.9
 
-resolver #7
+resolver #6
   domain   : empty.example
 
 DNS configuration (for scoped queries)
@@ -78,7 +75,7 @@ def test_scutil() -> None:
         ("DNS configuration\n\nresolver #1\n  domain : a..b\n  nameserver[0] : 10.0.0.1\n", Upstreams()),
     ],
 )
-def test_scutil_s_other_words(text: str, found: Upstreams) -> None:
+def test_other_output_of_scutil(text: str, found: Upstreams) -> None:
     assert resolver_macos.parse_scutil(text) == found
 
 
@@ -97,38 +94,30 @@ An asterisk (*) denotes that a network service is disabled.
 (Hardware Port: com.wireguard.macos, Device: )
 """
 PACKET = """\
-op = BOOTREPLY
 options:
-Options count is 7
-dhcp_message_type (uint8): ACK 0x5
 server_identifier (ip): 192.168.1.1
 domain_name_server (ip_mult): {192.168.1.1, 192.168.1.2}
 end (none):
 """
 
 
-def test_services_in_use() -> None:
-    order = resolver_macos.parse_order(ORDER)
-    assert order == {"en7": "USB 10/100/1000 LAN", "en0": "Wi-Fi"}
-    assert resolver_macos.parse_devices(SCUTIL) == ["en7", "en0"]
-    assert resolver_macos.parse_packet(PACKET) == ["192.168.1.1", "192.168.1.2"]
-    assert resolver_macos.parse_packet("") == []
-
-
 @pytest.mark.parametrize(
-    ("text", "servers"),
+    ("parse", "text", "found"),
     [
-        ("There aren't any DNS Servers set on Wi-Fi.\n", []),
-        ("192.0.2.1\n2001:db8::1\n", ["192.0.2.1", "2001:db8::1"]),
-        ("fe80::1%en0\n", ["fe80::1%en0"]),
-        ("", []),
+        (resolver_macos.parse_order, ORDER, {"en7": "USB 10/100/1000 LAN", "en0": "Wi-Fi"}),
+        (resolver_macos.parse_devices, SCUTIL, ["en7", "en0"]),
+        (resolver_macos.parse_packet, PACKET, ["192.168.1.1", "192.168.1.2"]),
+        (resolver_macos.parse_packet, "", []),
+        (resolver_macos.parse_servers, "There aren't any DNS Servers set on Wi-Fi.\n", []),
+        (resolver_macos.parse_servers, "192.0.2.1\n2001:db8::1\n", ["192.0.2.1", "2001:db8::1"]),
+        (resolver_macos.parse_servers, "fe80::1%en0\n", ["fe80::1%en0"]),
     ],
 )
-def test_servers_typed_in_on_a_mac(text: str, servers: list[str]) -> None:
-    assert resolver_macos.parse_servers(text) == servers
+def test_output_of_commands(parse: Callable[[str], object], text: str, found: object) -> None:
+    assert parse(text) == found
 
 
-def test_a_mac_asks_for_all_zones_but_local() -> None:
+def test_all_zones_but_local() -> None:
     [(setting, text)] = resolver_macos.plan_zones(ListenAddress(port=5300), ["vm.internal"])
     assert (setting.kind, setting.name) == ("resolver-file", "/etc/resolver/vm.internal")
     assert text.splitlines()[1:] == ["nameserver 127.0.0.1", "port 5300"]
@@ -136,7 +125,7 @@ def test_a_mac_asks_for_all_zones_but_local() -> None:
         resolver_macos.plan_zones(ListenAddress(), [])
 
 
-def test_a_mac_asks_for_everything() -> None:
+def test_everything() -> None:
     wanted = resolver_macos.plan_all(["Wi-Fi"])
     assert [(one.kind, one.name) for one, _ in wanted] == [
         ("address-daemon", "/Library/LaunchDaemons/vmdns.address.plist"), ("mac-servers", "Wi-Fi"),

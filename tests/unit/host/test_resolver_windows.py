@@ -50,7 +50,6 @@ def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
 @pytest.mark.parametrize(
     ("parts", "servers", "search"),
     [
-        ([WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
         ([STALE, NEVER_UP, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
         # One without a gateway (VirtualBox's host-only adapter) comes after those that lead somewhere.
         ([HOST_ONLY, WIFI_DHCP], at("192.168.1.1", "192.168.1.2", "192.168.56.9"), names("home.lan")),
@@ -91,29 +90,25 @@ def test_registry(parts: list[dict[str, Any]], servers: tuple[Upstream, ...], se
     assert found == Upstreams(servers, domains, search)
 
 
-def rule(base: str, number: int, **values: Any) -> dict[str, dict[str, Any]]:
+def rule(number: int, base: str = resolver_windows.NRPT, **values: Any) -> dict[str, dict[str, Any]]:
     return {rf"{base}\{{{number}}}": {"Version": 2, "ConfigOptions": 8, **values}}
 
 
-CORP = rule(
-    resolver_windows.NRPT, 1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2"
-)
+CORP = rule(1, Name=[".corp.example", "host.Other.example"], GenericDNSServers="10.8.0.1;10.8.0.2")
+CORP_SERVERS = at("10.8.0.1", "10.8.0.2")
 
 
 @pytest.mark.parametrize(
     ("parts", "default", "domains"),
     [
-        (
-            [CORP], (),
-            {"corp.example": at("10.8.0.1", "10.8.0.2"), "host.other.example": at("10.8.0.1", "10.8.0.2")},
-        ),
-        ([rule(resolver_windows.NRPT, 1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
-        ([rule(resolver_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="")], (), {}),
-        ([rule(resolver_windows.NRPT, 1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
-        ([rule(resolver_windows.NRPT, 1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
+        ([CORP], (), {"corp.example": CORP_SERVERS, "host.other.example": CORP_SERVERS}),
+        ([rule(1, Name=["."], GenericDNSServers="10.9.0.1")], at("10.9.0.1"), {}),
+        ([rule(1, Name=[".x.test"], GenericDNSServers="")], (), {}),
+        ([rule(1, Name=[".x.test"], GenericDNSServers="10.9.0.1", ConfigOptions=4)], (), {}),
+        ([rule(1, Name=["a..b"], GenericDNSServers="10.9.0.1")], (), {}),
         # With one rule of a group policy, Windows ignores the local ones.
         (
-            [CORP, rule(resolver_windows.NRPT_POLICY, 2, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
+            [CORP, rule(2, resolver_windows.NRPT_POLICY, Name=[".gpo.test"], GenericDNSServers="10.7.0.1")], (),
             {"gpo.test": at("10.7.0.1")},
         ),
     ],
@@ -228,14 +223,10 @@ def test_windows_asks_for_everything(registry: dict[str, dict[str, object]]) -> 
         resolver_windows.plan_all(lambda address: False)
 
 
-def test_the_servers_before_us_on_windows() -> None:
+def test_earlier_servers() -> None:
     [(path, values)] = WIFI_DHCP.items()
     found = read_windows({path: {**values, "NameServer": "198.18.53.53"}})
-    assert [one.address for one in found.default] == ["192.168.1.1", "192.168.1.2"]
-    assert found.resolvers == ("198.18.53.53",)
-
-
-def test_the_servers_that_were_typed_in() -> None:
+    assert (found.default, found.resolvers) == (at("192.168.1.1", "192.168.1.2"), ("198.18.53.53",))
     entries = [
         JournalEntry("host", "windows-servers", "Wi-Fi", [], ["198.18.53.53"]),
         JournalEntry("host", "windows-servers", "Ethernet's", ["10.1.0.1", "10.1.0.2"], ["198.18.53.53"]),

@@ -40,10 +40,7 @@ def test_launch_agent() -> None:
     alice = ServiceOwner("alice", 501, Path("/Users/alice"))
     text = launchd.render_plist(program("--wire", owner=alice))
     assert text == (SAMPLES / "local.vmdns.plist").read_text("utf-8")
-    found = plistlib.loads(text.encode())
-    assert found["ProgramArguments"] == ["/opt/vmdns/bin/python", "-P", "-m", "vmdns", "run", "--wire"]
-    assert found["KeepAlive"] == {"SuccessfulExit": False}
-    assert found["AbandonProcessGroup"] is True
+    assert plistlib.loads(text.encode())["AbandonProcessGroup"] is True
 
 
 def test_task() -> None:
