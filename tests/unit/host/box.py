@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -38,11 +37,14 @@ PATIENCE = 30.0
 # What vmdns asks to see whether systemd-resolved leads back to it.
 LOOP_CHECK = "113.0.203.in-addr.arpa"
 ROUTER, OTHER = "192.0.2.53", "192.0.2.54"
-PASSWD = "systemd-resolve:x:990:990::/:/usr/sbin/nologin\n"
+USERS = {
+    "passwd": b"systemd-resolve:x:990:990::/:/usr/sbin/nologin\nmessagebus:x:991:991::/:/usr/sbin/nologin\n",
+    "group": b"systemd-resolve:x:990:\nmessagebus:x:991:\n",
+}
 # What systemd would do with our unit. This kernel may have no dummy interfaces: a pair of veth is up as well.
 SYSTEMCTL = """#!/bin/sh
 unit=/etc/systemd/system/vmdns-host.service
-echo "systemctl $*" >>/run/said
+echo "systemctl $*" >>/run/systemctl.log
 lines() { sed -n "s/^$1=-\\(.*\\)/\\1 || true/p; s/^$1=//p" $unit | sed 's/type dummy/type veth peer name vmdns0p/'; }
 case "$*" in
     "reload systemd-resolved") kill -HUP "$(cat /run/resolved.pid)" ;;
@@ -137,12 +139,7 @@ class Box:
         (etc / "dbus-1" / "system.d").mkdir(parents=True)
         (etc / "systemd" / "system").mkdir(parents=True)
         for name in ("passwd", "group", "ld.so.cache", "ld.so.conf"):
-            shutil.copy(f"/etc/{name}", etc / name)
-        for name in ("passwd", "group"):
-            with (etc / name).open("a") as file:
-                file.write(PASSWD if name == "passwd" else "systemd-resolve:x:990:\nmessagebus:x:991:\n")
-        with (etc / "passwd").open("a") as file:
-            file.write("messagebus:x:991:991::/:/usr/sbin/nologin\n")
+            (etc / name).write_bytes(Path("/etc", name).read_bytes() + USERS.get(name, b""))
         (etc / "hosts").write_text("127.0.0.1 localhost\n")
         (etc / "nsswitch.conf").write_text("hosts: files dns\n")
         (etc / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
@@ -179,7 +176,7 @@ class Box:
         until(Path("/run/dbus/system_bus_socket").exists, "D-Bus")
 
     def network_manager(self, server: str) -> subprocess.Popen[bytes]:
-        """Starts NetworkManager, which takes care of lan0 and was told this name server."""
+        """Starts NetworkManager, which sets lan0 up with this name server."""
         Path("/etc/NetworkManager/NetworkManager.conf").write_text(
             # Not by the resolvconf that is systemd-resolved's.
             "[main]\nplugins=keyfile\nno-auto-default=*\nrc-manager=symlink\n"
@@ -193,12 +190,12 @@ class Box:
         Path(self.root, "var/lib/NetworkManager").mkdir(exist_ok=True)
         self.network(server)
         child = self.start("chroot", self.root, "NetworkManager", "--no-daemon")
-        told = Path("/run/NetworkManager/no-stub-resolv.conf")
-        until(lambda: told.exists() and server in told.read_text(), "NetworkManager sets lan0 up")
+        servers = Path("/run/NetworkManager/no-stub-resolv.conf")
+        until(lambda: servers.exists() and server in servers.read_text(), "NetworkManager sets lan0 up")
         return child
 
     def network(self, server: str) -> None:
-        """What NetworkManager is told of lan0."""
+        """Sets the name server of lan0 in the configuration of NetworkManager."""
         file = Path("/etc/NetworkManager/system-connections/lan.nmconnection")
         file.parent.mkdir(exist_ok=True)
         file.write_text(
@@ -208,7 +205,7 @@ class Box:
         file.chmod(0o600)
 
     def resolved(self) -> None:
-        """Starts systemd-resolved, with lan0's name server told by DHCP, and programs that ask its stub."""
+        """Starts systemd-resolved, with lan0's name server as by DHCP, and programs that query its stub."""
         self.bus()
         Path("/run/systemd/resolve").mkdir()
         os.chown("/run/systemd/resolve", 990, 990)

@@ -83,11 +83,11 @@ class System:
         end = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > end:
-                raise AssertionError(f"{what}: not within {PATIENCE:g} s; it said:\n{self.journal()}")
+                raise AssertionError(f"{what}: not within {PATIENCE:g} s; its journal:\n{self.journal()}")
             time.sleep(0.05)
 
     def journal(self) -> str:
-        """The last that was said there."""
+        """The last lines of its journal."""
         return self.run("journalctl", "--no-pager", "--lines=60", check=False)
 
 

@@ -1,4 +1,4 @@
-"""Who holds a port. Linux is asked for real; psutil, for the other systems, is played."""
+"""Who holds a port. Linux for real; psutil, for the other systems, is simulated."""
 
 from __future__ import annotations
 
@@ -67,6 +67,17 @@ def test_a_socket_of_our_own_is_found(kind: int) -> None:
         text = explain_bind_error(caught.value, "127.0.0.1", number)
         assert text.startswith(f"127.0.0.1 port {number} is held by {name} (pid {os.getpid()}): ")
         assert "--listen" in text
+
+
+@linux
+def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(file: Path, *how: str) -> str:
+        return open(file.with_name("none") if file.name.endswith("6") else file).read()
+
+    monkeypatch.setattr(Path, "read_text", read)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        assert find_holder(*one.getsockname()).endswith(f"(pid {os.getpid()})")
 
 
 DNSMASQ = "0::/system.slice/dnsmasq.service\n"
@@ -170,7 +181,7 @@ UDP_KIND, TCP_KIND = socket.SOCK_DGRAM, socket.SOCK_STREAM
     ("address", "number", "holder"),
     [
         ("192.168.137.1", 53, "svchost.exe (pid 7)"),
-        ("192.168.1.5", 53, ""),  # a query that was sent is in nobody's way
+        ("192.168.1.5", 53, ""),  # a query that was sent keeps no port
         ("127.0.0.1", 5353, "mdns (pid 7)"),
         ("::1", 5355, "mdns (pid 7)"),
         ("127.0.0.1", 53, ""),
@@ -183,7 +194,7 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str, address: st
         process("svchost.exe", (TCP_KIND, "192.168.137.1", 53, "LISTEN")),
         process("mdns", (UDP_KIND, "0.0.0.0", 5353, "NONE"), (UDP_KIND, "::", 5355, "NONE")),
     ]
-    played = SimpleNamespace(process_iter=lambda wanted: iter(processes), CONN_LISTEN="LISTEN")
-    monkeypatch.setitem(sys.modules, "psutil", played)
+    simulated = SimpleNamespace(process_iter=lambda wanted: iter(processes), CONN_LISTEN="LISTEN")
+    monkeypatch.setitem(sys.modules, "psutil", simulated)
     monkeypatch.setattr(port.sys, "platform", system)
     assert find_holder(address, number) == holder

@@ -55,7 +55,7 @@ def test_no_reader_waits_for_what_is_no_file(tmp_path: Path, kind: str, reader: 
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     if kind == "fifo":
-        os.mkfifo(path)  # nobody writes into it: an open that waits would never return
+        os.mkfifo(path)  # without a writer: an open that waits would never return
     elif kind == "folder":
         path.mkdir()
     elif reader == "resolv.conf, to change it":

@@ -65,7 +65,7 @@ def test_single_zones(found: LinuxResolver, kinds: list[tuple[str, str]]) -> Non
     [
         (NETWORK_MANAGER, r"\(192\.0\.2\.1\).*vmdns hosts --keep.*vmdns host --whole"),
         (LinuxResolver(), r"\(none\)"),
-        # It runs, and nobody asks it.
+        # It runs, and no program queries it.
         (replace(RESOLVED, resolv_conf=REAL, link=""), r"\(192\.0\.2\.1\)"),
         (LinuxResolver(render_resolv_conf("", EarlierServers(), "198.18.53.53")), "for everything already"),
     ],
@@ -124,7 +124,7 @@ def test_everything(found: LinuxResolver, kinds: list[tuple[str, str]], earlier:
     text = dict(zip(kinds, (value for _, value in wanted), strict=True))[OURS]
     assert parse_earlier_servers(text) == earlier
     assert [line for line in text.splitlines() if line.startswith("nameserver")] == ["nameserver 198.18.53.53"]
-    # Planned again once it is so, nobody is forgotten.
+    # Planned again once it is so, no server is lost.
     again = replace(found, resolv_conf=text, link="/etc/vmdns/resolv.conf")
     assert plan_all(again, ListenAddress(), ZONES)[0] == wanted
 
@@ -158,7 +158,7 @@ def test_read_resolver(tmp_path: Path) -> None:
     assert resolver_linux.parse_version("x") == 0
 
 
-# -- the servers that were asked before --------------------------------------------------------------------------
+# -- the servers of before ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,10 @@ def test_the_servers_before_us_are_followed(tmp_path: Path, followed: str | None
     assert found.resolvers == ("198.18.53.53",)
     assert b"\x04corp\x04test\0" in found.search
     assert tmp_path / "run/x" in upstreams_linux.watched_folders(tmp_path)
+
+
+def test_a_note_in_a_file_that_is_not_ours_means_nothing() -> None:
+    assert parse_earlier_servers("#vmdns follow /etc/shadow\nnameserver 192.0.2.1\n") is None
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -250,18 +254,3 @@ def test_everything_is_as_it_was_after_a_crash(tmp_path: Path, was: str, fails: 
     assert undo(journal, journal.entries("host"), resolver_linux.SETTINGS, lambda line: None) == []
     assert state(tmp_path) == before
     assert journal.entries() == []
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="rights are root's here")
-def test_what_someone_else_set_since_is_left(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    resolv_conf = tmp_path / "etc/resolv.conf"
-    resolv_conf.write_text(REAL)
-    journal = Journal(tmp_path / "journal.json")
-    apply(plan(settings(tmp_path)), journal, "host", lambda line: None)
-    resolv_conf.unlink()
-    resolv_conf.write_text("nameserver 192.0.2.99\n")
-    [line] = undo(journal, journal.entries("host"), resolver_linux.SETTINGS, lambda line: None)
-    assert "changed by someone else" in line
-    assert resolv_conf.read_text() == "nameserver 192.0.2.99\n"
-    assert not (tmp_path / "etc/vmdns").exists()

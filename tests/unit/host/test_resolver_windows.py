@@ -53,7 +53,7 @@ def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
         ([STALE, NEVER_UP, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
         # One without a gateway (VirtualBox's host-only adapter) comes after those that lead somewhere.
         ([HOST_ONLY, WIFI_DHCP], at("192.168.1.1", "192.168.1.2", "192.168.56.9"), names("home.lan")),
-        # A VPN without a gateway that has servers and a suffix is asked for that suffix alone.
+        # A VPN without a gateway that has servers and a suffix gets queries for that suffix alone.
         ([VPN_LINK, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan", "corp.example")),
         ([VPN_LINK], at("10.8.0.1", "2001:db8::54"), names("corp.example")),
         # What the user typed counts more than what DHCP gave.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.needs import needs_network_namespace
-from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, address_command
+from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, SystemFile, address_command
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,32 @@ from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, addres
 )  # fmt: skip
 def test_commands(system: str, present: bool, line: str) -> None:
     assert " ".join(address_command("198.18.53.7", present, system)) == line
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="rights are root's here")
+def test_commands_around_a_file(tmp_path: Path) -> None:
+    log, file = tmp_path / "log", tmp_path / "new folder" / "it's.conf"
+
+    def note(word: str) -> tuple[str, ...]:
+        return ("sh", "-c", f"echo {word} $(ls '{file.parent}' 2>/dev/null) >>{log}")
+
+    class Noted(SystemFile):
+        kind = "x"
+        after, before_end, after_end = (note("after"),), (note("end"),), (note("gone"),)
+
+    class Failing(SystemFile):
+        kind = "x"
+        after = (("sh", "-c", "echo no such unit >&2; exit 1"),)
+
+    one = Noted(str(file))
+    one.write("# what it is for\nx\n")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("# what it is for\nx\n", 0o644)
+    assert one.describe(None, one.read()) == f"write {file}: what it is for"
+    one.write(None)
+    assert one.read() is None
+    assert log.read_text() == "after it's.conf\nend it's.conf\ngone\n"
+    with pytest.raises(OSError, match="no such unit"):
+        Failing(str(file)).write("y\n")
 
 
 def test_only_addresses_get_into_a_command() -> None:

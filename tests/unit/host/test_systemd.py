@@ -240,7 +240,7 @@ def test_commands_of_its_user_reach_it_and_those_of_others_do_not(system: system
     for path, mode in modes.items():
         assert system.run("stat", "--format=%a", path).strip() == mode
     assert as_user(system, UID + 1, PYTHON, "-c", TALK, place) == "PermissionError"
-    # Even where somebody opened the folder and the socket to all.
+    # Even where the folder and the socket are open to all.
     system.run("chmod", "777", *modes)
     try:
         assert as_user(system, UID + 1, PYTHON, "-c", TALK, place) in CLOSED

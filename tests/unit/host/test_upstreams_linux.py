@@ -148,6 +148,16 @@ def test_a_reply_that_came_from_vmdns_is_known() -> None:
     assert not upstreams_linux.leads_to_vmdns(None)
 
 
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("127.0.0.53", False), ("127.0.0.54", False),
+     ("192.168.1.1", False), ("nonsense", False)],
+)  # fmt: skip
+def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> None:
+    assert Upstream(address).local is local
+    assert not Upstream(address, 5353).local
+
+
 def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
         upstreams_linux.read_files(tmp_path)
