@@ -4,8 +4,8 @@
     tools/live-python tests/bench/clients.py [times]
 
 Each question 20 times: a row for each resolver, network and question. The time is that of the library's call; of dig
-that of the whole program. Then a bridged VM of which nothing is known takes one new address after the other, and tells
-it by a packet to the host, or by a question. Exit status 1 where an answer was wrong, or took too long.
+that of the whole program. Then a bridged VM of which nothing is known takes one new address after the other, and
+shows it by a packet to the host, or by a query. Exit status 1 where an answer was wrong, or took too long.
 """
 
 from __future__ import annotations
@@ -21,47 +21,41 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.live.clients.net import unavailable
 from tests.live.clients.scene import Scene, scene
 from tests.live.clients.stubs import AVAHI, GLIBC, STUBS, Stub
-from tests.live.lab import until
 
-MOST_MS = 200.0
-MOST_FIRST_MS = 300.0
+MAX_MS = 200.0
+MAX_FIRST_MS = 300.0
 GIVE_UP_SECONDS = 5.0
 
 
-class Verdict:
-    """Prints rows, and remembers which were bad."""
-
-    def __init__(self) -> None:
-        self.bad = 0
-
-    def row(self, who: str, where: str, what: str, wrong: list[object], times: list[float], most: float) -> None:
-        slow = max(times) > most
-        self.bad += bool(wrong or slow)
-        said = f"WRONG {len(wrong)} times: {wrong[0]}" if wrong else "TOO SLOW" if slow else "right"
-        print(
-            f"{who:32} {where:10} {what:22} {statistics.median(times):7.1f} ms {max(times):7.1f} ms  {said}", flush=True
-        )
+bad_rows = 0
 
 
-def ask(stage: Scene, verdict: Verdict, stub: Stub, network: str, times: int, *, silent: bool = False) -> None:
+def show(client: str, network: str, query: str, wrong: list[object], times: list[float], most: float) -> None:
+    """Prints a row, and counts it if it is bad."""
+    global bad_rows
+    slow = max(times) > most
+    bad_rows += bool(wrong or slow)
+    verdict = f"WRONG {len(wrong)} times: {wrong[0]}" if wrong else "TOO SLOW" if slow else "right"
+    median = statistics.median(times)
+    print(f"{client:32} {network:10} {query:22} {median:7.1f} ms {max(times):7.1f} ms  {verdict}", flush=True)
+
+
+def measure(stage: Scene, stub: Stub, network: str, times: int, *, silent: bool = False) -> None:
     link = stage.links[network]
     with stage.router(link, silent=silent), stage.guest(link, stub) as desk:
-        for question, answer in stage.expected(link).items():
-            if silent and question != "web.local":
+        for query, answer in stage.expected(link).items():
+            if silent and query != "web.local":
                 continue
-            found = [stub.ask(desk, question) for _ in range(times)]
+            found = [stub.query(desk, query) for _ in range(times)]
             wrong: list[object] = [one for one, _ in found if one != (answer,)]
             where = "by mDNS" if silent else network
-            verdict.row(stub.name, where, question, wrong, [spent for _, spent in found], MOST_MS)
+            show(stub.name, where, query, wrong, [spent for _, spent in found], MAX_MS)
 
 
-def first(stage: Scene, verdict: Verdict, times: int) -> None:
-    """From a packet, or a question, of an address that nobody knows to the first answer."""
+def measure_first_packet(stage: Scene, times: int) -> None:
+    """From a packet, or a query, of an unknown address to the first answer."""
     link = stage.links["bridged"]
-    uuid = stage.lab.create("late", "--nic1", "bridged", "--bridge-adapter1", "lan0")
-    stage.lab.start(uuid)
-    until(lambda: "late" in stage.server.dig("late.local") and not stage.server.addresses("late.local"), "late runs")
-    mac = stage.lab.mac(uuid)
+    mac = stage.start_late()
     packets: list[float] = []
     questions: list[float] = []
     wrong: list[object] = []
@@ -81,11 +75,11 @@ def first(stage: Scene, verdict: Verdict, times: int) -> None:
                         time.sleep(0.0005)
                     spent.append((time.perf_counter() - start) * 1000)
                 else:
-                    found, milliseconds = GLIBC.ask(guest, "late.local")
+                    found, milliseconds = GLIBC.query(guest, "late.local")
                     wrong += [found] if found != (address,) else []
                     spent.append(milliseconds)
-    verdict.row("the host", "bridged", "after its first packet", wrong, packets, MOST_FIRST_MS)
-    verdict.row("a new guest, glibc", "bridged", "by its first question", wrong, questions, MOST_FIRST_MS)
+    show("the host", "bridged", "after its first packet", wrong, packets, MAX_FIRST_MS)
+    show("a new guest, glibc", "bridged", "by its first question", wrong, questions, MAX_FIRST_MS)
 
 
 def main() -> int:
@@ -93,16 +87,15 @@ def main() -> int:
         print(why)
         return 2
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    verdict = Verdict()
     print(f"{'resolver':32} {'network':10} {'question':22} {'median':>10} {'worst':>10}")
     with scene(Path(tempfile.mkdtemp(prefix="vmdns-clients")) / "lab") as stage:
         for stub in STUBS:
             for network in stage.links:
-                ask(stage, verdict, stub, network, times)
-        ask(stage, verdict, AVAHI, "bridged", times, silent=True)
-        first(stage, verdict, times)
-    print(f"{verdict.bad} rows are bad" if verdict.bad else "all right, and in time")
-    return 1 if verdict.bad else 0
+                measure(stage, stub, network, times)
+        measure(stage, AVAHI, "bridged", times, silent=True)
+        measure_first_packet(stage, times)
+    print(f"{bad_rows} rows are bad" if bad_rows else "all right, and in time")
+    return 1 if bad_rows else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long from the first packet of a bridged VM to its name's first answer, and what neighbours cost the server.
+"""How long it takes from the first packet of a bridged VM to its name's answer, and what neighbours cost the server.
 
     sudo python tests/bench/firstpacket.py [guests] [VMs]
 
 Network namespaces as host and guests, the worker with the kernel's own messages, and the table of the server; no
-VirtualBox: the VMs are put into the table. A guest takes the time just before it sends a datagram to the host, which
+VirtualBox: the VMs are put into the store. A guest takes the time just before it sends a datagram to the host, which
 the kernel precedes with an ARP question.
 """
 
@@ -24,6 +24,7 @@ from tests.unit.sources.twohosts import two_hosts
 from vmdns.daemon.discovery import Discovery
 from vmdns.sources.supervisor import Supervisor
 from vmdns.state.facts import Machine, Neighbour, Network
+from vmdns.state.guests import VmChange
 from vmdns.state.policy import Policy
 from vmdns.store import Store
 
@@ -44,27 +45,27 @@ def machines(count: int) -> dict[str, Machine]:
 
 async def serve(count: int) -> None:
     """The server's part, in the host's namespace: prints a line for each VM that has an address."""
-    table = Store(Policy())
+    store = Store(Policy())
 
-    def tell(news: object) -> None:
+    def print_addresses(changes: list[VmChange]) -> None:
         now = time.time()
-        for change in news.changes:  # type: ignore[attr-defined]
+        for change in changes:
             for one in change.after.addresses if change.after else ():
                 print(one.address, now, flush=True)
 
-    table.put("virtualbox", machines(count))
-    discovery = Discovery(table, lambda text: None, lambda: None)
-    discovery._stale_seconds = 3600.0  # the VMs stay in force though no VirtualBox is here
-    supervisor = Supervisor("auto", None, 30.0, discovery._hear)
+    store.put("virtualbox", machines(count))
+    discovery = Discovery(store, lambda text: None, lambda: None)
+    discovery._stale_seconds = 3600.0  # the VMs stay though no VirtualBox is here
+    supervisor = Supervisor("auto", None, 30.0, discovery._receive)
     task = asyncio.create_task(supervisor.run())
-    while not table.reported("addresses"):
+    while not store.reported("addresses"):
         await asyncio.sleep(0.01)
-    table.subscribe(tell)
+    store.subscribe(print_addresses)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    table.close()
+    store.close()
 
 
 def first_packets(guests: int, count: int) -> None:
@@ -101,19 +102,19 @@ def first_packets(guests: int, count: int) -> None:
 
 async def cost(count: int) -> None:
     """What a neighbour costs the event loop with that many VMs: one that is a VM, and one that is none."""
-    table = Store(Policy())
-    table.put("virtualbox", machines(count))
-    await table.wait_until_published()
+    store = Store(Policy())
+    store.put("virtualbox", machines(count))
+    await store.wait_until_published()
     for what, number in (("is a VM", 7), ("is none", count + 7)):
         rounds = 50
         began = time.process_time()
         for at in range(rounds):
             seen = Neighbour("lan0", f"080027{number:06x}", f"10.77.2.{at + 1}", float(at))
-            table.patch("neighbours", {f"{what}": seen})
-            await table.wait_until_published()
+            store.patch("neighbours", {f"{what}": seen})
+            await store.wait_until_published()
         spent = 1000 * (time.process_time() - began) / rounds
         print(f"{count} VMs: a neighbour that {what} costs the server {spent:.2f} ms")
-    table.close()
+    store.close()
 
 
 if __name__ == "__main__":
@@ -121,6 +122,6 @@ if __name__ == "__main__":
         asyncio.run(serve(int(sys.argv[2])))
     else:
         guests, count = (int(one) for one in [*sys.argv[1:], *("100", "1000")[len(sys.argv) - 1 :]])
-        signal.alarm(600)  # whatever does not come
+        signal.alarm(600)
         asyncio.run(cost(count))
         first_packets(min(guests, 250), count)

@@ -7,8 +7,8 @@ through the named pipe FOLDER/orders, a line each; when each was seen is noted i
 
     address N A.B.C.D     Guest Additions of VM N report this address
     states N M            VMs N to M - 1 are switched on or off
-    name N TEXT           VM N is called so
-    scan S                VirtualBox is looked at, over and over, for S seconds
+    name N TEXT           VM N gets this name
+    scan S                VirtualBox is read without a pause for S seconds
 """
 
 # ruff: noqa: E402

@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.live.lab import NET, Lab, Server, write_leases
+from tests.leases import lease_file, write_leases
+from tests.live.lab import NET, Lab, Server, on_nat_network
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query
 from vmdns.sources.installation import find
@@ -32,7 +33,7 @@ def measure(server: Server, name: str, changes: list[tuple[str, Callable[[], Non
     packet = encode_query(7, to_wire(name), 1)
     times, lost = [], 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect((server.at, server.port))
+        client.connect((server.address, server.port))
         client.settimeout(1.0)
         for address, change in changes:
             wanted = socket.inet_aton(address)
@@ -52,10 +53,8 @@ def measure(server: Server, name: str, changes: list[tuple[str, Callable[[], Non
 
 
 def show(what: str, times: list[float], lost: int, promise: float) -> None:
-    def part(share: float) -> float:
-        return times[min(len(times) - 1, int(len(times) * share))]
-
-    line = f"{what}: {len(times)} changes, p50 {part(0.5):.1f} ms, p99 {part(0.99):.1f} ms, most {times[-1]:.1f} ms"
+    p50, p99 = (times[min(len(times) - 1, int(len(times) * share))] for share in (0.5, 0.99))
+    line = f"{what}: {len(times)} changes, p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {times[-1]:.1f} ms"
     print(f"{line}; promised p99 {promise:.0f} ms" + (f"; {lost} NEVER CAME" if lost else ""))
 
 
@@ -64,8 +63,7 @@ def main() -> int:
     lab = Lab(Path(tempfile.mkdtemp(prefix="vmdns-fresh")) / "lab")
     try:
         lab.nat_network("N")
-        reporting = lab.create("reporting", "--nic1", "natnetwork", "--nat-network1", "N")
-        leased = lab.create("leased", "--nic1", "natnetwork", "--nat-network1", "N")
+        reporting, leased = (lab.create(name, *on_nat_network("N")) for name in ("reporting", "leased"))
         for uuid in (reporting, leased):
             lab.start(uuid)
         mac = lab.mac(leased)
@@ -83,7 +81,7 @@ def main() -> int:
             return lambda: machine.setGuestProperty(f"{NET}/0/V4/IP", address, "TRANSRESET")
 
         def lease(address: str) -> Callable[[], None]:
-            return lambda: write_leases(lab.home, "N", (mac, address))
+            return lambda: write_leases(lab.home, "N", lease_file([(mac, address)]))
 
         reports = [(one, report(one)) for one in (f"10.0.2.{10 + n % 100}" for n in range(count))]
         leases = [(one, lease(one)) for one in (f"10.0.2.{110 + n % 100}" for n in range(count))]

@@ -1,12 +1,11 @@
-"""How long one question takes when little is asked, beside dnsmasq, unbound, Knot and a C echo; and amid disturbances.
+"""How long one query takes under little load, beside dnsmasq, unbound, Knot and a C echo; and amid disturbances.
 
-    python tests/bench/latency.py [--rounds 5] [--seconds 2] [--only vmdns,dnsmasq] [--against FOLDER] [--nice -15]
-        [--json]
+    python tests/bench/latency.py [--rounds 5] [--seconds 2] [--only vmdns,dnsmasq] [--against FOLDER] [--json]
 
-Disturbances are made by the simulated VirtualBox of fleet.py, so they come through vmdns's own worker, on the same
-core as the server: VMs are read over and over (4 ms of CPU time each), 50 VMs change state, a lease file of 1 MB is
-replaced, ten times a second. A program that only burns the same CPU time on that core is the measure of what the
-machine itself does then. Needs what authoritative.py needs.
+Disturbances come from the simulated VirtualBox of fleet.py through vmdns's own worker, on the same core as the server:
+VMs are read without a pause (4 ms of CPU time each), 50 VMs change state, a lease file of 1 MB is replaced, ten times a
+second. A program that burns CPU time on that core shows what the machine itself does then. Needs what authoritative.py
+needs.
 """
 
 from __future__ import annotations
@@ -24,35 +23,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import confs, surroundings, world
-from tests.bench.generator import LOAD_CORE, SERVER_CORE, Generator, judging, pinned
-from tests.bench.peers import Peers, Server
-from tests.bench.rounds import Report, Sample, Samples, interleaved, middle, options, parsed, ratio
+from tests.bench import frame, world
+from tests.bench.frame import LOAD_CORE, SERVER_CORE, Benchmark, Sample, pin, ratio
+from tests.bench.peers import Peers, Server, order, replace_leases
+from tests.bench.peers import leases as make_leases
 
 ALL = ("echo", "dnsmasq", "unbound", "Knot", "vmdns")
 NAMES = 1000
-EACH_SECONDS = 0.1  # ten times a second
-STRANGERS = 5000  # leases of nobody's: with those of the VMs 1 MB
-MEGABYTE = 1_000_000
+UNKNOWN_LEASES = 5000  # with those of the VMs 1 MB
 DISTURBED_RATE = 1000
-_BURN = "while True: pass"
-
-
-def order(server: Server, text: str) -> None:
-    """Has the simulated VirtualBox do something."""
-    with (server.folder / "orders").open("w") as pipe:
-        pipe.write(text + "\n")
 
 
 @contextmanager
-def repeated(act: Callable[[int], object], pause: float = EACH_SECONDS, lead: float = 0.0) -> Iterator[None]:
-    """`act` again and again meanwhile, with its turn, and for `lead` seconds before."""
+def repeating(act: Callable[[int], object], interval: float = 0.1, lead: float = 0.0) -> Iterator[None]:
+    """Calls `act` with its turn again and again meanwhile, and for `lead` seconds before."""
     over = threading.Event()
 
     def work() -> None:
         os.sched_setaffinity(0, {LOAD_CORE})  # this thread: the server's core is the server's
         for turn in itertools.count(1):
-            if over.wait(pause):
+            if over.wait(interval):
                 return
             act(turn)
 
@@ -69,7 +59,7 @@ def repeated(act: Callable[[int], object], pause: float = EACH_SECONDS, lead: fl
 @contextmanager
 def burning() -> Iterator[None]:
     """A program that does nothing but take the servers' core."""
-    process = subprocess.Popen(pinned(SERVER_CORE, sys.executable, "-c", _BURN))
+    process = subprocess.Popen(pin(SERVER_CORE, sys.executable, "-c", "while True: pass"))
     try:
         yield
     finally:
@@ -78,89 +68,67 @@ def burning() -> Iterator[None]:
 
 
 @contextmanager
-def scanned(server: Server, seconds: float) -> Iterator[None]:
-    order(server, f"scan {seconds}")
+def scanning(server: Server, seconds: float) -> Iterator[None]:
+    order(server.folder, f"scan {seconds}")
     yield
 
 
-def leases(server: Server) -> Callable[[int], None]:
-    """Replaces the lease file by another one of 1 MB, in which one lease comes or goes each time."""
-    # Made before: what a benchmark is at work itself must not count.
-    files = [confs.lease_file(NAMES, STRANGERS + more) for more in (0, 1)]
-
-    def replace(turn: int) -> None:
-        file = files[turn % 2]
-        assert len(file) > MEGABYTE, len(file)
-        confs.write_leases(server.folder, file)
-
-    return replace
+def rewrite_leases(server: Server, names: int, unknown: int) -> Callable[[int], None]:
+    """Replaces the lease file by another one, in which one lease comes or goes each time."""
+    files = [make_leases(names, unknown + more) for more in (0, 1)]  # made before the measurement
+    return lambda turn: replace_leases(server.folder, files[turn % 2])
 
 
-def timed(generator: Generator, server: Server, questions: Path, seconds: float, rate: int, *more: str) -> Sample:
-    return generator.run(questions, server.targets, seconds, "-r", f"{rate}", "-s", "1", *more)
-
-
-def show(report: Report, title: str, samples: Samples, base: str) -> None:
-    rows = []
-    for name, found in samples.items():
-        compared = [ratio(samples, name, base, key) for key in ("p50", "p99")]
-        rows.append(
-            [name, *(f"{middle(found, key):.0f}" for key in ("p50", "p90", "p99", "max")),
-             *("-" if one is None else f"{one:.2f}" for one in compared),
-             f"{sum(one['wrong'] + one['missing'] for one in found)}"]
-        )  # fmt: skip
-    heads = ["", "p50 us", "p90 us", "p99 us", "most us", f"p50 x {base}", f"p99 x {base}", "wrong or missing"]
-    report.table(title, heads, rows)
-    report.keep("samples", samples)
+def measure(bench: Benchmark, server: Server, queries: Path, seconds: float, rate: int, *more: str) -> Sample:
+    return bench.generator.run(queries, server.targets, seconds, "-r", f"{rate}", "-s", "1", *more)
 
 
 def main(folder: Path) -> int:
-    arguments = parsed(options(__doc__, seconds=2.0))
-    report, generator = Report(arguments.json), Generator(folder)
-    questions = world.write(folder / "questions", world.addresses_only(NAMES))
-    with Peers(folder, report.say, only=arguments.only, against=arguments.against) as peers:
-        for name, server in peers.start(ALL, NAMES).items():
-            generator.warm(questions, server.targets, NAMES, *judging(name))
-        for rate, seconds in ((100, 2 * arguments.seconds), (1000, arguments.seconds)):
+    bench = Benchmark(__doc__, folder, seconds=2.0)
+    queries = bench.write("queries", world.addresses_only(NAMES))
+    with Peers(bench) as peers:
+        more = {name: ["-e"] if name == "echo" else [] for name in peers.start(ALL, NAMES)}
+        for name, server in peers.running.items():
+            bench.generator.warm(queries, server.targets, NAMES, *more[name])
+        for rate, seconds in ((100, 2 * bench.seconds), (1000, bench.seconds)):
             measures = {
-                name: partial(timed, generator, server, questions, seconds, rate, *judging(name))
+                name: partial(measure, bench, server, queries, seconds, rate, *more[name])
                 for name, server in peers.running.items()
             }
-            samples = interleaved(arguments.rounds, measures)
-            show(report, f"one question at a time, {rate:,}/s", samples, "dnsmasq")
+            samples = bench.interleave(measures)
+            bench.times_table(f"one question at a time, {rate:,}/s", samples, lambda name: "dnsmasq", "dnsmasq")
             for key, most in (("p50", 1.6), ("p99", 1.5)):
-                report.target(f"vmdns / dnsmasq, {key}", ratio(samples, "vmdns", "dnsmasq", key), most, most=True)
-        for name in [one for one in ("vmdns", "vmdns (other)") if one in peers.running]:
-            disturb(arguments.rounds, arguments.seconds, report, generator, peers.running[name], name, questions)
-    return report.end()
+                bench.target(f"vmdns / dnsmasq, {key}", ratio(samples, "vmdns", "dnsmasq", key), most, most=True)
+        for name in peers.trees:
+            if name in peers.running:
+                disturb(bench, peers.running[name], name)
+    return bench.end()
 
 
-def disturb(
-    rounds: int, seconds: float, report: Report, generator: Generator, server: Server, name: str, questions: Path
-) -> None:
-    """p99 while VirtualBox keeps vmdns busy, beside that of peace a moment before."""
-    # What is asked about stays on and keeps its lease: the VMs behind the first hundred.
-    quiet = world.write(questions.with_name("quiet"), [world.ask_a(number) for number in range(100, NAMES)])
-    rewrite = leases(server)
+def disturb(bench: Benchmark, server: Server, name: str) -> None:
+    """p99 while VirtualBox keeps vmdns busy, beside that without disturbance a moment before."""
+    # The VMs behind the first hundred stay on and keep their leases.
+    queries = bench.write("quiet", [world.query_a(number) for number in range(100, NAMES)])
     ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
-        "in peace": lambda: repeated(lambda _: None),
+        "in peace": lambda: repeating(lambda _: None),
         "the core shared with a busy program": burning,
-        "VirtualBox scanned": lambda: scanned(server, seconds + 0.3),
-        "50 VMs change state": lambda: repeated(lambda _: order(server, "states 1 51")),
-        "1 MB of leases rewritten": lambda: repeated(rewrite),
+        "VirtualBox scanned": lambda: scanning(server, bench.seconds + 0.3),
+        "50 VMs change state": lambda: repeating(lambda _: order(server.folder, "states 1 51")),
+        "1 MB of leases rewritten": partial(repeating, rewrite_leases(server, NAMES, UNKNOWN_LEASES)),
     }
 
-    def measure(way: Callable[[], AbstractContextManager[None]]) -> Sample:
+    def measure_amid(way: Callable[[], AbstractContextManager[None]]) -> Sample:
         with way():
-            found = timed(generator, server, quiet, seconds, DISTURBED_RATE)
-        server.settle()
+            found = measure(bench, server, queries, bench.seconds, DISTURBED_RATE)
+        server.wait_until_idle()
         return found
 
-    samples = interleaved(rounds, {what: partial(measure, way) for what, way in ways.items()})
-    show(report, f"{name}: what happens beside it, {DISTURBED_RATE:,}/s", samples, "in peace")
+    samples = bench.interleave({what: partial(measure_amid, way) for what, way in ways.items()})
+    title = f"{name}: what happens beside it, {DISTURBED_RATE:,}/s"
+    bench.times_table(title, samples, lambda what: "in peace", "in peace")
     for what in list(ways)[2:] if name == "vmdns" else ():
-        report.target(f"p99, {what} / in peace", ratio(samples, what, "in peace", "p99"), 2.0, most=True)
+        bench.target(f"p99, {what} / in peace", ratio(samples, what, "in peace", "p99"), 2.0, most=True)
 
 
 if __name__ == "__main__":
-    raise SystemExit(surroundings.run(main))
+    raise SystemExit(frame.run(main))

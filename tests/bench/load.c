@@ -1,4 +1,4 @@
-/* Puts load on a DNS server and checks each answer. generator.py compiles and runs it; `main` has the options.
+/* Puts load on a DNS server and checks each answer. frame.py compiles and runs it; `main` has the options.
 
    load -q FILE -t SECONDS [options] ADDRESS:PORT ...
 

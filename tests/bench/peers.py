@@ -12,8 +12,8 @@ import contextlib
 import os
 import platform
 import random
+import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,20 +21,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import confs, world
-from tests.bench.generator import LOAD_CORE, SERVER_CORE, compiled, pinned
+from tests.bench import world
+from tests.bench.frame import LOAD_CORE, SERVER_CORE, Benchmark, compile_program, pin
+from tests.bench.world import REVERSE_ZONE, TTL, address, reverse
+from tests.leases import lease_file, write_leases
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmdns-bench"
 PROGRAMS = {"dnsmasq": "dnsmasq", "unbound": "unbound", "Knot": "knotd"}
 PACKAGES = ("dnsmasq-base", "unbound", "knot")
-SETTLE_SECONDS, LOOK_SECONDS = 180.0, 0.5
+CACHED_NAMES = 20_000  # that each cache has room for at least
+IDLE_SECONDS, LOOK_SECONDS = 180.0, 0.5
 PATIENCE = 60.0  # seconds until a server that does not answer is a failure
+BEGINNING = time.time()  # when leases were issued
 
 
 def environ() -> dict[str, str]:
@@ -73,8 +76,100 @@ def free_port() -> int:
     raise RuntimeError("no free port")
 
 
+def dnsmasq(place: Path, port: int, count: int, upstream: int) -> list[str]:
+    """Names in a hosts file."""
+    (place / "names").write_text("".join(f"{address(n)} {world.name(n)}\n" for n in range(count)))
+    ways = (
+        f"server=127.0.0.1#{upstream}\n" if upstream
+        else f"addn-hosts={place}/names\nlocal=/local/\nlocal=/{REVERSE_ZONE}/\n"
+    )  # fmt: skip
+    user = "user=root\n" if os.geteuid() == 0 else ""
+    (place / "conf").write_text(
+        f"port={port}\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\npid-file=\nlocal-ttl={TTL}\n"
+        f"cache-size={CACHED_NAMES}\ndns-forward-max=1000\n{user}{ways}"
+    )
+    return ["-k", "-C", str(place / "conf")]
+
+
+def unbound(place: Path, port: int, count: int, upstream: int) -> list[str]:
+    """Names as local data."""
+    if upstream:
+        more = f'forward-zone:\n  name: "."\n  forward-addr: 127.0.0.1@{upstream}\n'
+    else:
+        soa = f"{TTL} SOA vmdns.local. hostmaster.local. 1 3600 1200 604800 {TTL}"
+        zones = ("local.", f"{REVERSE_ZONE}.")
+        data = [f"{zone} {soa}" for zone in zones]
+        for n in range(count):
+            data += [f"{world.name(n)}. {TTL} A {address(n)}", f"{reverse(n)}. {TTL} PTR {world.name(n)}."]
+        more = "".join(f'  local-zone: "{zone}" static\n' for zone in zones)
+        more += "".join(f'  local-data: "{one}"\n' for one in data)
+    (place / "conf").write_text(
+        f"server:\n  interface: 127.0.0.1@{port}\n  access-control: 127.0.0.0/8 allow\n  num-threads: 1\n"
+        f'  do-daemonize: no\n  use-syslog: no\n  logfile: ""\n  verbosity: 0\n  chroot: ""\n  username: ""\n'
+        f'  directory: "{place}"\n  pidfile: "{place}/pid"\n  module-config: "iterator"\n'
+        f"  do-not-query-localhost: no\n  do-ip6: no\n  msg-cache-size: 16m\n  rrset-cache-size: 32m\n"
+        f"  outgoing-range: 4096\n  num-queries-per-thread: 2048\n{more}remote-control:\n  control-enable: no\n"
+    )
+    return ["-d", "-c", str(place / "conf")]
+
+
+def knot(place: Path, port: int, count: int, upstream: int) -> list[str]:
+    """Names as two zones."""
+    soa = f"@ {TTL} SOA vmdns.local. hostmaster.local. 1 3600 1200 604800 {TTL}\n@ {TTL} NS vmdns.local.\n"
+    (place / "local").write_text(
+        f"$ORIGIN local.\n{soa}vmdns {TTL} A 127.0.0.1\n"
+        + "".join(f"{world.name(n)}. {TTL} A {address(n)}\n" for n in range(count))
+    )
+    (place / "reverse").write_text(
+        f"$ORIGIN {REVERSE_ZONE}.\n{soa}" + "".join(f"{reverse(n)}. {TTL} PTR {world.name(n)}.\n" for n in range(count))
+    )
+    (place / "conf").write_text(
+        f"server:\n  rundir: {place}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n"
+        f"  background-workers: 1\ndatabase:\n  storage: {place}\nlog:\n  - target: stderr\n    any: error\n"
+        f"zone:\n  - domain: local\n    file: {place}/local\n  - domain: {REVERSE_ZONE}\n    file: {place}/reverse\n"
+    )
+    return ["-c", str(place / "conf")]
+
+
+CONFIGURE = {"dnsmasq": dnsmasq, "unbound": unbound, "Knot": knot}  # each returns the arguments of its program
+
+
+def simulate_virtualbox(place: Path, count: int) -> None:
+    """The files of tests/bench/fleet.py for that many VMs."""
+    (place / "machines").write_text(str(count))
+    os.mkfifo(place / "orders")
+    replace_leases(place, leases(count))
+
+
+def vmdns(place: Path, tree: Path, targets: Iterable[str], upstream: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of `vmdns run` with the simulated VirtualBox of this folder, listening at the targets."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("VBOX_")}
+    env |= {"HOME": str(place), "XDG_CONFIG_HOME": str(place), "XDG_STATE_HOME": str(place), "XDG_RUNTIME_DIR": ""}
+    listen = [word for target in targets for word in ("--listen", target)]
+    program = str(Path(__file__).with_name("vmdns_server.py"))
+    # Port 9: nobody is there where nothing is to be forwarded.
+    return [sys.executable, program, str(tree), str(place), *listen, "--upstream", f"127.0.0.1:{upstream or 9}"], env
+
+
+def order(folder: Path, text: str) -> None:
+    """Gives the simulated VirtualBox an order (tests/bench/fleet.py)."""
+    with (folder / "orders").open("w") as pipe:
+        pipe.write(text + "\n")
+
+
+def leases(count: int, more: int = 0, *, issued: float = BEGINNING) -> bytes:
+    """A lease file for that many VMs, of which VM 0 has none. more: leases of unknown VMs beside them."""
+    known = [(f"0800{n:08x}", address(n)) for n in range(1, count)]
+    unknown = [(f"0800{100_000 + n:08x}", f"10.77.{60 + n // 250}.{1 + n % 250}") for n in range(more)]
+    return lease_file(known + unknown, seconds=86400, issued=issued)
+
+
+def replace_leases(place: Path, content: bytes) -> None:
+    write_leases(place, f"HostInterfaceNetworking-{world.LINK}", content)
+
+
 class Server:
-    """A program that runs on one core, that of the servers, with a log of its own."""
+    """A program that runs on one core, with a log of its own."""
 
     def __init__(
         self, folder: Path, targets: list[str], command: list[str], env: dict[str, str], core: int = SERVER_CORE
@@ -83,19 +178,20 @@ class Server:
         self.targets = targets
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                pinned(core, *command), env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                pin(core, *command), env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+        self.pid = self.process.pid
 
     def cpu(self) -> float:
         """CPU seconds that it has taken, without its children."""
         return cpu([self.pid])
 
-    def answers(self, ask: bytes, good: Callable[[bytes], bool]) -> None:
-        """Waits until every target's answer to this packet is a good one. Raises RuntimeError with what it said."""
+    def wait_for_answer(self, query: bytes, good: Callable[[bytes], bool] = lambda answer: answer[7] == 1) -> None:
+        """Waits until every target's answer to this query is good: has one record, if nothing else is given.
+
+        Raises RuntimeError with the end of the log.
+        """
         end = time.monotonic() + PATIENCE
         for target in self.targets:
             address, port = target.split(":")
@@ -104,35 +200,32 @@ class Server:
                 client.settimeout(0.05)
                 while True:
                     if time.monotonic() > end or self.process.poll() is not None:
-                        raise RuntimeError(f"no answer; it said:\n{(self.folder / 'log').read_text()[-2000:]}")
+                        raise RuntimeError(f"no answer; its log:\n{(self.folder / 'log').read_text()[-2000:]}")
                     try:
-                        client.send(ask)
+                        client.send(query)
                         if good(client.recv(4096)):
                             break
                     except OSError:
                         pass
                     time.sleep(0.005)
 
-    def settle(self) -> None:
-        """Waits until what it has to do for itself has come to its end: until neither it nor its worker does anything.
-
-        vmdns tells its names to the links by multicast for a while after it began, a few at a time.
-        """
+    def wait_until_idle(self) -> None:
+        """Waits until neither it nor its worker does anything: vmdns announces names by multicast after its start."""
         pids = [self.pid, *workers(self.pid)]
-        for _ in range(int(SETTLE_SECONDS / LOOK_SECONDS)):
+        for _ in range(int(IDLE_SECONDS / LOOK_SECONDS)):
             before = cpu(pids)
             time.sleep(LOOK_SECONDS)
             if cpu(pids) - before < 0.01 * LOOK_SECONDS:
                 return
 
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+    def stop(self) -> int:
+        """Its exit status."""
+        self.process.terminate()
         try:
-            self.process.wait(10)
+            return self.process.wait(15)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(10)
+            return self.process.wait(5)
 
 
 def cpu(pids: Iterable[int]) -> float:
@@ -148,94 +241,103 @@ def cpu(pids: Iterable[int]) -> float:
 
 
 def workers(pid: int) -> list[int]:
-    """The processes that this one started."""
+    """Its child processes."""
     found = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for file in found for word in file.read_text().split()]
+
+
+def status_field(process: Path, field: str) -> int:
+    """A number of /proc/PID/status, of a process or a thread: KiB, or a count."""
+    found = re.search(rf"^{field}:\s+(\d+)", (process / "status").read_text(), re.M)
+    assert found is not None, field
+    return int(found[1])
+
+
+def resident(pid: int) -> float:
+    """Resident memory in MiB."""
+    return status_field(Path(f"/proc/{pid}"), "VmRSS") / 1024
 
 
 class Peers:
     """Starts servers that know `count` names, or forward to an upstream; stops them all in the end."""
 
-    def __init__(self, folder: Path, report: Callable[[str], None], *, only: str = "", against: Path | None = None):
-        self.folder = folder
+    def __init__(self, bench: Benchmark) -> None:
         self.running: dict[str, Server] = {}
-        self.held: list[Server] = []  # others that are stopped in the end
-        self.trees = {"vmdns": ROOT, **({"vmdns (other)": against.resolve()} if against is not None else {})}
-        self._say = report
-        self._only = [word for word in only.split(",") if word]
-        self._upstream: Server | None = None
+        self.others: list[Server] = []  # that are not measured
+        against = {} if bench.against is None else {"vmdns (other)": bench.against.resolve()}
+        self.trees = {"vmdns": ROOT, **against}
+        self._bench = bench
 
     def __enter__(self) -> Peers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stops all that run."""
-        for one in (*self.running.values(), *self.held, *([self._upstream] if self._upstream else [])):
+        for one in (*self.running.values(), *self.others):
             one.stop()
-        self.running.clear()
-        self.held.clear()
-        self._upstream = None
 
-    def start(self, names: Iterable[str], count: int, *, upstream: int = 0, **more: Any) -> dict[str, Server]:
-        """Starts these servers, those that are there; what is missing is said. They answer when this returns."""
+    def start(
+        self,
+        names: Iterable[str],
+        count: int,
+        *,
+        upstream: int = 0,
+        suffix: str = "",
+        views: int = 1,
+        beat: bool = False,
+        host_only: bool = False,
+    ) -> dict[str, Server]:
+        """Starts these servers, except missing ones, which are reported. They answer when this returns.
+
+        suffix: of their names in `running`. Of vmdns: views is at how many addresses it listens; host_only, whether
+        guests of vboxnet0 are answered too, at the last target; beat, whether pauses of its event loop are measured.
+        """
         for name in names:
-            base = name.partition(" ")[0]
-            if self._only and not any(word.lower() in name.lower() for word in self._only):
+            if self._bench.only and not any(word in name.lower() for word in self._bench.only):
                 continue
-            if base in PROGRAMS and program(base) is None:
-                self._say(f"{base} is not there (python tests/bench/peers.py --fetch): left out")
+            if name in PROGRAMS and program(name) is None:
+                self._bench.print(f"{name} is not there (python tests/bench/peers.py --fetch): left out")
                 continue
-            trees = [name, "vmdns (other)"] if name == "vmdns" and len(self.trees) > 1 else [name]
-            for one in trees:
-                self.running[one] = self._start(one, count, upstream, **more)
+            for key in self.trees if name == "vmdns" else (name,):
+                place, port, env = self.place(name), free_port(), environ()
+                targets = [f"127.0.0.1:{port}"]
+                if name == "vmdns":
+                    targets = [f"127.0.0.{1 + view}:{port}" for view in range(views)]
+                    targets += [f"{world.HOST}:{port}"] * host_only
+                    simulate_virtualbox(place, count)
+                    command, env = vmdns(place, self.trees[key], targets, upstream)
+                    env |= {"VMDNS_BENCH_BEAT": "1"} if beat else {}
+                elif name == "echo":
+                    command = [str(compile_program("echo", self._bench.folder)), str(port)]
+                else:
+                    command = [str(program(name)), *CONFIGURE[name](place, port, count, upstream)]
+                server = self.running[key + suffix] = Server(place, targets, command, env)
+                if name == "echo":
+                    server.wait_for_answer(world.packet("a.example", world.A), lambda answer: len(answer) > 12)
+                else:
+                    last = "a.example" if upstream else world.name(count - 1)
+                    server.wait_for_answer(world.packet(last, world.A))
+                if name == "vmdns" and not beat:  # which keeps it awake
+                    server.wait_until_idle()
         return self.running
 
     def upstream(self) -> int:
         """The port of an upstream that answers everything; it runs on the load's core."""
-        port = free_port()
-        place = self.place("upstream")
-        command = [str(compiled("upstream", self.folder)), str(port)]
-        self._upstream = Server(place, [f"127.0.0.1:{port}"], command, environ(), LOAD_CORE)
-        self._upstream.answers(world.packet("a.example", world.A), lambda answer: len(answer) > 12)
-        return port
+        server = start_upstream(self.place("upstream"), self._bench.folder)
+        self.others.append(server)
+        return int(server.targets[0].split(":")[1])
 
     def place(self, name: str) -> Path:
         """A folder of its own for a server."""
-        return Path(tempfile.mkdtemp(prefix=f"{name.partition(' ')[0]}-", dir=self.folder))
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._bench.folder))
 
-    def _start(self, name: str, count: int, upstream: int, **more: Any) -> Server:
-        place, port = self.place(name), free_port()
-        targets, env = [f"127.0.0.1:{port}"], environ()
-        base = name.partition(" ")[0]
-        if base == "echo":
-            command = [str(compiled("echo", self.folder)), str(port)]
-        elif base == "vmdns":
-            tree = self.trees.get(name, ROOT)
-            targets, command, env = confs.vmdns(place, tree, port, count, upstream, **more)
-        else:
-            command = [str(program(base)), *confs.COMMANDS[base](place, port, count, upstream)]
-        server = Server(place, targets, command, env)
-        try:
-            self._wait(server, base, count, upstream)
-            if base == "vmdns" and not more.get("beat"):  # which keeps it awake
-                server.settle()
-        except BaseException:
-            server.stop()
-            raise
-        return server
 
-    @staticmethod
-    def _wait(server: Server, base: str, count: int, upstream: int) -> None:
-        if upstream:
-            server.answers(world.packet("a.example", world.A), lambda answer: answer[7] == 1)
-        elif base == "echo":
-            server.answers(world.packet("a.example", world.A), lambda answer: len(answer) > 12)
-        else:
-            last = world.packet(world.name(count - 1), world.A)
-            server.answers(last, lambda answer: answer[7] == 1)
+def start_upstream(place: Path, programs: Path) -> Server:
+    """upstream.c, which answers everything at once, on the load's core. It answers when this returns."""
+    port = free_port()
+    command = [str(compile_program("upstream", programs)), str(port)]
+    server = Server(place, [f"127.0.0.1:{port}"], command, environ(), LOAD_CORE)
+    server.wait_for_answer(world.packet("a.example", world.A), lambda answer: len(answer) > 12)
+    return server
 
 
 def main() -> int:

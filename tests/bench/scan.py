@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.live.lab import NET, Lab, Server
+from tests.bench.peers import workers
+from tests.live.lab import NET, Lab, Server, on_nat_network
 
 ONLINE = 20
 IDLE_SECONDS = 60.0
@@ -44,7 +45,7 @@ def cpu(pids: list[int]) -> float:
 
 def register(lab: Lab, count: int) -> list[str]:
     """`count` VMs made of one by copying its settings file, which is what takes seconds instead of minutes."""
-    first = lab.create("vm0", "--nic1", "natnetwork", "--nat-network1", "N")
+    first = lab.create("vm0", *on_nat_network("N"))
     settings = Path(re.search(r'CfgFile="(.*)"', lab.vbm("showvminfo", first, "--machinereadable"))[1])  # type: ignore[index]
     while lab.processes("VBoxSVC"):
         time.sleep(0.2)
@@ -66,7 +67,7 @@ def register(lab: Lab, count: int) -> list[str]:
     return found
 
 
-def child(reader: str, online: str) -> None:
+def child(reader: str) -> None:
     """In a process of its own with the lab's environment: times one reader, prints JSON."""
     from vmdns.sources.installation import find
     from vmdns.sources.worker import open_reader
@@ -82,9 +83,8 @@ def child(reader: str, online: str) -> None:
     for number in range(CHANGES):
         print(json.dumps({"change": f"10.0.3.{number + 1}"}), flush=True)
         start = time.perf_counter()
-        until = start + LONGEST_SECONDS
         while not any(f"10.0.3.{number + 1}" in str(fact) for fact in one.read(5.0).values()):
-            if time.perf_counter() > until:
+            if time.perf_counter() > start + LONGEST_SECONDS:
                 raise SystemExit(f"{reader}: a change was not seen in {LONGEST_SECONDS} s")
         times.append(time.perf_counter() - start)
     each = (time.process_time() - spent) / CHANGES
@@ -97,7 +97,7 @@ def measure(lab: Lab, reader: str, online: str) -> dict[str, Any]:
     svc = lab.processes("VBoxSVC")
     before = cpu(svc)
     process = subprocess.Popen(
-        [sys.executable, __file__, "--child", reader, online], env=lab.environ, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "--child", reader], env=lab.environ, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     result: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def idle(lab: Lab, reader: str) -> tuple[float, float]:
     """CPU of a whole vmdns and of VBoxSVC while nothing happens, in percent of a core."""
     server = Server(lab, "--reader", reader)
     time.sleep(5)
-    ours = [server.process.pid, *children(server.process.pid)]
+    ours = [server.process.pid, *workers(server.process.pid)]
     svc = lab.processes("VBoxSVC")
     before, before_svc, start = cpu(ours), cpu(svc), time.perf_counter()
     time.sleep(IDLE_SECONDS)
@@ -127,19 +127,15 @@ def idle(lab: Lab, reader: str) -> tuple[float, float]:
     return result
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def main() -> int:
     if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2], sys.argv[3])
+        child(sys.argv[2])
         return 0
     readers = [word for word in sys.argv[1:] if not word.isdigit()] or ["api", "vboxmanage"]
     for count in [int(word) for word in sys.argv[1:] if word.isdigit()] or [10, 100, 1000]:
         lab = Lab(Path(tempfile.mkdtemp(prefix="vmdns-scan")) / "lab")
         try:
-            lab.vbm("natnetwork", "add", "--netname", "N", "--network", "10.0.0.0/16", "--enable", "--dhcp", "on")
+            lab.add_nat_network("N", "10.0.0.0/16")
             found = register(lab, count)
             online = found[: min(ONLINE, count)]
             for uuid in online:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +25,15 @@ import pytest
 
 from tests.contract.faults.stream import OUTSIDE, Upstream
 from tests.needs import needs_network_namespace
+from tests.program import Program
 
 PATIENCE = 30.0
 
 
-class Run:
-    """`vmdns run`, and what it said so far."""
+class Run(Program):
+    """`vmdns run` at this address."""
+
+    address = "127.0.0.1"
 
     def __init__(
         self, folder: Path, *options: str, environ: dict[str, str] | None = None, start: Any = subprocess.Popen
@@ -48,42 +50,18 @@ class Run:
             "APPDATA": str(folder),
             **(environ or {}),
         }
-        self.lines: list[str] = []
-        self._fresh = threading.Condition()
-        self.process = start(
-            [sys.executable, "-m", "vmdns", "run", *options],
-            env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            with self._fresh:
-                self.lines.append(raw.decode(errors="replace").rstrip())
-                self._fresh.notify_all()
-
-    def saw(self, text: str, after: int = 0) -> str:
-        """Waits for a line with this text, from the line number `after` on."""
-
-        def found() -> str | None:
-            return next((line for line in self.lines[after:] if text in line), None)
-
-        with self._fresh:
-            if not self._fresh.wait_for(found, PATIENCE):
-                raise AssertionError(f"no line with {text!r}; it said:\n" + "\n".join(self.lines))
-            return str(found())
+        super().__init__([sys.executable, "-m", "vmdns", "run", *options], start=start, env=self.environ)
 
     @property
     def port(self) -> int:
         return int(self.saw("ready:").rpartition(" ")[2])
 
     def ask(self, name: str, kind: str = "A", tcp: bool = False) -> dns.message.Message:
-        question = dns.message.make_query(name, kind, use_edns=True)
-        return (dns.query.tcp if tcp else dns.query.udp)(question, "127.0.0.1", port=self.port, timeout=5)
+        query = dns.message.make_query(name, kind, use_edns=True)
+        return (dns.query.tcp if tcp else dns.query.udp)(query, self.address, port=self.port, timeout=5)
 
-    def addresses(self, name: str, kind: str = "A") -> list[str]:
-        return sorted(str(rdata) for rrset in self.ask(name, kind).answer for rdata in rrset)
+    def addresses(self, name: str, kind: str = "A", tcp: bool = False) -> list[str]:
+        return sorted(str(rdata) for rrset in self.ask(name, kind, tcp).answer for rdata in rrset)
 
     def until(self, name: str, *wanted: str, kind: str = "A") -> None:
         end = time.monotonic() + PATIENCE
@@ -96,11 +74,6 @@ class Run:
             [sys.executable, "-m", "vmdns", *words],
             env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture

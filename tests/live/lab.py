@@ -8,34 +8,53 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import dns.message
-import dns.query
 import dns.rcode
-import dns.rdatatype
 
+from tests.contract.test_run import Run
+from tests.leases import lease_file, write_leases
+from tests.program import PATIENCE
 from vmdns.sources.installation import find
 
-# The host's address at which guests of NAT Networks ask in these tests; tools/live puts it on the loopback interface.
+# Queries of guests of NAT Networks go to this address of the host in these tests; tools/live puts it on loopback.
 DOOR = "198.18.53.1"
 NET = "/VirtualBox/GuestInfo/Net"
-# Reasons for waits: VBoxManage poll rounds take seconds on a busy machine with two cores.
-PATIENCE = 60.0
+ON_HOST_ONLY = ("--nic1", "hostonly", "--host-only-adapter1", "vboxnet0")
+ON_LAN = ("--nic1", "bridged", "--bridge-adapter1", "lan0")
+HOST_ONLY = "HostInterfaceNetworking-vboxnet0"  # its name for DHCP
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> object:
-    """Waits until the condition holds, and returns what it gave. Fails with `what` and the last value."""
+def on_nat_network(name: str = "NatNetwork") -> tuple[str, ...]:
+    return "--nic1", "natnetwork", "--nat-network1", name
+
+
+def run(*command: str | Path, check: bool = True, seconds: float = 120, env: dict[str, str] | None = None) -> str:
+    """Runs a command; what it prints. Fails with that and the errors."""
+    done = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+    )  # fmt: skip
+    out = done.stdout.decode(errors="replace")
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}: {out}{done.stderr.decode(errors='replace')}")
+    return out
+
+
+def ip(*words: str) -> str:
+    return run("ip", *words)
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> Any:
+    """Waits until the condition holds; its value. Fails with `what` and the last value."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -69,31 +88,40 @@ class Lab:
         }
 
     def vbm(self, *arguments: str, check: bool = True) -> str:
-        """Runs VBoxManage; its output. Tried again where it meets a VBoxSVC that is just going."""
-        for left in (3, 2, 1, 0):
-            run = subprocess.run(
-                [self.vboxmanage, "-q", *arguments],
-                env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
-            )  # fmt: skip
-            if not check or not left or b"Failed to create the VirtualBox object" not in run.stderr:
-                break
-            time.sleep(1)
-        if check and run.returncode:
-            raise AssertionError(f"VBoxManage {' '.join(arguments)}: {run.stderr.decode(errors='replace')}")
-        return run.stdout.decode(errors="replace")
+        """Runs VBoxManage; its output. Repeated where it meets a VBoxSVC that is about to end."""
+        for _ in range(4):
+            try:
+                return self._vboxmanage(*arguments)
+            except AssertionError as error:
+                if "Failed to create the VirtualBox object" not in str(error):
+                    break
+                time.sleep(1)
+        return self._vboxmanage(*arguments, check=check)
 
-    def nat_network(self, name: str, *options: str) -> None:
-        """A NAT Network whose guests ask at DOOR, by a DHCP group as `vmdns wire` makes them."""
+    def _vboxmanage(self, *arguments: str, check: bool = True) -> str:
+        return run(self.vboxmanage, "-q", *arguments, check=check, env=self.environ)
+
+    def vmdns(self, *words: str, check: bool = True) -> str:
+        """Runs a command of vmdns; its output."""
+        return run(sys.executable, "-m", "vmdns", *words, check=check, env=self.environ)
+
+    def add_nat_network(self, name: str, prefix: str = "10.0.2.0/24") -> None:
+        self.vbm("natnetwork", "add", "--netname", name, "--network", prefix, "--enable", "--dhcp", "on")
+
+    def add_dhcp_server(self, network: str, net: str) -> None:
         self.vbm(
-            "natnetwork", "add", "--netname", name, "--network", "10.0.2.0/24", "--enable", "--dhcp", "on", *options
-        )
-        self.vbm(
-            "dhcpserver", "add", "--network", name, "--server-ip", "10.0.2.2", "--netmask", "255.255.255.0",
-            "--lower-ip", "10.0.2.3", "--upper-ip", "10.0.2.254", "--enable",
+            "dhcpserver", "add", f"--network={network}", f"--server-ip={net}.2", "--netmask=255.255.255.0",
+            f"--lower-ip={net}.3", f"--upper-ip={net}.254", "--enable",
         )  # fmt: skip
-        self.vbm(
-            "dhcpserver", "modify", "--network", name, "--group", "test", "--incl-mac-wild", "*", "--set-opt", "6", DOOR
-        )
+
+    def set_dhcp(self, network: str, *options: str) -> None:
+        self.vbm("dhcpserver", "modify", f"--network={network}", *options)
+
+    def nat_network(self, name: str = "NatNetwork") -> None:
+        """A NAT Network whose guests send queries to DOOR, by a DHCP group as `vmdns wire` makes them."""
+        self.add_nat_network(name)
+        self.add_dhcp_server(name, "10.0.2")
+        self.set_dhcp(name, "--group", "test", "--incl-mac-wild", "*", "--set-opt", "6", DOOR)
 
     def create(
         self, name: str, *options: str, groups: str = "/", wired: tuple[int, ...] = (0,), folder: str = "vms"
@@ -117,23 +145,39 @@ class Lab:
     def start(self, uuid: str) -> None:
         self.vbm("startvm", uuid, "--type", "headless")
 
+    def power_off(self, uuid: str, check: bool = True) -> None:
+        self.vbm("controlvm", uuid, "poweroff", check=check)
+
+    def start_vm(self, name: str, address: str, network: str = "NatNetwork") -> str:
+        """A VM on this NAT Network that runs and has this lease."""
+        uuid = self.create(name, *on_nat_network(network))
+        self.lease(network, (self.mac(uuid), address))
+        self.start(uuid)
+        return uuid
+
+    def info(self, uuid: str) -> str:
+        return self.vbm("showvminfo", uuid, "--machinereadable")
+
     def mac(self, uuid: str, nic: int = 1) -> str:
-        return re.search(rf'macaddress{nic}="(\w+)"', self.vbm("showvminfo", uuid, "--machinereadable"))[1]  # type: ignore[index]
+        return re.search(rf'macaddress{nic}="(\w+)"', self.info(uuid))[1]  # type: ignore[index]
 
     def report(self, uuid: str, address: str, nic: int = 1, entry: int = 0, count: int = 1) -> None:
         """Sets the properties that Guest Additions would, the address last; flags as VBoxService's are stored.
 
-        In a later second than the last lease, so that it is fresher.
+        In a later second than the last lease, so that it is newer.
         """
         time.sleep(max(0.0, self._last_lease + 1 - time.time()))
         values = {"Count": str(count), f"{entry}/Status": "Up", f"{entry}/MAC": self.mac(uuid, nic)}
         for name, value in {**values, f"{entry}/V4/IP": address}.items():
-            self.vbm("guestproperty", "set", uuid, f"{NET}/{name}", value, "--flags", "TRANSRESET")
+            self.set_property(uuid, name, value, "--flags", "TRANSRESET")
+
+    def set_property(self, uuid: str, name: str, value: str, *options: str) -> None:
+        self.vbm("guestproperty", "set", uuid, f"{NET}/{name}", value, *options)
 
     def lease(self, network: str, *leases: tuple[str, str], seconds: int = 600, state: str = "acked") -> None:
         """Writes the lease file of a network the way VBoxNetDHCP does: (mac, address) pairs, renamed into place."""
         self._last_lease = int(time.time())
-        write_leases(self.home, network, *leases, seconds=seconds, state=state)
+        write_leases(self.home, network, lease_file(leases, seconds=seconds, state=state))
 
     def processes(self, name: str) -> list[int]:
         """Our own processes of VirtualBox with this name."""
@@ -155,7 +199,7 @@ class Lab:
         raise AssertionError(f"no process runs {uuid}")
 
     def kill(self, name: str) -> None:
-        """Ends our own processes with this name the hard way."""
+        """Kills our own processes with this name."""
         for pid in self.processes(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -163,7 +207,7 @@ class Lab:
     def close(self) -> None:
         """Powers everything off and waits until nothing of this lab runs."""
         for line in self.vbm("list", "runningvms", check=False).splitlines():
-            self.vbm("controlvm", line.rpartition("{")[2].rstrip("}"), "poweroff", check=False)
+            self.power_off(line.rpartition("{")[2].rstrip("}"), check=False)
         deadline = time.monotonic() + 15
         names = ("VBoxHeadless", "vboxheadless-driverless", "VBoxSVC", "VBoxNetDHCP", "VBoxNetNAT")
         while any(self.processes(name) for name in names) and time.monotonic() < deadline:
@@ -173,95 +217,34 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def write_leases(
-    home: Path, network: str, *leases: tuple[str, str], seconds: int = 600, state: str = "acked", issued: float = 0
-) -> None:
-    """A lease file as VBoxNetDHCP 7.2 writes it, renamed into place."""
-    issued = int(issued or time.time())
-    entries = "".join(
-        f'  <Lease mac="{":".join(re.findall("..", mac.lower()))}" id="01{mac.lower()}" network="0.0.0.0" '
-        f'state="{state}">\n    <Address value="{address}"/>\n    <Time issued="{issued}" expiration="{seconds}"/>\n'
-        "  </Lease>\n"
-        for mac, address in leases
-    )
-    file = home / f"{network}-Dhcpd.leases"
-    fresh = file.with_name(file.name + "-tmp")
-    fresh.write_text(f'<?xml version="1.0"?>\n<Leases version="1.0">\n{entries}</Leases>\n')
-    if file.exists():
-        file.replace(file.with_name(file.name + "-prev"))
-    fresh.replace(file)
+class Server(Run):
+    """A running `vmdns run` at this address and a free port; with none, at its default addresses."""
 
-
-class Server:
-    """A running `vmdns run` at this address and a free port; with none, wherever it listens by itself."""
-
-    def __init__(self, lab: Lab, *options: str, at: str = DOOR, environ: dict[str, str] | None = None) -> None:
-        self.lab = lab
-        self.at = at or "127.0.0.1"
+    def __init__(self, lab: Lab, *options: str, at: str = DOOR, start: Callable[..., Any] = subprocess.Popen) -> None:
+        self.address = at or "127.0.0.1"
         listen = ["--listen", f"{at}:0"] if at else []
-        self.lines: list[str] = []
-        self._fresh: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "vmdns", "run", *listen, *options],
-            env=environ or lab.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        threading.Thread(target=self._read, daemon=True).start()
-        self.saw("ready")
-        self.port = int(re.search(r"port (\d+)", next(line for line in self.lines if line.startswith("ready")))[1])  # type: ignore[index]
+        super().__init__(lab.folder, *listen, *options, environ=lab.environ, start=start)
+        self.saw("ready:")
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            self.lines.append(raw.decode(errors="replace").rstrip("\n"))
-
-    def saw(self, text: str, after: int = 0) -> str:
-        """Waits for a line with this text, from the line number `after` on; the line."""
-
-        def look() -> str | None:
-            return next((line for line in self.lines[after:] if text in line), None)
-
-        try:
-            return str(until(look, f"a line with {text!r}"))
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it said:\n" + "\n".join(self.lines)) from None
-
-    def query(self, name: str, kind: str = "A", tcp: bool = False) -> dns.message.Message:
-        question = dns.message.make_query(name, kind, use_edns=True)
-        ask = dns.query.tcp if tcp else dns.query.udp
-        return ask(question, self.at, port=self.port, timeout=5)
-
-    def addresses(self, name: str, kind: str = "A", tcp: bool = False) -> list[str]:
-        answer = self.query(name, kind, tcp).answer
-        return sorted(
-            str(rdata) for rrset in answer if rrset.rdtype == dns.rdatatype.from_text(kind) for rdata in rrset
-        )
+    @property
+    def port(self) -> int:
+        return int(re.search(r"port (\d+)", self.saw("ready:"))[1])  # type: ignore[index]
 
     def dig(self, *arguments: str) -> str:
-        """`dig` as a user would, the short form."""
-        command = ["dig", f"@{self.at}", "-p", str(self.port), "+time=3", "+tries=2", *arguments]
-        run = subprocess.run(command, capture_output=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
-        return run.stdout.decode()
+        """`dig` as a user would."""
+        return run("dig", f"@{self.address}", "-p", str(self.port), "+time=3", "+tries=2", *arguments, check=False)
 
     def is_at(self, name: str, *addresses: str) -> None:
         """Waits until the name has exactly these addresses; none means NXDOMAIN."""
-        if not addresses:
-            until(lambda: self.query(name).rcode() == dns.rcode.NXDOMAIN, f"{name} gone")
-            return
-        try:
-            until(lambda: self.addresses(name) == sorted(addresses), f"{name} at {addresses}")
-        except AssertionError as error:
-            said = "\n".join(self.lines)
-            raise AssertionError(f"{error}; now {self.addresses(name)}; it said:\n{said}") from None
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(20)
+        if addresses:
+            self.until(name, *addresses)
+        else:
+            until(lambda: self.ask(name).rcode() == dns.rcode.NXDOMAIN, f"{name} gone")
 
 
 @contextlib.contextmanager
-def serving(lab: Lab, *options: str) -> Iterator[Server]:
-    server = Server(lab, *options)
+def serving(lab: Lab, *options: str, **how: Any) -> Iterator[Server]:
+    server = Server(lab, *options, **how)
     try:
         yield server
     finally:

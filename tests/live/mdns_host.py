@@ -1,7 +1,7 @@
-"""The host on the other end of the wire: runs multicast DNS of vmdns as lines of JSON on its input tell it.
+"""The host on the other end of the link: runs multicast DNS of vmdns by lines of JSON on its input.
 
 {"links": {interface: {"prefixes": [...], "names": {name: [address, ...]}}}} or {"find": [name, type]}; it prints what
-is said to the user as {"said": text}, and what was found as {"found": [...]}.
+vmdns logs as {"said": text}, and the addresses it finds as {"found": [...]}.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vmdns.mdns.links import Link
 from vmdns.mdns.transport import Multicast
 
 
-def tell(value: dict[str, object]) -> None:
+def send(value: dict[str, object]) -> None:
     print(json.dumps(value), flush=True)
 
 
@@ -26,24 +26,24 @@ async def main() -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     links: dict[str, Link] = {}
-    multicast = Multicast(lambda text: tell({"said": text}), lambda: links)
+    multicast = Multicast(lambda text: send({"said": text}), lambda: links)
     while line := await reader.readline():
-        asked = json.loads(line)
-        if "links" in asked:
+        request = json.loads(line)
+        if "links" in request:
             links = {
                 interface: Link(
                     tuple(ip_interface(one) for one in link["prefixes"]),
                     {to_wire(name): tuple(addresses) for name, addresses in link["names"].items()},
                 )
-                for interface, link in asked["links"].items()
+                for interface, link in request["links"].items()
             }
             multicast.set_links(links)
-            tell({"done": True})
+            send({"done": True})
         else:
-            name, kind = asked["find"]
+            name, kind = request["find"]
             start = loop.time()
             found = await multicast.find(to_wire(name), "") or ()
-            tell({"found": [one for one in found if (":" in one) == (kind == AAAA)], "seconds": loop.time() - start})
+            send({"found": [one for one in found if (":" in one) == (kind == AAAA)], "seconds": loop.time() - start})
     multicast.close()
 
 

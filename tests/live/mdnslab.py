@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
+import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.needs import no_named_namespace
+from tests.live.clients.net import ROOT
+from tests.live.lab import ip, run
+from tests.program import Program
 
 HOST, VM, OTHER = "192.168.56.1", "192.168.56.11", "192.168.56.50"
 WEB = {"web.local": [VM], "db.local": ["192.168.56.12", "fd00:56::12"]}
 PROJECT = Path(__file__).parents[2]
-ROOT = Path(os.environ.get("VMDNS_CLIENTS", "/var/tmp/vmdns-clients"))
 AVAHI = """
     mount -t tmpfs tmpfs "$1/run"
     mount --rbind /dev "$1/dev"
@@ -33,128 +33,67 @@ def no_avahi() -> str:
     return "" if (ROOT / ".ready").exists() else f"no avahi in {ROOT}: tests/live/clients/prepare gets it"
 
 
-def unavailable() -> str:
-    """Why there can be no such network here; '' if there can."""
-    return no_named_namespace()
-
-
-def ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, check=False)
-    if done.returncode:
-        raise AssertionError(f"ip {' '.join(words)}: {done.stderr.decode()}")
-
-
-class Lines:
-    """A process in a namespace that is told lines of JSON, and says some."""
+class JsonProgram(Program):
+    """A program that reads and prints lines of JSON; {"said": text} is what it prints for the user."""
 
     def __init__(self, *command: str) -> None:
+        super().__init__(command, stdin=subprocess.PIPE, stderr=None, cwd=PROJECT)
+        self._read_lines = 0
         self.said: list[str] = []
-        self._lines: queue.Queue[str] = queue.Queue()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
-        threading.Thread(target=self._read, daemon=True).start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line)
-        self._lines.put("")
-
-    def _next(self, seconds: float = 20) -> Any:
-        line = self._lines.get(timeout=seconds)
-        if not line:
-            raise AssertionError("it ended")
+    def _next(self) -> Any:
+        line = self.saw("", after=self._read_lines)
+        self._read_lines += 1
         return json.loads(line)
 
-    def hear(self) -> Any:
-        """The next line; what is said to the user goes to `said`."""
+    def receive(self) -> Any:
+        """The next line that is not for the user."""
         while isinstance(value := self._next(), dict) and "said" in value:
             self.said.append(value["said"])
         return value
 
-    def hear_said(self) -> str:
-        """The next sentence to the user."""
-        said: str = self._next()["said"]
-        return said
+    def receive_said(self) -> str:
+        """The next sentence for the user."""
+        text: str = self._next()["said"]
+        return text
 
-    def tell(self, value: object) -> Any:
+    def request(self, value: object) -> Any:
+        """Sends a line; the response."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(value) + "\n")
+        self.process.stdin.write(json.dumps(value).encode() + b"\n")
         self.process.stdin.flush()
-        return self.hear()
+        return self.receive()
 
-    def close(self) -> None:
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Closes its input, which ends it."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(5)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(10)
+        return super().stop(number)
 
 
-class Avahi:
-    """avahi-daemon in a namespace, out of the root that tests/live/clients/prepare makes, and nss-mdns that asks it."""
+class Avahi(Program):
+    """avahi-daemon in a namespace, out of the root that tests/live/clients/prepare makes, with nss-mdns."""
 
     def __init__(self, inside: list[str], name: str, interface: str) -> None:
-        self.lines: list[str] = []
-        self._lines: queue.Queue[str] = queue.Queue()
         conf = (
             f"[server]\nhost-name={name}\nallow-interfaces={interface}\nuse-ipv6=no\nenable-dbus=no\n"
             "[publish]\npublish-hinfo=no\npublish-workstation=no\n"
         )
-        command = [
-            *inside,
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-euc",
-            AVAHI,
-            "sh",
-            str(ROOT),
-            conf,
-        ]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._lines.put(line.rstrip())
-        self._lines.put("")
-
-    def says(self, text: str) -> str:
-        """The next line of its log that has this in it."""
-        while text not in (line := self._lines.get(timeout=20)):
-            if not line:
-                raise AssertionError("avahi-daemon ended:\n" + "\n".join(self.lines))
-            self.lines.append(line)
-        self.lines.append(line)
-        return line
+        isolate = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", AVAHI, "sh", str(ROOT), conf]
+        super().__init__([*inside, *isolate])
 
     @property
     def name(self) -> str:
         """The name that it has in the end."""
-        return self.says("Server startup complete").partition("Host name is ")[2].split()[0].rstrip(".")
+        return self.saw("Server startup complete").partition("Host name is ")[2].split()[0].rstrip(".")
 
     def getent(self, what: str) -> list[str]:
         """Address and names, as programs in this namespace get them."""
         enter = ["nsenter", "-t", str(self.process.pid), "-m", "-n", "chroot", str(ROOT)]
-        done = subprocess.run(
-            [*enter, "getent", "-s", "mdns4", "hosts", what], capture_output=True, text=True, timeout=30, check=False
-        )
-        return done.stdout.split()
-
-    def close(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(5)
+        return run(*enter, "getent", "-s", "mdns4", "hosts", what, check=False).split()
 
 
 class Network:
@@ -162,7 +101,7 @@ class Network:
 
     def __init__(self) -> None:
         self._made: list[str] = []
-        self._running: list[Lines | Avahi] = []
+        self._running: list[Program] = []
         self._add("host")
         self._ip("host", "link", "add", "vboxnet0", "type", "bridge", "mcast_snooping", "0")
         self._ip("host", "link", "set", "vboxnet0", "up")
@@ -179,10 +118,8 @@ class Network:
         ip("netns", "add", self._name(computer))
         self._made.append(self._name(computer))
         self._ip(computer, "link", "set", "lo", "up")
-        # Addresses of IPv6 that can be used at once.
-        subprocess.run(
-            self.inside(computer, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"), check=True
-        )
+        # IPv6 addresses that can be used at once.
+        run(*self.inside(computer, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"))
 
     def add_address(self, computer: str, prefix: str) -> None:
         self._ip(computer, "addr", "add", prefix, "dev", "eth0")
@@ -200,27 +137,25 @@ class Network:
     def inside(self, computer: str, *command: str) -> list[str]:
         return ["ip", "netns", "exec", self._name(computer), *command]
 
-    def start(self, computer: str, *command: str) -> Lines:
-        running = Lines(*self.inside(computer, *command))
+    def start(self, computer: str, *command: str) -> JsonProgram:
+        running = JsonProgram(*self.inside(computer, *command))
         self._running.append(running)
         return running
 
     def raw(self, computer: str, name: str, port: int, source: str) -> list[dict[str, Any]]:
-        """What comes back in a second to a question from this port and address (or interface, for IPv6)."""
-        command = self.inside(computer, sys.executable, "-m", "tests.live.mdns_raw", name, str(port), source)
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        """The responses within a second to a query from this port and address (or interface, for IPv6)."""
+        query = (sys.executable, "-m", "tests.live.mdns_client", "query", name, str(port), source)
+        return [json.loads(line) for line in run(*self.inside(computer, *query)).splitlines()]
 
     def client(self, computer: str, *arguments: str) -> Any:
-        """What another program there finds."""
+        """The response of another program there."""
         running = self.announce(computer, *arguments)
         try:
-            return running.hear()
+            return running.receive()
         finally:
-            running.close()
+            running.stop()
 
-    def announce(self, computer: str, *arguments: str) -> Lines:
+    def announce(self, computer: str, *arguments: str) -> JsonProgram:
         return self.start(computer, sys.executable, "-m", "tests.live.mdns_client", *arguments)
 
     def avahi(self, computer: str, name: str) -> Avahi:
@@ -230,15 +165,15 @@ class Network:
         self._running.append(running)
         return running
 
-    def vmdns(self, names: dict[str, list[str]]) -> Lines:
+    def vmdns(self, names: dict[str, list[str]]) -> JsonProgram:
         """Multicast DNS of vmdns, on the host."""
         host = self.start("host", sys.executable, "-m", "tests.live.mdns_host")
-        host.tell(links(names))
+        host.request(links(names))
         return host
 
     def close(self) -> None:
         for one in self._running:
-            one.close()
+            one.stop()
         for name in self._made:
             ip("netns", "del", name)
 

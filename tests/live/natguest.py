@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.live import natlab
+from tests.live.clients.net import colons
 from tests.live.clients.stubs import RESOLV_CONF
 from tests.live.lab import until
 
@@ -25,7 +25,7 @@ SCRIPT = (
     f"{RESOLV_CONF}"
     "env | grep -E '^(ip|dns|domain|search|serverid)='\ndate +at=%s.%N\n"
 )
-ASK = """
+QUERY = """
 import sys, dns.message, dns.query
 server, name, kind = sys.argv[1:]
 print(dns.query.udp(dns.message.make_query(name, kind, use_edns=True), server, timeout=5))
@@ -62,12 +62,13 @@ class Guest:
 
         def take() -> dict[str, str]:
             natlab.plug(self.bridge)
-            said = self.run("busybox", "udhcpc", "-i", "eth0", *options, "-s", str(self.folder / "udhcpc"), check=False)
-            got = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+            output = self.run(
+                "busybox", "udhcpc", "-i", "eth0", *options, "-s", str(self.folder / "udhcpc"), check=False
+            )
+            got = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
             return got if "at" in got and wanted.items() <= got.items() else {}
 
-        got = until(take, f"guest {self.number} is given {wanted or 'an address'}")
-        assert isinstance(got, dict)
+        got: dict[str, str] = until(take, f"guest {self.number} is given {wanted or 'an address'}")
         self.bound = float(got["at"])
         return got
 
@@ -87,7 +88,7 @@ class Guest:
     def resolv_conf(self) -> str:
         return (ETC / self.namespace / "resolv.conf").read_text()
 
-    def finds(self, what: str) -> list[str]:
+    def resolve(self, what: str) -> list[str]:
         """What its C library's resolver finds for a name (IPv4 addresses), or for an address (names)."""
         if what.replace(".", "").isdigit():
             return self.run("getent", "hosts", what, check=False).split()[1:]
@@ -96,10 +97,10 @@ class Guest:
 
     def wait(self, what: str, *wanted: str, since: float) -> float:
         """Waits until it finds just this; the seconds from `since`, a time.time()."""
-        until(lambda: self.finds(what) == list(wanted), f"guest {self.number} finds {wanted} for {what}")
+        until(lambda: self.resolve(what) == list(wanted), f"guest {self.number} finds {wanted} for {what}")
         return time.time() - since
 
-    def fetches(self, url: str, page: str) -> None:
+    def fetch(self, url: str, page: str) -> None:
         """Waits until it is given this page by a program that asks the C library for the host's name.
 
         vmdns may know of a port-forward rule before VirtualBox listens at its port.
@@ -107,10 +108,10 @@ class Guest:
         command = (sys.executable, "-c", GET, url)
         until(lambda: self.run(*command, check=False) == page, f"guest {self.number} fetches {url}")
 
-    def told(self, name: str, kind: str = "A") -> str:
+    def query(self, name: str, kind: str = "A") -> str:
         """The whole answer of the DNS server that it was given, as text."""
         server = self.resolv_conf.split("nameserver ")[1].split()[0]
-        return self.run(sys.executable, "-c", ASK, server, name, kind)
+        return self.run(sys.executable, "-c", QUERY, server, name, kind)
 
 
 @contextlib.contextmanager
@@ -138,8 +139,7 @@ def guest(number: int, bridge: str = "br0") -> Iterator[Guest]:
 
 def _plug(made: Guest) -> None:
     subprocess.run(["ip", "netns", "add", made.namespace], check=True)
-    mac = ":".join(re.findall("..", made.mac.lower()))
     port = f"g{made.number}"
     natlab.ip("natlabwire", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", made.namespace)
     natlab.ip("natlabwire", "link", "set", port, "master", made.bridge, "up")
-    natlab.ip(made.namespace, "link", "set", "eth0", "address", mac, "up")
+    natlab.ip(made.namespace, "link", "set", "eth0", "address", colons(made.mac), "up")

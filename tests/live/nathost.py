@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.live import natlab
-from tests.live.lab import until
+from tests.live.lab import run, until
 
 # natlab mounts a file over /etc/resolv.conf, which could not become a link.
 BOOT = """
@@ -34,12 +34,7 @@ class Host:
 
     def run(self, *command: str) -> str:
         """What a command on the host prints."""
-        done = subprocess.run(
-            [*self.within, *command], stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
-        )
-        if done.returncode:
-            raise AssertionError(f"{' '.join(command)}: {done.stdout.decode()}{done.stderr.decode()}")
-        return done.stdout.decode(errors="replace")
+        return run(*self.within, *command)
 
     def vmdns(self, *arguments: str) -> str:
         return self.run(natlab.PYTHON, "-m", "vmdns", *arguments)

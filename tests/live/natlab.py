@@ -10,12 +10,16 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.live.lab import until
+import pytest
+
+from tests.live.lab import Lab, on_nat_network, until
+from tests.live.lab import run as run_command
+from tests.program import Program
 
 COMMAND = os.environ.get("VMDNS_NATLAB", "")
 PYTHON = os.environ.get("VMDNS_LIVE_VENV", "/var/tmp/vmdns-live") + "/bin/python"
@@ -30,8 +34,7 @@ HOME = "VBOX_USER_HOME=/root/natlab-home"  # in the environment of all its proce
 STATE = "XDG_STATE_HOME=/tmp/vmdns-natlab"
 
 
-def available() -> str:
-    """Why natlab cannot be used here; '' if it can."""
+def _reason_unavailable() -> str:
     if not COMMAND:
         return "VMDNS_NATLAB does not name natlab"
     if not Path(COMMAND).exists():
@@ -39,14 +42,12 @@ def available() -> str:
     return "" if os.geteuid() == 0 else "natlab needs root"
 
 
-def run(*arguments: str, check: bool = True, seconds: float = 120) -> str:
+needs_natlab = pytest.mark.skipif(bool(_reason_unavailable()), reason=_reason_unavailable())
+
+
+def run(*arguments: str, check: bool = True) -> str:
     """One natlab command; its output."""
-    done = subprocess.run(
-        [COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
-    )
-    if check and done.returncode:
-        raise AssertionError(f"natlab {' '.join(arguments)}: {done.stdout.decode()}{done.stderr.decode()}")
-    return done.stdout.decode(errors="replace")
+    return run_command(COMMAND, *arguments, check=check)
 
 
 def plug(bridge: str = "br0") -> None:
@@ -73,68 +74,54 @@ def _links(namespace: str) -> list[str]:
 
 def ip(namespace: str, *words: str) -> str:
     """`ip` for a namespace; its output."""
-    done = subprocess.run(["ip", "-n", namespace, *words], capture_output=True, timeout=30, check=False)
-    if done.returncode:
-        raise AssertionError(f"ip -n {namespace} {' '.join(words)}: {done.stderr.decode()}")
-    return done.stdout.decode()
+    return run_command("ip", "-n", namespace, *words)
 
 
-def vbm(*arguments: str, check: bool = True) -> str:
-    """One VBoxManage command in the rig; its output.
+class NatLab(Lab):
+    """VirtualBox in natlab. A VM on a NAT Network has the namespace with its MAC as guest system."""
 
-    Tried again where it meets a VBoxSVC that is just going: that one takes no new clients, and blocks a new one.
-    """
-    for _ in range(5):
-        try:
-            return run("vbm", "VBoxManage", "-q", *arguments, check=check)
-        except AssertionError as error:
-            if "Failed to create the VirtualBox object" not in str(error):
-                raise
-            time.sleep(1)
-    return run("vbm", "VBoxManage", "-q", *arguments, check=check)
+    def __init__(self) -> None:
+        self.folder = Path("/root/natlab-home")
+
+    def _vboxmanage(self, *arguments: str, check: bool = True) -> str:
+        return run("vbm", "VBoxManage", "-q", *arguments, check=check)
 
 
-class Server:
+box = NatLab()
+vbm = box.vbm
+
+
+class Server(Program):
     """`vmdns run` on natlab's host; within is how to run a command there."""
 
     def __init__(
         self, *options: str, listen: tuple[str, ...] = (), within: Sequence[str] = (COMMAND, "rig", "env", STATE)
     ) -> None:
-        self.lines: list[str] = []
-        self._ready = threading.Event()
-        command = [PYTHON, "-m", "vmdns", "run", *options]
-        for one in listen:
-            command += ["--listen", f"{one}:53"]
-        self.process = subprocess.Popen(
-            [*within, *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        threading.Thread(target=self._read, daemon=True).start()
-        if not self._ready.wait(60):
+        addresses = [word for one in listen for word in ("--listen", f"{one}:53")]
+        command = [*within, PYTHON, "-m", "vmdns", "run", *options, *addresses]
+        super().__init__(command, start_new_session=True)
+        try:
+            self.saw("ready")
+        except AssertionError:
             self.stop()
-            raise AssertionError("vmdns is not ready:\n" + "\n".join(self.lines))
+            raise
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            self.lines.append(raw.decode(errors="replace").rstrip())
-            if self.lines[-1].startswith("ready"):
-                self._ready.set()
-
-    def saw(self, text: str, after: int = 0) -> None:
-        """Waits for a line with this text, from the line number `after` on."""
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        os.killpg(self.process.pid, number)
         try:
-            until(lambda: any(text in line for line in self.lines[after:]), f"vmdns says {text!r}")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it said:\n" + "\n".join(self.lines)) from None
-
-    def stop(self) -> None:
-        os.killpg(self.process.pid, 15)
-        try:
-            self.process.wait(15)
+            return self.process.wait(15)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, 9)
-            self.process.wait(5)
+            os.killpg(self.process.pid, signal.SIGKILL)
+            return self.process.wait(5)
+
+
+@contextlib.contextmanager
+def serving(*options: str, **how: Any) -> Iterator[Server]:
+    server = Server(*options, **how)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def processes(*words: str, program: str = "") -> list[int]:
@@ -151,27 +138,17 @@ def processes(*words: str, program: str = "") -> list[int]:
     return found
 
 
-def create(name: str, mac: str, network: str = "NatNetwork") -> None:
-    """A VM on a NAT Network; the namespace with its MAC is its guest system."""
-    vbm("createvm", "--name", name, "--ostype", "Linux_64", "--register", "--basefolder", "/root/natlab-home/vms")
-    vbm(
-        "modifyvm", name, "--memory", "32", "--vram", "1", "--audio-enabled", "off",
-        "--vm-execution-engine", "interpreter", "--nic1", "natnetwork", "--nat-network1", network,
-        "--mac-address1", mac,
-    )  # fmt: skip
-    vbm("setextradata", name, "VBoxInternal/Devices/e1000/0/LUN#0/Config/IgnoreConnectFailure", "1")
-
-
-def start(name: str) -> None:
-    vbm("startvm", name, "--type", "headless")
+def start_vm(name: str, mac: str, network: str = "NatNetwork") -> None:
+    box.create(name, *on_nat_network(network), "--mac-address1", mac)
+    box.start(name)
 
 
 def discard(name: str) -> None:
-    """Ends a VM and forgets it."""
-    vbm("controlvm", name, "poweroff", check=False)
+    """Ends and removes a VM."""
+    box.power_off(name, check=False)
 
     def gone() -> bool:
-        vbm("unregistervm", name, "--delete", check=False)  # as soon as nothing holds it any more
+        vbm("unregistervm", name, "--delete", check=False)  # fails while VirtualBox still uses it
         return f'"{name}"' not in vbm("list", "vms")
 
     until(gone, f"{name} is gone")
@@ -204,8 +181,8 @@ def stop_network() -> None:
 
 
 def _name_taps() -> None:
-    """Has each TAP device named after its process, so that it is never that of one that is going; and those of other
-    networks than NatNetwork otherwise, so that natlab does not put them on its wire."""
+    """Names each TAP device after its process, so that none is that of a process about to end; and with another prefix
+    those of other networks than NatNetwork, so that natlab does not put them on its wire."""
     folder = rig() / "opt/natlab"
     for name in ("VBoxNetNAT", "VBoxNetDHCP"):
         folder.joinpath(name).rename(folder / f"{name}.real")
@@ -215,15 +192,14 @@ def _name_taps() -> None:
 
 def rig() -> Path:
     """Where the rig's root lies."""
-    done = subprocess.run([Path(COMMAND).parent / "rig", "path"], capture_output=True, check=True, timeout=30)
-    return Path(done.stdout.decode().strip())
+    return Path(run_command(Path(COMMAND).parent / "rig", "path").strip())
 
 
 def clean() -> None:
     """Takes natlab down, and ends what a test that failed left of it running."""
     run("rig", "rm", "-rf", STATE.partition("=")[2], check=False)
     for line in vbm("list", "runningvms", check=False).splitlines():
-        vbm("controlvm", line.rpartition("{")[2].rstrip("}"), "poweroff", check=False)
+        box.power_off(line.rpartition("{")[2].rstrip("}"), check=False)
     for name in re.findall(r"^Name: +(.+)", vbm("list", "natnetworks", check=False), re.MULTILINE):
         vbm("natnetwork", "stop", "--netname", name, check=False)
     run("down", check=False)

@@ -13,7 +13,6 @@ import contextlib
 import io
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from tests.live.lab import Lab, Server, until
+from tests.live.lab import HOST_ONLY, ON_HOST_ONLY, ON_LAN, Lab, Server, on_nat_network, run, serving, until
 
 COMMANDS = (
     "vmdns names",
@@ -51,47 +50,34 @@ TEMPLATE = """\
 @contextlib.contextmanager
 def machines(folder: Path) -> Iterator[tuple[Lab, Server]]:
     """Five VMs on the four kinds of networks, the last of them started once `vmdns run` answers."""
-    lab = Lab(folder)
-    try:
-        lab.nat_network("NatNetwork")
-        web = lab.create("web", "--nic1", "hostonly", "--host-only-adapter1", "vboxnet0")
-        kiosk = lab.create("kiosk", "--nic1", "bridged", "--bridge-adapter1", "lan0")
+    with contextlib.ExitStack() as stack:
+        lab = Lab(folder)
+        stack.callback(lab.close)
+        lab.nat_network()
+        web = lab.create("web", *ON_HOST_ONLY)
+        kiosk = lab.create("kiosk", *ON_LAN)
         build = lab.create("build", "--nic1", "nat", "--nat-pf1", "ssh,tcp,127.0.0.1,2222,,22", wired=())
-        database = lab.create("Maria DB", "--nic1", "natnetwork", "--nat-network1", "NatNetwork")
-        shop = lab.create("shop", "--nic1", "natnetwork", "--nat-network1", "NatNetwork")
+        database, shop = (lab.create(name, *on_nat_network()) for name in ("Maria DB", "shop"))
         for uuid in (web, kiosk, build):
             lab.start(uuid)
-        lab.lease("HostInterfaceNetworking-vboxnet0", (lab.mac(web), "192.168.56.101"))
+        lab.lease(HOST_ONLY, (lab.mac(web), "192.168.56.101"))
         lab.report(kiosk, "192.0.2.77")
-        server = Server(lab, at="")
-        try:
-            lab.start(database)
-            lab.start(shop)
-            lab.lease("NatNetwork", (lab.mac(database), "10.0.2.12"), (lab.mac(shop), "10.0.2.4"))
-            server.saw("10.0.2.12")
-            server.saw("10.0.2.4 ")
-            lab.vbm("controlvm", kiosk, "poweroff")
-            server.saw("- kiosk.local")
-            yield lab, server
-        finally:
-            server.stop()
-    finally:
-        lab.close()
+        server = stack.enter_context(serving(lab, at=""))
+        lab.start(database)
+        lab.start(shop)
+        lab.lease("NatNetwork", (lab.mac(database), "10.0.2.12"), (lab.mac(shop), "10.0.2.4"))
+        server.saw("10.0.2.12")
+        server.saw("10.0.2.4 ")
+        lab.power_off(kiosk)
+        server.saw("- kiosk.local")
+        yield lab, server
 
 
 def printed(command: str, lab: Lab) -> str:
     """What a command prints in a terminal of its own; `vmdns` is the one of this checkout."""
     words = shlex.split(command)
     program = [sys.executable, "-m", "vmdns"] if words[0] == "vmdns" else [words[0]]
-    run = subprocess.run(
-        [*program, *words[1:]],
-        env=lab.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
-    return run.stdout.decode()
+    return run(*program, *words[1:], env=lab.environ, check=False)
 
 
 def picture(blocks: list[tuple[str, str]]) -> str:

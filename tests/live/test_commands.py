@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 from tests.live.lab import Lab, serving
 
 
-def _vmdns(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vmdns", *words],
-        env=lab.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
 def test_names_ask_and_status(lab: Lab) -> None:
-    lab.nat_network("N")
-    uuid = lab.create("Web Server", "--nic1", "natnetwork", "--nat-network1", "N")
-    lab.start(uuid)
-    lab.lease("N", (lab.mac(uuid), "10.0.2.4"))
-
-    alone = _vmdns(lab, "names", "--json")  # no server runs: it looks by itself
-    assert alone.returncode == 0, alone.stderr
-    assert "no vmdns runs" in alone.stderr.lower()
+    lab.nat_network()
+    lab.start_vm("Web Server", "10.0.2.4")
+    alone = lab.vmdns("names", "--json")  # no server runs: it reads VirtualBox itself
     with serving(lab) as server:
         server.is_at("web-server.local", "10.0.2.4")
-        served = _vmdns(lab, "names", "--json")
-        (one,) = json.loads(served.stdout)["names"]
-        (other,) = json.loads(alone.stdout)["names"]
+        served = lab.vmdns("names", "--json")
+        (one,) = json.loads(served)["names"]
+        (other,) = json.loads(alone)["names"]
         assert one["name"] == other["name"] == "web-server.local"
         assert one["addresses"][0]["address"] == other["addresses"][0]["address"] == "10.0.2.4"
-        said = _vmdns(lab, "ask", "Web Server").stdout
+        said = lab.vmdns("ask", "Web Server", check=False)
         assert "web-server.local has no A record (NODATA)" in said
-        assert "NAT Network N, which the host cannot reach" in said
-        said = _vmdns(lab, "ask", "Web Server", "--as", "10.0.2.4").stdout
+        assert "NAT Network NatNetwork, which the host cannot reach" in said
+        said = lab.vmdns("ask", "Web Server", "--as", "10.0.2.4")
         assert "web-server.local  A     10.0.2.4  5 s" in said
-        assert "DHCP lease of N" in said
-        status = json.loads(_vmdns(lab, "status", "--json").stdout)
+        assert "DHCP lease of NatNetwork" in said
+        status = json.loads(lab.vmdns("status", "--json", check=False))
         assert status["virtualbox"]["version"].startswith(server.saw("VirtualBox ").split()[1].rstrip(","))
         assert {one["name"]: one["state"] for one in status["sources"]}["virtualbox"] == "ok"

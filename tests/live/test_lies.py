@@ -1,7 +1,7 @@
-"""Guests that lie, on a real VirtualBox: addresses forged by guest properties, and a VM whose name steers terminals.
+"""Guests that lie, on a real VirtualBox: forged addresses in guest properties, and control characters in a VM's name.
 
-Also the server as its service confines it (host/systemd_unit.py), beside a worker that is not: VMs that are
-started by a VBoxSVC that this worker started run.
+Also the server as its service confines it (host/systemd.py), beside an unconfined worker: VMs run that are started by
+a VBoxSVC that this worker started.
 """
 
 from __future__ import annotations
@@ -17,30 +17,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.lab import NET, Lab, Server, serving, until
+from tests.live.lab import Lab, on_nat_network, serving, until
 
 # What XML can hold, and so VirtualBox's settings: an end of a line, C1 controls, bidirectional overrides.
 EVIL = "x\n127.0.0.1 bank.example\u202eyz\u2028\x9b31m\x85\u200bend"
 
 
-def steering(text: str) -> list[str]:
+def control_characters(text: str) -> list[str]:
     return [one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp") and one != "\n"]
-
-
-def command(lab: Lab, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "vmdns", *words],
-        env=lab.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    return (done.stdout + done.stderr).decode()
 
 
 @pytest.fixture
 def two(lab: Lab) -> tuple[str, str]:
     """The liar and another VM, with leases, on one NAT Network."""
-    lab.nat_network("lab")
-    evil, db = (lab.create(name, "--nic1", "natnetwork", "--nat-network1", "lab") for name in ("evil", "db"))
-    lab.lease("lab", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"))
+    lab.nat_network()
+    evil, db = (lab.create(name, *on_nat_network()) for name in ("evil", "db"))
+    lab.lease("NatNetwork", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"))
     for uuid in (evil, db):
         lab.start(uuid)
     return evil, db
@@ -55,23 +47,23 @@ def test_forged_addresses(lab: Lab, two: tuple[str, str]) -> None:
             ("10.0.2.5", "gave to another VM"),
             ("10.0.2.1", "the network's own server"),
             ("10.0.2.2", "the network's own server"),
-            ("10.0.2.255", "not on lab"),
-            ("192.168.56.1", "not on lab"),
-            ("8.8.8.8", "not on lab"),
+            ("10.0.2.255", "not on NatNetwork"),
+            ("192.168.56.1", "not on NatNetwork"),
+            ("8.8.8.8", "not on NatNetwork"),
         ):
             lab.report(evil, address)
             server.saw(f"! VM 'evil': Guest Additions report {address}, which")
-            said = command(lab, "names")
+            said = lab.vmdns("names", check=False)
             assert address in said
             assert why in said
             assert server.addresses("evil.local") == ["10.0.2.4"]
             assert server.addresses("db.local") == ["10.0.2.5"]
-            assert why in command(lab, "status")
-        # What can be no machine's is not even a claim; one that was said is not said again and again.
+            assert why in lab.vmdns("status", check=False)
+        # An address that no machine can have is not logged; a forged one is logged once.
         lines = len(server.lines)
         for address in ("127.0.0.1", "0.0.0.0", "224.0.0.251", "255.255.255.255", "\x1b[31m", "10.0.2.66\n10.0.2.67"):
             lab.report(evil, address)
-        lab.vbm("guestproperty", "set", evil, f"{NET}/Count", "999999999999999999999")
+        lab.set_property(evil, "Count", "999999999999999999999")
         lab.report(evil, "10.0.2.5")
         server.saw("! VM 'evil': Guest Additions report 10.0.2.5", after=lines)
         assert server.addresses("evil.local") == ["10.0.2.4"]
@@ -86,7 +78,7 @@ def test_a_lease_that_another_guest_got_under_a_vms_mac(lab: Lab, two: tuple[str
     with serving(lab) as server:
         server.is_at("db.local", "10.0.2.5")
         lab.report(db, "10.0.2.5")
-        lab.lease("lab", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"), (lab.mac(db), "10.0.2.66"))
+        lab.lease("NatNetwork", (lab.mac(evil), "10.0.2.4"), (lab.mac(db), "10.0.2.5"), (lab.mac(db), "10.0.2.66"))
         server.saw("! VM 'db': another client with its MAC was given 10.0.2.66; it is not used")
         assert server.addresses("db.local") == ["10.0.2.5"]
         # The guest itself did: its Guest Additions say so within ten seconds.
@@ -99,19 +91,19 @@ def test_a_guest_that_changes_its_mind_all_the_time_does_not_fill_the_log(lab: L
     with serving(lab) as server:
         server.is_at("evil.local", "10.0.2.4")
         for number in range(14):
-            lab.vbm("guestproperty", "set", evil, f"{NET}/0/V4/IP", f"10.0.2.{100 + number}")
+            lab.set_property(evil, "0/V4/IP", f"10.0.2.{100 + number}")
             if not number:
                 lab.report(evil, "10.0.2.100")
             server.is_at("evil.local", f"10.0.2.{100 + number}")
-        told = [line for line in server.lines if "evil.local" in line]
-        assert len(told) <= 10
+        logged = [line for line in server.lines if "evil.local" in line]
+        assert len(logged) <= 10
         assert server.addresses("evil.local") == ["10.0.2.113"], "it is answered all the same"
 
 
-def test_a_name_that_steers(lab: Lab) -> None:
-    lab.nat_network("lab")
-    uuid = lab.create("plain", "--nic1", "natnetwork", "--nat-network1", "lab")
-    lab.lease("lab", (lab.mac(uuid), "10.0.2.4"))
+def test_control_characters_in_a_name(lab: Lab) -> None:
+    lab.nat_network()
+    uuid = lab.create("plain", *on_nat_network())
+    lab.lease("NatNetwork", (lab.mac(uuid), "10.0.2.4"))
     lab.vbm("modifyvm", uuid, "--name", EVIL)
     lab.start(uuid)
     lab.report(uuid, "8.8.8.8")
@@ -120,28 +112,27 @@ def test_a_name_that_steers(lab: Lab) -> None:
         server.is_at(name, "10.0.2.4")
         server.saw("8.8.8.8")
         for words in (["names"], ["status"], ["ask", name], ["doctor"]):
-            said = command(lab, *words)
-            assert not steering(said), words
+            said = lab.vmdns(*words, check=False)
+            assert not control_characters(said), words
             assert not [line for line in said.splitlines() if line.startswith("127.0.0.1 bank")], words
-        told = json.loads(command(lab, "names", "--json"))
-        assert told["names"][0]["vm"] == EVIL
-        assert told["names"][0]["name"] == "x-127-0-0-1-bank-exampleyz-31mend.local"
-        assert not [line for line in command(lab, "hosts").splitlines() if "bank.example" in line]
-        assert not steering("\n".join(server.lines))
+        listed = json.loads(lab.vmdns("names", "--json", check=False))
+        assert listed["names"][0]["vm"] == EVIL
+        assert listed["names"][0]["name"] == "x-127-0-0-1-bank-exampleyz-31mend.local"
+        assert not [line for line in lab.vmdns("hosts", check=False).splitlines() if "bank.example" in line]
+        assert not control_characters("\n".join(server.lines))
 
 
 # -- confined -----------------------------------------------------------------------------------------------------
 
 
-class Door:
-    """Does what systemd does behind the socket unit: starts `vmdns.daemon.worker_service` for each connection."""
+class SocketUnit:
+    """Does what systemd does for the socket unit: starts `vmdns.daemon.worker_service` for each connection."""
 
     def __init__(self, place: Path, environ: dict[str, str]) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(place))
         self._listener.listen(8)
         self._environ = environ
-        self._command = [sys.executable, "-P", "-m", "vmdns.daemon.worker_service"]
         self.started: list[subprocess.Popen[bytes]] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -151,11 +142,11 @@ class Door:
                 one, _ = self._listener.accept()
             except OSError:
                 return
+            command = [sys.executable, "-P", "-m", "vmdns.daemon.worker_service"]
             with one:
-                child = subprocess.Popen(
-                    self._command, env=self._environ, stdin=one, stdout=one, start_new_session=True
+                self.started.append(
+                    subprocess.Popen(command, env=self._environ, stdin=one, stdout=one, start_new_session=True)
                 )
-                self.started.append(child)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -166,9 +157,9 @@ class Door:
 
 
 @pytest.fixture
-def door(lab: Lab) -> Iterator[Door]:
+def socket_unit(lab: Lab) -> Iterator[SocketUnit]:
     tree = str(Path(__file__).resolve().parents[2])
-    made = Door(lab.folder / "beside", {**lab.environ, "PYTHONPATH": tree})
+    made = SocketUnit(lab.folder / "beside", {**lab.environ, "PYTHONPATH": tree})
     lab.environ["VMDNS_BESIDE"] = str(lab.folder / "beside")
     yield made
     made.close()
@@ -179,53 +170,36 @@ def status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def test_vms_start_below_a_worker_beside_a_confined_server(lab: Lab, door: Door) -> None:
-    lab.nat_network("lab")
-    uuid = lab.create("web", "--nic1", "natnetwork", "--nat-network1", "lab")
-    lab.lease("lab", (lab.mac(uuid), "10.0.2.4"))
+def test_vms_start_below_a_worker_beside_a_confined_server(lab: Lab, socket_unit: SocketUnit) -> None:
+    lab.nat_network()
+    uuid = lab.create("web", *on_nat_network())
+    lab.lease("NatNetwork", (lab.mac(uuid), "10.0.2.4"))
     until(lambda: not lab.processes("VBoxSVC"), "VBoxSVC ended, since nobody uses it")
     # As the service has it: no new privileges, and of the capabilities one.
     confined = ["setpriv", "--no-new-privs", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all"]
-    server = Confined(lab, confined)
-    try:
+    with serving(lab, start=lambda command, **how: subprocess.Popen([*confined, *command], **how)) as server:
         server.saw("VirtualBox 7")
         assert status(server.process.pid)["NoNewPrivs"] == "1"
-        (svc,) = until(lambda: lab.processes("VBoxSVC"), "a VBoxSVC that the worker started")  # type: ignore[misc]
+        (svc,) = until(lambda: lab.processes("VBoxSVC"), "a VBoxSVC that the worker started")
         assert status(svc)["NoNewPrivs"] == "0"
         assert status(svc)["Seccomp"] == "0"
         lab.start(uuid)
         server.is_at("web.local", "10.0.2.4")
         assert status(lab.process_of(uuid))["NoNewPrivs"] == "0"
-        # The worker hangs, is ended, and another follows; VBoxSVC and the VM go on.
-        door.started[-1].kill()
+        # A worker that is killed is replaced; VBoxSVC and the VM go on.
+        socket_unit.started[-1].kill()
         lines = len(server.lines)
         server.saw("VirtualBox is read again", after=lines)
         assert lab.processes("VBoxSVC") == [svc]
         assert server.addresses("web.local") == ["10.0.2.4"]
-        # Nobody but the server held the connection: it ends with the server, and VBoxSVC does not keep it open.
+        # VBoxSVC does not keep the worker's connection open: it ends with the server.
         server.stop()
-        until(lambda: door.started[-1].poll() is not None, "the worker ended with its server")
+        until(lambda: socket_unit.started[-1].poll() is not None, "the worker ended with its server")
         assert lab.processes("VBoxSVC") == [svc]
         assert lab.process_of(uuid)
-    finally:
-        server.stop()
 
 
-class Confined(Server):
-    """A server that is started by another command."""
-
-    def __init__(self, lab: Lab, before: list[str]) -> None:
-        script = lab.folder / "python"
-        script.write_text("#!/bin/sh\nexec " + " ".join([*before, sys.executable]) + ' "$@"\n')
-        script.chmod(0o755)
-        real, sys.executable = sys.executable, str(script)
-        try:
-            super().__init__(lab)
-        finally:
-            sys.executable = real
-
-
-def test_the_server_starts_nothing(lab: Lab, door: Door) -> None:
+def test_the_server_starts_nothing(lab: Lab, socket_unit: SocketUnit) -> None:
     with serving(lab) as server:
         server.saw("VirtualBox 7")
         task = Path(f"/proc/{server.process.pid}/task")

@@ -13,20 +13,18 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
-from tests.live.lab import Lab, serving, until
+from tests.live.lab import HOST_ONLY, ON_HOST_ONLY, ON_LAN, Lab, on_nat_network, serving, until
 from vmdns.sources.installation import find
+from vmdns.sources.supervisor import look_once
+from vmdns.state.facts import from_json
+
+NATNET = on_nat_network()
+each_reader = pytest.mark.parametrize("reader", ["api", "vboxmanage"])
 
 
-def _network(lab: Lab) -> None:
-    lab.nat_network("NatNetwork")
-
-
-NATNET = ("--nic1", "natnetwork", "--nat-network1", "NatNetwork")
-
-
-@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+@each_reader
 def test_a_vm_through_its_life(lab: Lab, reader: str) -> None:
-    _network(lab)
+    lab.nat_network()
     with serving(lab, "--reader", reader) as server:
         assert "API" in server.saw("VirtualBox 7") or reader == "vboxmanage"
         server.is_at("web.local")
@@ -43,10 +41,10 @@ def test_a_vm_through_its_life(lab: Lab, reader: str) -> None:
         lab.report(web, "10.0.2.9")  # fresher than the lease
         server.is_at("web.local", "10.0.2.9")
         lab.lease("NatNetwork", (lab.mac(web), "10.0.2.6"))
-        until(lambda: server.query("web.local").answer, "an answer")
+        until(lambda: server.ask("web.local").answer, "an answer")
 
         lab.vbm("controlvm", web, "pause")
-        until(lambda: lab.vbm("showvminfo", web, "--machinereadable").find('VMState="paused"') >= 0, "paused")
+        until(lambda: 'VMState="paused"' in lab.info(web), "paused")
         assert server.addresses("web.local")
         lab.vbm("controlvm", web, "resume")
         lab.vbm("controlvm", web, "savestate")
@@ -56,7 +54,7 @@ def test_a_vm_through_its_life(lab: Lab, reader: str) -> None:
         lab.start(web)  # restores
         lab.lease("NatNetwork", (lab.mac(web), "10.0.2.7"))
         until(lambda: server.addresses("web.local"), "restored")
-        lab.vbm("controlvm", web, "poweroff")
+        lab.power_off(web)
         server.is_at("web.local")
 
         lab.vbm("modifyvm", web, "--name", "shop 1")
@@ -66,14 +64,14 @@ def test_a_vm_through_its_life(lab: Lab, reader: str) -> None:
 
         os.kill(lab.process_of(web), signal.SIGKILL)
         server.is_at("shop-1.local")
-        until(lambda: 'VMState="aborted"' in lab.vbm("showvminfo", web, "--machinereadable"), "aborted")
+        until(lambda: 'VMState="aborted"' in lab.info(web), "aborted")
         lab.vbm("unregistervm", web)
         server.is_at(f"{web}.local")
         assert server.stop() == 0
 
 
 def test_a_snapshot_comes_back_with_its_adapter(lab: Lab) -> None:
-    _network(lab)
+    lab.nat_network()
     with serving(lab) as server:
         web = lab.create("web", *NATNET)
         first = lab.mac(web)
@@ -82,7 +80,7 @@ def test_a_snapshot_comes_back_with_its_adapter(lab: Lab) -> None:
         lab.lease("NatNetwork", (first, "10.0.2.4"), ("080027FFFF01", "10.0.2.5"))
         lab.start(web)
         server.is_at("web.local", "10.0.2.5")
-        lab.vbm("controlvm", web, "poweroff")
+        lab.power_off(web)
         server.is_at("web.local")
         lab.vbm("snapshot", web, "restore", "before")
         lab.start(web)
@@ -90,17 +88,17 @@ def test_a_snapshot_comes_back_with_its_adapter(lab: Lab) -> None:
 
 
 def test_every_kind_of_attachment(lab: Lab) -> None:
-    _network(lab)
+    lab.nat_network()
     interfaces = {name for _, name in socket.if_nameindex()}
     if not {"vboxnet0", "lan0"} <= interfaces:
         pytest.skip("needs interfaces vboxnet0 and lan0: tools/live makes them in a network namespace")
-    hostonly = lab.create("ho", "--nic1", "hostonly", "--host-only-adapter1", "vboxnet0")
-    bridged = lab.create("br", "--nic1", "bridged", "--bridge-adapter1", "lan0")
+    hostonly = lab.create("ho", *ON_HOST_ONLY)
+    bridged = lab.create("br", *ON_LAN)
     both = lab.create("both", *NATNET, "--nic2", "nat")
     with serving(lab) as server:
         for uuid in (hostonly, bridged, both):
             lab.start(uuid)
-        lab.lease("HostInterfaceNetworking-vboxnet0", (lab.mac(hostonly), "192.168.56.101"))
+        lab.lease(HOST_ONLY, (lab.mac(hostonly), "192.168.56.101"))
         server.is_at("ho.local", "192.168.56.101")
         lab.report(bridged, "192.0.2.77")
         server.is_at("br.local", "192.0.2.77")
@@ -116,7 +114,7 @@ def test_every_kind_of_attachment(lab: Lab) -> None:
 
 
 def test_names_that_people_give(lab: Lab) -> None:
-    _network(lab)
+    lab.nat_network()
     names = {
         "리눅스": "xn--pd1b38l32h", 'quo"te': "quo-te", "two\nlines": "two-lines", "web 🚀": "web",
         "a.b_c d": "a-b-c-d", "wpad": "wpad-2", "x" * 240: "x" * 63,
@@ -142,10 +140,10 @@ def test_names_that_people_give(lab: Lab) -> None:
             assert {a for n in (1, 2) for a in server.addresses(f"twin.g{n}.local")} == {address[u] for u in twins}
 
 
-@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+@each_reader
 def test_a_vm_keeps_its_name(lab: Lab, reader: str) -> None:
     """A VM that is off takes it neither before nor after a restart of vmdns, nor does an older one that starts."""
-    _network(lab)
+    lab.nat_network()
     older, younger = (lab.create("twin", *NATNET, folder=f"vms{n}") for n in (1, 2))
     lab.lease("NatNetwork", (lab.mac(older), "10.0.2.11"), (lab.mac(younger), "10.0.2.12"))
     lab.start(younger)
@@ -159,16 +157,16 @@ def test_a_vm_keeps_its_name(lab: Lab, reader: str) -> None:
         server.saw(f"is twin-2, because VM 'twin' ({younger}) has the name twin")
         lab.vbm("setextradata", older, "vmdns/names", "other")
         server.is_at("other.local", "10.0.2.11")
-        lab.vbm("controlvm", younger, "poweroff")
+        lab.power_off(younger)
         server.is_at("twin.local")
         server.is_at("twin-2.local", "10.0.2.11")
         lab.vbm("unregistervm", younger)
         server.is_at("twin.local", "10.0.2.11")
 
 
-@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+@each_reader
 def test_of_two_vms_that_run_the_older_one_has_the_name(lab: Lab, reader: str) -> None:
-    _network(lab)
+    lab.nat_network()
     older, younger = (lab.create("twin", *NATNET, folder=f"vms{n}") for n in (1, 2))
     lab.lease("NatNetwork", (lab.mac(older), "10.0.2.11"), (lab.mac(younger), "10.0.2.12"))
     for uuid in (younger, older):
@@ -179,10 +177,8 @@ def test_of_two_vms_that_run_the_older_one_has_the_name(lab: Lab, reader: str) -
 
 
 def test_extra_names_and_ignored_vms(lab: Lab) -> None:
-    _network(lab)
-    web = lab.create("web", *NATNET)
-    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
-    lab.start(web)
+    lab.nat_network()
+    web = lab.start_vm("web", "10.0.2.4")
     with serving(lab) as server:
         server.is_at("web.local", "10.0.2.4")
         lab.vbm("setextradata", web, "vmdns/names", "shop, api.v1")
@@ -194,12 +190,10 @@ def test_extra_names_and_ignored_vms(lab: Lab) -> None:
         server.is_at("web.local", "10.0.2.4")
 
 
-@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+@each_reader
 def test_an_address_that_the_user_set(lab: Lab, reader: str) -> None:
-    _network(lab)
-    web = lab.create("web", *NATNET)
-    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
-    lab.start(web)
+    lab.nat_network()
+    web = lab.start_vm("web", "10.0.2.4")
     with serving(lab, "--reader", reader) as server:
         server.is_at("web.local", "10.0.2.4")
         lab.vbm("setextradata", web, "vmdns/address", "10.0.2.77")
@@ -209,13 +203,13 @@ def test_an_address_that_the_user_set(lab: Lab, reader: str) -> None:
         server.is_at("web.local", "10.0.2.4")
 
 
-@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+@each_reader
 def test_a_report_of_an_earlier_run_is_not_used(lab: Lab, reader: str) -> None:
     """As Guest Additions up to 7.0 leave one behind: in properties without flags, which VirtualBox keeps."""
-    _network(lab)
+    lab.nat_network()
     old, new = lab.create("old", *NATNET), lab.create("new", *NATNET)
     for name, value in {"Count": "1", "0/Status": "Up", "0/MAC": lab.mac(old), "0/V4/IP": "10.0.2.77"}.items():
-        lab.vbm("guestproperty", "set", old, f"/VirtualBox/GuestInfo/Net/{name}", value)
+        lab.set_property(old, name, value)
     lab.start(old)
     lab.start(new)
     with serving(lab, "--reader", reader) as server:
@@ -224,18 +218,16 @@ def test_a_report_of_an_earlier_run_is_not_used(lab: Lab, reader: str) -> None:
         assert server.addresses("old.local") == []
         lab.vbm("controlvm", new, "pause")
         lab.vbm("controlvm", new, "resume")
-        lab.vbm("guestproperty", "set", old, "/VirtualBox/GuestInfo/Net/Count", "1")  # a sign of life in this run
+        lab.set_property(old, "Count", "1")  # a sign of life in this run
         server.is_at("old.local", "10.0.2.77")
         server.is_at("new.local", "10.0.2.78")
 
 
-@pytest.mark.parametrize("reader", ["api", "vboxmanage"])
+@each_reader
 def test_vboxsvc_dies_and_comes_back(lab: Lab, reader: str) -> None:
     """Its death takes the VM's process along; no answer is wrong on the way, and the next start is seen."""
-    _network(lab)
-    web = lab.create("web", *NATNET)
-    lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
-    lab.start(web)
+    lab.nat_network()
+    web = lab.start_vm("web", "10.0.2.4")
     with serving(lab, "--reader", reader) as server:
         server.is_at("web.local", "10.0.2.4")
         before = len(server.lines)
@@ -243,10 +235,10 @@ def test_vboxsvc_dies_and_comes_back(lab: Lab, reader: str) -> None:
         if reader == "api":  # VBoxManage starts a new VBoxSVC at its next call and notices nothing
             server.saw("its last names stay in force", before)
             server.saw("VirtualBox is read again", before)
-        assert server.query("web.local").rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+        assert server.ask("web.local").rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
         until(lambda: lab.processes("VBoxSVC"), "a new VBoxSVC")
         # What remains of the VM is for VirtualBox to say; once it is off it must start again and be seen.
-        lab.vbm("controlvm", web, "poweroff", check=False)
+        lab.power_off(web, check=False)
         server.is_at("web.local")
         until(lambda: lab.vbm("startvm", web, "--type", "headless", check=False).count("success"), "started again")
         server.is_at("web.local", "10.0.2.4")
@@ -261,7 +253,7 @@ def test_an_upgrade_is_survived(lab: Lab, tmp_path: Path) -> None:
         pytest.skip(f"{program} may not be touched")
     config = tmp_path / "vmdns.toml"
     config.write_text("[limits]\nlook_interval = 5\n")
-    _network(lab)
+    lab.nat_network()
     web = lab.create("web", *NATNET)
     lab.lease("NatNetwork", (lab.mac(web), "10.0.2.4"))
     times = program.stat()
@@ -279,41 +271,30 @@ def test_an_upgrade_is_survived(lab: Lab, tmp_path: Path) -> None:
             os.utime(program, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_both_readers_report_the_same_facts(lab: Lab) -> None:
-    from vmdns.sources.supervisor import look_once
-    from vmdns.state.facts import from_json
-
-    _network(lab)
+def test_both_readers_report_the_same_facts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.nat_network()
     lab.vbm("natnetwork", "modify", "--netname", "NatNetwork", "--port-forward-4", "r 1:tcp:[]:2022:[10.0.2.4]:22")
     web = lab.create("web", *NATNET, "--nic2", "nat", "--natpf2", "ssh,tcp,127.0.0.1,2222,,22", groups="/lab/a")
     lab.vbm("setextradata", web, "vmdns/names", "shop,api")
     lab.create('리눅스 "q"', "--nic1", "intnet", "--intnet1", "my net")
     lab.create("many", "--chipset", "ich9", "--nic20", "nat", wired=())
     broken = lab.create("broken")
-    settings = re.search(r'CfgFile="(.*)"', lab.vbm("showvminfo", broken, "--machinereadable"))[1]  # type: ignore[index]
+    settings = re.search(r'CfgFile="(.*)"', lab.info(broken))[1]  # type: ignore[index]
     lab.start(web)
     lab.report(web, "10.0.2.15", nic=2)
-    lab.vbm(
-        "dhcpserver", "modify", "--network", "NatNetwork", "--vm", web, "--nic", "1", "--fixed-address", "10.0.2.77"
-    )
+    lab.set_dhcp("NatNetwork", "--vm", web, "--nic", "1", "--fixed-address", "10.0.2.77")
     # The MAC of a disabled adapter cannot be read: such an entry is left out, and the others count.
-    lab.vbm(
-        "dhcpserver", "modify", "--network", "NatNetwork", "--vm", web, "--nic", "8", "--fixed-address", "10.0.2.78"
-    )
+    lab.set_dhcp("NatNetwork", "--vm", web, "--nic", "8", "--fixed-address", "10.0.2.78")
     os.rename(settings, settings + ".away")
     until(lambda: not lab.processes("VBoxManage"), "VBoxManage has ended")
     found = []
-    old = dict(os.environ)
-    os.environ.update(lab.environ)
-    try:
-        for reader in ("api", "vboxmanage"):
-            messages = look_once(reader, str(lab.home), 30)
-            told = [one["facts"] for one in messages if "virtualbox" in (one.get("put"), one.get("patch"))]
-            found.append({key: from_json(fact) for facts in told for key, fact in facts.items() if fact is not None})
-            key = f"machine:{broken}"  # when it last ran stands in its settings file alone
-            found[-1][key] = replace(found[-1][key], state_changed=0.0)
-    finally:
-        os.environ.clear()
-        os.environ.update(old)
+    for name, value in lab.environ.items():
+        monkeypatch.setenv(name, value)
+    for reader in ("api", "vboxmanage"):
+        messages = look_once(reader, str(lab.home), 30)
+        reports = [one["facts"] for one in messages if "virtualbox" in (one.get("put"), one.get("patch"))]
+        found.append({key: from_json(fact) for facts in reports for key, fact in facts.items() if fact is not None})
+        key = f"machine:{broken}"  # only its settings file says when it last ran
+        found[-1][key] = replace(found[-1][key], state_changed=0.0)
     assert len(found[0]) >= 6
     assert found[0] == found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from tests.live import natlab
 from tests.live.lab import until
 from tests.live.natguest import Guest, guest
 
-pytestmark = pytest.mark.skipif(bool(natlab.available()), reason=natlab.available() or "natlab is there")
+pytestmark = natlab.needs_natlab
 
 GIVEN = {"dns": "198.18.53.1", "domain": "local", "search": "local vm.internal"}
 OTHER_ID = "00766d646e73"  # a client identifier that is not made of the MAC (RFC 2132 section 9.14)
@@ -24,32 +25,30 @@ def server() -> Iterator[natlab.Server]:
     """`vmdns run --wire`, on a host whose own resolver is another."""
     with natlab.up():
         natlab.run("resolv", "nameserver 192.0.2.1")
-        made = natlab.Server("--wire")
-        try:
+        with natlab.serving("--wire") as made:
             made.saw("listening on 198.18.53.1 port 53")
             yield made
-        finally:
-            made.stop()
+
+
+@contextlib.contextmanager
+def running(server: natlab.Server, name: str, number: int) -> Iterator[Guest]:
+    with guest(number) as made:
+        natlab.start_vm(name, made.mac)
+        server.saw(f"+ {name}.local")
+        yield made
+        natlab.discard(name)
 
 
 @pytest.fixture
 def web(server: natlab.Server) -> Iterator[Guest]:
-    with guest(1) as made:
-        natlab.create("web", made.mac)
-        natlab.start("web")
-        server.saw("+ web.local")
+    with running(server, "web", 1) as made:
         yield made
-        natlab.discard("web")
 
 
 @pytest.fixture
 def db(server: natlab.Server) -> Iterator[Guest]:
-    with guest(2) as made:
-        natlab.create("db", made.mac)
-        natlab.start("db")
-        server.saw("+ db.local")
+    with running(server, "db", 2) as made:
         yield made
-        natlab.discard("db")
 
 
 def test_two_guests_find_each_other(web: Guest, db: Guest) -> None:
@@ -61,18 +60,18 @@ def test_two_guests_find_each_other(web: Guest, db: Guest) -> None:
     print(f"web finds db {took * 1000:.0f} ms after db has its lease (the command that asks is in it)")
     assert took < 2
 
-    for asker, name, address in ((web, "db", theirs), (db, "web", ours), (web, "web", ours)):
+    for client, name, address in ((web, "db", theirs), (db, "web", ours), (web, "web", ours)):
         for form in (name, f"{name}.local", f"{name}.vm.internal"):
-            assert asker.finds(form) == [address], (form, asker.number)
-        assert asker.finds(address) == [f"{name}.local"]
-    assert web.finds("nosuch") == web.finds("10.0.2.200") == []
+            assert client.resolve(form) == [address], (form, client.number)
+        assert client.resolve(address) == [f"{name}.local"]
+    assert web.resolve("nosuch") == web.resolve("10.0.2.200") == []
 
-    # The host itself cannot reach them, and is told so.
+    # The host itself cannot reach them.
     for form in ("web.local", "web.vm.internal"):
-        said = natlab.run("rig", "dig", "@127.0.0.1", form)
-        assert "status: NOERROR" in said
-        assert "ANSWER: 0" in said
-        assert "VM 'web' is on NAT Network NatNetwork, which the host cannot reach" in said
+        answer = natlab.run("rig", "dig", "@127.0.0.1", form)
+        assert "status: NOERROR" in answer
+        assert "ANSWER: 0" in answer
+        assert "VM 'web' is on NAT Network NatNetwork, which the host cannot reach" in answer
 
 
 def test_a_name_follows_the_leases(web: Guest, db: Guest, server: natlab.Server) -> None:
@@ -90,8 +89,8 @@ def test_a_name_follows_the_leases(web: Guest, db: Guest, server: natlab.Server)
     natlab.vbm("dhcpserver", "restart", "--network", "NatNetwork")
     web.lease(ip="10.0.2.88", **GIVEN)
     follows("a fixed address", "10.0.2.88")
-    assert db.finds("10.0.2.88") == ["web.local"]
-    assert db.finds(first) == []
+    assert db.resolve("10.0.2.88") == ["web.local"]
+    assert db.resolve(first) == []
 
     natlab.vbm(*settings, "--remove-config")
     natlab.vbm("dhcpserver", "restart", "--network", "NatNetwork")
@@ -101,18 +100,18 @@ def test_a_name_follows_the_leases(web: Guest, db: Guest, server: natlab.Server)
     other = web.lease(OTHER_ID, **GIVEN)["ip"]
     assert other != again
     follows("a second client identifier", other)
-    assert db.finds(other) == ["web.local"]
-    assert db.finds(again) == []
+    assert db.resolve(other) == ["web.local"]
+    assert db.resolve(again) == []
 
     for identity, address in (("01" + web.mac.lower(), again), (OTHER_ID, other)):
         web.run("busybox", "ping", "-c", "1", "-W", "2", DHCP)  # who has the DHCP server's address
         web.run(sys.executable, "tests/live/dhcp_release.py", "eth0", address, DHCP, identity)
     start = time.time()
     times["a release"] = db.wait("web", since=start)
-    assert "VM 'web' runs, but no address of it is known yet" in db.told("web.local")
+    assert "VM 'web' runs, but no address of it is known yet" in db.query("web.local")
 
-    natlab.vbm("controlvm", "web", "poweroff")
+    natlab.box.power_off("web")
     start = time.time()
-    until(lambda: "NXDOMAIN" in db.told("web.local"), "web.local is gone")
+    until(lambda: "NXDOMAIN" in db.query("web.local"), "web.local is gone")
     times["its end"] = time.time() - start
     print("the other guest follows", ", ".join(f"{what} in {took * 1000:.0f} ms" for what, took in times.items()))

@@ -1,4 +1,4 @@
-"""A real guest with Guest Additions on plain NAT, in which nothing is set: its host asks vmdns for everything."""
+"""A real guest with Guest Additions on plain NAT, in which nothing is set: its host uses vmdns as name server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.live.lab import until
 from tests.live.natguest import Guest, guest
 from tests.live.nathost import Host, host
 
-pytestmark = pytest.mark.skipif(bool(natlab.available()), reason=natlab.available() or "natlab is there")
+pytestmark = natlab.needs_natlab
 
-ASKED = "198.18.53.53"  # where `vmdns host --whole` has the host ask
+HOST_SERVER = "198.18.53.53"  # the name server that `vmdns host --whole` sets
 # As the guest's own start does: it was saved when its host had another name server.
 RENEW = "udhcpc -i eth0 -s /udhcpc.sh -t 5 -T 2 -n -q >/dev/null 2>&1; cat /etc/resolv.conf"
 # Fetches the page of a VM from the port and host of the VM's first SRV record.
@@ -34,65 +34,63 @@ def desk() -> Iterator[Host]:
         yield made
 
 
-def ask(command: str) -> str:
+def run_in_guest(command: str) -> str:
     """What a command in the real guest prints."""
     url = f"http://127.0.0.1:20080/cgi-bin/sh?{quote(command)}"
     return natlab.run("rig", "curl", "-sS", "-m", "60", url, check=False)
 
 
 def test_the_real_guest(desk: Host) -> None:
-    server = natlab.Server("--wire", within=desk.within)
-    try:
+    with natlab.serving("--wire", within=desk.within) as server:
         before = desk.resolv_conf
         desk.vmdns("host", "--whole", "--apply")
-        assert f"nameserver {ASKED}" in desk.resolv_conf
-        server.saw(f"listening on {ASKED} port 53")
+        assert f"nameserver {HOST_SERVER}" in desk.resolv_conf
+        server.saw(f"listening on {HOST_SERVER} port 53")
         natlab.vbm("registervm", "/root/natlab-home/guest/guest.vbox")
-        natlab.start("guest")
+        natlab.box.start("guest")
         with guest(1) as web:
-            natlab.create("web", web.mac)
-            natlab.start("web")
-            _show(server, web)
+            natlab.start_vm("web", web.mac)
+            _check(server, web)
         desk.vmdns("host", "--undo")
         assert desk.resolv_conf == before
-    finally:
-        server.stop()
 
 
-def _show(server: natlab.Server, web: Guest) -> None:
+def _check(server: natlab.Server, web: Guest) -> None:
     address = web.lease(dns="198.18.53.1")["ip"]
     rules = ("natnetwork", "modify", "--netname", "NatNetwork", "--port-forward-4")
     natlab.vbm(*rules, f"http:tcp:[]:20088:[{address}]:80")
     server.saw("host:20088 -> 80 http")
     server.saw("~ guest.local  10.0.2.15 (NAT, guest additions)")
-    assert f"nameserver {ASKED}" in str(until(lambda: ask(RENEW), "the guest answers"))
+    assert f"nameserver {HOST_SERVER}" in str(until(lambda: run_in_guest(RENEW), "the guest answers"))
 
     # It finds a VM on a NAT Network, by the host's address, and its page, by the host's port.
     for name in ("web.local", "web.vm.internal"):
         start = time.monotonic()
-        said = ask(f"nslookup -type=a {name}")
+        output = run_in_guest(f"nslookup -type=a {name}")
         print(f"the real guest finds {name} within {time.monotonic() - start:.1f} s (on the interpreter, by HTTP)")
-        assert f"Name:\t{name}\nAddress: {ASKED}\n" in said, said
-    assert "NXDOMAIN" in ask("nslookup -type=a nosuch.local")
+        assert f"Name:\t{name}\nAddress: {HOST_SERVER}\n" in output, output
+    assert "NXDOMAIN" in run_in_guest("nslookup -type=a nosuch.local")
     with web.serving("hello from web\n"):
         start = time.monotonic()
-        assert ask(FETCH.format("web.local")) == "hello from web\n"
+        assert run_in_guest(FETCH.format("web.local")) == "hello from web\n"
         print(f"and fetches its page within {time.monotonic() - start:.1f} s")
 
     # And the other way round: the guest of the NAT Network fetches a page of the real one, by a rule that is new.
-    assert web.finds("guest") == ["10.0.2.1"]  # the gateway leads to the host's 127.0.0.1
+    assert web.resolve("guest") == ["10.0.2.1"]  # the gateway leads to the host's 127.0.0.1
     natlab.vbm("controlvm", "guest", "natpf1", "page,tcp,,8081,,8080")
     server.saw("host:8081 -> 8080 http-alt")
     where = web.run("sh", "-c", WHERE.format("guest.local") + 'echo "$2:$1"').strip()
     assert where == "guest.local:20080"
-    web.fetches(f"http://{where}/", "hello from the guest\n")
-    assert "IN SRV 0 0 8081 guest.local." in web.told("_http-alt._tcp.guest.local", "SRV")
+    web.fetch(f"http://{where}/", "hello from the guest\n")
+    assert "IN SRV 0 0 8081 guest.local." in web.query("_http-alt._tcp.guest.local", "SRV")
 
     # What a rule gave goes with it.
     natlab.vbm("controlvm", "guest", "natpf1", "delete", "page")
-    until(lambda: "NXDOMAIN" in web.told("_http-alt._tcp.guest.local", "SRV"), "the second service is gone")
+    until(lambda: "NXDOMAIN" in web.query("_http-alt._tcp.guest.local", "SRV"), "the second service is gone")
     natlab.vbm(*rules, "delete", "http")
-    until(lambda: "service" not in ask("nslookup -type=srv _http._tcp.web.local"), "the service of web is gone")
-    said = ask("nslookup -type=a web.local")
-    assert f"Address: {ASKED}\n" not in said
-    assert "NXDOMAIN" not in said
+    until(
+        lambda: "service" not in run_in_guest("nslookup -type=srv _http._tcp.web.local"), "the service of web is gone"
+    )
+    output = run_in_guest("nslookup -type=a web.local")
+    assert f"Address: {HOST_SERVER}\n" not in output
+    assert "NXDOMAIN" not in output

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.lab import DOOR, Lab, Server, until
+from tests.live.lab import DOOR, HOST_ONLY, ON_HOST_ONLY, Lab, ip, serving, until
 
 STRANGE = "a \"b'/c d"
-HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
-INTERFACE = "vboxnet0"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="addresses are given in tools/live's namespace, as root")
 
 _DIES = """
@@ -44,30 +42,13 @@ os.kill(os.getpid(), 9)
 def wired(lab: Lab) -> Iterator[Lab]:
     """Three NAT Networks: one that never started, one that VirtualBox has started once, one with a name to escape."""
     for name, at in (("fresh", 2), ("started", 3), (STRANGE, 4)):
-        lab.vbm("natnetwork", "add", "--netname", name, "--network", f"10.0.{at}.0/24", "--enable", "--dhcp", "on")
-    server(lab, "started", "10.0.3")
-    lab.vbm("dhcpserver", "modify", "--network=started", "--set-opt=3", "10.0.3.1", "--set-opt=6", "10.0.3.2")
+        lab.add_nat_network(name, f"10.0.{at}.0/24")
+    lab.add_dhcp_server("started", "10.0.3")
+    lab.set_dhcp("started", "--set-opt=3", "10.0.3.1", "--set-opt=6", "10.0.3.2")
     own = ("--group=own", "--incl-mac=08:00:27:00:00:01", "--set-opt=42", "10.0.3.9")
-    lab.vbm("dhcpserver", "modify", "--network=started", *own)
+    lab.set_dhcp("started", *own)
     yield lab
-    wire(lab, "--undo", check=False)
-
-
-def server(lab: Lab, name: str, net: str) -> None:
-    lab.vbm(
-        "dhcpserver", "add", f"--network={name}", f"--server-ip={net}.2", "--netmask=255.255.255.0",
-        f"--lower-ip={net}.3", f"--upper-ip={net}.254", "--enable",
-    )  # fmt: skip
-
-
-def wire(lab: Lab, *options: str, check: bool = True) -> str:
-    """`vmdns wire`; its output."""
-    command = [sys.executable, "-m", "vmdns", "wire", *options]
-    run = subprocess.run(
-        command, env=lab.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
-    )
-    assert not check or (run.returncode, run.stderr) == (0, b""), run.stderr.decode()
-    return run.stdout.decode()
+    lab.vmdns("wire", "--undo", check=False)
 
 
 def networks(lab: Lab) -> str:
@@ -85,15 +66,13 @@ def group(lab: Lab, name: str) -> str:
 
 def addresses() -> set[str]:
     """The addresses that vmdns gave the host: all of its range but the one of tools/live."""
-    command = ["ip", "-4", "-o", "addr", "show", "dev", "lo"]
-    shown = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.decode()
-    return set(re.findall(r"198\.18\.53\.\d+", shown)) - {DOOR}
+    return set(re.findall(r"198\.18\.53\.\d+", ip("-4", "-o", "addr", "show", "dev", "lo"))) - {DOOR}
 
 
 @needs_root
 def test_apply_read_back_and_undo(wired: Lab) -> None:
     before = networks(wired)
-    plan = json.loads(wire(wired, "--json"))
+    plan = json.loads(wired.vmdns("wire", "--json"))
     assert networks(wired) == before
     wanted = {one["network"]: one["wanted"] for one in plan["networks"]}
     # tools/live has given the host 198.18.53.1 already.
@@ -101,7 +80,7 @@ def test_apply_read_back_and_undo(wired: Lab) -> None:
     assert wanted == {**given, HOST_ONLY: "192.168.56.1"}
     assert "10.0.3.2, given to guests now, is its DHCP server" in " ".join(plan["notes"])
 
-    said = wire(wired, "--apply")
+    said = wired.vmdns("wire", "--apply")
     assert f"have the DHCP of {STRANGE} hand out 198.18.53.4, and search local and vm.internal" in said
     assert addresses() == set(given.values())
     for name, address in wanted.items():
@@ -113,15 +92,15 @@ def test_apply_read_back_and_undo(wired: Lab) -> None:
     assert '<Option name="119" value="local vm.internal"/>' in xml
     assert 'IPAddress="10.0.2.2" networkMask="255.255.255.0" lowerIP="10.0.2.4" upperIP="10.0.2.254" enabled="1"' in xml
 
-    assert wire(wired, "--apply") == "Nothing to do.\n"
+    assert wired.vmdns("wire", "--apply") == "Nothing to do.\n"
     assert networks(wired) == xml
-    # What vmdns reads of VirtualBox tells the networks apart.
-    handed = wire(wired)
+    # vmdns distinguishes the networks by what it reads of VirtualBox.
+    handed = wired.vmdns("wire")
     assert re.search(r"^NAT Network started +198\.18\.53\.3 +as it is$", handed, re.MULTILINE), handed
 
-    wire(wired, "--undo", "--network", STRANGE)
+    wired.vmdns("wire", "--undo", "--network", STRANGE)
     assert addresses() == {"198.18.53.2", "198.18.53.3"}
-    wire(wired, "--undo")
+    wired.vmdns("wire", "--undo")
     assert networks(wired) == before
     assert addresses() == set()
 
@@ -139,46 +118,43 @@ def test_killed_between_two_steps_and_undone(wired: Lab, after: int, tmp_path: P
     )  # fmt: skip
     assert run.returncode == -9
     assert (networks(wired) == before) == (after == 1)
-    wire(wired, "--undo")
+    wired.vmdns("wire", "--undo")
     assert networks(wired) == before
     assert addresses() == set()
 
 
 @needs_root
-def test_what_someone_changed_since_is_left(wired: Lab) -> None:
+def test_what_someone_changed_since_is_kept(wired: Lab) -> None:
     before = networks(wired)
-    wire(wired, "--apply")
-    wired.vbm("dhcpserver", "modify", "--network=started", "--group=vmdns", "--set-opt=6", "192.0.2.77")
-    said = wire(wired, "--undo")
+    wired.vmdns("wire", "--apply")
+    wired.set_dhcp("started", "--group=vmdns", "--set-opt=6", "192.0.2.77")
+    said = wired.vmdns("wire", "--undo")
     assert "! take the DHCP group vmdns away from started: left as it is" in said
     assert "192.0.2.77" in group(wired, "started")
-    wired.vbm("dhcpserver", "modify", "--network=started", "--group=vmdns", "--remove-config")
+    wired.set_dhcp("started", "--group=vmdns", "--remove-config")
     assert networks(wired) == before
 
 
 @needs_root
 def test_guests_that_run_are_named(wired: Lab) -> None:
-    uuid = wired.create("on the net", "--nic1", "hostonly", "--host-only-adapter1", INTERFACE)
+    uuid = wired.create("on the net", *ON_HOST_ONLY)
     wired.start(uuid)
-    said = wire(wired, "--apply", "--network", INTERFACE)
+    said = wired.vmdns("wire", "--apply", "--network", "vboxnet0")
     assert "these guests run: on the net; they follow when they renew" in said
 
 
 @needs_root
-def test_it_is_kept_true_while_vmdns_runs(wired: Lab) -> None:
+def test_networks_are_kept_wired_while_vmdns_runs(wired: Lab) -> None:
     before = networks(wired)
-    running = Server(wired, "--wire")
-    try:
+    with serving(wired, "--wire") as running:
         running.saw("wiring: have the DHCP of started hand out 198.18.53.3")
         until(lambda: "198.18.53.3" in group(wired, "started"), "the group of `started`")
-        wired.vbm("natnetwork", "add", "--netname", "late", "--network", "10.0.5.0/24", "--enable", "--dhcp", "on")
+        wired.add_nat_network("late", "10.0.5.0/24")
         running.saw("wiring: have the DHCP of late hand out 198.18.53.5")
-        # Someone takes it away: it comes back.
+        # A group that someone removes comes back.
         seen = len(running.lines)
-        wired.vbm("dhcpserver", "modify", "--network=started", "--group=vmdns", "--remove-config")
+        wired.set_dhcp("started", "--group=vmdns", "--remove-config")
         running.saw("wiring: have the DHCP of started hand out 198.18.53.3", seen)
-    finally:
-        running.stop()
-    wire(wired, "--undo")
+    wired.vmdns("wire", "--undo")
     wired.vbm("natnetwork", "remove", "--netname", "late")
     assert networks(wired) == before

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.live.lab import PATIENCE, Lab, until
+from tests.live.lab import HOST_ONLY, Lab, until
+from tests.program import PATIENCE
 from vmdns.sources.supervisor import Supervisor
-
-HOST_ONLY = "HostInterfaceNetworking-vboxnet0"
 
 
 class Worker:
-    """A worker, and the facts that it has told by now."""
+    """A worker, and the facts that it has reported so far."""
 
     def __init__(self, lab: Lab, reader: str) -> None:
         self.facts: dict[str, dict[str, Any]] = {}
@@ -67,9 +66,6 @@ def working(lab: Lab, reader: str) -> Iterator[Worker]:
 
 @pytest.mark.parametrize("reader", ["api", "vboxmanage"])
 def test_the_name_servers_that_dhcp_hands_out(lab: Lab, reader: str) -> None:
-    def modify(network: str, *options: str) -> None:
-        lab.vbm("dhcpserver", "modify", "--network", network, *options)
-
     def becomes(network: str, *expected: str) -> None:
         began = time.monotonic()
         until(lambda: worker.name_servers(network) == list(expected), f"{network} hands out {expected}")
@@ -80,24 +76,26 @@ def test_the_name_servers_that_dhcp_hands_out(lab: Lab, reader: str) -> None:
         # VirtualBox writes VirtualBox.xml with the first change of its settings.
         assert worker.name_servers(HOST_ONLY) in (None, [])
         # No NAT Network: VirtualBox fires no event at all.
-        modify(HOST_ONLY, "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "192.168.56.1")
+        lab.set_dhcp(HOST_ONLY, "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "192.168.56.1")
         becomes(HOST_ONLY, "192.168.56.1")
-        modify(HOST_ONLY, "--group", "ours", "--remove-config")
+        lab.set_dhcp(HOST_ONLY, "--group", "ours", "--remove-config")
         becomes(HOST_ONLY)
 
-        lab.vbm("natnetwork", "add", "--netname", "N", "--network", "10.0.2.0/24", "--enable", "--dhcp", "on")
+        lab.add_nat_network("N")
         range_ = ("--lower-ip", "10.0.2.4", "--upper-ip", "10.0.2.254")
         lab.vbm("dhcpserver", "add", "--network", "N", "--server-ip", "10.0.2.3", "--netmask", "255.255.255.0", *range_)
-        modify("N", "--set-opt", "6", "192.0.2.1 192.0.2.2")
+        lab.set_dhcp("N", "--set-opt", "6", "192.0.2.1 192.0.2.2")
         becomes("N", "192.0.2.1", "192.0.2.2")
-        modify("N", "--group", "some", "--incl-mac-wild", "08:00:27:0*:*:*", "--set-opt", "6", "192.0.2.9")
-        modify("N", "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "198.18.53.1")
+        lab.set_dhcp("N", "--group", "some", "--incl-mac-wild", "08:00:27:0*:*:*", "--set-opt", "6", "192.0.2.9")
+        lab.set_dhcp("N", "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "198.18.53.1")
         becomes("N", "198.18.53.1")
-        modify("N", "--group", "also", "--incl-mac-wild", "*", "--excl-mac", "080027000001", "--suppress-opt", "6")
+        lab.set_dhcp(
+            "N", "--group", "also", "--incl-mac-wild", "*", "--excl-mac", "080027000001", "--suppress-opt", "6"
+        )
         becomes("N")
-        modify("N", "--group", "also", "--remove-config")
+        lab.set_dhcp("N", "--group", "also", "--remove-config")
         becomes("N", "198.18.53.1")
-        modify("N", "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "198.18.53.2")
+        lab.set_dhcp("N", "--group", "ours", "--incl-mac-wild", "*", "--set-opt", "6", "198.18.53.2")
         becomes("N", "198.18.53.2")
     # The next one reads the same at its first look.
     with working(lab, reader) as worker:
@@ -131,8 +129,8 @@ def test_the_end_of_vboxsvc_hides_no_address_of_the_host(lab: Lab, monkeypatch: 
 
     asyncio.run(main())
     assert any("lost" in message for message in messages)
-    told = [message["facts"] for message in messages if message.get("put") == "addresses"]
-    assert len(told) == 2  # each worker's first, and complete
-    assert told[0] == told[1]
-    assert "address:lo 127.0.0.1/8" in told[0]
+    reports = [message["facts"] for message in messages if message.get("put") == "addresses"]
+    assert len(reports) == 2  # each worker's first, and complete
+    assert reports[0] == reports[1]
+    assert "address:lo 127.0.0.1/8" in reports[0]
     assert len([message for message in messages if message.get("put") == "neighbours"]) == 2

@@ -1,7 +1,7 @@
 """M01-M23: multicast DNS as another computer on the link sees it. Runs there, says {id: what is wrong} as JSON.
 
-Each case has a name of its own, since a record is multicast once a second at most, and all run at once. "told" on the
-output asks whoever started this to take m23.local away.
+Each case has a name of its own, since a record is multicast once a second at most, and all run at once. "remove
+m23.local" on the output is a request to whatever started this.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SECONDS = 2.0  # an answer comes within half a second, so silence for this long 
 
 
 @dataclass
-class Heard:
-    """A packet, whether it came to all, its IP TTL, from where, and when."""
+class Packet:
+    """A received packet: whether it was multicast, its IP TTL, from where, and when."""
 
     data: bytes
     multicast: bool
@@ -74,7 +74,7 @@ class Link:
     def __init__(self, address: str, addresses: dict[str, str]) -> None:
         self.address = address
         self.addresses = addresses
-        self.log: list[Heard] = []
+        self.log: list[Packet] = []
         self._news = asyncio.Event()
         self.open(PORT)
 
@@ -99,11 +99,11 @@ class Link:
         data, more, _, peer = one.recvmsg(9000, 1024)
         if peer[0] == self.address:
             return
-        told = {kind: content for _, kind, content in more}
-        hops = struct.unpack("@i", told[IP_TTL])[0]
-        to = str(ip_address(told[IP_PKTINFO][8:12]))
-        seconds, parts = struct.unpack("@qq", told[SO_TIMESTAMPNS])
-        self.log.append(Heard(data, to == GROUP, hops, peer, seconds + parts / 1e9))
+        ancillary = {kind: content for _, kind, content in more}
+        hops = struct.unpack("@i", ancillary[IP_TTL])[0]
+        to = str(ip_address(ancillary[IP_PKTINFO][8:12]))
+        seconds, parts = struct.unpack("@qq", ancillary[SO_TIMESTAMPNS])
+        self.log.append(Packet(data, to == GROUP, hops, peer, seconds + parts / 1e9))
         self._news.set()
 
     def send(self, packet: bytes, by: socket.socket | None = None) -> int:
@@ -111,10 +111,10 @@ class Link:
         (by or self.socket).sendto(packet, (GROUP, PORT))
         return len(self.log)
 
-    def ask(self, name: str, kind: int = A, **how: Any) -> int:
+    def query(self, name: str, kind: int = A, **how: Any) -> int:
         return self.send(question((name, kind), **how))
 
-    async def hear(self, true: Callable[[Heard], Any], since: int, seconds: float = 10) -> Heard:
+    async def wait_for(self, true: Callable[[Packet], Any], since: int, seconds: float = 10) -> Packet:
         """The first packet of which this is true."""
         async with asyncio.timeout(seconds):
             while True:
@@ -125,14 +125,14 @@ class Link:
                 self._news.clear()
                 await self._news.wait()
 
-    async def answer(self, name: str, since: int, kind: int = A) -> Heard:
-        return await self.hear(lambda one: one.records(name, kind), since)
+    async def answer(self, name: str, since: int, kind: int = A) -> Packet:
+        return await self.wait_for(lambda one: one.records(name, kind), since)
 
     async def silence(self, about: str, since: int) -> None:
-        """Nothing is said of this name."""
+        """Waits, and no packet may hold this name."""
         await asyncio.sleep(SECONDS)
-        said = [one for one in self.log[since:] if about.encode() in one.data.lower()]
-        assert not said, said
+        packets = [one for one in self.log[since:] if about.encode() in one.data.lower()]
+        assert not packets, packets
 
 
 def question(*asked: tuple[str, int], qu: bool = False, flags: int = 0, ident: int = 0, **sections: Any) -> bytes:
@@ -165,48 +165,48 @@ def case(ident: str) -> Any:
 
 @case("M01")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name))
+    got = await link.answer(name, link.query(name))
     assert got.multicast
     assert [data for _, _, data in got.records(name, A)] == [link.addresses[name]]
 
 
 @case("M02")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name, ident=4711))
+    got = await link.answer(name, link.query(name, ident=4711))
     assert got.data[:4] == b"\0\0\x84\0"
 
 
 @case("M03")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name))
+    got = await link.answer(name, link.query(name))
     assert got.data[4:6] == b"\0\0"
 
 
 @case("M04")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name))
+    got = await link.answer(name, link.query(name))
     assert (got.source[1], got.hops) == (PORT, 255)
 
 
 @case("M05")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name))
+    got = await link.answer(name, link.query(name))
     assert [flush for _, flush, _ in got.records(name, A)] == [True]
 
 
 @case("M06")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name))
+    got = await link.answer(name, link.query(name))
     assert [ttl for ttl, _, _ in got.records(name, A)] == [120]
 
 
 @case("M07")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name, qu=True))
+    got = await link.answer(name, link.query(name, qu=True))
     assert [data for _, _, data in got.records(name, A)] == [link.addresses[name]]
 
 
-async def _plain(link: Link, name: str) -> tuple[Heard, bytes]:
+async def _plain(link: Link, name: str) -> tuple[Packet, bytes]:
     asked = question((name, A), flags=0x0100, ident=0x1234)
     got = await link.answer(name, link.send(asked, link.open(0)))
     assert not got.multicast
@@ -235,25 +235,25 @@ async def _(link: Link, name: str) -> None:
 
 @case("M11")
 async def _(link: Link, name: str) -> None:
-    await link.silence("m11", link.ask(name, answer=[record(name, link.addresses[name], 120)]))
+    await link.silence("m11", link.query(name, answer=[record(name, link.addresses[name], 120)]))
 
 
 @case("M12")
 async def _(link: Link, name: str) -> None:
-    await link.answer(name, link.ask(name, answer=[record(name, link.addresses[name], 59)]))
+    await link.answer(name, link.query(name, answer=[record(name, link.addresses[name], 59)]))
 
 
 @case("M13")
 async def _(link: Link, name: str) -> None:
-    since = link.ask("m13-nobody.local")
-    link.ask("m13-nobody.example")
+    since = link.query("m13-nobody.local")
+    link.query("m13-nobody.example")
     link.send(question(("m13-nobody.local", A), ident=7), link.open(0))
     await link.silence("m13-nobody", since)
 
 
 @case("M14")
 async def _(link: Link, name: str) -> None:
-    got = await link.answer(name, link.ask(name, AAAA), NSEC)
+    got = await link.answer(name, link.query(name, AAAA), NSEC)
     denied = [rdata for rrset in got.read.answer if rrset.rdtype == NSEC for rdata in rrset]
     assert any("TYPE" not in str(rdata) and " A" in str(rdata) and "AAAA" not in str(rdata) for rdata in denied)
 
@@ -261,7 +261,7 @@ async def _(link: Link, name: str) -> None:
 @case("M15")
 async def _(link: Link, name: str) -> None:
     pointer = ip_address(link.addresses[name]).reverse_pointer
-    got = await link.answer(pointer, link.ask(pointer, PTR), PTR)
+    got = await link.answer(pointer, link.query(pointer, PTR), PTR)
     assert "m15.local." in got.read.to_text()
 
 
@@ -275,18 +275,18 @@ async def _(link: Link, name: str) -> None:
 
 @case("M17")
 async def _(link: Link, name: str) -> None:
-    await link.answer(name, link.ask(name.upper()))
+    await link.answer(name, link.query(name.upper()))
 
 
 @case("M18")
 async def _(link: Link, name: str) -> None:
-    since = [link.ask(name, flags=opcode << 11) for opcode in (1, 2, 4, 5, 15)]
+    since = [link.query(name, flags=opcode << 11) for opcode in (1, 2, 4, 5, 15)]
     await link.silence("m18", since[0])
 
 
 @case("M19")
 async def _(link: Link, name: str) -> None:
-    since = [link.ask(name, flags=rcode) for rcode in (1, 3, 5)]
+    since = [link.query(name, flags=rcode) for rcode in (1, 3, 5)]
     await link.silence("m19", since[0])
 
 
@@ -298,12 +298,12 @@ async def _(link: Link, name: str) -> None:
 
 @case("M21")
 async def _(link: Link, name: str) -> None:
-    since = link.ask(name)
+    since = link.query(name)
     first = await link.answer(name, since)
     for _ in range(5):
-        link.ask(name)
+        link.query(name)
         await asyncio.sleep(0.05)
-    # What was asked for meanwhile is told once more, when the second is over (RFC 6762 section 6). That second is
+    # The queries of meanwhile get one more response when the second is over (RFC 6762 section 6). That second is
     # the responder's, which may be held up between reading its clock and sending.
     await asyncio.sleep(SECONDS)
     times = [one.at for one in link.log[since:] if one.multicast and one.records(name, A)]
@@ -324,20 +324,20 @@ async def _(link: Link, name: str) -> None:
 
 @case("M23")
 async def _(link: Link, name: str) -> None:
-    since = link.ask(name)
+    since = link.query(name)
     await link.answer(name, since)
-    print("told", flush=True)
-    got = await link.hear(lambda one: any(ttl == 0 for ttl, _, _ in one.records(name, A)), since)
+    print("remove m23.local", flush=True)
+    got = await link.wait_for(lambda one: any(ttl == 0 for ttl, _, _ in one.records(name, A)), since)
     assert [(ttl, data) for ttl, _, data in got.records(name, A)] == [(0, link.addresses[name])]
 
 
 async def main(address: str, addresses: dict[str, str], wanted: list[str]) -> dict[str, str]:
     link = Link(address, addresses)
     print("listening", flush=True)
-    # Everything is announced twice, a second apart; and a second later it may be told again.
+    # Everything is announced twice, a second apart; and a second later perhaps once more.
     for name in addresses:
         first = await link.answer(name, 0)
-        await link.hear(lambda one, name=name, first=first: one is not first and one.records(name, A), 0)
+        await link.wait_for(lambda one, name=name, first=first: one is not first and one.records(name, A), 0)
     await asyncio.sleep(1.1)
     results: dict[str, str] = {}
 

@@ -7,7 +7,7 @@ import contextlib
 
 import dns.edns
 
-from tests.contract.behaviour.asking import Asker, check, question, wait
+from tests.contract.behaviour.client import Client, check, question, wait
 from tests.contract.behaviour.table import TCP, UDP, case
 
 WEB = "192.168.56.101"
@@ -16,36 +16,36 @@ ASKED = dns.edns.GenericOption(KEEPALIVE, b"")
 
 
 @case("T01", TCP)
-async def _(at: Asker) -> None:
+async def _(client: Client) -> None:
     for name, kind in (("web-01.local", "A"), ("nope.local", "A"), ("www.local", "A"), ("web-01.local", "TXT")):
         sent = question(name, kind)
-        assert await at.raw(sent) == await at.by(False).raw(sent)
+        assert await client.raw(sent) == await client.by(False).raw(sent)
 
 
 @case("T02", TCP)
-async def _(at: Asker) -> None:
+async def _(client: Client) -> None:
     for edns in (-1, 0):
-        got = await at.ask("big.local", edns=edns)
+        got = await client.query("big.local", edns=edns)
         assert (got.counts[1], len(got.data), got.flags & 0x0200) == (60, 60, 0)
-    assert (await at.ask("huge.local")).counts[1] == 100
+    assert (await client.query("huge.local")).counts[1] == 100
 
 
 @case("T03", TCP)
-async def _(at: Asker) -> None:
-    async with at.stream() as stream:
-        for name in ("web-01.local", "nope.local", at.name("www"), "web-01.local"):
+async def _(client: Client) -> None:
+    async with client.stream() as stream:
+        for name in ("web-01.local", "nope.local", client.name("www"), "web-01.local"):
             sent = question(name)
             stream.send(sent)
             check(sent, await wait(stream.receive()), True)
 
 
 @case("T04", TCP)
-async def _(at: Asker) -> None:
+async def _(client: Client) -> None:
     sent = {
         int.from_bytes(one[:2], "big"): one
-        for one in (question(at.name(f"n{n}") if n % 2 else "web-01.local") for n in range(20))
+        for one in (question(client.name(f"n{n}") if n % 2 else "web-01.local") for n in range(20))
     }
-    async with at.stream() as stream:
+    async with client.stream() as stream:
         stream.send(*sent.values())
         while sent:
             raw = await wait(stream.receive())
@@ -53,19 +53,19 @@ async def _(at: Asker) -> None:
 
 
 @case("T05", TCP)
-async def _(at: Asker) -> None:
-    slow, quick = question(at.name("slow")), question("web-01.local")
-    async with at.stream() as stream:
+async def _(client: Client) -> None:
+    slow, quick = question(client.name("slow")), question("web-01.local")
+    async with client.stream() as stream:
         stream.send(slow, quick)
         assert check(quick, await wait(stream.receive()), True).data == [WEB]
-        with at.upstream.answering():
+        with client.upstream.answering():
             assert check(slow, await wait(stream.receive()), True).rcode == 0
 
 
 @case("T06", TCP)
-async def _(at: Asker) -> None:
+async def _(client: Client) -> None:
     sent = question("web-01.local")
-    async with at.stream() as stream:
+    async with client.stream() as stream:
         for byte in len(sent).to_bytes(2, "big") + sent:
             stream.writer.write(bytes((byte,)))
             await stream.writer.drain()
@@ -74,9 +74,9 @@ async def _(at: Asker) -> None:
 
 
 @case("T07", TCP, slow=True)
-async def _(at: Asker) -> None:
+async def _(client: Client) -> None:
     clock = asyncio.get_running_loop().time
-    async with at.stream() as stream:
+    async with client.stream() as stream:
         begun = clock()
         async with asyncio.timeout(30):
             assert await stream.ended()
@@ -84,34 +84,34 @@ async def _(at: Asker) -> None:
 
 
 @case("T08", TCP)
-async def _(at: Asker) -> None:
-    async with at.stream() as stream:
+async def _(client: Client) -> None:
+    async with client.stream() as stream:
         stream.writer.write(b"\0\0")
         assert await wait(stream.ended())
-    assert (await at.ask("web-01.local")).data == [WEB]
+    assert (await client.query("web-01.local")).data == [WEB]
 
 
 @case("T09", TCP)
-async def _(at: Asker) -> None:
-    for name in ("web-01.local", "nope.local", at.name("www"), at.name("servfail"), "www.local"):
-        got = await at.ask(name, options=[ASKED])
+async def _(client: Client) -> None:
+    for name in ("web-01.local", "nope.local", client.name("www"), client.name("servfail"), "www.local"):
+        got = await client.query(name, options=[ASKED])
         assert got.option(KEEPALIVE) is not None, name
         assert 0 < int.from_bytes(got.option(KEEPALIVE) or b"", "big") <= 300
-    assert (await at.ask("web-01.local")).option(KEEPALIVE) is None
+    assert (await client.query("web-01.local")).option(KEEPALIVE) is None
 
 
 @case("T10", UDP)
-async def _(at: Asker) -> None:
-    for name in ("web-01.local", at.name("www")):
-        got = await at.ask(name, options=[ASKED])
+async def _(client: Client) -> None:
+    for name in ("web-01.local", client.name("www")):
+        got = await client.query(name, options=[ASKED])
         assert (got.rcode, got.read.options) == (0, ())
 
 
 @case("T11", TCP)
-async def _(at: Asker) -> None:
-    for name in ("web-01.local", at.name("www")):
+async def _(client: Client) -> None:
+    for name in ("web-01.local", client.name("www")):
         sent = question(name)
-        async with at.stream() as stream:
+        async with client.stream() as stream:
             stream.send(sent)
             stream.writer.write_eof()
             assert check(sent, await wait(stream.receive()), True).rcode == 0
@@ -119,9 +119,9 @@ async def _(at: Asker) -> None:
 
 
 @case("T12")
-async def _(at: Asker) -> None:
+async def _(client: Client) -> None:
     async with contextlib.AsyncExitStack() as idle:
         for _ in range(100):
-            await idle.enter_async_context(at.stream())
-        assert (await at.ask("web-01.local")).data == [WEB]
-        assert (await at.ask(at.name("www"))).rcode == 0
+            await idle.enter_async_context(client.stream())
+        assert (await client.query("web-01.local")).data == [WEB]
+        assert (await client.query(client.name("www"))).rcode == 0

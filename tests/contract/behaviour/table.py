@@ -1,7 +1,7 @@
-"""The cases of the list of correct answers, by their ids: what is asked, and what must come back.
+"""The cases of the list of correct answers, by their ids.
 
-A case is a coroutine with an Asker. It is asked by UDP and by TCP, unless it says that only one makes sense; and by UDP
-over IPv6 as well, whose datagrams are taken one by one, those of IPv4 by the dozen.
+A case is a coroutine with a Client. It runs by UDP and by TCP, unless it says that only one makes sense; and by UDP
+over IPv6 as well, whose datagrams are read one by one, those of IPv4 in batches.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.contract.behaviour.asking import Asker
+from tests.contract.behaviour.client import Client
 
-Scenario = Callable[[Asker], Awaitable[None]]
+Scenario = Callable[[Client], Awaitable[None]]
 BOTH, UDP, TCP = ("udp", "tcp"), ("udp",), ("tcp",)
 
 

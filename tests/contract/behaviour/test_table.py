@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.contract.behaviour import rows_clock, rows_edns, rows_forward, rows_header, rows_more, rows_own, rows_tcp  # noqa: F401
-from tests.contract.behaviour.asking import Asker
-from tests.contract.behaviour.scripted import Upstream
+from tests.contract.behaviour.client import Client
 from tests.contract.behaviour.table import ROWS, Row
+from tests.contract.behaviour.upstream import Upstream
 from tests.contract.test_run import Run
 from tests.testzone import RECORDS
 
@@ -57,16 +57,16 @@ class Table:
         if address is None:
             pytest.skip("this machine has no ::1")
         unique = f"{row.id}{row.over}".lower()
-        asker = Asker(address, row.over == "tcp", unique, self.upstream, lambda: self.run.lines)
-        return self.runner.get_loop().create_task(row.scenario(asker))  # type: ignore[arg-type]
+        client = Client(address, row.over == "tcp", unique, self.upstream, lambda: self.run.lines)
+        return self.runner.get_loop().create_task(row.scenario(client))  # type: ignore[arg-type]
 
     def hold(self, row: Row) -> None:
         task = self.begun.pop(row, None) or self.start(row)
-        self.runner.run(_finish(task))
+        self.runner.run(_gather(task))
 
 
-async def _finish(task: asyncio.Task[None]) -> None:
-    await task
+async def _gather(*tasks: asyncio.Task[None], return_exceptions: bool = False) -> None:
+    await asyncio.gather(*tasks, return_exceptions=return_exceptions)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Table]:
         dead.bind(("127.0.0.1", 0))
         runner = stack.enter_context(asyncio.Runner(loop_factory=asyncio.SelectorEventLoop))
         upstream = Upstream()
-        runner.run(_started(upstream))
+        runner.run(upstream.start())
         stack.callback(lambda: runner.run(upstream.stop()))
         config = folder / "given.toml"
         config.write_text(
@@ -91,18 +91,9 @@ def table(request: pytest.FixtureRequest) -> Iterator[Table]:
             if isinstance(row, Row) and row.slow:
                 made.begun[row] = made.start(row)
         yield made
-        left = list(made.begun.values())
-        for task in left:
+        for task in made.begun.values():
             task.cancel()
-        runner.run(_gathered(left))
-
-
-async def _started(upstream: Upstream) -> None:
-    await upstream.start()
-
-
-async def _gathered(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.gather(*tasks, return_exceptions=True)
+        runner.run(_gather(*made.begun.values(), return_exceptions=True))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.id}-{row.over}" for row in ROWS])

@@ -8,7 +8,7 @@ import time
 import dns.message
 import pytest
 
-from tests.contract.behaviour.scripted import Upstream as Scripted
+from tests.contract.behaviour.upstream import Upstream as Scripted
 from tests.unit.server.fakeupstream import resolve
 from vmdns.dns.limits import Limits
 from vmdns.dns.query import parse_query

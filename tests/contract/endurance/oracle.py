@@ -1,7 +1,7 @@
-"""What is true at each moment of an endurance run: every question's answer, and since when.
+"""What is true at each moment of an endurance run: every query's answer, and since when.
 
 A server learns of a change a moment after it was made. So an answer is right if it was true at any time from `GRACE`
-seconds before its question was sent until it came back; times are seconds of one monotonic clock.
+seconds before its query was sent until it came back; times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NOTHING, ABSENT = Truth(NOERROR), Truth(NXDOMAIN)
 
 
 class Oracle:
-    """The answers to (name, type), as they were and are. What was never told is `ABSENT`.
+    """The answers to (name, type), as they were and are; `ABSENT` if nothing was added.
 
-    One thread tells, any may ask.
+    One thread adds, any may look up.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Oracle:
         self._past: dict[tuple[str, str], deque[tuple[float, Truth]]] = {}
         self._now: dict[tuple[str, str], Truth] = {}
 
-    def tell(self, now: float, changes: dict[tuple[str, str], Truth]) -> None:
+    def add(self, now: float, changes: dict[tuple[str, str], Truth]) -> None:
         """From now on these are the answers."""
         for question, truth in changes.items():
             before = self._now.get(question, ABSENT)
@@ -46,7 +46,7 @@ class Oracle:
                 self._now[question] = truth
 
     def lateness(self, question: tuple[str, str], answer: Truth, sent: float) -> float | None:
-        """How many seconds before the question was sent the answer was true last; 0 where it is not late.
+        """How many seconds before the query was sent the answer was true last; 0 where it is not late.
 
         None where it was never true: the answer is wrong, as one is that is later than `GRACE`. An unknown name of two
         labels in local gets SERVFAIL where the budget of multicast lookups is spent (docs/security.md).

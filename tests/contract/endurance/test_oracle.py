@@ -18,19 +18,19 @@ OLD, NEW = Truth(0, frozenset({"10.77.1.1"})), Truth(0, frozenset({"10.77.1.2"})
         (NEW, 9.9, 0.0),
         (OLD, 10.5, 0.5),
         (OLD, 10.0 + GRACE, GRACE),
-        (OLD, 10.1 + GRACE, 0.1 + GRACE),  # too late, which the asker says
+        (OLD, 10.1 + GRACE, 0.1 + GRACE),  # too late, which the client reports
         (ABSENT, 10.5, 9.5),  # long ago
         (NOTHING, 9.9, None),  # never
     ],
 )
 def test_an_answer_is_right_late_or_wrong(answer: Truth, sent: float, late: float | None) -> None:
     oracle = Oracle()
-    oracle.tell(1.0, {WEB: OLD})
-    oracle.tell(10.0, {WEB: NEW})
+    oracle.add(1.0, {WEB: OLD})
+    oracle.add(10.0, {WEB: NEW})
     assert oracle.lateness(WEB, answer, sent) == (late if late is None else pytest.approx(late))
 
 
-def test_what_was_never_told_is_absent() -> None:
+def test_a_name_that_was_never_added_is_absent() -> None:
     oracle = Oracle()
     assert oracle.lateness(WEB, ABSENT, 1.0) == 0.0
     assert oracle.lateness(WEB, OLD, 1.0) is None
@@ -38,7 +38,7 @@ def test_what_was_never_told_is_absent() -> None:
 
 def test_a_name_that_may_not_be_looked_up_is_absent_too() -> None:
     oracle, failed = Oracle(), Truth(2)
-    oracle.tell(1.0, {WEB: OLD})
+    oracle.add(1.0, {WEB: OLD})
     assert oracle.lateness(("other.local", "A"), failed, 3.0) == 0.0
     assert oracle.lateness(WEB, failed, 3.0) == pytest.approx(2.0)  # a VM that runs
     assert oracle.lateness(("www.other.local", "A"), failed, 3.0) is None
@@ -47,6 +47,6 @@ def test_a_name_that_may_not_be_looked_up_is_absent_too() -> None:
 
 def test_the_same_again_is_no_change() -> None:
     oracle = Oracle()
-    oracle.tell(1.0, {WEB: OLD})
-    oracle.tell(5.0, {WEB: OLD})
+    oracle.add(1.0, {WEB: OLD})
+    oracle.add(5.0, {WEB: OLD})
     assert oracle.lateness(WEB, ABSENT, 3.5) == pytest.approx(2.5)

@@ -1,6 +1,7 @@
-"""A local upstream for endurance runs: what it answers follows from the name alone, so anybody can tell what is right.
+"""A local upstream for endurance runs: what it answers follows from the name alone.
 
-`tN-...example` has a TTL of N seconds; `cut-` needs TCP, `lost-` is heard the second time only, `no-` does not exist.
+`tN-...example` has a TTL of N seconds; `cut-` needs TCP, `lost-` is answered the second time only, `no-` is
+NXDOMAIN.
 """
 
 from __future__ import annotations
@@ -37,15 +38,13 @@ class Upstream:
         self._udp.bind(("127.0.0.1", 0))
         self.port = self._udp.getsockname()[1]
         self._tcp = socket.create_server(("127.0.0.1", self.port), backlog=64)
-        self._heard: set[bytes] = set()
-        self.asked = 0
+        self._lost: set[bytes] = set()
         for work in (self._datagrams, self._connections):
             threading.Thread(target=work, daemon=True).start()
 
     def _datagrams(self) -> None:
         while True:
             packet, peer = self._udp.recvfrom(4096)
-            self.asked += 1
             reply = self._reply(packet, tcp=False)
             if reply:
                 self._udp.sendto(reply, peer)
@@ -59,8 +58,7 @@ class Upstream:
                     head = one.recv(2, socket.MSG_WAITALL)
                     packet = one.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
                     if len(packet) < 12:
-                        continue  # who asked has its answer from a try before, and left
-                    self.asked += 1
+                        continue  # the client has an answer to an earlier try, and left
                     reply = self._reply(packet, tcp=True)
                     one.sendall(struct.pack("!H", len(reply)) + reply)
                 except OSError:
@@ -76,10 +74,10 @@ class Upstream:
         name = ".".join(labels).lower()
         kind = int.from_bytes(packet[end - 4 : end - 2], "big")
         if name.startswith("lost-") and not tcp:
-            if packet[12:end].lower() not in self._heard:
-                self._heard.add(packet[12:end].lower())
+            if packet[12:end].lower() not in self._lost:
+                self._lost.add(packet[12:end].lower())
                 return b""
-            self._heard.discard(packet[12:end].lower())
+            self._lost.discard(packet[12:end].lower())
         question, flags, answers = packet[12:end], 0x8180, b""
         if name.startswith("no-"):
             flags |= 3

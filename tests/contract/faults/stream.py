@@ -1,4 +1,4 @@
-"""A stream of questions that goes on while something breaks: every answer is judged, and how long recovery takes noted.
+"""A stream of queries while something breaks: every answer is checked, and the time of a recovery noted.
 
 Used by tests here and by those of a real VirtualBox. Nothing is asserted about how long it takes, but a bound.
 """
@@ -29,13 +29,13 @@ Answer = frozenset[str]  # the addresses, or the RCODE where it is an error
 
 
 def note(fault: str, text: str) -> None:
-    """Says what a fault led to, here and in the summary."""
+    """Prints the effect of a fault, here and in the summary."""
     NOTES.append(f"{fault}: {text}")
     print(NOTES[-1])
 
 
 def ask(name: str, where: str, port: int, kind: str = "A", seconds: float = ASK_SECONDS) -> Answer:
-    """One question by UDP. Raises `dns.exception.Timeout`."""
+    """One query by UDP. Raises `dns.exception.Timeout`."""
     response = dns.query.udp(dns.message.make_query(name, kind), where, port=port, timeout=seconds)
     if response.rcode():
         return frozenset({dns.rcode.to_text(response.rcode())})
@@ -44,7 +44,7 @@ def ask(name: str, where: str, port: int, kind: str = "A", seconds: float = ASK_
 
 
 class Stream(threading.Thread):
-    """Asks for names in turn until it is stopped. right: of each name the answers that may be given."""
+    """Queries names in turn until it is stopped. right: the right answers for each name."""
 
     def __init__(self, where: str, port: int, right: Mapping[str, frozenset[Answer]], pause: float = 0.01) -> None:
         super().__init__(daemon=True)
@@ -79,7 +79,7 @@ class Stream(threading.Thread):
 def streaming(
     fault: str, where: str, port: int, right: Mapping[str, frozenset[Answer]], unanswered: int = 0
 ) -> Iterator[Stream]:
-    """Asks meanwhile; in the end no answer was wrong, and at most so many were missing."""
+    """Sends queries meanwhile; no answer may be wrong, and at most `unanswered` may be missing."""
     stream = Stream(where, port, right)
     stream.start()
     try:
@@ -93,10 +93,8 @@ def streaming(
     assert not stream.wrong, stream.wrong[:5]
     assert stream.unanswered <= unanswered, f"{stream.unanswered} questions were not answered"
     lost = f", {stream.unanswered} not" if stream.unanswered else ""
-    note(
-        fault,
-        f"{stream.answered} questions answered meanwhile{lost}, none wrong, {stream.longest * 1000:.0f} ms at most",
-    )
+    longest = f"{stream.longest * 1000:.0f} ms at most"
+    note(fault, f"{stream.answered} queries answered meanwhile{lost}, none wrong, {longest}")
 
 
 def recovery(fault: str, good: Callable[[], object], most: float) -> float:

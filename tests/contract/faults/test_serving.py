@@ -1,4 +1,4 @@
-"""Faults around a whole `vmdns run`, on loopback, while a stream of questions goes on."""
+"""Faults around a whole `vmdns run`, on loopback, during a stream of queries."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def outside(run: Run, name: str) -> bool:
     return ask(name, "127.0.0.1", run.port, seconds=6.0) == frozenset({OUTSIDE})
 
 
-def test_14_a_port_that_is_freed_is_taken_and_never_asked_as_an_upstream(started: Any) -> None:
+def test_14_a_port_that_is_freed_is_taken_and_never_used_as_an_upstream(started: Any) -> None:
     """What is listened on later is known to the guard against asking ourselves, too."""
     holder = Upstream()
     taken = holder.port
@@ -91,7 +91,7 @@ def test_14_a_port_that_is_freed_is_taken_and_never_asked_as_an_upstream(started
 
 @pytest.mark.parametrize("mood", ["dead", "servfail"])
 def test_9_and_10_an_upstream_fails_and_comes_back(mood: str, started: Any, upstream: Upstream) -> None:
-    run = started("--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{upstream.port}")
+    run = started("--listen", "127.0.0.1:0", f"--upstream=127.0.0.1:{upstream.port}")
     assert outside(run, "a.example")
     with streaming(f"9 upstream {mood}", "127.0.0.1", run.port, OURS):
         for turn in range(2):  # it flaps
@@ -108,8 +108,8 @@ def test_9_and_10_an_upstream_fails_and_comes_back(mood: str, started: Any, upst
             recovery(f"9 upstream {mood} comes back", lambda turn=turn: outside(run, f"c{turn}.example"), 30)
 
 
-def test_11_a_slow_upstream_holds_up_nobody_else(started: Any, upstream: Upstream) -> None:
-    run = started("--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{upstream.port}")
+def test_11_a_slow_upstream_delays_no_other_answers(started: Any, upstream: Upstream) -> None:
+    run = started("--listen", "127.0.0.1:0", f"--upstream=127.0.0.1:{upstream.port}")
     upstream.delay = 1.0
     with streaming("11 upstream slow", "127.0.0.1", run.port, OURS):
         found: list[bool] = []
@@ -121,9 +121,9 @@ def test_11_a_slow_upstream_holds_up_nobody_else(started: Any, upstream: Upstrea
         assert found == [True] * 30
 
 
-def test_5_vmdns_is_held_up_as_by_a_sleep(started: Any, upstream: Upstream) -> None:
-    """Stopped and gone on with: what came meanwhile is answered, and all is looked at again."""
-    run = started("--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{upstream.port}")
+def test_5_vmdns_is_stopped_as_by_a_suspend(started: Any, upstream: Upstream) -> None:
+    """After SIGSTOP and SIGCONT, queries of meanwhile are answered, and everything is read again."""
+    run = started("--listen", "127.0.0.1:0", f"--upstream=127.0.0.1:{upstream.port}")
     assert outside(run, "a.example")
     before = len(run.lines)
     missed = int(SLEEP_SECONDS / ASK_SECONDS) + 2
@@ -140,9 +140,9 @@ _CLOCK = """
 import sys, time
 from pathlib import Path
 real, file = time.time, Path(sys.argv[1])
-def told():
+def shifted():
     return real() + float(file.read_text() or 0)
-time.time = told
+time.time = shifted
 from vmdns.cli import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -170,7 +170,7 @@ def test_6_the_wall_clock_jumps_by_an_hour_both_ways(started: Any, upstream: Ups
 
 
 def test_16_out_of_file_descriptors(started: Any, upstream: Upstream) -> None:
-    run = started("--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{upstream.port}")
+    run = started("--listen", "127.0.0.1:0", f"--upstream=127.0.0.1:{upstream.port}")
     assert outside(run, "a.example")
     pid = run.process.pid
     held = len(os.listdir(f"/proc/{pid}/fd"))
@@ -190,20 +190,14 @@ def test_16_out_of_file_descriptors(started: Any, upstream: Upstream) -> None:
     assert not [line for line in run.lines if "Traceback" in line]
 
 
-def test_23_no_question_is_lost_while_the_configuration_changes(started: Any, config: Path) -> None:
+def test_23_no_query_is_lost_while_the_configuration_changes(started: Any, config: Path) -> None:
     run = started("--listen", "127.0.0.1:0")
     with streaming("23 fifty configurations, good and bad", "127.0.0.1", run.port, OURS):
+        texts = [RECORDS + "mdns = false\n", "recods = 1\n"] * 5
         for turn in range(50):
-            bad = turn % 2 == 1
-            text = (
-                "recods = 1\n"
-                if bad
-                else f"{RECORDS}extra_{turn} = 1\n"
-                if turn % 10 == 4
-                else RECORDS + "mdns = false\n"
-            )
+            text = f"{RECORDS}extra_{turn} = 1\n" if turn % 10 == 4 else texts[turn % 10]
             config.write_text(text)
-            time.sleep(0.02)  # faster than they settle, and slower
+            time.sleep(0.02)  # faster than they are applied, and slower
         config.write_text('records = """\nwww A 192.168.56.200\nlast A 192.168.56.201\n"""\n')
         last = frozenset({"192.168.56.201"})
         recovery("23 the last one is in force", lambda: ask("last.local", "127.0.0.1", run.port) == last, 10)
@@ -211,7 +205,7 @@ def test_23_no_question_is_lost_while_the_configuration_changes(started: Any, co
 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_24_what_is_in_flight_is_answered_before_the_end(tcp: bool, started: Any, upstream: Upstream) -> None:
-    run = started("--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{upstream.port}")
+    run = started("--listen", "127.0.0.1:0", f"--upstream=127.0.0.1:{upstream.port}")
     upstream.delay = 0.4
     port, found = run.port, []
 
@@ -266,11 +260,8 @@ def test_15_a_log_on_a_full_disk_stops_nothing(short: Path, config: Path, upstre
         process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
     try:
         nobody = frozenset({"NXDOMAIN"})  # SERVFAIL until VirtualBox was looked at
-        recovery(
-            "15 log on a full disk, started",
-            lambda: ask("nobody.lab.local", "127.0.0.1", port, seconds=0.5) == nobody,
-            30,
-        )
+        good = lambda: ask("nobody.lab.local", "127.0.0.1", port, seconds=0.5) == nobody  # noqa: E731
+        recovery("15 log on a full disk, started", good, 30)
         with streaming("15 log on a full disk", "127.0.0.1", port, OURS):
             config.write_text('records = "www A 192.168.56.200"\nmdns = false\n')  # which is said
             recovery("15 log on a full disk", lambda: ask("www.local", "127.0.0.1", port) == WWW, 10)

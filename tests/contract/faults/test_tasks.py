@@ -1,4 +1,4 @@
-"""Faults of vmdns itself, put into it: questions are answered, and it is told, counted and redone."""
+"""Injected faults of vmdns itself: queries are answered, and each fault is logged, counted and repaired."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_25_a_fault_of_our_own_ends_nothing(what: str, times: int, broken: Any) 
     run.saw("ready:")
     with streaming(f"25 {what.rpartition(':')[2]} raises", "127.0.0.1", run.port, OURS):
         run.saw("put in by a test")
-    told = json.loads(run.command("status", "--json").stdout)
-    counted = [one for one in told["problems"] if "failed at something" in one]
+    status = json.loads(run.command("status", "--json").stdout)
+    counted = [one for one in status["problems"] if "failed at something" in one]
     assert counted or "made no sense" in "\n".join(run.lines)
     assert run.stop() == 0
     note(f"25 {what.rpartition(':')[2]}", f"{counted[0] if counted else 'said, and passed over'}")

@@ -1,4 +1,4 @@
-"""Changed packets by the million to a live server on loopback:
+"""Mutated packets by the million to a live server on loopback:
 
     python tests/contract/fuzz/storm.py [--packets N] [--seed S]
 
@@ -26,18 +26,16 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.bench import confs, world
-from tests.bench.generator import LOAD_CORE, pinned
-from tests.bench.generator import compiled as compiled_bench
-from tests.bench.peers import Server, environ, free_port
+from tests.bench import world
+from tests.bench.frame import LOAD_CORE, compile_program, pin
+from tests.bench.peers import ROOT, Server, free_port, resident, simulate_virtualbox, start_upstream, vmdns
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 NAMES = 200
 PARTS = 10
 # Until what is kept has reached its bounds (10,000 forwarded answers, 8,192 loose ones) the server may grow.
 WARMING = 0.2
-MOST_GROWTH = 16.0  # MiB, after that
+MAX_GROWTH = 16.0  # MiB, after that
 TROUBLE = re.compile(r"Traceback|Error\b|Exception|could not be|cannot be", re.IGNORECASE)
 PATIENCE = 10.0
 
@@ -49,59 +47,46 @@ def seeds() -> list[bytes]:
     return [one for one in found if len(one) <= 4096] + mixed
 
 
-def compiled(folder: Path) -> Path:
-    """storm.c, compiled. Raises CalledProcessError with gcc's words on standard error."""
-    program = folder / "storm"
-    subprocess.run(["gcc", "-O2", "-Wall", "-o", str(program), str(HERE / "storm.c")], check=True)
-    return program
-
-
-def resident(pid: int) -> float:
-    """MiB of memory that the process holds."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
-
-
 def start(folder: Path) -> tuple[Server, Server]:
     """The server, which answers when this returns, and its upstream."""
-    port, upstream_port = free_port(), free_port()
-    places = folder / "vmdns", folder / "upstream"
+    places = folder / "server", folder / "resolver"
     for place in places:
         place.mkdir()
-    # Nobody else is asked by multicast DNS: this storm stays on loopback, and need not wait for whoever is on a link.
+    # No multicast DNS: this storm stays on loopback.
     (places[0] / "vmdns.toml").write_text("mdns = false\nmdns_relay = false\n")
-    command = [str(compiled_bench("upstream", folder)), str(upstream_port)]
-    upstream = Server(places[1], [f"127.0.0.1:{upstream_port}"], command, environ(), LOAD_CORE)
+    simulate_virtualbox(places[0], NAMES)
+    upstream = start_upstream(places[1], folder)
     try:
-        targets, command, env = confs.vmdns(places[0], ROOT, port, NAMES, upstream_port)
+        targets = [f"127.0.0.1:{free_port()}"]
+        command, env = vmdns(places[0], ROOT, targets, int(upstream.targets[0].split(":")[1]))
         server = Server(places[0], targets, [*command, "--config", str(places[0] / "vmdns.toml")], env)
-        server.answers(world.packet(world.name(1), world.A), lambda answer: answer[3] & 15 == 0)
+        server.wait_for_answer(world.packet(world.name(1), world.A), lambda answer: answer[3] & 15 == 0)
     except BaseException:
         upstream.stop()
         raise
     return server, upstream
 
 
-def changed(lots: random.Random, packets: list[bytes]) -> bytes:
+def mutate(rng: random.Random, packets: list[bytes]) -> bytes:
     """A packet that must be answered."""
-    packet = bytearray(lots.choice(packets).ljust(12, b"\0"))
-    for _ in range(lots.randrange(5)):
-        packet[lots.randrange(len(packet))] = lots.randrange(256)
+    packet = bytearray(rng.choice(packets).ljust(12, b"\0"))
+    for _ in range(rng.randrange(5)):
+        packet[rng.randrange(len(packet))] = rng.randrange(256)
     packet[2] &= 0x7F
     return bytes(packet)
 
 
 def by_tcp(target: str, packets: list[bytes], connections: int, seed: int) -> int:
     """Twenty changed packets on each connection, after one with nonsense. How many got no right answer."""
-    lots = random.Random(seed)
+    rng = random.Random(seed)
     address, port = target.split(":")
     missing = 0
     for _ in range(connections):
         with socket.create_connection((address, int(port)), PATIENCE) as nonsense:
-            nonsense.sendall(lots.randbytes(lots.randrange(200)))
-        asked = {ident: changed(lots, packets) for ident in lots.sample(range(65_536), 20)}
+            nonsense.sendall(rng.randbytes(rng.randrange(200)))
+        sent = {ident: mutate(rng, packets) for ident in rng.sample(range(65_536), 20)}
         with socket.create_connection((address, int(port)), PATIENCE) as client:
-            for ident, packet in asked.items():
+            for ident, packet in sent.items():
                 packet = struct.pack("!H", ident) + packet[2:]
                 client.sendall(struct.pack("!H", len(packet)) + packet)
             client.shutdown(socket.SHUT_WR)
@@ -109,27 +94,27 @@ def by_tcp(target: str, packets: list[bytes], connections: int, seed: int) -> in
                 while len(head := stream.read(2)) == 2:
                     answer = stream.read(int.from_bytes(head, "big"))
                     if len(answer) >= 12 and answer[2] & 0x80:
-                        asked.pop(int.from_bytes(answer[:2], "big"), None)
-        missing += len(asked)
+                        sent.pop(int.from_bytes(answer[:2], "big"), None)
+        missing += len(sent)
     return missing
 
 
-def storm(packets: int, seed: int, folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Runs it, and says after each part how far it is; what came, summed up. faults is empty where all was right."""
+def storm(packets: int, seed: int, folder: Path, progress: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Runs it, with a line of progress after each part; the sum of all. faults is empty where all was right."""
     questions = folder / "packets"
     questions.write_bytes(b"".join(struct.pack("!H", len(one)) + one for one in seeds()))
-    program = compiled(folder)
+    program = compile_program("storm", folder, HERE)
     server, upstream = start(folder)
     total: dict[str, Any] = {}
     memory = []
     try:
         for part, share in enumerate((WARMING, *[(1 - WARMING) / PARTS] * PARTS)):
-            command = pinned(LOAD_CORE, program, str(round(packets * share)), str(seed + part), questions)
+            command = pin(LOAD_CORE, program, str(round(packets * share)), str(seed + part), questions)
             done = subprocess.run([*command, server.targets[0]], stdout=subprocess.PIPE, text=True, check=True)
             for key, value in json.loads(done.stdout).items():
                 total[key] = _sum(total[key], value) if key in total else value
             memory.append(round(resident(server.pid), 1))
-            say(f"{total['sent']:,} sent, {total['missing']} missing, {total['wrong']} wrong, {memory[-1]} MiB")
+            progress(f"{total['sent']:,} sent, {total['missing']} missing, {total['wrong']} wrong, {memory[-1]} MiB")
         connections = max(10, packets // 10_000)
         total["tcp"] = 20 * connections
         total["tcp_missing"] = by_tcp(server.targets[0], seeds(), connections, seed)
@@ -143,7 +128,7 @@ def storm(packets: int, seed: int, folder: Path, say: Callable[[str], None] = la
     faults = [f"{total[key]} {key}" for key in ("missing", "wrong", "tcp_missing") if total[key]]
     faults += [f"logged: {line}" for line in logged[:5]]
     faults += ["the server ended"] if ended else []
-    if memory[-1] - memory[0] > MOST_GROWTH:
+    if memory[-1] - memory[0] > MAX_GROWTH:
         faults.append(f"it grew from {memory[0]} to {memory[-1]} MiB")
     return {**total, "memory": memory, "faults": faults}
 

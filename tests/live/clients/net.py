@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from tests.live.lab import until
+from tests.live.lab import ip, until
+from tests.live.lab import run as run_command
 
 ROOT = Path(os.environ.get("VMDNS_CLIENTS", "/var/tmp/vmdns-clients"))
 # The rig's root is no mount point, so nothing can be said of how mounts propagate; they stay in the namespace.
@@ -41,12 +42,6 @@ def unavailable() -> str:
     return "" if (ROOT / ".ready").exists() else f"no resolvers in {ROOT}: tests/live/clients/prepare gets them"
 
 
-def ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, check=False)
-    if done.returncode:
-        raise AssertionError(f"ip {' '.join(words)}: {done.stderr.decode()}")
-
-
 class Wire:
     """What an interface of the host leads to: a bridge, which is no part of the host, and who is plugged in."""
 
@@ -54,7 +49,7 @@ class Wire:
         self.bridge = f"wire-{interface}"  # VirtualBox takes whatever begins with vboxnet for its own
         self.plugs = 0
         ip("link", "add", self.bridge, "type", "bridge")
-        # The host's kernel shall not speak for its addresses on this side too.
+        # The host's kernel must not speak for its addresses on this side too.
         Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/arp_ignore").write_text("8")
         Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
         ip("link", "set", f"peer-{interface}", "master", self.bridge)
@@ -95,12 +90,7 @@ class Guest:
 
     def run(self, *command: str, check: bool = True) -> str:
         """What a command in the guest prints."""
-        done = subprocess.run(
-            self._inside(*command), stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{self.name}: {' '.join(command)}: {done.stdout.decode()}{done.stderr.decode()}")
-        return done.stdout.decode(errors="replace")
+        return run_command(*self._inside(*command), check=check, seconds=60)
 
     def start(self, *command: str, ready: str) -> None:
         """Starts a daemon, and waits until this file of the guest is there."""
@@ -112,12 +102,12 @@ class Guest:
 
         def look() -> bool:
             if daemon.poll() is not None:
-                raise AssertionError(f"{self.name}: {' '.join(command)} ended: {self.said(command[0])}")
+                raise AssertionError(f"{self.name}: {' '.join(command)} ended: {self.log(command[0])}")
             return self.has(ready)
 
         until(look, f"{command[0]} in {self.name}")
 
-    def said(self, daemon: str) -> str:
+    def log(self, daemon: str) -> str:
         """What a daemon of the guest has printed."""
         log = self._daemons[daemon][1]
         return os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
@@ -137,18 +127,18 @@ class Guest:
         """Gives it an address of its own choice."""
         self.run("busybox", "ip", "addr", "add", prefix, "dev", "eth0")
 
-    def dhcp(self, tell: str) -> None:
-        """Takes a lease; `tell` are shell lines that tell the resolver of it, by $dns, $domain and $search."""
+    def dhcp(self, configure: str) -> None:
+        """Takes a lease; `configure` are shell lines that set up the resolver by $dns, $domain and $search."""
         script = (
             '#!/bin/sh -e\n[ "$1" = bound ] || exit 0\n'
             "ip addr add $ip/$mask dev $interface\n"
-            '[ -z "$router" ] || ip route add default via $router\n' + tell + "echo >/run/told\n"
+            '[ -z "$router" ] || ip route add default via $router\n' + configure + "echo >/run/configured\n"
         )
         self.write("/etc/udhcpc", script, 0o755)
         options = f"-i eth0 -f -q -n -t 20 -T 1 -O search -x hostname:{self.name} -s /etc/udhcpc"
-        said = self.run("busybox", "sh", "-c", f"rm -f /run/told; exec udhcpc {options} 2>&1")
-        if not self.has("/run/told"):
-            raise AssertionError(f"{self.name}: its DHCP client did not end what it does with a lease: {said}")
+        output = self.run("busybox", "sh", "-c", f"rm -f /run/configured; exec udhcpc {options} 2>&1")
+        if not self.has("/run/configured"):
+            raise AssertionError(f"{self.name}: its DHCP client did not end what it does with a lease: {output}")
 
     @property
     def address(self) -> str:

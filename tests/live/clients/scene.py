@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.live.clients.net import Dhcp, Guest, Wire
 from tests.live.clients.stubs import Stub
-from tests.live.lab import Lab, Server
+from tests.live.lab import ON_LAN, Lab, Server, until
 
 ZONES = ("local", "vm.internal")
 
@@ -60,10 +60,18 @@ class Scene:
         """A guest with this resolver and a lease; VM desk if no MAC says otherwise."""
         guest = stub.boot(link.wire, mac or link.mac, name)
         try:
-            guest.dhcp(stub.tell)
+            guest.dhcp(stub.configure)
             yield guest
         finally:
             guest.close()
+
+    def start_late(self) -> str:
+        """VM late on the bridged network, without Guest Additions and without a lease of VirtualBox's; its MAC."""
+        uuid = self.lab.create("late", *ON_LAN)
+        self.lab.start(uuid)
+        ready = lambda: "late" in self.server.dig("late.local") and not self.server.addresses("late.local")  # noqa: E731
+        until(ready, "late runs")
+        return self.lab.mac(uuid)
 
     def expected(self, link: Link) -> dict[str, str]:
         """Each question, and what a guest on this link must find."""

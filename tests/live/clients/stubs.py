@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.live.clients.net import Guest, Wire
@@ -26,8 +25,8 @@ resolvectl domain "$interface" ${search:-$domain}
 class Stub:
     """One kind of stub resolver.
 
-    hosts is the line of nsswitch.conf, tell what the DHCP client does with what it was given, probe the program that
-    asks through it.
+    hosts is the line of nsswitch.conf, configure the lines of the DHCP client that set it up, probe the program that
+    queries through it.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Stub:
     resolved: bool = False
 
     @property
-    def tell(self) -> str:
+    def configure(self) -> str:
         return RESOLVED if self.resolved else RESOLV_CONF
 
     def boot(self, wire: Wire, mac: str, name: str) -> Guest:
@@ -62,29 +61,24 @@ class Stub:
             raise
         return guest
 
-    def ask(self, guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
-        """What the guest finds for a name, or for an address; the milliseconds it took. It shall not have it cached."""
+    def query(self, guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
+        """The addresses of a name, or the names of an address, without a cache; and the milliseconds it took."""
         if self.resolved:
             guest.run("resolvectl", "flush-caches")
-        return (_dig if self.probe == "dig" else _probe(self.probe))(guest, what)
-
-
-def _probe(program: str) -> Callable[[Guest, str], tuple[tuple[str, ...], float]]:
-    def ask(guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
-        milliseconds, _, found = guest.run(program, what).strip().partition(" ")
+        if self.probe == "dig":
+            return _dig(guest, what)
+        milliseconds, _, found = guest.run(self.probe, what).strip().partition(" ")
         words = (found,) if found.startswith("(") else found.split()
         return tuple(sorted(set(words))), float(milliseconds)
-
-    return ask
 
 
 def _dig(guest: Guest, what: str) -> tuple[tuple[str, ...], float]:
     start = time.perf_counter()
     words = ["-x", what] if re.fullmatch(r"[\d.]+", what) else [what]
-    said = guest.run("dig", "+search", "+noall", "+comments", "+answer", *words, check=False)
+    output = guest.run("dig", "+search", "+noall", "+comments", "+answer", *words, check=False)
     took = (time.perf_counter() - start) * 1000
-    found = sorted({line.split()[-1].rstrip(".") for line in said.splitlines() if line and line[0] != ";"})
-    return tuple(found or [f"({said.strip()})"]), took
+    found = sorted({line.split()[-1].rstrip(".") for line in output.splitlines() if line and line[0] != ";"})
+    return tuple(found or [f"({output.strip()})"]), took
 
 
 MDNS = "files mdns4_minimal [NOTFOUND=return] dns"

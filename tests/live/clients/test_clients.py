@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.live.clients.net import Guest, ip, unavailable
+from tests.live.clients.net import Guest, unavailable
 from tests.live.clients.scene import Scene, scene
 from tests.live.clients.stubs import AVAHI, DIG, GLIBC, STUBS, Stub
-from tests.live.lab import until
+from tests.live.lab import ip, until
 
 TIMES = 20
 NETWORKS = ("host-only", "bridged")
@@ -31,14 +30,14 @@ def test_names(stage: Scene, network: str, stub: Stub) -> None:
     link = stage.links[network]
     with stage.router(link), stage.guest(link, stub) as desk:
         for question, answer in stage.expected(link).items():
-            found = [stub.ask(desk, question)[0] for _ in range(TIMES)]
-            assert set(found) == {(answer,)}, _seen(stage, desk, question, found)
+            found = [stub.query(desk, question)[0] for _ in range(TIMES)]
+            assert set(found) == {(answer,)}, _describe(stage, desk, question, found)
 
 
-def _seen(stage: Scene, guest: Guest, *what: object) -> str:
-    """What there is to see when a guest does not find what it should."""
+def _describe(stage: Scene, guest: Guest, *what: object) -> str:
+    """The state of the guest, the host and vmdns, for the message of a failure."""
     kept = guest.run("busybox", "cat", "/etc/resolv.conf"), guest.run("busybox", "ip", "addr")
-    host = subprocess.run(["ip", "neigh"], capture_output=True, text=True, check=False).stdout
+    host = ip("neigh")
     return "\n".join(map(str, (*what, *kept, host, *stage.server.lines[-40:])))
 
 
@@ -47,11 +46,11 @@ def test_a_guest_that_announces_itself(stage: Scene) -> None:
     link = stage.links["bridged"]
     before = len(stage.server.lines)
     with stage.router(link), stage.guest(link, AVAHI) as desk:
-        until(lambda: "Server startup complete" in desk.said("avahi-daemon"), "Avahi's announcement")
+        until(lambda: "Server startup complete" in desk.log("avahi-daemon"), "Avahi's announcement")
         with stage.guest(link, AVAHI, name="other", mac="020000000077") as other:
-            assert AVAHI.ask(other, "desk.local")[0] == (link.desk,)
-        assert "Host name is desk.local" in desk.said("avahi-daemon")
-        assert "conflict" not in desk.said("avahi-daemon")
+            assert AVAHI.query(other, "desk.local")[0] == (link.desk,)
+        assert "Host name is desk.local" in desk.log("avahi-daemon")
+        assert "conflict" not in desk.log("avahi-daemon")
     assert not [line for line in stage.server.lines[before:] if "left to" in line]
 
 
@@ -60,13 +59,12 @@ def test_a_router_that_knows_nothing(stage: Scene) -> None:
     link = stage.links["bridged"]
     with stage.router(link, silent=True), stage.guest(link, AVAHI) as desk:
         assert link.host not in desk.run("busybox", "cat", "/etc/resolv.conf")
-        assert [AVAHI.ask(desk, "web.local")[0] for _ in range(TIMES)] == [(link.web,)] * TIMES
-        assert AVAHI.ask(desk, "nobody.local")[0] == ("(Name or service not known)",)
+        assert [AVAHI.query(desk, "web.local")[0] for _ in range(TIMES)] == [(link.web,)] * TIMES
+        assert AVAHI.query(desk, "nobody.local")[0] == ("(Name or service not known)",)
 
 
 def _status(guest: Guest, *what: str) -> str:
-    said = guest.run("dig", *what, check=False)
-    return said.partition("status: ")[2].partition(",")[0]
+    return guest.run("dig", *what, check=False).partition("status: ")[2].partition(",")[0]
 
 
 def test_strangers_on_the_lan_are_refused(stage: Scene) -> None:
@@ -80,32 +78,29 @@ def test_strangers_on_the_lan_are_refused(stage: Scene) -> None:
 def test_a_vm_is_known_by_its_first_packet(stage: Scene) -> None:
     """A bridged VM without Guest Additions, and without a lease of VirtualBox's."""
     link = stage.links["bridged"]
-    late = stage.lab.create("late", "--nic1", "bridged", "--bridge-adapter1", "lan0")
-    stage.lab.start(late)
-    mac = stage.lab.mac(late)
-    until(lambda: "late" in stage.server.dig("late.local") and not stage.server.addresses("late.local"), "late runs")
+    mac = stage.start_late()
     with stage.router(link), stage.guest(link, GLIBC, name="late", mac=mac) as guest:
         assert stage.server.addresses("late.local") == []
         guest.run("busybox", "ping", "-c", "1", link.host)
         stage.server.is_at("late.local", guest.address)
-        # Another address, told by nothing but a question: which is answered, as is the one for its own name.
+        # Another address, known by nothing but a query: which is answered, as is the one for its own name.
         guest.run("busybox", "ip", "addr", "flush", "dev", "eth0")
         guest.static(f"{link.near(77)}/24")
-        assert GLIBC.ask(guest, "web.local")[0] == (link.web,)
-        assert GLIBC.ask(guest, "late.local")[0] == (link.near(77),)
+        assert GLIBC.query(guest, "web.local")[0] == (link.web,)
+        assert GLIBC.query(guest, "late.local")[0] == (link.near(77),)
         assert stage.server.addresses("late.local") == [link.near(77)]
-    stage.lab.vbm("controlvm", late, "poweroff")
+    stage.lab.power_off("late")
 
 
-def test_a_vm_that_the_host_has_forgotten(stage: Scene) -> None:
-    """It knows the host's MAC, so it asks its question and nothing else; as after a pause."""
+def test_a_vm_that_is_not_in_the_neighbour_table(stage: Scene) -> None:
+    """It knows the host's MAC, so it sends its query without ARP; as after a pause."""
     link = stage.links["bridged"]
     with stage.router(link), stage.guest(link, GLIBC) as desk:
         for _ in range(TIMES):
-            assert GLIBC.ask(desk, "web.local")[0] == (link.web,)
+            assert GLIBC.query(desk, "web.local")[0] == (link.web,)
             ip("neigh", "del", link.desk, "dev", link.interface)
-            until(lambda: link.desk not in stage.server.addresses("desk.local"), "the host forgets it")
-            assert GLIBC.ask(desk, "web.local")[0] == (link.web,)
+            until(lambda: link.desk not in stage.server.addresses("desk.local"), "the host has lost it")
+            assert GLIBC.query(desk, "web.local")[0] == (link.web,)
 
 
 def test_a_vm_with_ipv6(stage: Scene) -> None:
@@ -118,7 +113,7 @@ def test_a_vm_with_ipv6(stage: Scene) -> None:
             until(lambda: "tentative" not in desk.run("busybox", "ip", "addr", "show", "dev", "eth0"), "its address")
             desk.run("busybox", "ping", "-c", "1", "fd00:77::20")
             until(lambda: stage.server.addresses("desk.local", "AAAA") == ["fd00:77::21"], "its address in vmdns")
-            assert GLIBC.ask(desk, "desk.local")[0] == (link.desk, "fd00:77::21")
-            assert GLIBC.ask(desk, "desk")[0] == (link.desk, "fd00:77::21")
+            assert GLIBC.query(desk, "desk.local")[0] == (link.desk, "fd00:77::21")
+            assert GLIBC.query(desk, "desk")[0] == (link.desk, "fd00:77::21")
     finally:
         ip("addr", "del", "fd00:77::20/64", "dev", link.interface)

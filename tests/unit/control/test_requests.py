@@ -54,14 +54,6 @@ def test_names() -> None:
     }  # fmt: skip
 
 
-def test_why_a_vm_has_an_address() -> None:
-    (guest,) = snapshot_of(vm(1), lease(1, "10.0.2.4")).guests
-    for later, left in ((0, 540), (0.4, 540), (539.9, 0), (10_000, 0)):
-        assert requests.why(guest.addresses[0], NOW + later) == f"DHCP lease of lab, {left} s left"
-    (guest,) = snapshot_of(vm(1, reports=(report(1, "10.0.2.4"),))).guests
-    assert requests.why(guest.addresses[0], NOW) == "reported by Guest Additions"
-
-
 WEB = (vm(1), lease(1, "10.0.2.4"))
 RULES = PortForward("Rule 1", "tcp", "", 2222, "", 22), PortForward("x", "udp", "127.0.0.1", 5353, "", 53)
 
@@ -80,12 +72,7 @@ ON_NAT = (vm(1, "db", NAT, reports=(report(1, "10.0.2.15"),)),)
     ("before", "after", "kind", "line"),
     [
         (None, WEB, "appeared", f"+ web.local  {WHERE}"),
-        (None, (vm(1),), "appeared", "+ web.local  no address known yet"),
         (WEB, None, "gone", "- web.local"),
-        ((vm(1),), WEB, "changed", f"~ web.local  {WHERE}"),
-        (WEB, (vm(1),), "changed", "~ web.local  no address known yet (was 10.0.2.4)"),
-        (WEB, (vm(1), lease(1, "10.0.2.5")), "changed", f"~ web.local  {WHERE.replace('.4', '.5')} (was 10.0.2.4)"),
-        (WEB, (vm(1, "db"), WEB[1]), "changed", f"~ db.local (was web.local)  {WHERE}"),
         (WEB, (vm(1, names=("www",)), WEB[1]), "changed", f"~ web.local  {WHERE}"),
         (WEB, ON_NAT, "changed", "~ db.local (was web.local)  10.0.2.15 (NAT, guest additions) (was 10.0.2.4)"),
         (None, BOTH, "appeared", "+ web.local  192.168.56.101 (host-only vboxnet0, lease)"),
@@ -135,29 +122,6 @@ def test_the_choice_of_one_address_is_explained() -> None:
     ]
 
 
-REMEDY = (
-    f"rename one of the two VMs, or choose a name for this one: VBoxManage setextradata {uuid(2)} vmdns/names x-y-2"
-)
-
-
-def test_explained_with_problems_and_remedies() -> None:
-    snapshot = snapshot_of(vm(1, "x\ny", NAT, state="Paused"), vm(2, "x-y", NAT, reports=(report(2, "10.0.2.15"),)))
-    assert requests.explain(snapshot, to_wire("x-y.local"), NOW, EVERYWHERE) == [
-        f"VM 'x-y' ({uuid(2)}) is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y; {REMEDY}",
-        f"x-y.local is VM 'x\\ny' ({uuid(1)}), which is Paused",
-        f"it has the name x-y, which VM 'x-y' ({uuid(2)}) would have as well; it is on NAT alone, where nobody can "
-        "reach it: add a port-forward rule or another adapter",
-    ]
-    assert requests.explain(snapshot, to_wire("x-y-2.local"), NOW, EVERYWHERE) == [
-        f"x-y-2.local is VM 'x-y' ({uuid(2)}), which is Running",
-        "10.0.2.15 is left out: it is inside of the VM's own NAT, which nobody else reaches "
-        "(reported by Guest Additions)",
-        f"it is x-y-2, because VM 'x\\ny' ({uuid(1)}) has the name x-y",
-        REMEDY,
-        "VM 'x-y' is on NAT alone, where nobody can reach it: add a port-forward rule or another adapter",
-    ]
-
-
 def test_an_address_is_explained_with_each_vm_that_has_it() -> None:
     snapshot = snapshot_of(vm(1, "web"), lease(1, "10.0.2.4"), vm(2, "db", OTHER), lease(2, "10.0.2.4", OTHER))
     assert requests.explain(snapshot, to_wire("4.2.0.10.in-addr.arpa"), NOW, View()) == [
@@ -166,28 +130,9 @@ def test_an_address_is_explained_with_each_vm_that_has_it() -> None:
     ]
 
 
-def test_a_name_that_the_hosts_file_answers_is_explained() -> None:
-    hosts = HostName("web", "192.168.1.9"), HostName("nas.example.org", "192.168.1.8"), HostName("off", "192.168.1.7")
-    snapshot = snapshot_of(vm(1), lease(1, "10.0.2.4"), vm(2, "off", state="PoweredOff"), *hosts)
-    answered = "is answered from this computer's hosts file"
-    assert requests.explain(snapshot, to_wire("web.local"), NOW, EVERYWHERE) == [
-        f"web.local {answered}",
-        f"VM 'web' ({uuid(1)}) is web-2, because web is in this computer's hosts file (192.168.1.9 web); "
-        "remove that line from the hosts file, or rename the VM",
-    ]
-    assert requests.explain(snapshot, to_wire("nas.example.org"), NOW, EVERYWHERE) == [f"nas.example.org {answered}"]
-    assert requests.explain(snapshot, to_wire("web-2.local"), NOW, EVERYWHERE)[0].startswith("web-2.local is VM 'web'")
-
-
 @pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "5.2.0.10.in-addr.arpa"])
 def test_nothing_to_explain(name: str) -> None:
     assert requests.explain(snapshot_of(*WEB), to_wire(name), NOW, EVERYWHERE) == []
-
-
-def test_a_name_in_another_script_is_shown_in_it_too() -> None:
-    (one,) = requests.names(snapshot_of(vm(1, "리눅스")), NOW)["names"]
-    assert one["name"] == "xn--pd1b38l32h.local"
-    assert one["shown"] == "xn--pd1b38l32h.local (리눅스.local)"
 
 
 # -- ask --------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ async def test_a_port_is_taken_once_it_can_be_bound(monkeypatch: pytest.MonkeyPa
     assert ports.lines.count(trouble) == 1
     del ports.errors[53]
     await asyncio.sleep(listening.RETRY_SECONDS + 0.1)
-    # The port that served until then goes on, as this computer may have been told to ask it (`vmdns host`).
+    # The port that served until then goes on: `vmdns host` may have configured it on this computer.
     assert ports.ports == ([53] if error == errno.EADDRNOTAVAIL else [5300, 53])
     assert [one["port"] for one in ports.listening.status()] == [53]
     assert ports.listening.status()[0]["detail"] == ""

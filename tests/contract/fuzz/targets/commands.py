@@ -1,4 +1,4 @@
-"""Any output of a system's command, and any file of its or of VirtualBox's networks, gives values or the error told of.
+"""Any output of a system's command, and any file of its or of VirtualBox's networks, gives values or its one error.
 
 The first byte of the data chooses whose output the rest is.
 """
@@ -38,8 +38,8 @@ def check(data: bytes) -> None:
         if earlier is not None:
             assert parse_earlier_servers(render_resolv_conf(text, earlier, "127.0.0.1")) == earlier
         return
-    read, told = READERS[which]
-    with contextlib.suppress(told or ()):
+    read, error = READERS[which]
+    with contextlib.suppress(error or ()):
         found = read(text)
         if isinstance(found, dict) and which > 1:
             json.dumps(found)

@@ -21,8 +21,8 @@ LOOP = asyncio.new_event_loop()
 REQUESTS = Requests(lambda: SNAPSHOT, tuple, SERVER.resolve, dict, dict)
 
 
-class Written:
-    """The part of a StreamWriter that is used, into memory."""
+class MemoryWriter:
+    """A StreamWriter into memory, as far as it is used."""
 
     def __init__(self) -> None:
         self.out = b""
@@ -61,7 +61,7 @@ async def _serve(data: bytes, *, token: bool) -> None:
     reader = asyncio.StreamReader(limit=MAX_REQUEST)
     reader.feed_data(data)
     reader.feed_eof()
-    writer = Written()
+    writer = MemoryWriter()
     try:
         line = await reader.readline()
     except ValueError:  # it is too long

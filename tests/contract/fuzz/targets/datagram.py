@@ -1,7 +1,7 @@
 """Any datagram gets the same bytes from every path: silence where that is right, else one sound response in its limit.
 
-Silence is right for less than a header and for responses. The first byte of the data says who asks, the rest is the
-packet.
+Silence is right for less than a header and for responses. The first byte of the data chooses the client, the
+rest is the packet.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
 from vmdns.state.snapshot import AccessRight
 
-# (the asker, the host's address that it asks at): the host itself, a guest, somebody on the LAN, a stranger
-ASKERS = (
+# (the client, the host's address that it queries): the host itself, a guest, a host on the LAN, an unknown one
+CLIENTS = (
     ("127.0.0.1", "127.0.0.1"),
     ("192.168.56.102", "192.168.56.1"),
     ("192.168.1.77", "192.168.1.5"),
@@ -27,7 +27,7 @@ ASKERS = (
 
 
 class _Forwarder:
-    """Answers every question with nothing, in the thread that asks."""
+    """Answers every query with nothing, in the thread that queries."""
 
     thread = InlineThread()
 
@@ -43,7 +43,7 @@ SERVER = DnsServer(lambda: SNAPSHOT, _Forwarder(), _admit, Limits())  # type: ig
 
 
 def check(data: bytes) -> None:
-    peer, local = ASKERS[data[0] % len(ASKERS)] if data else ASKERS[0]
+    peer, local = CLIENTS[data[0] % len(CLIENTS)] if data else CLIENTS[0]
     packet = data[1:]
     SERVER.publish(SNAPSHOT)
     response = answer_at_once(SERVER, packet, peer, local)

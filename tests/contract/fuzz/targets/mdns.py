@@ -1,4 +1,4 @@
-"""Whatever is heard on a link, the responder never raises, and says little, nothing but its own, in sound packets.
+"""Whatever a link receives, the responder never raises, and sends few packets, with its own records alone.
 
 The data is a list of steps: a byte for what happens, and for a packet a byte of its length and the packet.
 """
@@ -14,8 +14,8 @@ from vmdns.mdns.responder import Responder, find_records
 NAMES = {to_wire("web.local"): ("192.168.56.101", "fd00:56::101"), to_wire("db.local"): ("192.168.56.102",)}
 OWNERS = set(find_records(NAMES))
 SOURCES = ("192.168.56.101", "192.168.56.50", "fe80::7")
-MOST_STEPS = 40
-MOST_WAKES = 20
+MAX_STEPS = 40
+MAX_WAKES = 20
 
 
 def _middle(least: float, most: float) -> float:
@@ -31,12 +31,12 @@ def check(data: bytes) -> None:
         responder.wake(now)
     responder.send()  # which is always the same
     at = steps = 0
-    while at < len(data) and steps < MOST_STEPS:
+    while at < len(data) and steps < MAX_STEPS:
         step, steps = data[at], steps + 1
         at += 1
         if step & 3 == 3:
             now += (step >> 2) / 8
-            for _ in range(MOST_WAKES):
+            for _ in range(MAX_WAKES):
                 due = responder.timeout()
                 if due is None or due > now:
                     break

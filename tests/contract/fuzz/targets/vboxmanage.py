@@ -33,17 +33,14 @@ def _any(text: str) -> None:
         assert isinstance(value, str)
         assert isinstance(time, float)
     with contextlib.suppress(ValueError):
-        _told(output.parse_machine(text))
-    for one in (
-        *output.parse_host_interfaces(text),
-        *output.parse_host_only_networks(text),
-    ):
-        _told(one)
+        _check_fact(output.parse_machine(text))
+    for one in (*output.parse_host_interfaces(text), *output.parse_host_only_networks(text)):
+        _check_fact(one)
         ip_interface(one.prefix)
 
 
-def _told(fact: Machine | HostInterface) -> None:
-    assert from_json(to_json(fact)) == fact, "the worker could not tell it"
+def _check_fact(fact: Machine | HostInterface) -> None:
+    assert from_json(to_json(fact)) == fact, "the worker could not report it"
 
 
 def _name(name: str) -> None:

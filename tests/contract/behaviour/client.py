@@ -1,4 +1,4 @@
-"""A client that trusts nothing: each response is looked at byte by byte before dnspython reads it."""
+"""A client that checks each response byte by byte before dnspython reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import dns.flags
 import dns.message
 import dns.rdatatype
 
-from tests.contract.behaviour.scripted import Upstream
+from tests.contract.behaviour.upstream import Upstream
 from tests.unit.server.dnsbench import Stream
 
 PATIENCE = 15.0  # seconds until an answer that does not come is a failure; no case may take as long
@@ -25,7 +25,7 @@ _idents = itertools.count(1)
 
 
 @dataclass
-class Got:
+class Response:
     """A response: its bytes, and what they say."""
 
     raw: bytes
@@ -94,30 +94,30 @@ def packet(*counts: int, body: bytes, flags: int = 0x0100, ident: int | None = N
 
 
 @dataclass
-class Asker:
-    """Asks one server, by UDP or by TCP. unique: a label that no other case uses; upstream: what the server asks."""
+class Client:
+    """Queries one server, by UDP or by TCP. unique: a label that no other case uses; log: the lines of the server."""
 
     address: tuple[str, int]
     tcp: bool
     unique: str
     upstream: Upstream
-    said: Callable[[], list[str]]
+    log: Callable[[], list[str]]
 
-    def by(self, tcp: bool) -> Asker:
-        return Asker(self.address, tcp, self.unique, self.upstream, self.said)
+    def by(self, tcp: bool) -> Client:
+        return Client(self.address, tcp, self.unique, self.upstream, self.log)
 
     def name(self, first: str) -> str:
-        """A name of the scripted upstream that behaves as its first label says."""
+        """A name for which the upstream behaves as its first label says."""
         return f"{first}.{self.unique}.fz.test"
 
-    def asked(self, first: str, tcp: bool | None = None) -> int:
-        """How often the upstream was asked for that name."""
+    def forwarded(self, first: str, tcp: bool | None = None) -> int:
+        """How many queries for that name the upstream got."""
         return self.upstream.count(self.name(first), tcp)
 
-    async def ask(self, name: str, kind: str = "A", **how: Any) -> Got:
+    async def query(self, name: str, kind: str = "A", **how: Any) -> Response:
         return await self.send(question(name, kind, **how))
 
-    async def send(self, sent: bytes) -> Got:
+    async def send(self, sent: bytes) -> Response:
         """The response to a packet, checked for what holds of each."""
         return check(sent, await self.raw(sent), self.tcp)
 
@@ -190,7 +190,7 @@ async def wait(coming: Any) -> Any:
         return await coming
 
 
-def check(sent: bytes, raw: bytes, tcp: bool) -> Got:
+def check(sent: bytes, raw: bytes, tcp: bool) -> Response:
     """What holds of each response to a query, whatever it answers."""
     ident, asked = _HEADER.unpack_from(sent)[:2]
     got, flags, questions = _HEADER.unpack_from(raw)[:3]
@@ -213,4 +213,4 @@ def check(sent: bytes, raw: bytes, tcp: bool) -> Got:
     if read.edns >= 0:
         assert (read.edns, read.payload) == (0, SIZE)
         assert not read.ednsflags & 0x7FFF, "flags that nobody knows are cleared (RFC 6891 section 6.1.4)"
-    return Got(raw, read)
+    return Response(raw, read)

@@ -1,4 +1,4 @@
-"""The scripted upstream, with what the list of correct answers wants besides."""
+"""The upstream of the behaviour table."""
 
 from __future__ import annotations
 

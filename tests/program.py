@@ -1,0 +1,57 @@
+"""A program whose output the tests read while it runs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+PATIENCE = 60.0  # VBoxManage takes seconds on a busy machine with two cores
+
+
+class Program:
+    """Collects the lines that a program prints. how: arguments of Popen, or of what starts it instead."""
+
+    def __init__(self, command: Sequence[str], *, start: Callable[..., Any] = subprocess.Popen, **how: Any) -> None:
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **how}
+        self.process: subprocess.Popen[bytes] = start(command, **how)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            with self._changed:
+                self.lines.append(raw.decode(errors="replace").rstrip())
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def saw(self, text: str, after: int = 0) -> str:
+        """Waits for a line with this text, from the line number `after` on; the line."""
+
+        def find() -> str | None:
+            return next((line for line in self.lines[after:] if text in line), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: find() or self._ended, PATIENCE)
+            found = find()
+        if found is None:
+            raise AssertionError(f"no line with {text!r}; it printed:\n" + "\n".join(self.lines))
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Sends the signal if it still runs, and waits for its end; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(PATIENCE / 2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(PATIENCE / 2)
+            raise
