@@ -94,6 +94,10 @@ def test_the_view_of_each_client(client: str, members: tuple[Network, ...]) -> N
     assert addresses(build_world(), client, "vmdns.local") == [local]
 
 
+def test_the_view_follows_the_local_address_where_two_are_on_one_lan() -> None:
+    assert build_world().view("192.168.1.6", "192.168.1.150") == View((LAN2,), "192.168.1.6")
+
+
 @pytest.mark.parametrize(
     ("resolvers", "local", "members"),
     [
