@@ -25,72 +25,49 @@ SNAPSHOT = build(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "note"),
-    [
-        ("my-web-server", "my-web-server.local", ""),
-        ("MY-WEB-SERVER", "my-web-server.local", ""),
-        ("my-web-server.local", "my-web-server.local", ""),
-        ("my-web-server.VM.internal", "my-web-server.vm.internal", ""),
-        ("my_web_server", "my-web-server.local", "'my_web_server' is asked for as my-web-server.local"),
-        ("my_web_server.local", "my-web-server.local", "'my_web_server.local' is asked for as my-web-server.local"),
-        ("Ubuntu 22.04", "ubuntu-22-04.local", "'Ubuntu 22.04' is asked for as ubuntu-22-04.local"),
-        ("Debian 12.1", "debian-12-1.local", "'Debian 12.1' is asked for as debian-12-1.local"),
-        ("dev.corp", "dev-corp.local", "'dev.corp' is asked for as dev-corp.local"),
-        ("db-main", "db-main.local", ""),
-        ("db_main", "db-main.local", "'db_main' is asked for as db-main.local"),
-        ("db-mian", "db-mian.local", ""),
-        ("리눅스", "xn--pd1b38l32h.local", "'리눅스' is asked for as xn--pd1b38l32h.local"),
-        ("nas", "nas.local", ""),
-        ("www.example.com", "www.example.com", ""),
-        ("intra.corp.example", "intra.corp.example", ""),
-        ("my-web-server.", "my-web-server", ""),
-        ("shop.my-web-server.", "shop.my-web-server", ""),
-        ("local", "local", ""),
-        ("4.2.0.10.in-addr.arpa", "4.2.0.10.in-addr.arpa", ""),
-    ],
-)
-def test_the_name_that_is_asked_for(text: str, name: str, note: str) -> None:
-    found = parse_typed_name(text, SNAPSHOT)
-    assert (to_text(found.key), found.kind, found.note) == (name, "A", note)
+AS_TYPED = ""
+ANOTHER = "{text!r} is asked for as {name}"
+BELOW = "{text} is taken for {name}, a name of the VMs; for the name outside, type {text}. with a final dot"
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "kind"),
+    ("text", "name", "kind", "note"),
     [
-        ("shop.my-web-server", "shop.my-web-server.local", "A"),
-        ("shop.db-main", "shop.db-main.local", "A"),
-        ("my-web-server.lab", "my-web-server.lab.local", "A"),
-        ("printer.hall", "printer.hall.local", "A"),
-        ("_ssh._tcp.my-web-server", "_ssh._tcp.my-web-server.local", "SRV"),
+        ("MY-WEB-SERVER", "my-web-server.local", "A", AS_TYPED),
+        ("my-web-server.VM.internal", "my-web-server.vm.internal", "A", AS_TYPED),
+        ("my_web_server", "my-web-server.local", "A", ANOTHER),
+        ("my_web_server.local", "my-web-server.local", "A", ANOTHER),
+        ("Ubuntu 22.04", "ubuntu-22-04.local", "A", ANOTHER),
+        ("Debian 12.1", "debian-12-1.local", "A", ANOTHER),
+        ("dev.corp", "dev-corp.local", "A", ANOTHER),
+        ("db-main", "db-main.local", "A", AS_TYPED),
+        ("db_main", "db-main.local", "A", ANOTHER),
+        ("db-mian", "db-mian.local", "A", AS_TYPED),
+        ("리눅스", "xn--pd1b38l32h.local", "A", ANOTHER),
+        ("nas", "nas.local", "A", AS_TYPED),
+        ("www.example.com", "www.example.com", "A", AS_TYPED),
+        ("intra.corp.example", "intra.corp.example", "A", AS_TYPED),
+        ("shop.my-web-server.", "shop.my-web-server", "A", AS_TYPED),
+        ("local", "local", "A", AS_TYPED),
+        ("4.2.0.10.in-addr.arpa", "4.2.0.10.in-addr.arpa", "A", AS_TYPED),
+        ("shop.my-web-server", "shop.my-web-server.local", "A", BELOW),
+        ("shop.db-main", "shop.db-main.local", "A", BELOW),
+        ("my-web-server.lab", "my-web-server.lab.local", "A", BELOW),
+        ("printer.hall", "printer.hall.local", "A", BELOW),
+        ("_ssh._tcp.my-web-server", "_ssh._tcp.my-web-server.local", "SRV", BELOW),
+        ("10.0.2.4", "4.2.0.10.in-addr.arpa", "PTR", AS_TYPED),
+        ("fe80::1%eth0", "1." + "0." * 27 + "0.8.e.f.ip6.arpa", "PTR", AS_TYPED),
     ],
 )
-def test_names_with_dots_that_are_ours(text: str, name: str, kind: str) -> None:
+def test_the_name_and_type_that_a_text_means(text: str, name: str, kind: str, note: str) -> None:
     found = parse_typed_name(text, SNAPSHOT)
-    assert (to_text(found.key), found.kind) == (name, kind)
-    assert (
-        found.note == f"{text} is taken for {name}, a name of the VMs; for the name outside, type {text}. with a "
-        "final dot"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("10.0.2.4", "4.2.0.10.in-addr.arpa"),
-        ("fe80::1%eth0", "1." + "0." * 27 + "0.8.e.f.ip6.arpa"),
-        ("::1", "1." + "0." * 31 + "ip6.arpa"),
-    ],
-)
-def test_an_address_means_its_name(text: str, name: str) -> None:
-    found = parse_typed_name(text, SNAPSHOT)
-    assert (to_text(found.key), found.kind, found.note) == (name, "PTR", "")
+    assert (to_text(found.key), found.kind, found.note) == (name, kind, note.format(text=text, name=name))
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "a..b", "x" * 64 + ".com", ".", "...", "_", "\x00", "." * 300, "_.a b.local"]
 )
-def test_odd_texts_are_a_name_or_a_value_error(text: str) -> None:
+def test_any_text_is_a_name_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_typed_name(text, SNAPSHOT).key.endswith(b"\0")
 
@@ -104,5 +81,5 @@ def test_odd_texts_are_a_name_or_a_value_error(text: str) -> None:
         ("something", ""),
     ],
 )
-def test_the_name_that_was_meant(name: str, similar: str) -> None:
+def test_the_most_similar_name(name: str, similar: str) -> None:
     assert find_similar_name(name, SNAPSHOT) == similar
