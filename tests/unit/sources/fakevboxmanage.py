@@ -1,4 +1,4 @@
-"""A program that stands for VBoxManage: it plays what it was told, and notes what it was asked."""
+"""A program that stands for VBoxManage: it prints what a test gave it, and logs its calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ cat "$name.err" >&2
 """
 
 
-class Asked(NamedTuple):
+class Call(NamedTuple):
     """One call: its arguments, what mattered of its environment, its standard input, its process id."""
 
     words: str
@@ -68,16 +68,16 @@ class FakeVBoxManage:
         """The next call with these arguments does not end."""
         self._name(words, ".hang").touch()
 
-    def log(self) -> list[Asked]:
+    def log(self) -> list[Call]:
         """All calls until now."""
         try:
             lines = (self.folder / "asked").read_text("utf-8").splitlines()
         except FileNotFoundError:
             return []
         fields = (line.split("\t") for line in lines)
-        return [Asked(words, locale, home, read, int(pid)) for words, locale, home, read, pid in fields]
+        return [Call(words, locale, home, read, int(pid)) for words, locale, home, read, pid in fields]
 
-    def asked(self) -> list[str]:
+    def calls(self) -> list[str]:
         """The arguments of all calls until now."""
         return [one.words for one in self.log()]
 

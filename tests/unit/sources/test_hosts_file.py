@@ -111,7 +111,7 @@ def test_a_block_list_of_230_000_names_is_taken_whole_and_kept_once(tmp_path: Pa
     assert digested(tmp_path, block_list(3), found).count == 5
 
 
-def test_beyond_the_bound_the_users_own_lines_are_kept_and_it_is_said(
+def test_beyond_the_bound_the_users_own_lines_are_kept_and_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosts, "MAX_BLOCKED", 10)

@@ -118,19 +118,20 @@ def test_what_cannot_be_run_does_not_count(nowhere) -> None:
     assert find({}, "linux") is None
 
 
-def test_bindings_of_debian(nowhere) -> None:
-    real = program(nowhere / "usr/lib/virtualbox")
-    (real.parent / "sdk/bindings/xpcom/python").mkdir(parents=True)
-    modules = package(nowhere / "usr/lib/python3/dist-packages")
-    assert find({}, "linux") == Installation(real.parent, real, real.parent / "sdk", modules)
-
-
-def test_bindings_of_oracle(nowhere) -> None:
-    real = program(nowhere / "opt/VirtualBox")
-    (real.parent / "sdk/bindings").mkdir(parents=True)
-    package(nowhere / "usr/lib/python3.12/site-packages")
-    modules = package(real.parent / "sdk/installer/python")
-    assert find({}, "linux") == Installation(real.parent, real, real.parent / "sdk", modules)
+@pytest.mark.parametrize(
+    ("place", "bindings", "modules"),
+    [
+        ("usr/lib/virtualbox", "sdk/bindings/xpcom/python", "usr/lib/python3/dist-packages"),  # Debian's
+        ("opt/VirtualBox", "sdk/bindings", "opt/VirtualBox/sdk/installer/python"),  # Oracle's
+    ],
+)
+def test_bindings(nowhere, place, bindings, modules) -> None:
+    real = program(nowhere / place)
+    (real.parent / bindings).mkdir(parents=True)
+    if place.startswith("opt"):
+        package(nowhere / "usr/lib/python3.12/site-packages")  # VirtualBox's own come first
+    expected = Installation(real.parent, real, real.parent / "sdk", package(nowhere / modules))
+    assert find({}, "linux") == expected
 
 
 def test_sdk_of_the_environment(nowhere, tmp_path) -> None:

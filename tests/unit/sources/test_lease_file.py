@@ -59,7 +59,7 @@ def test_the_real_file() -> None:
     assert parse_leases(b'<?xml version="1.0"?>\n<Leases version="1.0"/>\n', "lab") == ()
 
 
-def test_utf16_is_read_where_a_byte_order_mark_tells_of_it() -> None:
+def test_utf16_is_read_where_a_byte_order_mark_shows_it() -> None:
     assert parse_leases(REAL.decode().encode("utf-16"), "lab") == LEASES
 
 

@@ -120,7 +120,7 @@ def test_a_renewed_lease_is_reported(watched: Watched) -> None:
     assert (renewed.issued, renewed.until) == (1_700_000_300.0, 1_700_000_900.0)
 
 
-def test_a_damaged_file_keeps_its_last_good_content_and_is_told_once(watched: Watched) -> None:
+def test_a_damaged_file_keeps_its_last_good_content_and_is_reported_once(watched: Watched) -> None:
     watched.write(content(ONE))
     watched.begin()
     watched.write(DAMAGED)
@@ -166,7 +166,7 @@ def test_virtualbox_xml_has_virtualbox_read_again(watched: Watched) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links to devices")
-def test_what_is_no_file_is_told_and_harms_no_other(watched: Watched) -> None:
+def test_what_is_no_file_is_reported_and_harms_no_other(watched: Watched) -> None:
     (watched.folder / f"zero{SUFFIX}").symlink_to("/dev/zero")
     (watched.folder / f"folder{SUFFIX}").mkdir()
     watched.write(content(ONE))

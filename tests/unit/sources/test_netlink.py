@@ -19,7 +19,7 @@ from tests.unit.sources.twohosts import GUEST_MAC, TwoHosts, missing, two_hosts
 pytestmark = pytest.mark.skipif(bool(reason := missing()), reason=reason)
 PATIENCE = 30.0
 
-# Tells as the worker does, and of each address that it told whether it could be bound at once.
+# Reports as the worker does, and which reported addresses could not be bound at once.
 PROGRAM = """
 import json, socket, sys
 from vmdns.sources.host_network import HostWatcher
@@ -174,7 +174,7 @@ def test_a_guest_is_known_by_its_first_packet(hosts: TwoHosts, watched: Watched)
     watched.until(lambda: watched.neighbours() == [])
 
 
-def test_a_look_that_is_asked_for_is_said_to_be_over(hosts: TwoHosts, watched: Watched) -> None:
+def test_a_requested_look_is_confirmed(hosts: TwoHosts, watched: Watched) -> None:
     for source in ("neighbours", "addresses", "neighbours", "weather"):
         watched.messages.clear()
         watched.ask(source)

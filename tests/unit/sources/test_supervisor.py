@@ -74,7 +74,7 @@ def test_messages_are_passed_on_and_beats_are_not(monkeypatch: pytest.MonkeyPatc
     assert played._process is None  # ended with its input
 
 
-def test_a_worker_that_ends_is_followed_by_another_and_its_last_words_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_ends_is_replaced_and_its_last_words_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys; sys.exit('its library is gone')"
     heard, played = play(partial(Played, program), lambda heard, _: len(heard) == 4, monkeypatch)
     assert heard == [{"lost": "its library is gone"}] * 4
@@ -99,7 +99,7 @@ def test_one_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None
     assert played._process is None or played._process.poll() is not None
 
 
-def test_a_wish_is_told_once_until_it_is_fulfilled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_sent_once_until_it_is_fulfilled(monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
         import sys
         print('{"found": {}, "detail": ""}', flush=True)

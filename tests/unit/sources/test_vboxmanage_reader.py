@@ -121,17 +121,17 @@ def reader(world) -> Reading:
     return reader
 
 
-def told(machine: Machine) -> Machine:
+def reported(machine: Machine) -> Machine:
     """What a reader tells of this VM: adapters and reports of an online one alone, and its place in `list vms`."""
     machine = replace(machine, registration_index=machine.registration_index or INDEXES[machine.uuid])
     return machine if machine.online else replace(machine, adapters=(), reports=())
 
 
 def vm(uuid: str, **changes: object) -> dict[str, Fact]:
-    return {f"machine:{uuid}": told(replace(zoo.MACHINES[uuid], **changes))}  # type: ignore[arg-type]
+    return {f"machine:{uuid}": reported(replace(zoo.MACHINES[uuid], **changes))}  # type: ignore[arg-type]
 
 
-FACTS = {name: told(fact) if isinstance(fact, Machine) else fact for name, fact in zoo.FACTS.items()}
+FACTS = {name: reported(fact) if isinstance(fact, Machine) else fact for name, fact in zoo.FACTS.items()}
 
 
 # -- what there is ---------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ def test_look_sees_what_the_api_saw(world) -> None:
     reader.reader.close()
 
 
-def test_only_running_vms_are_asked_for(world, reader) -> None:
+def test_only_running_vms_are_shown(world, reader) -> None:
     reader.wait(0)
-    shown = {words.split()[1] for words in world.fake.asked() if words.startswith("showvminfo")}
+    shown = {words.split()[1] for words in world.fake.calls() if words.startswith("showvminfo")}
     online = {uuid for uuid, machine in zoo.MACHINES.items() if machine.online}
     assert shown == online
 
@@ -306,7 +306,7 @@ def test_settings_that_vanish_and_come_back(world, reader) -> None:
     path.unlink()
     world.out("list vms", '"bare"', '"<inaccessible>"')
     reader.reader.request_look()
-    assert reader.wait(0) == {f"machine:{BARE}": told(Machine(BARE, "", accessible=False))}
+    assert reader.wait(0) == {f"machine:{BARE}": reported(Machine(BARE, "", accessible=False))}
     path.write_bytes(kept)
     world.out("list vms", '"bare"', '"bare"')
     reader.reader.request_look()
@@ -341,12 +341,12 @@ def test_pause_and_resume(world, reader, monkeypatch) -> None:
     assert reader.wait(0) == vm(MULTI)
 
 
-def test_a_round_asks_for_some_and_the_next_for_the_others(world, reader, monkeypatch) -> None:
+def test_a_round_reads_some_vms_and_the_next_the_others(world, reader, monkeypatch) -> None:
     monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
-    before = len(world.fake.asked())
+    before = len(world.fake.calls())
     for _ in range(4):
         assert reader.wait(0) == {}
-    looked = [words.split()[2] for words in world.fake.asked()[before:] if words.startswith("guestproperty")]
+    looked = [words.split()[2] for words in world.fake.calls()[before:] if words.startswith("guestproperty")]
     assert len(looked) == 4
     assert set(looked) == {uuid for uuid, machine in zoo.MACHINES.items() if machine.online}
 
@@ -358,9 +358,9 @@ def test_without_credit_no_vm_is_looked_at(world, reader, monkeypatch) -> None:
     world.long(RUN2, "powered off")
     assert reader.wait(0) == vm(RUN2, state="PoweredOff", state_changed=SAVED_AT)
     world.running(*online)
-    before = len(world.fake.asked())
+    before = len(world.fake.calls())
     assert reader.wait(0) == vm(RUN2, state="Running", reports=(), state_changed=0.0), "as its settings have it"
-    assert world.fake.asked()[before:] == ["list runningvms"]
+    assert world.fake.calls()[before:] == ["list runningvms"]
 
 
 def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
@@ -369,11 +369,11 @@ def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
     reader.wait(0)
     world.running(*online)
     monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
-    before = len(world.fake.asked())
+    before = len(world.fake.calls())
     assert reader.wait(0) == vm(RUN2)
-    looked = [words.split()[1] for words in world.fake.asked()[before:] if words.startswith("showvminfo")]
+    looked = [words.split()[1] for words in world.fake.calls()[before:] if words.startswith("showvminfo")]
     assert looked == [RUN2]
-    assert sum(words.startswith("guestproperty") for words in world.fake.asked()[before:]) == 1
+    assert sum(words.startswith("guestproperty") for words in world.fake.calls()[before:]) == 1
 
 
 # -- without settings files --------------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_extra_data_of_a_vm_without_a_readable_settings_file(world, uuid) -> Non
     assert reader.look()[f"machine:{uuid}"] == vm(uuid, **since(uuid), **extra)[f"machine:{uuid}"]
     world.fake.plays(call, "Key: vmdns/ignore, Value: 1\n")
     assert reader.wait(0) == {}
-    assert [words for words in world.fake.asked() if words.startswith("getextradata")] == [call]
+    assert [words for words in world.fake.calls() if words.startswith("getextradata")] == [call]
     (world.home / "machines" / f"{uuid}.vbox").write_bytes(b"still no xml")
     assert reader.wait(0) == vm(uuid, **since(uuid), names=(), ignored=True)
     world.fake.plays(call, status=1, err=BUSY)

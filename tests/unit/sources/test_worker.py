@@ -77,7 +77,7 @@ def test_without_virtualbox(worker: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the names of interfaces are those of Linux")
-def test_the_host_is_told_of_without_virtualbox(worker: subprocess.Popen[bytes]) -> None:
+def test_the_host_is_reported_without_virtualbox(worker: subprocess.Popen[bytes]) -> None:
     facts = until(worker, "put", "addresses")[-1]["facts"]
     loopback = {"is": "HostAddress", "interface": "lo", "prefix": "127.0.0.1/8", "alias": ""}
     assert facts["address:lo 127.0.0.1/8"] == loopback
@@ -94,7 +94,7 @@ def test_it_ends_with_its_input(worker: subprocess.Popen[bytes]) -> None:
     assert worker.wait(10) == 0
 
 
-def test_of_a_lease_file_only_what_changed_is_told_again(tmp_path: Path) -> None:
+def test_of_a_lease_file_only_what_changed_is_reported_again(tmp_path: Path) -> None:
     def write(*issued: int) -> None:
         entries = (
             f'<Lease mac="08:00:27:00:00:0{n}" state="acked">'
@@ -109,8 +109,8 @@ def test_of_a_lease_file_only_what_changed_is_told_again(tmp_path: Path) -> None
     with started(LEASES_ALONE, {**OPTIONS, "home": str(tmp_path)}) as worker:
         assert len(until(worker, "put", "leases")[-1]["facts"]) == 3
         write(100, 201)
-        *_, told = until(worker, "patch", "leases")
-    assert {key: fact and fact["issued"] for key, fact in told["facts"].items()} == {
+        *_, patch = until(worker, "patch", "leases")
+    assert {key: fact and fact["issued"] for key, fact in patch["facts"].items()} == {
         "lease:lab 080027000001 10.0.2.5": 201.0,
         "lease:lab 080027000002 10.0.2.6": None,
     }

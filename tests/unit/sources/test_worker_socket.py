@@ -75,7 +75,7 @@ sys.stdin.read()
 """
 
 
-def test_it_is_told_its_options_and_ends_with_its_server(
+def test_it_receives_its_options_and_ends_with_its_server(
     door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = door(ECHO)
@@ -85,7 +85,7 @@ def test_it_is_told_its_options_and_ends_with_its_server(
     assert opened.started[0].wait(PATIENCE) == 0
 
 
-def test_one_that_hangs_is_killed_by_the_number_that_it_told(
+def test_one_that_hangs_is_killed_by_its_process_id(
     door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped, it does not even notice that its server closed the connection."""
@@ -113,7 +113,7 @@ def test_no_number_that_means_more_than_one_process_is_killed(
     assert one.stdout.read() == b"", "the connection is closed"
 
 
-def test_where_nobody_listens_it_is_said_and_tried_again(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_listens_it_is_reported_and_tried_again(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SOCKET_VARIABLE, str(short / "nobody"))
     heard, _ = play(supervisor, lambda heard, _: len(heard) == 2, monkeypatch)
     assert all("its reader cannot be started" in one["lost"] for one in heard)
@@ -129,7 +129,7 @@ def test_an_answer_that_is_none(door: Callable[[str], Door], program: str, error
         send_request({"wire": {}})
 
 
-def test_the_real_one_wires_and_says_what_is_wrong(
+def test_the_real_one_wires_and_reports_what_is_wrong(
     door: Callable[[str], Door], short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("VBOX_PROGRAM_PATH", "HOME", "XDG_STATE_HOME"):

@@ -46,7 +46,9 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (None, False),
     ],
 )
-def test_the_kernel_tells(kernel: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wsl_is_known_by_its_kernel(
+    kernel: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(installation, "_WSL_KERNEL", tmp_path / "osrelease")
     if kernel is not None:
         (tmp_path / "osrelease").write_text(kernel)
