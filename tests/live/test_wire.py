@@ -33,7 +33,7 @@ def log(line):
 
 wiring._resolvers = lambda: ("127.0.0.53",)
 one = Wire(None, ("local", "vm.internal"), may=sys.argv[2] == "may")
-one.apply(one.plan(), log)
+one.apply(log)
 os.kill(os.getpid(), 9)
 """
 

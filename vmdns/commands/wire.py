@@ -49,9 +49,7 @@ def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> di
     if do == "undo":
         changed, left = wire.undo(log, network)
     else:
-        networks = wire.plan(network)
-        if do == "apply":
-            networks = wire.apply(networks, log, network)
+        networks = wire.apply(log, network) if do == "apply" else wire.plan(network)
         changed = [one.network for one in networks if one.steps]
     notes = [f"{one.title}: {note}" for one in networks for note in one.notes]
     if changed and do != "undo":
@@ -111,11 +109,12 @@ class Wire:
             row.steps = plan(row.want)
         return rows
 
-    def apply(self, networks: list[NetworkRow], log: Callable[[str], None], network: str = "") -> list[NetworkRow]:
-        """Applies the plan of `network`, with a line for each step, and returns what was done.
+    def apply(self, log: Callable[[str], None], network: str = "") -> list[NetworkRow]:
+        """Applies the plan of `network`, with a line for each step, and returns it.
 
         Where the host cannot be given an address, networks share one that it has.
         """
+        networks = self.plan(network)
         try:
             addresses = [step for one in networks for step in one.steps if step.setting.kind == LoopbackAddress.kind]
             apply(addresses, self.journal, SCOPE, log)
@@ -124,7 +123,7 @@ class Wire:
                 raise
             log(f"this computer cannot be given an address ({error}), so NAT Networks share one that it has")
             self._may = False
-            return self.apply(self.plan(network), log, network)
+            return self.apply(log, network)
         for one in networks:
             apply([step for step in one.steps if step.setting.kind != LoopbackAddress.kind], self.journal, SCOPE, log)
         for row in networks:

@@ -80,7 +80,7 @@ def check_networks(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:
     done: dict[str, Any] = {"steps": [], "troubles": []}
     try:
         wire = Wire(home, zones, may=is_elevated())
-        networks = wire.apply(wire.plan(), done["steps"].append)
+        networks = wire.apply(done["steps"].append)
         done["troubles"] += [f"{one.title}: {note}" for one in networks for note in one.notes]
         guests = wire.guests([one.network for one in networks if one.steps])
         if guests:

@@ -304,7 +304,7 @@ def test_stopped_between_two_steps_and_undone(box: FakeBox, host: Host, may: boo
     steps = iter(range(after))
     one = wire(may=may)
     with suppress(StopIteration):
-        one.apply(one.plan(), lambda line: print(next(steps)))
+        one.apply(lambda line: print(next(steps)))
     changed = box.file.read_bytes() != before
     assert changed == (after > (2 if may else 0))  # the first two steps give addresses
     assert wire(may=False).undo(print)[1] == []
