@@ -53,7 +53,7 @@ def mac(number: int) -> str:
 
 
 def vm(number: int, name: str = "web", *networks: Network, state: str = "Running", **more: object) -> Machine:
-    """The VM of that number; its adapters, on LAB unless told, have the MACs number, number + 256, ..."""
+    """The VM of that number; its adapters, on LAB by default, have the MACs number, number + 256, ..."""
     adapters = tuple(Adapter(slot, mac(number + 256 * slot), one) for slot, one in enumerate(networks or (LAB,)))
     return Machine(uuid(number), name, state, **{"adapters": adapters, **more})  # type: ignore[arg-type]
 

@@ -1,8 +1,7 @@
-"""What dnspython makes of a decision: the response that ours is held against, without a line of our own rendering.
+"""dnspython's encoding of a decision, which ours is compared with.
 
-Two things are not left to dnspython's choice. Names within rdata are written out whole, which RFC 1035 section 4.1.4
-leaves to whoever writes them: so each rdata is read by dnspython, written by it alone, and put in as it is. And sets
-keep their order, which it would shuffle.
+Names within rdata are written uncompressed, which RFC 1035 section 4.1.4 allows, so each rdata is read by dnspython and
+written by it alone. Record sets keep their order, which dnspython would shuffle.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ def _rendered(
     flags |= dns.flags.AA if reply.authoritative else 0
     flags |= dns.flags.RA if recursion else 0
     output = dns.renderer.Renderer(query.id, flags, max_size=65_535)
-    asked = query.question[0]
-    output.add_question(asked.name, asked.rdtype, asked.rdclass)
+    question = query.question[0]
+    output.add_question(question.name, question.rdtype, question.rdclass)
     for section in (0, 1):
         for rrset in _sets(one for where, one in records if where == section):
             output.add_rrset(_SECTIONS[section], rrset, want_shuffle=False)

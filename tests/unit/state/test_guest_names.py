@@ -21,7 +21,7 @@ NAMES = {
     "www.google.com": "www-google-com", "web.local": "web-local", "web.vm.internal": "web-vm-internal",
     "a.b.c.d.e": "a-b-c-d-e", "local": "local", "arpa": "arpa", "*.local": "local", "web\\.local": "web-local",
     "_acme-challenge": "acme-challenge", "_gateway": "gateway", "gateway": "gateway",
-    # Names by which machines find services without being told, however they are written.
+    # Names by which machines find services without configuration, in any spelling.
     "localhost": "localhost-2", "LOCALHOST": "localhost-2", "localhost.": "localhost-2", "wpad": "wpad-2",
     "WPAD.": "wpad-2", "isatap": "isatap-2", "localdomain": "localdomain-2", "broadcasthost": "broadcasthost-2",
     "vmdns": "vmdns-2", "localhost\u00ad": "localhost-2", "l\u200bocalhost": "localhost-2",
