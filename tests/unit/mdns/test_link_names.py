@@ -11,7 +11,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests.clock import run
+from tests.clock import in_loop
 from tests.facts import HOSTONLY, NETWORKS, NOW, lease, uuid, vm
 from tests.unit.server.dnsbench import HOST, InlineThread, Script, answer, answer_at_once, question
 from vmdns.dns.message import A, Message, Record, address_record
@@ -95,74 +95,66 @@ def error(message: dns.message.Message) -> str:
     return " ".join(str(one.text) for one in message.options if isinstance(one, dns.edns.EDEOption))
 
 
-def test_what_a_lookup_finds_is_answered() -> None:
-    async def main() -> None:
-        lan = Lan()
-        found = await lan.ask("Printer.local")
-        assert [str(one) for one in found.answer] == ["Printer.local. 5 IN A 192.168.1.9"]
-        other = await lan.ask("printer.local", "AAAA")
-        assert (other.rcode(), list(other.answer)) == (dns.rcode.NOERROR, [])
-        assert (await lan.ask("nobody.local")).rcode() == dns.rcode.NXDOMAIN
-        assert {name for _, name in lan.queries} == {"printer.local", "nobody.local"}
-
-    run(main())
+@in_loop
+async def test_what_a_lookup_finds_is_answered() -> None:
+    lan = Lan()
+    found = await lan.ask("Printer.local")
+    assert [str(one) for one in found.answer] == ["Printer.local. 5 IN A 192.168.1.9"]
+    other = await lan.ask("printer.local", "AAAA")
+    assert (other.rcode(), list(other.answer)) == (dns.rcode.NOERROR, [])
+    assert (await lan.ask("nobody.local")).rcode() == dns.rcode.NXDOMAIN
+    assert {name for _, name in lan.queries} == {"printer.local", "nobody.local"}
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_beyond_the_budget_it_is_servfail_at_once_with_the_reason(tcp: bool) -> None:
-    async def main() -> None:
-        lan = Lan()
-        tasks = [asyncio.create_task(lan.ask(f"no{number}.local", tcp=tcp)) for number in range(CLIENT_LOOKUPS)]
-        await asyncio.sleep(0.01)
-        response = answer_at_once(lan.server, question("printer.local", use_edns=0), OFFICE, DOOR, tcp=tcp)
-        assert response is not None
-        refused = dns.message.from_wire(response)
-        assert refused.rcode() == dns.rcode.SERVFAIL
-        assert "too many lookups" in error(refused)
-        assert {(await task).rcode() for task in tasks} == {dns.rcode.NXDOMAIN}
-        assert answer_at_once(lan.server, question("no0.local"), OFFICE, DOOR, tcp=tcp)  # known: nobody
-        await asyncio.sleep(1)
-        assert (await lan.ask("printer.local")).answer
-
-    run(main())
+@in_loop
+async def test_beyond_the_budget_it_is_servfail_at_once_with_the_reason(tcp: bool) -> None:
+    lan = Lan()
+    tasks = [asyncio.create_task(lan.ask(f"no{number}.local", tcp=tcp)) for number in range(CLIENT_LOOKUPS)]
+    await asyncio.sleep(0.01)
+    response = answer_at_once(lan.server, question("printer.local", use_edns=0), OFFICE, DOOR, tcp=tcp)
+    assert response is not None
+    refused = dns.message.from_wire(response)
+    assert refused.rcode() == dns.rcode.SERVFAIL
+    assert "too many lookups" in error(refused)
+    assert {(await task).rcode() for task in tasks} == {dns.rcode.NXDOMAIN}
+    assert answer_at_once(lan.server, question("no0.local"), OFFICE, DOOR, tcp=tcp)  # known: nobody
+    await asyncio.sleep(1)
+    assert (await lan.ask("printer.local")).answer
 
 
-def test_a_flood_of_unknown_names_leaves_another_client_its_printers() -> None:
-    async def main() -> None:
-        lan = Lan()
+@in_loop
+async def test_a_flood_of_unknown_names_leaves_another_client_its_printers() -> None:
+    lan = Lan()
 
-        async def flood() -> list[int]:
-            asked = []
-            for number in range(600):
-                asked.append(asyncio.create_task(lan.ask(f"no{number}.local", peer=FLOODER)))
-                await asyncio.sleep(0.01)
-            return [one.rcode() for one in await asyncio.gather(*asked)]
+    async def flood() -> list[int]:
+        asked = []
+        for number in range(600):
+            asked.append(asyncio.create_task(lan.ask(f"no{number}.local", peer=FLOODER)))
+            await asyncio.sleep(0.01)
+        return [one.rcode() for one in await asyncio.gather(*asked)]
 
-        flooding = asyncio.create_task(flood())
-        for number in range(30):
-            found = await lan.ask(f"printer{number}.local")
-            assert [str(one) for one in found.answer] == [f"printer{number}.local. 5 IN A 192.168.1.9"]
-            await asyncio.sleep(0.05)
-        rcodes = await flooding
-        assert set(rcodes) == {dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL}
-        assert rcodes.count(dns.rcode.NXDOMAIN) > 20
-        for start, _ in lan.queries:
-            second = [name for at, name in lan.queries if start <= at < start + 1]
-            assert sum(name.startswith("no") for name in second) <= CLIENT_QUERIES
-            assert len(second) <= 2 * CLIENT_QUERIES
-
-    run(main())
+    flooding = asyncio.create_task(flood())
+    for number in range(30):
+        found = await lan.ask(f"printer{number}.local")
+        assert [str(one) for one in found.answer] == [f"printer{number}.local. 5 IN A 192.168.1.9"]
+        await asyncio.sleep(0.05)
+    rcodes = await flooding
+    assert set(rcodes) == {dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL}
+    assert rcodes.count(dns.rcode.NXDOMAIN) > 20
+    for start, _ in lan.queries:
+        second = [name for at, name in lan.queries if start <= at < start + 1]
+        assert sum(name.startswith("no") for name in second) <= CLIENT_QUERIES
+        assert len(second) <= 2 * CLIENT_QUERIES
 
 
 @pytest.mark.parametrize("label", [*sorted(RESERVED), "WPAD", "_http"])
-def test_reserved_names_are_never_looked_up(label: str) -> None:
-    async def main() -> None:
-        lan = Lan()
-        answered = await lan.ask(f"{label}.local")
-        assert answered.rcode() == (dns.rcode.NOERROR if label == "vmdns" else dns.rcode.NXDOMAIN)
-        assert lan.queries == []
-
-    run(main())
+@in_loop
+async def test_reserved_names_are_never_looked_up(label: str) -> None:
+    lan = Lan()
+    answered = await lan.ask(f"{label}.local")
+    assert answered.rcode() == (dns.rcode.NOERROR if label == "vmdns" else dns.rcode.NXDOMAIN)
+    assert lan.queries == []
 
 
 class OpenLink:
@@ -217,57 +209,51 @@ def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytes
     asyncio.run(main())
 
 
-def test_one_clients_servfail_is_not_given_to_another() -> None:
-    async def main() -> None:
-        lan = Lan()
-        lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
-            LookupState.OVER_BUDGET if client == uuid(1) else LookupState.ABSENT
-        )
-        packet = question("printer.local")
-        for peer, rcode in ((FLOODER, dns.rcode.SERVFAIL), (OFFICE, dns.rcode.NXDOMAIN)):
-            response = lan.answer_datagram(packet, peer)
-            assert response is not None
-            assert response[3] & 15 == rcode
-
-    run(main())
+@in_loop
+async def test_one_clients_servfail_is_not_given_to_another() -> None:
+    lan = Lan()
+    lan.relay.state = lambda name, client: (  # type: ignore[method-assign]
+        LookupState.OVER_BUDGET if client == uuid(1) else LookupState.ABSENT
+    )
+    packet = question("printer.local")
+    for peer, rcode in ((FLOODER, dns.rcode.SERVFAIL), (OFFICE, dns.rcode.NXDOMAIN)):
+        response = lan.answer_datagram(packet, peer)
+        assert response is not None
+        assert response[3] & 15 == rcode
 
 
-def test_this_computer_gets_either_answer_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_this_computer_gets_either_answer_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a million unknown names cost as little as any other negative answer."""
 
-    async def main() -> None:
-        lan = Lan()
-        for state, rcode in ((LookupState.OVER_BUDGET, dns.rcode.SERVFAIL), (LookupState.ABSENT, dns.rcode.NXDOMAIN)):
-            lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
-            packet = question(f"{state.name.lower()}.local")
-            lan.server.handler.answer_cache.expire()
-            first = answer_at_once(lan.server, packet)
-            assert first is not None
-            assert first[3] & 15 == rcode
-            assert lan.cached(packet) == first
-        later = time.monotonic() + 11
-        monkeypatch.setattr(answer_cache.time, "monotonic", lambda: later)
-        assert [lan.cached(question(f"{name}.local")) for name in ("absent", "over_budget")] == [None, None]
-
-    run(main())
+    lan = Lan()
+    for state, rcode in ((LookupState.OVER_BUDGET, dns.rcode.SERVFAIL), (LookupState.ABSENT, dns.rcode.NXDOMAIN)):
+        lan.relay.state = lambda name, client, state=state: state  # type: ignore[method-assign]
+        packet = question(f"{state.name.lower()}.local")
+        lan.server.handler.answer_cache.expire()
+        first = answer_at_once(lan.server, packet)
+        assert first is not None
+        assert first[3] & 15 == rcode
+        assert lan.cached(packet) == first
+    later = time.monotonic() + 11
+    monkeypatch.setattr(answer_cache.time, "monotonic", lambda: later)
+    assert [lan.cached(question(f"{name}.local")) for name in ("absent", "over_budget")] == [None, None]
 
 
-def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance() -> None:
-    async def main() -> None:
-        lan = Lan()
-        packet = question("nobody.local")
-        announced = announcement(Record(to_wire("nobody.local"), A, 120, bytes(4)))
-        for forget in (
-            lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
-            lan.relay.drop_results,
-            lambda: lan.relay.receive(announced, LAN),
-        ):
-            lan.server.publish(SNAPSHOT)
-            await lan.ask("nobody.local", peer=HOST)
-            lan.server.handler.answer_cache.expire()
-            assert answer_at_once(lan.server, packet) is not None
-            assert lan.cached(packet) is not None
-            forget()
-            assert lan.cached(packet) is None
-
-    run(main())
+@in_loop
+async def test_an_absent_name_is_forgotten_with_the_snapshot_a_link_and_its_appearance() -> None:
+    lan = Lan()
+    packet = question("nobody.local")
+    announced = announcement(Record(to_wire("nobody.local"), A, 120, bytes(4)))
+    for forget in (
+        lambda: lan.server.publish(build(FACTS, Policy(), NOW, 2)),
+        lan.relay.drop_results,
+        lambda: lan.relay.receive(announced, LAN),
+    ):
+        lan.server.publish(SNAPSHOT)
+        await lan.ask("nobody.local", peer=HOST)
+        lan.server.handler.answer_cache.expire()
+        assert answer_at_once(lan.server, packet) is not None
+        assert lan.cached(packet) is not None
+        forget()
+        assert lan.cached(packet) is None

@@ -105,7 +105,6 @@ class FakeUpstream:
         self.go = asyncio.Event()
         self.good = GOOD
         self.behaviour = ""
-        self.relay: Callable[[bytes], asyncio.Future[bytes]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> FakeUpstream:
@@ -170,9 +169,6 @@ class FakeUpstream:
             return
         if self.flat and not tcp:
             await self._do_flat(one, send)
-            return
-        if self.relay is not None:
-            send(await self.relay(packet))
             return
         behaviour = self.behaviour or one.name.split(".")[0]
         action = getattr(self, f"_do_{behaviour}", None)
