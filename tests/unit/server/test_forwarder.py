@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
 import itertools
@@ -11,7 +10,7 @@ import secrets
 import selectors
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from selectors import SelectSelector
 from typing import Any
@@ -79,28 +78,6 @@ class Lab:
         return out
 
 
-@contextlib.asynccontextmanager
-async def lab(servers: int = 1, limits: Limits = LIMITS) -> AsyncIterator[Lab]:
-    clock = Clock()
-    forwarder = Forwarder(limits, clock)
-    fakes = [await FakeUpstream().start() for _ in range(servers)]
-    made = Lab(forwarder, clock, *fakes)
-    assert made.configure(*fakes, limits=limits) == []
-    try:
-        yield made
-    finally:
-        for fake in fakes:  # first: a query that comes back to us must not come after the end
-            await fake.stop()
-        await asyncio.sleep(0)
-        await forwarder.close(0.0)
-        assert forwarder.status()["sockets"] == 0
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(scenario())  # type: ignore[arg-type]
-
-
 Scenario = Callable[..., Awaitable[None]]
 
 
@@ -108,13 +85,24 @@ def with_lab(servers: int = 1, limits: Limits = LIMITS) -> Callable[[Scenario], 
     """A test that is given a running forwarder, and its other arguments by name."""
 
     def wrap(scenario: Scenario) -> Callable[..., None]:
+        async def main(given: dict[str, Any]) -> None:
+            clock = Clock()
+            forwarder = Forwarder(limits, clock)
+            fakes = [await FakeUpstream().start() for _ in range(servers)]
+            net = Lab(forwarder, clock, *fakes)
+            assert net.configure(*fakes, limits=limits) == []
+            try:
+                await scenario(net, **given)
+            finally:
+                for fake in fakes:
+                    await fake.stop()
+                await forwarder.close(0.0)
+                assert forwarder.status()["sockets"] == 0
+
         @functools.wraps(scenario)
         def test(**given: Any) -> None:
-            async def main() -> None:
-                async with lab(servers, limits) as net:
-                    await scenario(net, **given)
-
-            run(main)
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(main(given))
 
         others = list(inspect.signature(scenario).parameters.values())[1:]
         test.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
