@@ -23,8 +23,8 @@ ELSEWHERE = {
     "X12": ("unit/mdns/test_responder.py", "test_a_new_name_is_probed_for_and_announced"),
     "X13": ("unit/mdns/test_responder.py", "test_a_goodbye_to_all_at_the_end"),
     "X14": ("unit/mdns/test_responder.py", "test_another_address_is_announced_in_place_of_the_old_one"),
-    "X15": ("unit/mdns/test_responder.py", "test_of_two_who_probe_at_a_time_the_one_with_the_later_data_goes_on"),
-    "X16": ("unit/mdns/test_responder.py", "test_a_name_that_somebody_else_defends_is_left_to_him_and_said_once"),
+    "X15": ("unit/mdns/test_responder.py", "test_of_two_simultaneous_probes_the_one_with_the_later_data_goes_on"),
+    "X16": ("unit/mdns/test_responder.py", "test_a_name_that_another_host_defends_is_left_to_it_and_reported_once"),
     "X17": ("unit/mdns/test_responder.py", "test_known_answers_may_come_in_several_packets"),
     "X18": ("live/test_mdns.py", "test_strangers_get_nothing"),
     "X19": ("unit/mdns/test_links.py", "test_each_link_has_its_own_addresses_of_names_of_two_labels"),
@@ -52,7 +52,7 @@ def test_every_case_of_multicast_is_there() -> None:
     assert set(MDNS) == {f"M{number:02}" for number in range(1, 24)}
 
 
-def test_x24_words_mean_what_the_rfc_says() -> None:
+def test_x24_terms_are_those_of_the_rfc() -> None:
     """RFC 9499: what exists without records is NODATA; who only forwards is a forwarder."""
     wrong = re.compile(r"\b(nxrrset|slave|recursor)\b", re.I)
     for path in DOCS:

@@ -52,7 +52,7 @@ def test_a_cookie_is_valid_for_its_client_alone() -> None:
 
 
 @given(st.binary(max_size=48))
-def test_nothing_made_up_is_ours(data: bytes) -> None:
+def test_made_up_cookies_are_invalid(data: bytes) -> None:
     assert cookie_age(data, PEER, NOW, SECRET) is None
 
 

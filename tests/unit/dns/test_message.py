@@ -211,7 +211,7 @@ def test_an_extended_error_is_always_readable(text: str) -> None:
     assert len(option.text or "") >= min(len(text), 66)
 
 
-def test_keepalive_is_told_only_to_those_who_asked() -> None:
+def test_keepalive_is_sent_only_where_it_is_requested() -> None:
     # RFC 7828 section 3.1: in units of 100 ms.
     asked = parse_query(packet(1, 0, 0, 1, body=QUESTION + opt(rdata=b"\0\x0b\0\0")))
     assert encode_response(add_keepalive(asked, 10.0), limit=512).endswith(b"\0\x0b\0\2\0\x64")

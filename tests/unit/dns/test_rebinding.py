@@ -9,7 +9,7 @@ from vmdns.dns.rebinding import MAX_WITHHELD, WITHHELD_SECONDS, WithheldNames
 from vmdns.dns.upstreams import find_forwarded_domains
 
 
-def test_names_that_were_withheld_are_bounded_and_forgotten() -> None:
+def test_withheld_names_are_bounded_and_expire() -> None:
     held = WithheldNames()
     names = [to_wire(f"x{at}.lan") for at in range(MAX_WITHHELD + 1)]
     assert all(held.add(name, 0.0) for name in names)

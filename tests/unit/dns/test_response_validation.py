@@ -112,7 +112,7 @@ CHAIN = ["60 CNAME a.other.test.", "a.other.test.|30 CNAME b.other.test.", "b.ot
          ["www.fz.test 60 A"], 60),
     ],
 )  # fmt: skip
-def test_only_the_chain_that_was_asked_for_is_kept(kind: str, answer: list[str], kept: list[str], ttl: int) -> None:
+def test_only_the_cname_chain_of_the_query_is_kept(kind: str, answer: list[str], kept: list[str], ttl: int) -> None:
     sent = query(kind=kind)
     packet = message(sent, [one.replace("4294967295", "2147483647") for one in answer]).to_wire()
     if answer[0].startswith("4294967295"):
@@ -159,7 +159,7 @@ def test_a_referral_is_no_answer() -> None:
 SIG = "{} RRSIG {} 13 3 60 20300101000000 20200101000000 1 fz.test. AAAA"
 
 
-def test_who_asks_for_dnssec_gets_signatures_and_proofs() -> None:
+def test_queries_with_do_get_signatures_and_proofs() -> None:
     answer = ["d.fz.test.|60 DNAME e.test.", "d.fz.test.|" + SIG.format(60, "DNAME"), "x.d.fz.test.|60 CNAME x.e.test.",
               "x.e.test.|60 A 198.51.100.1", "x.e.test.|" + SIG.format(60, "A")]  # fmt: skip
     sent = query("x.d.fz.test", do=True)
@@ -330,7 +330,7 @@ def test_names_like_ours_are_not_ours() -> None:
     assert len(accepted(query(), ["60 CNAME notlocal.", "notlocal.|60 A 198.51.100.1"]).answer) == 2
 
 
-def test_an_answer_whose_only_fault_is_its_case_comes_with_the_verdict() -> None:
+def test_a_response_in_another_case_is_rejected_with_its_answer() -> None:
     flat = query("www.fz.test")
     flat_reply = message(flat, ["60 A 198.51.100.1"]).to_wire()
     sent = mixed("wWw.fZ.TeSt")

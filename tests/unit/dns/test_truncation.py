@@ -48,7 +48,7 @@ def answered(packet: bytes, told: bytes = b"", **how: object) -> bytes:
     return encode_response(query, limit=1232, answer=[Record(NAME, 1, 5, b"\1\2\3\4")] * 10, **how)  # type: ignore[arg-type]
 
 
-def test_cut_says_tc_and_holds_nothing() -> None:
+def test_a_stripped_response_has_tc_and_no_records() -> None:
     for edns in (False, True):
         packet = asked(edns=edns)
         read = dns.message.from_wire(strip_records(answered(packet, extended_error=(3, "old") if edns else None)))
@@ -58,7 +58,7 @@ def test_cut_says_tc_and_holds_nothing() -> None:
         assert len(strip_records(answered(packet))) <= len(packet)
 
 
-def test_cut_asks_for_our_cookie_where_the_client_knows_cookies() -> None:
+def test_a_stripped_response_with_a_cookie_is_badcookie() -> None:
     read = dns.message.from_wire(strip_records(answered(asked(CLIENT), encode_option(COOKIE, WHOLE))))
     assert read.rcode() == dns.rcode.BADCOOKIE
     assert not read.flags & dns.flags.TC

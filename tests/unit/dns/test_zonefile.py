@@ -93,7 +93,7 @@ def test_names_are_relative_to_each_zone() -> None:
         ("www A 1.2.3.4\nx HINFOO y", "line 2: .*'HINFOO' is no record type"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, message: str) -> None:
+def test_wrong_records_are_refused_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_records(text, ZONES, 5)
 

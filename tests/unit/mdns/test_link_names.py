@@ -178,7 +178,7 @@ class OpenLink:
         pass
 
 
-def test_links_are_asked_only_where_others_than_guests_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_links_with_other_hosts_than_guests_are_queried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multicast, "_OpenLink", OpenLink)
     monkeypatch.setattr(multicast, "_index", lambda interface: 0)
     guests = Link(tuple(place.at for place in SNAPSHOT.host_networks.places if place.interface == "vboxnet0"), {}, True)

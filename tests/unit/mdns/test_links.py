@@ -79,7 +79,7 @@ def test_without_relay_only_links_with_vms() -> None:
     assert set(named(snapshot(DB), relay=False)) == {"vboxnet0"}
 
 
-def test_no_link_is_opened_where_names_are_neither_answered_nor_asked() -> None:
+def test_no_link_is_opened_where_names_are_neither_answered_nor_queried() -> None:
     assert find_links(snapshot(WEB, DB), relay=False, publish_names=False) == {}
     assert (
         find_links(snapshot(WEB, DB), relay=True, publish_names=False).keys()
@@ -87,7 +87,7 @@ def test_no_link_is_opened_where_names_are_neither_answered_nor_asked() -> None:
     )
 
 
-def test_a_lan_that_is_not_to_be_answered_is_asked_only() -> None:
+def test_a_lan_without_answers_is_still_queried() -> None:
     assert named(snapshot(WEB, lan="off"))["eth0"] == {}
     assert "eth0" not in named(snapshot(WEB, lan="off"), relay=False)
     assert named(snapshot(WEB, lan="off"))["vboxnet0"] != {}
@@ -97,7 +97,7 @@ def test_only_local_is_for_multicast() -> None:
     assert named(snapshot(WEB, DB, zone="vm.internal")) == {"vboxnet0": {}, "eth0": {}, "wlan0": {}}
 
 
-def test_a_name_that_another_vm_has_is_not_told() -> None:
+def test_a_name_of_another_vm_is_not_published() -> None:
     stopped = guest(3, (("web",),), ("192.168.56.13", f.HOSTONLY))
     assert named(snapshot(stopped, WEB))["vboxnet0"] == {"\x03web\x05local\0": ("192.168.56.11",)}
 
@@ -107,7 +107,7 @@ def test_an_address_of_another_prefix_is_not_on_the_link() -> None:
     assert named(snapshot(away))["vboxnet0"] == {}
 
 
-def test_other_scripts_are_told_as_utf8_too() -> None:
+def test_other_scripts_are_published_as_utf8_too() -> None:
     one = guest(1, (("xn--bcher-kva",),), ("192.168.56.11", f.HOSTONLY))
     assert set(named(snapshot(one))["vboxnet0"]) == {"\x0dxn--bcher-kva\x05local\0", "\x07bücher\x05local\0"}
 
@@ -124,7 +124,7 @@ def test_other_scripts_are_told_as_utf8_too() -> None:
         (".", False),
     ],
 )
-def test_what_others_are_asked_for(name: str, may: bool) -> None:
+def test_names_that_are_looked_up(name: str, may: bool) -> None:
     assert is_lookup_allowed(to_wire(name)) is may
 
 
@@ -138,5 +138,5 @@ def test_what_others_are_asked_for(name: str, may: bool) -> None:
         ("fd00::9", False),
     ],
 )
-def test_who_is_on_a_link(address: str, on: bool) -> None:
+def test_addresses_on_a_link(address: str, on: bool) -> None:
     assert find_links(snapshot(DB), False)["vboxnet0"].contains(address) is on

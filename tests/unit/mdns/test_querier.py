@@ -101,7 +101,7 @@ async def test_what_is_found(packets: Said, found: tuple[str, ...], seconds: flo
 
 
 @in_loop
-async def test_what_nobody_has_is_not_asked_for_again_for_a_minute() -> None:
+async def test_an_absent_name_is_not_queried_again_for_a_minute() -> None:
     scene = Scene([])
     for _ in range(10):
         assert await scene.relay.find(PRINTER, "") == ()
@@ -128,7 +128,7 @@ async def test_an_answer_that_comes_late_is_found_by_the_next_query() -> None:
 
 
 @in_loop
-async def test_one_question_for_all_who_wait_though_one_goes_away() -> None:
+async def test_one_query_for_all_waiters_though_one_is_cancelled() -> None:
     scene = Scene([])
     tasks = [asyncio.create_task(scene.relay.find(PRINTER, client)) for client in "abcde"]
     await asyncio.sleep(0.1)

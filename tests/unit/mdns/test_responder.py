@@ -209,7 +209,7 @@ def test_a_probe_for_our_name_with_other_data_is_answered_in_time(link: Link) ->
     assert answered[0][0] <= 0.25
 
 
-def test_a_probe_of_the_vm_itself_is_let_pass(link: Link) -> None:
+def test_a_probe_of_the_vm_itself_is_not_answered(link: Link) -> None:
     probe = packet([question("web.local", "ANY", 1 | QU)], authority=[record("web.local", "A", WEB, cls=1)])
     assert link.hear_and_wait(probe, seconds=5) == []
 
@@ -326,19 +326,19 @@ def test_a_vm_that_goes_on_keeps_its_name_for_one_probe_each_two_minutes(link: L
     assert 9 <= len(sent) <= 10
 
 
-def test_a_vm_that_takes_leave_is_spoken_for_soon(link: Link) -> None:
+def test_a_vm_that_says_goodbye_is_answered_for_soon(link: Link) -> None:
     link.hear(response(record("web.local", "A", WEB)), source=WEB)
     link.hear(response(record("web.local", "A", WEB, ttl=0)), source=WEB)
     link.wait(4)
     assert records(link.hear(ask(("web.local", "A")))) == [WEB_A]
 
 
-def test_nobody_else_takes_leave_for_us(link: Link) -> None:
+def test_a_goodbye_of_another_host_takes_no_name_away(link: Link) -> None:
     link.hear(response(record("web.local", "A", WEB, ttl=0)))
     assert next(at for at, out in link.wait(100) if WEB_A in records([out])) == 0
 
 
-def test_a_name_that_somebody_else_defends_is_left_to_him_and_said_once(link: Link) -> None:
+def test_a_name_that_another_host_defends_is_left_to_it_and_reported_once(link: Link) -> None:
     other = response(record("web.local", "A", GUEST))
     link.neighbour = lambda out: other if read(out.packet).question else None
     link.hear(other, source=GUEST)
@@ -349,7 +349,7 @@ def test_a_name_that_somebody_else_defends_is_left_to_him_and_said_once(link: Li
 
 
 @pytest.mark.parametrize(("ttl", "port"), [(120, 40000), (1 << 31, 5353)])
-def test_what_is_no_answer_takes_no_name_away(link: Link, ttl: int, port: int) -> None:
+def test_a_packet_that_is_no_answer_takes_no_name_away(link: Link, ttl: int, port: int) -> None:
     """From another port (section 6), or with a TTL that is none (RFC 2181 section 8)."""
     for _ in range(3):
         assert link.hear_and_wait(response(record("web.local", "A", GUEST, ttl)), source=GUEST, port=port) == []
@@ -401,7 +401,7 @@ def test_a_vm_that_calls_itself_otherwise_keeps_what_its_address_points_to(speak
 
 
 @pytest.mark.parametrize(("theirs", "first_probe"), [(GUEST, 1.0), ("10.0.0.1", 0.25)])
-def test_of_two_who_probe_at_a_time_the_one_with_the_later_data_goes_on(theirs: str, first_probe: float) -> None:
+def test_of_two_simultaneous_probes_the_one_with_the_later_data_goes_on(theirs: str, first_probe: float) -> None:
     link = Link({"web.local": (WEB,)})
     link.wait(0.125)
     link.hear(packet([question("web.local", "ANY")], authority=[record("web.local", "A", theirs, cls=1)]))

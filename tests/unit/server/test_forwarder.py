@@ -144,7 +144,7 @@ async def test_t3_the_case_of_the_question_is_random_too(net: Lab) -> None:
 
 
 @with_lab()
-async def test_f17_equal_questions_at_once_are_one_upstream_query(net: Lab) -> None:
+async def test_f17_equal_pending_queries_are_one_upstream_query(net: Lab) -> None:
     asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(40)]
     await until(lambda: bool(net.up.seen) and net.forwarder.status()["waiting"] == 40)
     net.up.go.set()
@@ -154,7 +154,7 @@ async def test_f17_equal_questions_at_once_are_one_upstream_query(net: Lab) -> N
 
 
 @with_lab()
-async def test_f30_x22_private_addresses_from_outside_are_blocked_and_said(net: Lab) -> None:
+async def test_f30_x22_private_addresses_from_outside_are_blocked_and_reported(net: Lab) -> None:
     answer = await net.ask("rebind.1.fz.test")
     assert (answer.rcode(), data(answer), ede(answer)[0]) == (0, [], 15)
     net.configure(net.up, search=frozenset({to_wire("fz.test")}))
@@ -201,7 +201,7 @@ async def test_a22_a23_what_is_never_forwarded(net: Lab, kind: str, how: dict[st
 
 
 @with_lab(2, Limits(upstream_timeout=1, query_timeout=4))
-async def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_from_then_on(net: Lab) -> None:
+async def test_a_silent_server_is_followed_by_the_next_and_queried_last_from_then_on(net: Lab) -> None:
     dead, live = net.servers
     dead.dead = True
     assert data(await net.ask("a.fz.test")) == [GOOD]
@@ -225,7 +225,7 @@ async def test_the_next_server_is_asked_after_a_silence_and_the_silent_one_last_
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "loop", "tconly"])
 @with_lab(2)
-async def test_a_server_that_says_no_is_followed_by_the_next_at_once(net: Lab, fault: str) -> None:
+async def test_a_failure_of_one_server_is_followed_by_the_next_at_once(net: Lab, fault: str) -> None:
     first, second = net.servers
     second.behaviour = "ttl"
     assert data(await net.ask(f"{fault}.1.fz.test")) == [GOOD]
@@ -304,7 +304,7 @@ async def test_a_probe_always_has_letters_of_both_cases(net: Lab, monkeypatch: p
 
 @pytest.mark.parametrize("manner", ["formerredns", "baredns", "flat", "drop"])
 @with_lab(2, QUICK)
-async def test_no_name_that_one_client_asks_for_changes_how_other_queries_are_sent(net: Lab, manner: str) -> None:
+async def test_no_name_that_one_client_queries_changes_how_other_queries_are_sent(net: Lab, manner: str) -> None:
     """Whoever owns a domain decides how it responds: that says nothing of the server that was asked."""
     first, second = net.servers
     second.behaviour = "ttl"
@@ -368,7 +368,7 @@ async def test_a_fault_of_our_own_is_servfail_and_is_logged(
 
 
 @with_lab(limits=replace(LIMITS, outstanding=10))
-async def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once(net: Lab) -> None:
+async def test_t9_a_limit_on_pending_queries_answers_the_rest_at_once(net: Lab) -> None:
     waiting = [asyncio.ensure_future(net.ask(f"slow.{at}.fz.test")) for at in range(10)]
     await until(lambda: net.up.count() == 10)
     refused = await net.ask("slow.x.fz.test")
@@ -380,7 +380,7 @@ async def test_t9_a_cap_on_questions_under_way_answers_the_rest_at_once(net: Lab
 
 
 @with_lab()
-async def test_t4_a_cap_on_those_who_wait_for_one_answer(net: Lab) -> None:
+async def test_t4_a_limit_on_clients_that_wait_for_one_answer(net: Lab) -> None:
     asking = [asyncio.ensure_future(net.ask("slow.1.fz.test")) for _ in range(120)]
     await until(lambda: bool(net.up.seen) and sum(one.done() for one in asking) == 20)
     net.up.go.set()
@@ -400,7 +400,7 @@ async def test_a_lack_of_sockets_is_no_fault_of_the_server(net: Lab) -> None:
 
 
 @with_lab()
-async def test_no_upstream_at_all_says_so(net: Lab) -> None:
+async def test_no_upstream_at_all_is_servfail_with_the_reason(net: Lab) -> None:
     net.configure()
     answer = await net.ask("www.1.fz.test")
     assert (answer.rcode(), ede(answer)) == (2, (22, "no upstream server is known for this name"))
@@ -475,7 +475,7 @@ async def test_an_answer_of_former_upstreams_that_comes_late_is_not_kept(net: La
         (Upstream("224.0.0.251", 5353), ("127.0.0.1", 53), "single server"),
     ],
 )
-def test_upstreams_that_cannot_be_asked_are_left_out_with_a_sentence(
+def test_unusable_upstreams_are_left_out_with_a_sentence(
     upstream: Upstream, own: tuple[str, int], left_out: str
 ) -> None:
     forwarder = Forwarder(LIMITS)
@@ -512,7 +512,7 @@ async def test_status_counts_what_happened(net: Lab) -> None:
 
 
 @with_lab()
-async def test_closing_answers_those_who_wait(net: Lab) -> None:
+async def test_closing_answers_the_waiting_clients(net: Lab) -> None:
     waiting = asyncio.ensure_future(net.ask("drop.1.fz.test"))
     await until(lambda: bool(net.up.seen))
     await net.forwarder.close(0.0)
