@@ -10,7 +10,7 @@ import dns.flags
 import dns.rdatatype
 import dns.rrset
 
-from tests.unit.server.fakeupstream import FIXED, GOOD, SOA, FakeUpstream, Fixed, Seen, Send
+from tests.unit.server.fakeupstream import FIXED, GOOD, SOA, FakeUpstream, Fixed, Seen, Send, make_reply
 
 PLAIN = "198.51.100.1"
 # Types whose records hold names, compressed or not, and some that nothing is known of.
@@ -65,29 +65,24 @@ class Upstream(FakeUpstream):
             self.go.clear()
 
     async def _do_www(self, one: Seen, send: Send) -> None:
-        if one.type == dns.rdatatype.A:
-            send(self.reply(one.message, f"60 A {PLAIN}").to_wire())
-            return
-        reply = self.reply(one.message)
         zone = one.name.split(".", 1)[1]
-        reply.authority.append(
-            dns.rrset.from_text(zone, 300, "IN", "SOA", f"ns.{zone} admin.{zone} 1 3600 600 86400 20")
-        )
-        send(reply.to_wire())
+        soa = f"{zone}|300 SOA ns.{zone} admin.{zone} 1 3600 600 86400 20"
+        found = one.type == dns.rdatatype.A
+        send(make_reply(one.message, [f"60 A {PLAIN}"] if found else [], [] if found else [soa]).to_wire())
 
     async def _do_stale(self, one: Seen, send: Send) -> None:
         """A second's answer, and none ever again."""
         if not self.seen_before(one):
-            send(self.reply(one.message, f"1 A {GOOD}").to_wire())
+            send(make_reply(one.message, [f"1 A {GOOD}"]).to_wire())
 
     async def _do_late(self, one: Seen, send: Send) -> None:
         """A second's answer, and a new one that takes three seconds."""
         if self.seen_before(one):
             await asyncio.sleep(3)
-        send(self.reply(one.message, f"{60 if self.seen_before(one) else 1} A {GOOD}").to_wire())
+        send(make_reply(one.message, [f"{60 if self.seen_before(one) else 1} A {GOOD}"]).to_wire())
 
     async def _do_proved(self, one: Seen, send: Send) -> None:
-        reply = self.reply(one.message)
+        reply = make_reply(one.message)
         data, signature = signed(one.raw_name, dns.rdatatype.to_text(one.type))
         reply.answer += [data, signature] if one.message.ednsflags & dns.flags.DO else [data]
         send(reply.to_wire())
@@ -101,8 +96,7 @@ class Upstream(FakeUpstream):
         self._deny(one, send, dns.rrset.from_text(owner, 60, "IN", "NSEC3", hashed))
 
     def _deny(self, one: Seen, send: Send, proof: dns.rrset.RRset) -> None:
-        reply = self.reply(one.message, rcode=3)
-        reply.authority.append(dns.rrset.from_text("fz.test.", 300, "IN", "SOA", SOA))
+        reply = make_reply(one.message, authority=[SOA], rcode=3)
         if one.message.ednsflags & dns.flags.DO:
             kind = dns.rdatatype.to_text(proof.rdtype)
             reply.authority += [signature("fz.test.", "SOA"), proof, signature(str(proof.name), kind)]

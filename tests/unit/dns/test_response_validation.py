@@ -11,6 +11,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from tests.unit.server.fakeupstream import SOA, make_reply
 from vmdns.dns import message as wire
 from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.limits import Limits
@@ -21,7 +22,6 @@ from vmdns.dns.upstreams import closest_domain
 
 LIMITS = Limits()
 OWN = {to_wire("local"), to_wire("vm.internal")}
-SOA = "fz.test.|300 SOA ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 
 
 def query(name: str = "www.fz.test", kind: str = "A", *, do: bool = False, edns: bool = True) -> Query:
@@ -42,22 +42,11 @@ def message(
     rcode: int = 0,
     flags: int = 0,
 ) -> dns.message.Message:
-    """A reply; a record without an owner is the question's, `owner| rest` another's."""
+    """A reply to the query, as `make_reply` makes it."""
     asked = dns.message.from_wire(
         encode_query(sent.id, sent.name, sent.type, dnssec_ok=sent.dnssec_ok, edns=sent.edns is not None)
     )
-    out = dns.message.make_response(asked, recursion_available=True)
-    out.flags |= flags
-    out.set_rcode(rcode)
-    for section, texts in ((out.answer, answer or ()), (out.authority, authority or ())):
-        for text in texts:
-            owner, bar, rest = text.rpartition("|")
-            ttl, kind, data = rest.split(None, 2)
-            name = dns.name.from_text(owner) if bar else asked.question[0].name
-            rdata = dns.rrset.from_text(name, int(ttl), "IN", kind, data)
-            rrset = out.find_rrset(section, name, 1, rdata.rdtype, rdata[0].covers(), create=True)
-            rrset.update(rdata)
-    return out
+    return make_reply(asked, answer or (), authority or (), rcode, flags)
 
 
 def is_own(key: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from unittest.mock import Mock
 
 import dns.edns
 import dns.flags
@@ -157,52 +158,30 @@ async def test_reserved_names_are_never_looked_up(label: str) -> None:
     assert lan.queries == []
 
 
-class OpenLink:
-    """Stands for the sockets of one link."""
-
-    def __init__(self, interface: str, link: Link, *_: object) -> None:
-        self.interface, self.link, self.index = interface, link, 0
-        self.responder = Responder(lambda low, high: low)
-        self.sent = 0
-
-    def multicast(self, packet: bytes) -> None:
-        self.sent += 1
-
-    def restart(self) -> None:
-        pass
-
-    def configure(self, names: object) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def test_only_links_with_other_hosts_than_guests_are_queried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multicast, "_OpenLink", OpenLink)
+    def open_link(interface: str, link: Link, *_: object) -> Mock:
+        return Mock(interface=interface, link=link, index=0, responder=Responder(min))
+
+    monkeypatch.setattr(multicast, "_OpenLink", open_link)
     monkeypatch.setattr(multicast, "_index", lambda interface: 0)
     guests = Link(tuple(place.at for place in SNAPSHOT.host_networks.places if place.interface == "vboxnet0"), {}, True)
     name = to_wire("printer.local")
+    lan = {"vboxnet0": guests, "eth0": LAN}
 
     async def main() -> None:
         found = Multicast(print, dict)
-        assert found.state(name, "") is LookupState.ABSENT
-        found.set_links({"vboxnet0": guests})
-        assert found.state(name, "") is LookupState.ABSENT
-        assert await found.find(name, "") == ()
-        found.set_links({"vboxnet0": guests, "eth0": LAN})
-        assert found.state(name, "") is LookupState.LOOKUP
-        assert await found.find(name, "") == ()
-        assert all(one.sent for one in found._open.values())
-        assert found.state(name, "") is LookupState.ABSENT
-        found.set_links({"vboxnet0": guests, "eth0": LAN})  # nothing has changed
-        assert found.state(name, "") is LookupState.ABSENT
-        found.set_links({"vboxnet0": guests, "eth0": LAN, "wlan0": LAN})
-        assert found.state(name, "") is LookupState.LOOKUP
-        await found.find(name, "")
-        found.set_links({"vboxnet0": guests, "eth0": LAN})
-        assert found.state(name, "") is LookupState.LOOKUP
-        await found.find(name, "")
+        for links, state in (
+            ({}, LookupState.ABSENT),
+            ({"vboxnet0": guests}, LookupState.ABSENT),
+            (lan, LookupState.LOOKUP),
+            (lan, LookupState.ABSENT),  # looked up before, and nothing has changed
+            ({**lan, "wlan0": LAN}, LookupState.LOOKUP),
+            (lan, LookupState.LOOKUP),
+        ):
+            found.set_links(links)
+            assert found.state(name, "") is state
+            assert await found.find(name, "") == ()
+        assert all(one.multicast.called for one in found._open.values())
         found.restart()  # this computer slept
         assert found.state(name, "") is LookupState.LOOKUP
 

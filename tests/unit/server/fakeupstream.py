@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import dns.flags
@@ -24,17 +24,17 @@ from vmdns.server.forwarder import Forwarder
 
 GOOD = "198.51.100.77"
 EVIL = "6.6.6.6"
-SOA = "ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
+SOA = "fz.test.|300 SOA ns.fz.test. admin.fz.test. 1 3600 600 86400 20"
 
 Send = Callable[[bytes], None]
 
 
 class Fixed(NamedTuple):
-    """The one reply of a name: its records, where {name} is the name itself, and what else is in it."""
+    """The one reply of a name, as `make_reply` takes it; {name} in its records is the name itself."""
 
-    records: tuple[str, ...] = ()
+    answer: tuple[str, ...] = ()
+    authority: tuple[str, ...] = ()
     rcode: int = 0
-    soa: bool = False
     flags: int = 0
 
 
@@ -42,8 +42,8 @@ FIXED = {
     "ttl": Fixed((f"30 A {GOOD}",)),
     "zero": Fixed((f"0 A {GOOD}",)),
     "short": Fixed((f"1 A {GOOD}",)),
-    "neg": Fixed(rcode=3, soa=True),
-    "nodata": Fixed(soa=True),
+    "neg": Fixed(authority=(SOA,), rcode=3),
+    "nodata": Fixed(authority=(SOA,)),
     "nosoa": Fixed(rcode=3),
     "formerr": Fixed(rcode=1),
     "servfail": Fixed(rcode=2),
@@ -85,6 +85,27 @@ class Seen(NamedTuple):
     id: int
     port: int
     message: dns.message.Message
+
+
+def make_reply(
+    query: dns.message.Message,
+    answer: Iterable[str] = (),
+    authority: Iterable[str] = (),
+    rcode: int = 0,
+    flags: int = 0,
+) -> dns.message.Message:
+    """A reply; a record without an owner is the question's, `owner| rest` another's."""
+    out = dns.message.make_response(query, recursion_available=True)
+    out.set_rcode(rcode)
+    out.flags |= flags
+    for section, texts in ((out.answer, answer), (out.authority, authority)):
+        for text in texts:
+            owner, bar, rest = text.rpartition("|")
+            name = dns.name.from_text(owner) if bar else query.question[0].name
+            ttl, kind, data = rest.split(None, 2)
+            made = dns.rrset.from_text(name, int(ttl), "IN", kind, data)
+            out.find_rrset(section, name, 1, made.rdtype, made[0].covers(), create=True).update(made)
+    return out
 
 
 class FakeUpstream:
@@ -165,7 +186,7 @@ class FakeUpstream:
             await asyncio.sleep(60 if tcp else 0)
             return
         if self.no_edns and query.edns >= 0:
-            send(self.reply(query, rcode=1).to_wire())
+            send(make_reply(query, rcode=1).to_wire())
             return
         if self.flat and not tcp:
             await self._do_flat(one, send)
@@ -176,34 +197,16 @@ class FakeUpstream:
             await action(one, send)
             return
         fixed = self.fixed.get(behaviour) or Fixed((f"60 A {self.good}",))
-        reply = self.reply(query, *(text.format(name=one.name) for text in fixed.records), rcode=fixed.rcode)
-        if fixed.soa:
-            reply.authority.append(dns.rrset.from_text("fz.test.", 300, "IN", "SOA", SOA))
-        reply.flags |= fixed.flags
-        good = reply.to_wire()
+        answer = [text.format(name=one.name) for text in fixed.answer]
+        good = make_reply(query, answer, *fixed[1:]).to_wire()
         bad = _bad_reply(behaviour, one, good)
         if bad is not None:
             send(bad)
             await asyncio.sleep(0.05)
         send(good)
 
-    # -- building replies -------------------------------------------------------------------------------------
-
-    @staticmethod
-    def reply(query: dns.message.Message, *answer: str, rcode: int = 0) -> dns.message.Message:
-        """A reply; a record without an owner is the question's, `owner| rest` another's."""
-        out = dns.message.make_response(query, recursion_available=True)
-        out.set_rcode(rcode)
-        for text in answer:
-            owner, bar, rest = text.rpartition("|")
-            name = dns.name.from_text(owner) if bar else query.question[0].name
-            ttl, kind, data = rest.split(None, 2)
-            rrset = out.find_rrset(out.answer, name, 1, dns.rdatatype.from_text(kind), create=True)
-            rrset.update(dns.rrset.from_text(name, int(ttl), "IN", kind, data))
-        return out
-
     def good_reply(self, one: Seen) -> bytes:
-        return self.reply(one.message, f"60 A {self.good}").to_wire()
+        return make_reply(one.message, [f"60 A {self.good}"]).to_wire()
 
     def seen_before(self, one: Seen) -> bool:
         """Whether this very name was asked before."""
@@ -228,7 +231,7 @@ class FakeUpstream:
             await self._do_slow(one, send)
 
     async def _do_tc(self, one: Seen, send: Send) -> None:
-        reply = self.reply(one.message, *(f"60 A 198.51.100.{at}" for at in range(1, 101)))
+        reply = make_reply(one.message, [f"60 A 198.51.100.{at}" for at in range(1, 101)])
         if not one.tcp:
             reply.answer.clear()
             reply.flags |= dns.flags.TC
@@ -237,7 +240,7 @@ class FakeUpstream:
     async def _do_wrongport(self, one: Seen, send: Send) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind((self.address, 0))
-            other.sendto(self.reply(one.message, f"60 A {EVIL}").to_wire(), (self.address, one.port))
+            other.sendto(make_reply(one.message, [f"60 A {EVIL}"]).to_wire(), (self.address, one.port))
         await asyncio.sleep(0.05)
         send(self.good_reply(one))
 
@@ -247,18 +250,18 @@ class FakeUpstream:
             send(self.good_reply(one))
             return
         for guess in range(60):
-            evil = self.reply(one.message, f"60 A {EVIL}")
+            evil = make_reply(one.message, [f"60 A {EVIL}"])
             evil.id = (one.id + 1 + guess) & 0xFFFF
             send(evil.to_wire())
 
     async def _do_flat(self, one: Seen, send: Send) -> None:
         lower = dns.message.make_query(one.name, one.type, use_edns=False)
         lower.id = one.id
-        send(self.reply(lower, f"60 A {GOOD}").to_wire())
+        send(make_reply(lower, [f"60 A {GOOD}"]).to_wire())
 
     async def _do_formerredns(self, one: Seen, send: Send) -> None:
         edns = one.message.edns >= 0
-        send(self.reply(one.message, rcode=1).to_wire() if edns else self.good_reply(one))
+        send(make_reply(one.message, rcode=1).to_wire() if edns else self.good_reply(one))
 
     async def _do_baredns(self, one: Seen, send: Send) -> None:
         """A server so old that it sends back its header alone."""
@@ -266,20 +269,23 @@ class FakeUpstream:
         send(one.id.to_bytes(2, "big") + b"\x81\x81" + bytes(8) if edns else self.good_reply(one))
 
     async def _do_extra(self, one: Seen, send: Send) -> None:
-        reply = self.reply(one.message, f"60 A {GOOD}", f"victim.fz.test.|60 A {EVIL}")
-        for section, owner in ((reply.additional, "victim.fz.test."), (reply.authority, "fz.test.")):
-            section.append(dns.rrset.from_text(owner, 60, "IN", "A", EVIL))
-        reply.authority.append(dns.rrset.from_text("fz.test.", 60, "IN", "NS", "evil.test."))
+        evil = f"60 A {EVIL}"
+        reply = make_reply(
+            one.message,
+            [f"60 A {GOOD}", f"victim.fz.test.|{evil}"],
+            [f"fz.test.|{evil}", "fz.test.|60 NS evil.test."],
+        )
+        reply.additional.append(dns.rrset.from_text("victim.fz.test.", 60, "IN", "A", EVIL))
         send(reply.to_wire())
 
 
 def _bad_reply(behaviour: str, one: Seen, good: bytes) -> bytes | None:
     """What comes before the good reply, if anything."""
-    evil = FakeUpstream.reply(one.message, f"60 A {EVIL}")
+    evil = make_reply(one.message, [f"60 A {EVIL}"])
     other = dns.message.make_query("other.fz.test.", one.type, id=one.id)
     return {
         "wrongid": (one.id ^ 0x5555).to_bytes(2, "big") + evil.to_wire()[2:],
-        "wrongq": FakeUpstream.reply(other, f"60 A {EVIL}").to_wire(),
+        "wrongq": make_reply(other, [f"60 A {EVIL}"]).to_wire(),
         "isquery": one.message.to_wire(),
         "trunc": good[:20],
         "cut": good[:-3],
