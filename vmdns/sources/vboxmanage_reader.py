@@ -46,6 +46,7 @@ SHOW_SECONDS = 30.0  # between calls of `showvminfo` for a VM whose settings are
 MAX_LONG = 50  # VMs for which `list vms --long` is called (50 ms a VM)
 
 _NOT_FOUND = 0x80BB0001
+_STEADY = ("Running", "Paused")  # any other state of an online VM ends soon
 _NEVER = float("-inf")
 _NO_EXTRA = ExtraData((), False, ())
 
@@ -206,7 +207,8 @@ class VBoxManageReader:
                 if isinstance(error, VBoxManageError) and error.code == _NOT_FOUND:
                     vm.fact = None
                 return
-            vm.shown = vm.looked
+            if machine.state in _STEADY:
+                vm.shown = vm.looked
             machine = replace(machine, **vm.extra._asdict())
         if machine.online:
             reports = before

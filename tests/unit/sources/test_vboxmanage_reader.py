@@ -341,6 +341,16 @@ def test_pause_and_resume(world, reader, monkeypatch) -> None:
     assert reader.wait(0) == vm(MULTI)
 
 
+def test_a_vm_that_starts_is_shown_again_until_it_runs(world) -> None:
+    words = f"showvminfo {RUN2} --machinereadable"
+    world.out(words, 'VMState="paused"', 'VMState="starting"')
+    reader = world.reader()
+    starting = vm(RUN2, state="Starting", reports=())[f"machine:{RUN2}"]
+    assert reader.look()[f"machine:{RUN2}"] == starting, "its properties are of the run before"
+    world.out(words, "", "")
+    assert reader.wait(0) == vm(RUN2)
+
+
 def test_a_round_reads_some_vms_and_the_next_the_others(world, reader, monkeypatch) -> None:
     monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
     before = len(world.fake.calls())
