@@ -16,8 +16,6 @@ BANNED = re.compile(
     r"|goes before|by turns|in vain|there is none such)(?![A-Za-z])",
     re.IGNORECASE,
 )
-# Files that still have them; this list only gets shorter.
-STILL_ALLOWED = ("README.md",)
 
 
 def banned(text: str) -> list[str]:
@@ -27,8 +25,7 @@ def banned(text: str) -> list[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_no_banned_word_is_used(file: Path) -> None:
-    if file.relative_to(ROOT).as_posix() not in STILL_ALLOWED:
-        assert banned(file.read_text(encoding="utf-8")) == []
+    assert banned(file.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
