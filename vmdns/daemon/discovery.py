@@ -83,9 +83,7 @@ class Discovery:
         if lookup is None:
             if len(self._lookups) >= MAX_LOOKUPS:
                 return
-            loop = asyncio.get_running_loop()
-            lookup = self._lookups[peer] = loop.create_task(self._look_for(peer))
-            loop.call_later(ADMISSION_SECONDS + STRANGER_SECONDS, self._lookups.pop, peer)
+            lookup = self._lookups[peer] = asyncio.create_task(self._look_for(peer))
         await asyncio.shield(lookup)
 
     async def _look_for(self, peer: str) -> None:
@@ -95,6 +93,9 @@ class Discovery:
         self.request_looks("neighbours")
         while not self._store.snapshot.is_guest(peer) and loop.time() < end:
             await asyncio.sleep(POLL_SECONDS)
+        # A guest may be lost again at once; only of others it is remembered that they are none.
+        seconds = 0.0 if self._store.snapshot.is_guest(peer) else STRANGER_SECONDS
+        loop.call_later(seconds, self._lookups.pop, peer)
 
     async def stop(self) -> None:
         """Ends the worker."""

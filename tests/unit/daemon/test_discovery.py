@@ -193,6 +193,17 @@ async def test_a_guest_waits_until_it_is_known_and_equal_peers_wait_together(adm
 
 
 @clock.in_loop
+async def test_a_guest_that_is_lost_again_is_looked_for_again(admission: Admission) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (1, 2):
+        loop.call_later(0.05, admission.guests.add, PEER)
+        assert 0.05 <= await admission.waited() < 0.1
+        assert admission.solicited == [PEER] * number
+        await asyncio.sleep(0.01)
+        admission.guests.clear()
+
+
+@clock.in_loop
 async def test_an_unknown_client_waits_once(admission: Admission) -> None:
     assert await admission.waited() == pytest.approx(ADMISSION_SECONDS, abs=0.03)
     assert await admission.waited() == 0.0
