@@ -23,7 +23,7 @@ DEBOUNCE_SECONDS = 0.05
 MAX_SECONDS = 1.0
 # Between looks without an event: none is sent for folders that are created, replaced or mounted, for changed links, and
 # where the system has no watches left.
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 
 # Events that may mean new content. Reads cause no look: every program reads files of /etc. Linux has an event for
