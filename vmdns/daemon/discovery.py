@@ -93,7 +93,7 @@ class Discovery:
         self.request_looks("neighbours")
         while not self._store.snapshot.is_guest(peer) and loop.time() < end:
             await asyncio.sleep(POLL_SECONDS)
-        # A guest may be lost again at once; only of others it is remembered that they are none.
+        # A guest may be lost again at once; other peers are not looked for again for a while.
         seconds = 0.0 if self._store.snapshot.is_guest(peer) else STRANGER_SECONDS
         loop.call_later(seconds, self._lookups.pop, peer)
 
