@@ -89,13 +89,15 @@ class Discovery:
     async def _look_for(self, peer: str) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + ADMISSION_SECONDS
-        solicit(peer)
-        self.request_looks("neighbours")
-        while not self._store.snapshot.is_guest(peer) and loop.time() < end:
-            await asyncio.sleep(POLL_SECONDS)
-        # A guest may be lost again at once; other peers are not looked for again for a while.
-        seconds = 0.0 if self._store.snapshot.is_guest(peer) else STRANGER_SECONDS
-        loop.call_later(seconds, self._lookups.pop, peer)
+        try:
+            solicit(peer)
+            self.request_looks("neighbours")
+            while not self._store.snapshot.is_guest(peer) and loop.time() < end:
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            # A guest may be lost again at once; other peers are not looked for again for a while.
+            seconds = 0.0 if self._store.snapshot.is_guest(peer) else STRANGER_SECONDS
+            loop.call_later(seconds, self._lookups.pop, peer)
 
     async def stop(self) -> None:
         """Ends the worker."""
