@@ -73,7 +73,7 @@ class UpstreamSockets:
         """Returns a UDP socket that is connected and watched, or a TCP socket that connects. Raises OSError."""
         idle = [] if stream else self._idle.get(upstream, [])
         if len(idle) > min(MIN_IDLE, self.most // 4) or (idle and self.open >= self.most):
-            at = _random_below(len(idle))
+            at = secrets.randbelow(len(idle))
             idle[at], found = idle[-1], idle[at]
             idle.pop()
             found.ready = ready
@@ -157,12 +157,7 @@ def bind_random_port(sock: socket.socket, family: socket.AddressFamily) -> None:
     everywhere = "0.0.0.0" if family == socket.AF_INET else "::"
     for _ in range(_PORT_TRIES):
         try:
-            sock.bind((everywhere, 1024 + _random_below(65536 - 1024)))
+            sock.bind((everywhere, 1024 + secrets.randbelow(65536 - 1024)))
             return
         except OSError:  # in use, or in a range that Windows reserves
             continue
-
-
-def _random_below(count: int) -> int:
-    """Returns a number from 0 to count - 1; count is small beside 2 ** 32."""
-    return int.from_bytes(secrets.token_bytes(4), "big") % count
