@@ -7,8 +7,7 @@ from vmdns.dns.name import to_wire
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import HostName
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 
 ZONES = ("local", "vm.internal")
 RECORDS = """

@@ -21,7 +21,7 @@ from vmdns.dns.upstreams import Upstream
 from vmdns.dns.zonefile import parse_records
 from vmdns.files import read_regular
 from vmdns.host.system_settings import ListenAddress
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 # Room for some 50,000 own records; more is a mistaken file.
 MAX_BYTES = 4 * 1024 * 1024

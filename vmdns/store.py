@@ -18,8 +18,7 @@ from vmdns.state.build import build
 from vmdns.state.facts import Fact
 from vmdns.state.guests import VmChange, compare_guests
 from vmdns.state.name_rules import Owners
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 from vmdns.state.static_records import HostsIndex
 
 DEBOUNCE_SECONDS = 0.003

@@ -27,8 +27,7 @@ from vmdns.server.answer_cache import find
 from vmdns.state.authoritative import Reply, answer_query
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Lease, Machine, Network, PortForward
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import AccessRight
+from vmdns.state.snapshot import AccessRight, Policy
 
 # Local address and peer: the host, guests of two NAT Networks and of a host-only one, a neighbour, an unknown client.
 ENDPOINTS = (

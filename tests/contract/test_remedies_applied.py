@@ -25,7 +25,7 @@ from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward
 from vmdns.state.findings import OK, Finding
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fake VBoxManage is a script as POSIX runs it")
 

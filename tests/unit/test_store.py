@@ -13,7 +13,7 @@ from vmdns.dns.message import SOA
 from vmdns.dns.name import to_wire
 from vmdns.state.facts import Fact
 from vmdns.state.guests import VmChange
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 from vmdns.store import DEBOUNCE_SECONDS, Store
 
 

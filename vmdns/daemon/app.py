@@ -37,7 +37,7 @@ from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
 from vmdns.state.guests import VmChange
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 from vmdns.store import Store
 
 FIRST_LOOK_SECONDS = 10.0  # after that, names that are not known count as not there

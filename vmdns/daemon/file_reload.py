@@ -21,7 +21,7 @@ from vmdns.host.resolver import read_upstreams
 from vmdns.server.forward_routes import is_own_listener
 from vmdns.server.forwarder import Forwarder
 from vmdns.sources import hosts_file
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 from vmdns.state.static_records import HostsIndex
 
 # An editor that empties the file before it writes has written within this time.

@@ -16,9 +16,8 @@ from vmdns.state.guests import Guest, find_shared_addresses
 from vmdns.state.name_assignment import assign_names
 from vmdns.state.name_rules import Owners
 from vmdns.state.networks import index_networks
-from vmdns.state.policy import Policy
 from vmdns.state.reachability import find_rules
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 from vmdns.state.static_records import HostsIndex, StaticRecords, build_static_records, index_hosts, names_above
 
 _CLAIMED = (ADDITIONS, NEIGHBOUR, FORWARD)

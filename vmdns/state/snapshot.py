@@ -1,4 +1,4 @@
-"""The snapshot: all data that queries are answered from at one time.
+"""The snapshot: all data that queries are answered from at one time, and the user's decisions behind it.
 
 What a view can use of a VM is computed at the first query and kept as long as the snapshot.
 """
@@ -11,13 +11,12 @@ from enum import Enum
 from functools import cached_property
 from typing import TypeVar
 
-from vmdns.dns.message import PTR, SOA, SRV, Node, RRset, address_record, soa_rdata, srv_rdata
-from vmdns.dns.name import reverse_name, to_wire
+from vmdns.dns.message import PTR, SOA, SRV, Node, Record, RRset, address_record, soa_rdata, srv_rdata
+from vmdns.dns.name import BUILT_IN, reverse_name, to_wire
 from vmdns.state.facts import Network
 from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest
 from vmdns.state.name_rules import Owners
-from vmdns.state.policy import Policy
 from vmdns.state.reachability import VmView, build_vm_view
 from vmdns.state.views import HostNetworks, View
 
@@ -32,6 +31,36 @@ class AccessRight(Enum):
     """What a client may query: nothing, our zones, or everything. UNKNOWN: it may turn out to be a VM."""
 
     NOTHING, NAMES, ALL, UNKNOWN = range(4)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user decided. zones as text; wildcards: whether names below a VM are answered as the VM's.
+
+    resolvers are the addresses of the host's own name servers, which may be vmdns itself: VirtualBox passes them on
+    to guests. lan: which clients on a LAN are answered: off, guests, names or all. looked is False until VirtualBox was
+    looked at once: until then a name that is not there may yet be.
+    """
+
+    zones: tuple[str, ...] = ("local", "vm.internal")
+    ttl: int = 5
+    records: tuple[Record, ...] = ()
+    reserved_allowed: frozenset[str] = frozenset()
+    resolvers: tuple[str, ...] = ()
+    wildcards: bool = True
+    lan: str = "guests"
+    forwarded: frozenset[bytes] = frozenset()
+    looked: bool = True
+
+    @cached_property
+    def own(self) -> tuple[bytes, ...]:
+        """The apexes (wire names) of the zones that VM names live in."""
+        return tuple(to_wire(zone) for zone in self.zones)
+
+    @cached_property
+    def apexes(self) -> frozenset[bytes]:
+        """The apexes (wire names) of all zones that are answered here."""
+        return (BUILT_IN - self.forwarded) | frozenset(self.own)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from vmdns.dns.name import LOCALHOST, reverse_name, split_labels, to_wire
 from vmdns.dns.upstreams import closest_domain
 from vmdns.state.facts import HostName
 from vmdns.state.name_rules import RESERVED, Reservation
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 # Names between these lines of a hosts file were written by vmdns itself and are not read.
 BLOCK_BEGIN = "# vmdns: begin"

@@ -59,7 +59,7 @@ from vmdns.state.facts import (
     PortForward,
 )
 from vmdns.state.guests import VmChange
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 from vmdns.state.static_records import index_hosts
 from vmdns.state.views import View
 from vmdns.store import Store

@@ -19,8 +19,7 @@ from vmdns.state.authoritative import answer_query
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
 from vmdns.state.guests import VmChange
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 from vmdns.state.static_records import index_hosts
 from vmdns.state.views import View
 from vmdns.store import Store

@@ -16,7 +16,7 @@ from vmdns.daemon import discovery
 from vmdns.daemon.discovery import ADMISSION_SECONDS, MAX_LOOKUPS, STRANGER_SECONDS, Discovery, solicit
 from vmdns.dns.name import to_wire
 from vmdns.state.facts import Fact, Neighbour, to_json
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 from vmdns.store import Store
 
 FOUND = {"version": "7.2.22", "reader": "api", "home": "/home"}

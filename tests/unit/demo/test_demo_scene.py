@@ -24,8 +24,7 @@ from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import Fact, Machine
 from vmdns.state.findings import Finding
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "networks.md"
 STEADY = ("web", "db", "서버", "build", "files")

@@ -28,7 +28,7 @@ from vmdns.server.answer_cache import find
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
 from vmdns.state.name_rules import RESERVED, LookupState
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 DOOR, FLOODER, OFFICE = "192.168.56.1", "192.168.56.101", "192.168.56.102"
 FACTS = (

@@ -12,8 +12,7 @@ from vmdns.state.guests import Guest
 from vmdns.state.name_assignment import AssignedNames
 from vmdns.state.name_rules import is_lookup_allowed
 from vmdns.state.networks import Address
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 from vmdns.state.views import index_host_networks
 
 FACTS = (

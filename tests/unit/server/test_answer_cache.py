@@ -31,8 +31,7 @@ from vmdns.server.answer_cache import (
 )
 from vmdns.server.dns_server import DnsServer
 from vmdns.state.build import build
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import AccessRight
+from vmdns.state.snapshot import AccessRight, Policy
 from vmdns.state.views import View
 
 CLIENT = EVERYWHERE, AccessRight.ALL

@@ -30,8 +30,7 @@ from vmdns.server.client_limits import (
 )  # fmt: skip
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 
 DOOR, LAN_DOOR = "192.168.56.1", "192.168.1.5"
 GUEST, OTHER, UNKNOWN, STRANGER = "192.168.56.101", "192.168.56.102", "192.168.56.9", "192.168.1.77"

@@ -38,7 +38,7 @@ from vmdns.server.listeners import Listener, bind
 from vmdns.server.udp import UdpListener
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 WEB = to_wire("web-01.local")
 TAIL = WEB + b"\0\1\0\1"

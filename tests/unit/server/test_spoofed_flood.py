@@ -14,7 +14,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.query import encode_option
 from vmdns.state.build import build
 from vmdns.state.facts import HostAddress
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 DOOR, GUEST, UNKNOWN, NEIGHBOUR = "192.168.56.1", "192.168.56.101", "192.168.56.9", "192.168.56.8"
 FACTS = (

@@ -28,7 +28,7 @@ from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, N
 from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest
 from vmdns.state.networks import LEASE, Address
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 
 class FoundAddresses(NamedTuple):

@@ -14,8 +14,7 @@ from vmdns.dns.query import Query, encode_query, encode_response, parse_query
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.authoritative import MAX_CHAIN, Reply, answer_query
 from vmdns.state.build import build
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 
 NOERROR, SERVFAIL, NXDOMAIN = 0, 2, 3
 

@@ -32,8 +32,7 @@ from vmdns.dns.name import BUILT_IN, reverse_name, split_labels, to_text, to_wir
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostName
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot, list_names
+from vmdns.state.snapshot import Policy, Snapshot, list_names
 
 POLICY = Policy()
 

@@ -22,8 +22,7 @@ from vmdns.state.findings import (
     has_no_problem,
     join_words,
 )
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import Snapshot
+from vmdns.state.snapshot import Policy, Snapshot
 
 WIRED = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("198.18.53.1",))
 HOST_ONLY = DhcpServer(

@@ -13,7 +13,7 @@ import pytest
 from tests.facts import LAB, NETWORKS, NOW, lease, report, uuid, vm
 from vmdns.dns.name import to_text
 from vmdns.state.build import build
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 UNNAMED = "vm-00000000"
 NAMES = {

@@ -15,7 +15,7 @@ from vmdns.state.facts import HostName, Machine
 from vmdns.state.findings import Problem
 from vmdns.state.name_assignment import assign_names
 from vmdns.state.name_rules import RESERVED, Relative, Reservation, find_vagrant_names
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 ZONES = ("local", "vm.internal")
 WHY = dict.fromkeys(RESERVED, Reservation("a reserved name"))

@@ -10,7 +10,7 @@ from tests.facts import HOSTONLY, NETWORKS, NOW, lease, mac, uuid, vm
 from vmdns.state.build import build
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, Machine, NatNetwork, PortForward
 from vmdns.state.guests import Guest
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 
 def guest(machine: Machine) -> Guest:

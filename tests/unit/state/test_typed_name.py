@@ -11,7 +11,7 @@ from vmdns.dns.name import to_text
 from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import HostName
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 from vmdns.state.typed_name import find_similar_name, parse_typed_name
 
 ZONES = ("local", "vm.internal")

@@ -22,8 +22,7 @@ from vmdns.state.facts import (
     Network,
     PortForward,
 )
-from vmdns.state.policy import Policy
-from vmdns.state.snapshot import AccessRight, Snapshot
+from vmdns.state.snapshot import AccessRight, Policy, Snapshot
 from vmdns.state.views import HOST, View, index_host_networks
 
 LAN2 = replace(BRIDGED, name="wlan0")

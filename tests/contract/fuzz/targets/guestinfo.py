@@ -13,7 +13,7 @@ from vmdns.control.requests import names
 from vmdns.dns.name import to_text
 from vmdns.sources.virtualbox_values import MAX_NAMES, MAX_REPORTS, parse_extra, parse_guest_reports
 from vmdns.state.build import build
-from vmdns.state.policy import Policy
+from vmdns.state.snapshot import Policy
 
 POLICY = Policy(zones=("local", "vm.internal"))
 NET = "/VirtualBox/GuestInfo/Net/"
