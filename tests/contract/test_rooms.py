@@ -25,12 +25,13 @@ LIBRARIES = frozenset({"dns", "idna"})  # that pure rooms may use
 ALLOWED = {
     "dns": (),
     "files": (),
+    "windows": (),
     "state": ("dns",),
-    "sources": ("dns", "state", "files"),
-    "server": ("dns", "state", "files"),
-    "mdns": ("dns", "state"),
-    "host": ("dns", "state", "files"),
-    "control": ("dns", "state", "files"),
+    "sources": ("dns", "state", "files", "windows"),
+    "server": ("dns", "state", "files", "windows"),
+    "mdns": ("dns", "state", "windows"),
+    "host": ("dns", "state", "files", "windows"),
+    "control": ("dns", "state", "files", "windows"),
     "demo": ("dns", "state", "sources"),  # a simulated VirtualBox stands where sources read the real one
 }
 PURE = frozenset({"dns", "state"})
@@ -64,6 +65,10 @@ def broken(file: Path, source: str) -> list[str]:
             found.append(f"{where} imports {name}")
         if where in ALLOWED and top == "vmdns" and rest.split(".")[0] not in (where, *ALLOWED[where]):
             found.append(f"{where} imports {name}")
+    if where != "windows":  # other systems never load it
+        top_level = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        names = (name for name in imported(top_level) if name.startswith("vmdns.windows"))
+        found += [f"{name} is imported outside of a function" for name in names]
     if file.relative_to(ROOT).as_posix() not in PRINT:
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         found += [f"it calls {name}" for name in ("print", "input", "sys.stdout.write") if name in called]
@@ -103,6 +108,11 @@ def test_the_rules_are_kept(file: Path) -> None:
         ("sources/x.py", "import vmdns.daemon.app", "sources imports vmdns.daemon.app"),
         ("demo/x.py", "from vmdns.server.udp import UdpThread", "demo imports vmdns.server.udp.UdpThread"),
         ("sources/x.py", "from vmdns.demo import reader", "sources imports vmdns.demo.reader"),
+        (
+            "host/x.py", "from vmdns.windows import ip_helper",
+            "vmdns.windows.ip_helper is imported outside of a function",
+        ),
+        ("files/x.py", "def f():\n    import vmdns.windows.ip_helper", "files imports vmdns.windows.ip_helper"),
         ("host/x.py", "print('x')", "it calls print"),
         ("store.py", "import sys\nsys.stdout.write('x')", "it calls sys.stdout.write"),
     ],
@@ -117,6 +127,7 @@ def test_a_broken_rule_is_found(file: str, source: str, what: str) -> None:
         ("dns/x.py", "import re\nimport dns.name\nimport idna\nfrom vmdns.dns.name import label"),
         ("server/x.py", "import asyncio\nfrom vmdns.dns import message\nfrom vmdns.server.listeners import bind"),
         ("daemon/app.py", "from vmdns.server.dns_server import DnsServer\nfrom vmdns.sources import hosts_file"),
+        ("host/x.py", "def f():\n    from vmdns.windows import ip_helper"),
         ("demo/x.py", "from vmdns.state.facts import Fact\nfrom vmdns.sources.reader import fact_key"),
         ("cli.py", "print('x')"),
     ],

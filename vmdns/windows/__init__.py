@@ -1,0 +1,1 @@
+"""Typed wrappers of Windows APIs that neither Python nor its libraries have. Loaded on Windows only, and no policy."""
