@@ -41,8 +41,6 @@ def save():
 
 
 def told(name):
-    if os.path.exists(os.path.join(home, name + ".unknown")):
-        fail("Unknown subcommand '%s'." % words[-1])
     try:
         with open(os.path.join(home, name)) as said:
             sys.stdout.write(said.read())
@@ -178,10 +176,6 @@ class FakeBox:
     def says(self, words: str, text: str) -> None:
         """What `VBoxManage list ...` or `showvminfo UUID` prints from now on."""
         (self.home / words.replace(" ", "-")).write_text(text)
-
-    def lacks(self, words: str) -> None:
-        """From now on its VBoxManage does not know this command."""
-        (self.home / f"{words.replace(' ', '-')}.unknown").touch()
 
     def runs(self, running: bool) -> None:
         """Whether DHCP servers run."""

@@ -22,7 +22,7 @@ from vmdns.host.wire_plan import NetworkRow, WireState, plan_networks
 from vmdns.sources import vboxmanage as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
 from vmdns.sources.reader import wrong_home
-from vmdns.sources.settings_file import is_registry_of, read_registry
+from vmdns.sources.settings_file import is_registry_of, read_host_only_networks, read_registry
 from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError
 from vmdns.state.facts import HostAddress, HostInterface
 from vmdns.state.views import GIVEN, index_host_networks
@@ -34,7 +34,6 @@ PLAIN_NAT = (
     "guests on plain NAT are given what this computer itself asks, and nothing else can be set; "
     "`vmdns host --whole` makes this computer ask vmdns, and with it these guests"
 )
-_MAC = sys.platform == "darwin"
 # VirtualBox applies one change after the other: `dhcpserver modify` was seen to take 10 s where many VMs start.
 _LIMITS_SECONDS = (10.0, 60.0)
 _E_FAIL = 0x80004005  # DHCPServer::restart: it does not run
@@ -173,15 +172,16 @@ class Wire:
         match = re.search(r"^([0-9]+)\.([0-9]+)\.", self._call("--version"), re.MULTILINE)
         if match is None:
             raise OSError(f"{self.box.program} is not VirtualBox's")
-        interfaces = tuple(output.parse_host_interfaces(self._call("list", "hostonlyifs")))
+        interfaces = output.parse_host_interfaces(self._call("list", "hostonlyifs"))
+        if registry := read_registry(self.box.home / "VirtualBox.xml"):
+            interfaces += read_host_only_networks(registry)
         entries = self.journal.entries(SCOPE)
         return WireState(
             box=self.box,
             version=(int(match[1]), int(match[2])),
             networks=self.box.read_networks(),
             zones=self._zones,
-            interfaces=interfaces,
-            vmnets=tuple(self._vmnets()) if _MAC else (),
+            interfaces=tuple(interfaces),
             resolvers=_resolvers(),
             hosts=() if self._may else self._hosts(interfaces),
             given=frozenset(filter(is_assigned, _given())),
@@ -189,12 +189,6 @@ class Wire:
             groups=frozenset(one.name for one in entries if one.kind == DhcpGroup.kind),
             may=self._may,
         )
-
-    def _vmnets(self) -> list[HostInterface]:
-        try:
-            return output.parse_host_only_networks(self._vboxmanage("list", "hostonlynets"))
-        except VBoxManageError:
-            return []  # 6.1 has none
 
     def _hosts(self, interfaces: Sequence[HostInterface]) -> tuple[str, ...]:
         """The addresses that this host has and guests behind NAT reach: first the one by which it reaches others."""

@@ -36,10 +36,10 @@ _LIBSLIRP = (7, 2)  # the version that replaced the engine of NAT Networks
 class WireState:
     """The state of the host and VirtualBox, and what may be changed.
 
-    interfaces are the host-only ones, vmnets the host-only networks of macOS. resolvers are the host's name servers, as
-    VirtualBox sees them. hosts are addresses that guests behind NAT reach, the best first. given are the host's
-    addresses in 198.18.53.0/24, ours those that vmdns added. groups are the networks in whose DHCP vmdns made its
-    group. may: whether an address can be added to the host.
+    interfaces are the host-only ones. resolvers are the host's name servers, as VirtualBox sees them. hosts are
+    addresses that guests behind NAT reach, the best first. given are the host's addresses in 198.18.53.0/24, ours those
+    that vmdns added. groups are the networks in whose DHCP vmdns made its group. may: whether an address can be added
+    to the host.
     """
 
     box: VirtualBox
@@ -47,7 +47,6 @@ class WireState:
     networks: NetworkSettings
     zones: tuple[str, ...]
     interfaces: tuple[HostInterface, ...] = ()
-    vmnets: tuple[HostInterface, ...] = ()
     resolvers: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
@@ -75,7 +74,7 @@ class NetworkRow:
 
     @property
     def title(self) -> str:
-        kinds = {"natnetwork": "NAT Network ", "hostonlynetwork": "host-only network ", "intnet": "internal "}
+        kinds = {"natnetwork": "NAT Network ", "intnet": "internal "}
         return kinds.get(self.kind, "") + title(self.network)
 
 
@@ -94,9 +93,6 @@ def plan_networks(look: WireState) -> list[NetworkRow]:
         _plan_nat(add(net.name, "natnetwork"), net, look, own[net.name])
     for interface in look.interfaces:
         _plan_host_only(add(HOST_ONLY + interface.name, "hostonly"), interface, look)
-    for vmnet in look.vmnets:
-        note = f"macOS gives its guests their settings, which cannot be changed: enter {_address(vmnet)} in the guest"
-        add(vmnet.name, "hostonlynetwork").notes.append(note)
     for server in servers.values():
         if server.network not in found and server.enabled and not server.network.startswith(HOST_ONLY):
             note = "an internal network: this computer is not on it, so its guests cannot reach vmdns"
@@ -187,6 +183,10 @@ def _raise_lower(row: NetworkRow, server: DhcpSettings, first: IPv4Address, look
 
 
 def _plan_host_only(row: NetworkRow, interface: HostInterface, look: WireState) -> None:
+    if interface.vmnet:
+        at = _address(interface)
+        row.notes.append(f"macOS gives its guests their settings, which cannot be changed: enter {at} in the guest")
+        return
     server = look.networks.servers.get(row.network)
     if server is None or not server.enabled:
         verb = "has no DHCP server" if server is None else "has its DHCP server switched off"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as xml
@@ -19,13 +20,13 @@ from vmdns.files import read_regular
 from vmdns.sources.installation import local_path
 from vmdns.sources.virtualbox_values import parse_extra, parse_timestamp, rule_sort_key
 from vmdns.state.external_data import MAX_BYTES, find_name_servers, is_true, parse_xml
-from vmdns.state.facts import Adapter, DhcpServer, Machine, NatNetwork, Network, PortForward
+from vmdns.state.facts import Adapter, DhcpServer, HostInterface, Machine, NatNetwork, Network, PortForward
 
 # The element for what an adapter is attached to, and the attribute with its name.
 _KINDS = {
     "NAT": ("nat", ""), "NATNetwork": ("natnetwork", "name"), "BridgedInterface": ("bridged", "name"),
     "InternalNetwork": ("intnet", "name"), "HostOnlyInterface": ("hostonly", "name"),
-    "HostOnlyNetwork": ("hostonlynetwork", "name"), "GenericInterface": ("generic", "driver"),
+    "HostOnlyNetwork": ("hostonly", "name"), "GenericInterface": ("generic", "driver"),
     "CloudNetwork": ("cloud", ""),
 }  # fmt: skip
 
@@ -70,9 +71,12 @@ def is_registry_of(registry: Registry | None, listed: Collection[str]) -> bool:
     return any(uuid in registry.paths for uuid in listed) if listed else not registry.paths
 
 
-def read_networks(registry: Registry, adapter_mac: Callable[[str, int], str]) -> Iterator[NatNetwork | DhcpServer]:
-    """The NAT Networks and DHCP servers. adapter_mac finds the MAC of an adapter by the UUID or name of its VM and its
-    slot: a fixed address may be that of an adapter."""
+def read_networks(
+    registry: Registry, adapter_mac: Callable[[str, int], str]
+) -> Iterator[NatNetwork | DhcpServer | HostInterface]:
+    """The host-only networks of macOS, NAT Networks and DHCP servers. adapter_mac finds the MAC of an adapter by the
+    UUID or name of its VM and its slot: a fixed address may be that of an adapter."""
+    yield from read_host_only_networks(registry)
     if registry.networks is None:
         return
     for one in registry.networks.iterfind("{*}NATNetworks/{*}NATNetwork"):
@@ -90,6 +94,21 @@ def read_networks(registry: Registry, adapter_mac: Callable[[str, int], str]) ->
             tuple(sorted({(mac, address) for mac, address in configs if mac and address})),
             find_name_servers(one),
         )
+
+
+def read_host_only_networks(registry: Registry) -> Iterator[HostInterface]:
+    """The enabled host-only networks of macOS, which VirtualBox has since 7.0 and has an API without events for.
+
+    The host has the lowest address of each (HostOnlyNetworkImpl.cpp: getHostIP). One without a mask or an address is
+    left out: VirtualBox cannot start a VM on it. (Settings.cpp: readHostOnlyNetworks)
+    """
+    if registry.networks is None:
+        return
+    for one in registry.networks.iterfind("{*}HostOnlyNetworks/{*}HostOnlyNetwork"):
+        with suppress(ValueError):
+            if is_true(one.get("enabled", "1")):
+                at = IPv4Interface(f"{one.get('ipLower', '')}/{one.get('mask') or 'none'}")
+                yield HostInterface(one.get("name", ""), at.with_prefixlen, vmnet=True)
 
 
 def _fixed_mac(config: xml.Element, adapter_mac: Callable[[str, int], str]) -> str:

@@ -166,9 +166,9 @@ _STATES = {
 }  # fmt: skip
 _KINDS = {
     "nat": "nat", "natnetwork": "natnetwork", "bridged": "bridged", "intnet": "intnet", "hostonly": "hostonly",
-    "hostonlynetwork": "hostonlynetwork", "Generic": "generic", "cloudnetwork": "cloud",
+    "hostonlynetwork": "hostonly", "Generic": "generic", "cloudnetwork": "cloud",
 }  # fmt: skip
-_NAMED = frozenset(("natnetwork", "bridged", "intnet", "hostonly", "hostonlynetwork", "generic"))
+_NAMED = frozenset(("natnetwork", "bridged", "intnet", "hostonly", "generic"))
 
 _VM = re.compile(rf'^"(.*?)" \{{({_UUID})\}}$', re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r'\Aname="((?:[^"\\]|\\.)*)"\n', re.DOTALL)
@@ -193,10 +193,6 @@ _EXTRA = re.compile(
 _INTERFACE = re.compile(
     rf"{_LABEL}(?P<name>.*?)\nGUID: [^\n]*\nDHCP: [^\n]*\n{_LABEL}(?P<address>{_IP})\n{_LABEL}(?P<mask>{_IP})\n",
     re.DOTALL,
-)
-_HOST_ONLY_NETWORK = re.compile(
-    rf"^{_LABEL}(?P<name>[^\n]*)\nGUID: [^\n]*\n\n{_LABEL}\S+\n{_LABEL}(?P<mask>{_IP})\n{_LABEL}(?P<address>{_IP})\n",
-    re.MULTILINE,
 )
 
 
@@ -281,17 +277,8 @@ def parse_extra_data(text: str) -> dict[str, str]:
 
 def parse_host_interfaces(text: str) -> list[HostInterface]:
     """`list hostonlyifs`: those with an IPv4 address."""
-    return _interfaces(match for block in text.split("\n\n") if (match := _INTERFACE.match(block)))
-
-
-def parse_host_only_networks(text: str) -> list[HostInterface]:
-    """`list hostonlynets` of macOS: the host has the lowest address of each network (vmnet, host mode)."""
-    return _interfaces(_HOST_ONLY_NETWORK.finditer(text))
-
-
-def _interfaces(matches: Iterator[re.Match[str]]) -> list[HostInterface]:
     found = []
-    for match in matches:
+    for match in filter(None, map(_INTERFACE.match, text.split("\n\n"))):
         try:
             prefix = IPv4Interface(f"{match['address']}/{match['mask']}")
         except ValueError:

@@ -164,9 +164,6 @@ class VBoxManageReader:
             if vm.settings is None:  # nothing may tell when it changes
                 vm.stamp, vm.extra_known = None, False
         self._interfaces = [*output.parse_host_interfaces(self._list("list", "hostonlyifs"))]
-        if sys.platform == "darwin":
-            with suppress(VBoxManageError):  # not in 6.1
-                self._interfaces += output.parse_host_only_networks(self._call("list", "hostonlynets"))
 
     def _read_machines(self, running: Set[str], budget: float) -> None:
         """Reads all VMs. Running ones until `budget` (CPU seconds) is spent: changed ones first, then by the time of

@@ -32,13 +32,12 @@ OBJECT_NOT_FOUND = 0x80BB0001
 _ACCESS_DENIED = 0x80070005
 _ABORT = 0x80004004  # from XPCOM proxies once VBoxSVC has ended
 _MAX_ADAPTERS = 36  # of the ICH9 chipset; PIIX3 has 8
+# NetworkAttachmentType -> the kind of network, and the adapter's attribute with its name.
 _KINDS = {
-    "NAT": "nat", "Bridged": "bridged", "Internal": "intnet", "HostOnly": "hostonly", "Generic": "generic",
-    "NATNetwork": "natnetwork", "Cloud": "cloud", "HostOnlyNetwork": "hostonlynetwork",
-}  # fmt: skip
-_NAMES = {
-    "natnetwork": "NATNetwork", "bridged": "bridgedInterface", "intnet": "internalNetwork",
-    "hostonly": "hostOnlyInterface", "generic": "genericDriver", "hostonlynetwork": "hostOnlyNetwork",
+    "NAT": ("nat", ""), "NATNetwork": ("natnetwork", "NATNetwork"), "Bridged": ("bridged", "bridgedInterface"),
+    "Internal": ("intnet", "internalNetwork"), "HostOnly": ("hostonly", "hostOnlyInterface"),
+    "HostOnlyNetwork": ("hostonly", "hostOnlyNetwork"), "Generic": ("generic", "genericDriver"),
+    "Cloud": ("cloud", ""),
 }  # fmt: skip
 
 
@@ -161,8 +160,7 @@ def _adapters(api: Api, raw: Any) -> Iterator[Adapter]:
             return  # the chipset has no more of them
         if not adapter.enabled:
             continue
-        kind = _KINDS.get(api.attachments.get(adapter.attachmentType, "Null"), "null")
-        attribute = _NAMES.get(kind)
+        kind, attribute = _KINDS.get(api.attachments.get(adapter.attachmentType, "Null"), ("null", ""))
         forwards = []
         for text in api.array(adapter.NATEngine, "redirects") if kind == "nat" else ():
             with suppress(ValueError):  # rules in an unknown form are left out

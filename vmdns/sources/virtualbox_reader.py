@@ -23,7 +23,7 @@ from vmdns.sources.installation import Installation, stamp
 from vmdns.sources.reader import UPGRADE_SECONDS, VirtualBoxInfo, VirtualBoxLost, fact_key
 from vmdns.sources.settings_file import read_networks, read_registry
 from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api, read_adapter_mac, read_interfaces, read_machine
-from vmdns.state.facts import DhcpServer, Fact, HostInterface, Machine, NatNetwork
+from vmdns.state.facts import Fact, Machine
 
 _NET = "/VirtualBox/GuestInfo/Net/"
 _EVENTS = (
@@ -58,6 +58,8 @@ class ApiReader:
         self._counts: dict[str, str] = {}
         self._next_look = self._next_unread = float("-inf")
         self._interface_names: list[tuple[int, str]] = []
+        self._interfaces: list[Fact] = []  # of the last look
+        self._networks: list[Fact] = []
         self._requested = threading.Event()
 
     def read(self, seconds: float) -> Mapping[str, Fact]:
@@ -105,17 +107,17 @@ class ApiReader:
         # New ones first, then those that the last look has not read.
         order = sorted(self._proxies, key=lambda uuid: (f"machine:{uuid}" in self._facts, uuid not in self._unread))
         self._unread = dict.fromkeys(order)
-        facts: list[Fact] = [fact for fact in self._facts.values() if isinstance(fact, HostInterface)]
         names = socket.if_nameindex()
         if names != self._interface_names:  # their addresses hardly ever change
             self._interface_names = names
-            facts = [*read_interfaces(self._api)]
+            self._interfaces = [*read_interfaces(self._api)]
+        facts: list[Fact] = [*self._interfaces]
         # VirtualBox.xml is never translated, and the same for both readers.
         registry = read_registry(Path(self.found.home) / "VirtualBox.xml")
         if registry is not None and registry.networks is not None:
-            facts += read_networks(registry, partial(read_adapter_mac, self._api))
-        else:  # VirtualBox is replacing it
-            facts += (fact for fact in self._facts.values() if isinstance(fact, NatNetwork | DhcpServer))
+            self._networks = [*read_networks(registry, partial(read_adapter_mac, self._api))]
+        # Else VirtualBox is replacing it.
+        facts += self._networks
         machines = (fact for fact in self._facts.values() if isinstance(fact, Machine) and fact.uuid in self._proxies)
         facts += (replace(machine, registration_index=self._indexes[machine.uuid]) for machine in machines)
         self._facts = {fact_key(fact): fact for fact in facts}

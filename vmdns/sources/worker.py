@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.host_network import HostWatcher
 from vmdns.sources.installation import Installation, find, user_home
-from vmdns.sources.lease_file import SUFFIX, LeaseFolder
+from vmdns.sources.lease_file import BOOTPD_FILES, SUFFIX, LeaseFolder
 from vmdns.sources.reader import Reader, ReaderUnavailable, VirtualBoxLost, wrong_home
 from vmdns.state.facts import Fact, to_json
 
@@ -166,7 +166,8 @@ class Worker:
         self._host.start()
         if self._sources.lease_files:
             self._files.add(lambda: [self._home / "VirtualBox.xml"], self._request_reader_look)
-            self._files.add(lambda: self._home.glob(f"*{SUFFIX}"), self._read_leases, at_once=True)
+            system = [Path(one) for one in BOOTPD_FILES]
+            self._files.add(lambda: [*self._home.glob(f"*{SUFFIX}"), *system], self._read_leases, at_once=True)
             self._files.start()
 
     def read_virtualbox(self) -> None:

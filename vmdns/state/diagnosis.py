@@ -69,6 +69,12 @@ class DoctorInput:
         return {fact.network: fact for fact in self.facts if isinstance(fact, DhcpServer)}
 
     @cached_property
+    def vmnets(self) -> frozenset[Network]:
+        """The host-only networks of macOS, where the system's DHCP server names the DNS server."""
+        found = (fact for fact in self.facts if isinstance(fact, HostInterface) and fact.vmnet)
+        return frozenset(Network("hostonly", fact.name) for fact in found)
+
+    @cached_property
     def online(self) -> list[tuple[Machine, Adapter]]:
         """The adapters of VMs that run."""
         machines = sorted((fact for fact in self.facts if isinstance(fact, Machine)), key=lambda one: one.uuid)
@@ -93,7 +99,13 @@ def find_findings(inputs: DoctorInput) -> list[Finding]:
 def _check_networks(inputs: DoctorInput) -> Iterator[Finding]:
     for fact in sorted((one for one in inputs.facts if isinstance(one, NatNetwork | HostInterface)), key=repr):
         if isinstance(fact, HostInterface):
-            yield from _check_name_servers(inputs, Network("hostonly", fact.name))
+            network = Network("hostonly", fact.name)
+            if network in inputs.vmnets:
+                address = fact.prefix.partition("/")[0]
+                text = f"macOS gives its guests their settings; those in which {address} is the DNS server ask vmdns"
+                yield Finding(network.title, OK, text)
+            else:
+                yield from _check_name_servers(inputs, network)
         elif fact.enabled:
             yield from _check_name_servers(inputs, Network("natnetwork", fact.name))
     for address, networks in inputs.snapshot.host_networks.advertised.items():
@@ -202,19 +214,21 @@ def _check_queries(subject: str, guest: Guest, inputs: DoctorInput) -> Iterator[
         ]
         if one.network.kind not in ("hostonly", "bridged") or not addresses or ":" in one.address:
             continue
+        # The system or router that gives its guests their settings does not name vmdns.
+        other = "its router" if one.network.kind == "bridged" else "macOS" if one.network in inputs.vmnets else ""
         server = inputs.servers.get(one.network.dhcp_name)
         given = server.name_servers if server is not None and server.enabled else ()
-        if one.network.kind == "hostonly" and set(given).isdisjoint(addresses):
+        if not other and set(given).isdisjoint(addresses):
             continue
         last = max(inputs.last_queries.get((one.address, address), 0.0) for address in addresses)
         if inputs.now - last > QUERY_SECONDS:
-            yield _make_silent_finding(subject, one, guest.machine, addresses[0])
+            yield _make_silent_finding(subject, one, guest.machine, addresses[0], other)
 
 
-def _make_silent_finding(subject: str, one: Address, machine: Machine, address: str) -> Finding:
+def _make_silent_finding(subject: str, one: Address, machine: Machine, address: str, other: str) -> Finding:
     text = f"{one.address} has not asked vmdns lately"
-    if one.network.kind == "bridged":
-        return Finding(subject, WARNING, f"{text}: its router names its DNS server, so set {address} in the guest")
+    if other:
+        return Finding(subject, WARNING, f"{text}: {other} names its DNS server, so set {address} in the guest")
     if one.source not in (LEASE, FIXED):
         why = "its address is not from VirtualBox's DHCP"
         return Finding(subject, WARNING, f"{text}: {why}, so set {address} in the guest")

@@ -23,7 +23,6 @@ _TITLES = {
     "natnetwork": ("NAT Network", "NAT Network"),
     "bridged": ("bridged", "the LAN of"),
     "hostonly": ("host-only", "the host-only network"),
-    "hostonlynetwork": ("host-only network", "the host-only network"),
     "intnet": ("internal", "the internal network"),
     "host": ("host", "the host"),
 }
@@ -33,8 +32,8 @@ _TITLES = {
 class Network:
     """What an adapter is attached to.
 
-    kind: nat, natnetwork, bridged, hostonly, hostonlynetwork, intnet, generic, cloud or null.
-    name: VirtualBox's own name of the NAT Network, host interface or internal network; empty for plain NAT.
+    kind: nat, natnetwork, bridged, hostonly (an adapter, or on macOS since 7.0 a network), intnet, generic, cloud or
+    null. name: VirtualBox's own name of the NAT Network, host interface, host-only or internal network; empty for NAT.
     """
 
     kind: str
@@ -56,7 +55,8 @@ class Network:
         if self.kind in ("natnetwork", "intnet"):
             return self.name
         if self.kind in ("hostonly", "bridged"):
-            return f"HostInterfaceNetworking-{self.name}"
+            # On macOS the name of a bridged interface goes on with what people call it, `en0: Wi-Fi`.
+            return f"HostInterfaceNetworking-{self.name.partition(': ')[0]}"
         return ""
 
 
@@ -146,10 +146,15 @@ class DhcpServer:
 
 @dataclass(frozen=True, slots=True)
 class HostInterface:
-    """A host-only interface of VirtualBox, by VirtualBox's name; prefix like 192.168.56.1/24."""
+    """A host-only interface of VirtualBox, by VirtualBox's name; prefix like 192.168.56.1/24.
+
+    vmnet: it is a host-only network of macOS, which the system's vmnet makes and whose guests the system's own DHCP
+    server serves.
+    """
 
     name: str
     prefix: str
+    vmnet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,11 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One acknowledged entry of a lease file; network is the `IDHCPServer.networkName`."""
+    """One acknowledged entry of a lease file; network is the `IDHCPServer.networkName`.
+
+    macOS has one file for all of its networks, which names neither the network nor when a lease was given: then network
+    is '', and issued 0.0.
+    """
 
     network: str
     mac: str

@@ -70,7 +70,7 @@ class Guest:
         text, on = "runs, but no address of it is known yet", join_words(one.network.phrase for one in plugged)
         leased = [one.slot for one in plugged if one.network.kind in ("natnetwork", "hostonly", "intnet")]
         if leased:
-            remedy = f"it has no lease of VirtualBox's DHCP on {on}, and Guest Additions report none; have it ask again"
+            remedy = f"it has no DHCP lease on {on}, and Guest Additions report none; have it ask again"
             return Problem(text, remedy, replug_command(machine, leased[0]))
         silent = "Guest Additions report none, and it has sent this computer nothing; ping this computer from it"
         return Problem(text, f"it is on {on}: {silent}")

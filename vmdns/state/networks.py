@@ -63,10 +63,16 @@ def index_networks(facts: Iterable[Fact], resolvers: tuple[str, ...], now: float
     """Indexes the facts, which are in an order of their own. now in Unix seconds."""
     facts = list(facts)
     found = NetworkIndex(index_host_networks(facts, resolvers))
+    interfaces = [fact for fact in facts if isinstance(fact, HostInterface)]
+    vmnets = [(_parse_prefix(one.prefix), f"{HOST_IF}{one.name}") for one in interfaces if one.vmnet]
     for fact in facts:
         match fact:
             case Lease():
-                name = file_key(fact.network)
+                at = ipv4(fact.address)
+                network = fact.network or next((name for prefix, name in vmnets if prefix and at in prefix), "")
+                if not network:  # of a network of macOS that is none of VirtualBox's
+                    continue
+                name = file_key(network)
                 found.given.setdefault((name, fact.address), set()).add(fact.mac)
                 if fact.until > now:
                     found.leases.setdefault((name, fact.mac), []).append(fact)

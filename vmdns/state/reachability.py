@@ -17,7 +17,7 @@ from vmdns.state.guests import Guest
 from vmdns.state.networks import Address
 from vmdns.state.views import HOST, HostNetworks, View
 
-_ROUTED = ("hostonly", "bridged", "hostonlynetwork")
+_ROUTED = ("hostonly", "bridged")
 
 # Service names of IANA's registry (RFC 6335), for the ports that people forward.
 _BY_PORT = {

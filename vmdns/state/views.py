@@ -30,7 +30,8 @@ GIVEN = ip_network("198.18.53.0/24")
 HOST = Network("host")
 NAT = Network("nat")
 
-# Interfaces that lead to containers or tunnels: their addresses are not the host's to anybody else.
+# Interfaces that lead to containers or tunnels: their addresses are not the host's to anybody else, unless a network of
+# VirtualBox is on them, as on the bridges that vmnet makes for host-only networks (macOS).
 INNER = re.compile(r"(docker|br-|virbr|veth|lxc|cni|flannel|podman|tun|tap|wg|utun|bridge1\d\d)")
 
 
@@ -101,7 +102,8 @@ class HostNetworks:
     @cached_property
     def reachable(self) -> tuple[str, ...]:
         """The host's IPv4 addresses that a guest behind NAT can reach, those of its LAN first."""
-        outer = [one for one in self._own_addresses() if not INNER.match(one.interface)]
+        own = self._own_addresses()
+        outer = [one for one in own if one.interface in self.networks or not INNER.match(one.interface)]
         outer.sort(key=lambda one: (one.network.kind == "hostonly", one.at.network.prefixlen == 32, int(one.at.ip)))
         return tuple(place.address for place in outer)
 
@@ -187,9 +189,12 @@ def index_host_networks(facts: Iterable[Fact], resolvers: tuple[str, ...] = ()) 
         at = parse_interface(interface.prefix)
         if at is None or at.ip.is_link_local:
             continue
-        # The system may have another name for it (Windows): then the address identifies it.
-        name = next((system for system, one in places if one == at), interface.name)
+        # The system may have another name for it (Windows, macOS): then the address identifies it.
+        found = next((system for system, one in places if one == at), None)
+        name = found or interface.name
         networks[name] = Network("hostonly", interface.name)
+        if found is not None:
+            systems.setdefault(interface.name, found)
         # VirtualBox goes on naming an address that was changed or taken away: the system knows better.
         if not known:
             places[name, at] = None

@@ -288,15 +288,6 @@ def test_guests_that_run_are_named(box: FakeBox, host: Host) -> None:
     assert run_wire("apply")[0]["guests"] == []
 
 
-def test_a_mac_with_virtualbox_6_1_has_no_host_only_networks(
-    box: FakeBox, host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its VBoxManage does not know `list hostonlynets`."""
-    monkeypatch.setattr(wiring, "_MAC", True)
-    box.lacks("list hostonlynets")
-    assert "NAT Network lab" in [one.title for one in wire().plan()]
-
-
 @pytest.mark.parametrize(("may", "after"), [(True, 0), (True, 2), (True, 3), (True, 7), (False, 0), (False, 3)])
 def test_stopped_between_two_steps_and_undone(box: FakeBox, host: Host, may: bool, after: int) -> None:
     """A step is logged when the journal is written and the setting is not."""

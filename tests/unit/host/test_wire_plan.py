@@ -193,8 +193,8 @@ def test_host_only(system: str, interface: str) -> None:
 
 
 def test_host_only_networks_of_macos() -> None:
-    [row] = plan_networks(look(NetworkSettings(), vmnets=(HostInterface("HostNetwork", "192.168.56.1/24"),)))
-    assert (row.title, row.want) == ("host-only network HostNetwork", [])
+    [row] = plan_networks(look(NetworkSettings(), interfaces=(HostInterface("Host", "192.168.56.1/24", vmnet=True),)))
+    assert (row.title, row.want) == ("host-only Host", [])
     assert "enter 192.168.56.1" in row.notes[0]
 
 

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmdns.sources.lease_file import MAX_BYTES, MAX_LEASES, SUFFIX, InvalidLeaseFile, parse_leases, read_leases
+from vmdns.sources import lease_file
+from vmdns.sources.lease_file import (
+    MAX_BYTES,
+    MAX_LEASES,
+    SUFFIX,
+    InvalidLeaseFile,
+    LeaseFolder,
+    parse_bootpd_leases,
+    parse_leases,
+    read_leases,
+)
 from vmdns.state.facts import Lease
 
 # Written by VBoxNetDHCP 7.2.22 for two BusyBox guests.
@@ -197,3 +207,60 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str) -> None:
             path.symlink_to(f"/dev/{device}")
     with pytest.raises((InvalidLeaseFile, OSError)):
         read_leases(path)
+
+
+# In the form of bootpd on macOS 15: the second entry has a DHCP unique identifier instead of a MAC.
+BOOTPD = b"""{
+\tname=web
+\tip_address=192.168.56.4
+\thw_address=1,8:0:27:aa:bb:3
+\tidentifier=1,8:0:27:aa:bb:3
+\tlease=0x6a200000
+}
+{
+\tname=db
+\tip_address=192.168.56.5
+\thw_address=ff,5c:bb:eb:5e:0:2:0:0:ab:11:72:3e:92:23:14:1d:a7:ba
+\tidentifier=ff,5c:bb:eb:5e:0:2:0:0:ab:11:72:3e:92:23:14:1d:a7:ba
+\tlease=0x6a200100
+}
+{
+\tip_address=192.168.64.9
+\thw_address=1,8:0:27:aa:bb:3
+\tidentifier=1,8:0:27:aa:bb:3
+\tlease=0x65000000
+}
+"""
+
+
+def test_leases_of_bootpd() -> None:
+    assert parse_bootpd_leases(BOOTPD) == (
+        Lease("", "080027aabb03", "192.168.56.4", 0.0, float(0x6A200000)),
+        Lease("", "080027aabb03", "192.168.64.9", 0.0, float(0x65000000)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"=192.168.56.4", b"=192.168.56.400"), (b"=192.168.56.4", b"=127.0.0.1"),
+        (b"=1,8:0:27:aa:bb:3", b"=1,8:0:27:aa:bb"), (b"lease=0x6a200000", b"lease=soon"),
+        (b"lease=0x6a200000", b"lease=0x" + b"f" * 99), (b"{\n\tname=web", b"name=web"), (b"lease=0x6a200000", b""),
+    ],
+)  # fmt: skip
+def test_a_damaged_lease_of_bootpd_is_left_out(before: bytes, after: bytes) -> None:
+    [one] = parse_bootpd_leases(BOOTPD.replace(before, after, 1))
+    assert one.address == "192.168.64.9"
+
+
+def test_bootpds_file_is_read_beside_those_of_virtualbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / f"lab{SUFFIX}").write_bytes(REAL)
+    system = tmp_path / "dhcpd_leases"
+    monkeypatch.setattr(lease_file, "BOOTPD_FILES", (str(system),))
+    folder = LeaseFolder()
+    assert len(folder.read(tmp_path / "home")[0]) == 2
+    system.write_bytes(BOOTPD)
+    facts, trouble, again = folder.read(tmp_path / "home")
+    assert {fact.network for fact in facts.values()} == {"lab", ""}
+    assert (len(facts), trouble, again) == (4, "", False)

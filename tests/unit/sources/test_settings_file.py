@@ -150,7 +150,7 @@ DISABLED = '<DisabledModes><NAT/><InternalNetwork name="x"/></DisabledModes>'
         (nic(""), Network("null")),
         (nic("<NAT/>", 'enabled="1"'), Network("nat")),
         (nic(DISABLED + '<NATNetwork name="Nat"/>'), Network("natnetwork", "Nat")),
-        (nic('<HostOnlyNetwork name="h"/>'), Network("hostonlynetwork", "h")),
+        (nic('<HostOnlyNetwork name="h"/>'), Network("hostonly", "h")),
         (nic('<CloudNetwork name="c"/>'), Network("cloud")),
         (nic('<VDE network="v"/>'), Network("null")),
     ],

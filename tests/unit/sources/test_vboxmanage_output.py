@@ -146,7 +146,7 @@ def adapter(number: int, kind: str, detail: str = "", cable: str = "on") -> str:
         ("bridged", 'bridgeadapter3="Realtek "x" #2"\n', Network("bridged", 'Realtek "x" #2')),
         ("bridged", 'bridgeadapter3=""\n', Network("bridged")),
         ("hostonly", 'hostonlyadapter3="Host-Only Adapter"\n', Network("hostonly", "Host-Only Adapter")),
-        ("hostonlynetwork", 'hostonly-network3="HostNetwork"\n', Network("hostonlynetwork", "HostNetwork")),
+        ("hostonlynetwork", 'hostonly-network3="HostNetwork"\n', Network("hostonly", "HostNetwork")),
         ("intnet", 'intnet3="a"\nnic4="bridged"\n', Network("intnet", 'a"\nnic4="bridged')),
         ("Generic", 'generic3="UDPTunnel"\n', Network("generic", "UDPTunnel")),
         ("cloudnetwork", 'cloud-network3="c"\n', Network("cloud")),
@@ -257,22 +257,6 @@ def test_host_interfaces(address, mask, expected) -> None:
     assert [one.prefix for one in output.parse_host_interfaces(text)] == expected
 
 
-def test_host_only_networks() -> None:
-    # As VBoxManageList.cpp writes it; 7.2 on Linux does not have the command.
-    text = (
-        "Name:            HostNetwork\nGUID:            00000000-0000-0000-0000-000000000001\n\n"
-        "State:           Enabled\nNetworkMask:     255.255.255.0\nLowerIP:         192.168.56.1\n"
-        "UpperIP:         192.168.56.199\nVBoxNetworkName: hostonly-HostNetwork\n\n"
-        "Name:            second one\nGUID:            00000000-0000-0000-0000-000000000002\n\n"
-        "State:           Disabled\nNetworkMask:     255.255.0.0\nLowerIP:         10.5.0.1\n"
-        "UpperIP:         10.5.0.9\nVBoxNetworkName: hostonly-second one\n\n"
-    )
-    assert output.parse_host_only_networks(text) == [
-        HostInterface("HostNetwork", "192.168.56.1/24"),
-        HostInterface("second one", "10.5.0.1/16"),
-    ]
-
-
 @given(some.text(), some.integers(0, 3000), some.sampled_from(sorted(zoo.CALLS)))
 def test_nothing_breaks_a_parser(text, at, words) -> None:
     recorded = zoo.CALLS[words]["out"]
@@ -280,7 +264,7 @@ def test_nothing_breaks_a_parser(text, at, words) -> None:
     for parse in (
         output.parse_vms,
         output.parse_states, output.parse_properties,
-        output.parse_host_interfaces, output.parse_host_only_networks,
+        output.parse_host_interfaces,
     ):  # fmt: skip
         parse(damaged)
     with contextlib.suppress(ValueError):

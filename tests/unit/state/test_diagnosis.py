@@ -210,7 +210,7 @@ def test_findings_of_networks_without_vms(world: tuple[Fact, ...], finding: tupl
          ("VM 'web'", WARNING, "it is on NAT alone, where nobody can reach it: add a port-forward rule or another "
           "adapter", f"VBoxManage controlvm {UUID} natpf1 ssh,tcp,127.0.0.1,20001,,22")),
         ((vm(1),),
-         ("VM 'web'", WARNING, "it runs, but no address of it is known yet; it has no lease of VirtualBox's DHCP on "
+         ("VM 'web'", WARNING, "it runs, but no address of it is known yet; it has no DHCP lease on "
           "NAT Network lab, and Guest Additions report none; have it ask again", RELINK)),
         ((vm(1, "web", HOSTONLY), lease(1, "192.168.56.103", HOSTONLY)),
          ("VM 'web'", WARNING, "192.168.56.103 has not asked vmdns lately; it does once it has renewed its lease: "

@@ -34,7 +34,7 @@ def _any(text: str) -> None:
         assert isinstance(time, float)
     with contextlib.suppress(ValueError):
         _check_fact(output.parse_machine(text))
-    for one in (*output.parse_host_interfaces(text), *output.parse_host_only_networks(text)):
+    for one in output.parse_host_interfaces(text):
         _check_fact(one)
         ip_interface(one.prefix)
 
