@@ -1,4 +1,4 @@
-"""How many queries for VMs one core answers in a second, beside dnsmasq, unbound, Knot and a C echo.
+"""How many queries for VMs one core answers in a second, beside dnsmasq and Knot.
 
     python tests/bench/authoritative.py [--rounds 5] [--seconds 1] [--only vmdns,Knot] [--against FOLDER] [--json]
 
@@ -19,11 +19,8 @@ from tests.bench import frame, world
 from tests.bench.frame import Benchmark, Sample, Samples, middle, ratio, show_ratio, total
 from tests.bench.peers import Peers, Server
 
-ALL = ("echo", "dnsmasq", "unbound", "Knot", "vmdns")
+ALL = ("dnsmasq", "Knot", "vmdns")
 WARM_SECONDS = 0.1
-# For six addresses: two sockets each, and enough outstanding queries that each address has a batch of them. One
-# address answers no more for it than with 160.
-SPREAD = ("-s", "12", "-n", "400")
 
 
 def rate_of(bench: Benchmark, server: Server, queries: Path, *more: str, first: int = 0) -> Callable[[], Sample]:
@@ -50,19 +47,17 @@ def busy_seconds() -> float:
     return sum(int(words[at]) for at in (0, 1, 2, 7)) / os.sysconf("SC_CLK_TCK")  # user, nice, system, stolen
 
 
-def show(bench: Benchmark, title: str, samples: Samples, base: str = "dnsmasq", head: str = "") -> None:
-    """A row for each server, compared with `base`, which the table calls `head`."""
+def show(bench: Benchmark, title: str, samples: Samples) -> None:
+    """A row for each server, compared with dnsmasq."""
     rows = []
     for name, found in samples.items():
         rates = [one["rate"] for one in found]
         rows.append(
             [name, f"{middle(found, 'rate'):,.0f}", f"{min(rates):,.0f}-{max(rates):,.0f}",
-             f"{middle(found, 'cpu'):.2f}", show_ratio(ratio(samples, name, base, "rate")),
+             f"{middle(found, 'cpu'):.2f}", show_ratio(ratio(samples, name, "dnsmasq", "rate")),
              f"{total(found, 'wrong')}", f"{total(found, 'missing')}"]
         )  # fmt: skip
-    bench.table(
-        title, ["", "answers/s", "from-to", "us of CPU", f"x {head or base}", "wrong", "missing"], rows, samples
-    )
+    bench.table(title, ["", "answers/s", "from-to", "us of CPU", "x dnsmasq", "wrong", "missing"], rows, samples)
     others = [one["others"] for found in samples.values() for one in found]
     if others:
         bench.print(f"  other work on this machine meanwhile: {sum(others) / len(others):.0%} of a core on average")
@@ -80,8 +75,7 @@ def compare(
     first = len(queries) if first is None else first
     measures = {}
     for name, server in peers.running.items():
-        options = [*more, "-e"] if name == "echo" else more  # from an echo, an echo is an answer
-        measures[name] = rate_of(bench, server, file, *options, first=first)
+        measures[name] = rate_of(bench, server, file, *more, first=first)
     samples = bench.interleave(measures)
     show(bench, title, samples)
     for other, least in wanted:
@@ -97,49 +91,11 @@ def main(folder: Path) -> int:
         peers.start(ALL, few)
         wanted = [("dnsmasq", 1.5), ("Knot", 1.0)]
         compare(bench, peers, f"A, {few:,} names", world.addresses_only(few), wanted=wanted)
-        if "echo" in peers.running:
-            peers.running.pop("echo").stop()
         title = f"mix of A, AAAA, PTR and unknown names, {few:,} names"
         compare(bench, peers, title, world.mix(few), "-x", "100", wanted=[("dnsmasq", 1.5), ("Knot", 1.0)])
-        if "vmdns" in peers.running:
-            compare_unknown(bench, peers.running["vmdns"], few)
         title = "the mix, all in random case"
         compare(bench, peers, title, world.mix(few), "-x", "1000", wanted=[("dnsmasq", 1.0)])
-    with Peers(bench) as peers:
-        compare_views(bench, peers, few)
     return bench.end()
-
-
-def compare_unknown(bench: Benchmark, server: Server, count: int) -> None:
-    """The mix beside the same with known names only."""
-    measures = {}
-    for kind, queries in (("known", world.mix(count, world.query_a)), ("mix", world.mix(count))):
-        file = bench.write(f"{kind}-{count}", queries)
-        measures[kind] = rate_of(bench, server, file, "-x", "100", first=10 * count)
-    samples = bench.interleave(measures)
-    show(bench, "vmdns: the mix with and without unknown names", samples, "known", "known")
-    bench.target("vmdns: the mix / without unknown names", ratio(samples, "mix", "known", "rate"), 0.85)
-
-
-def compare_views(bench: Benchmark, peers: Peers, count: int) -> None:
-    """vmdns with six views beside itself with one."""
-    one, six = ", 1 view", ", 6 views"
-    peers.start(["vmdns"], count, suffix=one)
-    peers.start(["vmdns"], count, suffix=six, views=6)
-    for kind, make, more in (("A", world.addresses_only, ()), ("mix", world.mix, ("-x", "100"))):
-        measures = {}
-        queries = make(count)
-        file = bench.write(f"{kind}-{count}", queries)
-        for name, server in peers.running.items():
-            cpu = server.cpu()
-            answers = bench.generator.warm(file, server.targets, len(queries), *more)
-            bench.print(f"{name}, {kind}: first answers {(server.cpu() - cpu) / answers * 1e6:.1f} us of CPU each")
-            measures[name] = rate_of(bench, server, file, *SPREAD, *more)
-        samples = bench.interleave(measures)
-        for tree in peers.trees if samples else ():
-            pair = {key: samples[key] for key in (tree + one, tree + six)}
-            show(bench, f"{kind}: views", pair, tree + one, "one view")
-        bench.target("vmdns: 6 views / 1 view", ratio(samples, "vmdns" + six, "vmdns" + one, "rate"), 0.85)
 
 
 if __name__ == "__main__":

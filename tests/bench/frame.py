@@ -71,12 +71,10 @@ class Generator:
     def __init__(self, folder: Path) -> None:
         self._program = compile_program("load", folder)
 
-    def start(
-        self, queries: Path, targets: Sequence[str], seconds: float, *options: str, inside: Sequence[str] = ()
-    ) -> subprocess.Popen[str]:
-        """Starts it, by the command `inside` a namespace; it prints a line of JSON, after one for each change (-c)."""
+    def start(self, queries: Path, targets: Sequence[str], seconds: float, *options: str) -> subprocess.Popen[str]:
+        """Starts it; it prints a line of JSON, after one for each change (-c)."""
         command = pin(LOAD_CORE, self._program, "-q", queries, "-t", f"{seconds}", *options, *targets)
-        return subprocess.Popen([*inside, *command], stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def run(self, queries: Path, targets: Sequence[str], seconds: float, *options: str) -> dict[str, Any]:
         """The result of one run. Raises RuntimeError where the generator failed."""

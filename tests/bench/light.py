@@ -1,4 +1,4 @@
-"""What vmdns takes when nothing happens: CPU until it answers, memory, wake-ups, and the modules that `run` imports.
+"""What vmdns takes when nothing happens: CPU until it answers, memory and wake-ups.
 
     python tests/bench/light.py [--rounds 3] [--seconds 20] [--against FOLDER] [--json]
 
@@ -8,12 +8,12 @@ is taken after a query for every name. Needs what authoritative.py needs.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -21,8 +21,7 @@ from tests.bench import frame, world
 from tests.bench.frame import Benchmark, middle
 from tests.bench.peers import Peers, Server, cpu, free_port, resident, simulate_virtualbox, status_field, vmdns, workers
 
-SIZES = {100: 45.0, 10_000: 120.0}  # VMs, and the most MiB
-READY_SECONDS = 30.0
+VMS, MOST_MIB = 100, 45.0
 
 
 def switches(pids: Iterable[int]) -> int:
@@ -60,24 +59,6 @@ def measure_idling(server: Server, seconds: float) -> dict[str, float]:
     return found
 
 
-def imported(tree: Path, folder: Path) -> list[str]:
-    """The modules that `vmdns run` has imported once it is ready, in their order."""
-    log = folder / "imports"
-    process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "vmdns", "run", "--listen", "127.0.0.1:0"],
-        cwd=tree, env={"PATH": "", "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=log.open("w"), text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("ready"):
-            break
-    process.terminate()
-    process.communicate(timeout=READY_SECONDS)
-    lines = [line for line in log.read_text().splitlines() if line.startswith("import time:")]
-    return [line.rpartition("|")[2].strip() for line in lines[1:]]
-
-
 def show_starts(bench: Benchmark) -> None:
     def measure(name: str) -> dict[str, float]:
         with Peers(bench) as peers:
@@ -88,59 +69,40 @@ def show_starts(bench: Benchmark) -> None:
     keys = ("start", "start_cpu", "known", "known_cpu")
     rows = [[name, *(f"{middle(found, key):.3f}" for key in keys)] for name, found in samples.items()]
     bench.table("start", heads, rows, samples)
-    bench.target("CPU until the first answer", middle(samples["vmdns"], "start_cpu"), 0.4, most=True, unit="s")
+    bench.target("CPU until the first answer", middle(samples["vmdns"], "start_cpu"), 0.25, most=True, unit="s")
 
 
-def show_sizes(bench: Benchmark) -> None:
+def show_size(bench: Benchmark) -> None:
     """Memory, and idling."""
-    for full, most in SIZES.items():
-        count = bench.size(full)
-        queries = bench.write("queries", world.addresses_only(count))
-        rows, found = [], {}
-        with Peers(bench) as peers:
-            for name in peers.trees:
-                start(peers, name, count)
-            for name, server in peers.running.items():
-                fresh = resident(server.pid)
-                bench.generator.warm(queries, server.targets, count)
-                server.wait_until_idle()
-                memory = [fresh, resident(server.pid), sum(map(resident, workers(server.pid)))]
-                one = measure_idling(server, bench.seconds)
-                found[name] = {"memory": memory, **one}
-                rows.append(
-                    [name, *(f"{value:.1f}" for value in memory), f"{one['idle']:.3f}", f"{one['worker_idle']:.3f}",
-                     f"{one['wakes']:.1f}", f"{one['worker_wakes']:.1f}"]
-                )  # fmt: skip
-                if name == "vmdns":
-                    goals = [
-                        (f"resident with {count:,} VMs, all asked", memory[1], most, "MiB"),
-                        ("idle, of a core", one["idle"], 0.3, "%"),
-                        ("wake-ups a second", one["wakes"], 5, "  "),
-                    ]
-        heads = ["", "MiB", "all asked", "worker", "idle %", "worker", "wake-ups/s", "worker"]
-        bench.table(f"{count:,} VMs, then idle for {bench.seconds:g} s", heads, rows, found)
-        for what, measured, wanted, unit in goals:
-            bench.target(what, measured, wanted, most=True, unit=unit)
-
-
-def show_modules(bench: Benchmark) -> None:
-    """What `run` imports, by its outermost package."""
-    for name, tree in Peers(bench).trees.items():
-        modules = imported(tree, bench.folder)
-        ours = sorted(module.removeprefix("vmdns.") for module in modules if module.split(".")[0] == "vmdns")
-        known = {*sys.stdlib_module_names, "vmdns", "sitecustomize"}
-        other = [module for module in modules if module.split(".")[0] not in known]
-        packages = sorted({module.split(".")[0] for module in other if not module.startswith("_")})
-        bench.print(f"\n{name} imports {len(modules)} modules to run, {len(ours)} of its own, {len(other)} of others")
-        bench.print(f"  of others: {', '.join(packages)}")
-        bench.print(f"  its own: {', '.join(ours)}")
+    count = bench.size(VMS)
+    queries = bench.write("queries", world.addresses_only(count))
+    rows = []
+    found: dict[str, dict[str, Any]] = {}
+    with Peers(bench) as peers:
+        for name in peers.trees:
+            start(peers, name, count)
+        for name, server in peers.running.items():
+            fresh = resident(server.pid)
+            bench.generator.warm(queries, server.targets, count)
+            server.wait_until_idle()
+            memory = [fresh, resident(server.pid), sum(map(resident, workers(server.pid)))]
+            one = measure_idling(server, bench.seconds)
+            found[name] = {"memory": memory, **one}
+            rows.append(
+                [name, *(f"{value:.1f}" for value in memory), f"{one['idle']:.3f}", f"{one['worker_idle']:.3f}",
+                 f"{one['wakes']:.1f}", f"{one['worker_wakes']:.1f}"]
+            )  # fmt: skip
+    heads = ["", "MiB", "all asked", "worker", "idle %", "worker", "wake-ups/s", "worker"]
+    bench.table(f"{count:,} VMs, then idle for {bench.seconds:g} s", heads, rows, found)
+    ours = found["vmdns"]
+    bench.target(f"resident with {count:,} VMs, all asked", ours["memory"][1], MOST_MIB, most=True, unit="MiB")
+    bench.target("idle, of a core", ours["idle"], 0.3, most=True, unit="%")
 
 
 def main(folder: Path) -> int:
     bench = Benchmark(__doc__, folder, rounds=3, seconds=20.0)
     show_starts(bench)
-    show_sizes(bench)
-    show_modules(bench)
+    show_size(bench)
     return bench.end()
 
 

@@ -38,11 +38,10 @@ struct way { int fd, free_count, lost; uint16_t *free, *slot_of; struct slot *sl
 static struct question *questions;
 static size_t question_count, next_question;
 static struct way ways[MOST_SOCKETS];
-static int way_count = 8, slots_each, outstanding = 160, echo, watch_every;
+static int way_count = 8, slots_each, outstanding = 160, watch_every;
 static unsigned in_case; /* of 1000 */
 static uint64_t miss_names, miss_counter, miss_nonce;
 static double rate;
-static const char *source; /* the address to ask from; NULL: the system's choice */
 static uint64_t prepared, sent, answered, counted, wrong, missing, stray, under_way;
 static uint32_t *times; /* ns of each answer, in the timed part */
 static size_t times_room;
@@ -128,12 +127,6 @@ static void open_ways(char **where, int count)
         struct way *way = &ways[i];
         int room = 4 << 20;
         way->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-        if (source) {
-            struct sockaddr_in from = {.sin_family = AF_INET};
-            if (inet_pton(AF_INET, source, &from.sin_addr) != 1 || way->fd < 0
-                || bind(way->fd, (struct sockaddr *)&from, sizeof from) < 0)
-                die(source);
-        }
         if (way->fd < 0 || connect(way->fd, (struct sockaddr *)&to, sizeof to) < 0)
             die(where[i % count]);
         setsockopt(way->fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
@@ -244,8 +237,6 @@ static int right(const struct slot *slot, const struct question *one, const uint
     size_t asked = one->name + 4u;
     if (length < 12 + asked || !(answer[2] & 0x80) || memcmp(answer + 12, slot->packet + 12, asked))
         return 0;
-    if (echo)
-        return 1;
     unsigned records = (unsigned)(answer[6] << 8 | answer[7]);
     unsigned rcode = answer[3] & 15;
     if ((answer[2] & 2) || (one->rcode == ANY ? !rcode : rcode != one->rcode) || answer[4] || answer[5] != 1)
@@ -403,7 +394,7 @@ int main(int argc, char **argv)
 {
     const char *file = NULL;
     double seconds = 1, warm = 0.2;
-    for (int option; (option = getopt(argc, argv, "q:t:w:n:s:r:x:m:c:b:e")) != -1;)
+    for (int option; (option = getopt(argc, argv, "q:t:w:n:s:r:x:m:c:")) != -1;)
         switch (option) {
         case 'q': file = optarg; break;                               /* the questions */
         case 't': seconds = atof(optarg); break;                      /* the timed part */
@@ -414,8 +405,6 @@ int main(int argc, char **argv)
         case 'x': in_case = (unsigned)atoi(optarg); break;            /* of 1000 questions, how many in random case */
         case 'm': miss_names = strtoull(optarg, NULL, 10); break;     /* distinct first labels of 12 hex digits */
         case 'c': watch_every = atoi(optarg); break;                  /* each Nth is the first question, watched */
-        case 'b': source = optarg; break;                             /* the address to ask from */
-        case 'e': echo = 1; break;                                    /* an echo is an answer */
         default: return 2;
         }
     if (!file || optind == argc || way_count < 1 || way_count > MOST_SOCKETS || outstanding < way_count)

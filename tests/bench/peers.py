@@ -1,4 +1,4 @@
-"""The servers that are measured: vmdns, dnsmasq, unbound, Knot and a C echo, each pinned to the same core.
+"""The servers that are measured: vmdns, dnsmasq and Knot, each pinned to the same core.
 
     python tests/bench/peers.py            which of them are there
     python tests/bench/peers.py --fetch    gets the missing ones from Debian into a cache folder; installs nothing
@@ -32,8 +32,8 @@ from tests.leases import lease_file, write_leases
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmdns-bench"
-PROGRAMS = {"dnsmasq": "dnsmasq", "unbound": "unbound", "Knot": "knotd"}
-PACKAGES = ("dnsmasq-base", "unbound", "knot")
+PROGRAMS = {"dnsmasq": "dnsmasq", "Knot": "knotd"}
+PACKAGES = ("dnsmasq-base", "knot")
 CACHED_NAMES = 20_000  # that each cache has room for at least
 IDLE_SECONDS, LOOK_SECONDS = 180.0, 0.5
 PATIENCE = 60.0  # seconds until a server that does not answer is a failure
@@ -91,28 +91,6 @@ def dnsmasq(place: Path, port: int, count: int, upstream: int) -> list[str]:
     return ["-k", "-C", str(place / "conf")]
 
 
-def unbound(place: Path, port: int, count: int, upstream: int) -> list[str]:
-    """Names as local data."""
-    if upstream:
-        more = f'forward-zone:\n  name: "."\n  forward-addr: 127.0.0.1@{upstream}\n'
-    else:
-        soa = f"{TTL} SOA vmdns.local. hostmaster.local. 1 3600 1200 604800 {TTL}"
-        zones = ("local.", f"{REVERSE_ZONE}.")
-        data = [f"{zone} {soa}" for zone in zones]
-        for n in range(count):
-            data += [f"{world.name(n)}. {TTL} A {address(n)}", f"{reverse(n)}. {TTL} PTR {world.name(n)}."]
-        more = "".join(f'  local-zone: "{zone}" static\n' for zone in zones)
-        more += "".join(f'  local-data: "{one}"\n' for one in data)
-    (place / "conf").write_text(
-        f"server:\n  interface: 127.0.0.1@{port}\n  access-control: 127.0.0.0/8 allow\n  num-threads: 1\n"
-        f'  do-daemonize: no\n  use-syslog: no\n  logfile: ""\n  verbosity: 0\n  chroot: ""\n  username: ""\n'
-        f'  directory: "{place}"\n  pidfile: "{place}/pid"\n  module-config: "iterator"\n'
-        f"  do-not-query-localhost: no\n  do-ip6: no\n  msg-cache-size: 16m\n  rrset-cache-size: 32m\n"
-        f"  outgoing-range: 4096\n  num-queries-per-thread: 2048\n{more}remote-control:\n  control-enable: no\n"
-    )
-    return ["-d", "-c", str(place / "conf")]
-
-
 def knot(place: Path, port: int, count: int, upstream: int) -> list[str]:
     """Names as two zones."""
     soa = f"@ {TTL} SOA vmdns.local. hostmaster.local. 1 3600 1200 604800 {TTL}\n@ {TTL} NS vmdns.local.\n"
@@ -131,7 +109,7 @@ def knot(place: Path, port: int, count: int, upstream: int) -> list[str]:
     return ["-c", str(place / "conf")]
 
 
-CONFIGURE = {"dnsmasq": dnsmasq, "unbound": unbound, "Knot": knot}  # each returns the arguments of its program
+CONFIGURE = {"dnsmasq": dnsmasq, "Knot": knot}  # each returns the arguments of its program
 
 
 def simulate_virtualbox(place: Path, count: int) -> None:
@@ -275,22 +253,8 @@ class Peers:
         for one in (*self.running.values(), *self.others):
             one.stop()
 
-    def start(
-        self,
-        names: Iterable[str],
-        count: int,
-        *,
-        upstream: int = 0,
-        suffix: str = "",
-        views: int = 1,
-        beat: bool = False,
-        host_only: bool = False,
-    ) -> dict[str, Server]:
-        """Starts these servers, except missing ones, which are reported. They answer when this returns.
-
-        suffix: of their names in `running`. Of vmdns: views is at how many addresses it listens; host_only, whether
-        guests of vboxnet0 are answered too, at the last target; beat, whether pauses of its event loop are measured.
-        """
+    def start(self, names: Iterable[str], count: int, *, upstream: int = 0) -> dict[str, Server]:
+        """Starts these servers, except missing ones, which are reported. They answer when this returns."""
         for name in names:
             if self._bench.only and not any(word in name.lower() for word in self._bench.only):
                 continue
@@ -301,22 +265,14 @@ class Peers:
                 place, port, env = self.place(name), free_port(), environ()
                 targets = [f"127.0.0.1:{port}"]
                 if name == "vmdns":
-                    targets = [f"127.0.0.{1 + view}:{port}" for view in range(views)]
-                    targets += [f"{world.HOST}:{port}"] * host_only
                     simulate_virtualbox(place, count)
                     command, env = vmdns(place, self.trees[key], targets, upstream)
-                    env |= {"VMDNS_BENCH_BEAT": "1"} if beat else {}
-                elif name == "echo":
-                    command = [str(compile_program("echo", self._bench.folder)), str(port)]
                 else:
                     command = [str(program(name)), *CONFIGURE[name](place, port, count, upstream)]
-                server = self.running[key + suffix] = Server(place, targets, command, env)
-                if name == "echo":
-                    server.wait_for_answer(world.packet("a.example", world.A), lambda answer: len(answer) > 12)
-                else:
-                    last = "a.example" if upstream else world.name(count - 1)
-                    server.wait_for_answer(world.packet(last, world.A))
-                if name == "vmdns" and not beat:  # which keeps it awake
+                server = self.running[key] = Server(place, targets, command, env)
+                last = "a.example" if upstream else world.name(count - 1)
+                server.wait_for_answer(world.packet(last, world.A))
+                if name == "vmdns":
                     server.wait_until_idle()
         return self.running
 

@@ -81,7 +81,7 @@ def _run(name: str, *options: str) -> bytes:
 
 
 @needs_tools
-@pytest.mark.parametrize(("name", "tables"), [("forwarded", 2), ("light", 3)])
+@pytest.mark.parametrize(("name", "tables"), [("forwarded", 2), ("light", 2)])
 def test_a_benchmark_prints_its_tables(name: str, tables: int) -> None:
     sections = json.loads(_run(name, "--rounds", "1", "--seconds", "0.05", "--small", "--only", "vmdns", "--json"))
     assert [bool(one["rows"]) for one in sections if "title" in one] == [True] * tables
@@ -89,6 +89,6 @@ def test_a_benchmark_prints_its_tables(name: str, tables: int) -> None:
 
 
 @needs_tools
-@pytest.mark.parametrize("name", ["authoritative", "latency", "churn", "flood"])
+@pytest.mark.parametrize("name", ["authoritative", "latency", "churn"])
 def test_a_benchmark_that_takes_longer_starts(name: str) -> None:
     assert b"--rounds" in _run(name, "--help")

@@ -79,7 +79,7 @@ def addresses_only(count: int) -> list[Query]:
     return _shuffled([query_a(number) for number in range(count)])
 
 
-def mix(count: int, unknown: Callable[[int, bool], Query] = query_unknown) -> list[Query]:
+def mix(count: int) -> list[Query]:
     """70 % A, 15 % AAAA without data, 10 % PTR, 5 % of unknown names, half of each with EDNS; ten for each name.
 
     Unknown names repeat as known ones do.
@@ -88,7 +88,7 @@ def mix(count: int, unknown: Callable[[int, bool], Query] = query_unknown) -> li
         (query_a, 14),
         (query_aaaa, 3),
         (query_ptr, 2),
-        (unknown, 1),
+        (query_unknown, 1),
     ]
     choice = random.Random(7)
     makers = [maker for maker, share in kinds for _ in range(share)]

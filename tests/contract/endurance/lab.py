@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench import world
@@ -16,6 +19,24 @@ from tests.leases import lease_file
 # Each on its own network's address of the host; a guest that is no VM queries from GUEST.
 HOST_TARGET, GUEST_TARGET, GUEST = "127.0.0.1:5301", f"{world.HOST}:5301", "10.77.250.5"
 KINDS = ("A", "AAAA", "TXT", "HTTPS", "MX")
+
+
+@contextmanager
+def guest_namespace() -> Iterator[int]:
+    """A network namespace with GUEST at the other end of vboxnet0; the id of a process in it."""
+    command = ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        peer = f"peer-{world.LINK}"
+        subprocess.run(["ip", "link", "set", peer, "netns", str(holder.pid)], check=True)
+        for words in (f"addr add {GUEST}/16 dev {peer}", f"link set {peer} up"):
+            subprocess.run(["nsenter", "-t", str(holder.pid), "-n", "ip", *words.split()], check=True)
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 class Vm:

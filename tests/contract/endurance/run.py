@@ -24,10 +24,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.bench import frame
-from tests.bench.flood import guest_namespace
 from tests.bench.peers import Server
 from tests.contract.endurance.clients import ByTcp, ByUdp, Client
-from tests.contract.endurance.lab import GUEST, GUEST_TARGET, HOST_TARGET, Churn, Vms, footprints, start_server
+from tests.contract.endurance.lab import (
+    GUEST_TARGET,
+    HOST_TARGET,
+    Churn,
+    Vms,
+    footprints,
+    guest_namespace,
+    start_server,
+)
 from tests.contract.endurance.oracle import Oracle
 from tests.contract.endurance.upstream import Upstream
 
@@ -81,7 +88,7 @@ def main(folder: Path) -> int:
     arguments = parser.parse_args()
     oracle, upstream = Oracle(), Upstream()
     vms = Vms(folder, arguments.vms, oracle)
-    with guest_namespace(GUEST) as pid:
+    with guest_namespace() as pid:
         server = start_server(folder, upstream.port)
         try:
             vms.settle()
