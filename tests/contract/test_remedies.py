@@ -85,6 +85,7 @@ REMEDIES = {
     "./tools/run": "contract/test_docs.py::test_files_that_are_named_exist",
     "sudo loginctl enable-linger {}": SYSTEMD,
     "scutil --dns": MACOS,
+    "sudo lsof -nP -i :53": MACOS,
 }
 
 _COMMANDS = "|".join(sorted(next(iter(build_parser()._subparsers._group_actions)).choices))  # type: ignore[union-attr]

@@ -36,6 +36,7 @@ from vmdns.server.listeners import take
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
+from vmdns.state.findings import LOCAL_NETWORK
 from vmdns.state.guests import VmChange
 from vmdns.state.snapshot import Policy
 from vmdns.store import Store
@@ -57,6 +58,7 @@ class App:
         self._tasks = Tasks()
         self._first_look_over = asyncio.Event()
         self._problems: frozenset[str] = frozenset()  # that were logged
+        self._denial_logged = False
         self._forwarding: object = None  # what the forwarder was configured with
         self._notifier = ServiceNotifier(os.environ)
         self._wiring = WireWatch(log)
@@ -92,6 +94,8 @@ class App:
         self._log(f"vmdns {__version__}")
         if self._name_owners.trouble:
             self._log(self._name_owners.trouble)
+        if not self._simulation and process.is_mac_root():
+            self._log(process.MAC_ROOT)
         self._tasks.watch_failures()
         async with AsyncExitStack() as parts:
             # The last of these ends first.
@@ -252,8 +256,14 @@ class App:
         if forwarding != self._forwarding:
             self._forwarding = forwarding
             self.upstreams.configure(self._forwarder, config, self._listening.own)
+        if self._local_network_denied() and not self._denial_logged:
+            self._denial_logged = True
+            self._log(LOCAL_NETWORK)
         if config.wire:
             self._wiring.changed(self.store.facts, config.vbox_home, config.zones, found.resolvers)
+
+    def _local_network_denied(self) -> bool:
+        return self._server.udp.local_network_denied or self._multicast.local_network_denied
 
     def _find_links(self) -> dict[str, Link]:
         """The links on which names are published and looked up by multicast DNS."""
@@ -334,6 +344,7 @@ class App:
                 *([error] if error else []),
             ],
             "left_out": self.upstreams.left_out,
+            "local_network_denied": self._local_network_denied(),
             "faults": failures,
             "config_error": error,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -33,6 +34,11 @@ RETRY_SECONDS = 1.0
 MAX_LINES, LIMIT_SECONDS = 10, 60.0  # of the log, for each key
 MAX_KEYS = 1024  # beyond that all counts are dropped, which lets a few more lines through
 _SOA = 6
+# A socket at an exact address keeps mDNSResponder, which binds every address, from port 53.
+MAC_ROOT = (
+    "vmdns runs as root: meanwhile macOS cannot answer DNS for guests of UTM, multipass, Lima, Apple container and "
+    "Internet Sharing; run it without sudo"
+)
 
 Call = Callable[[], object]
 Log = Callable[[str], None]
@@ -90,6 +96,11 @@ def print_log_records(log: Log) -> logging.Handler:
 
     threading.excepthook = thread_ended
     return handler
+
+
+def is_mac_root() -> bool:
+    """Whether this process is root's on macOS."""
+    return sys.platform == "darwin" and os.geteuid() == 0
 
 
 def withheld_line(name: str) -> str:

@@ -2,6 +2,10 @@
 
 An agent and not a daemon, because VirtualBox shows its VMs in the user's session only. Written from the manual pages
 and tested with texts in their format; never run on a Mac.
+
+macOS 15 and newer ask the user whether an agent may send to the local network. AssociatedBundleIdentifiers, by which
+the question can name an app, is left out: it must be the identifier of a signed app that the agent belongs to (TN3179),
+and vmdns belongs to none; Python's own would claim the answer for every program in Python.
 """
 
 from __future__ import annotations
@@ -103,7 +107,10 @@ def check_system() -> None:
 
 def plan_service(program: ServiceProgram) -> Plan:
     """The agent."""
-    notes = ["macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it"]
+    notes = [
+        "macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it",
+        "macOS 15 and newer ask whether Python may find devices on local networks: allow it, or guests get no answers",
+    ]
     return [(LaunchAgent(str(_agent_path(program.owner.home))), render_plist(program))], notes
 
 

@@ -25,6 +25,8 @@ def explain_bind_error(error: OSError, address: str, port: int) -> str:
     in_use = error.errno == errno.EADDRINUSE or getattr(error, "winerror", 0) == 10048
     # Windows reports WSAEACCES (10013) too where another program has the port exclusively (SO_EXCLUSIVEADDRUSE).
     holder = find_holder(address, port) if in_use or (refused and sys.platform == "win32") else ""
+    if in_use and not holder and sys.platform == "darwin":  # processes of other users show no sockets there
+        holder = "mDNSResponder, most likely (`sudo lsof -nP -i :53` names it)" if port == 53 else ""
     if holder or in_use:
         return f"{what} is held by {holder or 'another program'}: {_release(holder, sys.platform)}"
     if refused:
@@ -74,6 +76,12 @@ def _release(holder: str, platform: str) -> str:
         return (
             f"usually Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use; {elsewhere}, or end "
             "those and, as administrator, `Stop-Service SharedAccess`"
+        )
+    if platform == "darwin" and holder.startswith("mDNSResponder"):
+        return (
+            "it answers guests of vmnet's shared networks (UTM, multipass, Lima, Apple container) or Internet Sharing, "
+            "and frees the port when those end; until then guests have multicast DNS, and this computer another port "
+            "(`vmdns host`)"
         )
     return f"{elsewhere}, or stop it"
 

@@ -24,6 +24,7 @@ from vmdns.mdns.name_state import DrawRandom
 from vmdns.mdns.packets import MAX_PACKET, PORT, parse_packet
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
+from vmdns.state.findings import is_kept_from_local_network
 from vmdns.state.name_rules import LookupState
 
 GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"
@@ -99,6 +100,7 @@ class _OpenLink:
         self.interface, self.link, self._report, self._querier = interface, link, report, querier
         self.index = _index(interface)
         self.responder = Responder(draw)
+        self.local_network_denied = False
         self._timer: asyncio.TimerHandle | None = None
         self._own: deque[bytes] = deque(maxlen=OWN_PACKETS)
         address = next(str(one.ip) for one in link.prefixes if one.version == 4)
@@ -136,7 +138,8 @@ class _OpenLink:
                 self._sockets[4].sendto(packet, (host, port))
             elif 6 in self._sockets:
                 self._sockets[6].sendto(packet, (host.partition("%")[0], port, 0, self.index))
-        except OSError:
+        except OSError as error:
+            self.local_network_denied |= host == GROUP4 and is_kept_from_local_network(error, sys.platform)
             return False  # the interface is down, or its buffer full: the client repeats its query
         return True
 
@@ -203,6 +206,11 @@ class Multicast:
         self._errors: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._last = float("-inf")
+
+    @property
+    def local_network_denied(self) -> bool:
+        """Whether macOS refused to send packets."""
+        return any(one.local_network_denied for one in self._open.values())
 
     def update(self) -> None:
         """Schedules an update after the links or their names changed."""

@@ -6,6 +6,7 @@ On Linux it reads IPv4 datagrams in batches while many arrive, elsewhere one by 
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from functools import partial
 from selectors import EVENT_READ
@@ -18,6 +19,7 @@ from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener
 from vmdns.server.query_handler import QueryHandler
 from vmdns.server.udp_linux import ROOM, Batch, FloodFilter
+from vmdns.state.findings import is_kept_from_local_network
 
 MANY = 4  # datagrams read at once: more are likely to follow
 MAX_CLIENTS = 4096
@@ -58,6 +60,7 @@ class UdpServer:
         self._counts = handler.counts
         self._batch = Batch() if udp_linux.POSSIBLE else None
         self._open: dict[Listener, UdpListener] = {}
+        self.local_network_denied = False
         # Recent clients: (peer, the host's address that it queried) -> time of the query, in seconds of time.monotonic.
         self.recent_clients: dict[tuple[str, str], float] = {}
 
@@ -165,5 +168,6 @@ class UdpServer:
         try:
             if response:
                 sock.sendto(response, _DONT_WAIT, peer)
-        except OSError:
+        except OSError as error:
             self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries
+            self.local_network_denied |= is_kept_from_local_network(error, sys.platform)

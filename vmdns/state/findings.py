@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,13 @@ _MAX_NAMES = 8
 _LOCAL = frozenset({"lan", "test", "home", "corp", "internal", "intranet", "private", "localdomain", "localnet"})
 # Below these, countries with a domain of two letters register names for anybody (co.uk, com.au).
 _REGISTRIES = frozenset({"ac", "co", "com", "edu", "go", "gob", "gov", "ltd", "mil", "ne", "net", "or", "org"})
+
+# Local network privacy (macOS 15 and newer; developer.apple.com/documentation/technotes/tn3179-understanding-local-
+# network-privacy): what root, launchd's daemons and programs of Terminal and SSH send is allowed, an agent's is not.
+LOCAL_NETWORK = (
+    "macOS does not let this Python send to the local network, so guests get no answers; allow Python under System "
+    "Settings > Privacy & Security > Local Network, or run vmdns in Terminal"
+)
 
 Status = Mapping[str, object]
 
@@ -60,6 +68,11 @@ def summarize_findings(findings: Iterable[Finding]) -> str:
     return ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count) or "All well"
 
 
+def is_kept_from_local_network(error: OSError, platform: str) -> bool:
+    """Whether macOS refused to send a packet to a peer on a link of the host: there no route can be missing."""
+    return platform == "darwin" and error.errno == errno.EHOSTUNREACH
+
+
 # -- the running server ---------------------------------------------------------------------------------------
 
 
@@ -87,6 +100,8 @@ def find_server_findings(status: Status | None, simulated: bool) -> Iterator[Fin
     for source in list_of(status, "sources"):
         if source["name"] == "hosts" and source["state"] == "failing":
             yield Finding("hosts file", WARNING, str(source["detail"]))
+    if status.get("local_network_denied"):
+        yield Finding("local network", PROBLEM, LOCAL_NETWORK)
     yield from _check_listeners(status, simulated)
     box = status.get("virtualbox")
     if isinstance(box, Mapping) and box["state"] == "ok":

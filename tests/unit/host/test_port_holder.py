@@ -125,6 +125,8 @@ def test_the_service_of_a_process(cgroup: str, unit: str, user: bool) -> None:
         ("linux", IN_USE, "dnsmasq (pid 9)", SHELL, ": choose another address with --listen, or stop it"),
         ("linux", IN_USE, "", "", "is held by another program: choose another"),
         ("win32", IN_USE, "svchost.exe (pid 4)", "", "`Stop-Service SharedAccess`"),
+        ("darwin", IN_USE, "", "", "held by mDNSResponder, most likely (`sudo lsof -nP -i :53` names it): it answers"),
+        ("darwin", IN_USE, "mDNSResponder (pid 4)", "", "until then guests have multicast DNS"),
         ("darwin", IN_USE, "dnsmasq (pid 4)", "", ": choose another address with --listen, or stop it"),
         ("linux", errno.EADDRNOTAVAIL, "", "", "53 cannot be bound: this host has no address 127.0.0.1"),
         ("linux", errno.ENOBUFS, "", "", "127.0.0.1 port 53 cannot be bound: No buffer space"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from tests import facts as f
 from vmdns.dns.name import to_wire
+from vmdns.mdns import transport
 from vmdns.mdns.links import find_links
 from vmdns.state.facts import DhcpServer, HostAddress, HostInterface
 from vmdns.state.guests import Guest
@@ -139,3 +142,18 @@ def test_names_that_are_looked_up(name: str, may: bool) -> None:
 )
 def test_addresses_on_a_link(address: str, on: bool) -> None:
     assert find_links(snapshot(DB), False)["vboxnet0"].contains(address) is on
+
+
+@pytest.mark.parametrize(("platform", "denied"), [("darwin", True), ("linux", False)])
+def test_packets_that_macos_keeps_from_the_local_network(
+    monkeypatch: pytest.MonkeyPatch, platform: str, denied: bool
+) -> None:
+    class Refusing:
+        def sendto(self, *_: object) -> None:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    link = object.__new__(transport._OpenLink)
+    link.local_network_denied, link._sockets = False, {4: Refusing()}  # type: ignore[dict-item]
+    monkeypatch.setattr(transport.sys, "platform", platform)
+    assert not link._send(b"", transport.GROUP4, transport.PORT)
+    assert link.local_network_denied == denied

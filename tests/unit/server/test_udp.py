@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from selectors import SelectSelector
@@ -130,3 +131,21 @@ def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.Mo
         await server.stop()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("platform", "error", "denied"),
+    [("darwin", errno.EHOSTUNREACH, True), ("darwin", errno.ENOBUFS, False), ("linux", errno.EHOSTUNREACH, False)],
+)
+def test_responses_that_macos_keeps_from_the_local_network(
+    monkeypatch: pytest.MonkeyPatch, platform: str, error: int, denied: bool
+) -> None:
+    class Refusing:
+        def sendto(self, *_: object) -> None:
+            raise OSError(error, "No route to host")
+
+    server = Script().serve()
+    monkeypatch.setattr(udp.sys, "platform", platform)
+    server.udp._send(Refusing(), ("192.168.56.2", 5000), b"response")  # type: ignore[arg-type]
+    assert server.udp.local_network_denied == denied
+    assert server.handler.counts.failed == 1
