@@ -24,8 +24,8 @@ def setup(tmp_path: Path, user: int, **programs: str) -> tuple[list[str], str]:
     folder.mkdir()
     for name in ("sh", "dirname", "env", "cat"):
         (folder / name).symlink_to(str(shutil.which(name)))
-    for name, text in {"python3": PYTHON, "id": f"echo {user}", **programs}.items():
-        file = folder / name.replace("_", "-")
+    for name, text in {"python3": PYTHON, "id": f"echo {user}", "uname": "echo Linux", **programs}.items():
+        file = folder / name.replace("python3_", "python3.").replace("_", "-")
         file.write_text(f"#!/bin/sh\n{text}\n")
         file.chmod(0o755)
     log = tmp_path / "log"
@@ -69,6 +69,15 @@ def test_where_apt_get_fails_the_command_is_said(tmp_path: Path) -> None:
 def test_without_apt_get_the_package_is_said(tmp_path: Path) -> None:
     _, said = setup(tmp_path, 1000)
     assert said == "vmdns needs Python's venv module: install the package python3-venv, then run this again\n"
+
+
+def test_a_mac_without_python(tmp_path: Path) -> None:
+    """Where there is another Python, /usr/bin/python3 is not run: it opens a window."""
+    _, said = setup(tmp_path, 501, uname="echo Darwin", python3="exit 1")
+    assert said == "vmdns needs Python 3.11 or newer: brew install python\n"
+    (tmp_path / "with").mkdir()
+    _, said = setup(tmp_path / "with", 501, uname="echo Darwin", python3='touch "$LOG.ran"', python3_13=PYTHON)
+    assert not (tmp_path / "with" / "log.ran").exists()
 
 
 @pytest.mark.parametrize(
