@@ -1,11 +1,13 @@
-"""A program whose output the tests read while it runs."""
+"""A program whose output the tests read while it runs, and a socket unit that starts programs."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 PATIENCE = 60.0  # VBoxManage takes seconds on a busy machine with two cores
@@ -55,3 +57,31 @@ class Program:
             self.process.kill()
             self.process.wait(PATIENCE / 2)
             raise
+
+
+class SocketUnit:
+    """Starts a program for each connection to a Unix socket, as systemd does for a socket unit with Accept=yes."""
+
+    def __init__(self, place: Path, *command: str, environ: Mapping[str, str] | None = None) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(place))
+        self._listener.listen(8)
+        self._start = lambda one: subprocess.Popen(command, env=environ, stdin=one, stdout=one, start_new_session=True)
+        self.started: list[subprocess.Popen[bytes]] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                one, _ = self._listener.accept()
+            except OSError:
+                return
+            with one:
+                self.started.append(self._start(one))
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in self.started:
+            one.kill()
+            one.wait(10)

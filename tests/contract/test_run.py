@@ -23,7 +23,6 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from tests.contract.faults.stream import OUTSIDE, Upstream
 from tests.needs import needs_network_namespace
 from tests.program import Program
 
@@ -99,33 +98,6 @@ def _config(folder: Path, text: str) -> Path:
     path = folder / "given.toml"
     path.write_text(textwrap.dedent(text))
     return path
-
-
-def test_it_answers_what_it_has_and_stops_cleanly(runs: Any, short: Path) -> None:
-    config = _config(
-        short,
-        '''
-        records = """
-        www   A     192.168.56.200
-        www   TXT   "two" "strings"
-        alias CNAME www
-        """
-        ''',
-    )
-    run = runs("--config", str(config))
-    assert run.addresses("www.local") == ["192.168.56.200"]
-    assert run.addresses("www.vm.internal") == ["192.168.56.200"]
-    assert run.addresses("200.56.168.192.in-addr.arpa", "PTR") == ["www.local."]
-    assert [rrset.rdtype for rrset in run.ask("alias.local").answer] == [dns.rdatatype.CNAME, dns.rdatatype.A]
-    nothing = run.ask("nope.local")
-    assert nothing.rcode() == dns.rcode.NXDOMAIN
-    assert nothing.authority[0].rdtype == dns.rdatatype.SOA
-    assert run.ask("local", "SOA").answer[0].rdtype == dns.rdatatype.SOA
-    assert run.ask("local", "NS", tcp=True).flags & dns.flags.AA
-    assert run.addresses("localhost") == ["127.0.0.1"]
-    assert run.stop() == 0
-    assert run.lines[-1] == "stopping"
-    assert not [line for line in run.lines if "Traceback" in line]
 
 
 def test_config_shows_the_options_of_the_running_server(runs: Any, short: Path) -> None:
@@ -312,18 +284,6 @@ def test_a_second_one_serves_and_says_whom_commands_talk_to(runs: Any) -> None:
     second = runs()
     assert str(first.process.pid) in second.saw("another vmdns")
     assert second.addresses("localhost") == ["127.0.0.1"]
-
-
-def test_questions_that_are_not_ours_go_to_the_upstream(runs: Any) -> None:
-    upstream = Upstream()
-    upstream.ttl = 60
-    run = runs("--upstream", f"127.0.0.1:{upstream.port}")
-    assert run.addresses("www.example.com") == [OUTSIDE]
-    assert run.addresses("www.example.com") == [OUTSIDE]
-    for private in ("x.local", "nas", "5.1.168.192.in-addr.arpa", "x.vm.internal", "x.invalid", "x.localhost"):
-        run.ask(private, "A")
-    assert upstream.asked == ["www.example.com."]  # the second answer came from the cache, and nothing private left
-    upstream.socket.close()
 
 
 def play_virtualbox(folder: Path, name: str, vms: str) -> Path:

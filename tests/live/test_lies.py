@@ -7,10 +7,8 @@ a VBoxSVC that this worker started.
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import threading
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.lab import Lab, on_nat_network, serving, until
+from tests.program import SocketUnit
 
 # What XML can hold, and so VirtualBox's settings: an end of a line, C1 controls, bidirectional overrides.
 EVIL = "x\n127.0.0.1 bank.example\u202eyz\u2028\x9b31m\x85\u200bend"
@@ -86,20 +85,6 @@ def test_a_lease_that_another_guest_got_under_a_vms_mac(lab: Lab, two: tuple[str
         server.is_at("db.local", "10.0.2.66")
 
 
-def test_a_guest_that_changes_its_mind_all_the_time_does_not_fill_the_log(lab: Lab, two: tuple[str, str]) -> None:
-    evil, _ = two
-    with serving(lab) as server:
-        server.is_at("evil.local", "10.0.2.4")
-        for number in range(14):
-            lab.set_property(evil, "0/V4/IP", f"10.0.2.{100 + number}")
-            if not number:
-                lab.report(evil, "10.0.2.100")
-            server.is_at("evil.local", f"10.0.2.{100 + number}")
-        logged = [line for line in server.lines if "evil.local" in line]
-        assert len(logged) <= 10
-        assert server.addresses("evil.local") == ["10.0.2.113"], "it is answered all the same"
-
-
 def test_control_characters_in_a_name(lab: Lab) -> None:
     lab.nat_network()
     uuid = lab.create("plain", *on_nat_network())
@@ -125,41 +110,11 @@ def test_control_characters_in_a_name(lab: Lab) -> None:
 # -- confined -----------------------------------------------------------------------------------------------------
 
 
-class SocketUnit:
-    """Does what systemd does for the socket unit: starts `vmdns.daemon.worker_service` for each connection."""
-
-    def __init__(self, place: Path, environ: dict[str, str]) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(place))
-        self._listener.listen(8)
-        self._environ = environ
-        self.started: list[subprocess.Popen[bytes]] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                one, _ = self._listener.accept()
-            except OSError:
-                return
-            command = [sys.executable, "-P", "-m", "vmdns.daemon.worker_service"]
-            with one:
-                self.started.append(
-                    subprocess.Popen(command, env=self._environ, stdin=one, stdout=one, start_new_session=True)
-                )
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for one in self.started:
-            one.kill()
-            one.wait(10)
-
-
 @pytest.fixture
 def socket_unit(lab: Lab) -> Iterator[SocketUnit]:
     tree = str(Path(__file__).resolve().parents[2])
-    made = SocketUnit(lab.folder / "beside", {**lab.environ, "PYTHONPATH": tree})
+    command = [sys.executable, "-P", "-m", "vmdns.daemon.worker_service"]
+    made = SocketUnit(lab.folder / "beside", *command, environ={**lab.environ, "PYTHONPATH": tree})
     lab.environ["VMDNS_BESIDE"] = str(lab.folder / "beside")
     yield made
     made.close()

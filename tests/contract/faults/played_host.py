@@ -17,25 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.contract.faults.stream import Stream, ask
+from tests.contract.faults.stream import Stream, Upstream, ask
 from tests.contract.test_run import Run
 
 NETWORK, FIRST, SECOND = "192.0.2.1", "127.0.0.2", "127.0.0.3"
 OURS = {"www.local": frozenset({frozenset({"192.168.56.200"})})}
-# An upstream at an address, for which every name has another one, with this TTL.
-_UPSTREAM = """
-import socket, sys
-import dns.message, dns.rrset
-one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-one.bind((sys.argv[1], 53))
-while True:
-    packet, peer = one.recvfrom(4096)
-    query = dns.message.from_wire(packet)
-    reply = dns.message.make_response(query, recursion_available=True)
-    if query.question[0].rdtype == 1:
-        reply.answer.append(dns.rrset.from_text(query.question[0].name, int(sys.argv[3]), "IN", "A", sys.argv[2]))
-    one.sendto(reply.to_wire(), peer)
-"""
 
 
 class Host:
@@ -47,10 +33,8 @@ class Host:
         mount = "mount --make-rprivate /", f"mount --bind {folder}/etc /etc"
         for command in (*mount, "ip link set lo up", *commands):
             subprocess.run(["sh", "-c", command], check=True)
-        self._upstreams = [
-            subprocess.Popen([sys.executable, "-c", _UPSTREAM, where, answer, str(ttl)])
-            for where, answer in upstreams.items()
-        ]
+        for address, answer in upstreams.items():
+            Upstream(address, 53, answer, ttl)
 
     def write_resolv_conf(self, text: str) -> None:
         """As network managers write it: beside it, then renamed."""
@@ -66,9 +50,6 @@ class Host:
             yield run
         finally:
             run.stop()
-            for one in self._upstreams:
-                one.kill()
-                one.wait()
 
 
 def play_company(folder: Path) -> dict[str, Any]:

@@ -114,16 +114,17 @@ def recovery(fault: str, good: Callable[[], object], most: float) -> float:
 
 
 class Upstream(threading.Thread):
-    """Answers everything by UDP. mood: well, dead, servfail, or slow by `delay` seconds."""
+    """Gives every name one address, by UDP. mood: well, dead, servfail, or slow by `delay` seconds. queries are the
+    names of queries for type A."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, address: str = "127.0.0.1", port: int = 0, answer: str = OUTSIDE, ttl: int = 1) -> None:
         super().__init__(daemon=True)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", port))
+        self.socket.bind((address, port))
         self.port = int(self.socket.getsockname()[1])
         self.mood, self.delay = "well", 0.0
-        self.asked: list[str] = []
-        self.ttl = 1
+        self.queries: list[str] = []
+        self._answer, self._ttl = answer, ttl
         self.start()
 
     def run(self) -> None:
@@ -134,16 +135,18 @@ class Upstream(threading.Thread):
                 return
             if len(packet) < 12:
                 return
-            self.asked.append(str(dns.message.from_wire(packet).question[0].name).lower())
+            query = dns.message.from_wire(packet)
+            if query.question[0].rdtype == dns.rdatatype.A:
+                self.queries.append(query.question[0].name.to_text(omit_final_dot=True).lower())
             if self.mood != "dead":
-                threading.Timer(self.delay, self._answer, (packet, peer)).start()
+                threading.Timer(self.delay, self._respond, (query, peer)).start()
 
-    def _answer(self, packet: bytes, peer: Any) -> None:
-        query = dns.message.from_wire(packet)
-        reply = dns.message.make_response(query)
+    def _respond(self, query: dns.message.Message, peer: Any) -> None:
+        question = query.question[0]
+        reply = dns.message.make_response(query, recursion_available=True)
         if self.mood == "servfail":
             reply.set_rcode(dns.rcode.SERVFAIL)
-        else:
-            reply.answer.append(dns.rrset.from_text(query.question[0].name, self.ttl, "IN", "A", OUTSIDE))
+        elif question.rdtype == dns.rdatatype.A:
+            reply.answer.append(dns.rrset.from_text(question.name, self._ttl, "IN", "A", self._answer))
         with contextlib.suppress(OSError):  # the test is over
             self.socket.sendto(reply.to_wire(), peer)

@@ -215,7 +215,7 @@ def test_24_what_is_in_flight_is_answered_before_the_end(tcp: bool, started: Any
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not upstream.asked:
+    while not upstream.queries:
         time.sleep(0.005)
     began = time.monotonic()
     run.process.send_signal(signal.SIGTERM)

@@ -16,7 +16,6 @@ number, which is its UUID's order; MACs are shortened to their last digits.
     netforward NETWORK NAME PROTOCOL HOST PORT ADDRESS PORT   one of a NAT Network; with no more than the name, none
     hands NETWORK ADDRESS...                     the DHCP server of a NAT Network hands out these name servers
     address INTERFACE PREFIX                     the host has this address from now on
-    withdrawn INTERFACE PREFIX                   it has it no more
     neighbour INTERFACE MAC ADDRESS              the host's neighbour table has it from now on
     resolver ADDRESS...                          the name servers of the host itself
     set N [ADDRESS,...]                          the user sets its addresses (vmdns/address)
@@ -201,9 +200,6 @@ class Stage:
 
     def address(self, interface: str, prefix: str) -> None:
         self.facts[f"{interface} {prefix}"] = HostAddress(interface, prefix)
-
-    def withdrawn(self, interface: str, prefix: str) -> None:
-        del self.facts[f"{interface} {prefix}"]
 
     def neighbour(self, interface: str, mac: str, address: str) -> None:
         self.facts[f"neighbour {interface} {address}"] = Neighbour(interface, _mac(mac), address, self.wall())

@@ -12,11 +12,9 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import Any
 import dns.message
 import dns.query
 import dns.rcode
-import dns.rrset
+
+from tests.contract.faults.stream import Upstream
 
 ROOTS = [
     os.environ.get("VMDNS_HOST_ROOT", "/var/tmp/vmdns-host"),
@@ -34,8 +33,6 @@ ROOTS = [
 ]
 CHECKOUT = Path(__file__).resolve().parents[3]
 PATIENCE = 30.0
-# What vmdns asks to see whether systemd-resolved leads back to it.
-LOOP_CHECK = "113.0.203.in-addr.arpa"
 ROUTER, OTHER = "192.0.2.53", "192.0.2.54"
 USERS = {
     "passwd": b"systemd-resolve:x:990:990::/:/usr/sbin/nologin\nmessagebus:x:991:991::/:/usr/sbin/nologin\n",
@@ -87,30 +84,6 @@ def until(condition: Callable[[], object], what: str) -> Any:
     return value
 
 
-class Server:
-    """A DNS server that gives every name one address, and notes the names."""
-
-    def __init__(self, address: str, answer: str) -> None:
-        self.queries: list[str] = []
-        self._answer = answer
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((address, 53))
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            data, peer = self._socket.recvfrom(4096)
-            query = dns.message.from_wire(data)
-            reply = dns.message.make_response(query, recursion_available=True)
-            question = query.question[0]
-            name = question.name.to_text().rstrip(".").lower()
-            if name != LOOP_CHECK:
-                self.queries.append(name)
-            if question.rdtype == dns.rdatatype.A:
-                reply.answer.append(dns.rrset.from_text(question.name, 5, "IN", "A", self._answer))
-            self._socket.sendto(reply.to_wire(), peer)
-
-
 class Box:
     """The computer. etc and run are its folders, router and other its name servers."""
 
@@ -125,7 +98,7 @@ class Box:
         self.link("vboxnet0", "192.168.56.1/24")
         for address in (ROUTER, OTHER):
             sh("ip", "address", "add", f"{address}/32", "dev", "lo")
-        self.router, self.other = Server(ROUTER, "192.0.2.200"), Server(OTHER, "192.0.2.201")
+        self.router, self.other = Upstream(ROUTER, 53, "192.0.2.200", 5), Upstream(OTHER, 53, "192.0.2.201", 5)
         self._children: list[subprocess.Popen[bytes]] = []
         self.environ = {
             **os.environ,

@@ -467,17 +467,3 @@ def test_after_a_sleep_names_are_probed_for_and_announced_again(link: Link) -> N
     assert len(announced) == 2
     assert min(announced) >= probing[-1] + 0.25
     assert records(link.hear(ask(("web.local", "A"))))
-
-
-def test_a_host_that_took_a_name_during_a_sleep_keeps_it(link: Link) -> None:
-    link.neighbour = lambda out: (
-        response(record("web.local", "A", "192.168.56.99"))
-        if b"web" in out.packet and read(out.packet).authority
-        else None
-    )
-    link.responder.restart(link.now)
-    link.wait(5)
-    assert link.responder.conflicts() == [Conflict(to_wire("web.local"), "192.168.56.99")]
-    link.neighbour = lambda out: None
-    assert not link.hear_and_wait(ask(("web.local", "A")))
-    assert link.hear_and_wait(ask(("db.local", "A")))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.program import SocketUnit
 from tests.unit.sources.test_supervisor import play
 from vmdns.sources import supervisor as supervise
 from vmdns.sources.supervisor import SOCKET_VARIABLE, Message, SocketWorker, Supervisor, send_request
@@ -20,41 +18,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 PATIENCE = 30.0
 
 
-class Door:
-    """Starts a program for each connection, as a socket unit with Accept=yes does."""
-
-    def __init__(self, place: Path, program: str) -> None:
-        self.started: list[subprocess.Popen[bytes]] = []
-        self._program = program
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(place))
-        self._listener.listen(8)
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                one, _ = self._listener.accept()
-            except OSError:
-                return
-            with one:
-                command = [sys.executable, "-c", self._program]
-                self.started.append(subprocess.Popen(command, stdin=one, stdout=one))
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for one in self.started:
-            one.kill()
-            one.wait(10)
-
-
 @pytest.fixture
-def door(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Door]]:
-    made: list[Door] = []
+def door(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], SocketUnit]]:
+    made: list[SocketUnit] = []
 
-    def open_it(program: str) -> Door:
-        made.append(Door(short / "door", program))
+    def open_it(program: str) -> SocketUnit:
+        made.append(SocketUnit(short / "door", sys.executable, "-c", program))
         monkeypatch.setenv(SOCKET_VARIABLE, str(short / "door"))
         return made[-1]
 
@@ -76,7 +45,7 @@ sys.stdin.read()
 
 
 def test_it_receives_its_options_and_ends_with_its_server(
-    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
+    door: Callable[[str], SocketUnit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = door(ECHO)
     (found,), _ = play(supervisor, lambda heard, _: len(heard) == 1, monkeypatch)
@@ -86,7 +55,7 @@ def test_it_receives_its_options_and_ends_with_its_server(
 
 
 def test_one_that_hangs_is_killed_by_its_process_id(
-    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch
+    door: Callable[[str], SocketUnit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped, it does not even notice that its server closed the connection."""
     monkeypatch.setattr(supervise, "SILENT_SECONDS", 0.5)
@@ -101,7 +70,7 @@ def test_one_that_hangs_is_killed_by_its_process_id(
 
 @pytest.mark.parametrize("pid", [0, 1, -1])
 def test_no_number_that_means_more_than_one_process_is_killed(
-    door: Callable[[str], Door], monkeypatch: pytest.MonkeyPatch, pid: int
+    door: Callable[[str], SocketUnit], monkeypatch: pytest.MonkeyPatch, pid: int
 ) -> None:
     killed: list[tuple[int, int]] = []
     door("import sys; sys.stdin.read()")
@@ -123,14 +92,14 @@ def test_where_nobody_listens_it_is_reported_and_tried_again(short: Path, monkey
     ("program", "error"),
     [("pass", "without an answer"), ("print('[]')", "invalid"), ("print('x')", "without an answer")],
 )
-def test_an_answer_that_is_none(door: Callable[[str], Door], program: str, error: str) -> None:
+def test_an_answer_that_is_none(door: Callable[[str], SocketUnit], program: str, error: str) -> None:
     door("import sys; sys.stdin.readline(); " + program)
     with pytest.raises(OSError, match=error):
         send_request({"wire": {}})
 
 
 def test_the_real_one_wires_and_reports_what_is_wrong(
-    door: Callable[[str], Door], short: Path, monkeypatch: pytest.MonkeyPatch
+    door: Callable[[str], SocketUnit], short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("VBOX_PROGRAM_PATH", "HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(short))
@@ -145,7 +114,7 @@ def test_the_real_one_wires_and_reports_what_is_wrong(
     assert "VirtualBox is not installed here" in said["error"]
 
 
-def test_nothing_that_it_starts_keeps_the_connection(door: Callable[[str], Door], short: Path) -> None:
+def test_nothing_that_it_starts_keeps_the_connection(door: Callable[[str], SocketUnit], short: Path) -> None:
     """VBoxSVC outlives the worker that started it, and would inherit its standard input and output."""
     program = """
 import os, subprocess
