@@ -24,7 +24,17 @@ from tests.facts import (
 )
 from vmdns.state.addresses import ADDITIONS
 from vmdns.state.build import build
-from vmdns.state.facts import Adapter, DhcpServer, Fact, HostAddress, Machine, NatNetwork, Neighbour, Network
+from vmdns.state.facts import (
+    Adapter,
+    DhcpServer,
+    Fact,
+    HostAddress,
+    Machine,
+    NatNetwork,
+    Neighbour,
+    Network,
+    PortForward,
+)
 from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest
 from vmdns.state.networks import LEASE, Address
@@ -331,3 +341,57 @@ def test_many_vms_at_one_address_are_one_problem() -> None:
     claims = [vm(number, f"vm{number}", HOSTONLY, reports=(report(number, "192.168.56.9"),)) for number in range(1, 9)]
     (problem,) = build((*NETWORKS, *claims), Policy(), NOW, 1).problems
     assert problem.startswith("VM 'vm1', VM 'vm2', VM 'vm3' and 5 more: all of them are at 192.168.56.9 on vboxnet0")
+
+
+# -- what the user sets, and port-forward rules --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("web", "vmdns/address is set to 'web', which is no IP address; write addresses like 192.168.56.10, separated "
+         "by commas"),
+        ("192.168.56.10/24", "vmdns/address is set to '192.168.56.10/24', which is no IP address; write 192.168.56.10, "
+         "without a prefix length"),
+        ("10.9.9.9", "vmdns/address is set to 10.9.9.9, which is not on vboxnet0; it should be a free address of "
+         "192.168.56.0/24"),
+        ("192.168.56.1", "vmdns/address is set to 192.168.56.1, which is the address of the network's own server; it "
+         "should be a free address of 192.168.56.0/24"),
+        ("127.0.0.1", "vmdns/address is set to 127.0.0.1, which is no address of a machine; it should be a free "
+         "address of 192.168.56.0/24"),
+        ("fe80::1", "vmdns/address is set to fe80::1, which is no address of a machine; it should be a free address of "
+         "192.168.56.0/24"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_reported_and_ignored(text: str, problem: str) -> None:
+    found = find_guest(vm(1, "web", HOSTONLY, set_addresses=(text,)), LINK, lease(1, "192.168.56.12", HOSTONLY))
+    assert [str(one) for one in found.refused] == [problem]
+    assert [one.address for one in found.addresses] == ["192.168.56.12"]
+
+
+def forwarding(*rules: tuple[str, str], name: str = "lab") -> NatNetwork:
+    forwards = [PortForward(rule, "tcp", "", 2200 + at, address, 22) for at, (rule, address) in enumerate(rules)]
+    return NatNetwork(name, "10.0.2.0/24", forwards=tuple(forwards))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        (forwarding(("Rule 1", "10.0.2.50")),),  # although it is the only VM on the network
+        (forwarding(("web-ssh", "10.0.2.50")),),
+        (forwarding(("web", "")),),
+        (forwarding(("web", "10.0.2.1")),),  # the gateway
+        (forwarding(("web", "10.0.9.50")),),
+        (forwarding(("web", "fd00::50")),),
+        (forwarding(("web", "10.0.2.50"), ("WEB", "10.0.2.51")),),
+        (forwarding(("web", "10.0.2.50")), lease(2, "10.0.2.50", seconds=1)),  # of a VM that may be off
+        (
+            forwarding(("web", "10.0.2.50")),
+            DhcpServer("lab", "10.0.2.3", "255.255.255.0", fixed=((mac(2), "10.0.2.50"),)),
+        ),
+        (forwarding(("web", "10.0.2.50"), name="other"),),
+    ],
+)
+def test_no_rule_gives_an_address_that_may_be_wrong(facts: tuple[Fact, ...]) -> None:
+    world = [one for one in NETWORKS if not isinstance(one, NatNetwork)]
+    assert build((*world, *facts, vm(1)), Policy(), NOW, 1).by_uuid[uuid(1)].addresses == ()
