@@ -21,8 +21,8 @@ from vmdns.files import FileStamp, read_stamp
 # comes this long after the last event, and at the latest this long after the first.
 DEBOUNCE_SECONDS = 0.05
 MAX_SECONDS = 1.0
-# Between looks without an event: none is sent for folders that are created, replaced or mounted, for changed links, and
-# where the system has no watches left.
+# Between looks without an event: none is sent for folders that are replaced or mounted, for changed links, and where the
+# system has no watches left.
 LOOK_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 
@@ -100,7 +100,7 @@ class FileWatcher(events.FileSystemEventHandler):
                 stamps = _read_stamps(watch.paths())
                 if self._running and (watch.again or stamps != watch.stamps):
                     watch.stamps = stamps
-                    with suppress(OSError, RuntimeError):  # a folder vanished, the event loop that it calls is closed
+                    with suppress(Exception):  # a folder vanished, the event loop that it calls is closed
                         watch.again = watch.changed() is True
             retry = any(watch.again for watch in self._watches)
             if self._event.wait(RETRY_SECONDS if retry else LOOK_SECONDS):
@@ -119,17 +119,25 @@ class FileWatcher(events.FileSystemEventHandler):
         if found == self._folders and all(emitter.is_alive() for emitter in self._observer.emitters):
             return
         self._folders = found
-        self._observer.unschedule_all()
+        with suppress(Exception):
+            self._observer.unschedule_all()
         for folder in found:
-            with suppress(OSError):  # it does not exist, or no inotify watches are left: it is looked at now and then
+            # What cannot be watched is looked at now and then: no inotify watches are left, or it is not readable, for
+            # which watchdog on Windows waits two seconds, prints a traceback and raises queue.Empty.
+            with suppress(Exception), os.scandir(folder):
                 self._observer.schedule(self, folder, recursive=False, event_filter=_CHANGES)
 
 
 def _folders_of(path: Path) -> set[str]:
-    """The folders in which a change may mean one of that file or folder."""
+    """The folders in which a change may mean one of that file or folder: of a missing one, the nearest that exists."""
+    found = set()
     # os.path, because pathlib raises for unreadable folders and circular links.
-    places = {str(path), os.path.realpath(path)}
-    return {place if os.path.isdir(place) else os.path.dirname(place) for place in places}
+    for place in {str(path), os.path.realpath(path)}:
+        folder = place
+        while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+            folder = os.path.dirname(folder)
+        found.add(folder)
+    return found
 
 
 def _read_stamps(paths: Iterable[Path]) -> dict[str, FileStamp]:

@@ -77,6 +77,17 @@ def test_a_link_counts_where_it_is_and_where_it_leads(tmp_path: Path) -> None:
         calls.next()
 
 
+def test_a_folder_that_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent is watched, as where VirtualBox was installed and never started."""
+    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 3600.0)
+    file = tmp_path / "user" / ".VirtualBox" / "VirtualBox.xml"
+    with watching(file) as calls:
+        for text in ("one", "longer"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            calls.next()
+
+
 def test_a_folder_that_is_removed_and_made_again(tmp_path: Path) -> None:
     """It may have the inode of the one that was removed."""
     folder = tmp_path / "vmdns"
@@ -110,12 +121,15 @@ def test_a_folder_that_is_replaced_and_a_link_that_leads_elsewhere(tmp_path: Pat
         calls.next()
 
 
-def test_a_folder_without_events_is_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the user has no inotify watches left."""
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "inotify watch limit reached"), queue.Empty()], ids=repr)
+def test_a_folder_without_events_is_looked_at_now_and_then(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user has no inotify watches left, and as watchdog on Windows fails."""
     watch, calls = FileWatcher(), Calls()
 
     def no_watches(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        raise error
 
     monkeypatch.setattr(watch._observer, "schedule", no_watches)
     watch.add(lambda: [tmp_path / "file"], lambda: calls.put(None))
