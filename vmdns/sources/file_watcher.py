@@ -21,8 +21,8 @@ from vmdns.files import FileStamp, read_stamp
 # comes this long after the last event, and at the latest this long after the first.
 DEBOUNCE_SECONDS = 0.05
 MAX_SECONDS = 1.0
-# Between looks without an event: none is sent for folders that are replaced or mounted, for changed links, and where the
-# system has no watches left.
+# Between looks without an event: none is sent for folders that are replaced or mounted, for changed links, and where
+# the system has no watches left.
 LOOK_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 

@@ -4,13 +4,12 @@ On Linux, a raw socket receives the kernel's multicast groups. A change of links
 change of the neighbour table names the entry, and only that entry is updated, because reading a table of 1,000 takes
 50 ms. When the kernel dropped messages (ENOBUFS), everything is read again.
 
-On Windows, VirtualBox names an adapter by its description. getmac maps names of interfaces to descriptions, and runs
-when the set of interfaces changed. Never run on macOS or Windows.
+Windows notifies of changes of addresses, but not of neighbours. VirtualBox names an adapter by its description there.
+Run under Wine, never on macOS.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import queue
 import select
@@ -19,9 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from ipaddress import ip_address, ip_interface
-from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any
 
 from vmdns.sources import neighbours
@@ -29,6 +27,7 @@ from vmdns.state.facts import Fact, HostAddress
 
 if TYPE_CHECKING:
     from vmdns.sources.worker import WorkerOutput
+    from vmdns.windows.ip_helper import Adapter
 
 # <linux/rtnetlink.h>: RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _GROUPS = 0x1 | 0x4 | 0x10 | 0x100
@@ -117,10 +116,7 @@ class NetlinkTables:
         from pyroute2 import IPRoute
         from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        self._socket.setblocking(False)
-        self._socket.bind((0, _GROUPS))
+        self._socket = _open_netlink()
         self._kernel = IPRoute()
         self._parse = MarshalRtnl().parse
         self._names: dict[int, str] = {}
@@ -212,31 +208,64 @@ class NetlinkTables:
         return before != self._entries.get(key, "")
 
 
+def _open_netlink() -> socket.socket:
+    if sys.platform != "linux":
+        raise NotImplementedError
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    one.setblocking(False)
+    one.bind((0, _GROUPS))
+    return one
+
+
 class PolledTables:
-    """The tables as psutil and commands show them (macOS and Windows)."""
+    """The tables, read again every few seconds: of macOS as psutil and commands show them, of Windows by its API."""
 
     def __init__(self) -> None:
         self._history = neighbours.NeighbourHistory()
-        self._interfaces: set[str] = set()
-        self._aliases: dict[str, str] = {}
+        self._names: dict[int, str] = {}  # of Windows' adapters, by their indexes
+        self._changed, wake = socket.socketpair()
+        self._parts = ExitStack()
+        self._parts.enter_context(self._changed)
+        self._parts.enter_context(wake)
+        if sys.platform == "win32":
+            from vmdns.windows.change_notification import watch_changes
+
+            self._parts.callback(watch_changes(lambda: wake.send(b"!")))
 
     def read(self, source: str) -> Mapping[str, Fact]:
-        if source == "neighbours":
-            return self._history.facts(neighbours.read_neighbours(), time.time())
+        """Everything that the source has now. Raises an exception where it cannot be read."""
+        if source == "addresses":
+            return self._read_addresses()
+        return self._history.facts(self._read_neighbours(), time.time())
+
+    def _read_addresses(self) -> Mapping[str, Fact]:
+        if sys.platform == "win32":
+            from vmdns.windows.ip_helper import read_adapters
+
+            adapters = read_adapters()
+            self._names = {index: one.name for one in adapters for index in (one.interface_index, one.interface_index6)}
+            return adapter_facts(adapters)
         import psutil
 
-        found = psutil.net_if_addrs()
-        if sys.platform == "win32" and found.keys() != self._interfaces:
-            self._aliases = _read_aliases()
-            self._interfaces = set(found)
-        return address_facts(parse_psutil(found, psutil.net_if_stats()), self._aliases)
+        return address_facts(parse_psutil(psutil.net_if_addrs(), psutil.net_if_stats()))
+
+    def _read_neighbours(self) -> list[neighbours.NeighbourEntry]:
+        if sys.platform == "win32":
+            from vmdns.windows.ip_helper import read_neighbour_table
+
+            return neighbours.adapter_neighbours(read_neighbour_table(), self._names)
+        return neighbours.read_neighbours()
 
     def wait(self, wake: socket.socket, seconds: float | None) -> set[str]:
-        ready, _, _ = select.select([wake], [], [], POLL_SECONDS)
-        return set() if ready else set(SOURCES)
+        """Waits for a change or the next poll, and at most until `wake` is readable. Returns the sources to read."""
+        ready, _, _ = select.select([wake, self._changed], [], [], POLL_SECONDS)
+        if self._changed in ready:
+            self._changed.recv(4096)
+        return set() if ready == [wake] else set(SOURCES)
 
     def close(self) -> None:
-        """Does nothing: nothing stays open."""
+        self._parts.close()
 
 
 def address_facts(
@@ -257,6 +286,20 @@ def address_facts(
     return dict(sorted(found.items()))
 
 
+def adapter_facts(adapters: Iterable[Adapter]) -> dict[str, HostAddress]:
+    """As `address_facts`, of Windows' adapters that are up."""
+    from vmdns.windows.ip_helper import DEPRECATED, PREFERRED, UP
+
+    up = [one for one in adapters if one.status == UP]
+    entries = (
+        (one.name, at.address.partition("%")[0], at.prefix_length)
+        for one in up
+        for at in one.addresses
+        if at.state in (DEPRECATED, PREFERRED)
+    )
+    return address_facts(entries, {one.name: one.description for one in up})
+
+
 def parse_psutil(addresses: Mapping[str, Iterable[Any]], stats: Mapping[str, Any]) -> list[InterfaceAddress]:
     """The addresses of interfaces that are up, from `psutil.net_if_addrs` and `psutil.net_if_stats`."""
     found = []
@@ -271,21 +314,5 @@ def parse_psutil(addresses: Mapping[str, Iterable[Any]], stats: Mapping[str, Any
 
 
 def _prefix_length(address: str, mask: str | None) -> int:
-    """The prefix length of a mask. Windows reports none for IPv6: there a link has 64 bits (RFC 4291, 2.5.4)."""
-    at = ip_address(address)
-    if not mask:
-        return at.max_prefixlen if at.is_loopback or at.version == 4 else 64
-    return int(ip_address(mask.partition("%")[0])).bit_count()
-
-
-def _read_aliases() -> dict[str, str]:
-    """VirtualBox's names of interfaces; none where getmac fails: then interfaces are matched by address only."""
-    try:
-        return parse_aliases(neighbours.run_command("getmac", "/v", "/fo", "csv", "/nh").splitlines())
-    except (OSError, SubprocessError):
-        return {}
-
-
-def parse_aliases(lines: Iterable[str]) -> dict[str, str]:
-    """`getmac /v /fo csv /nh`: connection name -> description, which is VirtualBox's name of the adapter."""
-    return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 3 and row[0]}
+    """The prefix length of a mask; that of a single address without one (a tunnel's)."""
+    return int(ip_address(mask.partition("%")[0])).bit_count() if mask else ip_address(address).max_prefixlen

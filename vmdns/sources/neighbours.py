@@ -1,4 +1,4 @@
-"""The host's neighbour table: which entries are facts, and the commands that show it on macOS and Windows.
+"""The host's neighbour table: which entries are facts, and the commands that show it on macOS.
 
 Multicast and link-local addresses are left out, and temporary IPv6 addresses (RFC 8981) as far as possible. Nothing in
 a neighbour table marks those. So of several addresses of one MAC in one /64, only stable ones count: the one made from
@@ -6,21 +6,21 @@ the MAC (RFC 4291 appendix A), and those whose upper 32 bits of the interface id
 assign them. Without any of these, the address that was seen first counts: a temporary one disappears after days, and
 the next takes its place.
 
-arp(8) and ndp(8) of macOS omit leading zeros in a MAC. netsh is translated, so its parser relies on `<word> <number>:
-<name>` for interfaces and on an address and a MAC for entries. Never run on macOS or Windows.
+arp(8) and ndp(8) of macOS omit leading zeros in a MAC. Never run on macOS.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vmdns.files import decode_console
 from vmdns.state.facts import Neighbour
+
+if TYPE_CHECKING:
+    from vmdns.windows.ip_helper import NeighbourRow
 
 TIMEOUT_SECONDS = 5.0  # of a command
 MAX_ENTRIES = 4096  # of more, the newest are kept
@@ -28,9 +28,6 @@ MAX_ENTRIES = 4096  # of more, the newest are kept
 _MAC = re.compile("[0-9a-f]{12}")
 _ARP = re.compile(r"\S+ \(([0-9.]+)\) at ([0-9A-Fa-f:]+) on (\S+)")
 _NDP = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+([0-9A-Fa-f:]+)\s+(\S+)\s")
-# French has a space before the colon, which may be non-breaking (U+00A0, U+202F).
-_NETSH_INTERFACE = re.compile(r"\S.*?\s[0-9]+\s*:\s*(.+)")
-_NETSH = re.compile(r"([0-9A-Fa-f:.]+)(?:%\S+)?\s+((?:[0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2})\s+\S")
 
 
 class NeighbourEntry(NamedTuple):
@@ -93,24 +90,13 @@ def _interface_identifier(mac: str) -> int:
 
 
 def read_neighbours() -> list[NeighbourEntry]:
-    """Reads the whole table. Raises OSError or subprocess.SubprocessError where a command fails."""
-    if sys.platform == "win32":
-        texts = [run_command("netsh", "interface", family, "show", "neighbors") for family in ("ipv4", "ipv6")]
-        return [entry for text in texts for entry in parse_netsh(text)]
-    return [entry for name in ("arp", "ndp") for entry in parse_macos(run_command(f"/usr/sbin/{name}", "-an"))]
+    """Reads the whole table of macOS. Raises OSError or subprocess.SubprocessError where a command fails."""
+    return [entry for name in ("arp", "ndp") for entry in parse_macos(_run_command(f"/usr/sbin/{name}", "-an"))]
 
 
-def run_command(*command: str) -> str:
-    """The output of a console program. Raises OSError or subprocess.SubprocessError where it fails."""
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=TIMEOUT_SECONDS,
-        check=True,
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-    )
-    return decode_console(done.stdout, sys.platform)
+def _run_command(*command: str) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=True)
+    return done.stdout.decode("utf-8", "replace")
 
 
 def parse_macos(text: str) -> Iterator[NeighbourEntry]:
@@ -120,11 +106,9 @@ def parse_macos(text: str) -> Iterator[NeighbourEntry]:
             yield NeighbourEntry(match[3], "".join(part.zfill(2) for part in match[2].lower().split(":")), match[1])
 
 
-def parse_netsh(text: str) -> Iterator[NeighbourEntry]:
-    """`netsh interface ipv4|ipv6 show neighbors` of Windows, in any language."""
-    interface = ""
-    for line in text.splitlines():
-        if match := _NETSH.match(line):
-            yield NeighbourEntry(interface, match[2].replace("-", "").lower(), match[1])
-        elif match := _NETSH_INTERFACE.fullmatch(line.rstrip()):
-            interface = match[1]
+def adapter_neighbours(rows: Iterable[NeighbourRow], names: Mapping[int, str]) -> list[NeighbourEntry]:
+    """The entries of Windows' neighbour table that have a MAC. names: those of adapters by their index."""
+    from vmdns.windows.ip_helper import INCOMPLETE
+
+    found = (row for row in rows if row.state > INCOMPLETE and row.interface_index in names)
+    return [NeighbourEntry(names[row.interface_index], row.mac, row.address.partition("%")[0]) for row in found]

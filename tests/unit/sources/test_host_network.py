@@ -1,4 +1,4 @@
-"""The host's addresses as facts; psutil's words for them by values of Linux, macOS and Windows."""
+"""The host's addresses as facts; psutil's words for them by values of Linux and macOS."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vmdns.sources import host_network, neighbours
-from vmdns.sources.host_network import address_facts, parse_psutil
+from vmdns.sources.host_network import adapter_facts, address_facts, parse_psutil
 from vmdns.sources.neighbours import NeighbourEntry
 from vmdns.state.facts import Fact, HostAddress
+from vmdns.windows.ip_helper import PREFERRED, UP, Adapter, AdapterAddress
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
 
@@ -60,8 +63,6 @@ def nic(family: int, address: str, netmask: str | None) -> Any:
         (nic(INET, "10.8.0.1", None), [("10.8.0.1", 32)]),  # a tunnel
         (nic(INET6, "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), [("::1", 128)]),
         (nic(INET6, "2001:db8::5", "ffff:ffff:ffff:ffff::"), [("2001:db8::5", 64)]),
-        (nic(INET6, "2001:db8::5", None), [("2001:db8::5", 64)]),  # Windows
-        (nic(INET6, "::1", None), [("::1", 128)]),  # Windows
         (nic(INET6, "fe80::5%en0", "ffff:ffff:ffff:ffff::"), [("fe80::5", 64)]),
         (nic(-1, "08-00-27-00-00-01", None), []),
     ],
@@ -70,6 +71,25 @@ def test_psutil(one: Any, expected: list[tuple[str, int]]) -> None:
     found = parse_psutil({"x": [one]}, {"x": SimpleNamespace(isup=True)})
     assert [(address, length) for _, address, length in found] == expected
     assert parse_psutil({"x": [one]}, {"x": SimpleNamespace(isup=False)}) == []
+
+
+def test_windows() -> None:
+    def adapter(name: str, description: str, status: int, *addresses: AdapterAddress) -> Adapter:
+        return Adapter(7, 7, "{}", name, description, "", 6, status, 25, addresses, (), (), "")
+
+    adapters = [
+        adapter(
+            "이더넷 2", "VirtualBox Host-Only Ethernet Adapter #2", UP,
+            AdapterAddress("192.168.56.1", 24, PREFERRED), AdapterAddress("fe80::1%7", 64, PREFERRED),
+            AdapterAddress("fd12::1", 48, PREFERRED), AdapterAddress("fd12::2", 64, 1),
+        ),
+        adapter("WLAN", "Wi-Fi 6", 2, AdapterAddress("192.168.1.5", 24, PREFERRED)),
+    ]  # fmt: skip
+    at = "이더넷 2", "VirtualBox Host-Only Ethernet Adapter #2"
+    assert [*adapter_facts(adapters).values()] == [
+        HostAddress(at[0], "192.168.56.1/24", at[1]),
+        HostAddress(at[0], "fd12::1/48", at[1]),
+    ]
 
 
 class Output:
@@ -96,6 +116,7 @@ def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch
         net_if_stats=lambda: {"en0": SimpleNamespace(isup=True)},
     )
     own, seen = ["192.168.1.5"], [NeighbourEntry("en0", "080027000001", "192.168.1.7")]
+    monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setitem(sys.modules, "psutil", psutil)
     monkeypatch.setattr(neighbours, "read_neighbours", lambda: seen)
     monkeypatch.setattr(host_network, "open_tables", host_network.PolledTables)
@@ -134,8 +155,11 @@ def test_polling_reports_everything_at_each_look(monkeypatch: pytest.MonkeyPatch
     assert output.reports == [("neighbours", ["neighbour:en0 192.168.1.7"])]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="loopback has another name")
-def test_this_machine_by_psutil() -> None:
-    psutil = pytest.importorskip("psutil")
-    found = address_facts(parse_psutil(psutil.net_if_addrs(), psutil.net_if_stats()))
-    assert "127.0.0.1/8" in {one.prefix for one in found.values()}
+@pytest.mark.parametrize("tables", [host_network.open_tables, host_network.PolledTables])
+def test_this_machine(tables: Callable[[], host_network.NetlinkTables | host_network.PolledTables]) -> None:
+    if tables is host_network.PolledTables:
+        pytest.importorskip("psutil")
+    with closing(tables()) as found:
+        assert "127.0.0.1/8" in {one.prefix for one in found.read("addresses").values()}  # type: ignore[union-attr]
+        if sys.platform != "linux" or tables is host_network.open_tables:
+            found.read("neighbours")

@@ -1,4 +1,4 @@
-"""Which entries of a neighbour table are facts, and what the commands of macOS and Windows print of it.
+"""Which entries of a neighbour table are facts, and what the commands of macOS print of it.
 
 The samples are in the form that published outputs have; none was recorded for this test.
 """
@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from vmdns.sources import neighbours as commands
-from vmdns.sources.host_network import parse_aliases
 from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourEntry, NeighbourHistory, is_unicast_neighbour
 from vmdns.state.facts import Neighbour
+from vmdns.windows.ip_helper import NeighbourRow
 
 MAC = "080027000001"
 EUI64 = "2001:db8::a00:27ff:fe00:1"  # made of it
@@ -136,35 +136,22 @@ def test_macos() -> None:
 
 
 def test_windows() -> None:
-    router, machine = ("Ethernet", "3c22fb000102", "192.168.1.1"), ("Ethernet", "0800270a0b0c", "192.168.1.77")
-    only = ("VirtualBox Host-Only Network #2", "080027000001", "192.168.57.101")
-    assert kept(list(commands.parse_netsh(sample("windows-ipv4")))) == [machine, router, only]
-    assert kept(list(commands.parse_netsh(sample("windows-ipv4").replace("\n", "\r\n")))) == [machine, router, only]
-    assert kept(list(commands.parse_netsh(sample("windows-ipv4-it")))) == [machine, router]
-    assert kept(list(commands.parse_netsh(sample("windows-ipv6")))) == [
-        ("Ethernet", "080027000001", "2001:db8::501"),
-        ("Ethernet", "42454dccbae2", "2001:db8::4045:4dff:fecc:bae2"),
+    rows = [
+        NeighbourRow(12, "192.168.1.1", "3c22fb000102", 5),
+        NeighbourRow(12, "192.168.1.66", "", 0),  # unreachable
+        NeighbourRow(12, "192.168.1.67", "080027000009", 1),  # incomplete: what it was before
+        NeighbourRow(12, "224.0.0.22", "01005e000016", 6),
+        NeighbourRow(12, "192.168.1.255", "ffffffffffff", 6),
+        NeighbourRow(12, "fe80::1%12", "3c22fb000102", 4),
+        NeighbourRow(19, "2001:db8::501", "080027000001", 4),
+        NeighbourRow(77, "192.168.9.1", "080027000001", 4),  # of an adapter that just vanished
     ]
-    assert parse_aliases(sample("windows-getmac").splitlines()) == {
-        "Ethernet": "Intel(R) Ethernet Connection (7) I219-V",
-        "Wi-Fi": "Intel(R) Wireless-AC 9560",
-        "VirtualBox Host-Only Network #2": "VirtualBox Host-Only Ethernet Adapter #2",
-    }
-    assert parse_aliases(["INFO: no adapters", ""]) == {}
-
-
-@pytest.mark.parametrize(
-    "heading", ["Interface 12 : {}", "Interface\u00a012\u00a0: {}", "Interface 12\u202f:{}", "接口 12:{}"]
-)
-def test_windows_in_french_and_with_other_headings(heading: str) -> None:
-    text = sample("windows-ipv4-fr").replace("Interface 12 : Ethernet", heading.format("Ethernet"))
-    assert kept(list(commands.parse_netsh(text))) == [
-        ("Ethernet", "020000000001", "192.168.1.1"),
-        ("Ethernet", "080027aabbcc", "192.168.1.50"),
+    assert kept(commands.adapter_neighbours(rows, {12: "이더넷", 19: "Ethernet 2"})) == [
+        ("Ethernet 2", "080027000001", "2001:db8::501"),
+        ("이더넷", "3c22fb000102", "192.168.1.1"),
     ]
 
 
-@pytest.mark.parametrize("parse", [commands.parse_macos, commands.parse_netsh])
 @given(text=some.text(alphabet="(:.)-%0aF \n\tonat1f[]", max_size=300))
-def test_no_output_breaks_them(parse, text: str) -> None:
-    NeighbourHistory().facts(parse(text), 1.0)
+def test_no_output_breaks_them(text: str) -> None:
+    NeighbourHistory().facts(commands.parse_macos(text), 1.0)

@@ -1,6 +1,6 @@
 """Any output of a command on neighbours gives only entries of the right shape, and only unicast machines become facts.
 
-The first byte of the data says which command; a zero byte in the text divides one look from the next.
+A zero byte in the text divides one look from the next.
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourHistory, parse_macos, parse_netsh
+from vmdns.sources.neighbours import MAX_ENTRIES, NeighbourHistory, parse_macos
 from vmdns.state.facts import from_json, to_json
-
-COMMANDS = (parse_macos, parse_netsh)
 
 
 def check(data: bytes) -> None:
-    read = COMMANDS[data[0] % len(COMMANDS)] if data else parse_macos
     seen = NeighbourHistory()
-    for now, text in enumerate(data[1:].decode("utf-8", "replace").split("\0")[:10]):
-        facts = seen.facts(read(text), float(now))
+    for now, text in enumerate(data.decode("utf-8", "replace").split("\0")[:10]):
+        facts = seen.facts(parse_macos(text), float(now))
         assert len(facts) <= MAX_ENTRIES
         for key, one in facts.items():
             assert key == f"neighbour:{one.interface} {one.address}"
