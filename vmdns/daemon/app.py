@@ -36,7 +36,6 @@ from vmdns.server.listeners import take
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
-from vmdns.state.findings import LOCAL_NETWORK
 from vmdns.state.guests import VmChange
 from vmdns.state.snapshot import Policy
 from vmdns.store import Store
@@ -58,7 +57,7 @@ class App:
         self._tasks = Tasks()
         self._first_look_over = asyncio.Event()
         self._problems: frozenset[str] = frozenset()  # that were logged
-        self._denial_logged = False
+        self._refusal_logged = False
         self._forwarding: object = None  # what the forwarder was configured with
         self._notifier = ServiceNotifier(os.environ)
         self._wiring = WireWatch(log)
@@ -256,14 +255,14 @@ class App:
         if forwarding != self._forwarding:
             self._forwarding = forwarding
             self.upstreams.configure(self._forwarder, config, self._listening.own)
-        if self._local_network_denied() and not self._denial_logged:
-            self._denial_logged = True
-            self._log(LOCAL_NETWORK)
+        if (refusal := self._find_refusal()) and not self._refusal_logged:
+            self._refusal_logged = True
+            self._log(refusal)
         if config.wire:
             self._wiring.changed(self.store.facts, config.vbox_home, config.zones, found.resolvers)
 
-    def _local_network_denied(self) -> bool:
-        return self._server.udp.local_network_denied or self._multicast.local_network_denied
+    def _find_refusal(self) -> str:
+        return process.find_refusal(self._server.udp.refusal, self._multicast.refusal)
 
     def _find_links(self) -> dict[str, Link]:
         """The links on which names are published and looked up by multicast DNS."""
@@ -344,7 +343,7 @@ class App:
                 *([error] if error else []),
             ],
             "left_out": self.upstreams.left_out,
-            "local_network_denied": self._local_network_denied(),
+            "refusal": self._find_refusal(),
             "faults": failures,
             "config_error": error,
         }

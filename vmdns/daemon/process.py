@@ -31,6 +31,7 @@ CHECK_SECONDS = 5.0  # between checks for a suspend
 GAP_SECONDS = 5.0  # a busy computer delays a timer by less
 ANSWER_SECONDS = 2.0  # for the server's own query to be answered
 RETRY_SECONDS = 1.0
+REFUSAL_SECONDS = 300.0  # after which a refused packet does not matter any more
 MAX_LINES, LIMIT_SECONDS = 10, 60.0  # of the log, for each key
 MAX_KEYS = 1024  # beyond that all counts are dropped, which lets a few more lines through
 _SOA = 6
@@ -96,6 +97,13 @@ def print_log_records(log: Log) -> logging.Handler:
 
     threading.excepthook = thread_ended
     return handler
+
+
+def find_refusal(*refusals: tuple[str, float]) -> str:
+    """Why this computer itself lately refused to send packets to guests; '' if it did not. refusals: reasons with their
+    times (time.monotonic)."""
+    reason, when = max(refusals, key=lambda one: one[1])
+    return reason if time.monotonic() < when + REFUSAL_SECONDS else ""
 
 
 def is_mac_root() -> bool:

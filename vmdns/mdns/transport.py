@@ -14,9 +14,11 @@ import random
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
+from operator import itemgetter
 
 from vmdns.dns.name import to_text
 from vmdns.mdns.links import Link
@@ -24,7 +26,7 @@ from vmdns.mdns.name_state import DrawRandom
 from vmdns.mdns.packets import MAX_PACKET, PORT, parse_packet
 from vmdns.mdns.querier import LinkQuerier
 from vmdns.mdns.responder import Responder
-from vmdns.state.findings import is_kept_from_local_network
+from vmdns.state.findings import explain_refusal
 from vmdns.state.name_rules import LookupState
 
 GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"
@@ -100,7 +102,7 @@ class _OpenLink:
         self.interface, self.link, self._report, self._querier = interface, link, report, querier
         self.index = _index(interface)
         self.responder = Responder(draw)
-        self.local_network_denied = False
+        self.refusal = "", 0.0  # why this computer itself refused to send, and when (time.monotonic)
         self._timer: asyncio.TimerHandle | None = None
         self._own: deque[bytes] = deque(maxlen=OWN_PACKETS)
         address = next(str(one.ip) for one in link.prefixes if one.version == 4)
@@ -139,7 +141,8 @@ class _OpenLink:
             elif 6 in self._sockets:
                 self._sockets[6].sendto(packet, (host.partition("%")[0], port, 0, self.index))
         except OSError as error:
-            self.local_network_denied |= host == GROUP4 and is_kept_from_local_network(error, sys.platform)
+            if reason := explain_refusal(error if host == GROUP4 else None, sys.platform):
+                self.refusal = reason, time.monotonic()
             return False  # the interface is down, or its buffer full: the client repeats its query
         return True
 
@@ -208,9 +211,9 @@ class Multicast:
         self._last = float("-inf")
 
     @property
-    def local_network_denied(self) -> bool:
-        """Whether macOS refused to send packets."""
-        return any(one.local_network_denied for one in self._open.values())
+    def refusal(self) -> tuple[str, float]:
+        """Why this computer itself last refused to send a packet, and when (time.monotonic)."""
+        return max((one.refusal for one in self._open.values()), key=itemgetter(1), default=("", 0.0))
 
     def update(self) -> None:
         """Schedules an update after the links or their names changed."""

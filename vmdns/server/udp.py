@@ -19,7 +19,7 @@ from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener
 from vmdns.server.query_handler import QueryHandler
 from vmdns.server.udp_linux import ROOM, Batch, FloodFilter
-from vmdns.state.findings import is_kept_from_local_network
+from vmdns.state.findings import explain_refusal
 
 MANY = 4  # datagrams read at once: more are likely to follow
 MAX_CLIENTS = 4096
@@ -60,7 +60,8 @@ class UdpServer:
         self._counts = handler.counts
         self._batch = Batch() if udp_linux.POSSIBLE else None
         self._open: dict[Listener, UdpListener] = {}
-        self.local_network_denied = False
+        # Why this computer itself refused to send a response, and when (time.monotonic).
+        self.refusal = "", 0.0
         # Recent clients: (peer, the host's address that it queried) -> time of the query, in seconds of time.monotonic.
         self.recent_clients: dict[tuple[str, str], float] = {}
 
@@ -162,12 +163,16 @@ class UdpServer:
                 uncached += 1
         self._counts.queries += count - uncached
         self._counts.answered += count - uncached
-        self._counts.failed += batch.send(one.socket, packed)
+        batch.send(one.socket, packed, self._count_failure)
 
     def _send(self, sock: socket.socket, peer: Peer, response: bytes) -> None:
         try:
             if response:
                 sock.sendto(response, _DONT_WAIT, peer)
         except OSError as error:
-            self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries
-            self.local_network_denied |= is_kept_from_local_network(error, sys.platform)
+            self._count_failure(error)
+
+    def _count_failure(self, error: OSError) -> None:
+        self._counts.failed += 1  # a full buffer, or a peer that went away: the client retries
+        if reason := explain_refusal(error, sys.platform):
+            self.refusal = reason, time.monotonic()

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, ip_network
 
 from vmdns.dns.cookie import COOKIE, FULL
@@ -103,12 +103,12 @@ class Batch:
             return self._slots[slot : slot + length]
         return self._slots[slot : slot + QUERY] + self._rests[rest : rest + length - QUERY]
 
-    def send(self, sock: socket.socket, packed: Sequence[bytes]) -> int:
-        """Sends the packed responses, one for each datagram. Returns how many could not be sent.
+    def send(self, sock: socket.socket, packed: Sequence[bytes], failed: Callable[[OSError], object]) -> None:
+        """Sends the packed responses, one for each datagram, and calls `failed` for each that could not be sent.
 
         All at once if all have the common length, else one by one.
         """
-        count, done, failed = len(packed), 0, 0
+        count, done = len(packed), 0
         together = b"".join(packed)
         if len(together) == count * SENT and NO_RESPONSE not in packed:
             self._sent[: len(together)] = together
@@ -119,9 +119,8 @@ class Batch:
             if packed[at] is not NO_RESPONSE:
                 try:
                     sock.sendto(unpack(packed[at], self._slots[at * _SLOT : at * _SLOT + 2]), self.peer(at))
-                except OSError:
-                    failed += 1
-        return failed
+                except OSError as error:
+                    failed(error)
 
 
 _ATTACH, _DETACH = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER

@@ -14,12 +14,22 @@ _LOCAL = frozenset({"lan", "test", "home", "corp", "internal", "intranet", "priv
 # Below these, countries with a domain of two letters register names for anybody (co.uk, com.au).
 _REGISTRIES = frozenset({"ac", "co", "com", "edu", "go", "gob", "gov", "ltd", "mil", "ne", "net", "or", "org"})
 
-# Local network privacy (macOS 15 and newer; developer.apple.com/documentation/technotes/tn3179-understanding-local-
-# network-privacy): what root, launchd's daemons and programs of Terminal and SSH send is allowed, an agent's is not.
-LOCAL_NETWORK = (
-    "macOS does not let this Python send to the local network, so guests get no answers; allow Python under System "
-    "Settings > Privacy & Security > Local Network, or run vmdns in Terminal"
+# Why this computer itself refuses to send packets to guests, by sys.platform: the number of the error, and a sentence.
+# macOS 15 and newer: local network privacy, of which programs of root, Terminal and SSH are free (developer.apple.com/
+# documentation/technotes/tn3179-understanding-local-network-privacy). Windows: WSAEACCES.
+_FIREWALL = (
+    "this computer refuses to send responses to guests ({}): a firewall or the kill switch of a VPN blocks local "
+    "networks; allow the networks of the guests there"
 )
+_REFUSALS = {
+    "linux": (errno.EPERM, _FIREWALL.format("Operation not permitted")),
+    "win32": (errno.EACCES, _FIREWALL.format("WSAEACCES")),
+    "darwin": (
+        errno.EHOSTUNREACH,
+        "macOS does not let this Python send to the local network, so guests get no answers; allow Python under System "
+        "Settings > Privacy & Security > Local Network, or run vmdns in Terminal",
+    ),
+}
 
 Status = Mapping[str, object]
 
@@ -68,9 +78,10 @@ def summarize_findings(findings: Iterable[Finding]) -> str:
     return ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count) or "All well"
 
 
-def is_kept_from_local_network(error: OSError, platform: str) -> bool:
-    """Whether macOS refused to send a packet to a peer on a link of the host: there no route can be missing."""
-    return platform == "darwin" and error.errno == errno.EHOSTUNREACH
+def explain_refusal(error: OSError | None, platform: str) -> str:
+    """Why this computer itself refused to send a packet to a client; '' for any other error."""
+    number, text = _REFUSALS.get(platform, (0, ""))
+    return text if error is not None and error.errno == number else ""
 
 
 # -- the running server ---------------------------------------------------------------------------------------
@@ -100,8 +111,8 @@ def find_server_findings(status: Status | None, simulated: bool) -> Iterator[Fin
     for source in list_of(status, "sources"):
         if source["name"] == "hosts" and source["state"] == "failing":
             yield Finding("hosts file", WARNING, str(source["detail"]))
-    if status.get("local_network_denied"):
-        yield Finding("local network", PROBLEM, LOCAL_NETWORK)
+    if status.get("refusal"):
+        yield Finding("local network", PROBLEM, str(status["refusal"]))
     yield from _check_listeners(status, simulated)
     box = status.get("virtualbox")
     if isinstance(box, Mapping) and box["state"] == "ok":

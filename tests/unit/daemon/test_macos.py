@@ -1,8 +1,9 @@
-"""What `vmdns run` says of macOS: once that packets to the local network are refused, and that it runs as root."""
+"""What `vmdns run` says of refused packets, once, and of running as root on macOS."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from vmdns.config import Config
 from vmdns.daemon import process
 from vmdns.daemon.app import App
 from vmdns.daemon.listen_addresses import ListenAddresses
-from vmdns.state.findings import LOCAL_NETWORK
 
 
 @pytest.fixture
@@ -24,11 +24,13 @@ def test_refused_packets_are_logged_once(log: list[str], tmp_path: Path) -> None
     async def main() -> None:
         app = App(Config(), tmp_path / "none.toml", {}, log.append)
         app._configure()
-        assert (log, app.status()["local_network_denied"]) == ([], False)
-        app._server.udp.local_network_denied = True
+        assert (log, app.status()["refusal"]) == ([], "")
+        app._server.udp.refusal = "it is refused", time.monotonic()
         app._configure()
         app._configure()
-        assert (log, app.status()["local_network_denied"]) == ([LOCAL_NETWORK], True)
+        assert (log, app.status()["refusal"]) == (["it is refused"], "it is refused")
+        app._server.udp.refusal = "it is refused", time.monotonic() - process.REFUSAL_SECONDS - 1
+        assert app.status()["refusal"] == "", "what was long ago is over"
         app.store.close()
 
     asyncio.run(main())

@@ -144,16 +144,18 @@ def test_addresses_on_a_link(address: str, on: bool) -> None:
     assert find_links(snapshot(DB), False)["vboxnet0"].contains(address) is on
 
 
-@pytest.mark.parametrize(("platform", "denied"), [("darwin", True), ("linux", False)])
+@pytest.mark.parametrize(("platform", "refused"), [("darwin", True), ("linux", False)])
 def test_packets_that_macos_keeps_from_the_local_network(
-    monkeypatch: pytest.MonkeyPatch, platform: str, denied: bool
+    monkeypatch: pytest.MonkeyPatch, platform: str, refused: bool
 ) -> None:
     class Refusing:
         def sendto(self, *_: object) -> None:
             raise OSError(errno.EHOSTUNREACH, "No route to host")
 
-    link = object.__new__(transport._OpenLink)
-    link.local_network_denied, link._sockets = False, {4: Refusing()}  # type: ignore[dict-item]
+    multicast = transport.Multicast(print, dict)
+    assert multicast.refusal == ("", 0.0)
+    link = multicast._open["bridge100"] = object.__new__(transport._OpenLink)
+    link.refusal, link._sockets = ("", 0.0), {4: Refusing()}  # type: ignore[dict-item]
     monkeypatch.setattr(transport.sys, "platform", platform)
     assert not link._send(b"", transport.GROUP4, transport.PORT)
-    assert link.local_network_denied == denied
+    assert ("Local Network" in multicast.refusal[0]) == refused

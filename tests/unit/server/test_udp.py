@@ -134,18 +134,36 @@ def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("platform", "error", "denied"),
-    [("darwin", errno.EHOSTUNREACH, True), ("darwin", errno.ENOBUFS, False), ("linux", errno.EHOSTUNREACH, False)],
-)
-def test_responses_that_macos_keeps_from_the_local_network(
-    monkeypatch: pytest.MonkeyPatch, platform: str, error: int, denied: bool
+    ("platform", "error", "reason"),
+    [
+        ("darwin", errno.EHOSTUNREACH, "macOS does not let this Python send to the local network"),
+        ("linux", errno.EPERM, "a firewall or the kill switch of a VPN blocks local networks"),
+        ("win32", errno.EACCES, "a firewall or the kill switch of a VPN blocks local networks"),
+        ("darwin", errno.ENOBUFS, ""), ("linux", errno.EHOSTUNREACH, ""), ("freebsd14", errno.EPERM, ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("batches", [True, False])
+def test_responses_that_this_computer_refuses_to_send(
+    monkeypatch: pytest.MonkeyPatch, platform: str, error: int, reason: str, batches: bool
 ) -> None:
     class Refusing:
-        def sendto(self, *_: object) -> None:
-            raise OSError(error, "No route to host")
+        family = socket.AF_INET
 
-    server = Script().serve()
+        def recvfrom(self, *_: object) -> tuple[bytes, tuple[str, int]]:
+            return question("db.local"), ("192.168.56.2", 5000)
+
+        def sendto(self, *_: object) -> None:
+            raise OSError(error, "it is refused")
+
+    server = Script().serve(batches=batches)
+    assert server.udp.refusal[0] == ""
     monkeypatch.setattr(udp.sys, "platform", platform)
-    server.udp._send(Refusing(), ("192.168.56.2", 5000), b"response")  # type: ignore[arg-type]
-    assert server.udp.local_network_denied == denied
+    if batches and server.udp._batch is not None:
+        monkeypatch.setattr(server.udp._batch, "_send", lambda *_: -1)
+        monkeypatch.setattr(server.udp._batch, "peer", lambda at: ("192.168.56.2", 5000))
+        server.udp._batch.send(Refusing(), [b"xxresponse"], server.udp._count_failure)  # type: ignore[arg-type]
+    else:
+        server.udp._send(Refusing(), ("192.168.56.2", 5000), b"response")  # type: ignore[arg-type]
+    assert reason in server.udp.refusal[0]
+    assert bool(reason) == bool(server.udp.refusal[1])
     assert server.handler.counts.failed == 1

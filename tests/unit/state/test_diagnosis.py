@@ -13,7 +13,6 @@ from vmdns.state.build import build
 from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, HostName, NatNetwork, PortForward
 from vmdns.state.findings import (
-    LOCAL_NETWORK,
     OK,
     PROBLEM,
     WARNING,
@@ -125,7 +124,7 @@ RIGHT = "port 53 may not be bound: you are not allowed to use ports below 1024; 
         ({"config_error": "vmdns.toml, line 3: ttl: no"},
          ("configuration", PROBLEM, "vmdns.toml, line 3: ttl: no; the configuration before it stays in force")),
         ({"faults": ["vmdns itself failed"]}, ("vmdns", PROBLEM, "vmdns itself failed")),
-        ({"local_network_denied": True}, ("local network", PROBLEM, LOCAL_NETWORK)),
+        ({"refusal": "it is refused"}, ("local network", PROBLEM, "it is refused")),
     ],
 )  # fmt: skip
 def test_findings_of_the_status(status: dict[str, Any], finding: tuple[str, ...]) -> None:

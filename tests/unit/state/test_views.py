@@ -172,6 +172,14 @@ def test_a_rule_bound_to_one_address() -> None:
     assert addresses(build_world(natted(OUTWARD, INWARD)), "host") == ["192.168.1.5", "127.0.0.1"]
 
 
+def test_an_inner_interface_counts_where_a_vm_is_on_it() -> None:
+    """A bridge of libvirt, Docker or vmnet is nobody else's network, unless a network of VirtualBox is on it."""
+    client = "172.17.0.1", "172.17.0.9"
+    for world, expected in ((), []), ((vm(93, "on-docker", replace(BRIDGED, name="docker0")),), ["172.17.0.1"]):
+        snapshot = build_world(natted(SSH), *world)
+        assert facts.addresses(snapshot, "web.local", A, snapshot.view(*client)) == expected
+
+
 # -- neighbours ------------------------------------------------------------------------------------------------
 
 
