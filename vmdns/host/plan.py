@@ -130,9 +130,13 @@ class Step:
         }
 
     def apply(self, log: Log) -> None:
-        """Logs and makes the change. Raises what `Setting.write` raises."""
-        log(self.setting.describe(self.before, self.after))
+        """Logs and makes the change, and reads it back: a command that does nothing may still end well. Raises what
+        `Setting.write` and `Setting.read` raise, and OSError where the setting has another value than was written."""
+        what = self.setting.describe(self.before, self.after)
+        log(what)
         self.setting.write(self.after)
+        if self.setting.read() != self.after:
+            raise OSError(f"{what}: this had no effect, although no error was reported; nothing more is changed")
 
 
 def plan(wanted: Iterable[tuple[Setting, Any]]) -> list[Step]:
