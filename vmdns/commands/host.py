@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from vmdns.commands import NOT_RUNNING, CommandError, command_name
 from vmdns.dns.message import AUTHORITATIVE, SOA
 from vmdns.dns.name import to_wire
 from vmdns.host import hosts_block, plan
-from vmdns.host.elevation import ElevationDenied
+from vmdns.host.elevation import NO_SUDO, ElevationDenied
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import HOST_SCOPE, SERVER_KINDS, SETTINGS, open_journal, plan_resolver
 from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, query_udp
@@ -40,11 +41,9 @@ def command(action: str, whole: bool, status: dict[str, Any] | None, zones: Sequ
     try:
         wanted = None if action == "undo" else plan_resolver(whole, listen_address(status), zones)
         return plan.change(wanted, open_journal(), HOST_SCOPE, SETTINGS, agreed, log, _wait_for_server)
-    except ElevationDenied:
-        raise CommandError(
-            "this needs root, and there is no sudo or no terminal to ask for it; the command lines that "
-            "`vmdns host` shows do the same by hand"
-        ) from None
+    except ElevationDenied as error:
+        by_hand = f"{NO_SUDO}; the command lines that `vmdns host` shows do the same by hand"
+        raise CommandError(str(error) if sys.platform == "win32" else by_hand) from None
 
 
 def listen_address(status: Mapping[str, Any] | None) -> ListenAddress:
@@ -85,8 +84,8 @@ def hosts_command(action: str, names: Names) -> dict[str, Any]:
     wanted = None if action == "undo" else hosts_block.lines(names())
     before = hosts_block.read(file)
     if action != "plan" and before != wanted:
-        writer = hosts_block.HostsWriter(file, once=True)
-        writer.write(wanted)
+        writer = hosts_block.open_writer(file, keep=True)
+        writer.ask(wanted)
         writer.close()
     return {"file": str(file), "before": before, "block": wanted, "done": action != "plan"}
 
@@ -95,13 +94,13 @@ def keep_hosts(changes: Iterable[object], names: Names, log: Log) -> None:
     """Writes the block at each change until Ctrl-C. Raises OSError, and what `changes` raises at its end."""
     file = hosts_path()
     names()  # without a server there is nothing to write
-    writer = hosts_block.HostsWriter(file, once=False)
+    writer = hosts_block.open_writer(file, keep=False)
     written: list[str] | None = None
     try:
         for _ in changes:
             wanted = hosts_block.lines(names())
             if wanted != written:
-                writer.write(wanted)
+                writer.ask(wanted)
                 written = wanted
                 log(f"{len(wanted)} {'line' if len(wanted) == 1 else 'lines'} of names in {file}")
     finally:

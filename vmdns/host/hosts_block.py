@@ -6,11 +6,8 @@ Windows was never run.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -101,65 +98,19 @@ def write(file: Path, wanted: Sequence[str] | None) -> None:
         replace_file(file, fresh, 0o644)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The elevated process: each line of its input is a block as JSON. At the end of input the block is removed.
-
-    arguments: the file, and `once` if the first block is to stay. It answers each line with an empty line or an error.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    file, once = Path(arguments[0]), "once" in arguments
-    for line in sys.stdin:
-        try:
-            write(file, json.loads(line))
-            answer = ""
-        except (OSError, ValueError) as error:
-            answer = str(error)
-        os.write(1, json.dumps(answer).encode() + b"\n")
-        if once:
-            return 0
-    with suppress(OSError):
-        write(file, None)
-    return 0
-
-
-class HostsWriter:
-    """Writes blocks through one elevated process, which is started once. Raises OSError, or `ElevationDenied`."""
-
-    def __init__(self, file: Path, *, once: bool) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {root!r}); from vmdns.host.hosts_block import main; main(sys.argv[1:])"
-        command = [sys.executable, "-I", "-c", code, str(file), *(["once"] if once else [])]
-        # Replacing a file needs write access to its folder.
-        may_write = sys.platform != "win32" and os.access(file.resolve().parent, os.W_OK)
-        if not (may_write or elevation.is_elevated()):
-            if sys.platform == "win32":
-                raise elevation.ElevationDenied("this needs a terminal that was started as administrator")
-            try:
-                command = elevation.elevate_command(command)
-            except elevation.ElevationDenied:
-                raise elevation.ElevationDenied(
-                    "this needs root, and there is no sudo or no terminal to ask for it"
-                ) from None
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def write(self, wanted: Sequence[str] | None) -> None:
-        """Writes one block; None removes it. Raises OSError."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        try:
-            self._child.stdin.write(json.dumps(wanted) + "\n")
-            self._child.stdin.flush()
-        except BrokenPipeError:
-            pass
-        answer = self._child.stdout.readline()
-        if not answer:
-            raise OSError("the hosts file was not written: the right to do so was not given")
-        if text := json.loads(answer):
-            raise OSError(text)
-
-    def close(self) -> None:
-        """Ends the process. Unless `once`, the block is removed when this returns."""
-        assert self._child.stdin is not None
+def main(arguments: Sequence[str]) -> None:
+    """The elevated process: each request is a block. arguments: the file, and `keep` if the last block is to stay."""
+    file = Path(arguments[0])
+    elevation.serve_requests(arguments, lambda wanted: write(file, wanted))
+    if "keep" not in arguments:
         with suppress(OSError):
-            self._child.stdin.close()
-        self._child.wait()
+            write(file, None)
+
+
+def open_writer(file: Path, *, keep: bool) -> elevation.Helper:
+    """A process that writes blocks as `write` does. When it is closed or its caller dies, it removes the block, unless
+    it is to keep it. Raises OSError, or `ElevationDenied`."""
+    # Replacing a file needs write access to its folder.
+    may_write = sys.platform != "win32" and os.access(file.resolve().parent, os.W_OK)
+    arguments = [str(file), *(["keep"] if keep else [])]
+    return elevation.open_helper("vmdns.host.hosts_block", arguments, elevated=not may_write)

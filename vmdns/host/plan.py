@@ -8,6 +8,7 @@ at any point, and never overwrites what someone else has set since.
 from __future__ import annotations
 
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,9 +42,9 @@ class Setting(ABC):
     def describe(self, before: Any, after: Any) -> str:
         """One line for the user: what changes."""
 
-    @abstractmethod
     def commands(self, value: Any) -> Sequence[Sequence[str]]:
-        """The commands that set this value; None removes it."""
+        """The commands that set this value; None removes it. There are none for what is set by calls of the system."""
+        return ()
 
     def write(self, value: Any) -> None:
         """Sets this value; None removes it. Raises OSError."""
@@ -134,7 +135,10 @@ class Step:
         `Setting.write` and `Setting.read` raise, and OSError where the setting has another value than was written."""
         what = self.setting.describe(self.before, self.after)
         log(what)
-        self.setting.write(self.after)
+        if sys.platform == "win32" and self.setting.elevated and not elevation.is_elevated():
+            elevation.write_elevated(self.setting.kind, self.setting.name, self.after)
+        else:
+            self.setting.write(self.after)
         if self.setting.read() != self.after:
             raise OSError(f"{what}: this had no effect, although no error was reported; nothing more is changed")
 

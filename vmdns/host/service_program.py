@@ -17,6 +17,7 @@ from pathlib import Path
 # Variables with the folders of vmdns and VirtualBox, if not the default ones.
 _KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")
 _CHECK_SECONDS = 30.0
+_INSTALL = "`uv tool install .`" if sys.platform == "win32" else "`pipx install .` or `./tools/run`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +93,5 @@ def check_program(program: ServiceProgram) -> None:
     except (OSError, subprocess.SubprocessError):
         raise OSError(
             f"{interpreter} does not find vmdns when {program.owner.name} starts it from elsewhere; install vmdns "
-            "first, with `pipx install .` or `./tools/run` in its folder, and run this by what that installed"
+            f"first, with {_INSTALL} in its folder, and run this by what that installed"
         ) from None

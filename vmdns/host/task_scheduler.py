@@ -1,37 +1,72 @@
-"""Windows: vmdns as a task that Task Scheduler starts when the user logs on (PowerShell's module ScheduledTasks).
+"""Windows: vmdns as a task that Task Scheduler starts when the user logs on, by its COM interface.
 
-A task in the user's session and not a service, because a service has a VirtualBox of its own, without the user's VMs.
-Written from Microsoft's documentation and tested with texts in its format; never run on Windows.
+https://learn.microsoft.com/windows/win32/taskschd/task-scheduler-start-page; the XML of a task, with the defaults of
+what it leaves out, is [MS-TSCH] section 2.5. A task in the user's session and not a service, because a service has a
+VirtualBox of its own, without the user's VMs. Tested with XML in Windows' format; never run on Windows.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import PureWindowsPath
 from typing import Any
+from xml.etree import ElementTree as xml
+from xml.sax.saxutils import escape
 
 from vmdns.host import elevation
 from vmdns.host.folders import log_file
 from vmdns.host.launchd import read_last_lines
 from vmdns.host.plan import Plan, Setting
-from vmdns.host.resolver_windows import powershell_command, quote_powershell
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
 
-_RUNNING, _DISABLED = 4, 1  # TASK_STATE
-# Properties of MSFT_TaskSettings that vmdns needs. Durations are those of ISO 8601.
-_SETTINGS = {
-    "DisallowStartIfOnBatteries": False,
-    "StopIfGoingOnBatteries": False,
-    "StartWhenAvailable": True,
-    "Enabled": True,
-    "ExecutionTimeLimit": "PT0S",
-    "Priority": 5,
-    "RestartInterval": "PT1M",
-    "RestartCount": 255,
+_DISABLED, _RUNNING = 1, 4  # TASK_STATE
+_CREATE_OR_UPDATE, _INTERACTIVE_TOKEN = 6, 3  # TASK_CREATION, TASK_LOGON_TYPE
+_NOT_FOUND, _ACCESS_DENIED = 0x80070002, 0x80070005
+
+# What the value of a task has: its place in the XML, and what Windows takes where it is missing. A task that ends is
+# started again each minute (Repetition): RestartOnFailure is for one that cannot be started.
+_PARTS = {
+    "UserId": ("Principals/Principal/UserId", ""),
+    "RunLevel": ("Principals/Principal/RunLevel", "LeastPrivilege"),
+    "Command": ("Actions/Exec/Command", ""),
+    "Arguments": ("Actions/Exec/Arguments", ""),
+    "Interval": ("Triggers/LogonTrigger/Repetition/Interval", ""),
+    "Enabled": ("Settings/Enabled", "true"),
+    "MultipleInstancesPolicy": ("Settings/MultipleInstancesPolicy", "IgnoreNew"),
+    "DisallowStartIfOnBatteries": ("Settings/DisallowStartIfOnBatteries", "true"),
+    "StopIfGoingOnBatteries": ("Settings/StopIfGoingOnBatteries", "true"),
+    "ExecutionTimeLimit": ("Settings/ExecutionTimeLimit", "PT72H"),
+    "Priority": ("Settings/Priority", "7"),
 }
+_TASK = """\
+<Task version="1.2" xmlns="http://schemas.microsoft.com/windows/2004/02/mit/task">
+  <RegistrationInfo><Description>DNS for VirtualBox VMs (vmdns)</Description></RegistrationInfo>
+  <Triggers>
+    <LogonTrigger>
+      <Repetition><Interval>{Interval}</Interval></Repetition>
+      <UserId>{UserId}</UserId>
+    </LogonTrigger>
+  </Triggers>
+  <Principals>
+    <Principal id="Author">
+      <UserId>{UserId}</UserId><LogonType>InteractiveToken</LogonType><RunLevel>{RunLevel}</RunLevel>
+    </Principal>
+  </Principals>
+  <Settings>
+    <Enabled>{Enabled}</Enabled>
+    <MultipleInstancesPolicy>{MultipleInstancesPolicy}</MultipleInstancesPolicy>
+    <DisallowStartIfOnBatteries>{DisallowStartIfOnBatteries}</DisallowStartIfOnBatteries>
+    <StopIfGoingOnBatteries>{StopIfGoingOnBatteries}</StopIfGoingOnBatteries>
+    <ExecutionTimeLimit>{ExecutionTimeLimit}</ExecutionTimeLimit>
+    <Priority>{Priority}</Priority>
+  </Settings>
+  <Actions Context="Author"><Exec><Command>{Command}</Command><Arguments>{Arguments}</Arguments></Exec></Actions>
+</Task>
+"""
 
 
 def service_name(user: str) -> str:
@@ -39,38 +74,83 @@ def service_name(user: str) -> str:
     return f"vmdns ({user})"
 
 
-def task_value(program: ServiceProgram) -> dict[str, Any]:
-    """The value of the task: its command line, and the settings that matter."""
+def task_value(program: ServiceProgram, user_id: str) -> dict[str, str]:
+    """The value of the task for the user with this security identifier."""
     interpreter, *arguments = program.command
     # vmdns.commands.standard_streams keeps a log, since pythonw has no window and no output.
     windowless = PureWindowsPath(interpreter).with_name("pythonw.exe")
     arguments = ["vmdns.commands.standard_streams" if one == "vmdns" else one for one in arguments]
-    return {"Execute": str(windowless), "Arguments": subprocess.list2cmdline(arguments), **_SETTINGS}
+    return {
+        "UserId": user_id,
+        "RunLevel": "LeastPrivilege",
+        "Command": str(windowless),
+        "Arguments": subprocess.list2cmdline(arguments),
+        "Interval": "PT1M",
+        "Enabled": "true",
+        "MultipleInstancesPolicy": "IgnoreNew",
+        "DisallowStartIfOnBatteries": "false",
+        "StopIfGoingOnBatteries": "false",
+        "ExecutionTimeLimit": "PT0S",
+        "Priority": "5",
+    }
 
 
-def _read_task(name: str) -> dict[str, Any]:
-    """The value of the task, and its state, since and result; empty without a task.
-
-    By numbers, because schtasks shows words of the user's language.
-    """
-    line = (
-        f"$t = Get-ScheduledTask -TaskName {quote_powershell(name)} -ErrorAction SilentlyContinue; if ($t) {{ "
-        "$i = $t | Get-ScheduledTaskInfo; $a = $t.Actions[0]; $s = $t.Settings; @{ state = [int]$t.State; "
-        "since = ([DateTimeOffset]$i.LastRunTime).ToUnixTimeSeconds(); result = $i.LastTaskResult; "
-        f"Execute = $a.Execute; Arguments = $a.Arguments; {'; '.join(f'{key} = $s.{key}' for key in _SETTINGS)} "
-        "} | ConvertTo-Json }"
-    )
-    return parse_task(elevation.read_output(*powershell_command(line)))
+def render_task(value: Mapping[str, str]) -> str:
+    """The XML of a task with this value."""
+    return _TASK.format_map({key: escape(value[key]) for key in _PARTS})
 
 
-def parse_task(text: str) -> dict[str, Any]:
-    """The output of the PowerShell line in `_read_task`."""
+def parse_task(text: str) -> dict[str, str]:
+    """The value in the XML of a task. Raises OSError for anything else."""
     try:
-        found = json.loads(text)
-        numbers = {"state": int(found["state"]), "since": float(found["since"]), "result": int(found["result"])}
-        return {**{key: found[key] for key in ("Execute", "Arguments", *_SETTINGS)}, **numbers}
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return {}
+        task = xml.fromstring(text)
+    except xml.ParseError as error:
+        raise OSError(f"Task Scheduler's description of the task cannot be understood: {error}") from None
+    return {
+        key: task.findtext("/".join(f"{{*}}{part}" for part in path.split("/")), default)
+        for key, (path, default) in _PARTS.items()
+    }
+
+
+class TaskSchedulerError(OSError):
+    """An error of Task Scheduler; code: its HRESULT, 0 where there is no Task Scheduler to ask."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        # An error of a method has its own code in its details.
+        details: Any = getattr(error, "excepinfo", None)
+        self.code: int = ((details and details[5]) or getattr(error, "hresult", 0)) & 0xFFFFFFFF
+        super().__init__(f"Task Scheduler cannot {what} ({f'{self.code:#010x}' if self.code else error})")
+
+
+@contextlib.contextmanager
+def _com_errors(what: str) -> Iterator[None]:
+    """Turns errors of COM into `TaskSchedulerError`."""
+    import pythoncom
+
+    try:
+        yield
+    except (pythoncom.com_error, AttributeError) as error:  # the latter where it has no such method
+        raise TaskSchedulerError(what, error) from None
+
+
+def _open_folder() -> Any:
+    """Task Scheduler's root folder, an ITaskFolder."""
+    import win32com.client
+
+    service = win32com.client.Dispatch("Schedule.Service")
+    service.Connect()
+    return service.GetFolder("\\")
+
+
+def _find_task(name: str) -> Any | None:
+    """The task, an IRegisteredTask; None where there is none. Raises OSError."""
+    try:
+        with _com_errors("be asked"):
+            return _open_folder().GetTask(name)
+    except TaskSchedulerError as error:
+        if error.code == _NOT_FOUND:
+            return None
+        raise
 
 
 class LogonTask(Setting):
@@ -79,47 +159,36 @@ class LogonTask(Setting):
     kind = "logon-task"
     elevated = False
 
-    def read(self) -> dict[str, Any] | None:
-        found = _read_task(self.name)
-        return {key: value for key, value in found.items() if key not in ("state", "since", "result")} or None
+    def read(self) -> dict[str, str] | None:
+        found = _find_task(self.name)
+        if found is None:
+            return None
+        with _com_errors("be asked"):
+            return parse_task(found.Xml)
 
-    def commands(self, value: Mapping[str, Any] | None) -> Sequence[Sequence[str]]:
-        name = f"-TaskName {quote_powershell(self.name)}"
-        lines = [f"Stop-ScheduledTask {name} -ErrorAction SilentlyContinue", "$ErrorActionPreference = 'Stop'"]
-        if value is None:
-            lines.append(f"Unregister-ScheduledTask {name} -Confirm:$false")
-        else:
-            domain, account = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
-            user = quote_powershell(f"{domain}\\{account}" if domain else account)
-            program, arguments = quote_powershell(value["Execute"]), quote_powershell(value["Arguments"])
-            lines += [
-                f"$a = New-ScheduledTaskAction -Execute {program} -Argument {arguments}",
-                f"$t = New-ScheduledTaskTrigger -AtLogOn -User {user}",
-                f"$p = New-ScheduledTaskPrincipal -UserId {user} -LogonType Interactive -RunLevel Limited",
-                "$s = New-ScheduledTaskSettingsSet -MultipleInstances IgnoreNew",
-                *(f"$s.{key} = {_literal(value[key])}" for key in _SETTINGS),
-                f"Register-ScheduledTask {name} -Action $a -Trigger $t -Principal $p -Settings $s -Force | Out-Null",
-                f"Start-ScheduledTask {name}",
-            ]
-        return [powershell_command("; ".join(lines))]
-
-    def write(self, value: Mapping[str, Any] | None) -> None:
+    def write(self, value: Mapping[str, str] | None) -> None:
         try:
-            super().write(value)
-        except OSError:  # elevated rights are not needed for a user's own task, as a rule
-            for command in self.commands(value):
-                elevation.run(command, elevated=True)
+            with _com_errors("change the task"):
+                folder, found = _open_folder(), _find_task(self.name)
+                if found is not None:
+                    found.Stop(0)
+                if value is None:
+                    folder.DeleteTask(self.name, 0)
+                    return
+                folder.RegisterTask(
+                    self.name, render_task(value), _CREATE_OR_UPDATE, None, None, _INTERACTIVE_TOKEN, None
+                )
+                folder.GetTask(self.name).Run(None)
+        except TaskSchedulerError as error:
+            # As a rule, a user's own task needs no elevated rights.
+            if error.code != _ACCESS_DENIED or elevation.is_elevated():
+                raise
+            elevation.write_elevated(self.kind, self.name, value)
 
     def describe(self, before: Any, after: Any) -> str:
         if after is None:
             return f"stop vmdns and delete the task {self.name}"
         return f"{'create' if before is None else 'change'} the task {self.name}: starts vmdns now and at each log-on"
-
-
-def _literal(value: bool | int | str) -> str:
-    if isinstance(value, bool):
-        return "$true" if value else "$false"
-    return quote_powershell(value) if isinstance(value, str) else str(value)
 
 
 SETTINGS = {LogonTask.kind: LogonTask}
@@ -131,22 +200,41 @@ def check_system() -> None:
 
 def plan_service(program: ServiceProgram) -> Plan:
     """The task."""
-    return [(LogonTask(service_name(program.owner.name)), task_value(program))], []
+    return [(LogonTask(service_name(program.owner.name)), task_value(program, _own_security_id()))], []
+
+
+def _own_security_id() -> str:
+    """The security identifier of the user who runs this."""
+    assert sys.platform == "win32"
+    import win32api
+    import win32security
+
+    token = win32security.OpenProcessToken(win32api.GetCurrentProcess(), win32security.TOKEN_QUERY)
+    return str(
+        win32security.ConvertSidToStringSid(win32security.GetTokenInformation(token, win32security.TokenUser)[0])
+    )
 
 
 def read_status(owner: ServiceOwner) -> dict[str, Any]:
-    """Whether the task is there, enabled and runs, since when (Unix seconds), and its last log lines."""
-    return {**task_state(_read_task(service_name(owner.name))), "log": read_last_lines(log_file())}
+    """Whether the task is there, enabled and runs, since when (Unix seconds), its last log lines. Raises OSError."""
+    found = _find_task(service_name(owner.name))
+    if found is None:
+        state = task_state(None, None, 0)
+    else:
+        with _com_errors("be asked"):
+            state = task_state(found.State, found.LastRunTime, found.LastTaskResult)
+    return {**state, "log": read_last_lines(log_file())}
 
 
-def task_state(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of the service from what was read of its task."""
-    running, result = found.get("state") == _RUNNING, found.get("result", 0)
+def task_state(state: int | None, started: datetime | None, result: int) -> dict[str, Any]:
+    """The state of the service from the TASK_STATE (None without a task), the time of the last start (a local time,
+    whatever time zone COM gave it) and the last result."""
+    running = state == _RUNNING
     return {
-        "installed": bool(found),
-        "enabled": bool(found) and found["state"] != _DISABLED,
+        "installed": state is not None,
+        "enabled": state is not None and state != _DISABLED,
         "running": running,
         "pid": 0,
-        "since": found["since"] if running else None,
+        "since": started.replace(tzinfo=None).timestamp() if running and started else None,
         "detail": "" if running or not result else f"it ended with status {result & 0xFFFFFFFF:#x}",
     }

@@ -122,10 +122,10 @@ def test_the_block_goes_when_its_keeper_is_killed(tmp_path: Path) -> None:
     file.write_bytes(b"127.0.0.1 localhost\n")
     program = f"""
 import pathlib, time
-from vmdns.host.hosts_block import HostsWriter
-writer = HostsWriter(pathlib.Path({str(file)!r}), once=False)
-writer.write([{WEB!r}])
-print(writer._child.pid, flush=True)
+from vmdns.host.hosts_block import open_writer
+writer = open_writer(pathlib.Path({str(file)!r}), keep=False)
+writer.ask([{WEB!r}])
+print(writer.pid, flush=True)
 time.sleep(60)
 """
     command = [sys.executable, "-c", program]

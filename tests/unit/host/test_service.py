@@ -5,12 +5,13 @@ No service manager is started here: systemctl and sudo are simulated by scripts 
 
 from __future__ import annotations
 
-import json
 import os
 import plistlib
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from vmdns.cli_parser import run_parser
 from vmdns.commands.service import run_options
 from vmdns.commands.standard_streams import MAX_LOG_BYTES
 from vmdns.host import launchd, service_program, systemd, task_scheduler
-from vmdns.host.plan import Journal, Setting, apply, plan, undo
+from vmdns.host.plan import Journal, Setting, Step, apply, plan, undo
 from vmdns.host.service_program import ServiceOwner, ServiceProgram, check_program, find_owner
 
 SAMPLES = Path(__file__).with_name("samples")
@@ -43,40 +44,116 @@ def test_launch_agent() -> None:
     assert plistlib.loads(text.encode())["AbandonProcessGroup"] is True
 
 
+SID = "S-1-5-21-1-2-3-1001"
+TASK = task_scheduler.task_value(
+    program("--config", r"C:\R&D\it's.toml", interpreter=r"C:\Program Files\v\python.exe"), SID
+)
+# As Windows gives the XML of a registered task: with its own declaration, and settings that were not named.
+SHOWN = task_scheduler.render_task(TASK).replace("<Settings>", "<Settings><Hidden>false</Hidden>")
+SHOWN = f'<?xml version="1.0" encoding="UTF-16"?>\n{SHOWN}'
+
+
 def test_task() -> None:
-    value = task_scheduler.task_value(
-        program("--config", r"C:\my files\it's.toml", interpreter=r"C:\Program Files\v\python.exe")
-    )
-    assert value["Execute"] == r"C:\Program Files\v\pythonw.exe"
-    assert value["Arguments"] == '-P -m vmdns.commands.standard_streams run --config "C:\\my files\\it\'s.toml"'
-    task = task_scheduler.LogonTask("vmdns (alice)")
-    [line] = task.command_lines(value)
-    for part in (
-        "-TaskName 'vmdns (alice)'", r"-Execute 'C:\Program Files\v\pythonw.exe'", "it''s.toml",
-        "$s.StopIfGoingOnBatteries = $false", "$s.ExecutionTimeLimit = 'PT0S'", "$s.RestartCount = 255",
-        "-RunLevel Limited",
-    ):  # fmt: skip
-        assert part in line
-    assert "Unregister-ScheduledTask -TaskName 'vmdns (alice)'" in task.command_lines(None)[0]
-
-
-TASK = task_scheduler.task_value(program(interpreter=r"C:\v\python.exe"))
-SHOWN = {"state": 3, "since": 1790000000, "result": 0, **TASK}
+    assert TASK["Command"] == r"C:\Program Files\v\pythonw.exe"
+    assert TASK["Arguments"] == "-P -m vmdns.commands.standard_streams run --config C:\\R&D\\it's.toml"
+    assert task_scheduler.parse_task(SHOWN) == TASK
 
 
 @pytest.mark.parametrize(
-    ("text", "task"),
+    ("old", "new", "key", "value"),
     [
-        (json.dumps(SHOWN), TASK),
-        (json.dumps({**SHOWN, "ExecutionTimeLimit": "PT1H"}), {**TASK, "ExecutionTimeLimit": "PT1H"}),
-        *((text, None) for text in ("", "[]", "{}", "<Task", "null")),
+        ("<ExecutionTimeLimit>PT0S<", "<ExecutionTimeLimit>PT1H<", "ExecutionTimeLimit", "PT1H"),
+        ("<ExecutionTimeLimit>PT0S</ExecutionTimeLimit>", "", "ExecutionTimeLimit", "PT72H"),
+        ("<Enabled>true</Enabled>", "", "Enabled", "true"),
+        ("<Enabled>true<", "<Enabled>false<", "Enabled", "false"),
+        ("<Repetition><Interval>PT1M</Interval></Repetition>", "", "Interval", ""),
     ],
 )
-def test_a_task_that_the_user_changed_is_another(
-    monkeypatch: pytest.MonkeyPatch, text: str, task: dict[str, object] | None
-) -> None:
-    monkeypatch.setattr("vmdns.host.elevation.read_output", lambda *_: text)
-    assert task_scheduler.LogonTask("vmdns (alice)").read() == task
+def test_a_task_that_the_user_changed_is_another(old: str, new: str, key: str, value: str) -> None:
+    assert old in SHOWN
+    assert task_scheduler.parse_task(SHOWN.replace(old, new)) == {**TASK, key: value}
+
+
+def test_a_task_that_makes_no_sense() -> None:
+    with pytest.raises(OSError, match="cannot be understood"):
+        task_scheduler.parse_task("<Task")
+
+
+class ComError(Exception):
+    """As pywin32 raises the errors of a method."""
+
+    def __init__(self, code: int) -> None:
+        self.hresult, self.excepinfo = -2147352567, (0, None, None, None, 0, code - 2**32)
+
+
+class PlayedFolder:
+    """ITaskFolder and its one task. denied: RegisterTask is refused; idle: it does nothing."""
+
+    def __init__(self) -> None:
+        self.xml, self.denied, self.idle, self.done = "", False, False, ["made"]
+        self.State, self.LastRunTime, self.LastTaskResult = 3, datetime(2026, 9, 21), 1
+
+    def GetTask(self, name: str) -> PlayedFolder:
+        if not self.xml:
+            raise ComError(0x80070002)
+        return self
+
+    @property
+    def Xml(self) -> str:
+        return self.xml
+
+    def RegisterTask(self, name: str, text: str, *_: object) -> None:
+        if self.denied:
+            raise ComError(0x80070005)
+        self.xml = "" if self.idle else text
+
+    def DeleteTask(self, name: str, flags: int) -> None:
+        self.xml = ""
+
+    def Run(self, parameters: None) -> None:
+        self.done.append("run")
+
+    def Stop(self, flags: int) -> None:
+        self.done.append("stop")
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> PlayedFolder:
+    played = PlayedFolder()
+    monkeypatch.setitem(sys.modules, "pythoncom", SimpleNamespace(com_error=ComError))
+    monkeypatch.setattr(task_scheduler, "_open_folder", lambda: played)
+    return played
+
+
+def task_steps() -> list[Step]:
+    return plan([(task_scheduler.LogonTask("vmdns (alice)"), TASK)])
+
+
+def test_a_task_is_made_and_deleted(folder: PlayedFolder, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.json")
+    apply(task_steps(), journal, "service", lambda line: None)
+    assert task_steps() == []
+    assert task_scheduler.read_status(ALICE)["detail"] == "it ended with status 0x1"
+    assert undo(journal, journal.entries(), task_scheduler.SETTINGS, lambda line: None) == []
+    assert (folder.xml, folder.done) == ("", ["made", "run", "stop"])
+    assert task_scheduler.read_status(ALICE)["installed"] is False
+
+
+def test_a_task_that_is_not_there_afterwards_is_not_done(folder: PlayedFolder, tmp_path: Path) -> None:
+    folder.idle = True
+    with pytest.raises(OSError, match=r"cannot change the task \(0x80070002\)"):
+        apply(task_steps(), Journal(tmp_path / "journal.json"), "service", lambda line: None)
+
+
+def test_a_task_that_needs_an_administrator(folder: PlayedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.denied, written = True, []
+    monkeypatch.setattr("vmdns.host.elevation.write_elevated", lambda *setting: written.append(setting))
+    monkeypatch.setattr("vmdns.host.elevation.is_elevated", lambda: False)
+    task_scheduler.LogonTask("vmdns (alice)").write(TASK)
+    assert written == [("logon-task", "vmdns (alice)", TASK)]
+    monkeypatch.setattr("vmdns.host.elevation.is_elevated", lambda: True)
+    with pytest.raises(OSError, match=r"cannot change the task \(0x80070005\)"):
+        task_scheduler.LogonTask("vmdns (alice)").write(TASK)
 
 
 @pytest.mark.parametrize(
@@ -196,16 +273,20 @@ def test_state_of_an_agent() -> None:
     assert launchd.parse_disabled(DISABLED) == {"local.vmdns", "c"}
 
 
+STARTED = datetime(2026, 9, 21, 12, tzinfo=UTC)  # pywin32 calls a local time UTC
+
+
 @pytest.mark.parametrize(
-    ("text", "state"),
-    [(json.dumps({**SHOWN, "state": 4, "result": 267009}), (True, True, True, 1790000000.0, "")),
-     (json.dumps({**SHOWN, "result": 1}), (True, True, False, None, "it ended with status 0x1")),
-     (json.dumps({**SHOWN, "state": 1, "since": 0}), (True, False, False, None, "")),
-     ("", (False, False, False, None, ""))],
+    ("found", "state"),
+    [((4, STARTED, 267009), (True, True, True, STARTED.replace(tzinfo=None).timestamp(), "")),
+     ((3, STARTED, 1), (True, True, False, None, "it ended with status 0x1")),
+     ((3, STARTED, -1073741510), (True, True, False, None, "it ended with status 0xc000013a")),
+     ((1, STARTED, 0), (True, False, False, None, "")),
+     ((None, None, 0), (False, False, False, None, ""))],
 )  # fmt: skip
-def test_state_of_a_task(text: str, state: tuple[object, ...]) -> None:
-    found = task_scheduler.task_state(task_scheduler.parse_task(text))
-    assert tuple(found[key] for key in ("installed", "enabled", "running", "since", "detail")) == state
+def test_state_of_a_task(found: tuple[int | None, datetime | None, int], state: tuple[object, ...]) -> None:
+    shown = task_scheduler.task_state(*found)
+    assert tuple(shown[key] for key in ("installed", "enabled", "running", "since", "detail")) == state
 
 
 # -- done and undone, with a simulated systemctl ------------------------------------------------------------
