@@ -216,7 +216,8 @@ def connect_helper(command: Sequence[str]) -> Helper:
 def start_as_administrator(command: Sequence[str]) -> Callable[[float], bool]:
     """Starts a process by a prompt of User Account Control. Returns a function that waits for its end, for some seconds
     at most, and returns whether it has ended. Raises `ElevationDenied` where the user declines, or OSError."""
-    assert sys.platform == "win32"
+    if sys.platform != "win32":
+        raise NotImplementedError
     import pywintypes
     import win32event
     from win32com.shell import shell

@@ -1,10 +1,9 @@
 r"""The DNS servers that Windows uses, and plans to make it send queries to vmdns: a rule of the Name Resolution Policy
-Table (NRPT) for single zones, the servers of each interface for all queries.
+Table (NRPT) for single zones; for all queries, a rule, and the servers of adapters, which VirtualBox gives to guests.
 
-All is read from the registry, which needs no rights: per interface below Tcpip and Tcpip6, and rules ([MS-GPNRPT]
-section 2.2.2); it has no servers from IPv6 router advertisements. Rules are written by the cmdlets of the module
-DnsClient, servers by netsh. Written from Microsoft's documentation and tested with values in its format; never run on
-Windows.
+Servers come from GetAdaptersAddresses, which has those of DHCP and router advertisements too; rules, search lists and
+what is configured from the registry, which needs no rights. A rule is a key with values ([MS-GPNRPT] section 2.2.2);
+vmdns changes only rules whose Comment is its own tag. Never run on Windows.
 """
 
 from __future__ import annotations
@@ -13,34 +12,39 @@ import contextlib
 import ipaddress
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams, wire_names
 from vmdns.host import elevation
 from vmdns.host.plan import Setting
-from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress, is_assigned
+from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, LoopbackAddress
+
+if TYPE_CHECKING:
+    from vmdns.windows.ip_helper import Adapter
 
 Values = Mapping[str, object]
 Registry = Mapping[str, Values]  # by the path of the key below HKEY_LOCAL_MACHINE
 
 TCPIP = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters"
-TCPIP6 = r"SYSTEM\CurrentControlSet\Services\Tcpip6\Parameters"
 POLICY = r"SOFTWARE\Policies\Microsoft\Windows NT\DNSClient"
 NRPT = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsPolicyConfig"
 # Rules of a group policy: with one of them, Windows ignores the local rules.
 NRPT_POLICY = POLICY + r"\DnsPolicyConfig"
-# The user's name of each interface, by its GUID (the class of network adapters).
-CONNECTIONS = r"SYSTEM\CurrentControlSet\Control\Network\{4D36E972-E325-11CE-BFC1-08002BE10318}"
 # The bit of ConfigOptions that says GenericDNSServers is meant.
 _GENERIC_SERVERS = 0x8
+_EVERYTHING = "."  # the namespace of a rule for all names
+_LOOPBACK = 24  # IfType of IANA
+# What Windows lists for an adapter without IPv6 name servers (RFC 3879 deprecated the addresses).
+_PLACEHOLDERS = ipaddress.IPv6Network("fec0:0:0:ffff::/64")
 TAG = "vmdns"
 
 
 def read_registry() -> Registry:
-    """Reads the keys for name servers and interfaces. Raises OSError where the settings of IPv4 cannot be read."""
+    """Reads the keys for name servers and rules. Raises OSError where the settings of IPv4 cannot be read."""
     if sys.platform != "win32":
         return {}
     import winreg
@@ -59,12 +63,9 @@ def read_registry() -> Registry:
         read_key(TCPIP)
     except OSError as error:
         raise OSError(f"the registry cannot be read ({error}): no DNS servers of this host") from error
-    for path in (POLICY, TCPIP + r"\Interfaces", TCPIP6 + r"\Interfaces", NRPT, NRPT_POLICY):
+    for path in (POLICY, TCPIP + r"\Interfaces", NRPT, NRPT_POLICY):
         with contextlib.suppress(OSError):  # no such key: no such settings
             read_key(path, subkeys=True)
-    for path, _ in list(_below(registry, TCPIP + r"\Interfaces")):
-        with contextlib.suppress(OSError):
-            read_key(rf"{CONNECTIONS}\{_last(path)}\Connection")
     return registry
 
 
@@ -82,65 +83,66 @@ def _words(value: object) -> list[str]:
     return [word for text in texts if isinstance(text, str) for word in re.split(r"[\s,;\0]+", text) if word]
 
 
+def read_adapters() -> list[Adapter]:
+    """The adapters of this computer. Raises OSError."""
+    from vmdns.windows.ip_helper import read_adapters
+
+    return read_adapters()
+
+
 def read_upstreams() -> Upstreams:
     """The servers in use. Raises OSError."""
-    return parse_registry(read_registry(), is_assigned)
+    return find_upstreams(read_adapters(), read_registry())
 
 
 def watched_folders() -> list[Path]:
-    """None: changes of the registry cannot be awaited in a selector loop."""
+    """None: the registry is no folder."""
     return []
 
 
-def parse_registry(registry: Registry, assigned: Callable[[str], bool]) -> Upstreams:
-    """The upstreams in the registry. assigned: whether the host has an address; unplugged interfaces keep theirs."""
+def find_upstreams(adapters: Iterable[Adapter], registry: Registry) -> Upstreams:
+    """The upstreams of these adapters, in Windows' order, and of the rules in the registry."""
     default: dict[Upstream, None] = {}
     search: list[str] = []
     split: dict[bytes, tuple[Upstream, ...]] = {}
-    paths = [rf"{TCPIP}\Interfaces\{key}" for key in interfaces_in_use(registry, assigned)]
-    found = [(registry[path], registry.get(path.replace(TCPIP, TCPIP6, 1), {})) for path in paths]
-    # On a host without IPv4, the registry does not tell which interfaces are up.
-    for values, values6 in found or [({}, values) for _, values in _below(registry, TCPIP6 + r"\Interfaces")]:
-        servers = tuple(dict.fromkeys(_servers(values, values6)))
-        suffix = _words(values.get("Domain")) or _words(values.get("DhcpDomain"))
+    ours = False
+    for adapter in in_use(adapters):
+        servers = tuple(map(Upstream, _servers(adapter, registry)))
+        ours = ours or RESOLVER_ADDRESS in adapter.dns_servers
+        suffix = _words(adapter.dns_suffix)
         search += suffix
-        if default and servers and suffix and not _gateways(values):
-            # An interface without a gateway, such as a VPN, is used for its own names only.
+        if default and servers and suffix and not adapter.gateways:
+            # An adapter without a gateway, such as a VPN, is used for its own names only.
             split |= dict.fromkeys(wire_names(suffix), servers)
         else:
             default |= dict.fromkeys(servers)
     for path in (POLICY, TCPIP):
         search += _words(registry.get(path, {}).get("SearchList")) + _words(registry.get(path, {}).get("Domain"))
     everywhere, domains = _rule_servers(registry)
-    ours = any(RESOLVER_ADDRESS in _words(values.get("NameServer")) for values in registry.values())
     stub = (RESOLVER_ADDRESS,) if ours else ()
     return Upstreams(tuple(dict.fromkeys((*everywhere, *default))), {**split, **domains}, wire_names(search), stub)
 
 
-def interfaces_in_use(registry: Registry, assigned: Callable[[str], bool]) -> list[str]:
-    """The keys (GUIDs) of the interfaces that have an IPv4 address now, those with a gateway first."""
-    found = []
-    for path, values in _below(registry, TCPIP + r"\Interfaces"):
-        addresses = _words(values.get("DhcpIPAddress") if values.get("EnableDHCP") else values.get("IPAddress"))
-        if any(address != "0.0.0.0" and assigned(address) for address in addresses):
-            found.append(path)
-    return [_last(path) for path in sorted(found, key=lambda path: not _gateways(registry[path]))]
+def in_use(adapters: Iterable[Adapter]) -> list[Adapter]:
+    """The adapters that are up and have an address, those with a gateway first, then by their metric."""
+    from vmdns.windows.ip_helper import UP
+
+    up = (one for one in adapters if one.status == UP and one.kind != _LOOPBACK and one.addresses)
+    return sorted(up, key=lambda one: (not one.gateways, one.metric))
 
 
-def _gateways(values: Values) -> list[str]:
-    both = _words(values.get("DefaultGateway")) + _words(values.get("DhcpDefaultGateway"))
-    return [gateway for gateway in both if gateway != "0.0.0.0"]
+def _servers(adapter: Adapter, registry: Registry) -> Iterator[str]:
+    """The DNS servers of an adapter; for vmdns itself, which is no upstream, those that DHCP gave."""
+    for address in adapter.dns_servers:
+        found = ipaddress.ip_address(address)
+        if address == RESOLVER_ADDRESS:
+            yield from _words(registry.get(_interface_path(adapter.guid), {}).get("DhcpNameServer"))
+        elif found.version == 4 or ipaddress.IPv6Address(int(found)) not in _PLACEHOLDERS:
+            yield address
 
 
-def _servers(values: Values, values6: Values) -> Iterator[Upstream]:
-    """Configured servers replace those from DHCP; vmdns itself is not an upstream."""
-    configured = [one for one in _words(values.get("NameServer")) if one != RESOLVER_ADDRESS]
-    yield from map(Upstream, configured or _words(values.get("DhcpNameServer")))
-    configured6, packed = _words(values6.get("NameServer")), values6.get("Dhcpv6DNSServers")
-    yield from map(Upstream, configured6)
-    if not configured6 and isinstance(packed, bytes):
-        for at in range(0, len(packed) - 15, 16):
-            yield Upstream(str(ipaddress.IPv6Address(packed[at : at + 16])))
+def _interface_path(guid: str) -> str:
+    return rf"{TCPIP}\Interfaces\{guid}"
 
 
 def _rule_servers(registry: Registry) -> tuple[tuple[Upstream, ...], dict[bytes, tuple[Upstream, ...]]]:
@@ -148,7 +150,8 @@ def _rule_servers(registry: Registry) -> tuple[tuple[Upstream, ...], dict[bytes,
     domains: dict[bytes, tuple[Upstream, ...]] = {}
     for _, rule in list(_below(registry, NRPT_POLICY)) or _below(registry, NRPT):
         options = rule.get("ConfigOptions")
-        servers = tuple(map(Upstream, _words(rule.get("GenericDNSServers"))))
+        addresses = [one for one in _words(rule.get("GenericDNSServers")) if one != RESOLVER_ADDRESS]
+        servers = tuple(map(Upstream, addresses))
         if not servers or not isinstance(options, int) or not options & _GENERIC_SERVERS:
             continue
         for name in _words(rule.get("Name")):
@@ -156,16 +159,6 @@ def _rule_servers(registry: Registry) -> tuple[tuple[Upstream, ...], dict[bytes,
                 domain = to_wire(name.removeprefix("."))
                 domains[domain] = domains.get(domain, ()) + servers
     return domains.pop(b"\0", ()), domains
-
-
-def powershell_command(line: str) -> list[str]:
-    """One line of PowerShell as a command."""
-    return ["powershell", "-NoProfile", "-Command", line]
-
-
-def quote_powershell(text: str) -> str:
-    """The text as a literal of PowerShell."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 class NrptSetting(Setting):
@@ -176,20 +169,60 @@ class NrptSetting(Setting):
     def read(self) -> list[str] | None:
         return next((servers for names, servers in _own_rules(read_registry()).values() if names == [self.name]), None)
 
-    def commands(self, value: list[str] | None) -> Sequence[Sequence[str]]:
-        rules = _own_rules(read_registry())
-        lines = [removal_command(key) for key, (names, _) in rules.items() if names == [self.name]]
-        if value is not None:
-            name, servers = quote_powershell(self.name), ",".join(map(quote_powershell, value))
-            options = f"-NameServers {servers} -Comment {TAG} -DisplayName {TAG}"
-            lines.append(powershell_command(f"Add-DnsClientNrptRule -Namespace {name} {options}; Clear-DnsClientCache"))
-        return lines
+    def write(self, value: list[str] | None) -> None:
+        keys = [key for key, (names, _) in _own_rules(read_registry()).items() if names == [self.name]]
+        if value is None:
+            remove_rules(keys)
+        else:
+            write_rule(keys[0] if keys else f"{{{uuid.uuid4()}}}".upper(), rule_values(self.name, value))
+            remove_rules(keys[1:])
 
     def describe(self, before: Any, after: list[str] | None) -> str:
         if after is None:
             return f"remove the rule that sends names below {self.name} to vmdns"
-        servers = ", ".join(after)
-        return f"send queries for names below {self.name} to {servers} (a rule of the Name Resolution Policy Table)"
+        what = "all names" if self.name == _EVERYTHING else f"names below {self.name}"
+        return f"send queries for {what} to {', '.join(after)} (a rule of the Name Resolution Policy Table)"
+
+
+def rule_values(namespace: str, servers: Sequence[str]) -> dict[str, int | str | list[str]]:
+    """The values of a rule ([MS-GPNRPT] section 2.2.2)."""
+    return {
+        "Version": 2,
+        "Name": [namespace],
+        "ConfigOptions": _GENERIC_SERVERS,
+        "GenericDNSServers": ";".join(servers),
+        "IPSECCARestriction": "",
+        "Comment": TAG,
+        "DisplayName": TAG,
+    }
+
+
+def write_rule(key: str, values: Mapping[str, int | str | list[str]]) -> None:
+    """Writes a rule of this key (a GUID in braces). Raises OSError."""
+    if sys.platform != "win32":
+        raise NotImplementedError
+    import winreg
+
+    from vmdns.windows.dns_client import reload_settings
+
+    kinds = {int: winreg.REG_DWORD, str: winreg.REG_SZ, list: winreg.REG_MULTI_SZ}
+    with winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, rf"{NRPT}\{key}") as opened:
+        for name, value in values.items():
+            winreg.SetValueEx(opened, name, 0, kinds[type(value)], value)
+    reload_settings()
+
+
+def remove_rules(keys: Iterable[str]) -> None:
+    """Removes rules. Raises OSError."""
+    if sys.platform != "win32":
+        raise NotImplementedError
+    import winreg
+
+    from vmdns.windows.dns_client import reload_settings
+
+    for key in keys:
+        winreg.DeleteKey(winreg.HKEY_LOCAL_MACHINE, rf"{NRPT}\{key}")
+    reload_settings()
 
 
 def _own_rules(registry: Registry) -> dict[str, tuple[list[str], list[str]]]:
@@ -206,54 +239,37 @@ def find_stale_rules(registry: Registry, kept: Iterable[str]) -> dict[str, str]:
 
 
 def remove_stale_rules(kept: Iterable[str]) -> list[str]:
-    """Removes the rules of `find_stale_rules`. Returns what was done, or the command for an administrator."""
-    lines = []
-    for key, names in find_stale_rules(read_registry(), kept).items():
-        command = removal_command(key)
-        if elevation.is_elevated():
-            elevation.run(command)
-            lines.append(f"a rule for {names} that an earlier vmdns left is taken away")
-        else:
-            lines.append(f"an earlier vmdns left a rule for {names}; as administrator: {' '.join(command)}")
-    return lines
+    """Removes the rules of `find_stale_rules`, if this is an administrator. Returns sentences on them."""
+    stale = find_stale_rules(read_registry(), kept)
+    names = " and ".join(stale.values())
+    if stale and elevation.is_elevated():
+        remove_rules(stale)
+        return [f"a rule for {names} that an earlier vmdns left is taken away"]
+    if stale:
+        return [f"an earlier vmdns left a rule for {names}; start vmdns once as administrator, which takes it away"]
+    return []
 
 
-def removal_command(key: str) -> list[str]:
-    """The command that removes a rule."""
-    return powershell_command(f"Remove-DnsClientNrptRule -Name {quote_powershell(key)} -Force")
-
-
-class InterfaceServers(Setting):
-    """The configured IPv4 DNS servers of the interface `name`; none for those of DHCP."""
+class AdapterServers(Setting):
+    """The configured IPv4 DNS servers of the adapter with the GUID `name`; none for those of DHCP."""
 
     kind = "windows-servers"
 
     def read(self) -> list[str]:
-        registry = read_registry()
-        for path, values in _below(registry, TCPIP + r"\Interfaces"):
-            if _connection(registry, _last(path)) == self.name:
-                return _words(values.get("NameServer"))
-        raise OSError(f"there is no network interface {self.name} any more")
+        return _words(read_registry().get(_interface_path(self.name), {}).get("NameServer"))
 
-    def commands(self, value: list[str] | None) -> Sequence[Sequence[str]]:
-        netsh, name = ["netsh", "interface", "ipv4"], f"name={self.name}"
-        if not value:
-            return [[*netsh, "set", "dnsservers", name, "source=dhcp"]]
-        first, *others = value
-        more = [[*netsh, "add", "dnsservers", name, f"address={one}", "validate=no"] for one in others]
-        return [[*netsh, "set", "dnsservers", name, "source=static", f"address={first}", "validate=no"], *more]
+    def write(self, value: list[str] | None) -> None:
+        from vmdns.windows.dns_client import reload_settings, set_name_servers
+
+        set_name_servers(self.name, value or [])
+        reload_settings()
 
     def describe(self, before: list[str] | None, after: list[str] | None) -> str:
-        return f"set the DNS servers of {self.name} to {', '.join(after or ()) or 'those of the network'}"
+        name = next((one.name for one in read_adapters() if one.guid == self.name), self.name)
+        return f"set the DNS servers of {name} to {', '.join(after or ()) or 'those of the network'}"
 
 
-def _connection(registry: Registry, key: str) -> str:
-    """The user's name of the interface with this GUID; '' if unknown."""
-    name = registry.get(rf"{CONNECTIONS}\{key}\Connection", {}).get("Name")
-    return name if isinstance(name, str) else ""
-
-
-SETTINGS = {one.kind: one for one in (NrptSetting, InterfaceServers, LoopbackAddress)}
+SETTINGS = {one.kind: one for one in (NrptSetting, AdapterServers, LoopbackAddress)}
 
 
 def plan_zones(at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, Any]]:
@@ -265,7 +281,7 @@ def plan_zones(at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, A
             f"vmdns listens at port {at.port}, and Windows can only use port 53; see which program holds it with "
             "`vmdns status`"
         )
-    if any(_below(read_registry(), NRPT_POLICY)):
+    if _has_policy():
         raise OSError(
             "a group policy has rules for names, and with one Windows ignores those of this computer; ask its "
             f"administrator for a rule for {' and '.join(zones)}, or use `vmdns hosts --keep`"
@@ -273,11 +289,21 @@ def plan_zones(at: ListenAddress, zones: Sequence[str]) -> list[tuple[Setting, A
     return [(NrptSetting(f".{zone}"), [at.address]) for zone in zones]
 
 
-def plan_all(assigned: Callable[[str], bool] = is_assigned) -> list[tuple[Setting, Any]]:
-    """What to set so that all queries go to vmdns, on the interfaces in use. Raises OSError where there is no way."""
-    registry = read_registry()
-    names = [_connection(registry, key) for key in interfaces_in_use(registry, assigned)]
-    if not any(names):
-        raise OSError("no network interface of this computer is in use, so there is nothing to set")
-    address: tuple[Setting, Any] = LoopbackAddress(RESOLVER_ADDRESS), True
-    return [address, *((InterfaceServers(name), [RESOLVER_ADDRESS]) for name in names if name)]
+def plan_all() -> list[tuple[Setting, Any]]:
+    """What to set so that all queries go to vmdns. Raises OSError where there is no way.
+
+    The rule is for the DNS servers of IPv6, which Windows would ask as well, and for adapters that come later.
+    """
+    servers: list[tuple[Setting, Any]] = [
+        (AdapterServers(one.guid), [RESOLVER_ADDRESS])
+        for one in in_use(read_adapters())
+        if any(":" not in address.address for address in one.addresses) and list(_servers(one, read_registry()))
+    ]
+    if not servers:
+        raise OSError("no network adapter of this computer has a DNS server, so there is nothing to set")
+    rules: list[tuple[Setting, Any]] = [(NrptSetting(_EVERYTHING), [RESOLVER_ADDRESS])]
+    return [(LoopbackAddress(RESOLVER_ADDRESS), True), *servers, *([] if _has_policy() else rules)]
+
+
+def _has_policy() -> bool:
+    return any(_below(read_registry(), NRPT_POLICY))

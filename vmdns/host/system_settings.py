@@ -120,16 +120,20 @@ def address_command(address: str, present: bool, system: str = sys.platform) -> 
 
 
 def is_assigned(address: str) -> bool:
-    """Whether an interface of this host has the IPv4 address. Raises OSError if that cannot be tried."""
+    """Whether an interface of this host has the IPv4 address. Raises OSError if that cannot be read or tried."""
     try:
         ipaddress.IPv4Address(address)
     except ValueError:
         return False
+    if sys.platform == "win32":
+        from vmdns.windows.ip_helper import read_adapters
+
+        return any(one.address == address for adapter in read_adapters() for one in adapter.addresses)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, 0))
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL or getattr(error, "winerror", 0) == 10049:
+            if error.errno == errno.EADDRNOTAVAIL:
                 return False
             raise
     return True

@@ -205,7 +205,8 @@ def plan_service(program: ServiceProgram) -> Plan:
 
 def _own_security_id() -> str:
     """The security identifier of the user who runs this."""
-    assert sys.platform == "win32"
+    if sys.platform != "win32":
+        raise NotImplementedError
     import win32api
     import win32security
 

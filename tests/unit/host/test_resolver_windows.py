@@ -1,8 +1,9 @@
-"""Windows: its DNS servers, and what is set there, by registry values in the format of Microsoft's documentation."""
+"""Windows: its DNS servers, and what is set there, by adapters and registry values as Microsoft documents them."""
 
 from __future__ import annotations
 
-import ipaddress
+import ctypes
+import sys
 from typing import Any
 
 import pytest
@@ -13,81 +14,71 @@ from vmdns.dns.upstreams import Upstream, Upstreams
 from vmdns.host import resolver_windows
 from vmdns.host.plan import JournalEntry
 from vmdns.host.resolver import find_earlier_servers
-from vmdns.host.resolver_windows import NrptSetting, find_stale_rules
+from vmdns.host.resolver_windows import NrptSetting, find_stale_rules, find_upstreams, rule_values
 from vmdns.host.system_settings import ListenAddress
+from vmdns.windows.dns_client import InterfaceSettings, set_name_servers
+from vmdns.windows.ip_helper import PREFERRED, UP, Adapter, AdapterAddress
 
-WIFI, VPN, OLD, VBOX = "{AAAA0001}", "{BBBB0002}", "{CCCC0003}", "{DDDD0004}"
-HERE = {"192.168.1.20", "10.8.0.6", "192.168.56.1"}
-
-
-def interface(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{resolver_windows.TCPIP}\Interfaces\{guid}": values}
+WINDOWS = pytest.mark.skipif(sys.platform != "win32", reason="calls of Windows")
+WIFI_GUID = "{AAAA0001-0000-0000-0000-000000000000}"
 
 
-def interface6(guid: str, **values: Any) -> dict[str, dict[str, Any]]:
-    return {rf"{resolver_windows.TCPIP6}\Interfaces\{guid}": values}
+def adapter(name: str, address: str, *servers: str, **changed: Any) -> Adapter:
+    given = (AdapterAddress(address, 24, PREFERRED),) if address else ()
+    one = Adapter(
+        3,
+        3,
+        WIFI_GUID if name == "Wi-Fi" else f"{{{name}}}",
+        name,
+        "a card",
+        "080027000001",
+        6,
+        UP,
+        25,
+        given,
+        (),
+        servers,
+        "",
+    )
+    return one._replace(**changed)
 
 
-WIFI_DHCP = interface(
-    WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", DhcpNameServer="192.168.1.1 192.168.1.2", NameServer="",
-    DhcpDomain="home.lan", Domain="", DhcpDefaultGateway=["192.168.1.1"], IPAddress=["0.0.0.0"],
-)  # fmt: skip
-STALE = interface(OLD, EnableDHCP=1, DhcpIPAddress="172.20.10.3", DhcpNameServer="172.20.10.1", DhcpDomain="phone")
-HOST_ONLY = interface(VBOX, EnableDHCP=0, IPAddress=["192.168.56.1"], DefaultGateway=[], NameServer="192.168.56.9")
-VPN_LINK = {
-    **interface(VPN, EnableDHCP=0, IPAddress=["10.8.0.6"], DefaultGateway=[], NameServer="10.8.0.1",
-                Domain="corp.example"),
-    **interface6(VPN, NameServer="2001:db8::54"),
-}  # fmt: skip
-NEVER_UP = interface("{EEEE0005}", EnableDHCP=1, DhcpIPAddress="0.0.0.0", DhcpNameServer="1.2.3.4")
-
-
-def read_windows(*parts: dict[str, dict[str, Any]]) -> Upstreams:
-    registry = {path: values for part in parts for path, values in part.items()}
-    return resolver_windows.parse_registry(registry, HERE.__contains__)
+NONE = ("fec0:0:0:ffff::1", "fec0:0:0:ffff::2", "fec0:0:0:ffff::3")
+WIFI = adapter("Wi-Fi", "192.168.1.20", "192.168.1.1", "fe80::1%12", gateways=("192.168.1.1",), dns_suffix="home.lan")
+WIFI_SERVERS = at("192.168.1.1", "fe80::1%12")
+LAN = adapter("Ethernet", "10.1.0.5", "10.1.0.1", gateways=("10.1.0.254",), metric=10)
+PHONE = adapter("Phone", "172.20.10.3", "172.20.10.1", status=2)
+NEVER_UP = adapter("Ethernet 2", "", "1.2.3.4")
+LOOPBACK = adapter("Loopback Pseudo-Interface 1", "127.0.0.1", "9.9.9.9", kind=24)
+HOST_ONLY = adapter("VirtualBox Host-Only Network", "192.168.56.1", *NONE, metric=5)
+VPN = adapter("VPN", "10.8.0.6", "10.8.0.1", "2001:db8::54", dns_suffix="corp.example", metric=1)
+VPN_SERVERS = at("10.8.0.1", "2001:db8::54")
 
 
 @pytest.mark.parametrize(
-    ("parts", "servers", "search"),
+    ("adapters", "servers", "search"),
     [
-        ([STALE, NEVER_UP, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan")),
-        # One without a gateway (VirtualBox's host-only adapter) comes after those that lead somewhere.
-        ([HOST_ONLY, WIFI_DHCP], at("192.168.1.1", "192.168.1.2", "192.168.56.9"), names("home.lan")),
+        ([PHONE, NEVER_UP, LOOPBACK, WIFI], WIFI_SERVERS, names("home.lan")),
+        ([WIFI, LAN], (*at("10.1.0.1"), *WIFI_SERVERS), names("home.lan")),
+        # VirtualBox's host-only adapter has the placeholders of IPv6 alone.
+        ([HOST_ONLY, WIFI], WIFI_SERVERS, names("home.lan")),
         # A VPN without a gateway that has servers and a suffix gets queries for that suffix alone.
-        ([VPN_LINK, WIFI_DHCP], at("192.168.1.1", "192.168.1.2"), names("home.lan", "corp.example")),
-        ([VPN_LINK], at("10.8.0.1", "2001:db8::54"), names("corp.example")),
-        # What the user typed counts more than what DHCP gave.
-        (
-            [interface(WIFI, EnableDHCP=1, DhcpIPAddress="192.168.1.20", NameServer="9.9.9.9,1.1.1.1",
-                       DhcpNameServer="192.168.1.1", Domain="typed.test", DhcpDomain="given.test")],
-            at("9.9.9.9", "1.1.1.1"), names("typed.test"),
-        ),
-        (
-            [WIFI_DHCP, interface6(WIFI, NameServer="2001:db8::53 fe80::1%12",
-                                   Dhcpv6DNSServers=bytes(16)), interface6(OLD, NameServer="2001:db8::99")],
-            at("192.168.1.1", "192.168.1.2", "2001:db8::53", "fe80::1%12"), names("home.lan"),
-        ),
-        (
-            [WIFI_DHCP, interface6(WIFI, NameServer="", Dhcpv6DNSServers=ipaddress.ip_address("2001:db8::1").packed
-                                   + ipaddress.ip_address("2001:db8::2").packed + b"torn")],
-            at("192.168.1.1", "192.168.1.2", "2001:db8::1", "2001:db8::2"), names("home.lan"),
-        ),
-        ([interface6(WIFI, NameServer="2001:db8::53")], at("2001:db8::53"), names()),
-        (
-            [WIFI_DHCP, {resolver_windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test",
-                                                   "NV Domain": "ad.test"},
-                         resolver_windows.POLICY: {"SearchList": "gpo.test"}}],
-            at("192.168.1.1", "192.168.1.2"), names("home.lan", "a.test", "b.test", "ad.test", "gpo.test"),
-        ),
+        ([VPN, WIFI], WIFI_SERVERS, names("home.lan", "corp.example")),
+        ([VPN], VPN_SERVERS, names("corp.example")),
         ([], (), names()),
-        ([interface(WIFI, EnableDHCP="?", IPAddress=7, NameServer=b"\1")], (), names()),
     ],
-)  # fmt: skip
-def test_registry(parts: list[dict[str, Any]], servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
-    found = read_windows(*parts)
-    split = VPN_LINK in parts and WIFI_DHCP in parts
-    domains = {to_wire("corp.example"): at("10.8.0.1", "2001:db8::54")} if split else {}
-    assert found == Upstreams(servers, domains, search)
+)
+def test_servers_of_adapters(adapters: list[Adapter], servers: tuple[Upstream, ...], search: frozenset[bytes]) -> None:
+    domains = {to_wire("corp.example"): VPN_SERVERS} if VPN in adapters and WIFI in adapters else {}
+    assert find_upstreams(adapters, {}) == Upstreams(servers, domains, search)
+
+
+def test_search_lists() -> None:
+    registry = {
+        resolver_windows.TCPIP: {"SearchList": "a.test,b.test", "Domain": "ad.test", "NV Domain": "ad.test"},
+        resolver_windows.POLICY: {"SearchList": "gpo.test"},
+    }
+    assert find_upstreams([WIFI], registry).search == names("home.lan", "a.test", "b.test", "ad.test", "gpo.test")
 
 
 def rule(number: int, base: str = resolver_windows.NRPT, **values: Any) -> dict[str, dict[str, Any]]:
@@ -116,22 +107,15 @@ CORP_SERVERS = at("10.8.0.1", "10.8.0.2")
 def test_name_resolution_policy(
     parts: list[dict[str, Any]], default: tuple[Upstream, ...], domains: dict[str, tuple[Upstream, ...]]
 ) -> None:
-    found = read_windows(WIFI_DHCP, *parts)
-    assert found.default == (*default, *at("192.168.1.1", "192.168.1.2"))
+    found = find_upstreams([WIFI], {path: values for part in parts for path, values in part.items()})
+    assert found.default == (*default, *WIFI_SERVERS)
     assert found.domains == {to_wire(domain): servers for domain, servers in domains.items()}
 
 
 # -- what is set ------------------------------------------------------------------------------------------------
 
-WIRE = "{FFFF0006}"
 OURS = "{22222222-0000-0000-0000-000000000001}"
-REGISTRY: dict[str, dict[str, object]] = {
-    resolver_windows.TCPIP: {},
-    **WIFI_DHCP,
-    **interface(WIRE, EnableDHCP=0, IPAddress=["10.1.0.5"], NameServer="10.1.0.1,10.1.0.2"),
-    f"{resolver_windows.CONNECTIONS}\\{WIFI}\\Connection": {"Name": "Wi-Fi"},
-    f"{resolver_windows.CONNECTIONS}\\{WIRE}\\Connection": {"Name": "Ethernet's"},
-}
+REGISTRY: dict[str, dict[str, object]] = {resolver_windows.TCPIP: {}}
 
 
 def tagged(space: str, server: str, comment: str = "vmdns") -> dict[str, object]:
@@ -145,9 +129,19 @@ def with_rules(*rules: dict[str, object], table: str = resolver_windows.NRPT) ->
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
-    """A registry that tests may change."""
+    """A registry that tests may change, with Windows' Wi-Fi adapter."""
     found = dict(REGISTRY)
+
+    def remove(keys: list[str]) -> None:
+        for key in keys:
+            del found[rf"{resolver_windows.NRPT}\{key}"]
+
     monkeypatch.setattr(resolver_windows, "read_registry", lambda: found)
+    monkeypatch.setattr(resolver_windows, "read_adapters", lambda: [LOOPBACK, HOST_ONLY, WIFI])
+    monkeypatch.setattr(resolver_windows, "remove_rules", remove)
+    monkeypatch.setattr(
+        resolver_windows, "write_rule", lambda key, values: found.update({rf"{resolver_windows.NRPT}\{key}": values})
+    )
     return found
 
 
@@ -168,20 +162,34 @@ def test_stale_rules(rules: list[dict[str, object]], kept: list[str], keys: list
 def test_windows_asks_for_all_zones_but_local(registry: dict[str, dict[str, object]]) -> None:
     [(setting, value)] = resolver_windows.plan_zones(ListenAddress(), ["vm.internal"])
     assert (setting.kind, setting.name, setting.read(), value) == ("nrpt", ".vm.internal", None, ["127.0.0.1"])
-    [line] = setting.command_lines(value)
-    assert "Add-DnsClientNrptRule -Namespace '.vm.internal' -NameServers '127.0.0.1' -Comment vmdns" in line
 
 
 def test_our_rule_is_changed_and_taken_away(registry: dict[str, dict[str, object]]) -> None:
-    setting = NrptSetting(".vm.internal")
-    registry.update(with_rules(tagged(".vm.internal", "127.0.0.2")))
+    registry.update(with_rules(tagged(".vm.internal", "127.0.0.2"), tagged(".vm.internal", "10.1.0.1", "work")))
+    before, setting = dict(registry), NrptSetting(".vm.internal")
     assert setting.read() == ["127.0.0.2"]
-    removal = f"Remove-DnsClientNrptRule -Name '{OURS}' -Force"
-    assert [removal in line for line in setting.command_lines(["127.0.0.1"])] == [True, False]
-    assert [removal in line for line in setting.command_lines(None)] == [True]
-    registry.update(with_rules(tagged(".vm.internal", "127.0.0.2", "work")))
+    setting.write(["127.0.0.1", "127.0.0.9"])
+    assert setting.read() == ["127.0.0.1", "127.0.0.9"]
+    assert len(registry) == len(before)
+    setting.write(None)
     assert setting.read() is None
-    assert setting.command_lines(None) == []
+    assert list(registry) == [one for one in before if OURS not in one], "the rule of someone else stays"
+
+
+@WINDOWS
+def test_a_rule_in_the_registry() -> None:
+    setting = NrptSetting(".vmdns-test.internal")
+    setting.write(["198.18.53.53"])
+    try:
+        [values] = [one for one in resolver_windows.read_registry().values() if one.get("Comment") == "vmdns"]
+        assert values == rule_values(".vmdns-test.internal", ["198.18.53.53"])
+        assert find_upstreams([], resolver_windows.read_registry()).domains == {}, "vmdns is no upstream of its own"
+        setting.write(["192.0.2.1"])
+        domains = find_upstreams([], resolver_windows.read_registry()).domains
+        assert domains == {to_wire("vmdns-test.internal"): at("192.0.2.1")}
+    finally:
+        setting.write(None)
+    assert setting.read() is None
 
 
 @pytest.mark.parametrize(
@@ -207,29 +215,48 @@ def test_windows_refused(
         resolver_windows.plan_zones(at, zones)
 
 
-def test_windows_asks_for_everything(registry: dict[str, dict[str, object]]) -> None:
-    wanted = resolver_windows.plan_all(lambda address: True)
+def test_windows_asks_for_everything(registry: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = resolver_windows.plan_all()
     assert [(one.kind, one.name, value) for one, value in wanted] == [
         ("loopback-address", "198.18.53.53", True),
-        ("windows-servers", "Wi-Fi", ["198.18.53.53"]),
-        ("windows-servers", "Ethernet's", ["198.18.53.53"]),
+        ("windows-servers", WIFI_GUID, ["198.18.53.53"]),
+        ("nrpt", ".", ["198.18.53.53"]),
     ]
-    wifi, wire = (one for one, _ in wanted[1:])
-    assert (wifi.read(), wire.read()) == ([], ["10.1.0.1", "10.1.0.2"])
-    assert wifi.command_lines([])[0].endswith("set dnsservers name=Wi-Fi source=dhcp")
-    back = wire.command_lines(["10.1.0.1", "10.1.0.2"])
-    assert [("address=10.1.0.1" in line, "address=10.1.0.2" in line) for line in back] == [(True, False), (False, True)]
+    servers = wanted[1][0]
+    assert servers.read() == []
+    registry[rf"{resolver_windows.TCPIP}\Interfaces\{WIFI_GUID}"] = {"NameServer": "10.1.0.1,10.1.0.2"}
+    assert servers.read() == ["10.1.0.1", "10.1.0.2"]
+    assert servers.describe(None, []) == "set the DNS servers of Wi-Fi to those of the network"
+    registry.update(with_rules(tagged(".corp.test", "10.1.0.1", ""), table=resolver_windows.NRPT_POLICY))
+    assert [one.kind for one, _ in resolver_windows.plan_all()] == ["loopback-address", "windows-servers"]
+    monkeypatch.setattr(resolver_windows, "read_adapters", lambda: [LOOPBACK, HOST_ONLY])
     with pytest.raises(OSError, match="nothing to set"):
-        resolver_windows.plan_all(lambda address: False)
+        resolver_windows.plan_all()
+
+
+@pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="the layout of 64 bits")
+def test_layout_of_interface_settings() -> None:
+    """Of netioapi.h, with natural alignment."""
+    offsets = [getattr(InterfaceSettings, name).offset for name, _ in InterfaceSettings._fields_]
+    assert offsets == [0, 8, 16, 24, 32, 40, 44, 48, 52, 56]
+    assert ctypes.sizeof(InterfaceSettings) == 64
+
+
+@WINDOWS
+def test_an_old_windows_sets_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name: object())
+    with pytest.raises(OSError, match=r"takes Windows 10 version 2004 or newer; set 198\.18\.53\.53 in Settings"):
+        set_name_servers(WIFI_GUID, ["198.18.53.53"])
 
 
 def test_earlier_servers() -> None:
-    [(path, values)] = WIFI_DHCP.items()
-    found = read_windows({path: {**values, "NameServer": "198.18.53.53"}})
-    assert (found.default, found.resolvers) == (at("192.168.1.1", "192.168.1.2"), ("198.18.53.53",))
+    ours = WIFI._replace(dns_servers=("198.18.53.53", "2001:db8::53"))
+    registry = {rf"{resolver_windows.TCPIP}\Interfaces\{WIFI_GUID}": {"DhcpNameServer": "192.168.1.1 192.168.1.2"}}
+    found = find_upstreams([ours], registry)
+    assert (found.default, found.resolvers) == (at("192.168.1.1", "192.168.1.2", "2001:db8::53"), ("198.18.53.53",))
     entries = [
-        JournalEntry("host", "windows-servers", "Wi-Fi", [], ["198.18.53.53"]),
-        JournalEntry("host", "windows-servers", "Ethernet's", ["10.1.0.1", "10.1.0.2"], ["198.18.53.53"]),
+        JournalEntry("host", "windows-servers", WIFI_GUID, [], ["198.18.53.53"]),
+        JournalEntry("host", "windows-servers", "{B}", ["10.1.0.1", "10.1.0.2"], ["198.18.53.53"]),
         JournalEntry("host", "nrpt", ".vm.internal", ["127.0.0.9"], ["127.0.0.1"]),
         JournalEntry("host", "mac-servers", "Wi-Fi", ["10.1.0.2", "10.1.0.3"], ["198.18.53.53"]),
     ]

@@ -17,8 +17,7 @@ from vmdns.host.virtualbox_dhcp import parse_networks, parse_started_group
 READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (lambda text: parse_networks(text.encode("latin-1", "replace")), ValueError),
     (lambda text: parse_started_group(text.encode("latin-1", "replace")), ValueError),
-    (task_scheduler.parse_task, None),
-    (lambda text: task_scheduler.task_state(task_scheduler.parse_task(text)), None),
+    (task_scheduler.parse_task, OSError),
     (resolver_linux.parse_version, None),
     (resolver_macos.parse_servers, None),
     (resolver_macos.parse_order, None),

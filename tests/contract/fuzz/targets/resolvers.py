@@ -13,17 +13,21 @@ from vmdns.host import resolver_windows
 from vmdns.host.resolver_macos import parse_scutil
 from vmdns.host.upstreams_linux import behind_stub, parse_link, parse_resolv_conf
 from vmdns.server.forward_routes import usable_upstreams
+from vmdns.windows.ip_helper import UP, Adapter, AdapterAddress
 
 OWN = frozenset({("127.0.0.1", 53), ("198.18.53.1", 53)})
 PATHS = (
     resolver_windows.TCPIP, resolver_windows.POLICY, resolver_windows.TCPIP + "\\Interfaces\\{A}",
-    resolver_windows.TCPIP6 + "\\Interfaces\\{A}",
     resolver_windows.NRPT + "\\{B}", resolver_windows.NRPT_POLICY + "\\{C}",
 )  # fmt: skip
 VALUES = (
     "NameServer", "DhcpNameServer", "Dhcpv6DNSServers", "Domain", "DhcpDomain", "SearchList", "IPAddress",
     "DhcpIPAddress", "EnableDHCP", "DefaultGateway", "ConfigOptions", "GenericDNSServers", "Name",
 )  # fmt: skip
+# Its server is vmdns, so those that DHCP gave come from the registry.
+_ADAPTER = Adapter(
+    1, 1, "{A}", "x", "x", "", 6, UP, 1, (AdapterAddress("192.0.2.5", 24, 4),), (), ("198.18.53.53", "fe80::1%1"), "lan"
+)
 
 
 def check(data: bytes) -> None:
@@ -35,7 +39,7 @@ def check(data: bytes) -> None:
         case 1:
             found = parse_scutil(text)
         case _:
-            found = resolver_windows.parse_registry(_registry(data[1:]), lambda address: address.startswith("192."))
+            found = resolver_windows.find_upstreams([_ADAPTER], _registry(data[1:]))
     _sound(found)
 
 
