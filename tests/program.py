@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.wine import SELF_BREAK, UNDER_WINE
+
+# What ends a program as its user would: Windows has no SIGTERM, but Ctrl-Break for a process group.
+BREAK = signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM
 PATIENCE = 60.0  # VBoxManage takes seconds on a busy machine with two cores
 
 
@@ -21,6 +28,10 @@ class Program:
         self._changed = threading.Condition()
         self._ended = False
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **how}
+        if sys.platform == "win32":
+            how["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
+        if UNDER_WINE:
+            command, how["stdin"] = [command[0], "-c", SELF_BREAK, *command[1:]], subprocess.PIPE
         self.process: subprocess.Popen[bytes] = start(command, **how)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -47,10 +58,15 @@ class Program:
             raise AssertionError(f"no line with {text!r}; it printed:\n" + "\n".join(self.lines))
         return found
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def stop(self, number: int = BREAK) -> int:
         """Sends the signal if it still runs, and waits for its end; the exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            if UNDER_WINE:
+                assert self.process.stdin is not None
+                self.process.stdin.write(b"!")
+                self.process.stdin.flush()
+            else:
+                self.process.send_signal(number)
         try:
             return self.process.wait(PATIENCE / 2)
         except subprocess.TimeoutExpired:
@@ -85,3 +101,23 @@ class SocketUnit:
         for one in self.started:
             one.kill()
             one.wait(10)
+
+
+def assert_ends(pid: int) -> None:
+    """Waits for the end of a process that is no child."""
+    end = time.monotonic() + PATIENCE
+    while _runs(pid):
+        assert time.monotonic() < end, f"process {pid} still runs"
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    if sys.platform == "win32":  # where os.kill(pid, 0) would send it Ctrl-C
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

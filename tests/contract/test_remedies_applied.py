@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterable
 
 import pytest
@@ -26,8 +25,6 @@ from vmdns.state.diagnosis import DoctorInput, find_findings
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Lease, NatNetwork, PortForward
 from vmdns.state.findings import OK, Finding
 from vmdns.state.snapshot import Policy
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fake VBoxManage is a script as POSIX runs it")
 
 box, host = test_wire.box, test_wire.host
 UUID = "029ad526-939d-42e9-ada5-be7632a400d7"
@@ -79,7 +76,7 @@ def run(box: FakeBox, line: str) -> None:
     if line.startswith("vmdns "):
         assert cli.main(shlex.split(line)[1:]) == 0
         return
-    environ = {**os.environ, "PATH": f"{box.program}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    environ = {**os.environ, "PATH": f"{box.program}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     subprocess.run(line, shell=True, env=environ, stdin=subprocess.DEVNULL, check=True, timeout=60)
 
 
@@ -93,7 +90,7 @@ def settings(box: FakeBox, *parts: str) -> None:
     """These NAT Networks and DHCP servers."""
     servers = "".join(one for one in parts if one.startswith("<DHCPServer"))
     networks = "".join(one for one in parts if one.startswith("<NATNetwork"))
-    box.file.write_text(HEAD.format(system="linux", servers=servers, networks=networks))
+    box.file.write_text(HEAD.format(system="linux", servers=servers, networks=networks), "utf-8")
 
 
 WIRED = server("lab", inside=group())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -133,10 +132,9 @@ def test_steps_and_problems_are_logged_once_and_a_failed_check_is_repeated(check
     ]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the simulated VBoxManage is a script as POSIX runs it")
 def test_a_check_of_virtualbox_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without privileges: networks share the address of the LAN."""
-    box = FakeBox(tmp_path, TEXT)
+    box = FakeBox(tmp_path, TEXT, monkeypatch)
     for name, value in box.environ.items():
         monkeypatch.setenv(name, value)
     box.says("list hostonlyifs", INTERFACE)

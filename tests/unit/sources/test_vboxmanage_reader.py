@@ -1,4 +1,4 @@
-"""The reader through VBoxManage, played by a script: the recorded zoo first, then what may happen to it."""
+"""The reader through VBoxManage, played in this process: the recorded zoo first, then what may happen to it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from tests.fakeprogram import SUFFIX
 from tests.unit.sources import zoo
 from tests.unit.sources.fakevboxmanage import FakeVBoxManage
 from vmdns.sources import vboxmanage as output
@@ -20,8 +22,6 @@ from vmdns.sources.reader import ReaderUnavailable, VirtualBoxInfo, VirtualBoxLo
 from vmdns.sources.vboxmanage_reader import VBoxManageReader
 from vmdns.sources.virtualbox_values import GUEST_PROPERTIES
 from vmdns.state.facts import Fact, GuestReport, Machine, Network
-
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake is a script")
 
 MULTI = zoo.named("multi").uuid
 RUN2 = zoo.named("run2").uuid
@@ -57,11 +57,11 @@ class Reading:
 class World:
     """The recorded zoo, and its changes. A look or a wait sees it as it is at that moment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.home = folder / "home"
         shutil.copytree(zoo.FOLDER / "machines", self.home / "machines")
         shutil.copy(zoo.FOLDER / "VirtualBox.xml", self.home)
-        self.fake = FakeVBoxManage(folder / "program")
+        self.fake = FakeVBoxManage(folder / "program", monkeypatch)
         for words, call in zoo.CALLS.items():
             self.fake.plays(words, call["out"], err=call["err"], status=call["status"])
         self.environ = {**os.environ, "VBOX_USER_HOME": str(self.home)}
@@ -101,8 +101,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path) -> World:
-    return World(tmp_path)
+def world(tmp_path, monkeypatch) -> World:
+    return World(tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ FACTS = {name: reported(fact) if isinstance(fact, Machine) else fact for name, f
 def test_found(world) -> None:
     reader = world.reader()
     assert reader.found == VirtualBoxInfo("7.2.22_Debian", "vboxmanage", str(world.home))
-    assert {one.home for one in world.fake.log()} == {str(world.home)}
+    assert {one.home for one in world.fake.log} == {str(world.home)}
 
 
 def test_look_sees_what_the_api_saw(world) -> None:
@@ -353,6 +353,7 @@ def test_a_vm_that_starts_is_shown_again_until_it_runs(world) -> None:
 
 def test_a_round_reads_some_vms_and_the_next_the_others(world, reader, monkeypatch) -> None:
     monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
+    monkeypatch.setattr(output, "_cpu_seconds", count().__next__)
     before = len(world.fake.calls())
     for _ in range(4):
         assert reader.wait(0) == {}
@@ -379,6 +380,7 @@ def test_a_vm_that_just_started_comes_first(world, reader, monkeypatch) -> None:
     reader.wait(0)
     world.running(*online)
     monkeypatch.setattr(vboxmanage, "CREDIT_SECONDS", 1e-9)
+    monkeypatch.setattr(output, "_cpu_seconds", count().__next__)
     before = len(world.fake.calls())
     assert reader.wait(0) == vm(RUN2)
     looked = [words.split()[1] for words in world.fake.calls()[before:] if words.startswith("showvminfo")]
@@ -464,7 +466,7 @@ def test_the_vms_of_another_home_are_not_taken_for_those_of_the_named_one(world,
 
 
 def test_upgraded(world, reader) -> None:
-    (world.fake.folder / "VBoxSVC").write_text("another")
+    (world.fake.folder / f"VBoxSVC{SUFFIX}").write_text("another")
     with pytest.raises(VirtualBoxLost, match="upgraded"):
         reader.wait(0)
 
@@ -475,6 +477,7 @@ def test_garbage(world) -> None:
         if words != "--version":
             world.fake.plays(words, garbage)
     del world.environ["VBOX_USER_HOME"]
+    world.environ |= dict.fromkeys(("HOME", "USERPROFILE"), str(world.fake.folder))
     reader = world.reader()
     assert reader.look() == {}
     assert reader.wait(0) == {}
