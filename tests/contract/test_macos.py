@@ -159,7 +159,7 @@ def test_forwarded_ports_for_askers_on_a_host_only_network() -> None:
 
 def test_findings() -> None:
     subject = "host-only HostNetwork"
-    text = "macOS gives its guests their settings; those in which 192.168.56.1 is the DNS server ask vmdns"
+    text = "macOS gives its guests their settings; guests in which 192.168.56.1 is the DNS server ask vmdns"
     silent = "192.168.56.2 has not asked vmdns lately: macOS names its DNS server, so set 192.168.56.1 in the guest"
     found = findings(guest(1, "192.168.56.2"))
     assert (subject, OK, text) in found

@@ -69,10 +69,10 @@ class DoctorInput:
         return {fact.network: fact for fact in self.facts if isinstance(fact, DhcpServer)}
 
     @cached_property
-    def vmnets(self) -> frozenset[Network]:
-        """The host-only networks of macOS, where the system's DHCP server names the DNS server."""
+    def vmnets(self) -> dict[Network, str]:
+        """The host-only networks of macOS, whose DHCP server is the system's, with the host's address on each."""
         found = (fact for fact in self.facts if isinstance(fact, HostInterface) and fact.vmnet)
-        return frozenset(Network("hostonly", fact.name) for fact in found)
+        return {Network("hostonly", fact.name): fact.prefix.partition("/")[0] for fact in found}
 
     @cached_property
     def online(self) -> list[tuple[Machine, Adapter]]:
@@ -99,13 +99,7 @@ def find_findings(inputs: DoctorInput) -> list[Finding]:
 def _check_networks(inputs: DoctorInput) -> Iterator[Finding]:
     for fact in sorted((one for one in inputs.facts if isinstance(one, NatNetwork | HostInterface)), key=repr):
         if isinstance(fact, HostInterface):
-            network = Network("hostonly", fact.name)
-            if network in inputs.vmnets:
-                address = fact.prefix.partition("/")[0]
-                text = f"macOS gives its guests their settings; those in which {address} is the DNS server ask vmdns"
-                yield Finding(network.title, OK, text)
-            else:
-                yield from _check_name_servers(inputs, network)
+            yield from _check_name_servers(inputs, Network("hostonly", fact.name))
         elif fact.enabled:
             yield from _check_name_servers(inputs, Network("natnetwork", fact.name))
     for address, networks in inputs.snapshot.host_networks.advertised.items():
@@ -127,8 +121,11 @@ def _check_name_servers(inputs: DoctorInput, network: Network) -> Iterator[Findi
         if network.kind == "natnetwork":
             yield Finding(subject, WARNING, f"{what}: VirtualBox makes it when the network first starts", wire)
         elif server is None:
-            addresses = join_words(inputs.snapshot.host_networks.on(network)) or "the address of vmdns"
-            yield Finding(subject, WARNING, f"{what}: set {addresses} as the DNS server in its guests")
+            # What its guests ask is looked at one by one.
+            who = "macOS gives its guests their settings" if network in inputs.vmnets else what
+            address = inputs.vmnets.get(network) or join_words(inputs.snapshot.host_networks.on(network))
+            where = f"{address or 'the address of vmdns'} is the DNS server"
+            yield Finding(subject, OK, f"{who}; guests in which {where} ask vmdns")
         else:
             command = f"VBoxManage dhcpserver modify --network={_quote_for_shell(server.network)} --enable"
             yield Finding(subject, WARNING, what, command)
@@ -204,8 +201,8 @@ def _check_reachable(subject: str, guest: Guest) -> Iterator[Finding]:
 
 
 def _check_queries(subject: str, guest: Guest, inputs: DoctorInput) -> Iterator[Finding]:
-    """Whether the guest sent queries lately, where that is known: on networks that do not hide it, and that have guests
-    ask vmdns. Those that do not are a finding of their own."""
+    """Whether the guest sent queries lately, where that is known: on networks that do not hide it. A DHCP server of
+    VirtualBox's that does not name vmdns is a finding of its own."""
     if inputs.status is None or inputs.simulated:
         return
     for one in guest.addresses:
@@ -214,9 +211,10 @@ def _check_queries(subject: str, guest: Guest, inputs: DoctorInput) -> Iterator[
         ]
         if one.network.kind not in ("hostonly", "bridged") or not addresses or ":" in one.address:
             continue
-        # The system or router that gives its guests their settings does not name vmdns.
-        other = "its router" if one.network.kind == "bridged" else "macOS" if one.network in inputs.vmnets else ""
         server = inputs.servers.get(one.network.dhcp_name)
+        # What gives its guests their settings, and does not name vmdns.
+        other = "macOS" if one.network in inputs.vmnets else "no DHCP server" if server is None else ""
+        other = "its router" if one.network.kind == "bridged" else other
         given = server.name_servers if server is not None and server.enabled else ()
         if not other and set(given).isdisjoint(addresses):
             continue

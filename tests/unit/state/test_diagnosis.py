@@ -168,8 +168,6 @@ def test_two_wrong_servers_are_one_finding() -> None:
         ((*without(HOST_ONLY), replace(HOST_ONLY, enabled=False)),
          ("host-only vboxnet0", WARNING, "has its DHCP server switched off",
           "VBoxManage dhcpserver modify --network=HostInterfaceNetworking-vboxnet0 --enable")),
-        (without(HOST_ONLY),
-         ("host-only vboxnet0", WARNING, "has no DHCP server: set 192.168.56.1 as the DNS server in its guests")),
         ((*WORLD, OTHER_LAB, replace(WIRED, network="my other")),
          ("NAT Networks", WARNING, "lab and my other share 198.18.53.1: vmdns cannot tell their guests apart",
           "vmdns wire --apply")),
@@ -180,6 +178,18 @@ def test_two_wrong_servers_are_one_finding() -> None:
 )  # fmt: skip
 def test_findings_of_networks_without_vms(world: tuple[Fact, ...], finding: tuple[str, ...]) -> None:
     check(found(world=world), *finding)
+
+
+def test_a_host_only_network_without_dhcp_server_is_well_where_its_guests_ask_vmdns() -> None:
+    web = vm(1, "web", HOSTONLY, reports=(report(1, "192.168.56.20"),))
+    findings = found(web, world=without(HOST_ONLY))
+    text = "has no DHCP server; guests in which 192.168.56.1 is the DNS server ask vmdns"
+    assert Finding("host-only vboxnet0", OK, text) in findings
+    why = "no DHCP server names its DNS server"
+    silent = f"192.168.56.20 has not asked vmdns lately: {why}, so set 192.168.56.1 in the guest"
+    check(findings, "VM 'web'", WARNING, silent)
+    askers = [{"address": "192.168.56.20", "at": "192.168.56.1", "time": NOW - 5}]
+    assert troubles(found(web, world=without(HOST_ONLY), status={**STATUS, "askers": askers})) == []
 
 
 @pytest.mark.parametrize(
