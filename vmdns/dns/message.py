@@ -270,21 +270,17 @@ def encode_message(
 
 
 def _append_name(out: bytearray, name: bytes, offsets: dict[bytes, int]) -> None:
-    """offsets maps each suffix of a name (lower case) to its place."""
-    key = name.lower()
-    at = 0
+    """offsets maps each suffix of a name (lower case) to its first place."""
+    key, start, at = name.lower(), len(out), 0
     while key[at]:
-        suffix = key[at:]
-        pointer = offsets.get(suffix)
-        if pointer is not None:
+        place = start + at
+        pointer = offsets.setdefault(key[at:], place)
+        if pointer < place and pointer < 0x4000:
+            out += name[:at]
             out += (0xC000 | pointer).to_bytes(2, "big")
             return
-        if len(out) < 0x4000:
-            offsets[suffix] = len(out)
-        end = at + 1 + key[at]
-        out += name[at:end]
-        at = end
-    out.append(0)
+        at += 1 + key[at]
+    out += name
 
 
 @lru_cache(maxsize=4096)

@@ -226,7 +226,7 @@ def encode_query(
 ) -> bytes:
     """A query for one name of class IN, with an OPT record of 1232 bytes unless edns is False."""
     opt = encode_opt(0x8000 if dnssec_ok else 0) if edns else b""
-    return wire.HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + key + struct.pack("!2H", kind, wire.IN) + opt
+    return wire.encode_message(ident, flags, (wire.QuestionEntry(key, kind),), opt=opt)[0]
 
 
 def strip_records(response: bytes) -> bytes:

@@ -70,10 +70,8 @@ def validate_response(
     try:
         # Other names point into the question, and would have the random case of our query.
         parsed = wire.parse_message(message[:12] + sent.key + message[12 + len(sent.key) :])
-        if any(record.type == wire.OPT for record in parsed.answers + parsed.authorities):
+        if wire.OPT in [record.type for record in parsed.answers + parsed.authorities]:
             raise ValueError("OPT record")
-        if any(record.type == wire.TXT and not record.rdata for record in parsed.answers):
-            raise ValueError("a TXT record without a string")  # multicast DNS has such ones (RFC 6763 section 6.1)
         opt = wire.find_opt(parsed.additionals)
         rcode = parsed.flags & 0xF | (opt.ttl >> 24 << 4 if opt is not None else 0)
         if rcode == wire.BADVERS and sent.edns is not None:
@@ -87,9 +85,11 @@ def validate_response(
 
 def _check_header(message: bytes, sent: Query, stream: bool) -> Rejected | None:
     """RFC 5452 section 9.1: id and question must be ours (the socket is connected, so address and port are)."""
-    if len(message) < 12 or int.from_bytes(message[:2], "big") != sent.id:
-        return Rejected(ResponseFault.IGNORE, "short, or another id")
-    flags, questions = int.from_bytes(message[2:4], "big"), int.from_bytes(message[4:6], "big")
+    if len(message) < 12:
+        return Rejected(ResponseFault.IGNORE, "short")
+    ident, flags, questions, *counts = wire.HEADER.unpack_from(message)
+    if ident != sent.id:
+        return Rejected(ResponseFault.IGNORE, "another id")
     if flags & 0xF800 != 0x8000:
         return Rejected(ResponseFault.IGNORE, "no response to a query")
     no_edns = sent.edns is not None and flags & 0xF in (wire.FORMERR, wire.NOTIMP)
@@ -98,15 +98,16 @@ def _check_header(message: bytes, sent: Query, stream: bool) -> Rejected | None:
         return Rejected(ResponseFault.NO_EDNS, "FORMERR or NOTIMP")
     end = 12 + len(sent.question)
     question = message[12:end]
-    if questions != 1 or question[:-4].lower() != sent.key or question[-4:] != sent.question[-4:]:
-        return Rejected(ResponseFault.IGNORE, "another question")
-    if question != sent.question and not stream:
-        return Rejected(ResponseFault.OTHER_CASE, "the question came back in another case")
+    if question != sent.question or questions != 1:
+        if questions != 1 or question[:-4].lower() != sent.key or question[-4:] != sent.question[-4:]:
+            return Rejected(ResponseFault.IGNORE, "another question")
+        if not stream:
+            return Rejected(ResponseFault.OTHER_CASE, "the question came back in another case")
     if no_edns:
         return Rejected(ResponseFault.NO_EDNS, "FORMERR or NOTIMP")
     if flags & 0x0200:
         return Rejected(ResponseFault.FAILED if stream else ResponseFault.TRUNCATED, "truncated")
-    if sum(int.from_bytes(message[at : at + 2], "big") for at in (6, 8, 10)) > MAX_RECORDS:
+    if sum(counts) > MAX_RECORDS:
         return Rejected(ResponseFault.FAILED, f"over {MAX_RECORDS} records")
     return None
 
@@ -193,9 +194,14 @@ def _group_rrsets(records: Iterable[wire.ParsedRecord], limits: Limits) -> _RRse
     for owner, key, kind, cls, ttl, rdata in records:
         if cls != wire.IN:
             continue
+        if kind == wire.TXT and not rdata:
+            raise ValueError("a TXT record without a string")  # multicast DNS has such ones (RFC 6763 section 6.1)
         covered = int.from_bytes(rdata[:2], "big") if kind == wire.RRSIG else 0
         ttl = min(ttl, limits.cache_ttl)
-        rrset = sets.setdefault((key, kind, covered), _ParsedRRset(owner, key, kind, covered, ttl, []))
+        rrset = sets.get((key, kind, covered))
+        if rrset is None:
+            sets[key, kind, covered] = _ParsedRRset(owner, key, kind, covered, ttl, [rdata])
+            continue
         rrset.ttl = min(rrset.ttl, ttl)
         if kind in (wire.CNAME, wire.DNAME, wire.SOA):
             rrset.rdatas = [rdata]  # a name has one of these (RFC 2181 section 10.1, RFC 6672 section 2.4)

@@ -205,7 +205,7 @@ class Forwarder:
         if lookup.stale is not None and now >= lookup.stale_at:
             self._notify(lookup, lookup.stale)
         while True:
-            server, due = lookup.next(now, self._sockets.spare)
+            server, due = lookup.next(now, self._sockets)
             if now >= end or (server is None and due <= now):
                 self._give_up(lookup)
                 return

@@ -16,6 +16,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.message import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY
 from vmdns.server.io_thread import Timer
 from vmdns.server.upstream_server import Attempt, Unanswered, UpstreamServer
+from vmdns.server.upstream_sockets import UpstreamSockets
 
 if TYPE_CHECKING:
     from vmdns.server.forward_routes import ForwardRoutes
@@ -67,14 +68,14 @@ class Lookup:
         """How many seconds a server may take before the next one is queried too."""
         return min(_DELAY_PART * self.limits.upstream_timeout, _MAX_DELAY)
 
-    def next(self, now: float, spare: bool) -> tuple[UpstreamServer | None, float]:
+    def next(self, now: float, sockets: UpstreamSockets) -> tuple[UpstreamServer | None, float]:
         """Returns the server to query next, and when; None and when to give up where none is left.
 
-        spare: whether servers may be queried again while others are.
+        Servers are queried again while others are only where there are spare sockets.
         """
         found, due = None, self._last + self.limits.upstream_timeout
         for server, left in self.left.items() if self.tries < _MAX_TRIES else ():
-            if left == TRIES_EACH or (left and (spare or not self.attempts)):
+            if left == TRIES_EACH or (left and (not self.attempts or sockets.spare)):
                 at = self._retry_at.get(server)
                 if at is None:
                     at = self._last + self.delay if self.attempts else now
