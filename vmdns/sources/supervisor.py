@@ -36,6 +36,7 @@ SOCKET_VARIABLE = "VMDNS_BESIDE"  # of the environment: the path of systemd's so
 
 FIRST_PAUSE = 0.5
 MAX_PAUSE = 20.0  # less than SILENT_SECONDS
+MAX_FAILURES = 30  # counted
 MAX_PENDING = 8  # messages that the event loop has not handled yet: a worker that waits merges its changes into one
 RESUME_SECONDS = 2.0  # to read messages that arrived while vmdns was suspended
 SILENT_SECONDS = 30.0  # six beats
@@ -73,7 +74,7 @@ class Supervisor:
                     worked = False
                     self._message({"lost": f"its reader cannot be started ({error})"})
                     await asyncio.sleep(pause)
-                self._failures = 0 if worked else min(self._failures + 1, 30)
+                self._failures = 0 if worked else min(self._failures + 1, MAX_FAILURES)
         finally:
             self.stop()
 
@@ -101,8 +102,9 @@ class Supervisor:
             process.kill()
             process.wait(5.0)
 
-    def start(self, pause: float) -> subprocess.Popen[bytes] | SocketWorker:
-        """Starts one worker, which ends `pause` seconds after it lost VirtualBox. Raises OSError."""
+    def start(self, pause: float, failures: int) -> subprocess.Popen[bytes] | SocketWorker:
+        """Starts one worker, which ends `pause` seconds after it lost VirtualBox. failures: how many workers in a row
+        have read nothing. Raises OSError."""
         process: subprocess.Popen[bytes] | SocketWorker
         if SOCKET_VARIABLE in os.environ and self._worker == WORKER:
             process = SocketWorker(os.environ[SOCKET_VARIABLE])
@@ -120,7 +122,7 @@ class Supervisor:
                 process_group=0 if os.name == "posix" else None,
             )
         assert process.stdin is not None
-        process.stdin.write(json.dumps({**self._options, "failures": self._failures, "pause": pause}).encode() + b"\n")
+        process.stdin.write(json.dumps({**self._options, "failures": failures, "pause": pause}).encode() + b"\n")
         process.stdin.flush()
         self._process = process
         self._looking = {}
@@ -136,7 +138,7 @@ class Supervisor:
     async def _run_one(self, pause: float) -> bool:
         """Runs one worker until it ends. Returns whether it read VirtualBox."""
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
-        process = self.start(pause)
+        process = self.start(pause, self._failures)
         assert process.stdout is not None
         assert process.stderr is not None
         error_lines: deque[str] = deque(maxlen=5)
@@ -215,14 +217,15 @@ def _read_errors(pipe: IO[bytes], error_lines: deque[str]) -> None:
 
 
 def look_once(reader: str, home: str | None, interval: float, seconds: float = 120.0) -> list[Message]:
-    """The messages of a new worker that reads everything once: `found`, then `put` for each source. Blocks.
+    """The messages of a new worker that reads everything once: `found`, then `put` for each source. Blocks. Where
+    VirtualBox's API does not answer, VBoxManage is used at once.
 
     Raises `ReaderUnavailable` where VirtualBox is not installed or does not answer within `seconds`.
     """
     supervisor = Supervisor(reader, home, interval, lambda message: None)
     if find(supervisor.environ()) is None:
         raise ReaderUnavailable("VirtualBox is not installed; to see vmdns work without it: vmdns demo")
-    process = supervisor.start(0.0)
+    process = supervisor.start(0.0, MAX_FAILURES)
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     messages: list[Message] = []

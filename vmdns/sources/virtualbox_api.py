@@ -31,6 +31,13 @@ from vmdns.state.facts import Adapter, HostInterface, Machine, Network
 OBJECT_NOT_FOUND = 0x80BB0001
 _ACCESS_DENIED = 0x80070005
 _ABORT = 0x80004004  # from XPCOM proxies once VBoxSVC has ended
+# Of COM (winerror.h): VirtualBox's classes or type library are not registered, or are another version's. That stays.
+_NOT_REGISTERED = {
+    0x80004002: "E_NOINTERFACE", 0x8002801C: "TYPE_E_REGISTRYACCESS", 0x8002801D: "TYPE_E_LIBNOTREGISTERED",
+    0x80029C4A: "TYPE_E_CANTLOADLIBRARY", 0x80040111: "CLASS_E_CLASSNOTAVAILABLE", 0x80040154: "REGDB_E_CLASSNOTREG",
+    0x80040155: "REGDB_E_IIDNOTREG", 0x800401F3: "CO_E_CLASSSTRING", 0x800401F8: "CO_E_DLLNOTFOUND",
+    0x800401F9: "CO_E_ERRORINDLL",
+}  # fmt: skip
 _MAX_ADAPTERS = 36  # of the ICH9 chipset; PIIX3 has 8
 # NetworkAttachmentType -> the kind of network, and the adapter's attribute with its name.
 _KINDS = {
@@ -42,7 +49,8 @@ _KINDS = {
 
 
 def connect(installation: Installation) -> Any:
-    """The vboxapi manager of a new connection. Raises `ReaderUnavailable` where pyvbox or vboxapi cannot load."""
+    """The vboxapi manager of a new connection. Raises `ReaderUnavailable` where pyvbox or vboxapi cannot load, or where
+    VirtualBox is not registered with COM; `VirtualBoxLost` where its API does not start."""
     os.environ.setdefault("VBOX_PROGRAM_PATH", str(installation.program))
     if installation.sdk is not None:
         os.environ.setdefault("VBOX_SDK_PATH", str(installation.sdk))
@@ -59,7 +67,17 @@ def connect(installation: Installation) -> Any:
     except ImportError as error:
         raise ReaderUnavailable(f"the VirtualBox API cannot be loaded ({error})") from error
     except Exception as error:
-        raise VirtualBoxLost(f"its API does not start ({error})") from error
+        raise _connection_error(error, "its API does not start") from error
+
+
+def _connection_error(error: Exception, what: str) -> ReaderUnavailable | VirtualBoxLost:
+    """The error to raise instead. COM's texts are translated, so its codes are named."""
+    code = getattr(error, "hresult", 0) & 0xFFFFFFFF
+    if name := _NOT_REGISTERED.get(code):
+        return ReaderUnavailable(f"Windows does not know its API ({name}); VirtualBox's installer repairs that")
+    if code == _ACCESS_DENIED:
+        return VirtualBoxLost(f"{what} (E_ACCESSDENIED): VirtualBox runs as administrator or as another user")
+    return VirtualBoxLost(f"{what} ({f'0x{code:08x}' if code else error})")
 
 
 class Api:
@@ -75,7 +93,7 @@ class Api:
         try:
             self.vbox = self.manager.getVirtualBox()
         except Exception as error:
-            raise VirtualBoxLost(f"VBoxSVC does not answer ({error})") from error
+            raise _connection_error(error, "VBoxSVC does not answer") from error
         if self.vbox is None:
             raise VirtualBoxLost("VBoxSVC does not answer")
         values = self.manager.constants.all_values

@@ -14,6 +14,7 @@ import pytest
 
 from vmdns.sources import supervisor as supervise
 from vmdns.sources.supervisor import Message, Supervisor
+from vmdns.sources.worker import PATIENT_FAILURES
 
 
 class Played(Supervisor):
@@ -24,7 +25,7 @@ class Played(Supervisor):
         self.program = textwrap.dedent(program)
         self.pauses: list[float] = []
 
-    def start(self, pause: float) -> subprocess.Popen[bytes]:
+    def start(self, pause: float, failures: int) -> subprocess.Popen[bytes]:
         self.pauses.append(pause)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen([sys.executable, "-c", self.program], stdin=pipe, stdout=pipe, stderr=pipe)
@@ -119,3 +120,19 @@ def test_a_request_is_sent_once_until_it_is_fulfilled(monkeypatch: pytest.Monkey
     _, played = play(partial(Played, program), wish, monkeypatch)
     assert [one.get("text") for one in heard] == [None, '{"look": "neighbours"}', '{"look": "neighbours"}']
     played.request_look("neighbours")  # without a worker it is nothing
+
+
+def test_a_single_look_has_no_time_for_an_api_that_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker uses VBoxManage at once where the API does not answer."""
+    program = """
+        import json, sys
+        print(json.dumps({"found": {}, "detail": json.loads(sys.stdin.readline())["failures"]}))
+        for source in ("virtualbox", "leases", "addresses", "neighbours"):
+            print(json.dumps({"put": source, "facts": {}}), flush=True)
+    """
+    monkeypatch.setattr(supervise, "find", lambda environ: True)
+    made = partial(Supervisor, worker=[sys.executable, "-c", textwrap.dedent(program)])
+    monkeypatch.setattr(supervise, "Supervisor", made)
+    found, *puts = supervise.look_once("auto", None, 30.0)
+    assert found["detail"] >= PATIENT_FAILURES
+    assert len(puts) == 4
