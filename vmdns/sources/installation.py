@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -84,16 +85,13 @@ def user_home(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
 
 
 def _folders(environ: Mapping[str, str], platform: str) -> Iterator[Path]:
-    named = ["VBOX_PROGRAM_PATH", "VBOX_APP_HOME"]
+    named = [environ.get("VBOX_PROGRAM_PATH"), environ.get("VBOX_APP_HOME")]
     if platform == "win32":
-        named += ["VBOX_MSI_INSTALL_PATH", "VBOX_INSTALL_PATH"]
-    for variable in named:
-        if folder := environ.get(variable):
-            yield Path(folder)
+        # The environment is as old as this process; VirtualBox may have been installed since then.
+        named += [_registered_folder(), environ.get("VBOX_MSI_INSTALL_PATH"), environ.get("VBOX_INSTALL_PATH")]
+    yield from (Path(folder) for folder in named if folder)
     separator = ";" if platform == "win32" else ":"
-    for folder in environ.get("PATH", "").split(separator):
-        if folder:
-            yield Path(folder)
+    yield from (Path(folder) for folder in environ.get("PATH", "").split(separator) if folder)
     if platform == "win32":
         for variable in ("ProgramW6432", "ProgramFiles", "ProgramFiles(x86)"):
             if folder := environ.get(variable):
@@ -102,10 +100,22 @@ def _folders(environ: Mapping[str, str], platform: str) -> Iterator[Path]:
         yield from map(Path, _PLACES["darwin" if platform == "darwin" else "other"])
 
 
+def _registered_folder() -> str:
+    """Where VirtualBox's installer for Windows says that it is, on whatever drive; '' if it does not."""
+    if sys.platform == "win32":
+        import winreg
+
+        with suppress(OSError):
+            access = winreg.KEY_READ | winreg.KEY_WOW64_64KEY
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Oracle\VirtualBox", 0, access) as key:
+                return str(winreg.QueryValueEx(key, "InstallDir")[0])
+    return ""
+
+
 def _installation(vboxmanage: Path, environ: Mapping[str, str], platform: str) -> Installation:
     program = vboxmanage.parent
     sdk = Path(environ.get("VBOX_SDK_PATH") or program / "sdk")
-    installers = [sdk / "installer" / "python", sdk / "installer"]
+    installers = [sdk / "installer" / "python", sdk / "installer", sdk / "install"]  # the last one: Windows, to 7.1
     if platform not in ("win32", "darwin"):
         for pattern in _MODULES:
             installers += sorted(_MODULES_ROOT.glob(pattern), reverse=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from vmdns.sources import installation
 from vmdns.sources.installation import Installation, find, stamp, user_home
+
+REGISTERED_FOLDER = installation._registered_folder
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,7 @@ def nowhere(tmp_path, monkeypatch):
         {key: tuple(str(root / place.lstrip("/")) for place in places) for key, places in installation._PLACES.items()},
     )
     monkeypatch.setattr(installation, "_MODULES_ROOT", root)
+    monkeypatch.setattr(installation, "_registered_folder", lambda: "")
     return root
 
 
@@ -63,6 +67,35 @@ def test_usual_places(nowhere, platform, place) -> None:
 def test_program_files(tmp_path, variable) -> None:
     real = program(tmp_path / "pf" / "Oracle" / "VirtualBox", "VBoxManage.exe", "VBoxSVC.exe")
     assert find({variable: str(tmp_path / "pf")}, "win32") == Installation(real.parent, real)
+
+
+def test_windows_knows_its_folder_while_the_environment_is_older(tmp_path, monkeypatch) -> None:
+    old = program(tmp_path / "C" / "VirtualBox", "VBoxManage.exe", "VBoxSVC.exe")
+    real = program(tmp_path / "D" / "VirtualBox", "VBoxManage.exe", "VBoxSVC.exe")
+    bindings = package(real.parent / "sdk" / "install")
+    environ = {"VBOX_MSI_INSTALL_PATH": f"{old.parent}/"}
+    assert find(environ, "win32") == Installation(old.parent, old)
+    monkeypatch.setattr(installation, "_registered_folder", lambda: f"{real.parent}/")
+    assert find(environ, "win32") == Installation(real.parent, real, vboxapi=bindings)
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="the registry of Windows")
+def test_the_registry_of_windows(tmp_path) -> None:
+    import winreg
+
+    root, key = winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Oracle\VirtualBox"
+    if REGISTERED_FOLDER():
+        pytest.skip("there is a VirtualBox")
+    try:
+        with winreg.CreateKey(root, key) as one:
+            winreg.SetValueEx(one, "InstallDir", 0, winreg.REG_SZ, "D:\\가상\\VirtualBox\\")
+    except PermissionError:
+        pytest.skip("needs an administrator")
+    try:
+        assert REGISTERED_FOLDER() == "D:\\가상\\VirtualBox\\"
+    finally:
+        winreg.DeleteKey(root, key)
+    assert REGISTERED_FOLDER() == ""
 
 
 @pytest.mark.parametrize(
