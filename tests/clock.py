@@ -29,6 +29,7 @@ class ClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._impatient = _Impatient()
         super().__init__(self._impatient)
+        self._clock_resolution = 1e-9  # that of Windows is coarse
 
     def time(self) -> float:
         return self._impatient.now

@@ -21,7 +21,9 @@ from vmdns.state.name_rules import Owners
 from vmdns.state.snapshot import Policy, Snapshot
 from vmdns.state.static_records import HostsIndex
 
-DEBOUNCE_SECONDS = 0.003
+# asyncio's timers may be early by one tick of its clock, which is 15.6 ms on Windows before Python 3.13.
+TICK_SECONDS = time.get_clock_info("monotonic").resolution
+DEBOUNCE_SECONDS = 0.003 + TICK_SECONDS
 # The next build waits for this many times what the last one took: building has a tenth of a core at most, also where a
 # guest changes its address without end.
 INTERVAL_FACTOR = 10
@@ -139,7 +141,7 @@ class Store:
             job = partial(_build, self.facts, self._policy, self._wall(), self._hosts, self.snapshot)
             try:
                 snapshot, changes, seconds = await self._in_thread(job)
-                next_build = loop.time() + min(INTERVAL_FACTOR * seconds, MAX_INTERVAL)
+                next_build = loop.time() + min(INTERVAL_FACTOR * seconds, MAX_INTERVAL) + TICK_SECONDS
                 if snapshot != self.snapshot:
                     self.snapshot = snapshot
                     for listener in self._listeners:

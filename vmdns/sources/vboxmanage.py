@@ -126,7 +126,7 @@ def choose_locale(available: Iterable[str], platform: str = sys.platform) -> str
 def _cpu_seconds() -> float:
     """CPU seconds of VBoxManage and VBoxSVC, which takes about as much; wall time on Windows."""
     if sys.platform == "win32":
-        return time.monotonic()
+        return time.perf_counter()
     import resource  # POSIX only
 
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -4,6 +4,8 @@ Two faults, measured on 7.2, determine the design:
 - an XPCOM client whose VBoxSVC died can never connect again, so `VirtualBoxLost` ends the process;
 - pyvbox's `events.register_callback` passes null events on to eventProcessed, which kills VBoxSVC. This reader has a
   passive listener of its own and drops null events (IEventSource.getEvent returns one at each timeout).
+
+Times are those of time.perf_counter(), because time.monotonic() of Windows has ticks longer than reading a VM takes.
 """
 
 from __future__ import annotations
@@ -65,22 +67,22 @@ class ApiReader:
     def read(self, seconds: float) -> Mapping[str, Fact]:
         with self._connected():
             first = self._listener is None
-            if self._requested.is_set() or time.monotonic() >= self._next_look:
+            if self._requested.is_set() or time.perf_counter() >= self._next_look:
                 self._requested.clear()
                 self._look()
-            pause = self._next_unread - time.monotonic() if self._unread else seconds
+            pause = self._next_unread - time.perf_counter() if self._unread else seconds
             changed = self._wait_for_events(max(0.0, min(pause, seconds, _EVENT_SECONDS)))
             uuids = [*self._unread] if first else changed
-            if not uuids and time.monotonic() >= self._next_unread:
+            if not uuids and time.perf_counter() >= self._next_unread:
                 uuids = list(islice(self._unread, 1))
             if uuids:
                 self._facts = self._facts.copy()
-            began = time.monotonic()
+            began = time.perf_counter()
             for uuid in uuids:
                 self._unread.pop(uuid, None)
                 self._read_machine(uuid)
             if uuids and not first and not changed:  # events are served between the VMs of a look
-                self._next_unread = began + (time.monotonic() - began) / _SHARE
+                self._next_unread = began + (time.perf_counter() - began) / _SHARE
         return self._facts
 
     def request_look(self) -> None:
@@ -121,7 +123,7 @@ class ApiReader:
         machines = (fact for fact in self._facts.values() if isinstance(fact, Machine) and fact.uuid in self._proxies)
         facts += (replace(machine, registration_index=self._indexes[machine.uuid]) for machine in machines)
         self._facts = {fact_key(fact): fact for fact in facts}
-        self._next_look = time.monotonic() + self._interval
+        self._next_look = time.perf_counter() + self._interval
 
     def _read_machine(self, uuid: str) -> None:
         if uuid not in self._proxies:
