@@ -75,6 +75,7 @@ REMEDIES = {
     "sudo firewall-cmd --reload": "not run: takes firewalld and its D-Bus; the words are those of firewall-cmd(1)",
     "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53": WINDOWS,
     "open x-apple.systempreferences:": MACOS,
+    "sudo {} --unblockapp {}": MACOS,
     # -- lines for vmdns.toml
     "private_domains = [{}]": "contract/faults/test_network.py::"
     "test_a_company_below_local_and_private_addresses_from_outside_and_from_this_computer",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import socket
 import sys
 import threading
@@ -41,6 +42,11 @@ SERVER_SECONDS = 60  # for the running vmdns, or a look at VirtualBox
 # A user is never left without a line for longer. The first comes after half of it: starting takes time as well.
 REPORT_SECONDS = 1.0
 _MAX_BYTES = 16 * 1024 * 1024  # of a browser's settings
+_MACOS_FIREWALL = "/usr/libexec/ApplicationFirewall/socketfilterfw"
+_BLOCKED_PYTHON = re.compile(
+    r"^\d+ *: +(/\S.*?/python[0-9.]*(?:\.app)?)/? *\n\s*\( ?Block incoming connections ?\)",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 Log = Callable[[str], None]
 
@@ -214,7 +220,9 @@ def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
         shown = read_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns")
         return windows_firewall(shown, addresses)
     if sys.platform == "darwin":
-        return macos_firewall(read_output("/usr/libexec/ApplicationFirewall/socketfilterfw", "--getglobalstate"))
+        return macos_firewall(
+            read_output(_MACOS_FIREWALL, "--getglobalstate"), read_output(_MACOS_FIREWALL, "--listapps")
+        )
     return None
 
 
@@ -249,8 +257,14 @@ def windows_firewall(rule: str, addresses: Sequence[str]) -> tuple[str, str] | N
     return "Windows Defender Firewall", f"{command} localip={','.join(addresses)}"
 
 
-def macos_firewall(state: str) -> tuple[str, str] | None:
-    """From `socketfilterfw --getglobalstate`: it asks for programs, not for ports."""
-    if "State = 1" not in state and "State = 2" not in state:
+def macos_firewall(state: str, apps: str) -> tuple[str, str] | None:
+    """From `socketfilterfw --getglobalstate` and `--listapps`, which asks for programs, not for ports.
+
+    `--getappblocked` calls every program permitted. Python is listed by its app or its program.
+    """
+    if "State = 2" in state:
+        return "the firewall (it blocks all)", "open x-apple.systempreferences:"
+    blocked = _BLOCKED_PYTHON.search(apps)
+    if "State = 1" not in state or blocked is None:
         return None
-    return None if "State = 1" in state else ("the firewall (it blocks all)", "open x-apple.systempreferences:")
+    return "the firewall (it blocks Python)", f"sudo {_MACOS_FIREWALL} --unblockapp {shlex.quote(blocked[1])}"

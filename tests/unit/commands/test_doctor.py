@@ -84,15 +84,46 @@ def test_a_firewall_matters_where_guests_ask_from_outside() -> None:
     assert doctor.outer_addresses(None) == []
 
 
-def test_firewalls_of_windows_and_macos() -> None:
+def test_the_firewall_of_windows() -> None:
     assert doctor.windows_firewall(RULE, ["192.168.56.1"]) is None
     missing = doctor.windows_firewall("\nNo rules match the specified criteria.\n", ["192.168.56.1", "192.168.57.1"])
     assert missing is not None
     assert missing[1].endswith(" localport=53 localip=192.168.56.1,192.168.57.1"), "not open to every network"
     assert doctor.windows_firewall("", []) is None
-    assert doctor.macos_firewall("Firewall is disabled. (State = 0)") is None
-    assert doctor.macos_firewall("Firewall is enabled. (State = 1)") is None
-    assert doctor.macos_firewall("Firewall is blocking all non-essential incoming connections. (State = 2)") is not None
+
+
+# Both forms that are known of `socketfilterfw --listapps`.
+APPS = """ALF: total number of apps = 3
+
+1 :  /Applications/My Python.app/Contents/tool
+ \t ( Block incoming connections )
+
+2 :  /opt/homebrew/Cellar/python@3.13/3.13.1/Frameworks/Python.framework/Versions/3.13/Resources/Python.app
+ \t ( {} incoming connections )
+
+3 : /usr/local/bin/other
+             (Block incoming connections)
+"""
+UNBLOCK = "sudo /usr/libexec/ApplicationFirewall/socketfilterfw --unblockapp "
+
+
+@pytest.mark.parametrize(
+    ("state", "apps", "command"),
+    [
+        ("Firewall is disabled. (State = 0)", APPS.format("Block"), ""),
+        ("Firewall is enabled. (State = 1)", "", ""),
+        ("Firewall is enabled. (State = 1)", APPS.format("Allow"), ""),
+        ("Firewall is enabled. (State = 1)", APPS.format("Block"),
+         f"{UNBLOCK}/opt/homebrew/Cellar/python@3.13/3.13.1/Frameworks/Python.framework/Versions/3.13/Resources/Python.app"),
+        ("Firewall is enabled. (State = 1)", "1 : /my tools/python3.12 \n     (Block incoming connections)",
+         f"{UNBLOCK}'/my tools/python3.12'"),
+        ("Firewall is blocking all non-essential incoming connections. (State = 2)", "",
+         "open x-apple.systempreferences:"),
+    ],
+)  # fmt: skip
+def test_the_firewall_of_macos(state: str, apps: str, command: str) -> None:
+    found = doctor.macos_firewall(state, apps)
+    assert (found[1] if found else "") == command
 
 
 @contextmanager
