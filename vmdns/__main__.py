@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> int:
-    """Runs one command. Ctrl-C while its modules are imported ends the process without a traceback."""
+    """Runs one command. Ctrl-C ends the process, without a traceback, unless the command handles it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from vmdns.cli import main as run

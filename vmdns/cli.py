@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from vmdns import cli_format
 from vmdns.cli_parser import build_parser, complete, completion_script, run_parser
-from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, standard_streams
+from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, interruption, standard_streams
 from vmdns.dns.escape import escape_text
 
 INTERRUPTED = 130  # the status that shells give a command that Ctrl-C ended
@@ -27,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     status, exited = DONE, None
     try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as __main__ sets it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         standard_streams.prepare()
         sys.excepthook = _print_uncaught
         status = _run_command(argv)
@@ -38,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = INTERRUPTED
     failure = standard_streams.flush()
     unwritten = _end_output(failure) if failure is not None else DONE
-    if exited is not None and not unwritten:
+    if exited is not None and (exited.code or not unwritten):
         raise exited
     return status or unwritten
 
@@ -61,6 +58,8 @@ def _run_command(argv: Sequence[str] | None) -> int:
     try:
         home = _check_folder(getattr(arguments, "vbox_home", ""))
         arguments.vbox_home = home
+        if arguments.command in ("host", "hosts", "wire", "service"):
+            interruption.raise_exceptions()
         arguments.server = RunningServer(home, demo=getattr(arguments, "demo", False))
         return _COMMANDS[arguments.command](arguments)
     except expected as error:

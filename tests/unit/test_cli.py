@@ -339,27 +339,6 @@ def test_commands_load_only_what_they_need(arguments: list[str]) -> None:
     assert not loaded & {"asyncio", "dns", "idna", "watchdog", "tomllib", "vmdns.config", "virtualbox"}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
-def test_ctrl_c_ends_watching() -> None:
-    import signal
-
-    async def endless(message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        yield NAMES
-        await asyncio.Event().wait()
-
-    with serving(endless):
-        watching = subprocess.Popen(
-            [sys.executable, "-m", "vmdns", "names", "--watch", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert watching.stdout is not None
-        assert json.loads(watching.stdout.readline()) == NAMES
-        watching.send_signal(signal.SIGINT)
-        _, err = watching.communicate(timeout=30)
-    assert (watching.returncode, err) == (130, b"")
-
-
 INTERRUPTED = """
 import importlib.abc, os, runpy, signal, sys
 

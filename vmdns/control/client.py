@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vmdns.files import read_regular
 
 CONNECT_SECONDS = 2.0
+SIGNAL_SECONDS = 0.25  # the longest that Ctrl-C waits
 DEMO = "demo"  # the key of `vmdns demo`, which has no VirtualBox home
 
 
@@ -64,38 +67,57 @@ def stream(
     folder: Path, key: str | None, message: dict[str, Any], timeout: float | None = None
 ) -> Iterator[dict[str, Any]]:
     """The lines of a response that lasts. Raises as `request` does, at once where nothing runs."""
-    connection = _send(folder, key, message, timeout)
+    connection = _send(folder, key, message)
 
     def lines() -> Iterator[dict[str, Any]]:
-        with connection, connection.makefile("rb") as file:
-            while (line := read_line(file, timeout)) is not None:
-                yield line
+        with connection:
+            yield from read_lines(lambda: _receive(connection, timeout))
 
     return lines()
 
 
-def read_line(file: Any, timeout: float | None) -> dict[str, Any] | None:
-    """The next line of a response, None at its end. Raises `ControlError`."""
+def read_lines(receive: Callable[[], bytes]) -> Iterator[dict[str, Any]]:
+    """The lines of a response. receive: its next part, b"" at the end. Raises `ControlError`."""
+    start = b""
+    while data := receive():
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            yield _parse(start + line)
+            start = b""
+        start += rest
+    if start:
+        raise ControlError("vmdns broke off in the middle of an answer")
+
+
+def _receive(connection: socket.socket, timeout: float | None) -> bytes:
+    """What comes next, b"" at the end. A wait in short parts, as no signal ends a wait for a socket on Windows."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        connection.settimeout(max(0.001, min(SIGNAL_SECONDS, end - time.monotonic())))
+        try:
+            return connection.recv(65536)
+        except TimeoutError:
+            if time.monotonic() >= end:
+                raise ControlError(f"vmdns does not answer within {timeout:g} s; end it and start it again") from None
+        except OSError as error:
+            raise ControlError(f"vmdns broke off: {error.strerror}") from None
+
+
+def _parse(line: bytes) -> dict[str, Any]:
     try:
-        raw = file.readline()
-        line = json.loads(raw) if raw else None
-    except TimeoutError:
-        raise ControlError(f"vmdns does not answer within {timeout:g} s; end it and start it again") from None
-    except OSError as error:
-        raise ControlError(f"vmdns broke off: {error.strerror}") from None
+        message = json.loads(line)
     except (ValueError, RecursionError):
         raise ControlError("vmdns broke off in the middle of an answer") from None
-    if line is not None and not isinstance(line, dict):
+    if not isinstance(message, dict):
         raise ControlError("what answers there is not vmdns")
-    return line
+    return message
 
 
-def _send(folder: Path, key: str | None, message: dict[str, Any], timeout: float | None) -> socket.socket:
+def _send(folder: Path, key: str | None, message: dict[str, Any]) -> socket.socket:
     connection, token = _connect(folder, key)
     try:
         text = json.dumps({**message, "token": token} if token else message)
         connection.sendall(text.encode("ascii") + b"\n")
-        connection.settimeout(timeout)
     except OSError as error:
         connection.close()
         raise ControlError(f"vmdns takes no request: {error.strerror or error}") from None

@@ -151,8 +151,8 @@ def prepare_process(log: Log) -> None:
 
 
 def handle_signals(stop: Call, reload: Call, log_status: Call) -> None:
-    """SIGINT, SIGTERM and a closed terminal end vmdns, SIGHUP reads its files again, SIGUSR1 logs the status, SIGUSR2
-    does nothing: from now on, in the running event loop."""
+    """SIGINT, SIGTERM, SIGBREAK and a closed terminal or console end vmdns, SIGHUP reads its files again, SIGUSR1 logs
+    the status, SIGUSR2 does nothing: from now on, in the running event loop."""
     loop = asyncio.get_running_loop()
     on_terminal = _has_terminal()
 
@@ -174,7 +174,10 @@ def handle_signals(stop: Call, reload: Call, log_status: Call) -> None:
         if hasattr(signal, name):
             _handle_signal(loop, getattr(signal, name), call)
     if sys.platform == "win32":
-        # The loop's selector sleeps through signals there, unless they write to a socket that it watches. Not run yet.
+        from vmdns.windows.console import interrupt_when_closed
+
+        interrupt_when_closed()
+        # The loop's selector sleeps through signals there, unless they write to a socket that it watches.
         reading, writing = socket.socketpair()
         for one in (reading, writing):
             one.setblocking(False)

@@ -170,7 +170,10 @@ def helper_command(module: str, arguments: Sequence[str]) -> list[str]:
 def serve_requests(arguments: Sequence[str], carry_out: Callable[[Any], None]) -> None:
     """The helper's side: carries out each request and answers it with the text of its error, '' without one. Returns at
     the end of requests. arguments end with the port and token that `connect_helper` added, if it did."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # They also reach vmdns, which ends this process by its input.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     requests: IO[str] = sys.stdin
     answers: IO[str] = sys.stdout
     if arguments and arguments[-1].startswith(_CONNECT):

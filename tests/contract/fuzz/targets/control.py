@@ -9,11 +9,12 @@ import asyncio
 import io
 import json
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from tests.contract.fuzz.targets.datagram import SERVER
 from tests.testzone import SNAPSHOT
-from vmdns.control.client import ControlError, read_line
+from vmdns.control.client import ControlError, read_lines
 from vmdns.control.requests import Requests, query_server
 from vmdns.control.server import MAX_REQUEST, ControlServer
 
@@ -37,10 +38,10 @@ class MemoryWriter:
 def check(data: bytes) -> None:
     if data[:1] >= b"\xe0":
         try:
-            line = read_line(io.BytesIO(data[1:]), 1.0)
+            lines = list(read_lines(partial(io.BytesIO(data[1:]).read, 7)))
         except ControlError:
             return
-        assert line is None or isinstance(line, dict)
+        assert all(isinstance(line, dict) for line in lines)
         return
     LOOP.run_until_complete(_serve(data[1:], token=data[:1] >= b"\x80"))
 
