@@ -37,7 +37,7 @@ from vmdns.state.facts import (
 )
 from vmdns.state.findings import Problem
 from vmdns.state.guests import Guest
-from vmdns.state.networks import LEASE, Address
+from vmdns.state.networks import LEASE
 from vmdns.state.snapshot import Policy
 
 
@@ -64,11 +64,6 @@ def addresses(machine: Machine, *facts: Fact) -> list[str]:
 
 
 # -- what VirtualBox's DHCP gave ------------------------------------------------------------------------------
-
-
-def test_a_lease_is_joined_by_mac_and_network() -> None:
-    guest = find_guest(vm(1), lease(1, "10.0.2.4"), lease(2, "10.0.2.5"), lease(1, "10.0.2.6", OTHER))
-    assert guest.addresses == (Address("10.0.2.4", LAB, mac(1), LEASE, "DHCP lease of lab", NOW - 60, NOW + 540),)
 
 
 @pytest.mark.parametrize(
@@ -321,20 +316,6 @@ def test_a_nat_network_with_an_odd_prefix_harms_nothing(prefix: str) -> None:
     network = Network("natnetwork", "odd")
     machine = vm(1, "web", network, reports=(report(1, "10.0.2.9"),))
     assert found(machine, NatNetwork("odd", prefix)) == ([("10.0.2.9", ADDITIONS)], [])
-
-
-@pytest.mark.parametrize(
-    ("facts", "until"),
-    [
-        ((), 0.0),
-        ((lease(1, "10.0.2.4"),), NOW + 540),
-        ((lease(1, "10.0.2.4"), lease(1, "10.0.2.5", issued=NOW - 100)), NOW + 500),
-        ((lease(1, "10.0.2.4", issued=NOW - 600),), 0.0),  # over
-    ],
-)
-def test_when_the_first_lease_ends(facts: tuple[Fact, ...], until: float) -> None:
-    world = (*facts, vm(1), vm(2, "db", state="Saved"))
-    assert build(world, Policy(), NOW, 1).valid_until == until
 
 
 def test_many_vms_at_one_address_are_one_problem() -> None:

@@ -20,7 +20,6 @@ from vmdns.state.findings import (
     domain_to_allow,
     find_server_findings,
     has_no_problem,
-    join_words,
 )
 from vmdns.state.snapshot import Policy, Snapshot
 
@@ -267,10 +266,6 @@ def test_a_vm_with_a_rule_needs_nothing() -> None:
 def test_a_vm_on_another_network_with_the_same_mac_is_no_copy() -> None:
     other = replace(vm(3, "copy", OTHER), adapters=(replace(vm(1).adapters[0], network=OTHER),))
     assert not [one for one in found(vm(1), lease(1, "10.0.2.4"), other) if "MAC" in one.text]
-
-
-def test_words_are_joined() -> None:
-    assert [join_words(list(some)) for some in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
 # -- names that are forwarded -------------------------------------------------------------------------------------

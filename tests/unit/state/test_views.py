@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests import facts
-from tests.facts import BRIDGED, HOSTONLY, INTNET, LAB, NAT, NOW, OTHER, lease, report, vm
+from tests.facts import BRIDGED, HOSTONLY, LAB, NAT, NOW, OTHER, report, vm
 from vmdns.dns.message import AAAA, SRV, A
 from vmdns.dns.name import to_text, to_wire
 from vmdns.state.build import build
@@ -123,14 +123,6 @@ def natted(*rules: PortForward, number: int = 1, name: str = "web") -> Fact:
 @pytest.mark.parametrize(
     ("world", "expected"),
     [
-        (
-            (vm(1, "web", LAB, HOSTONLY, BRIDGED, INTNET, NAT, reports=(
-                report(1 + 512, "192.168.1.77"), report(1 + 768, "172.31.0.4"), report(1 + 1024, "10.0.2.15"),
-            )), lease(1, "10.0.2.4"), lease(257, "192.168.56.101", HOSTONLY)),
-            {"host": ["192.168.56.101", "192.168.1.77"], "lab": ["10.0.2.4"],
-             "other": ["192.168.56.101", "192.168.1.77"], "nat": ["192.168.56.101", "192.168.1.77"],
-             "hostonly": ["192.168.56.101"], "lan": ["192.168.1.77"]},
-        ),
         # Two interfaces of the host on one LAN are one network.
         (
             (vm(1, "web", LAN2, reports=(report(1, "192.168.1.77"),)),),
