@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.contract.test_run import Run
 from tests.unit.sources.twohosts import TwoHosts, missing, two_hosts
 
 pytestmark = pytest.mark.skipif(missing() != "", reason=missing() or "-")
 
 DOOR, STRANGER, PORT = "192.0.2.1", "192.0.2.77", 53
-READY_SECONDS = 30.0
 
 # What the stranger does: each question 20 times by UDP, as many as that by TCP; the rcodes, and bytes by UDP.
 ASKING = """
@@ -55,33 +54,18 @@ def serving(hosts: TwoHosts, folder: Path, config: str) -> Iterator[None]:
     """vmdns in the host's namespace, with a file for its configuration, and no VirtualBox."""
     hosts.ip(hosts.host, "addr", "add", f"{DOOR}/24", "dev", "lan0")
     hosts.ip(hosts.guest, "addr", "add", f"{STRANGER}/24", "dev", "eth0")
-    (folder / "vmdns.toml").write_text(config)
-    environ = {
-        **os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_STATE_HOME": str(folder),
-        "XDG_RUNTIME_DIR": str(folder), "VBOX_USER_HOME": str(folder), "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
-    command = ["ip", "netns", "exec", hosts.host, sys.executable, "-m", "vmdns", "run"]
-    process = subprocess.Popen(
-        [*command, "--config", str(folder / "vmdns.toml")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env=environ,
-    )  # fmt: skip
-    late = threading.Timer(READY_SECONDS, process.kill)
-    late.start()
+    file = folder / "vmdns.toml"
+    file.write_text(config)
+
+    def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["ip", "netns", "exec", hosts.host, *command], **how)
+
+    run = Run(folder, "--config", str(file), start=start)
     try:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if "ready:" in line:
-                break
-        else:
-            pytest.fail("vmdns ended: " + "".join(lines))
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        run.saw("ready:")
         yield
     finally:
-        late.cancel()
-        process.terminate()
-        process.wait(10)
+        run.stop()
 
 
 def asked(hosts: TwoHosts, *names: str) -> dict[str, dict[str, dict[str, int]]]:
