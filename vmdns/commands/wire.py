@@ -17,14 +17,14 @@ from vmdns.host.folders import state_folder
 from vmdns.host.plan import Journal, JournalEntry, Kinds, apply, plan, undo
 from vmdns.host.resolver import read_upstreams
 from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress, is_assigned
-from vmdns.host.virtualbox_dhcp import HOST_ONLY, SETTINGS, DhcpGroup, DhcpServerNotRunning, VirtualBox
+from vmdns.host.virtualbox_dhcp import SETTINGS, DhcpGroup, DhcpServerNotRunning, VirtualBox
 from vmdns.host.wire_plan import NetworkRow, WireState, plan_networks
 from vmdns.sources import vboxmanage as output
 from vmdns.sources.installation import WSL_HINT, find, user_home
 from vmdns.sources.reader import wrong_home
 from vmdns.sources.settings_file import is_registry_of, read_host_only_networks, read_registry
 from vmdns.sources.vboxmanage import VBoxManage, VBoxManageError
-from vmdns.state.facts import HostAddress, HostInterface
+from vmdns.state.facts import HOST_IF, HostAddress, HostInterface
 from vmdns.state.views import GIVEN, index_host_networks
 
 SCOPE = "wire"
@@ -161,7 +161,7 @@ class Wire:
 
     def _named(self, network: str, known: Sequence[str]) -> set[str]:
         """Those of the known networks that are meant: all, or the one of this name."""
-        found = {one for one in known if not network or one in (network, HOST_ONLY + network)}
+        found = {one for one in known if not network or one in (network, HOST_IF + network)}
         if network and not found:
             there = ", ".join(dict.fromkeys(known)) or "none"
             raise CommandError(f"there is no network {network} that vmdns could wire, or did; there is {there}")

@@ -24,9 +24,9 @@ from xml.etree import ElementTree as xml
 from vmdns.files import read_regular
 from vmdns.host.plan import Setting
 from vmdns.state.external_data import MAC_WILDCARD_FOR_ALL, MAX_BYTES, find_name_servers, is_true, parse_xml
+from vmdns.state.facts import HOST_IF
 
 GROUP = "vmdns"
-HOST_ONLY = "HostInterfaceNetworking-"  # before an interface's name: its DHCP server's network (networkName)
 _REGISTRY = "{*}Global/{*}NetserviceRegistry/"
 # VBoxManage's names of a DHCP server's addresses, and those in VirtualBox.xml.
 ADDRESSES = {"server-ip": "IPAddress", "netmask": "networkMask", "lower-ip": "lowerIP", "upper-ip": "upperIP"}
@@ -186,7 +186,7 @@ def _restart(network: str) -> list[str]:
 
 def title(network: str) -> str:
     """The user's name of a DHCP server's network."""
-    return f"host-only {network[len(HOST_ONLY) :]}" if network.startswith(HOST_ONLY) else network
+    return f"host-only {network[len(HOST_IF) :]}" if network.startswith(HOST_IF) else network
 
 
 @dataclass(frozen=True)

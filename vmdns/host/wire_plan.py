@@ -8,7 +8,7 @@ host-only network reaches the host's address on it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv4Address
 from typing import Any
 
 from vmdns.host.plan import Setting, Step
@@ -16,7 +16,6 @@ from vmdns.host.system_settings import RESOLVER_ADDRESS, LoopbackAddress
 from vmdns.host.virtualbox_dhcp import (
     ADDRESSES,
     GROUP,
-    HOST_ONLY,
     DhcpGroup,
     DhcpLowerAddress,
     DhcpServerPresence,
@@ -26,7 +25,9 @@ from vmdns.host.virtualbox_dhcp import (
     VirtualBox,
     title,
 )
-from vmdns.state.facts import HostInterface
+from vmdns.state.facts import HOST_IF, HostInterface
+from vmdns.state.findings import quote_for_shell
+from vmdns.state.networks import ipv4
 from vmdns.state.views import GIVEN
 
 _LIBSLIRP = (7, 2)  # the version that replaced the engine of NAT Networks
@@ -92,19 +93,12 @@ def plan_networks(look: WireState) -> list[NetworkRow]:
     for net in look.networks.nat:
         _plan_nat(add(net.name, "natnetwork"), net, look, own[net.name])
     for interface in look.interfaces:
-        _plan_host_only(add(HOST_ONLY + interface.name, "hostonly"), interface, look)
+        _plan_host_only(add(HOST_IF + interface.name, "hostonly"), interface, look)
     for server in servers.values():
-        if server.network not in found and server.enabled and not server.network.startswith(HOST_ONLY):
+        if server.network not in found and server.enabled and not server.network.startswith(HOST_IF):
             note = "an internal network: this computer is not on it, so its guests cannot reach vmdns"
             add(server.network, "intnet").notes.append(note)
     return list(found.values())
-
-
-def _parse_address(text: str) -> IPv4Address | None:
-    try:
-        return IPv4Address(text)
-    except AddressValueError:
-        return None
 
 
 def _own_addresses(look: WireState) -> dict[str, str]:
@@ -112,7 +106,7 @@ def _own_addresses(look: WireState) -> dict[str, str]:
     owners: dict[str, str] = {}
     for net in look.networks.nat:
         mine = (look.networks.own_group(net.name) or {}).get("6", "")
-        if (at := _parse_address(mine)) and at in GIVEN and mine != RESOLVER_ADDRESS:
+        if (at := ipv4(mine)) and at in GIVEN and mine != RESOLVER_ADDRESS:
             owners.setdefault(mine, net.name)
     used = {one for server in look.networks.servers.values() for one in server.name_servers}
     # Foreign addresses are those of another user's vmdns, or set by someone else.
@@ -129,9 +123,9 @@ def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: st
         return
     if not net.dhcp or (server is not None and not server.enabled):
         how = (
-            f"VBoxManage natnetwork modify --netname {_quote(net.name)} --dhcp on"
+            f"VBoxManage natnetwork modify --netname {quote_for_shell(net.name)} --dhcp on"
             if not net.dhcp
-            else f"VBoxManage dhcpserver modify --network={_quote(net.name)} --enable"
+            else f"VBoxManage dhcpserver modify --network={quote_for_shell(net.name)} --enable"
         )
         row.notes.append(f"its DHCP server is off, so guests are given nothing; switch it on: {how}")
         return
@@ -145,7 +139,7 @@ def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: st
     if not look.modern and not net.loopback:
         row.notes.append(
             f"no address in it leads to this computer; make one: "
-            f"VBoxManage natnetwork modify --netname {_quote(net.name)} --loopback-4 127.0.0.1=2"
+            f"VBoxManage natnetwork modify --netname {quote_for_shell(net.name)} --loopback-4 127.0.0.1=2"
         )
     elif not look.modern:
         row.server = str(first + net.loopback)
@@ -176,28 +170,24 @@ def _plan_nat(row: NetworkRow, net: NatNetworkSettings, look: WireState, own: st
 
 def _raise_lower(row: NetworkRow, server: DhcpSettings, first: IPv4Address, look: WireState) -> None:
     """Keeps guests off the fourth address where the engine answers at it: the first guest would have it too."""
-    lower, upper = _parse_address(server.addresses["lower-ip"]), _parse_address(server.addresses["upper-ip"])
-    loopback = bool(look.resolvers) and all((at := _parse_address(one)) and at.is_loopback for one in look.resolvers)
+    lower, upper = ipv4(server.addresses["lower-ip"]), ipv4(server.addresses["upper-ip"])
+    loopback = bool(look.resolvers) and all((at := ipv4(one)) and at.is_loopback for one in look.resolvers)
     if loopback and lower and upper and lower <= first + 3 < upper:
         row.want.append((DhcpLowerAddress(server.network, look.box), str(first + 4)))
 
 
 def _plan_host_only(row: NetworkRow, interface: HostInterface, look: WireState) -> None:
     if interface.vmnet:
-        at = _address(interface)
-        row.notes.append(f"macOS gives its guests their settings, which cannot be changed: enter {at} in the guest")
+        enter = f"enter {interface.address} in the guest"
+        row.notes.append(f"macOS gives its guests their settings, which cannot be changed: {enter}")
         return
     server = look.networks.servers.get(row.network)
     if server is None or not server.enabled:
         verb = "has no DHCP server" if server is None else "has its DHCP server switched off"
-        row.notes.append(f"{verb}, so guests get no settings from VirtualBox: enter {_address(interface)} in the guest")
+        row.notes.append(f"{verb}, so guests get no settings from VirtualBox: enter {interface.address} in the guest")
         return
-    row.server = _address(interface)
+    row.server = interface.address
     _plan_group(row, server, look)
-
-
-def _address(interface: HostInterface) -> str:
-    return interface.prefix.partition("/")[0]
 
 
 def _plan_group(row: NetworkRow, server: DhcpSettings | None, look: WireState) -> None:
@@ -210,7 +200,7 @@ def _plan_group(row: NetworkRow, server: DhcpSettings | None, look: WireState) -
     if "else" in groups.get(GROUP, {}) and row.network not in look.groups:
         row.notes.append(
             f"its DHCP server has a group {GROUP} that is not vmdns'; take it away: "
-            f"VBoxManage dhcpserver modify --network={_quote(row.network)} --group={GROUP} --remove-config"
+            f"VBoxManage dhcpserver modify --network={quote_for_shell(row.network)} --group={GROUP} --remove-config"
         )
         row.server, row.want = "", []
         return
@@ -221,7 +211,3 @@ def _plan_group(row: NetworkRow, server: DhcpSettings | None, look: WireState) -
             row.notes.append(f"the group {name} of its DHCP server comes before that of vmdns, and may outrank it")
     if server is not None and server.others:
         row.notes.append("single guests have settings of their own in its DHCP server, which may outrank vmdns'")
-
-
-def _quote(name: str) -> str:
-    return name if name.isidentifier() else f"'{name}'"

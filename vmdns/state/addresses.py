@@ -11,9 +11,9 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_interface
 
 from vmdns.dns.name import to_label
-from vmdns.state.facts import Adapter, Machine, PortForward
+from vmdns.state.facts import HOST_IF, Adapter, Machine, PortForward
 from vmdns.state.findings import Problem
-from vmdns.state.networks import HOST_IF, LEASE, Address, NetworkIndex, file_key, find_dhcp_address, find_leases, ipv4
+from vmdns.state.networks import LEASE, Address, NetworkIndex, file_key, find_dhcp_address, find_leases, ipv4
 
 # Guest Additions report every 10 s; within this many seconds they are taken to be at work still.
 ALIVE_SECONDS = 30.0

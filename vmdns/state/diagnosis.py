@@ -22,6 +22,7 @@ from vmdns.state.findings import (
     find_server_findings,
     join_words,
     list_of,
+    quote_for_shell,
 )
 from vmdns.state.guests import SAME_MAC, Guest, replug_command
 from vmdns.state.networks import FIXED, LEASE, Address
@@ -72,7 +73,7 @@ class DoctorInput:
     def vmnets(self) -> dict[Network, str]:
         """The host-only networks of macOS, whose DHCP server is the system's, with the host's address on each."""
         found = (fact for fact in self.facts if isinstance(fact, HostInterface) and fact.vmnet)
-        return {Network("hostonly", fact.name): fact.prefix.partition("/")[0] for fact in found}
+        return {Network("hostonly", fact.name): fact.address for fact in found}
 
     @cached_property
     def online(self) -> list[tuple[Machine, Adapter]]:
@@ -115,7 +116,7 @@ def _check_networks(inputs: DoctorInput) -> Iterator[Finding]:
 
 def _check_name_servers(inputs: DoctorInput, network: Network) -> Iterator[Finding]:
     subject, server = network.title, inputs.servers.get(network.dhcp_name)
-    wire = f"vmdns wire --network {_quote_for_shell(network.name)} --apply"
+    wire = f"vmdns wire --network {quote_for_shell(network.name)} --apply"
     if server is None or not server.enabled:
         what = "has no DHCP server" if server is None else "has its DHCP server switched off"
         if network.kind == "natnetwork":
@@ -127,7 +128,7 @@ def _check_name_servers(inputs: DoctorInput, network: Network) -> Iterator[Findi
             where = f"{address or 'the address of vmdns'} is the DNS server"
             yield Finding(subject, OK, f"{who}; guests in which {where} ask vmdns")
         else:
-            command = f"VBoxManage dhcpserver modify --network={_quote_for_shell(server.network)} --enable"
+            command = f"VBoxManage dhcpserver modify --network={quote_for_shell(server.network)} --enable"
             yield Finding(subject, WARNING, what, command)
         return
     level = PROBLEM if any(adapter.network == network for _, adapter in inputs.online) else WARNING
@@ -233,9 +234,3 @@ def _make_silent_finding(subject: str, one: Address, machine: Machine, address: 
     slot = next((adapter.slot for adapter in machine.adapters if adapter.mac == one.mac), 0)
     text += "; it does once it has renewed its lease: restart it, or unplug its cable and plug it in"
     return Finding(subject, WARNING, text, replug_command(machine, slot))
-
-
-def _quote_for_shell(text: str) -> str:
-    """A word of a command line, quoted where it must be; the same in all shells."""
-    plain = text and all(char.isalnum() or char in "-_./" for char in text)
-    return text if plain else '"' + text.replace('"', '\\"') + '"'

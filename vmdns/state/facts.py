@@ -17,6 +17,7 @@ ONLINE_STATES = frozenset(
         "OnlineSnapshotting",
     }
 )  # fmt: skip
+HOST_IF = "HostInterfaceNetworking-"  # before an interface's name: its DHCP server's network (networkName)
 # How tables and sentences call a kind of network.
 _TITLES = {
     "nat": ("NAT", "NAT"),
@@ -56,7 +57,7 @@ class Network:
             return self.name
         if self.kind in ("hostonly", "bridged"):
             # On macOS the name of a bridged interface goes on with what people call it, `en0: Wi-Fi`.
-            return f"HostInterfaceNetworking-{self.name.partition(': ')[0]}"
+            return f"{HOST_IF}{self.name.partition(': ')[0]}"
         return ""
 
 
@@ -155,6 +156,11 @@ class HostInterface:
     name: str
     prefix: str
     vmnet: bool = False
+
+    @property
+    def address(self) -> str:
+        """The address without the prefix length."""
+        return self.prefix.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

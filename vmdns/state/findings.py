@@ -66,6 +66,12 @@ def join_words(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def quote_for_shell(text: str) -> str:
+    """A word of a command line, quoted where it must be; the same in all shells."""
+    plain = text and all(char.isalnum() or char in "-_./" for char in text)
+    return text if plain else '"' + text.replace('"', '\\"') + '"'
+
+
 def has_no_problem(findings: Iterable[Finding]) -> bool:
     """Whether nothing is a problem; a warning is none."""
     return all(one.level != PROBLEM for one in findings)

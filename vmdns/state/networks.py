@@ -9,10 +9,20 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from vmdns.state.facts import Adapter, DhcpServer, Fact, HostInterface, Lease, Machine, NatNetwork, Neighbour, Network
+from vmdns.state.facts import (
+    HOST_IF,
+    Adapter,
+    DhcpServer,
+    Fact,
+    HostInterface,
+    Lease,
+    Machine,
+    NatNetwork,
+    Neighbour,
+    Network,
+)
 from vmdns.state.views import HostNetworks, index_host_networks, parse_interface
 
-HOST_IF = "HostInterfaceNetworking-"
 FIXED, LEASE = "fixed address", "lease"
 
 
@@ -97,7 +107,7 @@ def index_networks(facts: Iterable[Fact], resolvers: tuple[str, ...], now: float
                 found.holders.setdefault(fact.address, set()).add((fact.interface, fact.mac))
             case HostInterface():
                 name = f"{HOST_IF}{fact.name}"
-                found.hosts_own.setdefault(name, set()).add(fact.prefix.partition("/")[0])
+                found.hosts_own.setdefault(name, set()).add(fact.address)
                 prefix = _parse_prefix(fact.prefix)
                 if prefix is not None:
                     found.prefixes.setdefault(name, []).append(prefix)
