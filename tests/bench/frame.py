@@ -51,11 +51,11 @@ def run(main: Callable[[Path], int]) -> int:
         return main(Path(folder))
 
 
-def compile_program(name: str, folder: Path, source: Path = HERE) -> Path:
+def compile_program(name: str, folder: Path) -> Path:
     """The program made of NAME.c, in this folder. Raises CalledProcessError; gcc's messages go to standard error."""
     program = folder / name
     if not program.exists():
-        command = ["gcc", "-O2", "-Wall", "-Wno-unused-result", "-o", str(program), str(source / f"{name}.c")]
+        command = ["gcc", "-O2", "-Wall", "-Wno-unused-result", "-o", str(program), str(HERE / f"{name}.c")]
         subprocess.run(command, check=True)
     return program
 

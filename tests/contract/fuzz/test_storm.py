@@ -22,4 +22,5 @@ def test_every_packet_of_a_storm_is_answered(tmp_path: Path) -> None:
     found = storm(20_000, 1, tmp_path)
     assert not found["faults"], found
     assert found["answered"] + found["silent"] == found["sent"] == 20_000
-    assert min(found["silent"], *found["rcodes"][:6]) > 0, "nothing was tried that gets this"
+    rcodes = [found.get(f"rcode {number}", 0) for number in range(6)]
+    assert min(found["silent"], *rcodes) > 0, "nothing was tried that gets this"
