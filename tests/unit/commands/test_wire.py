@@ -286,6 +286,19 @@ def test_guests_that_run_are_named(box: FakeBox, host: Host) -> None:
     assert run_wire("apply")[0]["guests"] == []
 
 
+def test_a_host_only_network_of_macos_is_listed_and_left(box: FakeBox, host: Host) -> None:
+    one = '<HostOnlyNetwork name="Legacy vboxnet0 Network" mask="255.255.255.0" ipLower="192.168.77.1" enabled="true"/>'
+    text = box.file.read_text("utf-8")
+    box.file.write_text(
+        text.replace("</NATNetworks>", f"</NATNetworks><HostOnlyNetworks>{one}</HostOnlyNetworks>"), "utf-8"
+    )
+    [row] = wire().plan("Legacy vboxnet0 Network")
+    assert (row.title, row.steps) == ("host-only Legacy vboxnet0 Network", [])
+    assert row.notes == [
+        "macOS gives its guests their settings, which cannot be changed: enter 192.168.77.1 in the guest"
+    ]
+
+
 @pytest.mark.parametrize(("may", "after"), [(True, 0), (True, 2), (True, 3), (True, 7), (False, 0), (False, 3)])
 def test_stopped_between_two_steps_and_undone(box: FakeBox, host: Host, may: bool, after: int) -> None:
     """A step is logged when the journal is written and the setting is not."""

@@ -151,6 +151,21 @@ def test_networks_stay_while_virtualbox_xml_is_replaced(world: World, reader: Ap
     assert after == before
 
 
+def test_host_only_networks_of_macos_come_and_go(world: World, reader: ApiReader, tmp_path: Path) -> None:
+    """VirtualBox has no event for them; the worker requests a look when VirtualBox.xml changes."""
+    file = tmp_path / "VirtualBox.xml"
+    before, text = reader.read(0.0), file.read_text("utf-8")
+    one = '<HostOnlyNetwork name="Lab" mask="255.255.255.0" ipLower="192.168.77.1" enabled="true"/>'
+    found = {"interface:Lab 192.168.77.1/24": HostInterface("Lab", "192.168.77.1/24", vmnet=True)}
+    with_one = text.replace("</NATNetworks>", f"</NATNetworks><HostOnlyNetworks>{one}</HostOnlyNetworks>")
+    for content, more in ((with_one, found), (text, {})):
+        file.write_text(content, "utf-8")
+        reader.request_look()
+        for _ in range(4):
+            after = reader.read(0.0)
+        assert after == {**before, **more}
+
+
 def test_lost(world: World, reader: ApiReader, tmp_path: Path) -> None:
     world.ended = True
     with pytest.raises(VirtualBoxLost, match="VBoxSVC ended"):
