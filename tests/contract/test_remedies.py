@@ -73,7 +73,8 @@ REMEDIES = {
     "sudo firewall-cmd --permanent --add-rich-rule='rule family=ipv{} destination address={} service name=dns "
     "accept'": "not run: takes firewalld and its D-Bus; the words are those of firewalld.richlanguage(5)",
     "sudo firewall-cmd --reload": "not run: takes firewalld and its D-Bus; the words are those of firewall-cmd(1)",
-    "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53": WINDOWS,
+    "New-NetFirewallRule -DisplayName vmdns -Direction Inbound -Action Allow -LocalPort {}": WINDOWS,
+    "Disable-NetFirewallRule -Name {}": WINDOWS,
     "open x-apple.systempreferences:": MACOS,
     "sudo {} --unblockapp {}": MACOS,
     # -- lines for vmdns.toml
@@ -92,6 +93,7 @@ REMEDIES = {
 _COMMANDS = "|".join(sorted(next(iter(build_parser()._subparsers._group_actions)).choices))  # type: ignore[union-attr]
 _VBOXMANAGE = "controlvm|modifyvm|dhcpserver|natnetwork|setextradata|hostonlyif|startvm|list"
 _OTHERS = "sudo|netsh|systemctl|loginctl|Stop-Service|Restart-Service|firewall-cmd|ufw|pipx|scutil|launchctl|ipconfig"
+_OTHERS += "|New-NetFirewallRule|Disable-NetFirewallRule"
 # A command line in a text: up to the end of the text, of a clause or of its quotes.
 _LINE = re.compile(
     rf"((?:vmdns (?:{_COMMANDS})|VBoxManage (?:{_VBOXMANAGE})|{_OTHERS}|resolvectl|networkctl|systemd-machine-id-setup"

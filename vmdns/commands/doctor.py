@@ -26,7 +26,7 @@ from vmdns.commands.host import listen_address
 from vmdns.commands.server_request import RunningServer
 from vmdns.config import Config, Options
 from vmdns.files import read_regular
-from vmdns.host import hosts_block
+from vmdns.host import hosts_block, windows_firewall
 from vmdns.host.elevation import read_output
 from vmdns.host.folders import hosts_path
 from vmdns.host.resolver import plan_resolver
@@ -130,7 +130,7 @@ def check_host(status: Mapping[str, Any] | None, log: Log) -> Iterator[Finding]:
     zones = status["zones"] if status else []
     servers = [str(one["address"]) for one in status["upstreams"]] if status else []
     checks: dict[str, Callable[[], Any]] = {
-        "the firewall": partial(firewall, outer_addresses(status)),
+        "the firewall": lambda: firewall(outer_addresses(status), status["pid"] if status else 0),
         "the hosts file": lambda: hosts_block.read(hosts_path()),
         "the browsers": lambda: list(encrypted(Path.home(), os.environ)),
         "the system's DNS settings": lambda: plan_resolver(False, listen_address(status), tuple(zones)),
@@ -211,14 +211,20 @@ def encrypted(home: Path, environ: Mapping[str, str]) -> Iterator[str]:
                     break
 
 
-def firewall(addresses: Sequence[str]) -> tuple[str, str] | None:
-    """The firewall that is on and lets no query in to these addresses of this computer, and the command that lets it;
-    None where that is not known."""
+def firewall(addresses: Sequence[str], pid: int) -> tuple[str, str] | None:
+    """The firewall that is on and lets no query in to these addresses of this computer, at which the process `pid`
+    listens, and the command that lets it; None where that is not known. May raise any error where it is not read."""
+    if not addresses:
+        return None
     if sys.platform == "linux":
         return linux_firewall(read_output("ufw", "status"), read_output("firewall-cmd", "--list-all"), addresses)
     if sys.platform == "win32":
-        shown = read_output("netsh", "advfirewall", "firewall", "show", "rule", "name=vmdns")
-        return windows_firewall(shown, addresses)
+        import psutil
+
+        program = psutil.Process(pid).exe()
+        return windows_firewall.describe_closed(
+            windows_firewall.find_closed(windows_firewall.read_registry(), addresses, program)
+        )
     if sys.platform == "darwin":
         return macos_firewall(
             read_output(_MACOS_FIREWALL, "--getglobalstate"), read_output(_MACOS_FIREWALL, "--listapps")
@@ -247,14 +253,6 @@ def linux_firewall(ufw: str, firewalld: str, addresses: Sequence[str]) -> tuple[
         ]
         return "firewalld", " && ".join([*commands, "sudo firewall-cmd --reload"])
     return None
-
-
-def windows_firewall(rule: str, addresses: Sequence[str]) -> tuple[str, str] | None:
-    """From `netsh advfirewall firewall show rule name=vmdns`: it lists ports of rules, whatever the language."""
-    if not addresses or any(line.split()[-1:] == ["53"] for line in rule.splitlines()):
-        return None
-    command = "netsh advfirewall firewall add rule name=vmdns dir=in action=allow protocol=UDP localport=53"
-    return "Windows Defender Firewall", f"{command} localip={','.join(addresses)}"
 
 
 def macos_firewall(state: str, apps: str) -> tuple[str, str] | None:

@@ -25,9 +25,7 @@ from vmdns.host.system_settings import RESOLVER_ADDRESS, ListenAddress, Loopback
 
 if TYPE_CHECKING:
     from vmdns.windows.ip_helper import Adapter
-
-Values = Mapping[str, object]
-Registry = Mapping[str, Values]  # by the path of the key below HKEY_LOCAL_MACHINE
+    from vmdns.windows.registry import Registry
 
 TCPIP = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters"
 POLICY = r"SOFTWARE\Policies\Microsoft\Windows NT\DNSClient"
@@ -45,31 +43,18 @@ TAG = "vmdns"
 
 def read_registry() -> Registry:
     """Reads the keys for name servers and rules. Raises OSError where the settings of IPv4 cannot be read."""
-    if sys.platform != "win32":
-        return {}
-    import winreg
-
-    registry: dict[str, Values] = {}
-
-    def read_key(path: str, *, subkeys: bool = False) -> None:
-        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
-            keys, values, _ = winreg.QueryInfoKey(key)
-            registry[path] = {name: value for name, value, _ in (winreg.EnumValue(key, at) for at in range(values))}
-            for name in [winreg.EnumKey(key, at) for at in range(keys)] if subkeys else ():
-                with contextlib.suppress(OSError):
-                    read_key(f"{path}\\{name}")
+    from vmdns.windows.registry import read_key, read_tree
 
     try:
-        read_key(TCPIP)
+        registry: dict[str, Mapping[str, object]] = {TCPIP: read_key(TCPIP)}
     except OSError as error:
         raise OSError(f"the registry cannot be read ({error}): no DNS servers of this host") from error
-    for path in (POLICY, TCPIP + r"\Interfaces", NRPT, NRPT_POLICY):
-        with contextlib.suppress(OSError):  # no such key: no such settings
-            read_key(path, subkeys=True)
+    for path in (POLICY, TCPIP + r"\Interfaces", NRPT):
+        registry |= read_tree(path)
     return registry
 
 
-def _below(registry: Registry, path: str) -> Iterator[tuple[str, Values]]:
+def _below(registry: Registry, path: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     return (item for item in registry.items() if item[0].startswith(path + "\\"))
 
 

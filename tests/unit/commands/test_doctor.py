@@ -24,17 +24,6 @@ To                         Action      From
 22/tcp                     ALLOW       Anywhere
 {}22/tcp (v6)              ALLOW       Anywhere (v6)
 """
-# As Windows' documentation of `netsh advfirewall` shows rules; not recorded by us.
-RULE = """
-Rule Name:                            vmdns
-----------------------------------------------------------------------
-Enabled:                              Yes
-Direction:                            In
-Protocol:                             UDP
-LocalPort:                            53
-Action:                               Allow
-Ok.
-"""
 ALLOW = "sudo ufw allow to 192.168.56.1 port 53"
 FIREWALLD = "public (default, active)\n  target: default\n  services: {}\n  ports: \n  rich rules: \n{}"
 ACCEPTED = '\trule family="ipv{}" destination address="{}" service name="dns" accept\n'
@@ -74,7 +63,7 @@ def test_a_firewall_that_speaks_german(tmp_path: Path, monkeypatch: pytest.Monke
     ufw.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
-    assert doctor.firewall(["192.168.56.1"]) == ("ufw", "sudo ufw allow to 192.168.56.1 port 53")
+    assert doctor.firewall(["192.168.56.1"], 0) == ("ufw", "sudo ufw allow to 192.168.56.1 port 53")
 
 
 def test_a_firewall_matters_where_guests_ask_from_outside() -> None:
@@ -82,14 +71,6 @@ def test_a_firewall_matters_where_guests_ask_from_outside() -> None:
     status = {"listeners": [{"address": one, "port": 53, "state": "listening"} for one in addresses]}
     assert doctor.outer_addresses(status) == ["192.168.56.1"]
     assert doctor.outer_addresses(None) == []
-
-
-def test_the_firewall_of_windows() -> None:
-    assert doctor.windows_firewall(RULE, ["192.168.56.1"]) is None
-    missing = doctor.windows_firewall("\nNo rules match the specified criteria.\n", ["192.168.56.1", "192.168.57.1"])
-    assert missing is not None
-    assert missing[1].endswith(" localport=53 localip=192.168.56.1,192.168.57.1"), "not open to every network"
-    assert doctor.windows_firewall("", []) is None
 
 
 # Both forms that are known of `socketfilterfw --listapps`.
@@ -169,7 +150,7 @@ def test_problems_are_last_and_each_finding_is_there_once() -> None:
     assert doctor.respond(findings[1:2])["verdict"] == "All well"
 
 
-STATUS = {"zones": ["local", "vm.internal"], "upstreams": [{"address": "192.0.2.1:53"}], "listeners": []}
+STATUS = {"pid": 1, "zones": ["local", "vm.internal"], "upstreams": [{"address": "192.0.2.1:53"}], "listeners": []}
 LOCAL, INTERNAL = "this computer's resolver (local)", "this computer's resolver (vm.internal)"
 ASKS = "does not ask vmdns for names in "
 
@@ -206,7 +187,7 @@ def test_a_check_that_takes_long_or_fails_is_unknown(tmp_path: Path, monkeypatch
     release = threading.Event()
     monkeypatch.setattr(doctor, "resolve", lambda name: release.wait(60))
     monkeypatch.setattr(doctor, "answers_local", lambda server: release.wait(60))
-    monkeypatch.setattr(doctor, "firewall", lambda addresses: ("ufw", ALLOW))
+    monkeypatch.setattr(doctor, "firewall", lambda *_: ("ufw", ALLOW))
     monkeypatch.setattr(doctor, "hosts_path", lambda: tmp_path)  # cannot be read
     monkeypatch.setattr(doctor, "CHECKS_SECONDS", 0.5)
     monkeypatch.setattr(doctor, "REPORT_SECONDS", 0.01)

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.host.test_upstreams_linux import at, names
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host import resolver_windows
+from vmdns.host import elevation, resolver_windows
 from vmdns.host.plan import JournalEntry
 from vmdns.host.resolver import find_earlier_servers
 from vmdns.host.resolver_windows import NrptSetting, find_stale_rules, find_upstreams, rule_values
@@ -178,6 +178,8 @@ def test_our_rule_is_changed_and_taken_away(registry: dict[str, dict[str, object
 
 @WINDOWS
 def test_a_rule_in_the_registry() -> None:
+    if not elevation.is_elevated():
+        pytest.skip("writing rules takes an administrator")
     setting = NrptSetting(".vmdns-test.internal")
     setting.write(["198.18.53.53"])
     try:

@@ -13,11 +13,13 @@ from typing import Any
 from vmdns.host import launchd, resolver_linux, resolver_macos, systemd, task_scheduler
 from vmdns.host.upstreams_linux import parse_earlier_servers, render_resolv_conf
 from vmdns.host.virtualbox_dhcp import parse_networks, parse_started_group
+from vmdns.host.windows_firewall import RULES, find_verdict
 
 READERS: tuple[tuple[Callable[[str], Any], type[Exception] | None], ...] = (
     (lambda text: parse_networks(text.encode("latin-1", "replace")), ValueError),
     (lambda text: parse_started_group(text.encode("latin-1", "replace")), ValueError),
     (task_scheduler.parse_task, OSError),
+    (lambda text: find_verdict({RULES: {"rule": text}}, "public", 17, "192.168.56.1", "x").let_in, None),
     (resolver_linux.parse_version, None),
     (resolver_macos.parse_servers, None),
     (resolver_macos.parse_order, None),
