@@ -103,7 +103,6 @@ class App:
             parts.push_async_callback(self._server.stop)
             parts.callback(self._listening.close)
             parts.callback(self._multicast.close)
-            parts.push_async_callback(self._wiring.stop)
             parts.push_async_callback(self._tasks.cancel)
             passed, troubles = take(os.environ)
             for trouble in troubles:
@@ -259,7 +258,8 @@ class App:
             self._refusal_logged = True
             self._log(refusal)
         if config.wire:
-            self._wiring.changed(self.store.facts, config.vbox_home, config.zones, found.resolvers)
+            facts = self.store.facts
+            self._tasks.spawn(self._wiring.check, facts, config.vbox_home, config.zones, found.resolvers)
 
     def _find_refusal(self) -> str:
         return process.find_refusal(self._server.udp.refusal, self._multicast.refusal)

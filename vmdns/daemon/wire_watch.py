@@ -14,51 +14,37 @@ from vmdns.sources.supervisor import SOCKET_VARIABLE, send_request
 from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, NatNetwork
 
 _RELEVANT = (DhcpServer, NatNetwork, HostInterface, HostAddress)
-_STOP_SECONDS = 5.0  # for a check in progress when vmdns ends
 
 Inputs = tuple[frozenset[Fact], tuple[str, ...], str | None, tuple[str, ...]]
 
 
 class WireWatch:
-    """Checks in a thread, and logs each step, and each problem once. Used from one event loop."""
+    """Checks in a thread, one check at a time, and logs each step, and each problem once. Used from one event loop."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._wanted: Inputs | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._checking = asyncio.Lock()
         self._troubles: set[str] = set()  # that were logged
 
-    def changed(
+    async def check(
         self, facts: Iterable[Fact], home: str | None, zones: tuple[str, ...], resolvers: tuple[str, ...] = ()
     ) -> None:
-        """Checks in the background if the networks, or the servers that the host uses, changed since the last check."""
+        """Checks if the networks, or the servers that the host uses, changed since the last check."""
         wanted = frozenset(fact for fact in facts if isinstance(fact, _RELEVANT)), resolvers, home, zones
-        if wanted != self._wanted:
-            self._wanted = wanted
-            if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Waits for a check in progress."""
-        self._wanted = None
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
-
-    async def _work(self) -> None:
-        try:
-            checked: Inputs | None = None
-            while self._wanted is not None and self._wanted != checked:
-                checked = self._wanted
-                _, _, home, zones = checked
-                done = await asyncio.to_thread(_check, home, zones)
-                troubles = [*done["troubles"], *filter(None, [done.get("error")])]
-                for line in (*done["steps"], *(one for one in troubles if one not in self._troubles)):
-                    self._log(f"wiring: {line}")
-                self._troubles = set(troubles)
-                if "error" in done and self._wanted == checked:
-                    self._wanted = None  # the next call checks again
-        finally:
-            self._task = None
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        async with self._checking:
+            if wanted != self._wanted:
+                return  # they changed again meanwhile
+            done = await asyncio.to_thread(_check, home, zones)
+            troubles = [*done["troubles"], *filter(None, [done.get("error")])]
+            for line in (*done["steps"], *(one for one in troubles if one not in self._troubles)):
+                self._log(f"wiring: {line}")
+            self._troubles = set(troubles)
+            if "error" in done and wanted == self._wanted:
+                self._wanted = None  # the next call checks again
 
 
 def _check(home: str | None, zones: tuple[str, ...]) -> dict[str, Any]:

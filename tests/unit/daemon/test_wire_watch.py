@@ -53,13 +53,6 @@ def watch(work: Callable[[WireWatch], Coroutine[Any, Any, None]]) -> list[str]:
     return log
 
 
-async def check(one: WireWatch, *change: Any) -> None:
-    """Reports a change, and waits for the check that may follow."""
-    one.changed(*change)
-    if one._task is not None:
-        await one._task
-
-
 def test_a_change_of_networks_means_a_check(checks: Checks) -> None:
     dhcp = DhcpServer("lab", "10.0.2.2", "255.255.255.0", name_servers=("192.0.2.1",))
     other = ("lab.internal",)
@@ -75,36 +68,25 @@ def test_a_change_of_networks_means_a_check(checks: Checks) -> None:
 
     async def work(one: WireWatch) -> None:
         for facts, *inputs in changes:
-            await check(one, facts, *inputs)
-            await check(one, [*facts, Machine("u", "web", "Running")], *inputs)  # a machine is no network
+            await one.check(facts, *inputs)
+            await one.check([*facts, Machine("u", "web", "Running")], *inputs)  # a machine is no network
 
     assert watch(work) == []
     assert checks.calls == [(home, zones) for _, home, zones, _ in changes]
 
 
-def test_changes_during_a_check_mean_one_more_and_the_end_waits(checks: Checks) -> None:
-    async def begin(one: WireWatch) -> None:
-        checks.go.clear()
-        checks.began.clear()
-        one.changed([NET], None, ZONES)
-        await asyncio.to_thread(checks.began.wait, 20)
-
+def test_changes_during_a_check_mean_one_more(checks: Checks) -> None:
     async def work(one: WireWatch) -> None:
-        await begin(one)
-        for number in range(5):
-            one.changed([NET, HostAddress("eth0", f"192.0.2.{number}/24")], None, ZONES)
-        checks.go.set()
-        assert one._task is not None
-        await one._task
-        assert len(checks.calls) == 2
-        await begin(one)
-        one.changed([], None, ZONES)
-        stopping = asyncio.create_task(one.stop())
+        checks.go.clear()
+        first = asyncio.create_task(one.check([NET], None, ZONES))
+        await asyncio.to_thread(checks.began.wait, 20)
+        addresses = [HostAddress("eth0", f"192.0.2.{number}/24") for number in range(5)]
+        later = [asyncio.create_task(one.check([NET, address], None, ZONES)) for address in addresses]
         await asyncio.sleep(0)
-        assert not stopping.done()
+        assert len(checks.calls) == 1
         checks.go.set()
-        await stopping
-        assert (len(checks.calls), one._task) == (3, None)
+        await asyncio.gather(first, *later)
+        assert len(checks.calls) == 2
 
     watch(work)
 
@@ -117,9 +99,9 @@ def test_steps_and_problems_are_logged_once_and_a_failed_check_is_repeated(check
     async def work(one: WireWatch) -> None:
         for number, result in enumerate(results):
             checks.result = result
-            await check(one, [NatNetwork("lab", f"10.0.{number}.0/24")], None, ZONES)
+            await one.check([NatNetwork("lab", f"10.0.{number}.0/24")], None, ZONES)
         for _ in range(3):
-            await check(one, [NatNetwork("lab", "10.0.5.0/24")], None, ZONES)
+            await one.check([NatNetwork("lab", "10.0.5.0/24")], None, ZONES)
             checks.result = {}
         assert len(checks.calls) == len(results) + 2
 
@@ -142,11 +124,11 @@ def test_a_check_of_virtualbox_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     box.says("list runningvms", f'"web" {{{UUID}}}\n')
     box.says(f"showvminfo {UUID}", MACHINE.format(name="web", uuid=UUID, network="lab"))
     monkeypatch.setattr(wire_watch, "is_elevated", lambda: False)
-    log = watch(lambda one: check(one, [NET], None, ("local", "vm.internal")))
+    log = watch(lambda one: one.check([NET], None, ("local", "vm.internal")))
     assert "wiring: have the DHCP of lab hand out 192.0.2.20, and search local and vm.internal" in log
     assert f"wiring: these guests run: web; {FOLLOW}" in log
     assert any("NAT Network lab: shares 192.0.2.20 with other networks" in line for line in log)
     assert '<Option name="6" value="192.168.56.1" />' in box.file.read_text()
     box.says("list vms", f'"web" {{{UUID}}}\n')  # which are not in the file
-    [line] = watch(lambda one: check(one, [NET], None, ZONES))
+    [line] = watch(lambda one: one.check([NET], None, ZONES))
     assert line.startswith("wiring: VirtualBox: ")
