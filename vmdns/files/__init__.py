@@ -39,13 +39,31 @@ def read_stamp(path: str | Path) -> FileStamp:
 def read_regular(path: Path, limit: int) -> bytes:
     """Its first `limit` bytes, and one more if it is longer. Raises FileNotFoundError or another OSError.
 
-    A FIFO would be waited for and a device never end, so neither is read.
+    A FIFO would be waited for and a device never end, so neither is read. On Windows, others may rename and delete the
+    file meanwhile: VirtualBox replaces its files, and could not save a VM's settings while they are read.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle = _open_shared(path)
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return file.read(limit + 1)
+
+
+def _open_shared(path: Path) -> int:
+    """A file descriptor for reading."""
+    if sys.platform != "win32":
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    import msvcrt
+
+    import pywintypes
+    import win32file
+
+    shared = win32file.FILE_SHARE_READ | win32file.FILE_SHARE_WRITE | win32file.FILE_SHARE_DELETE
+    try:
+        file = win32file.CreateFile(str(path), win32file.GENERIC_READ, shared, None, win32file.OPEN_EXISTING, 0, None)
+    except pywintypes.error as error:
+        raise OSError(0, error.strerror, str(path), error.winerror) from None  # that of its error code
+    return msvcrt.open_osfhandle(file.Detach(), os.O_RDONLY)
 
 
 def read_whole(path: Path, limit: int) -> bytes:
