@@ -199,7 +199,7 @@ class VBoxManageReader:
         before = machine.reports
         if vm.looked >= vm.shown + SHOW_SECONDS:
             try:
-                machine = output.parse_machine(self._call("showvminfo", uuid, "--machinereadable"))
+                machine = _with_texts(output.parse_machine(self._call("showvminfo", uuid, "--machinereadable")), vm)
             except (VBoxManageError, ValueError) as error:
                 if isinstance(error, VBoxManageError) and error.code == _NOT_FOUND:
                     vm.fact = None
@@ -249,6 +249,16 @@ def _offline_machine(uuid: str, vm: _Vm, state: str, since: float) -> Machine:
     if vm.name == output.INACCESSIBLE and (vm.settings is None or vm.settings.name != vm.name):
         return Machine(uuid, "", accessible=False)
     return _machine_as_set(uuid, vm)
+
+
+def _with_texts(machine: Machine, vm: _Vm) -> Machine:
+    """The VM with the texts of its settings file: VBoxManage on Windows prints them in the system's code page, which
+    lacks most letters."""
+    if vm.settings is None:
+        return machine
+    named = {one.slot: one.network for one in vm.settings.adapters if not one.network.name.isascii()}
+    adapters = (replace(one, network=named.get(one.slot, one.network)) for one in machine.adapters)
+    return replace(machine, name=vm.settings.name, groups=vm.settings.groups, adapters=tuple(adapters))
 
 
 def _machine_as_set(uuid: str, vm: _Vm) -> Machine:

@@ -272,6 +272,19 @@ def test_renamed_regrouped_and_given_names(world, reader) -> None:
     assert reader.wait(0) == vm(RUN2, names=("a", "b"), set_addresses=("10.0.2.9",))
 
 
+def test_letters_that_windows_code_page_lacks(world, reader) -> None:
+    """VBoxManage prints a question mark for each; the settings file has them."""
+    words = f"showvminfo {MULTI} --machinereadable"
+    world.settings(MULTI, 'name="multi"', 'name="가상 😀"')
+    world.settings(MULTI, 'Group name="/lab"', 'Group name="/실험"')
+    replies = zoo.out(*words.split()).replace('name="multi"', 'name="?? ??"').replace("/lab,", "/??,")
+    world.fake.plays(words, replies.replace("리눅스 lab", "??? lab"))
+    (changed,) = reader.wait(0).values()
+    assert changed == replace(
+        zoo.MACHINES[MULTI], name="가상 😀", groups=("/실험", "/b/c"), registration_index=INDEXES[MULTI]
+    )
+
+
 def test_unregistered_and_registered(world, reader) -> None:
     line = f'"bare" {{{BARE}}}\n'
     world.out("list vms", line, "")
