@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,3 +163,36 @@ def test_a_home_that_is_not_there_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(VirtualBoxLost, match="there is no folder"):
         Worker(options, WorkerOutput(io.BytesIO()), sources).read_virtualbox()
     assert list(tmp_path.iterdir()) == []
+
+
+PARENT = f"""
+import json, sys
+from vmdns.sources.supervisor import Supervisor
+process = Supervisor("auto", None, 30.0, lambda message: None, [sys.executable, "-c", {PROGRAM!r}]).start(0.0, 0)
+for line in process.stdout:
+    message = json.loads(line)
+    if "pid" in message:
+        pid = message["pid"]
+    if "beat" in message:
+        open(sys.argv[1], "w").write(f"{{pid}}.")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows; of Linux in tests/contract/faults")
+@pytest.mark.parametrize("python", ["python.exe", "pythonw.exe"])
+def test_it_ends_with_a_server_that_was_killed(python: str, tmp_path: Path) -> None:
+    """Also with one that has no console, as Task Scheduler starts it."""
+    import psutil
+
+    found = tmp_path / "pid"
+    program = str(Path(sys.executable).with_name(python))
+    server = subprocess.Popen([program, "-c", PARENT, str(found)], creationflags=subprocess.DETACHED_PROCESS)
+    try:
+        while not (found.exists() and found.read_text().endswith(".")):
+            assert server.poll() is None
+            time.sleep(0.05)
+        worker = psutil.Process(int(found.read_text()[:-1]))
+        assert worker.is_running()
+    finally:
+        server.kill()
+    worker.wait(20)
