@@ -23,6 +23,11 @@ from vmdns.host.service_program import ServiceOwner, ServiceProgram
 from vmdns.host.system_settings import Commands, SystemFile
 
 LABEL = "local.vmdns"
+_NO_SESSION = "125: Domain does not support specified action"
+NOT_AT_SCREEN = (
+    "launchd starts agents only for a user who is logged in at this Mac's screen, and where System Settings > General "
+    "> Login Items & Extensions allows them in the background; it is written, and starts at the next log-in there"
+)
 _START_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 
@@ -81,7 +86,9 @@ class LaunchAgent(SystemFile):
             try:
                 super().write(value)
                 return
-            except OSError:  # launchd refuses the new agent until the old one has ended
+            except OSError as error:  # launchd refuses the new agent until the old one has ended
+                if _NO_SESSION in str(error):
+                    raise OSError(NOT_AT_SCREEN) from error
                 if time.monotonic() > end:
                     raise
                 time.sleep(_RETRY_SECONDS)

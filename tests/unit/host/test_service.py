@@ -5,8 +5,10 @@ No service manager is started here: systemctl and sudo are simulated by scripts 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import plistlib
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -42,6 +44,34 @@ def test_launch_agent() -> None:
     text = launchd.render_plist(program("--wire", owner=alice))
     assert text == (SAMPLES / "local.vmdns.plist").read_text("utf-8")
     assert plistlib.loads(text.encode())["AbandonProcessGroup"] is True
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("said", "tries", "error"),
+    [
+        ("Bootstrap failed: 125: Domain does not support specified action", 1, launchd.NOT_AT_SCREEN),
+        ("Bootstrap failed: 5: Input/output error", 2, None),  # the old agent is still ending
+    ],
+)
+def test_an_agent_that_launchd_refuses(
+    monkeypatch: pytest.MonkeyPatch, said: str, tries: int, error: str | None
+) -> None:
+    calls: list[object] = []
+
+    def run(command: object, **_: object) -> str:
+        calls.append(command)
+        if len(calls) == 1:
+            raise OSError(f"launchctl bootstrap failed: {said}")
+        return ""
+
+    monkeypatch.setattr(launchd.elevation, "run", run)
+    monkeypatch.setattr(launchd.elevation, "read_output", lambda *_: "")
+    monkeypatch.setattr(launchd.time, "sleep", lambda _: None)
+    agent = launchd.LaunchAgent("/Users/alice/Library/LaunchAgents/local.vmdns.plist")
+    with pytest.raises(OSError, match=re.escape(error)) if error else contextlib.nullcontext():
+        agent.write("text")
+    assert len(calls) == tries
 
 
 SID = "S-1-5-21-1-2-3-1001"
