@@ -14,7 +14,6 @@ from vmdns.commands import command_name
 from vmdns.config import Config
 from vmdns.daemon.process import Log, run_with_restarts
 from vmdns.sources.installation import WSL_HINT, is_wsl
-from vmdns.sources.reader import MIN_VERSION, is_too_old
 from vmdns.sources.supervisor import WORKER, Supervisor
 from vmdns.state.facts import Fact, Neighbour, from_json
 from vmdns.store import Store
@@ -162,9 +161,6 @@ class Discovery:
         through = "its API (pyvbox)" if found["reader"] == "api" else "VBoxManage"
         because = f", because {detail}" if detail else ""
         self._log(f"VirtualBox {found['version']}, read through {through}, settings in {found['home']}{because}")
-        if is_too_old(found["version"]):
-            least = ".".join(map(str, MIN_VERSION))
-            self._log(f"VirtualBox {found['version']} is too old for vmdns, which needs {least} or newer: update it")
 
     def _stop_timer(self) -> None:
         if self._stale is not None:

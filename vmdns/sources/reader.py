@@ -17,10 +17,18 @@ MIN_VERSION = (6, 1)
 UPGRADE_SECONDS = 8.0  # VBoxSVC ends 5 s after its last client: wait for that after an upgrade and for another home
 
 
-def is_too_old(version: str) -> bool:
-    """Whether a version of VirtualBox, such as 5.2.44, is older than what the readers support."""
+class ReaderUnavailable(OSError):
+    """This reader does not work here; the text says why and what to do."""
+
+
+def check_version(version: str) -> None:
+    """Raises `ReaderUnavailable` for a version of VirtualBox, such as 5.2.44, older than the readers support."""
     numbers = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", version)
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) < MIN_VERSION
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < MIN_VERSION:
+        least = ".".join(map(str, MIN_VERSION))
+        raise ReaderUnavailable(
+            f"version {version} is too old for vmdns, which needs {least} or newer: update VirtualBox"
+        )
 
 
 class VirtualBoxInfo(NamedTuple):
@@ -29,10 +37,6 @@ class VirtualBoxInfo(NamedTuple):
     version: str
     reader: str
     home: str
-
-
-class ReaderUnavailable(OSError):
-    """This reader does not work here; the text says why and what to do."""
 
 
 class VirtualBoxLost(Exception):

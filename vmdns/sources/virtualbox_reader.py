@@ -5,7 +5,7 @@ Two faults, measured on 7.2, determine the design:
 - pyvbox's `events.register_callback` passes null events on to eventProcessed, which kills VBoxSVC. This reader has a
   passive listener of its own and drops null events (IEventSource.getEvent returns one at each timeout).
 
-Times are those of time.perf_counter(), because time.monotonic() of Windows has ticks longer than reading a VM takes.
+Times are those of time.perf_counter(), because time.perf_counter() of Windows has ticks longer than reading a VM takes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _EVENTS = (
     "OnNATNetworkPortForward",
 )  # fmt: skip
 _EVENT_SECONDS = 0.25  # the longest wait for an event
+_EVENTS_SECONDS = 1.0  # for those that have come, so that a slow VirtualBox delays no report
 _SHARE = 0.1  # of the time, for reading VMs that no event names: 20 ms each, so that 300 take a minute
 
 
@@ -71,8 +72,8 @@ class ApiReader:
                 self._requested.clear()
                 self._look()
             pause = self._next_unread - time.perf_counter() if self._unread else seconds
-            changed = self._wait_for_events(max(0.0, min(pause, seconds, _EVENT_SECONDS)))
-            uuids = [*self._unread] if first else changed
+            wait = max(0.0, min(pause, seconds, _EVENT_SECONDS))
+            uuids = changed = [*self._unread] if first else self._wait_for_events(wait)
             if not uuids and time.perf_counter() >= self._next_unread:
                 uuids = list(islice(self._unread, 1))
             if uuids:
@@ -81,7 +82,7 @@ class ApiReader:
             for uuid in uuids:
                 self._unread.pop(uuid, None)
                 self._read_machine(uuid)
-            if uuids and not first and not changed:  # events are served between the VMs of a look
+            if uuids and not changed:  # events are served between the VMs of a look
                 self._next_unread = began + (time.perf_counter() - began) / _SHARE
         return self._facts
 
@@ -142,9 +143,8 @@ class ApiReader:
         """Waits for an event, and returns the VMs that must be read because of the events that have come."""
         uuids: dict[str, None] = {}
         event = self._next_event(int(seconds * 1000))
-        for _ in range(500):
-            if event is None:
-                break
+        end = time.perf_counter() + _EVENTS_SECONDS
+        while event is not None:
             name = self._event_names.get(event.type, "")
             uuid = self._vm_of_event(event, name)
             if uuid:
@@ -152,7 +152,7 @@ class ApiReader:
             if "NATNetwork" in name or name == "OnMachineRegistered":
                 self._requested.set()
             self._source.eventProcessed(self._listener, event)
-            event = self._next_event(0)
+            event = self._next_event(0) if time.perf_counter() < end else None
         return list(uuids)
 
     def _next_event(self, milliseconds: int) -> Any:

@@ -21,7 +21,7 @@ from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.host_network import HostWatcher
 from vmdns.sources.installation import Installation, find, user_home
 from vmdns.sources.lease_file import BOOTPD_FILES, SUFFIX, LeaseFolder
-from vmdns.sources.reader import Reader, ReaderUnavailable, VirtualBoxLost, wrong_home
+from vmdns.sources.reader import Reader, ReaderUnavailable, VirtualBoxLost, check_version, wrong_home
 from vmdns.state.facts import Fact, to_json
 
 PATIENT_FAILURES = 4  # takes about ten seconds with the growing pauses
@@ -177,6 +177,7 @@ class Worker:
         if home and not os.path.isdir(home):  # VirtualBox would create the folder
             raise VirtualBoxLost(f"there is no folder {home}, which vbox_home names; it is read once it is there")
         reader, detail = self._sources.open_reader(installation, self._options, self._output.beat)
+        check_version(reader.found.version)
         self._reader = reader
         self._output.send({"found": reader.found._asdict(), "detail": detail})
         self._home = Path(reader.found.home)

@@ -70,14 +70,6 @@ async def test_what_is_found_is_answered(bench: Bench) -> None:
 
 
 @on_a_clock
-async def test_a_version_that_is_too_old(bench: Bench) -> None:
-    for version, too_old in (("6.1.50", 0), ("6.1.50_Ubuntu", 0), ("7.2.22_Debian", 0), ("5.2.44", 1), ("6.0.24", 1)):
-        bench.hear(found={**FOUND, "version": version}, detail="")
-        assert ("too old" in bench.lines[-1]) == too_old
-    assert bench.lines[-1] == "VirtualBox 6.0.24 is too old for vmdns, which needs 6.1 or newer: update it"
-
-
-@on_a_clock
 async def test_names_of_a_lost_virtualbox_stay_until_they_are_stale(bench: Bench) -> None:
     bench.put("leases", lease(1, "10.0.2.4", seconds=100_000))
     bench.put("virtualbox", vm(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,26 @@ def test_a_requested_look_reads_one_vm_after_the_other_and_events_between(world:
     for _ in range(3):
         reader.read(0.0)
     assert world.reads == ["a", "c", "b"]
+
+
+def test_events_that_do_not_end_delay_no_report(
+    world: World, reader: ApiReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load each event may take a third of a second, and four VMs that start fire a hundred."""
+    moments = itertools.count(1000.0, 1 / 3)
+    monkeypatch.setattr(virtualbox_reader, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    for number in range(100):
+        world.happens("OnMachineStateChanged", "ac"[number % 2])
+    world.reads.clear()
+    reader.read(1.0)
+    assert set(world.reads) == {"a", "c"}
+    assert len(world.pending) > 90
+
+
+def test_events_during_the_first_read_wait(world: World, tmp_path: Path) -> None:
+    world.happens("OnMachineStateChanged", "c")
+    ApiReader(Installation(tmp_path, tmp_path / "VBoxManage"), 3600.0, lambda: None).read(1.0)
+    assert (world.reads, len(world.pending)) == (["a", "b", "c"], 1)
 
 
 @pytest.mark.parametrize(
