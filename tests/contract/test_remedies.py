@@ -66,7 +66,6 @@ REMEDIES = {
     "sudo ss -lntup 'sport = :{}'": "contract/test_remedies.py::test_ss_names_who_has_a_port",
     "sudo systemctl stop {}": SYSTEMD,
     "systemctl --user stop {}": SYSTEMD,
-    "Stop-Service SharedAccess": WINDOWS,
     "netsh int ipv4 show excludedportrange protocol=udp": WINDOWS,
     # -- firewalls
     "sudo ufw allow to {} port 53": "contract/test_remedies.py::test_ufw_takes_the_rule",

@@ -95,7 +95,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(handle)
         _copy_attributes(path, temporary, mode)
-        os.replace(temporary, path)
+        _rename(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
@@ -113,6 +113,25 @@ def _copy_attributes(path: Path, temporary: str, mode: int) -> None:
     shutil.copystat(path, temporary)
     os.utime(temporary)
     os.chmod(temporary, stat.S_IMODE(there.st_mode))  # chown clears the bits of setuid
+
+
+def _rename(temporary: str, path: Path) -> None:
+    """Renames the file to one that may exist. Windows replaces no file that is read-only, so it is writable meanwhile,
+    and keeps no access list, so that is copied."""
+    if sys.platform != "win32" or not path.exists():
+        os.replace(temporary, path)
+        return
+    import win32security
+
+    kind = win32security.DACL_SECURITY_INFORMATION
+    win32security.SetFileSecurity(temporary, kind, win32security.GetFileSecurity(str(path), kind))
+    mode = path.stat().st_mode
+    os.chmod(path, mode | stat.S_IWRITE)
+    os.chmod(temporary, mode | stat.S_IWRITE)
+    try:
+        os.replace(temporary, path)
+    finally:
+        os.chmod(path, mode)
 
 
 def lock_path(guarded: Path) -> Path:

@@ -1,7 +1,6 @@
 """The block of VM names in the hosts file (hosts(5)), for users who leave their resolver settings unchanged.
 
-Everything outside the block is kept byte for byte, and removing the block restores the original file. The part for
-Windows was never run.
+Everything outside the block is kept byte for byte, and removing the block restores the original file.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -19,6 +19,8 @@ from vmdns.files import read_whole, replace_file
 from vmdns.host import elevation
 from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
 
+BUSY_SECONDS = 5.0
+_RETRY_SECONDS = 0.2
 _MAX_BYTES = 64 * 1024 * 1024
 _UNENDED = " (the line before has no end)"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
@@ -85,7 +87,31 @@ def read(file: Path) -> list[str] | None:
 
 
 def write(file: Path, wanted: Sequence[str] | None) -> None:
-    """Writes or removes the block by replacing the file. Raises OSError."""
+    """Writes or removes the block by replacing the file, and reads it back. Raises OSError.
+
+    On Windows a virus scanner may have the file open: then it is tried again for BUSY_SECONDS.
+    """
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            _write(file, wanted)
+            break
+        except PermissionError as error:
+            if sys.platform != "win32":
+                raise
+            if time.monotonic() > end:
+                raise OSError(
+                    f"{file} is left as it is: another program, a virus scanner most likely, has it open or protects "
+                    f"it ({error.strerror}); try again, or let vmdns change it there"
+                ) from None
+            time.sleep(_RETRY_SECONDS)
+    if sys.platform == "win32":
+        from vmdns.windows.dns_client import reload_settings
+
+        reload_settings()
+
+
+def _write(file: Path, wanted: Sequence[str] | None) -> None:
     try:
         data = read_whole(file, _MAX_BYTES)
     except FileNotFoundError:
@@ -96,6 +122,8 @@ def write(file: Path, wanted: Sequence[str] | None) -> None:
         raise OSError(f"{file} is left as it is: {error}") from None
     if fresh != data:
         replace_file(file, fresh, 0o644)
+        if read_whole(file, _MAX_BYTES) != fresh:
+            raise OSError(f"{file} was changed back at once, by a virus scanner most likely; let vmdns change it there")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Why a port cannot be bound: the program that uses it, and the remedy for each system, in one sentence.
 
-The part for macOS and Windows is written from psutil's documentation and was never run there.
+The part for macOS and Windows is written from psutil's documentation; it was never run on macOS.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 # DNS servers that run as a systemd service of their own: stopping that service frees the port and harms nothing else.
 _DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd", "coredns", "adguardhome", "pihole-ftl")
+_EVERYWHERE = " at every address"
+_WITHOUT_PORT = "use `vmdns hosts --keep`, which needs no port"
 _FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -49,7 +51,11 @@ def _missing_right(port: int, platform: str) -> str:
             "macOS lets only root use a port below 1024 at a single address; "
             "this computer can use another port (`vmdns host`), guests cannot"
         )
-    return "Windows reserves it: `netsh int ipv4 show excludedportrange protocol=udp` lists the reserved ports"
+    # Windows has no call that lists its excluded ranges, so this is concluded from the error and that nobody is seen.
+    return (
+        "no program is seen there, so most likely Windows reserves the port, as Hyper-V, WSL and Docker have it do "
+        f"(`netsh int ipv4 show excludedportrange protocol=udp` lists such ports); {_WITHOUT_PORT}"
+    )
 
 
 def _first_unprivileged_port() -> int:
@@ -72,11 +78,14 @@ def _release(holder: str, platform: str) -> str:
             return f"{elsewhere}, or `sudo systemctl stop {unit}`"
         if unit:  # systemd-resolved, libvirt, NetworkManager, Docker: the computer needs it
             return f"it belongs to {unit}; {elsewhere}, or stop that service if nothing needs it"
-    if platform == "win32" and holder.lower().startswith("svchost"):
-        return (
-            f"usually Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use; {elsewhere}, or end "
-            "those and, as administrator, `Stop-Service SharedAccess`"
-        )
+    if platform == "win32":
+        everywhere = holder.endswith(_EVERYWHERE)
+        if "SharedAccess" in holder:
+            who = "Internet Connection Sharing, which WSL, Hyper-V and the mobile hotspot use"
+            return f"it is {who}, and which restarts by itself; " + (
+                _WITHOUT_PORT if everywhere else f"{elsewhere}, or {_WITHOUT_PORT}"
+            )
+        return f"stop it, or {_WITHOUT_PORT}" if everywhere else f"{elsewhere}, or stop it"
     if platform == "darwin" and holder.startswith("mDNSResponder"):
         return (
             "it answers guests of vmnet's shared networks (UTM, multipass, Lima, Apple container) or Internet Sharing, "
@@ -108,7 +117,8 @@ def _cgroup(pid: int) -> str:
 
 
 def find_holder(address: str, port: int) -> str:
-    """The program that listens there, as `name (pid N)`; '' if unknown."""
+    """The program that listens there, as `name (pid N)`, on Windows with its services and whether it listens at every
+    address; '' if unknown."""
     try:
         return _find_linux(address, port) if sys.platform == "linux" else _find_by_psutil(address, port)
     except (OSError, ValueError):
@@ -118,13 +128,28 @@ def find_holder(address: str, port: int) -> str:
 def _find_by_psutil(address: str, port: int) -> str:
     import psutil
 
+    own = address.partition("%")[0]
     # Connections are None where this user may not see them.
     for process in psutil.process_iter(["name", "net_connections"]):
         for one in process.info["net_connections"] or ():
             listening = one.type == socket.SOCK_DGRAM or one.status == psutil.CONN_LISTEN
-            if listening and one.laddr and one.laddr.port == port and one.laddr.ip in (address, "0.0.0.0", "::"):
-                return f"{process.info['name']} (pid {process.pid})"
+            if listening and one.laddr and one.laddr.port == port and one.laddr.ip in (own, "0.0.0.0", "::"):
+                found = f"{process.info['name']} (pid {process.pid}"
+                if sys.platform != "win32":
+                    return f"{found})"
+                return f"{found}{_services(process.pid)}){'' if one.laddr.ip == own else _EVERYWHERE}"
     return ""
+
+
+def _services(pid: int) -> str:
+    """The Windows services in a process, after a colon."""
+    from vmdns.windows.services import services_of_process
+
+    try:
+        names = services_of_process(pid)
+    except OSError:
+        return ""
+    return f": {', '.join(names)}" if names else ""
 
 
 def _find_linux(address: str, port: int) -> str:

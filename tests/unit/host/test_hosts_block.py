@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmdns.host import hosts_block
 from vmdns.host.hosts_block import lines, read, replaced, write
 from vmdns.sources.hosts_file import parse_hosts
 from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
@@ -92,6 +93,14 @@ def test_a_file_that_makes_no_sense_is_left(tmp_path: Path, data: bytes) -> None
     assert file.read_bytes() == data
 
 
+def test_a_file_that_is_changed_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(b"127.0.0.1 localhost\n")
+    monkeypatch.setattr(hosts_block, "replace_file", lambda *_: None)
+    with pytest.raises(OSError, match="was changed back at once"):
+        write(file, [WEB])
+
+
 def test_our_own_block_is_not_a_source() -> None:
     data = replaced(b"1.2.3.4 nas\n", [WEB]) + b"5.6.7.8 printer\n"
     assert sorted(one.name for one in parse_hosts(data)) == ["nas", "printer"]
@@ -114,6 +123,30 @@ def test_the_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None
     write(link, None)
     assert real.read_bytes() == b"127.0.0.1 localhost\n"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["hosts", "real"]
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="attributes and locks of Windows")
+def test_a_file_of_windows_that_is_read_only_or_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import win32con
+    import win32file
+
+    file = tmp_path / "hosts"
+    file.write_bytes(b"\xef\xbb\xbf127.0.0.1 localhost # caf\xe9\r\n")
+    before = file.read_bytes()
+    file.chmod(0o444)
+    write(file, [WEB])
+    assert read(file) == [WEB]
+    assert not file.stat().st_mode & 0o200, "it is read-only again"
+    # A virus scanner that lets nobody else open it, for longer than vmdns waits, and then no more.
+    monkeypatch.setattr(hosts_block, "BUSY_SECONDS", 0.3)
+    scanner = win32file.CreateFile(str(file), win32con.GENERIC_READ, 0, None, win32con.OPEN_EXISTING, 0, None)
+    with pytest.raises(OSError, match="a virus scanner most likely, has it open"):
+        write(file, None)
+    monkeypatch.setattr(hosts_block.time, "sleep", lambda seconds: scanner.Close())
+    write(file, None)
+    file.chmod(0o666)
+    assert file.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["hosts"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

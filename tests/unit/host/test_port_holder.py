@@ -112,7 +112,8 @@ def test_the_service_of_a_process(cgroup: str, unit: str, user: bool) -> None:
          "127.0.0.1 port 53 may not be bound: you are not allowed to use ports below 1024; "
          "`sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53` allows it until the next reboot"),
         ("darwin", REFUSED, "", "", "macOS lets only root use a port below 1024 at a single address"),
-        ("win32", REFUSED, "", "", "netsh int ipv4 show excludedportrange protocol=udp"),
+        ("win32", REFUSED, "", "",
+         "(`netsh int ipv4 show excludedportrange protocol=udp` lists such ports); use `vmdns hosts --keep`"),
         ("win32", REFUSED, "dns.exe (pid 4)", "", "127.0.0.1 port 53 is held by dns.exe (pid 4): choose another"),
         ("linux", IN_USE, "systemd-resolve (pid 9)", "0::/system.slice/systemd-resolved.service\n",
          "127.0.0.1 port 53 is held by systemd-resolve (pid 9): it belongs to systemd-resolved.service; choose another "
@@ -124,7 +125,13 @@ def test_the_service_of_a_process(cgroup: str, unit: str, user: bool) -> None:
         ("linux", IN_USE, "coredns (pid 9)", OWN, "`systemctl --user stop coredns.service`"),
         ("linux", IN_USE, "dnsmasq (pid 9)", SHELL, ": choose another address with --listen, or stop it"),
         ("linux", IN_USE, "", "", "is held by another program: choose another"),
-        ("win32", IN_USE, "svchost.exe (pid 4)", "", "`Stop-Service SharedAccess`"),
+        ("win32", IN_USE, "svchost.exe (pid 4: SharedAccess)", "",
+         "which restarts by itself; choose another address with --listen, or use `vmdns hosts --keep`"),
+        ("win32", REFUSED, "svchost.exe (pid 4: SharedAccess) at every address", "",
+         "53 is held by svchost.exe (pid 4: SharedAccess) at every address: it is Internet Connection Sharing, which "
+         "WSL, Hyper-V and the mobile hotspot use, and which restarts by itself; use `vmdns hosts --keep`, which needs "
+         "no port"),
+        ("win32", IN_USE, "dns.exe (pid 4) at every address", "", ": stop it, or use `vmdns hosts --keep`"),
         ("darwin", IN_USE, "", "", "held by mDNSResponder, most likely (`sudo lsof -nP -i :53` names it): it answers"),
         ("darwin", IN_USE, "mDNSResponder (pid 4)", "", "until then guests have multicast DNS"),
         ("darwin", IN_USE, "dnsmasq (pid 4)", "", ": choose another address with --listen, or stop it"),
@@ -198,5 +205,9 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str, address: st
     ]
     simulated = SimpleNamespace(process_iter=lambda wanted: iter(processes), CONN_LISTEN="LISTEN")
     monkeypatch.setitem(sys.modules, "psutil", simulated)
+    services = SimpleNamespace(services_of_process=lambda pid: ["SharedAccess"] if number == 53 else [])
+    monkeypatch.setitem(sys.modules, "vmdns.windows.services", services)
+    if system == "win32" and holder:
+        holder = "svchost.exe (pid 7: SharedAccess)" if number == 53 else f"{holder} at every address"
     monkeypatch.setattr(port.sys, "platform", system)
     assert find_holder(address, number) == holder
