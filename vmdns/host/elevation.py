@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from vmdns.files import decode_console
 
+_NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # of Windows
 COMMAND_SECONDS = 120.0  # the user may have to type a password
 _CONNECT_SECONDS = 30.0  # for Python to start, once the user has agreed
 _RETRY_SECONDS = 0.2
@@ -78,6 +79,7 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
             timeout=COMMAND_SECONDS,
             check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
+            creationflags=_NO_WINDOW,
         )
     except FileNotFoundError:
         raise OSError(f"{argv[0]} is not installed") from None
@@ -96,7 +98,13 @@ def read_output(*command: str) -> str:
     environ = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20.0, check=False, env=environ
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20.0,
+            check=False,
+            env=environ,
+            creationflags=_NO_WINDOW,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -151,9 +159,8 @@ def open_helper(module: str, arguments: Sequence[str] = (), *, elevated: bool = 
         except ElevationDenied:
             raise ElevationDenied(NO_SUDO) from None
     # On Windows apart from this console, so that it is not closed with it.
-    apart = getattr(subprocess, "CREATE_NO_WINDOW", 0)
     child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", creationflags=apart
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", creationflags=_NO_WINDOW
     )
     assert child.stdin is not None
     assert child.stdout is not None

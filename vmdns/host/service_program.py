@@ -89,6 +89,7 @@ def check_program(program: ServiceProgram) -> None:
             capture_output=True,
             timeout=_CHECK_SECONDS,
             check=True,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
     except (OSError, subprocess.SubprocessError):
         raise OSError(

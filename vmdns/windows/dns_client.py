@@ -73,5 +73,10 @@ def reload_settings() -> None:
         win32service.ControlService(service, win32service.SERVICE_CONTROL_PARAMCHANGE)
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
-            ["ipconfig", "/flushdns"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20.0, check=False
+            ["ipconfig", "/flushdns"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20.0,
+            check=False,
+            creationflags=subprocess.CREATE_NO_WINDOW,
         )
