@@ -5,11 +5,14 @@ A container's root has no right to make namespaces, and an ordinary user may hav
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -46,5 +49,16 @@ def _tried(what: str, tools: tuple[str, ...], *command: str) -> str:
     return "" if done.returncode == 0 else f"this user may not make {what} here"
 
 
+@cache
+def no_links() -> str:
+    """Why this user cannot make symbolic links; '' if they can. Windows wants a right, and Wine only pretends."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "link")
+        with contextlib.suppress(OSError):
+            link.symlink_to("target")
+        return "" if link.is_symlink() else "no symbolic links can be made here"
+
+
 needs_network_namespace = pytest.mark.skipif(bool(no_network_namespace()), reason=no_network_namespace())
 needs_mount_namespace = pytest.mark.skipif(bool(no_mount_namespace()), reason=no_mount_namespace())
+needs_links = pytest.mark.skipif(bool(no_links()), reason=no_links())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from pathlib import Path
 
 if sys.platform == "win32":
     import ctypes
@@ -24,3 +26,8 @@ threading.Thread(target=wait, daemon=True).start()
 del sys.argv[:2]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def read_limits() -> dict[str, str]:
+    """Why tests fail under Wine, by the beginning of their node ids (wine_limits.toml)."""
+    return tomllib.loads((Path(__file__).parent / "wine_limits.toml").read_text("utf-8"))

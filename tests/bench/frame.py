@@ -20,8 +20,8 @@ from typing import Any
 from tests.bench import world
 
 HERE = Path(__file__).resolve().parent
-SERVER_CORE = min(os.sched_getaffinity(0))
-LOAD_CORE = max(os.sched_getaffinity(0))  # another one if there are two
+_CORES = os.sched_getaffinity(0) if sys.platform == "linux" else {0}
+SERVER_CORE, LOAD_CORE = min(_CORES), max(_CORES)  # another one if there are two
 MAX_WARMING = 9  # runs, each twice as long as the one before, from a tenth of a second on
 _INSIDE = "VMDNS_BENCH_INSIDE"
 

@@ -23,7 +23,8 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from tests.needs import needs_network_namespace
+from tests.fakeprogram import SUFFIX, write_program
+from tests.needs import needs_mount_namespace, needs_network_namespace
 from tests.program import Program
 
 PATIENCE = 30.0
@@ -90,8 +91,6 @@ def runs(short: Path) -> Iterator[Any]:
 
 
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="Windows has none of these signals")
-# A folder that holds no VirtualBox: it comes before every usual place.
-needs_posix = pytest.mark.skipif(os.name != "posix", reason="a played VBoxManage is a shell script")
 
 
 def _config(folder: Path, text: str) -> Path:
@@ -292,35 +291,31 @@ def play_virtualbox(folder: Path, name: str, vms: str) -> Path:
     program = folder / "virtualbox"
     program.mkdir()
     (folder / "VirtualBox").mkdir()
-    (program / "VBoxSVC").write_text("")
-    played = program / "VBoxManage"
-    played.write_text(
-        textwrap.dedent(f"""\
-        #!/bin/sh
-        for word; do case "$word" in ????????-*-*) uuid=$word ;; esac; done
-        end=${{uuid%${{uuid#?}}}}
-        case "$*" in
-        *--version*) echo 7.2.22r175245 ;;
-        *"list vms"*|*"list runningvms"*) cat {vms} ;;
-        *showvminfo*) printf '%s\\n' 'name="{name}"' 'groups="/"' "UUID=\\"$uuid\\"" 'VMState="running"' \\
-            'hostonlyadapter1="vboxnet0"' "macaddress1=\\"080027AABB0$end\\"" \\
-            'cableconnected1="on"' 'nic1="hostonly"' ;;
-        *guestproperty*)
-            echo "Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: 1795376490, flags: TRANSIENT"
-            for told in MAC=080027AABB0$end V4/IP=192.168.56.$end Status=Up; do
-            echo "Name: /VirtualBox/GuestInfo/Net/0/${{told%=*}}, value: ${{told#*=}}, timestamp: 1795376496, flags: "
-            done ;;
-        esac
-        """)
-    )
-    played.chmod(0o755)
+    source = f"""
+        import re, sys
+        words = " ".join(sys.argv[1:])
+        sys.stdout.reconfigure(newline="\\n")
+        uuid = next((one for one in sys.argv[1:] if re.fullmatch("[0-9a-f]{{8}}(-[0-9a-f]+)+", one)), "")
+        if "--version" in words:
+            print("7.2.22r175245")
+        elif "list vms" in words or "list runningvms" in words:
+            print(open({vms!r}, encoding="utf-8").read(), end="")
+        elif "showvminfo" in words:
+            print('name="{name}"\\ngroups="/"\\nUUID="' + uuid + '"\\nVMState="running"\\nhostonlyadapter1="vboxnet0"')
+            print('macaddress1="080027AABB0' + uuid[0] + '"\\ncableconnected1="on"\\nnic1="hostonly"')
+        elif "guestproperty" in words:
+            print("Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: 1795376490, flags: TRANSIENT")
+            for key, value in ("MAC", "080027AABB0" + uuid[0]), ("V4/IP", "192.168.56." + uuid[0]), ("Status", "Up"):
+                print(f"Name: /VirtualBox/GuestInfo/Net/0/{{key}}, value: {{value}}, timestamp: 1795376496, flags: ")
+        """
+    write_program(program / "VBoxManage", textwrap.dedent(source))
+    (program / f"VBoxSVC{SUFFIX}").write_text("")
     return program
 
 
 OLD, NEW = "4b2a7c4e-1111-4222-8333-444455556666", "5b2a7c4e-1111-4222-8333-444455556666"
 
 
-@needs_posix
 def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: Any, short: Path) -> None:
     """A played VBoxManage stands for VirtualBox appearing; the live tests show the real one."""
     if any(Path(place, "VBoxSVC").exists() for place in ("/usr/lib/virtualbox", "/opt/VirtualBox")):
@@ -337,13 +332,12 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
     assert "192.168.56.4" in said
     assert "reported by Guest Additions" in said
     before = len(run.lines)
-    (program / "VBoxManage").unlink()
-    (program / "VBoxSVC").unlink()
+    (program / f"VBoxSVC{SUFFIX}").unlink()
+    (program / f"VBoxManage{SUFFIX}").unlink()
     run.saw("its last names stay in force", before)
     assert run.addresses("web.local") == ["192.168.56.4"]
 
 
-@needs_posix
 def test_a_vm_keeps_its_name_over_a_restart_of_vmdns(runs: Any, short: Path) -> None:
     """Also from an older VM with a lower UUID that is registered meanwhile. A damaged file is no error."""
     vms = short / "vms"
@@ -419,11 +413,9 @@ def test_port_53_that_may_not_be_had_and_an_address_that_comes_later(short: Path
         run.stop()
 
 
-@needs_posix
+@needs_mount_namespace
 def test_root_without_vms_is_told_whose_vms_there_are(short: Path) -> None:
     """With a /home of its own in a mount namespace."""
-    if not shutil.which("unshare"):
-        pytest.skip("no unshare")
     isolate = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs none /home; exec "$@"', "sh"]
     if any(path.startswith("/home/") for path in (sys.executable, sys.base_prefix, os.getcwd())):
         pytest.skip("this Python lies below /home")

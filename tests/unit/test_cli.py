@@ -218,7 +218,9 @@ def test_names_without_a_server_takes_one_look(run: Run, tmp_path: Path, monkeyp
 
 
 def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmdns.host.folders.describe_other_users", lambda own: f"dev has VMs, not {own.name}\x1b[2J")
+    monkeypatch.setattr(
+        "vmdns.host.folders.describe_other_users", lambda own: f"dev has VMs, not {own.name.lstrip('.')}\x1b[2J"
+    )
     with serving(Fake({**ANSWERS, "names": {**NAMES, "names": []}})):
         assert run("names")[2] == "vmdns: dev has VMs, not VirtualBox\\x1b[2J\n"
         assert json.loads(run("names", "--json")[1])["names"] == []
@@ -258,9 +260,9 @@ def test_an_error_is_json_too(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("listn = []")
     for words, status, error, remedy in (
         (["status"], 3, "no vmdns runs here", "start one with: vmdns run"),
-        (["config", "--config", str(tmp_path / "bad.toml")], 1, f"{tmp_path}/bad.toml, line 1: listn: unknown key",
+        (["config", "--config", str(tmp_path / "bad.toml")], 1, f"{tmp_path / 'bad.toml'}, line 1: listn: unknown key",
          "did you mean listen?"),
-        (["ask", "web", "--vbox-home", str(tmp_path / "none")], 2, f"--vbox-home: {tmp_path}/none does not exist",
+        (["ask", "web", "--vbox-home", str(tmp_path / "none")], 2, f"--vbox-home: {tmp_path / 'none'} does not exist",
          "name the folder that has VirtualBox.xml"),
     ):  # fmt: skip
         found, out, err = run(*words, "--json")

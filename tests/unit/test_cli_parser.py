@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from tests.fakeprogram import SUFFIX, write_program
 from vmdns import cli, cli_parser
 from vmdns.cli_parser import SHELLS
 from vmdns.cli_parser import completion_script as script
@@ -38,15 +38,16 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "file two").touch()
     program = tmp_path / "bin" / "vmdns"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m vmdns "$@"\n')
-    program.chmod(0o755)
+    write_program(
+        program, "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'vmdns', *sys.argv[1:]]))"
+    )
     for shell in SHELLS:
         (tmp_path / f"script.{shell}").write_text(script(shell), encoding="utf-8")
     return tmp_path
 
 
 def environ(place: Path) -> dict[str, str]:
-    here = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    here = {"PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
     return {**os.environ, **here, "XDG_RUNTIME_DIR": str(place), "XDG_STATE_HOME": str(place)}
 
 
@@ -62,7 +63,7 @@ def completed(line: str, place: Path) -> list[str]:
     """What argcomplete gives for a line with the cursor at its end."""
     result = place / "result"
     more = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n"}
-    output([str(place / "bin" / "vmdns")], place, _ARGCOMPLETE_STDOUT_FILENAME=str(result), **more)
+    output([str(place / "bin" / f"vmdns{SUFFIX}")], place, _ARGCOMPLETE_STDOUT_FILENAME=str(result), **more)
     return sorted(one.rstrip(" /").replace("\\", "") for one in result.read_text().splitlines())
 
 

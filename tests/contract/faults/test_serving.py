@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -174,6 +173,8 @@ def test_16_out_of_file_descriptors(started: Any, upstream: Upstream) -> None:
     assert outside(run, "a.example")
     pid = run.process.pid
     held = len(os.listdir(f"/proc/{pid}/fd"))
+    import resource  # POSIX only
+
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     idle: list[socket.socket] = []
     with streaming("16 out of file descriptors", "127.0.0.1", run.port, OURS):

@@ -81,6 +81,12 @@ async def raw(folder: Path, data: bytes) -> bytes:
         writer.transport.abort()
 
 
+def token(folder: Path) -> dict[str, str]:
+    """What a request needs as well where the channel is a port."""
+    file = folder / "default.json"
+    return {"token": json.loads(file.read_text())["token"]} if file.exists() else {}
+
+
 async def connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     file = folder / "default.json"
     if file.exists():
@@ -269,19 +275,20 @@ async def test_a_stream_lasts_until_either_side_ends_it(folder: Path, loopback: 
 async def test_the_number_of_clients_is_bounded(folder: Path) -> None:
     watch = Watch()
     async with serving(folder, watch):
+        asking = json.dumps({"do": "watch", **token(folder)}).encode() + b"\n"
         clients = [await connect(folder) for _ in range(control.MAX_CLIENTS)]
         for _, writer in clients:
-            writer.write(b'{"do":"watch"}\n')
+            writer.write(asking)
         await watch.until(control.MAX_CLIENTS)
-        reply = json.loads(await raw(folder, b'{"do":"watch"}\n'))
+        reply = json.loads(await raw(folder, asking))
         assert f"{control.MAX_CLIENTS} clients" in reply["error"]
         silent = [await connect(folder) for _ in range(control.MAX_CLIENTS)]
-        assert await raw(folder, b'{"do":"watch"}\n') == b""
+        assert await raw(folder, asking) == b""
         for _, writer in silent + clients:
             writer.close()
         await watch.until(0)
         reader, writer = await connect(folder)
-        writer.write(b'{"do":"watch"}\n')
+        writer.write(asking)
         assert await reader.readline() == b'{"names":[]}\n'
         writer.close()
 

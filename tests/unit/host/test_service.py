@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import pytest
@@ -40,7 +40,7 @@ def test_units() -> None:
 
 
 def test_launch_agent() -> None:
-    alice = ServiceOwner("alice", 501, Path("/Users/alice"))
+    alice = ServiceOwner("alice", 501, PurePosixPath("/Users/alice"))
     text = launchd.render_plist(program("--wire", owner=alice))
     assert text == (SAMPLES / "local.vmdns.plist").read_text("utf-8")
     assert plistlib.loads(text.encode())["AbandonProcessGroup"] is True

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import needs_links
 from vmdns.dns.message import SOA, Record, soa_rdata
 from vmdns.dns.name import to_wire
 from vmdns.dns.query import encode_query, encode_response, parse_query
@@ -104,6 +105,7 @@ def test_settings_of_a_link(text: str, found: dict[str, tuple[Upstream, ...]]) -
     assert upstreams_linux.parse_link(text, "7") == {to_wire(key): servers for key, servers in found.items()}
 
 
+@needs_links
 def test_links_with_the_same_domain_and_one_that_takes_everything(tmp_path: Path) -> None:
     files = {
         "etc/resolv.conf": STUB,
@@ -158,6 +160,7 @@ def test_a_resolver_of_the_user_on_this_computer(address: str, local: bool) -> N
     assert not Upstream(address, 5353).local
 
 
+@needs_links
 def test_the_folders_to_watch_are_those_of_the_files_and_of_the_link_s_end(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"/etc/resolv.conf cannot be read \(No such file or directory\)"):
         upstreams_linux.read_files(tmp_path)
