@@ -38,9 +38,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "file two").touch()
     program = tmp_path / "bin" / "vmdns"
     program.parent.mkdir()
-    write_program(
-        program, "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'vmdns', *sys.argv[1:]]))"
-    )
+    call = "[sys.executable, '-m', 'vmdns', *sys.argv[1:]], close_fds=False"  # argcomplete writes to descriptor 8
+    write_program(program, f"import subprocess, sys; sys.exit(subprocess.call({call}))")
     for shell in SHELLS:
         (tmp_path / f"script.{shell}").write_text(script(shell), encoding="utf-8")
     return tmp_path
