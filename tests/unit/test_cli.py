@@ -218,11 +218,9 @@ def test_names_without_a_server_takes_one_look(run: Run, tmp_path: Path, monkeyp
 
 
 def test_names_of_a_user_without_vms_say_who_has_some(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "vmdns.host.folders.describe_other_users", lambda own: f"dev has VMs, not {own.name[-10:]}\x1b[2J"
-    )
+    monkeypatch.setattr("vmdns.host.folders.describe_other_users", lambda own: f"{own.name[-10:]} has none\x1b[2J")
     with serving(Fake({**ANSWERS, "names": {**NAMES, "names": []}})):
-        assert run("names")[2] == "vmdns: dev has VMs, not VirtualBox\\x1b[2J\n"
+        assert run("names")[2] == "vmdns: VirtualBox has none\\x1b[2J\n"
         assert json.loads(run("names", "--json")[1])["names"] == []
     with serving(Fake(ANSWERS)):
         assert run("names")[2] == ""

@@ -7,7 +7,6 @@ to the older one; the other VM gets `name-2`.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from math import inf
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from vmdns.dns.name import MAX_LABEL
 from vmdns.state.facts import Machine
-from vmdns.state.findings import Problem
+from vmdns.state.findings import Problem, quote_for_shell
 from vmdns.state.name_rules import (
     Owners,
     Relative,
@@ -228,7 +227,7 @@ class _Assignment:
         label = self._label[machine.uuid]
         if not given and label != natural_label(machine):
             given = [label]
-        names = shlex.quote(",".join(given)) if given else ""
+        names = quote_for_shell(",".join(given)) if given else ""
         return f"VBoxManage setextradata {machine.uuid} vmdns/names {names}".rstrip()
 
     def _why(self, machine: Machine, relative: Relative) -> str:
