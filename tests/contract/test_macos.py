@@ -3,13 +3,17 @@ out. None of it was recorded on a Mac by this project (docs/macos.md)."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.contract.test_run import Run
 from tests.facts import addresses, report, vm
+from tests.unit.sources.twohosts import GUEST_MAC, missing, two_hosts
 from vmdns.dns.message import SRV
 from vmdns.dns.name import to_wire
 from vmdns.mdns.links import find_links
@@ -177,3 +181,75 @@ def test_a_network_that_no_vm_uses_has_no_address_of_the_mac() -> None:
     snapshot = build(away, Policy(), NOW, 7)
     assert snapshot.host_networks.guest_addresses(lan=True) == ()
     assert not snapshot.host_networks.owns("192.168.56.1")
+
+
+SETTINGS = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.12-macosx"><Global><NetserviceRegistry><DHCPServers/>
+<NATNetworks/><HostOnlyNetworks><HostOnlyNetwork name="HostNetwork" mask="255.255.255.0" ipLower="192.168.56.1"
+ ipUpper="192.168.56.199" id="{a0c3a1c8-5f5a-4f5f-9f0b-2f1d7b1f0001}" enabled="true"/></HostOnlyNetworks>
+</NetserviceRegistry></Global></VirtualBox>
+"""
+UUID = "00000000-0000-4000-8000-000000000001"
+SHOWN = f'''name="My Web"
+groups="/"
+UUID="{UUID}"
+VMState="running"
+hostonly-network1="HostNetwork"
+macaddress1="{GUEST_MAC.upper()}"
+cableconnected1="on"
+nic1="hostonlynetwork"
+'''
+PLAYED = f"""#!/bin/sh
+case "$*" in
+--version) echo 7.1.4r165100 ;;
+"list vms" | "list runningvms") echo '"My Web" {{{UUID}}}' ;;
+"list hostonlyifs") ;;
+"showvminfo {UUID} --machinereadable") cat "$(dirname "$0")/shown" ;;
+"guestproperty enumerate"*) ;;
+*) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.skipif(missing() != "", reason=missing() or "-")
+def test_a_guest_of_a_host_only_network_asks_with_real_packets(tmp_path: Path) -> None:
+    """On Linux, with a bridge that is named as vmnet's is: found by its address, the guest by the neighbour table."""
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "VBoxSVC").touch()
+    (program / "shown").write_text(SHOWN)
+    (program / "VBoxManage").write_text(PLAYED)
+    (program / "VBoxManage").chmod(0o755)
+    (tmp_path / "VirtualBox").mkdir()
+    (tmp_path / "VirtualBox" / "VirtualBox.xml").write_text(SETTINGS)
+    with two_hosts() as hosts:
+        hosts.ip(hosts.host, "link", "set", "lan0", "down")
+        hosts.ip(hosts.host, "link", "set", "lan0", "name", "bridge100")
+        hosts.ip(hosts.host, "link", "set", "bridge100", "up")
+        hosts.ip(hosts.host, "addr", "add", "192.168.56.1/24", "dev", "bridge100")
+        hosts.ip(hosts.guest, "addr", "add", "192.168.56.4/24", "dev", "eth0")
+
+        def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(["ip", "netns", "exec", hosts.host, *command], **how)
+
+        environ = {"VBOX_PROGRAM_PATH": str(program)}
+        run = Run(tmp_path, "--reader", "vboxmanage", environ=environ, start=start)
+        try:
+            run.saw("listening on 192.168.56.1 port 53")
+            done = hosts.run(hosts.guest, sys.executable, "-c", ASK, "my-web.local")
+            assert done.stdout.decode().split() == ["192.168.56.4"], done.stderr
+        finally:
+            run.stop()
+
+
+# The first query is the first packet of the guest: until the host has seen it, it is a name without address.
+ASK = """
+import sys, time
+import dns.message, dns.query
+for _ in range(200):
+    reply = dns.query.udp(dns.message.make_query(sys.argv[1], "A"), "192.168.56.1", timeout=10)
+    if reply.answer:
+        break
+    time.sleep(0.1)
+print(*(rdata for rrset in reply.answer for rdata in rrset))
+"""
