@@ -32,6 +32,7 @@ from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
+from vmdns.server.io_thread import new_selector
 from vmdns.server.listeners import take
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
@@ -391,5 +392,5 @@ def run(config: Config, config_path: Path, options: Options, log: Log, worker: S
 
     process.prepare_process(log)
     # The selector loop on Windows too: the sockets of the server need add_reader.
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(new_selector())) as runner:
         return runner.run(main())

@@ -10,12 +10,13 @@ import contextlib
 import itertools
 import logging
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
-from selectors import EVENT_READ, BaseSelector, DefaultSelector
+from selectors import EVENT_READ, BaseSelector, DefaultSelector, SelectorKey
 
 from vmdns.server.udp_linux import request_short_slice
 
@@ -23,6 +24,16 @@ _log = logging.getLogger(__name__)
 
 _MAX_CALLS = 16  # submitted calls before the sockets have their turn: queries by TCP must not delay datagrams
 _WAIT_SECONDS = 1.0  # for the thread to do what `run` passes it
+_FAILED_WAIT_SECONDS = 0.1  # until the next wait after one that failed
+
+
+def new_selector() -> BaseSelector:
+    """Returns the system's best selector: it takes thousands of sockets, where Windows' select() takes 512."""
+    if sys.platform == "win32":
+        from vmdns.windows.wsapoll import WsaPollSelector, wsa_poll
+
+        return WsaPollSelector(wsa_poll)
+    return DefaultSelector()
 
 
 class Timer:
@@ -44,6 +55,7 @@ class IoThread:
         self._watched = 0
         self._lock = threading.Lock()  # for starting and ending
         self._running = False
+        self._wait_error = ""
         self._wake_sender: socket.socket
         self._wake_receiver: socket.socket
         self._selector: BaseSelector
@@ -58,11 +70,14 @@ class IoThread:
                 self._running = True
                 self._wake_sender, self._wake_receiver = socket.socketpair()
                 self._wake_sender.setblocking(False)
-                self._selector = DefaultSelector()
+                self._selector = new_selector()
                 self._selector.register(self._wake_receiver, EVENT_READ, self._run_calls)
                 threading.Thread(target=self._run, name="udp", daemon=True).start()
-            with contextlib.suppress(BlockingIOError):  # full: it will wake up anyway
-                self._wake_sender.send(b".")
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it will wake up anyway
+            self._wake_sender.send(b".")
 
     def run(self, call: Callable[[], None]) -> None:
         """Has the thread call this, and waits until it is done."""
@@ -101,8 +116,19 @@ class IoThread:
             timeout = self._run_timers()
             if timeout is None and not self._watched and self._ended():
                 return
-            for key, _ in self._selector.select(timeout):
+            for key, _ in self._wait(timeout):
                 _call(key.data)
+
+    def _wait(self, timeout: float | None) -> list[tuple[SelectorKey, int]]:
+        """Returns the sockets that are ready; none where the wait failed, which is logged once."""
+        try:
+            return self._selector.select(timeout)
+        except (OSError, ValueError) as error:
+            if str(error) != self._wait_error:
+                self._wait_error = str(error)
+                _log.error("the UDP thread cannot wait for packets (%s); it tries again", error)
+            time.sleep(_FAILED_WAIT_SECONDS)
+            return []
 
     def _run_timers(self) -> float | None:
         """Calls what is due. Returns the seconds until the next call, None if there is none."""
@@ -123,7 +149,7 @@ class IoThread:
         for _ in range(min(len(self._calls), _MAX_CALLS)):
             _call(self._calls.popleft())
         if self._calls:
-            self._wake_sender.send(b".")
+            self._wake()
 
     def _ended(self) -> bool:
         with self._lock:

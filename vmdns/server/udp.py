@@ -42,6 +42,10 @@ class UdpListener:
         self._thread = thread
         self.filter = FloodFilter(listener.udp)
 
+    def send(self, peer: Peer, response: bytes) -> None:
+        """Sends a response. Raises OSError."""
+        self.socket.sendto(response, _DONT_WAIT, peer)
+
     def mute(self, network: str) -> bool:
         """Has the kernel drop most datagrams from a network for a moment. Returns False where it cannot."""
         if not self.filter.mute(network):
@@ -102,9 +106,11 @@ class UdpServer:
                 packet, peer = one.socket.recvfrom(ROOM, _DONT_WAIT)
                 response = self._answer(one, packet, peer)
                 if response:
-                    self._send(one.socket, peer, response)
+                    self._send(one, peer, response)
         except OSError:
-            pass  # no more datagrams, or an ICMP error caused by an earlier response; the socket still works
+            # No more datagrams, or an ICMP error that an earlier response caused: ECONNREFUSED, and on Windows
+            # WSAECONNRESET, also of sockets that are not connected. The socket still works.
+            pass
         for _ in range(_ROUNDS if one.batched else 0):
             self._answer_batch(one)
             if not one.many:
@@ -116,7 +122,7 @@ class UdpServer:
             answers = self._answers_for(one, peer[0])
             found = find(answers, packet) if answers else None
             if found is None:
-                send = partial(self._send, one.socket, peer)
+                send = partial(self._send, one, peer)
                 return self._handler.answer_datagram(packet, peer, one.address, send, one.mute)
         except Exception:
             return self._handler.report_fault(packet)
@@ -165,10 +171,14 @@ class UdpServer:
         self._counts.answered += count - uncached
         batch.send(one.socket, packed, self._count_failure)
 
-    def _send(self, sock: socket.socket, peer: Peer, response: bytes) -> None:
+    def _send(self, one: UdpListener, peer: Peer, response: bytes) -> None:
+        if not response:
+            return
         try:
-            if response:
-                sock.sendto(response, _DONT_WAIT, peer)
+            try:
+                one.send(peer, response)
+            except ConnectionResetError:  # about an earlier response (WSAECONNRESET of sendto); this one was not sent
+                one.send(peer, response)
         except OSError as error:
             self._count_failure(error)
 

@@ -28,12 +28,9 @@ _PORT_TRIES = 8
 
 
 def max_sockets() -> int:
-    """Returns how many sockets to upstreams may be open at once: half of what the process may open.
-
-    On Windows select() takes 512 at most.
-    """
+    """Returns how many sockets to upstreams may be open at once: half of what the process may open, 4000 at most."""
     if sys.platform == "win32":
-        return 400
+        return 4000
     import resource
 
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -6,9 +6,11 @@ import asyncio
 import functools
 import inspect
 import itertools
+import queue
 import secrets
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,8 +24,9 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from tests.unit.server.dnsbench import until
+from tests.unit.server.dnsbench import PATIENCE, until
 from tests.unit.server.fakeupstream import GOOD, FakeUpstream, resolve
+from vmdns.dns.forwarded_answer import Forwarded, Question, encode_answer
 from vmdns.dns.limits import Limits
 from vmdns.dns.name import LOCALHOST, to_wire
 from vmdns.dns.query import parse_query
@@ -533,9 +536,44 @@ async def test_a_late_answer_of_the_first_server_still_counts(net: Lab) -> None:
 @pytest.mark.parametrize("selector", [SelectSelector, getattr(selectors, "PollSelector", SelectSelector)])
 @with_lab(2, limits=QUICK)
 async def test_where_there_is_select_or_poll_alone(net: Lab, selector: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io_thread, "DefaultSelector", selector)
+    monkeypatch.setattr(io_thread, "new_selector", selector)
     first, second = net.servers
     assert data(await net.ask("www.1.fz.test")) == [GOOD]
     first.dead = True
     assert data(await net.ask("www.2.fz.test")) == [GOOD]
     assert (first.count(), second.count()) == (2, 1)
+
+
+def test_more_queries_are_in_flight_than_select_takes_sockets() -> None:
+    count = 1500
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = max(soft, 3 * count)
+        if hard not in (resource.RLIM_INFINITY, max(hard, wanted)):
+            pytest.skip("this process may not open that many sockets")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    forwarder = Forwarder(limits := Limits(outstanding=2000, upstream_timeout=30, query_timeout=30))
+    answers: queue.Queue[Forwarded] = queue.Queue()
+    arrived: dict[bytes, tuple[bytes, Any]] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(PATIENCE)
+        forwarder.configure(Upstreams((Upstream(*upstream.getsockname()),)), NOWHERE, ZONES, limits)
+        for number in range(count):
+            question = Question(to_wire(f"n{number}.fz.test"), 1, False, False)
+            forwarder.thread.submit(functools.partial(forwarder.find, question, answers.put))
+            while number % 100 == 99 and len(arrived) <= number:  # so that the socket's buffer has room for them
+                packet, peer = upstream.recvfrom(512)
+                query = parse_query(packet)
+                if query.key != LOCALHOST:  # a probe
+                    arrived[query.key] = packet, peer
+        status = forwarder.status()
+        assert (status["outstanding"], status["waiting"]) == (count, count)
+        assert status["sockets"] >= count
+        for packet, peer in arrived.values():
+            upstream.sendto(encode_answer(parse_query(packet), Forwarded(3), 512), peer)
+        assert {answers.get(timeout=PATIENCE).rcode for _ in range(count)} == {3}
+    asyncio.run(forwarder.close(0.0))

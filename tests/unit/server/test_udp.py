@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import threading
-from selectors import SelectSelector
+from selectors import SelectorKey, SelectSelector
 
 import dns.message
 import pytest
@@ -112,7 +112,7 @@ def test_a_flood_at_one_listener_leaves_others_their_turn() -> None:
 
 def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: no recvmmsg, no MSG_DONTWAIT, and select(2) for all listeners."""
-    monkeypatch.setattr(io_thread, "DefaultSelector", SelectSelector)
+    monkeypatch.setattr(io_thread, "new_selector", SelectSelector)
     monkeypatch.setattr(udp_linux, "POSSIBLE", False)
     monkeypatch.setattr(udp, "_DONT_WAIT", 0)
 
@@ -131,6 +131,89 @@ def test_a_system_that_has_only_select_and_blocking_reads(monkeypatch: pytest.Mo
         await server.stop()
 
     run(main())
+
+
+class Resetting:
+    """A UDP socket of Windows, where an ICMP error that a response caused is reported by a later call."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.arrived = [question("db.local", ident=1), ConnectionResetError(), question("db.local", ident=2)]
+        self.errors = [ConnectionResetError()]
+        self.sent: list[bytes] = []
+
+    def recvfrom(self, *_: object) -> tuple[bytes, tuple[str, int]]:
+        if not self.arrived:
+            raise BlockingIOError
+        found = self.arrived.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found, ("192.168.56.2", 5000)
+
+    def sendto(self, response: bytes, *_: object) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.sent.append(response)
+
+
+def test_an_icmp_error_costs_no_query_and_no_response() -> None:
+    server, sock = Script().serve(batches=False), Resetting()
+    listener = udp.UdpListener(Listener(HOST, 53, sock, sock), server.udp._thread, batched=False)  # type: ignore[arg-type]
+    while sock.arrived:
+        server.udp._read(listener)
+    assert [int.from_bytes(response[:2], "big") for response in sock.sent] == [1, 2]
+    assert server.handler.counts.failed == 0
+
+
+def test_the_thread_survives_each_error_of_the_wait(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [OSError(10038, "not a socket"), OSError(10038, "not a socket"), ValueError("too many")]
+
+    class Failing(SelectSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+            if errors:
+                raise errors.pop(0)
+            return super().select(timeout)
+
+    monkeypatch.setattr(io_thread, "new_selector", Failing)
+    monkeypatch.setattr(io_thread, "_FAILED_WAIT_SECONDS", 0.0)
+    thread, done = io_thread.IoThread(), threading.Event()
+    thread.submit(done.set)
+    assert done.wait(20)
+    assert not errors
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the UDP thread cannot wait for packets ({text}); it tries again"
+        for text in ("[Errno 10038] not a socket", "too many")
+    ]
+
+
+def test_calls_that_wake_the_thread_while_its_wake_up_socket_is_full_are_all_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full:
+        def __init__(self, sock: socket.socket) -> None:
+            self._socket = sock
+
+        def setblocking(self, flag: bool) -> None:
+            self._socket.setblocking(flag)
+
+        def send(self, data: bytes) -> int:
+            self._socket.send(data)
+            raise BlockingIOError
+
+        def close(self) -> None:
+            self._socket.close()
+
+    real = socket.socketpair
+    monkeypatch.setattr(io_thread.socket, "socketpair", lambda: (Full((pair := real())[0]), pair[1]))
+    thread, done = io_thread.IoThread(), threading.Event()
+    for _ in range(50):
+        thread.submit(lambda: None)
+    thread.submit(done.set)
+    assert done.wait(20)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -163,7 +246,8 @@ def test_responses_that_this_computer_refuses_to_send(
         monkeypatch.setattr(server.udp._batch, "peer", lambda at: ("192.168.56.2", 5000))
         server.udp._batch.send(Refusing(), [b"xxresponse"], server.udp._count_failure)  # type: ignore[arg-type]
     else:
-        server.udp._send(Refusing(), ("192.168.56.2", 5000), b"response")  # type: ignore[arg-type]
+        listener = udp.UdpListener(Listener(HOST, 53, Refusing(), Refusing()), server.udp._thread, batched=False)  # type: ignore[arg-type]
+        server.udp._send(listener, ("192.168.56.2", 5000), b"response")
     assert reason in server.udp.refusal[0]
     assert bool(reason) == bool(server.udp.refusal[1])
     assert server.handler.counts.failed == 1
