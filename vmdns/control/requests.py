@@ -18,13 +18,12 @@ import dns.flags
 import dns.message
 import dns.rdatatype
 
-from vmdns.dns.message import AAAA, SRV, A
-from vmdns.dns.name import display_name, to_text
+from vmdns.dns.name import display_name
 from vmdns.dns.query import encode_query
 from vmdns.state.facts import Fact, Network, PortForward
 from vmdns.state.guests import Guest, VmChange
 from vmdns.state.networks import Address
-from vmdns.state.reachability import explain_choices, find_service_name
+from vmdns.state.reachability import find_service_name
 from vmdns.state.snapshot import Snapshot, list_names
 from vmdns.state.views import View
 
@@ -109,7 +108,7 @@ async def query_server(resolve: Resolve, snapshot: Snapshot, message: dict[str, 
 
     `name` is what a user typed (see `typed_name`). `summary` says in words why there is no answer.
     """
-    from vmdns.state.typed_name import explain_no_answer, parse_typed_name
+    from vmdns.state.typed_name import explain, explain_no_answer, parse_typed_name
 
     try:
         key, default_type, note = parse_typed_name(str(message["name"]), snapshot)
@@ -230,14 +229,9 @@ def _address(one: Address, now: float) -> dict[str, Any]:
         "network": {"kind": one.network.kind, "name": one.network.name},
         "mac": one.mac,
         "source": one.source,
-        "why": why(one, now),
+        "why": one.origin(now),
         "since": one.since,
     }
-
-
-def why(one: Address, now: float) -> str:
-    """Why the VM has this address, with what is left of a lease."""
-    return f"{one.why}, {max(0, round(one.until - now))} s left" if one.until else one.why
 
 
 def describe_change(one: VmChange, zones: Sequence[str], now: float) -> dict[str, Any]:
@@ -255,7 +249,7 @@ def describe_change(one: VmChange, zones: Sequence[str], now: float) -> dict[str
         "addresses": [_address(item, now) for item in after],
         "forwards": [_forward(rule) for rule in one.after.forwards] if one.after else [],
         "was": [item.address for item in one.before.addresses] if one.before else [],
-        "why": "; ".join(why(item, now) for item in after) or guest.note,
+        "why": "; ".join(item.origin(now) for item in after) or guest.note,
         "at": now,
     }
 
@@ -274,49 +268,3 @@ def format_change(value: dict[str, Any]) -> str:
     was = ", ".join(value["was"])
     moved = f" (was {was})" if was and value["was"] != [item["address"] for item in value["addresses"]] else ""
     return f"~ {value['shown']}{renamed}  {addresses}{moved}"
-
-
-def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | None = None) -> list[str]:
-    """Why a name is answered to this view as it is, to a query for this record type: one sentence each."""
-    text = to_text(key)
-    lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
-    zone = next((zone for zone in map(to_text, snapshot.policy.own) if text.endswith(f".{zone}")), None)
-    labels = tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()
-    guests = snapshot.by_uuid.values()
-    for guest in guests:
-        if labels in guest.named.denied:
-            lines += [f"VM {guest.machine.name!r} ({guest.machine.uuid}) {one}" for one in guest.named.problems]
-    # The VMs that have this name, or the closest name above it.
-    named = ([guest for guest in guests if labels[at:] in guest.named.names] for at in range(len(labels)))
-    for guest in next(filter(None, named), ()):
-        machine = guest.machine
-        lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
-        if machine.online:
-            sources = {one.address: f" ({why(one, now)})" for one in guest.addresses}
-            for address, reason in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.host_networks):
-                if kind is None or _is_answered(address, kind, key):
-                    lines.append(f"{reason}{sources.get(address, '')}")
-        if guest.note:
-            lines.append(guest.note)
-        places = dict.fromkeys((one.address, one.network) for one in guest.addresses)
-        lines += [str(snapshot.shared[place]) for place in places if place in snapshot.shared]
-        lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
-        if machine.online and not guest.waiting and (reason := snapshot.vm_view(guest, view).why):
-            lines.append(reason)
-    for address, uuid in snapshot.pointers.get(key, ()):
-        guest = snapshot.by_uuid[uuid]
-        networks = [one.network.phrase for one in guest.addresses if one.address == address]
-        lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(networks)}")
-    return lines
-
-
-def _is_answered(address: str, kind: int, key: bytes) -> bool:
-    """Whether an address is in answers of this record type for this name, or what a service's answer leads to."""
-    return kind == (AAAA if ":" in address else A) or (kind == SRV and key[1:2] == b"_")
-
-
-def _is_in_hosts_file(snapshot: Snapshot, key: bytes) -> bool:
-    """Whether a name has the address of a line in the hosts file: VMs that run and own records come before it."""
-    if key in snapshot.owned or snapshot.nodes.get(key):
-        return False
-    return not {A, AAAA}.isdisjoint(snapshot.late.get(key) or snapshot.outside.get(key, {}))

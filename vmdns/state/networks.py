@@ -37,6 +37,10 @@ class Address(NamedTuple):
     since: float = 0.0
     until: float = 0.0
 
+    def origin(self, now: float) -> str:
+        """Why the VM has this address, with what is left of a lease."""
+        return f"{self.why}, {max(0, round(self.until - now))} s left" if self.until else self.why
+
 
 @dataclass(slots=True)
 class NetworkIndex:

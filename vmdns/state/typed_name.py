@@ -1,5 +1,5 @@
 """`vmdns ask`: the DNS name that a user means by what was typed (`web`, `My VM`, `shop.web`, `_ssh._tcp.web`), and why
-it has no answer."""
+it has this answer or none."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import dns.exception
 import dns.name
 import dns.reversename
 
+from vmdns.dns.message import AAAA, SRV, A
 from vmdns.dns.name import convert_utf8_labels, split_labels, to_label, to_text, to_wire
 from vmdns.dns.upstreams import closest_domain
 from vmdns.state.findings import join_words
+from vmdns.state.reachability import explain_choices
 from vmdns.state.snapshot import Snapshot
 from vmdns.state.views import View
 
@@ -97,7 +99,53 @@ def _describe_change(text: str, key: bytes, snapshot: Snapshot) -> str:
     return f"{text!r} is asked for as {name}"
 
 
-# -- why there is no answer -----------------------------------------------------------------------------------
+# -- why there is this answer, or none --------------------------------------------------------------------------
+
+
+def explain(snapshot: Snapshot, key: bytes, now: float, view: View, kind: int | None = None) -> list[str]:
+    """Why a name is answered to this view as it is, to a query for this record type: one sentence each."""
+    text = to_text(key)
+    lines = [f"{text} is answered from this computer's hosts file"] if _is_in_hosts_file(snapshot, key) else []
+    zone = next((zone for zone in map(to_text, snapshot.policy.own) if text.endswith(f".{zone}")), None)
+    labels = tuple(text.removesuffix(f".{zone}").split(".")) if zone else ()
+    guests = snapshot.by_uuid.values()
+    for guest in guests:
+        if labels in guest.named.denied:
+            lines += [f"VM {guest.machine.name!r} ({guest.machine.uuid}) {one}" for one in guest.named.problems]
+    # The VMs that have this name, or the closest name above it.
+    named = ([guest for guest in guests if labels[at:] in guest.named.names] for at in range(len(labels)))
+    for guest in next(filter(None, named), ()):
+        machine = guest.machine
+        lines.append(f"{text} is VM {machine.name!r} ({machine.uuid}), which is {machine.state}")
+        if machine.online:
+            sources = {one.address: f" ({one.origin(now)})" for one in guest.addresses}
+            for address, reason in explain_choices(guest, snapshot.vm_view(guest, view), view, snapshot.host_networks):
+                if kind is None or _is_answered(address, kind, key):
+                    lines.append(f"{reason}{sources.get(address, '')}")
+        if guest.note:
+            lines.append(guest.note)
+        places = dict.fromkeys((one.address, one.network) for one in guest.addresses)
+        lines += [str(snapshot.shared[place]) for place in places if place in snapshot.shared]
+        lines += dict.fromkeys(one.advice for one in (*guest.named.problems, *guest.refused) if one.advice)
+        if machine.online and not guest.waiting and (reason := snapshot.vm_view(guest, view).why):
+            lines.append(reason)
+    for address, uuid in snapshot.pointers.get(key, ()):
+        guest = snapshot.by_uuid[uuid]
+        networks = [one.network.phrase for one in guest.addresses if one.address == address]
+        lines.append(f"{address} is VM {guest.machine.name!r} ({uuid}) on {' and '.join(networks)}")
+    return lines
+
+
+def _is_answered(address: str, kind: int, key: bytes) -> bool:
+    """Whether an address is in answers of this record type for this name, or what a service's answer leads to."""
+    return kind == (AAAA if ":" in address else A) or (kind == SRV and key[1:2] == b"_")
+
+
+def _is_in_hosts_file(snapshot: Snapshot, key: bytes) -> bool:
+    """Whether a name has the address of a line in the hosts file: VMs that run and own records come before it."""
+    if key in snapshot.owned or snapshot.nodes.get(key):
+        return False
+    return not {A, AAAA}.isdisjoint(snapshot.late.get(key) or snapshot.outside.get(key, {}))
 
 
 def explain_no_answer(key: bytes, kind: str, rcode: str, reason: str, snapshot: Snapshot, view: View) -> str:

@@ -60,6 +60,7 @@ from vmdns.state.facts import (
 from vmdns.state.guests import VmChange
 from vmdns.state.snapshot import Policy
 from vmdns.state.static_records import index_hosts
+from vmdns.state.typed_name import explain
 from vmdns.state.views import View
 from vmdns.store import Store
 
@@ -242,7 +243,7 @@ class Stage:
         assert found == sorted(values)
 
     def why(self, name: str, words: str) -> None:
-        lines = requests.explain(self.store.snapshot, to_wire(name), self.wall(), self.view)
+        lines = explain(self.store.snapshot, to_wire(name), self.wall(), self.view)
         assert any(words in line for line in lines), lines
 
     def printed(self, *lines: str) -> None:

@@ -21,6 +21,7 @@ from vmdns.state.facts import DhcpServer, Fact, HostAddress, HostInterface, Host
 from vmdns.state.guests import VmChange
 from vmdns.state.snapshot import Policy, Snapshot
 from vmdns.state.static_records import index_hosts
+from vmdns.state.typed_name import explain
 from vmdns.state.views import View
 from vmdns.store import Store
 
@@ -94,7 +95,7 @@ def test_a_change(before: tuple[Fact, ...] | None, after: tuple[Fact, ...] | Non
 @pytest.mark.parametrize("name", ["web.local", "web.vm.internal", "www.local", f"{uuid(1)}.local"])
 def test_a_name_is_explained(name: str) -> None:
     snapshot = snapshot_of(vm(1, "Web", names=("www",)), lease(1, "10.0.2.4"))
-    assert requests.explain(snapshot, to_wire(name), NOW, EVERYWHERE) == [
+    assert explain(snapshot, to_wire(name), NOW, EVERYWHERE) == [
         f"{name} is VM 'Web' ({uuid(1)}), which is Running",
         "10.0.2.4 is chosen: it is on NAT Network lab, which guests on NAT Network lab can reach "
         "(DHCP lease of lab, 540 s left)",
@@ -107,14 +108,14 @@ def test_the_choice_of_one_address_is_explained() -> None:
         vm(2, "db", LAB), lease(2, "10.0.2.5"), behind_nat(3, "behind", *RULES),
     )  # fmt: skip
     view = View((HOSTONLY,), "192.168.56.1")
-    assert requests.explain(snapshot, to_wire("shop.web.local"), NOW, view) == [
+    assert explain(snapshot, to_wire("shop.web.local"), NOW, view) == [
         f"shop.web.local is VM 'web' ({uuid(1)}), which is Running",
         "192.168.56.101 is chosen: it is on the host-only network vboxnet0, the client's own network "
         "(DHCP lease of vboxnet0, 540 s left)",
         "10.0.2.4 is left out: it is on NAT Network lab, which guests on the host-only network vboxnet0 cannot reach "
         "(DHCP lease of lab, 540 s left)",
     ]
-    assert requests.explain(snapshot, to_wire("behind.local"), NOW, View()) == [
+    assert explain(snapshot, to_wire("behind.local"), NOW, View()) == [
         f"behind.local is VM 'behind' ({uuid(3)}), which is Running",
         "127.0.0.1 is chosen: it is this computer's, and port-forward rules lead to the VM (2222 to its 22, 5353 to "
         "its 53)",
@@ -123,7 +124,7 @@ def test_the_choice_of_one_address_is_explained() -> None:
 
 def test_an_address_is_explained_with_each_vm_that_has_it() -> None:
     snapshot = snapshot_of(vm(1, "web"), lease(1, "10.0.2.4"), vm(2, "db", OTHER), lease(2, "10.0.2.4", OTHER))
-    assert requests.explain(snapshot, to_wire("4.2.0.10.in-addr.arpa"), NOW, View()) == [
+    assert explain(snapshot, to_wire("4.2.0.10.in-addr.arpa"), NOW, View()) == [
         f"10.0.2.4 is VM 'web' ({uuid(1)}) on NAT Network lab",
         f"10.0.2.4 is VM 'db' ({uuid(2)}) on NAT Network other",
     ]
@@ -131,7 +132,7 @@ def test_an_address_is_explained_with_each_vm_that_has_it() -> None:
 
 @pytest.mark.parametrize("name", ["nope.local", "local", "web", "web.example.org", ".", "5.2.0.10.in-addr.arpa"])
 def test_nothing_to_explain(name: str) -> None:
-    assert requests.explain(snapshot_of(*WEB), to_wire(name), NOW, EVERYWHERE) == []
+    assert explain(snapshot_of(*WEB), to_wire(name), NOW, EVERYWHERE) == []
 
 
 # -- ask --------------------------------------------------------------------------------------------------------
