@@ -156,6 +156,8 @@ def _open(folder: Path, key: str) -> tuple[socket.socket, str] | None:
         try:
             found = json.loads(read_regular(folder / f"{key}.json", 4096))
             address, token = ("127.0.0.1", int(found["port"])), str(found["token"])
+            if not _is_running(int(found.get("pid", 0)), found.get("started")):
+                return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         connection = socket.socket(socket.AF_INET)
@@ -165,3 +167,13 @@ def _open(folder: Path, key: str) -> tuple[socket.socket, str] | None:
         return connection, token
     connection.close()
     return None
+
+
+def _is_running(pid: int, started: str | None) -> bool:
+    """Whether the server that wrote this still runs: after a crash, its port may be another user's. started: when that
+    process did, None where that is not known."""
+    if sys.platform != "win32" or not started:
+        return True
+    from vmdns.windows.process import start_time
+
+    return start_time(pid) in (started, None)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.control.client import ControlError, NotRunning, is_own, request
+from vmdns.files import replace_file
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]] | AsyncGenerator[dict[str, Any]]]
 
@@ -83,7 +84,12 @@ class ControlServer:
         self._token = secrets.token_hex(32)
         self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=MAX_REQUEST)
         port = self._server.sockets[0].getsockname()[1]
-        _write_private(path, json.dumps({"port": port, "token": self._token, "pid": os.getpid()}))
+        server = {"port": port, "token": self._token, "pid": os.getpid()}
+        if sys.platform == "win32":
+            from vmdns.windows.process import start_time
+
+            server["started"] = start_time(os.getpid())
+        replace_file(path, json.dumps(server).encode())
         self._path = path
 
     async def close(self) -> None:
@@ -213,14 +219,6 @@ def _check_replaceable(path: Path) -> None:
     """Raises `ControlError` where something other than a socket has this path."""
     if path.is_symlink() or (path.exists() and not path.is_socket()):
         raise ControlError(f"{path} is in the way; remove it")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Writes the file for this user only. It is renamed into place, so that no client reads half of it."""
-    partial = path.with_suffix(f".{os.getpid()}.new")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
-    partial.replace(path)
 
 
 def peer_user(connection: socket.socket) -> int:

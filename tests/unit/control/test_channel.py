@@ -1,7 +1,4 @@
-"""The control channel over real sockets: the Unix socket, and the port with a token that Windows uses.
-
-The port runs here on any system; what only Windows has (its file rights) has not run outside its CI.
-"""
+"""The control channel over real sockets: the Unix socket, and on any system the port with a token that Windows uses."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import os
 import socket
 import stat
 import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -26,6 +24,15 @@ from vmdns.control.server import ControlBusy, ControlServer, make_private
 
 unix_only = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and owners of files")
 KINDS = [pytest.param(False, id="socket", marks=unix_only), pytest.param(True, id="port")]
+
+
+# Another process of this user asks.
+ASK = """
+import sys
+from pathlib import Path
+from vmdns.control.client import request
+print("yes" if request(Path(sys.argv[1]), None, {"do": "x"}, 10) == {"you": {"do": "x"}} else "no", end="")
+"""
 
 
 @pytest.fixture
@@ -375,6 +382,35 @@ async def test_a_socket_without_a_server_is_replaced(folder: Path) -> None:
         await ask(folder, {})
     async with serving(folder):
         assert await ask(folder, {"n": 1}) == {"you": {"n": 1}}
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="the port is used on Windows only")
+@in_loop
+async def test_a_port_that_a_crashed_server_left_to_another_program_gets_no_request(folder: Path) -> None:
+    """By the time at which the process was started: its number may be another process's, too."""
+    asked: list[bytes] = []
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"{}\n")
+        writer.close()
+
+    async with serving(folder):
+        file = folder / "default.json"
+        left = json.loads(file.read_text())
+        assert await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", ASK, folder], text=True) == "yes"
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    left["port"] = server.sockets[0].getsockname()[1]
+    for stale in ({**left, "pid": 1 << 22}, {**left, "started": "earlier"}):
+        file.write_text(json.dumps(stale))
+        with pytest.raises(NotRunning):
+            await ask(folder, {"do": "status"})
+    assert asked == []
+    async with serving(folder):
+        assert await ask(folder, {"n": 1}) == {"you": {"n": 1}}
+    file.write_text(json.dumps(left))
+    assert await ask(folder, {"do": "status"}) == {}  # this very process
+    server.close()
 
 
 @unix_only
