@@ -122,7 +122,7 @@ def _print_uncaught(*error: Any) -> None:
 
 
 def _print_parts(parts: Sequence[cli_format.Part]) -> None:
-    style = cli_format.style_of(sys.stdout.isatty(), os.environ, sys.platform)
+    style = cli_format.style_of(sys.stdout.isatty(), standard_streams.is_colour_terminal(), os.environ)
     _print(cli_format.render(parts, style))
 
 

@@ -42,14 +42,15 @@ class Table(NamedTuple):
 Part = str | tuple[tuple[str, int], ...] | Table
 
 
-def style_of(terminal: bool, environ: Mapping[str, str], system: str) -> Style:
-    """The style for standard output: plain and without bound unless it is a terminal (https://no-color.org)."""
+def style_of(terminal: bool, colours: bool, environ: Mapping[str, str]) -> Style:
+    """The style for standard output: plain and without bound unless it is a terminal (https://no-color.org).
+
+    colours: whether it knows escape sequences.
+    """
     if not terminal:
         return Style()
     plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-    # The old console of Windows shows escape sequences as they are.
-    able = system != "win32" or "WT_SESSION" in environ
-    return Style(shutil.get_terminal_size().columns, able and not plain)
+    return Style(shutil.get_terminal_size().columns, colours and not plain)
 
 
 def render(parts: Iterable[Part], style: Style) -> list[str]:

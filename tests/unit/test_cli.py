@@ -328,6 +328,18 @@ def test_a_letter_that_the_terminal_cannot_show_is_no_end() -> None:
 LOADED = "import sys; from vmdns import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
 
 
+def test_names_in_any_script_reach_a_file_or_a_pipe_as_utf_8() -> None:
+    """On Windows too, whose code pages lack most of these letters; on both streams."""
+    text = "서버 Größe 🐧"
+    with serving(Fake({**ANSWERS, "names": {**NAMES, "problems": [text]}, "status": {"error": text}})):
+        shown, refused = (
+            subprocess.run([sys.executable, "-m", "vmdns", word], capture_output=True, timeout=60, check=False)
+            for word in ("names", "status")
+        )
+    assert f"! {text}" in shown.stdout.decode("utf-8")
+    assert refused.stderr.decode("utf-8").rstrip() == f"vmdns: {text}"
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["names", "--json"], ["ask", "web.local"]])
 def test_commands_load_only_what_they_need(arguments: list[str]) -> None:
     with serving(Fake(ANSWERS)):

@@ -224,17 +224,16 @@ def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]], width: int, c
 
 
 @pytest.mark.parametrize(
-    ("terminal", "environ", "system", "colour"),
+    ("terminal", "colours", "environ", "colour"),
     [
-        (True, {}, "linux", True), (True, {"NO_COLOR": ""}, "linux", True), (True, {"NO_COLOR": "1"}, "linux", False),
-        (True, {"TERM": "dumb"}, "linux", False), (True, {}, "win32", False), (True, {"WT_SESSION": ""}, "win32", True),
-        (False, {}, "linux", False),
+        (True, True, {}, True), (True, True, {"NO_COLOR": ""}, True), (True, True, {"NO_COLOR": "1"}, False),
+        (True, True, {"TERM": "dumb"}, False), (True, False, {}, False), (False, False, {}, False),
     ],
 )  # fmt: skip
 def test_colour(
-    terminal: bool, environ: dict[str, str], system: str, colour: bool, monkeypatch: pytest.MonkeyPatch
+    terminal: bool, colours: bool, environ: dict[str, str], colour: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "99")
-    assert show.style_of(terminal, environ, system) == Style(99 if terminal else 0, colour)
+    assert show.style_of(terminal, colours, environ) == Style(99 if terminal else 0, colour)
     states = lines([show.Table(("STATE", "X"), [("ok", "y")])], Style(80, colour))
     assert states[1] == ("\x1b[32mok\x1b[0m     y" if colour else "ok     y")

@@ -1,8 +1,8 @@
-"""Standard input, output and error that are closed, or whose file or reader takes no more, or that go to a log.
+"""Standard input, output and error: their encoding, colours, files and readers that are closed or full, and the log.
 
 Python ends with status 120 where its last flush of standard output or error fails, whatever the program returns. So
 each command flushes them itself, and what cannot be written is discarded. `python -m vmdns.commands.standard_streams`
-is vmdns without a window, for Task Scheduler on Windows (not run there yet).
+is vmdns without a window, for Task Scheduler on Windows.
 """
 
 from __future__ import annotations
@@ -18,13 +18,26 @@ MAX_LOG_BYTES = 1_000_000
 
 def prepare() -> None:
     """Opens the null device in place of streams that are closed, which are None. A terminal that cannot show a letter
-    gets its code: a name must never end the program."""
+    gets its code: a name must never end the program. Files and pipes get UTF-8 on Windows, whose own code pages lack
+    most letters; a console takes all of them."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
     for stream in (sys.stdout, sys.stderr):
+        piped = sys.platform == "win32" and "PYTHONIOENCODING" not in os.environ and not stream.isatty()
         with contextlib.suppress(AttributeError, OSError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(encoding="utf-8" if piped else None, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def is_colour_terminal() -> bool:
+    """Whether standard output is a terminal that knows escape sequences for colours."""
+    if not sys.stdout.isatty():
+        return False
+    if sys.platform == "win32":
+        from vmdns.windows.console import enable_colours
+
+        return enable_colours()
+    return True
 
 
 def flush() -> OSError | None:
