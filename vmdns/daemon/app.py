@@ -26,7 +26,7 @@ from vmdns.daemon.process import LimitedLog, Log, Tasks
 from vmdns.daemon.wire_watch import WireWatch
 from vmdns.host.folders import control_folders, hosts_path, state_folder
 from vmdns.host.name_owners import NameOwners
-from vmdns.host.resolver import POLL_SECONDS, watched_folders
+from vmdns.host.resolver import POLL_SECONDS, watch_servers, watched_folders
 from vmdns.host.systemd import ServiceNotifier
 from vmdns.mdns.links import Link, find_links
 from vmdns.mdns.transport import Multicast
@@ -152,6 +152,7 @@ class App:
 
         files.add(lambda: [hosts_path()], lambda: spawn(self._read_hosts))
         files.add(watched_folders, lambda: spawn(self._read_upstreams))
+        parts.callback(watch_servers(lambda: spawn(self._read_upstreams)))
         files.add(lambda: [self.configuration.path], lambda: spawn(self.configuration.read))
         try:
             files.start()
@@ -186,7 +187,7 @@ class App:
                 self._log(text)
 
     async def _remove_leftovers(self) -> None:
-        """Logs or removes what an earlier vmdns left in the system's settings. Not run on Windows yet."""
+        """Logs or removes what an earlier vmdns left in the system's settings."""
         from vmdns.host.resolver import remove_leftovers
 
         try:
@@ -205,7 +206,7 @@ class App:
         self._tasks.attempt(self._configure)
 
     async def _poll_upstreams(self) -> None:
-        """On systems that notify of no change."""
+        """On systems that do not notify of every change."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self._read_upstreams()

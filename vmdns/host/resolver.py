@@ -1,12 +1,12 @@
 """The resolver of this host: the DNS servers that it uses now, and plans that make it send queries to vmdns.
 
-`watched_folders` and POLL_SECONDS tell when to read the servers again.
+`watched_folders`, `watch_servers` and POLL_SECONDS tell when to read the servers again.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ if sys.platform == "win32":
     from vmdns.host import resolver_windows as system
 
     upstreams = system
-    POLL_SECONDS = 5.0  # changes of the registry cannot be awaited in a selector loop
+    POLL_SECONDS = 30.0  # for servers of router advertisements, which are not in the registry
 elif sys.platform == "darwin":
     from vmdns.host import resolver_macos as system
 
@@ -67,6 +67,16 @@ def find_earlier_servers(entries: Iterable[JournalEntry]) -> list[str]:
 def watched_folders() -> list[Path]:
     """Folders (without subfolders) in which a change means "read again". Some may not exist yet."""
     return upstreams.watched_folders()
+
+
+def watch_servers(changed: Callable[[], object]) -> Callable[[], None]:
+    """Has Windows call `changed`, in another thread, when its adapters, their settings or its rules change, as when it
+    joins another Wi-Fi network. Returns a function that ends this."""
+    if sys.platform == "win32":
+        from vmdns.windows.change_notification import watch_changes
+
+        return watch_changes(changed, system.WATCHED_KEYS)
+    return lambda: None
 
 
 def plan_resolver(whole: bool, at: ListenAddress, zones: Sequence[str]) -> Plan:

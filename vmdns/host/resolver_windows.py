@@ -32,6 +32,8 @@ POLICY = r"SOFTWARE\Policies\Microsoft\Windows NT\DNSClient"
 NRPT = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsPolicyConfig"
 # Rules of a group policy: with one of them, Windows ignores the local rules.
 NRPT_POLICY = POLICY + r"\DnsPolicyConfig"
+# Each with all keys below it; that of rules is there only while there are some.
+WATCHED_KEYS = (TCPIP, NRPT.rpartition("\\")[0], POLICY)
 # The bit of ConfigOptions that says GenericDNSServers is meant.
 _GENERIC_SERVERS = 0x8
 _EVERYTHING = "."  # the namespace of a rule for all names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.unit.host.test_upstreams_linux import at, names
 from vmdns.dns.name import to_wire
 from vmdns.dns.upstreams import Upstream, Upstreams
-from vmdns.host import elevation, resolver_windows
+from vmdns.host import elevation, resolver, resolver_windows
 from vmdns.host.plan import JournalEntry
 from vmdns.host.resolver import find_earlier_servers
 from vmdns.host.resolver_windows import NrptSetting, find_stale_rules, find_upstreams, rule_values
@@ -249,6 +250,22 @@ def test_an_old_windows_sets_no_servers(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(ctypes, "WinDLL", lambda name: object())
     with pytest.raises(OSError, match=r"takes Windows 10 version 2004 or newer; set 198\.18\.53\.53 in Settings"):
         set_name_servers(WIFI_GUID, ["198.18.53.53"])
+
+
+@WINDOWS
+def test_a_change_of_an_adapter_s_settings_is_noticed() -> None:
+    if not elevation.is_elevated():
+        pytest.skip("writing keys takes an administrator")
+    import winreg
+
+    path, changed = rf"{resolver_windows.TCPIP}\Interfaces\{{vmdns-test}}", threading.Event()
+    stop = resolver.watch_servers(changed.set)
+    try:
+        winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, path).Close()
+        winreg.DeleteKey(winreg.HKEY_LOCAL_MACHINE, path)
+        assert changed.wait(30)
+    finally:
+        stop()
 
 
 def test_earlier_servers() -> None:
