@@ -64,10 +64,12 @@ def _find(environ: Mapping[str, str], platform: str, suffix: str, folders: Itera
     return _installation(wrapper, environ, platform) if wrapper else None
 
 
-def stamp(installation: Installation) -> tuple[FileStamp, ...]:
-    """A value that changes with each upgrade of VirtualBox, and when it is removed."""
+def stamp(installation: Installation) -> tuple[FileStamp | str, ...]:
+    """A value that changes with each upgrade of VirtualBox, and when it is removed. On Windows also when its API is
+    registered, which its installer does some time after it has copied the files."""
     names = "VBoxSVC", "VBoxSVC.exe", installation.vboxmanage.name
-    return tuple(read_stamp(installation.program / name) for name in names)
+    registered = _registry_value("HKEY_CLASSES_ROOT", r"VirtualBox.VirtualBox\CLSID", "")
+    return (*(read_stamp(installation.program / name) for name in names), registered)
 
 
 def user_home(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
@@ -102,13 +104,18 @@ def _folders(environ: Mapping[str, str], platform: str) -> Iterator[Path]:
 
 def _registered_folder() -> str:
     """Where VirtualBox's installer for Windows says that it is, on whatever drive; '' if it does not."""
+    return _registry_value("HKEY_LOCAL_MACHINE", r"SOFTWARE\Oracle\VirtualBox", "InstallDir")
+
+
+def _registry_value(root: str, path: str, name: str) -> str:
+    """A text in Windows' registry; '' if there is none, and on other systems."""
     if sys.platform == "win32":
         import winreg
 
         with suppress(OSError):
             access = winreg.KEY_READ | winreg.KEY_WOW64_64KEY
-            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Oracle\VirtualBox", 0, access) as key:
-                return str(winreg.QueryValueEx(key, "InstallDir")[0])
+            with winreg.OpenKey(getattr(winreg, root), path, 0, access) as key:
+                return str(winreg.QueryValueEx(key, name)[0])
     return ""
 
 

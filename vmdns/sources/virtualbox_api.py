@@ -30,6 +30,7 @@ from vmdns.state.facts import Adapter, HostInterface, Machine, Network
 
 OBJECT_NOT_FOUND = 0x80BB0001
 _ACCESS_DENIED = 0x80070005
+_EXCEPTION = 0x80020009  # DISP_E_EXCEPTION of COM
 _ABORT = 0x80004004  # from XPCOM proxies once VBoxSVC has ended
 # Of COM (winerror.h): VirtualBox's classes or type library are not registered, or are another version's. That stays.
 _NOT_REGISTERED = {
@@ -71,13 +72,21 @@ def connect(installation: Installation) -> Any:
 
 
 def _connection_error(error: Exception, what: str) -> ReaderUnavailable | VirtualBoxLost:
-    """The error to raise instead. COM's texts are translated, so its codes are named."""
+    """The error to raise instead."""
     code = getattr(error, "hresult", 0) & 0xFFFFFFFF
     if name := _NOT_REGISTERED.get(code):
         return ReaderUnavailable(f"Windows does not know its API ({name}); VirtualBox's installer repairs that")
     if code == _ACCESS_DENIED:
         return VirtualBoxLost(f"{what} (E_ACCESSDENIED): VirtualBox runs as administrator or as another user")
-    return VirtualBoxLost(f"{what} ({f'0x{code:08x}' if code else error})")
+    return VirtualBoxLost(f"{what} ({describe_error(error)})")
+
+
+def describe_error(error: Exception) -> str:
+    """The text of an error; its code where it is one of COM on Windows, whose texts are translated."""
+    code, details = getattr(error, "hresult", 0), getattr(error, "excepinfo", None)
+    if code & 0xFFFFFFFF == _EXCEPTION and details:  # the code is that of the called object
+        code = details[5]
+    return f"0x{code & 0xFFFFFFFF:08x}" if code else str(error)
 
 
 class Api:

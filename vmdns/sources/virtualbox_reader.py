@@ -24,7 +24,14 @@ from typing import Any
 from vmdns.sources.installation import Installation, stamp
 from vmdns.sources.reader import UPGRADE_SECONDS, VirtualBoxInfo, VirtualBoxLost, fact_key
 from vmdns.sources.settings_file import read_networks, read_registry
-from vmdns.sources.virtualbox_api import OBJECT_NOT_FOUND, Api, read_adapter_mac, read_interfaces, read_machine
+from vmdns.sources.virtualbox_api import (
+    OBJECT_NOT_FOUND,
+    Api,
+    describe_error,
+    read_adapter_mac,
+    read_interfaces,
+    read_machine,
+)
 from vmdns.state.facts import Fact, Machine
 
 _NET = "/VirtualBox/GuestInfo/Net/"
@@ -200,4 +207,4 @@ class ApiReader:
             raise
         except Exception as error:
             self._api.check(error)
-            raise VirtualBoxLost(f"VirtualBox's API failed ({error})") from error
+            raise VirtualBoxLost(f"VirtualBox's API failed ({describe_error(error)})") from error

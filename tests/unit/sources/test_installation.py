@@ -80,22 +80,28 @@ def test_windows_knows_its_folder_while_the_environment_is_older(tmp_path, monke
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="the registry of Windows")
-def test_the_registry_of_windows(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("root", "path", "name", "read"),
+    [
+        ("HKEY_LOCAL_MACHINE", r"SOFTWARE\Oracle\VirtualBox", "InstallDir", REGISTERED_FOLDER),
+        ("HKEY_CLASSES_ROOT", r"VirtualBox.VirtualBox\CLSID", "", lambda: stamp(Installation(Path(), Path()))[-1]),
+    ],
+)
+def test_the_registry_of_windows(root, path, name, read) -> None:
     import winreg
 
-    root, key = winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Oracle\VirtualBox"
-    if REGISTERED_FOLDER():
+    if read():
         pytest.skip("there is a VirtualBox")
     try:
-        with winreg.CreateKey(root, key) as one:
-            winreg.SetValueEx(one, "InstallDir", 0, winreg.REG_SZ, "D:\\가상\\VirtualBox\\")
+        with winreg.CreateKey(getattr(winreg, root), path) as key:
+            winreg.SetValueEx(key, name, 0, winreg.REG_SZ, "D:\\가상\\VirtualBox\\")
     except PermissionError:
         pytest.skip("needs an administrator")
     try:
-        assert REGISTERED_FOLDER() == "D:\\가상\\VirtualBox\\"
+        assert read() == "D:\\가상\\VirtualBox\\"
     finally:
-        winreg.DeleteKey(root, key)
-    assert REGISTERED_FOLDER() == ""
+        winreg.DeleteKey(getattr(winreg, root), path)
+    assert read() == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from vmdns.sources.installation import Installation, find
 from vmdns.sources.reader import ReaderUnavailable, VirtualBoxLost
-from vmdns.sources.virtualbox_api import Api, connect, name_states
+from vmdns.sources.virtualbox_api import Api, connect, describe_error, name_states
 from vmdns.sources.worker import open_reader
 from vmdns.state.facts import ONLINE_STATES
 
@@ -102,6 +102,14 @@ def test_errors_of_com(code: int, kind: type[Exception], text: str, monkeypatch:
     with pytest.raises(kind, match=text) as caught:
         Api(HERE)
     assert str(caught.value).isascii()
+
+
+def test_errors_of_com_are_described_by_their_codes() -> None:
+    error = ComError(0x80020009)
+    assert describe_error(error) == "0x80020009"
+    error.excepinfo = (0, "Machine", "기계", None, 0, 0x80BB0007 - (1 << 32))  # type: ignore[attr-defined]
+    assert describe_error(error) == "0x80bb0007"
+    assert describe_error(ValueError("no number")) == "no number"
 
 
 def test_an_api_that_is_not_registered_is_replaced_by_vboxmanage_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
