@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -309,13 +310,13 @@ def completion_script(shell: str) -> str:
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answers a shell that completes a command line, and ends the process. argcomplete passes the line in variables."""
     from argcomplete import autocomplete
-    from argcomplete.completers import DirectoriesCompleter, FilesCompleter, SuppressCompleter
+    from argcomplete.completers import DirectoriesCompleter, SuppressCompleter
 
     by_metavar = {
         "NAME": _complete_machine,
         "VM": _complete_machine,
         "NETWORK": _complete_network,
-        "FILE": FilesCompleter(),
+        "FILE": _complete_file,
         "DIR": DirectoriesCompleter(),
     }
     for command in _command_parsers(parser).values():
@@ -323,6 +324,13 @@ def complete(parser: argparse.ArgumentParser) -> None:
             if completer := by_metavar.get(str(action.metavar)):
                 action.completer = completer  # type: ignore[attr-defined]
     autocomplete(parser, default_completer=SuppressCompleter())
+
+
+def _complete_file(prefix: str, **_: object) -> list[str]:
+    """Paths that begin so. argcomplete's own runs bash, which Windows lacks."""
+    import glob
+
+    return [one + "/" if os.path.isdir(one) else one for one in glob.glob(glob.escape(prefix) + "*")]
 
 
 def _complete_machine(parsed_args: argparse.Namespace, **_: object) -> list[str]:
