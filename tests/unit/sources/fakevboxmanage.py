@@ -21,12 +21,13 @@ class Call(NamedTuple):
 class FakeVBoxManage:
     """Lies in a folder with a VBoxSVC beside it."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: str = SUFFIX) -> None:
         self.folder = folder
         folder.mkdir()
-        self.path = folder / f"VBoxManage{SUFFIX}"
-        for file in (self.path, folder / f"VBoxSVC{SUFFIX}"):
+        self.path = folder / f"VBoxManage{suffix}"
+        for file in (self.path, folder / f"VBoxSVC{suffix}"):
             file.write_text("")
+            file.chmod(0o755)
         self.log: list[Call] = []
         self._plays: dict[str, tuple[int, str, str]] = {}
         self._once: set[str] = set()

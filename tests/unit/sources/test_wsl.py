@@ -15,7 +15,7 @@ from vmdns.sources.installation import Installation, find
 from vmdns.sources.vboxmanage_reader import VBoxManageReader
 from vmdns.state.facts import Machine
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="WSL is Linux, and the played VBoxManage a script")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="WSL is Linux")
 
 
 @pytest.fixture
@@ -29,9 +29,7 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(installation, "_MODULES_ROOT", tmp_path)
     folder = tmp_path / "mnt" / "c" / "Program Files" / "Oracle" / "VirtualBox"
     folder.parent.mkdir(parents=True)
-    fake = FakeVBoxManage(folder)
-    fake.path.rename(folder / "VBoxManage.exe")
-    (folder / "VBoxSVC.exe").write_text("")
+    fake = FakeVBoxManage(folder, monkeypatch, ".exe")
     for words, call in zoo.CALLS.items():
         fake.plays(words, call["out"].replace("\n", "\r\n"), err=call["err"], status=call["status"])
     return tmp_path / "mnt" / "c"
