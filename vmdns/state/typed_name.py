@@ -180,7 +180,7 @@ def _explain_no_name(key: bytes, name: str, snapshot: Snapshot, view: View) -> s
     if guest is not None:
         return f"{name} lies below VM {guest.machine.name!r}, and names below VMs are switched off (wildcards = false)"
     relative = next((to_text(key[: -len(zone)] + b"\0") for zone in snapshot.policy.own if key.endswith(zone)), name)
-    similar = find_similar_name(relative, snapshot)
+    similar = _find_similar_name(relative, snapshot)
     return f"No VM is called {relative}." + (f" Did you mean {similar}?" if similar else "")
 
 
@@ -195,7 +195,7 @@ def _explain_no_pointer(name: str, snapshot: Snapshot) -> str:
     return f"No name is known for {address}"
 
 
-def find_similar_name(relative: str, snapshot: Snapshot) -> str:
+def _find_similar_name(relative: str, snapshot: Snapshot) -> str:
     """The name of a VM that is most like this name below a zone, of those that are not much longer or shorter; '' where
     none is."""
     names = {".".join(name) for guest in snapshot.guests for name in guest.named.names[:-1]}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.facts import EVERYWHERE, HOSTONLY, LAB, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
+from tests.facts import EVERYWHERE, HOSTONLY, NAT, NETWORKS, NOW, OTHER, lease, mac, report, uuid, vm
 from tests.unit.state.test_diagnosis import STATUS, WORLD
 from vmdns.control import requests
 from vmdns.control.requests import Requests, query_server
@@ -99,26 +99,6 @@ def test_a_name_is_explained(name: str) -> None:
         f"{name} is VM 'Web' ({uuid(1)}), which is Running",
         "10.0.2.4 is chosen: it is on NAT Network lab, which guests on NAT Network lab can reach "
         "(DHCP lease of lab, 540 s left)",
-    ]
-
-
-def test_the_choice_of_one_address_is_explained() -> None:
-    snapshot = snapshot_of(
-        vm(1, "web", LAB, HOSTONLY), lease(1, "10.0.2.4"), lease(257, "192.168.56.101", HOSTONLY),
-        vm(2, "db", LAB), lease(2, "10.0.2.5"), behind_nat(3, "behind", *RULES),
-    )  # fmt: skip
-    view = View((HOSTONLY,), "192.168.56.1")
-    assert explain(snapshot, to_wire("shop.web.local"), NOW, view) == [
-        f"shop.web.local is VM 'web' ({uuid(1)}), which is Running",
-        "192.168.56.101 is chosen: it is on the host-only network vboxnet0, the client's own network "
-        "(DHCP lease of vboxnet0, 540 s left)",
-        "10.0.2.4 is left out: it is on NAT Network lab, which guests on the host-only network vboxnet0 cannot reach "
-        "(DHCP lease of lab, 540 s left)",
-    ]
-    assert explain(snapshot, to_wire("behind.local"), NOW, View()) == [
-        f"behind.local is VM 'behind' ({uuid(3)}), which is Running",
-        "127.0.0.1 is chosen: it is this computer's, and port-forward rules lead to the VM (2222 to its 22, 5353 to "
-        "its 53)",
     ]
 
 

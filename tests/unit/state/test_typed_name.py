@@ -12,7 +12,7 @@ from vmdns.dns.zonefile import parse_records
 from vmdns.state.build import build
 from vmdns.state.facts import HostName
 from vmdns.state.snapshot import Policy
-from vmdns.state.typed_name import find_similar_name, parse_typed_name
+from vmdns.state.typed_name import parse_typed_name
 
 ZONES = ("local", "vm.internal")
 SNAPSHOT = build(
@@ -70,16 +70,3 @@ def test_the_name_and_type_that_a_text_means(text: str, name: str, kind: str, no
 def test_any_text_is_a_name_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_typed_name(text, SNAPSHOT).key.endswith(b"\0")
-
-
-@pytest.mark.parametrize(
-    ("name", "similar"),
-    [
-        ("db-mian", "db-main"),
-        ("my-web-sevrer", "my-web-server"),
-        ("shop.my-web-sevrer", "my-web-server"),
-        ("something", ""),
-    ],
-)
-def test_the_most_similar_name(name: str, similar: str) -> None:
-    assert find_similar_name(name, SNAPSHOT) == similar
