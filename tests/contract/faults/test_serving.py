@@ -239,17 +239,6 @@ def test_24_after_kill_9_the_next_one_starts_at_once(started: Any) -> None:
     assert again.command("status", "--json").returncode == 0
 
 
-def test_22_two_at_once_serve_each_at_its_own_port(started: Any) -> None:
-    first = started("--listen", "127.0.0.1:0")
-    with streaming("22 two instances", "127.0.0.1", first.port, OURS):
-        second = started("--listen", f"127.0.0.1:{first.port}", "--listen", "127.0.0.1:0")
-        assert str(first.process.pid) in second.saw("another vmdns")
-        assert "is held by" in second.saw("is held by")
-        second.process.kill()
-        second.process.wait(PATIENCE)
-    assert first.command("status", "--json").returncode == 0
-
-
 def test_15_a_log_on_a_full_disk_stops_nothing(short: Path, config: Path, upstream: Upstream) -> None:
     """/dev/full takes nothing (full(4))."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:

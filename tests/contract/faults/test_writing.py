@@ -12,32 +12,25 @@ import pytest
 
 from tests.needs import needs_mount_namespace
 from vmdns import files
-from vmdns.host import hosts_block as hostsfile
 from vmdns.host.plan import Journal, JournalEntry
 
 ROOT = Path(__file__).resolve().parents[3]
 posix = pytest.mark.skipif(os.name != "posix", reason="a process is killed otherwise there")
 STEPS = ("tempfile.mkstemp", "os.fsync", "os.replace")
-BEFORE = b"127.0.0.1 localhost\n# mine\n"
-LINE = "192.168.56.101\tweb.local"
 
 # Kills itself with SIGKILL right before or after one of the steps of writing.
 _DIES = """
 import os, signal, sys, tempfile
 from pathlib import Path
-step, when, what, file = sys.argv[1:]
+step, when, file = sys.argv[1:]
 module, name = {"tempfile": tempfile, "os": os}[step.split(".")[0]], step.split(".")[1]
 real = getattr(module, name)
 def dies(*given, **more):
     found = real(*given, **more) if when == "after" else None
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(module, name, dies)
-if what == "journal":
-    from vmdns.host.plan import Journal, JournalEntry
-    Journal(Path(file)).put(JournalEntry("wire", "address", "two", None, "b"))
-else:
-    from vmdns.host.hosts_block import write
-    write(Path(file), ["192.168.56.102\\tdb.local"])
+from vmdns.host.plan import Journal, JournalEntry
+Journal(Path(file)).put(JournalEntry("wire", "address", "two", None, "b"))
 """
 
 
@@ -58,32 +51,16 @@ def entry(name: str) -> JournalEntry:
 def test_a_journal_whose_writer_is_killed_is_the_old_or_the_new_one(
     step: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The hosts file is replaced in the same way (files.replace_file)."""
     journal = Journal(tmp_path / "journal.json")
     journal.put(entry("one"))
-    assert run(step, when, "journal", str(journal.path)).returncode == -9
+    assert run(step, when, str(journal.path)).returncode == -9
     done = (step, when) == ("os.replace", "after")
     assert [one.name for one in journal.entries()] == ["one", "two"] if done else ["one"]
     monkeypatch.setattr(files, "_TEMPORARY_SECONDS", -1.0)
     journal.put(entry("three"))  # neither a lock nor litter is left
     assert journal.entries()[-1].name == "three"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["journal.json", "journal.json.lock"]
-
-
-@posix
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
-def test_a_hosts_file_whose_writer_is_killed_is_the_old_or_the_new_one(
-    step: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "hosts"
-    file.write_bytes(BEFORE)
-    hostsfile.write(file, [LINE])
-    assert run(step, when, "hosts", str(file)).returncode == -9
-    assert hostsfile.read(file) == (["192.168.56.102\tdb.local"] if (step, when) == ("os.replace", "after") else [LINE])
-    monkeypatch.setattr(files, "_TEMPORARY_SECONDS", -1.0)
-    hostsfile.write(file, None)
-    assert file.read_bytes() == BEFORE
-    assert [one.name for one in tmp_path.iterdir()] == ["hosts"]
 
 
 _PUTS = """
