@@ -34,7 +34,7 @@ class Store:
     """Holds facts by source, builds when they changed, and notifies listeners. Used by one thread.
 
     wall gives the Unix time; in_thread runs a function beside the event loop; owners are those of the names of VMs
-    when vmdns ran last.
+    when vmdns ran last. hosts is the hosts file as it was last read.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Store:
         self._wall = wall
         self._in_thread = in_thread
         self._facts: dict[str, dict[str, Fact]] = {}
-        self._hosts = HostsIndex()
+        self.hosts = HostsIndex()
         self._listeners: list[Callable[[list[VmChange]], None]] = []
         self._changed = asyncio.Event()
         self._busy = False  # whether something is reported that is not published yet
@@ -58,7 +58,7 @@ class Store:
         # them take a quarter of a second. Serials go up over restarts as well: seconds since 1970 are ahead of one
         # change a second (RFC 1982).
         bare = replace(policy, records=())
-        self.snapshot = build((), bare, wall(), int(wall()) & 0xFFFFFFFF, owners, self._hosts)
+        self.snapshot = build((), bare, wall(), int(wall()) & 0xFFFFFFFF, owners, self.hosts)
 
     def subscribe(self, listener: Callable[[list[VmChange]], None]) -> None:
         """`listener` receives the VMs that answer differently, by their UUIDs' order, after each new snapshot."""
@@ -80,8 +80,8 @@ class Store:
 
     def put_hosts(self, hosts: HostsIndex) -> None:
         """Takes the hosts file, digested for the policy in force."""
-        if hosts is not self._hosts:
-            self._hosts = hosts
+        if hosts is not self.hosts:
+            self.hosts = hosts
             self.rebuild()
 
     def configure(self, policy: Policy) -> None:
@@ -101,7 +101,7 @@ class Store:
 
     def count(self, source: str) -> int:
         """How many facts a source has reported."""
-        return self._hosts.count if source == "hosts" else len(self.reported(source))
+        return self.hosts.count if source == "hosts" else len(self.reported(source))
 
     # -- builds -----------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Store:
                     await self._changed.wait()
             await asyncio.sleep(max(DEBOUNCE_SECONDS, next_build - loop.time()))
             self._changed.clear()
-            job = partial(_build, self.facts, self._policy, self._wall(), self._hosts, self.snapshot)
+            job = partial(_build, self.facts, self._policy, self._wall(), self.hosts, self.snapshot)
             try:
                 snapshot, changes, seconds = await self._in_thread(job)
                 next_build = loop.time() + min(INTERVAL_FACTOR * seconds, MAX_INTERVAL) + TICK_SECONDS

@@ -69,7 +69,7 @@ class App:
         self._name_owners = NameOwners(owners_file if worker == WORKER else None, log)
         self.store = Store(self._policy(), owners=self._name_owners.read())
         self.store.subscribe(self._publish)
-        self.hosts = HostsReader(self.store.put_hosts, log)
+        self.hosts = HostsReader(self.store, log)
         self._discovery = Discovery(self.store, log, self._end_first_look, worker)
 
         self._forwarder = Forwarder(config.limits, process.clock, self._report_withheld)

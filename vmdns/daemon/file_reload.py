@@ -23,6 +23,7 @@ from vmdns.server.forwarder import Forwarder
 from vmdns.sources import hosts_file
 from vmdns.state.snapshot import Policy
 from vmdns.state.static_records import HostsIndex
+from vmdns.store import Store
 
 # An editor that empties the file before it writes has written within this time.
 REWRITE_SECONDS = 0.2
@@ -68,22 +69,21 @@ class ConfigReload:
 
 
 class HostsReader:
-    """Reads the hosts file: a block list of 230,000 names takes a second or two. publish receives what was read."""
+    """Reads the hosts file into the store: a block list of 230,000 names takes a second or two."""
 
-    def __init__(self, publish: Callable[[HostsIndex], None], log: Log) -> None:
-        self.hosts = HostsIndex()
+    def __init__(self, store: Store, log: Log) -> None:
         self.source = Source()
-        self._publish = publish
+        self._store = store
         self._log = log
         self._reading = asyncio.Lock()
 
     async def read(self, policy: Policy, wanted: bool) -> None:
-        """Reads and publishes the file, or no names at all where they are not wanted."""
+        """Reads the file, or no names at all where they are not wanted."""
         async with self._reading:
             try:
                 found = HostsIndex()
                 if wanted:
-                    digest = hosts_path(), policy.apexes, policy.ttl, self.hosts
+                    digest = hosts_path(), policy.apexes, policy.ttl, self._store.hosts
                     found = await asyncio.to_thread(hosts_file.read_digest, *digest)
             except OSError as error:
                 text = f"the hosts file cannot be read ({error.strerror}); its last content stays in force"
@@ -93,8 +93,7 @@ class HostsReader:
             if found.trouble and found.trouble != self.source.detail:
                 self._log(found.trouble)
             self.source.become("failing" if found.trouble else "ok", found.trouble)
-            self.hosts = found
-            self._publish(found)
+            self._store.put_hosts(found)
 
 
 class UpstreamReader:

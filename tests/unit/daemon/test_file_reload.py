@@ -41,10 +41,10 @@ def test_names_that_are_left_out_are_reported_once(hosts_file: Path, monkeypatch
         assert sentence in status["problems"]
         (source,) = [one for one in status["sources"] if one["name"] == "hosts"]
         assert (source["state"], source["detail"], source["facts"]) == ("failing", sentence, 6)
-        assert to_wire("shop.test") in app.hosts.hosts.outside
-        kept = app.hosts.hosts
+        assert to_wire("shop.test") in app.store.hosts.outside
+        kept = app.store.hosts
         await app._read_hosts()
-        assert app.hosts.hosts is kept
+        assert app.store.hosts is kept
         write("192.168.56.20 shop.test\n")
         await app._read_hosts()
         assert log == [sentence]
@@ -64,11 +64,11 @@ def test_sighup_reads_the_hosts_file_and_the_name_servers_under_an_unchanged_con
     async def main() -> None:
         app = App(Config(), hosts_file.with_name("none.toml"), {}, lambda _: None)
         await app._read_hosts()
-        assert not app.hosts.hosts.count
+        assert not app.store.hosts.count
         write("192.168.56.20 shop.test\n")
         app.reload()
         await app._tasks.finished()
-        assert to_wire("shop.test") in app.hosts.hosts.outside
+        assert to_wire("shop.test") in app.store.hosts.outside
         assert app.upstreams.found is found
         app.store.close()
 
