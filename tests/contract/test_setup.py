@@ -1,8 +1,9 @@
-"""tools/setup where Python cannot make virtual environments: what it installs, and what it says to type; and what
-tools/run starts."""
+"""tools/setup where Python cannot make virtual environments: what it installs, and what it says to type; what
+tools/run starts; and when tools/environment.py installs."""
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="tools/setup is a shell script")
+shell = pytest.mark.skipif(sys.platform == "win32", reason="tools/setup is a shell script")
 
 SETUP = Path(__file__).resolve().parents[2] / "tools" / "setup"
-PYTHON = 'case "$*" in *ensurepip*) exit 1 ;; *"-m venv"*) echo "no venv" >&2; exit 9 ;; esac'
+PYTHON = 'case "$*" in *ensurepip*) exit 1 ;; *environment.py*) echo "no venv" >&2; exit 9 ;; esac'
 APT = 'echo "$DEBIAN_FRONTEND apt-get $*" >>"$LOG"'
 ASKED = ["noninteractive apt-get -qq update", "noninteractive apt-get -qq install -y python3-venv"]
 
@@ -39,6 +40,7 @@ def setup(tmp_path: Path, user: int, **programs: str) -> tuple[list[str], str]:
     return log.read_text().splitlines(), done.stderr
 
 
+@shell
 @pytest.mark.parametrize(("user", "sudo"), [(0, "exit 1"), (1000, 'exec env -u DEBIAN_FRONTEND "$@"')])
 def test_the_package_is_installed_without_questions(tmp_path: Path, user: int, sudo: str) -> None:
     """As sudo(8) does by default, the one here passes no DEBIAN_FRONTEND on."""
@@ -47,12 +49,14 @@ def test_the_package_is_installed_without_questions(tmp_path: Path, user: int, s
     assert "no venv" in said
 
 
+@shell
 def test_where_sudo_refuses_the_command_is_said(tmp_path: Path) -> None:
     asked, said = setup(tmp_path, 1000, apt_get=APT, sudo="echo 'sudo: a password is required' >&2; exit 1")
     assert asked == []
     assert said.endswith("\n    sudo apt-get update && sudo apt-get install python3-venv\n")
 
 
+@shell
 def test_without_sudo_the_command_is_said(tmp_path: Path) -> None:
     asked, said = setup(tmp_path, 1000, apt_get=APT)
     assert asked == []
@@ -60,17 +64,20 @@ def test_without_sudo_the_command_is_said(tmp_path: Path) -> None:
     assert said.endswith("\n    su -c 'apt-get update && apt-get install python3-venv'\n")
 
 
+@shell
 def test_where_apt_get_fails_the_command_is_said(tmp_path: Path) -> None:
     asked, said = setup(tmp_path, 0, apt_get=APT + "; exit 100")
     assert asked == ASKED[:1]
     assert said.endswith("\n    apt-get update && apt-get install python3-venv\n")
 
 
+@shell
 def test_without_apt_get_the_package_is_said(tmp_path: Path) -> None:
     _, said = setup(tmp_path, 1000)
     assert said == "vmdns needs Python's venv module: install the package python3-venv, then run this again\n"
 
 
+@shell
 def test_a_mac_without_python(tmp_path: Path) -> None:
     """Where there is another Python, /usr/bin/python3 is not run: it opens a window."""
     _, said = setup(tmp_path, 501, uname="echo Darwin", python3="exit 1")
@@ -80,6 +87,7 @@ def test_a_mac_without_python(tmp_path: Path) -> None:
     assert not (tmp_path / "with" / "log.ran").exists()
 
 
+@shell
 @pytest.mark.parametrize(
     ("given", "started"),
     [
@@ -97,3 +105,32 @@ def test_run_starts_vmdns_or_the_demo(tmp_path: Path, given: list[str], started:
         file.chmod(0o755)
     script = shutil.copy(SETUP.with_name("run"), tmp_path / "tools")
     assert subprocess.check_output([script, *given], text=True, timeout=60) == f"{started}\n"
+
+
+def test_vmdns_is_installed_again_once_its_version_or_dependencies_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> None:
+        commands.append(command)
+        (tmp_path / "venv" / programs).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "venv" / programs / "pip3").touch()
+
+    programs = "Scripts" if sys.platform == "win32" else "bin"
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "vmdns").mkdir()
+    (tmp_path / "vmdns" / "__init__.py").touch()
+    (tmp_path / "pyproject.toml").touch()
+    script = shutil.copy(SETUP.with_name("environment.py"), tmp_path / "tools")
+    environment = runpy.run_path(script)["main"]
+    monkeypatch.setattr(subprocess, "run", run)
+    for _ in range(2):
+        environment(str(tmp_path / "venv"), "test")
+    made, installed = commands
+    assert made == [sys.executable, "-m", "venv", str(tmp_path / "venv")]
+    assert installed[:4] == [str(tmp_path / "venv" / programs / "python"), "-m", "pip", "install"]
+    assert installed[-2:] == ["--editable", f"{tmp_path.resolve()}[test]"]
+    (tmp_path / "vmdns" / "__init__.py").write_text('__version__ = "2"\n')
+    environment(str(tmp_path / "venv"), "test")
+    assert commands == [made, installed, installed]
