@@ -13,7 +13,7 @@ from typing import Any
 
 from vmdns import cli_format
 from vmdns.cli_parser import build_parser, complete, completion_script, run_parser
-from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, interruption, standard_streams
+from vmdns.commands import DONE, FAILED, NOT_RUNNING, USAGE, CommandError, command_name, interruption, standard_streams
 from vmdns.dns.escape import escape_text
 
 INTERRUPTED = 130  # the status that shells give a command that Ctrl-C ended
@@ -299,7 +299,7 @@ def _service(arguments: Namespace) -> int:
     if arguments.json:
         _print_json(arguments, response)
     elif response["steps"] and not response["done"]:
-        _print([f"Do it with: vmdns service {action} --yes"])
+        _print([f"Do it with: {command_name()} service {action} --yes"])
     return DONE
 
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmdns.commands import command_name
 from vmdns.dns.escape import escape_text
 from vmdns.state.facts import Network
 
@@ -229,8 +230,13 @@ def doctor(response: Response) -> list[Part]:
     for one in response["findings"]:
         parts.append((marks[one["level"]], (f" {one['subject']}: {one['text']}", 0)))
         if one["command"]:
-            parts.append(f"      {one['command']}")
+            parts.append(f"      {_as_called(one['command'])}")
     return [*parts, "", f"{response['verdict']}."]
+
+
+def _as_called(command: str) -> str:
+    """The command line with vmdns as the user calls it."""
+    return command_name() + command.removeprefix("vmdns") if command.startswith("vmdns ") else command
 
 
 def plan(response: Response) -> list[Part]:
@@ -251,7 +257,7 @@ def changes(response: Response, command: str) -> list[Part]:
     what is left and notes follow."""
     steps = response["steps"]
     if not response["done"]:
-        return plan(response) + ([f"Do it with: vmdns {command} --apply"] if steps else [])
+        return plan(response) + ([f"Do it with: {command_name()} {command} --apply"] if steps else [])
     nothing_more = steps and not (response["left"] or response["notes"])
     return [] if nothing_more else plan({**response, "steps": []})
 

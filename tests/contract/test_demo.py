@@ -18,6 +18,7 @@ import dns.reversename
 import pytest
 
 from tests.contract.test_run import Run
+from vmdns import cli_format
 from vmdns.commands import command_name
 from vmdns.server.listeners import bind
 
@@ -203,3 +204,15 @@ def test_messages_name_the_command_as_the_user_called_it(
         (tmp_path / "vmdns").write_text("#!/bin/sh\n")
         (tmp_path / "vmdns").chmod(0o755)
     assert command_name() == name
+    finding = {"subject": "vmdns", "level": "problem", "text": "no vmdns runs", "command": "vmdns run"}
+    assert f"      {name} run" in cli_format.doctor({"findings": [finding], "verdict": "1 problem"})
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="the launcher of Windows")
+def test_the_path_of_the_command_is_short_below_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for called, name in (
+        (os.path.abspath(r".venv\Scripts\vmdns"), r".venv\Scripts\vmdns"),
+        (r"C:\v\vmdns", r"C:\v\vmdns"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert command_name() == name

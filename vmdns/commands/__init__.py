@@ -20,6 +20,10 @@ class CommandError(Exception):
 
 def command_name() -> str:
     """`vmdns`, or the path that the user typed where vmdns is not in PATH (`.venv/bin/vmdns` after `tools/run`)."""
-    if os.path.basename(sys.argv[0]) != "vmdns" or shutil.which("vmdns"):
+    program = sys.argv[0]
+    if os.path.basename(program) != "vmdns" or shutil.which("vmdns"):
         return "vmdns"
-    return sys.argv[0]
+    # The launcher of Windows gives the whole path, which PowerShell runs only with & and quotes if it has a space.
+    if sys.platform == "win32" and os.path.normcase(program).startswith(os.path.normcase(os.getcwd()) + os.sep):
+        return os.path.relpath(program)
+    return program
