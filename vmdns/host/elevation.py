@@ -212,9 +212,9 @@ def connect_helper(command: Sequence[str]) -> Helper:
             with suppress(TimeoutError):
                 connection = listener.accept()[0]
                 connection.settimeout(_CONNECT_SECONDS)
-                stream = connection.makefile("rw", encoding="utf-8")
+                stream = connection.makefile("rw", encoding="utf-8", errors="replace")
                 with suppress(OSError):
-                    if secrets.compare_digest(stream.readline(80).strip(), token):
+                    if secrets.compare_digest(stream.readline(80).strip().encode(), token.encode()):
                         connection.settimeout(None)
                         return Helper(stream, stream, lambda: ended(COMMAND_SECONDS))
                 connection.close()  # of another program

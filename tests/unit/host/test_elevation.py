@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +49,26 @@ def test_requests_and_their_errors(prompts: list[list[str]], tmp_path: Path) -> 
     helper.close()
     assert len(prompts) == 1
     assert file.read_bytes() == b"127.0.0.1 localhost\r\n", "it takes the block out at its end"
+
+
+def test_another_program_is_no_helper(prompts: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    start, strangers = elevation.start_as_administrator, []
+
+    def start_after_strangers(command: Sequence[str]) -> Callable[[float], bool]:
+        port = int(command[-1].removeprefix("--connect=").partition(":")[0])
+        for text in (b"0" * 32 + b"\n", b"\xff\xfe" * 60, b""):
+            strangers.append(socket.create_connection(("127.0.0.1", port)))
+            strangers[-1].sendall(text)
+            strangers[-1].shutdown(socket.SHUT_WR)
+        return start(command)
+
+    monkeypatch.setattr(elevation, "start_as_administrator", start_after_strangers)
+    helper = elevation.connect_helper(elevation.helper_command("vmdns.host.elevated_settings", []))
+    with pytest.raises(OSError, match="cannot change teapot settings"):
+        helper.ask({"kind": "teapot", "name": "x", "value": 1})
+    helper.close()
+    for one in strangers:
+        one.close()
 
 
 def test_a_helper_that_cannot_start(prompts: list[list[str]]) -> None:
