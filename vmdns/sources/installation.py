@@ -68,7 +68,7 @@ def stamp(installation: Installation) -> tuple[FileStamp | str, ...]:
     """A value that changes with each upgrade of VirtualBox, and when it is removed. On Windows also when its API is
     registered, which its installer does some time after it has copied the files."""
     names = "VBoxSVC", "VBoxSVC.exe", installation.vboxmanage.name
-    registered = _registry_value("HKEY_CLASSES_ROOT", r"VirtualBox.VirtualBox\CLSID", "")
+    registered = _registry_value(r"SOFTWARE\Classes\VirtualBox.VirtualBox\CLSID", "")
     return (*(read_stamp(installation.program / name) for name in names), registered)
 
 
@@ -104,18 +104,16 @@ def _folders(environ: Mapping[str, str], platform: str) -> Iterator[Path]:
 
 def _registered_folder() -> str:
     """Where VirtualBox's installer for Windows says that it is, on whatever drive; '' if it does not."""
-    return _registry_value("HKEY_LOCAL_MACHINE", r"SOFTWARE\Oracle\VirtualBox", "InstallDir")
+    return _registry_value(r"SOFTWARE\Oracle\VirtualBox", "InstallDir")
 
 
-def _registry_value(root: str, path: str, name: str) -> str:
+def _registry_value(path: str, name: str) -> str:
     """A text in Windows' registry; '' if there is none, and on other systems."""
     if sys.platform == "win32":
-        import winreg
+        from vmdns.windows.registry import read_key
 
         with suppress(OSError):
-            access = winreg.KEY_READ | winreg.KEY_WOW64_64KEY
-            with winreg.OpenKey(getattr(winreg, root), path, 0, access) as key:
-                return str(winreg.QueryValueEx(key, name)[0])
+            return str(read_key(path).get(name, ""))
     return ""
 
 

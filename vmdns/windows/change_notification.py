@@ -68,7 +68,8 @@ def watch_changes(changed: Callable[[], object], keys: Iterable[str] = ()) -> Ca
                     watches[at - win32event.WAIT_OBJECT_0 - 1][1]()
                 except OSError:  # the key was removed
                     del watches[at - win32event.WAIT_OBJECT_0 - 1]
-                changed()
+                with suppress(RuntimeError):  # the event loop that it calls is closed
+                    changed()
 
     threading.Thread(target=run, name="changes", daemon=True).start()
     started.wait()

@@ -1,4 +1,4 @@
-"""Reads keys of the registry below HKEY_LOCAL_MACHINE, which needs no rights."""
+"""Reads keys of the registry below HKEY_LOCAL_MACHINE, which needs no rights: those of 64 bits, whatever Python is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_key(path: str) -> dict[str, object]:
         raise NotImplementedError
     import winreg
 
-    with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
+    with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path, 0, winreg.KEY_READ | winreg.KEY_WOW64_64KEY) as key:
         return {
             name: value for name, value, _ in (winreg.EnumValue(key, at) for at in range(winreg.QueryInfoKey(key)[1]))
         }
@@ -29,7 +29,7 @@ def read_tree(path: str) -> dict[str, Mapping[str, object]]:
 
     try:
         found: dict[str, Mapping[str, object]] = {path: read_key(path)}
-        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path, 0, winreg.KEY_READ | winreg.KEY_WOW64_64KEY) as key:
             names = [winreg.EnumKey(key, at) for at in range(winreg.QueryInfoKey(key)[0])]
     except OSError:
         return {}

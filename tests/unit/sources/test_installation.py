@@ -81,26 +81,26 @@ def test_windows_knows_its_folder_while_the_environment_is_older(tmp_path, monke
 
 @pytest.mark.skipif(sys.platform != "win32", reason="the registry of Windows")
 @pytest.mark.parametrize(
-    ("root", "path", "name", "read"),
+    ("path", "name", "read"),
     [
-        ("HKEY_LOCAL_MACHINE", r"SOFTWARE\Oracle\VirtualBox", "InstallDir", REGISTERED_FOLDER),
-        ("HKEY_CLASSES_ROOT", r"VirtualBox.VirtualBox\CLSID", "", lambda: stamp(Installation(Path(), Path()))[-1]),
+        (r"SOFTWARE\Oracle\VirtualBox", "InstallDir", REGISTERED_FOLDER),
+        (r"SOFTWARE\Classes\VirtualBox.VirtualBox\CLSID", "", lambda: stamp(Installation(Path(), Path()))[-1]),
     ],
 )
-def test_the_registry_of_windows(root, path, name, read) -> None:
+def test_the_registry_of_windows(path, name, read) -> None:
     import winreg
 
     if read():
         pytest.skip("there is a VirtualBox")
     try:
-        with winreg.CreateKey(getattr(winreg, root), path) as key:
+        with winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
             winreg.SetValueEx(key, name, 0, winreg.REG_SZ, "D:\\가상\\VirtualBox\\")
     except PermissionError:
         pytest.skip("needs an administrator")
     try:
         assert read() == "D:\\가상\\VirtualBox\\"
     finally:
-        winreg.DeleteKey(getattr(winreg, root), path)
+        winreg.DeleteKey(winreg.HKEY_LOCAL_MACHINE, path)
     assert read() == ""
 
 
