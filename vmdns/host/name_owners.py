@@ -15,8 +15,7 @@ from pathlib import Path
 from vmdns.files import read_whole, replace_file
 from vmdns.state.name_rules import Owners
 
-MAX_NAMES = 20_000
-MAX_BYTES = 8_000_000  # more than MAX_NAMES names of the greatest length take
+MAX_BYTES = 8_000_000  # 20,000 names of the greatest length
 
 
 class NameOwners:
@@ -86,7 +85,6 @@ def read_owners(path: Path) -> Owners:
 
 
 def write_owners(path: Path, owners: Owners) -> None:
-    """Replaces the file; of more than MAX_NAMES, the names with the fewest labels are kept. Raises OSError."""
-    kept = sorted(owners, key=lambda name: (len(name), name))[:MAX_NAMES]
-    text = json.dumps({"names": {".".join(name): owners[name] for name in kept}}, indent=0)
+    """Replaces the file. Raises OSError."""
+    text = json.dumps({"names": {".".join(name): uuid for name, uuid in owners.items()}}, indent=0, sort_keys=True)
     replace_file(path, text.encode())

@@ -83,19 +83,6 @@ def test_a_folder_in_which_nothing_can_be_written_is_reported_once(tmp_path: Pat
     assert "names of VMs are not remembered over a restart of vmdns" in line
 
 
-def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_owners, "MAX_NAMES", 2)
-    path = tmp_path / "names.json"
-    write_owners(path, OWNERS)
-    assert read_owners(path) == {("my_vm",): uuid(2), ("web",): uuid(1)}
-    # Of 253 letters, as long as a name in DNS can be.
-    names = {("a" * 63, "b" * 63, "c" * 63, f"{number:061}"): uuid(number) for number in range(20_000)}
-    monkeypatch.setattr(name_owners, "MAX_NAMES", 20_000)
-    write_owners(path, names)
-    assert path.stat().st_size < name_owners.MAX_BYTES
-    assert read_owners(path) == names
-
-
 def test_a_file_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `sudo vmdns` may have left one in this user's folder."""
 
