@@ -18,7 +18,8 @@ from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END, HostsIndex, index
 
 MAX_BYTES = 64 * 1024 * 1024
 
-_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.ASCII)
+_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII)
 
 
 @lru_cache(maxsize=4096)

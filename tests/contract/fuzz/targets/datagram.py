@@ -6,10 +6,13 @@ rest is the packet.
 
 from __future__ import annotations
 
+import os
+
 import dns.message
 
 from tests.testzone import SNAPSHOT
 from tests.unit.server.dnsbench import InlineThread, answer_at_once
+from vmdns.dns.cookie import Cookies
 from vmdns.dns.forwarded_answer import Forwarded, Question
 from vmdns.dns.limits import Limits
 from vmdns.dns.query import Malformed, parse_query, udp_response_limit
@@ -40,6 +43,8 @@ async def _admit(peer: str) -> None:
 
 
 SERVER = DnsServer(lambda: SNAPSHOT, _Forwarder(), _admit, Limits())  # type: ignore[arg-type]
+# A cookie has the second of its making, in which two equal answers may differ.
+SERVER.handler._cookies = Cookies(lambda: 1_800_000_000.0, os.urandom)
 
 
 def check(data: bytes) -> None:
