@@ -25,9 +25,7 @@ import pytest
 
 from tests.fakeprogram import SUFFIX, write_program
 from tests.needs import needs_mount_namespace, needs_network_namespace
-from tests.program import Program
-
-PATIENCE = 30.0
+from tests.program import PATIENCE, Program
 
 
 class Run(Program):

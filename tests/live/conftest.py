@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/live/" not in item.path.as_posix() or item.path.name.startswith("test_mdns"):
             continue  # test_mdns.py makes namespaces by name and needs no VirtualBox
         item.add_marker(pytest.mark.live)
-        if reason and not item.path.name.startswith("test_natlab"):
+        if reason and not item.path.name.startswith(("test_natlab", "test_windows")):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

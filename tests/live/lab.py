@@ -148,6 +148,17 @@ class Lab:
     def power_off(self, uuid: str, check: bool = True) -> None:
         self.vbm("controlvm", uuid, "poweroff", check=check)
 
+    def discard(self, vm: str) -> None:
+        """Ends and removes a VM, by its name or UUID."""
+        self.power_off(vm, check=False)
+
+        def gone() -> bool:
+            self.vbm("unregistervm", vm, "--delete", check=False)  # fails while VirtualBox still uses it
+            listed = self.vbm("list", "vms")
+            return f'"{vm}"' not in listed and f"{{{vm}}}" not in listed
+
+        until(gone, f"{vm} is gone")
+
     def start_vm(self, name: str, address: str, network: str = "NatNetwork") -> str:
         """A VM on this NAT Network that runs and has this lease."""
         uuid = self.create(name, *on_nat_network(network))

@@ -88,7 +88,7 @@ class NatLab(Lab):
 
 
 box = NatLab()
-vbm = box.vbm
+vbm, discard = box.vbm, box.discard
 
 
 class Server(Program):
@@ -141,17 +141,6 @@ def processes(*words: str, program: str = "") -> list[int]:
 def start_vm(name: str, mac: str, network: str = "NatNetwork") -> None:
     box.create(name, *on_nat_network(network), "--mac-address1", mac)
     box.start(name)
-
-
-def discard(name: str) -> None:
-    """Ends and removes a VM."""
-    box.power_off(name, check=False)
-
-    def gone() -> bool:
-        vbm("unregistervm", name, "--delete", check=False)  # fails while VirtualBox still uses it
-        return f'"{name}"' not in vbm("list", "vms")
-
-    until(gone, f"{name} is gone")
 
 
 def wire(*options: str) -> str:
