@@ -1,4 +1,4 @@
-"""Change notification: the registry. A change of addresses needs an interface of its own: tests/live."""
+"""Change notification of the registry. That of addresses was tried by hand under Wine, in a network namespace."""
 
 from __future__ import annotations
 
