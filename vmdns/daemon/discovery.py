@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from vmdns.store import Store
 SIMULATION = "simulation"  # the name of the reader of vmdns/demo
 ADMISSION_SECONDS = 0.9  # resolvers send a query again after a second at the earliest
 POLL_SECONDS = 0.02
+# Between looks at the neighbour table for a peer, on systems that do not notify of its changes (host_network.py).
+LOOK_SECONDS = 0.0 if sys.platform == "linux" else 0.1
 STRANGER_SECONDS = 2.0  # for which a peer that is no VM is not looked for again
 MAX_LOOKUPS = 256
 _DISCARD = 9  # the port of RFC 863, on which nothing listens
@@ -91,8 +94,12 @@ class Discovery:
         try:
             solicit(peer)
             self.request_looks("neighbours")
+            next_look = loop.time() + LOOK_SECONDS
             while not self._store.snapshot.is_guest(peer) and loop.time() < end:
                 await asyncio.sleep(POLL_SECONDS)
+                if LOOK_SECONDS and loop.time() >= next_look:
+                    self.request_looks("neighbours")
+                    next_look += LOOK_SECONDS
         finally:
             # A guest may be lost again at once; other peers are not looked for again for a while.
             seconds = 0.0 if self._store.snapshot.is_guest(peer) else STRANGER_SECONDS

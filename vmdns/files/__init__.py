@@ -1,6 +1,6 @@
 """Reads files that other users may have written and what programs print, and replaces vmdns's own files as a whole.
 
-The parts for Windows were never run.
+Those for Windows ran under Wine.
 """
 
 from __future__ import annotations

@@ -196,6 +196,22 @@ async def test_a_guest_that_is_lost_again_is_looked_for_again(admission: Admissi
 
 
 @clock.in_loop
+async def test_the_neighbour_table_is_read_again_where_its_changes_are_not_notified(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer answers a moment after the first look, and the next poll may be seconds away."""
+    monkeypatch.setattr(discovery, "LOOK_SECONDS", 0.1)
+    looks = iter(range(10))
+
+    def look(source: str) -> None:
+        if source == "neighbours" and next(looks):
+            admission.guests.add(PEER)
+
+    monkeypatch.setattr(admission.discovery, "request_looks", look)
+    assert await admission.waited() < 0.2
+
+
+@clock.in_loop
 async def test_an_unknown_client_waits_once(admission: Admission) -> None:
     assert await admission.waited() == pytest.approx(ADMISSION_SECONDS, abs=0.03)
     assert await admission.waited() == 0.0
