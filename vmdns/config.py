@@ -25,10 +25,6 @@ from vmdns.state.snapshot import Policy
 
 # Room for some 50,000 own records; more is a mistaken file.
 MAX_BYTES = 4 * 1024 * 1024
-# tomllib keeps each beginning of a dotted key: its memory grows with the square of the parts. A domain name as a key
-# without quotes has 18 parts where it is of an IPv6 network (/64, below ip6.arpa).
-MAX_DOTS_IN_LINE = 64
-MAX_DOTS = 2048
 
 
 class ConfigError(Exception):
@@ -179,9 +175,6 @@ def load(path: Path, *, optional: bool = False) -> Config:
 def parse(text: str, file: str) -> Config:
     """The configuration in that text; `file` names it in errors. Raises `ConfigError`."""
     text = text.replace("\r\n", "\n")
-    if line := _too_nested(text):
-        what = "too many dots in keys; write a domain name in quotes"
-        raise ConfigError(f'{file}, line {line}: {what}: "corp.example" = ["192.0.2.1"]')
     try:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -261,18 +254,6 @@ _OPAQUE = re.compile(
 _PART = rf"(?:[A-Za-z0-9_-]+|{_TEXT})"
 _DOTTED = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _LINE = re.compile(rf"[ \t]*(?:\[\[?[ \t]*(?P<table>{_DOTTED})[ \t]*\]\]?[ \t]*(?:#.*)?$|(?P<key>{_DOTTED})[ \t]*=)")
-
-
-def _too_nested(text: str) -> int:
-    """The line, from 1, whose dotted keys are more than tomllib may be asked to read; 0 where there is none."""
-    total = 0
-    bare = _OPAQUE.sub(lambda found: "\n" * found[0].count("\n"), text)
-    for number, line in enumerate(bare.split("\n"), 1):
-        dots = line.count(".")
-        total += dots
-        if dots > MAX_DOTS_IN_LINE or total > MAX_DOTS:
-            return number
-    return 0
 
 
 def key_lines(text: str) -> dict[str, int]:

@@ -172,31 +172,6 @@ def test_refused(text: str, parts: list[str]) -> None:
     assert "\n" not in said
 
 
-DEEP = ".a" * 50_000
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (f"hosts = true\na{DEEP} = 1", 2), (f"forward = {{a{DEEP} = 1}}", 1),
-        ("[forward]\n" + "".join(f"a{n}{DEEP[:120]} = 1\n" for n in range(100)), 36),
-        (f'x = \'.\'\n\ny = """\n.\n"""\na{DEEP} = 1', 6),
-    ],
-)  # fmt: skip
-def test_a_key_of_very_many_parts_is_not_read(text: str, line: int) -> None:
-    """tomllib would take gigabytes for it."""
-    assert refused(text).startswith(f"vmdns.toml, line {line}: too many dots in keys; write a domain name in quotes")
-
-
-def test_dots_that_are_no_parts_of_keys_and_domains_without_quotes() -> None:
-    dots = "." * 5000
-    nibbles = "8.b.d.0.1.0.0.2.0.0.0.0.0.0.0.0"
-    many = "".join(f"d{n}.corp.example = ['192.0.2.1']\n" for n in range(255))
-    text = f"# {dots}\nrecords = \"; {dots}\"\n[forward]\n{nibbles}.ip6.arpa = ['192.0.2.1']\n{many}"
-    assert len(read(text).forward) == 256
-    assert read(f"records = '''\n; {dots}\n; {dots}'''").records
-
-
 @pytest.mark.parametrize(
     ("text", "where"),
     [
