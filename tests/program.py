@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from tests.wine import SELF_BREAK, UNDER_WINE
+from tests.wine import UNDER_WINE, start_self_breaking
 
 # What ends a program as its user would: Windows has no SIGTERM, but Ctrl-Break for a process group.
 BREAK = signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM
@@ -23,16 +24,15 @@ PATIENCE = 60.0  # VBoxManage takes seconds on a busy machine with two cores
 class Program:
     """Collects the lines that a program prints. how: arguments of Popen, or of what starts it instead."""
 
-    def __init__(self, command: Sequence[str], *, start: Callable[..., Any] = subprocess.Popen, **how: Any) -> None:
+    def __init__(self, command: Sequence[str], *, start: Callable[..., Any] | None = None, **how: Any) -> None:
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **how}
         if sys.platform == "win32":
             how["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
-        if UNDER_WINE:
-            command, how["stdin"] = [command[0], "-c", SELF_BREAK, *command[1:]], subprocess.PIPE
-        self.process: subprocess.Popen[bytes] = start(command, **how)
+        with mock.patch.object(subprocess, "Popen", start_self_breaking if UNDER_WINE else subprocess.Popen):
+            self.process: subprocess.Popen[bytes] = (start or subprocess.Popen)(command, **how)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:

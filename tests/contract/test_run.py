@@ -33,9 +33,7 @@ class Run(Program):
 
     address = "127.0.0.1"
 
-    def __init__(
-        self, folder: Path, *options: str, environ: dict[str, str] | None = None, start: Any = subprocess.Popen
-    ) -> None:
+    def __init__(self, folder: Path, *options: str, environ: dict[str, str] | None = None, start: Any = None) -> None:
         self.folder = folder
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("VBOX_")},

@@ -17,7 +17,7 @@ from vmdns.server.listeners import bind
 from vmdns.server.query_handler import Counters
 from vmdns.server.tcp import TcpServer
 
-LOOP = asyncio.new_event_loop()
+LOOP = asyncio.SelectorEventLoop()  # that of Windows knows no readers
 TROUBLE: list[object] = []
 LOOP.set_exception_handler(lambda loop, context: TROUBLE.append(context))
 
