@@ -85,13 +85,15 @@ class LaunchAgent(SystemFile):
         while True:
             try:
                 super().write(value)
-                return
+                break
             except OSError as error:  # launchd refuses the new agent until the old one has ended
                 if _NO_SESSION in str(error):
                     raise OSError(NOT_AT_SCREEN) from error
                 if time.monotonic() > end:
                     raise
                 time.sleep(_RETRY_SECONDS)
+        if value is not None and not elevation.read_output("launchctl", "print", f"{_domain()}/{LABEL}"):
+            raise OSError(f"launchd took {self.name} and does not have its agent; log out and in")
 
     def describe(self, before: str | None, after: str | None) -> str:
         if after is None:

@@ -185,6 +185,16 @@ def process(name: str, *sockets: tuple[int, str, int, str]) -> SimpleNamespace:
 UDP_KIND, TCP_KIND = socket.SOCK_DGRAM, socket.SOCK_STREAM
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="services of Windows")
+def test_the_services_of_a_process() -> None:
+    import psutil
+
+    from vmdns.windows.services import services_of_process
+
+    assert services_of_process(os.getpid()) == []
+    assert any(services_of_process(pid) for pid in psutil.pids() if pid)
+
+
 @pytest.mark.parametrize("system", ["win32", "darwin"])
 @pytest.mark.parametrize(
     ("address", "number", "holder"),

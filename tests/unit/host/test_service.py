@@ -48,14 +48,20 @@ def test_launch_agent() -> None:
 
 @POSIX
 @pytest.mark.parametrize(
-    ("said", "tries", "error"),
+    ("said", "tries", "printed", "error"),
     [
-        ("Bootstrap failed: 125: Domain does not support specified action", 1, launchd.NOT_AT_SCREEN),
-        ("Bootstrap failed: 5: Input/output error", 2, None),  # the old agent is still ending
+        ("Bootstrap failed: 125: Domain does not support specified action", 1, "", launchd.NOT_AT_SCREEN),
+        (
+            "Bootstrap failed: 5: Input/output error",
+            2,
+            "gui/501/local.vmdns = {",
+            None,
+        ),  # the old agent is still ending
+        ("Bootstrap failed: 5: Input/output error", 2, "", "and does not have its agent"),
     ],
 )
 def test_an_agent_that_launchd_refuses(
-    monkeypatch: pytest.MonkeyPatch, said: str, tries: int, error: str | None
+    monkeypatch: pytest.MonkeyPatch, said: str, tries: int, printed: str, error: str | None
 ) -> None:
     calls: list[object] = []
 
@@ -66,7 +72,8 @@ def test_an_agent_that_launchd_refuses(
         return ""
 
     monkeypatch.setattr(launchd.elevation, "run", run)
-    monkeypatch.setattr(launchd.elevation, "read_output", lambda *_: "")
+    monkeypatch.setattr(launchd.elevation, "read_output", lambda *_: printed)
+    monkeypatch.setattr(launchd, "_domain", lambda: "gui/501")
     monkeypatch.setattr(launchd.time, "sleep", lambda _: None)
     agent = launchd.LaunchAgent("/Users/alice/Library/LaunchAgents/local.vmdns.plist")
     with pytest.raises(OSError, match=re.escape(error)) if error else contextlib.nullcontext():
