@@ -43,7 +43,6 @@ REMEDIES = {
     "vmdns wire --apply": f"{APPLIED}::test_what_networks_hand_out",
     "vmdns wire --network {} --apply": f"{APPLIED}::test_what_networks_hand_out",
     "vmdns service install": "unit/host/test_systemd.py::test_the_units_under_systemd",
-    "vmdns service {} --yes": "unit/host/test_service.py::test_installed_and_taken_away",
     # -- VirtualBox
     "VBoxManage dhcpserver modify --network={} --enable": f"{APPLIED}::test_what_networks_hand_out",
     "VBoxManage natnetwork modify --netname {} --dhcp on": f"{APPLIED}::test_notes_of_the_plan_to_wire",
