@@ -68,7 +68,7 @@ def watch_changes(changed: Callable[[], object], keys: Iterable[str] = ()) -> Ca
                     watches[at - win32event.WAIT_OBJECT_0 - 1][1]()
                 except OSError:  # the key was removed
                     del watches[at - win32event.WAIT_OBJECT_0 - 1]
-                with suppress(RuntimeError):  # the event loop that it calls is closed
+                with suppress(OSError, RuntimeError):  # the socket or the event loop that it wakes is closed
                     changed()
 
     threading.Thread(target=run, name="changes", daemon=True).start()
