@@ -21,6 +21,9 @@ from vmdns.files import FileStamp, read_stamp
 # comes this long after the last event, and at the latest this long after the first.
 DEBOUNCE_SECONDS = 0.05
 MAX_SECONDS = 1.0
+# On Windows watchdog keeps events back until none has come for this long, one second by default: never, in a folder
+# where a log is written all the time, as VirtualBox's.
+QUIET_SECONDS = 0.1
 # Between looks without an event: none is sent for folders that are replaced or mounted, for changed links, and where
 # the system has no watches left.
 LOOK_SECONDS = 5.0
@@ -57,7 +60,7 @@ class FileWatcher(events.FileSystemEventHandler):
     """Watches files and folders, which need not exist yet, and calls back from its own thread."""
 
     def __init__(self) -> None:
-        self._observer: BaseObserver = Observer()
+        self._observer: BaseObserver = Observer(timeout=QUIET_SECONDS)
         self._watches: list[_Watch] = []
         self._folders: dict[str, tuple[int, ...]] = {}
         self._event = threading.Event()

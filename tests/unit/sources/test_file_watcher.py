@@ -6,6 +6,8 @@ import errno
 import queue
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +52,27 @@ def test_other_files_of_the_folder_and_reading_are_no_matter(tmp_path: Path) -> 
         assert ones.empty()
         one.write_text("xy")
         ones.next()
+
+
+def test_a_log_that_is_written_all_the_time_keeps_no_event_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_watcher, "LOOK_SECONDS", 60.0)
+    one, log, done = tmp_path / "one", tmp_path / "log", threading.Event()
+
+    def write() -> None:
+        while not done.wait(0.3):
+            log.write_text(f"{time.monotonic()}")
+
+    noise = threading.Thread(target=write)
+    with watching(one) as calls:
+        noise.start()
+        try:
+            one.write_text("x")
+            calls.next()
+        finally:
+            done.set()
+            noise.join()
 
 
 def test_anything_in_a_folder(tmp_path: Path) -> None:
