@@ -27,7 +27,7 @@ def _numbers() -> list[signal.Signals]:
     return [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
 
 
-def _end(number: int, frame: Any) -> None:
+def _end(number: int, _frame: Any) -> None:
     """A closed terminal sends SIGHUP more than once: by the kernel and by the shell. The second one must not end the
     cleaning up. A second Ctrl-C does."""
     for one in _numbers():
