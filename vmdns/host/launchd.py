@@ -117,8 +117,9 @@ def check_system() -> None:
 def plan_service(program: ServiceProgram) -> Plan:
     """The agent."""
     notes = [
-        "macOS may keep port 53 from an agent; vmdns then uses a port of 5300-5399 and logs it",
-        "macOS 15 and newer ask whether Python may find devices on local networks: allow it, or guests get no answers",
+        "where macOS has port 53, for guests of UTM, multipass, Lima, Apple container or Internet Sharing, vmdns "
+        "uses a port of 5300-5399 and logs it",
+        "macOS 15 and newer ask whether Python may find devices on local networks: allow it, or guests go unanswered",
     ]
     return [(LaunchAgent(str(_agent_path(program.owner.home))), render_plist(program))], notes
 
