@@ -55,6 +55,12 @@ class Config:
         'addresses to answer at, like "127.0.0.1:53"; empty: port 53 of this host wherever guests ask',
         "--listen",
     )
+    bind: str = _key(
+        "auto",
+        types.binding,
+        "how sockets are bound: address (each to its address), wildcard (one to all addresses, of which only the "
+        "wanted ones are answered), or auto (wildcard where macOS allows nothing else)",
+    )
     zones: tuple[str, ...] = _key(
         ("local", "vm.internal"), types.zones, "the zones that VM names live in, the main one first"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def listen(value: Any) -> tuple[ListenAddress, ...]:
         if ipaddress.ip_address(one.address).is_multicast:
             raise ValueError(f"{one.address} is a multicast address; name an address of this host")
     return found
+
+
+def binding(value: Any) -> str:
+    """How sockets are bound."""
+    if value == "wildcard" and sys.platform == "win32":
+        raise ValueError("Windows does not say to which address a datagram was sent; write auto or address")
+    return one_of("auto", "address", "wildcard")(value)
 
 
 def upstreams(value: Any) -> tuple[Upstream, ...]:

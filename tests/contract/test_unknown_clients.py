@@ -89,9 +89,9 @@ big TXT "{"x" * 250}" "{"y" * 250}"
 """
 
 
-@pytest.mark.parametrize("lan", ["guests", "off"])
-def test_t8_a_stranger_is_refused_both_our_names_and_others(lan: str, tmp_path: Path) -> None:
-    with two_hosts() as hosts, serving(hosts, tmp_path, f'lan = "{lan}"\n{BASE}'):
+@pytest.mark.parametrize(("lan", "bind"), [("guests", "auto"), ("off", "auto"), ("guests", "wildcard")])
+def test_t8_a_stranger_is_refused_both_our_names_and_others(lan: str, bind: str, tmp_path: Path) -> None:
+    with two_hosts() as hosts, serving(hosts, tmp_path, f'lan = "{lan}"\nbind = "{bind}"\n{BASE}'):
         found = asked(hosts, "web.local", "big.local", "www.example.com")
         for name, rcodes in found["udp"].items():
             assert {key.split()[0] for key in rcodes} == {"REFUSED"}, (name, rcodes)
@@ -99,8 +99,9 @@ def test_t8_a_stranger_is_refused_both_our_names_and_others(lan: str, tmp_path: 
         assert set(found["tcp"].values()) == {"REFUSED"}  # type: ignore[arg-type]
 
 
-def test_t8_who_may_ask_for_names_gets_no_weapon(tmp_path: Path) -> None:
-    with two_hosts() as hosts, serving(hosts, tmp_path, f'lan = "names"\n{BASE}'):
+@pytest.mark.parametrize("bind", ["auto", "wildcard"])
+def test_t8_who_may_ask_for_names_gets_no_weapon(bind: str, tmp_path: Path) -> None:
+    with two_hosts() as hosts, serving(hosts, tmp_path, f'lan = "names"\nbind = "{bind}"\n{BASE}'):
         found = asked(hosts, "web.local", "big.local", "www.example.com")
         assert "NOERROR data" in found["udp"]["web.local"]
         assert "NOERROR TC" in found["udp"]["big.local"]
@@ -166,3 +167,51 @@ def test_a_flood_from_a_network_leaves_its_others_tcp_and_cookies(tmp_path: Path
         print(found)
         assert (found["cookie"], found["tcp"]) == (12, 12)
         assert found["plain"] + found["empty"] >= 3  # of 36, of which a third is to be expected
+
+
+# Queries each address from the guest's side of the link: the rcode by UDP and by TCP, None without a response.
+EACH = """
+import json, sys
+import dns.message, dns.query
+found = {}
+for address in sys.argv[1:]:
+    query = dns.message.make_query("web.local", "A")
+    for way in (dns.query.udp, dns.query.tcp):
+        try:
+            found.setdefault(address, []).append(way(query, address, 5).rcode())
+        except (OSError, dns.query.UnexpectedSource, dns.exception.Timeout, EOFError):
+            found.setdefault(address, []).append(None)
+print(json.dumps(found))
+"""
+
+
+def test_sockets_that_are_bound_to_all_addresses_answer_at_the_wanted_ones(tmp_path: Path) -> None:
+    """By UDP and TCP, IPv4 and IPv6, from the address that was queried, while addresses come and go."""
+    first, second, other, late = DOOR, "192.0.2.2", "192.0.2.3", "192.0.2.4"
+    six, other_six, link_local = "2001:db8::1", "2001:db8::3", "fe80::53"
+    with two_hosts() as hosts:
+        for address in (f"{second}/32", f"{other}/32", f"{six}/64", f"{other_six}/64", f"{link_local}/64"):
+            hosts.ip(hosts.host, "addr", "add", address, "dev", "lan0", *(["nodad"] if ":" in address else []))
+        hosts.ip(hosts.guest, "addr", "add", "2001:db8::77/64", "dev", "eth0", "nodad")
+        listens = [first, second, late, f"[{six}]", f"[{link_local}%lan0]"]
+        config = BASE.replace(f'listen = ["{DOOR}:53"]', f"listen = {json.dumps(listens)}")
+
+        def ask(*addresses: str) -> dict[str, list[int | None]]:
+            done = hosts.run(hosts.guest, sys.executable, "-c", EACH, *addresses)
+            assert done.returncode == 0, done.stderr.decode()
+            return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+        with serving(hosts, tmp_path, f'lan = "names"\nbind = "wildcard"\n{config}'):
+            answered = [first, second, six, f"{link_local}%eth0"]
+            assert ask(*answered, other, other_six) == {
+                **{address: [0, 0] for address in answered},
+                other: [None, None],
+                other_six: [None, None],
+            }
+            hosts.ip(hosts.host, "addr", "add", f"{late}/32", "dev", "lan0")
+            hosts.ip(hosts.host, "addr", "del", f"{second}/32", "dev", "lan0")
+            for _ in range(30):  # vmdns tries again every few seconds
+                found = ask(first, late)
+                if found[late] == [0, 0]:
+                    break
+            assert found == {first: [0, 0], late: [0, 0]}

@@ -274,7 +274,8 @@ class App:
     def _listen(self) -> None:
         """Listens where the configuration says, or where guests ask: at addresses that come and go with networks."""
         config = self.configuration.config
-        self._listening.want(config.listen, self.store.snapshot.host_networks.guest_addresses(config.lan != "off"))
+        guest_addresses = self.store.snapshot.host_networks.guest_addresses(config.lan != "off")
+        self._listening.want(config.listen, guest_addresses, config.bind)
 
     def _policy(self) -> Policy:
         config = self.configuration.config

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,7 @@ from vmdns.host.port_holder import explain_bind_error
 from vmdns.host.system_settings import ListenAddress
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
+from vmdns.server.wildcard import bind_wildcard
 
 DEFAULT = (ListenAddress("127.0.0.1", 53), ListenAddress("::1", 53))
 FALLBACK_PORTS = range(5300, 5400)
@@ -43,6 +46,7 @@ class ListenAddresses:
         self._log = log
         self._changed = changed
         self._request: object = None
+        self._binding = "auto"
         self._wanted: dict[ListenAddress, WantedAddress] = {}
         self._given: dict[ListenAddress, Listener] = {}
         self._retry: asyncio.TimerHandle | None = None
@@ -56,12 +60,17 @@ class ListenAddresses:
         """Sockets that a service manager opened: listened on as long as vmdns runs, and instead of the default."""
         self._given = {ListenAddress(one.address, one.port): one for one in listeners}
 
-    def want(self, listens: tuple[ListenAddress, ...], guest_addresses: tuple[str, ...] = ()) -> None:
+    def want(
+        self, listens: tuple[ListenAddress, ...], guest_addresses: tuple[str, ...] = (), binding: str = "auto"
+    ) -> None:
         """Listens on these. Where there are none: on the default, and on port 53 of guest_addresses, the addresses of
-        the host that guests send queries to. Closes the other listeners and keeps those that are wanted still."""
-        if self._request == (listens, guest_addresses):
+        the host that guests send queries to. Closes the other listeners and keeps those that are wanted still.
+
+        binding: whether sockets are bound to each address, or to all addresses at once (`Config.bind`).
+        """
+        if self._request == (listens, guest_addresses, binding):
             return
-        self._request = listens, guest_addresses
+        self._request = listens, guest_addresses, binding
         guests = () if listens else tuple(ListenAddress(address, 53) for address in guest_addresses)
         default = () if self._given else DEFAULT
         before = self._wanted
@@ -69,10 +78,13 @@ class ListenAddresses:
             listen: before.get(listen) or WantedAddress(listen, guests=listen in guests)
             for listen in (*(listens or default), *self._given, *guests)
         }
-        for listen in before.keys() - self._wanted.keys():
-            for listener in before[listen].listeners:
-                self._server.close(listener)
-                self._log(f"no longer listening on {listener.address} port {listener.port}")
+        for listen, one in before.items():
+            if listen not in self._wanted or (binding != self._binding and listen not in self._given):
+                for listener in one.listeners:
+                    self._server.close(listener)
+                    self._log(f"no longer listening on {listener.address} port {listener.port}")
+                one.listeners = []
+        self._binding = binding
         self._open(optional=() if listens else DEFAULT[1:])
 
     def _open(self, optional: tuple[ListenAddress, ...] = ()) -> None:
@@ -85,7 +97,7 @@ class ListenAddresses:
                 continue
             address, port = one.listen
             try:
-                opened.append(self._take(one, self._given.get(one.listen) or bind(address, port)))
+                opened.append(self._take(one, self._given.get(one.listen) or self._bind(address, port)))
                 one.trouble = ""
             except OSError as error:
                 if one.listen in optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -110,10 +122,15 @@ class ListenAddresses:
     def _fall_back(self, one: WantedAddress) -> str:
         for port in FALLBACK_PORTS:
             try:
-                return self._take(one, bind(one.listen.address, port))
+                return self._take(one, self._bind(one.listen.address, port))
             except OSError:
                 continue
         return f"no port of {FALLBACK_PORTS[0]}-{FALLBACK_PORTS[-1]} is free on {one.listen.address} either"
+
+    def _bind(self, address: str, port: int) -> Listener:
+        if self._binding == "wildcard" or (self._binding == "auto" and needs_wildcard(port)):
+            return bind_wildcard(address, port, self._server.listeners)
+        return bind(address, port)
 
     def _take(self, one: WantedAddress, listener: Listener) -> str:
         one.listeners.append(listener)
@@ -145,3 +162,8 @@ class ListenAddresses:
         """No retry from now on; the server closes the listeners."""
         if self._retry is not None:
             self._retry.cancel()
+
+
+def needs_wildcard(port: int) -> bool:
+    """Whether this user may bind the port to all addresses at once only: below 1024, an ordinary user of macOS."""
+    return sys.platform == "darwin" and 0 < port < 1024 and os.geteuid() != 0

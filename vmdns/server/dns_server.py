@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -43,18 +44,28 @@ class DnsServer:
         if not self._accepting:
             self.publish(self._current())
         self.udp.open(listener)
-        self._accepting[listener] = self.handler.loop.create_task(self.tcp.accept(listener))
+        shared = [task for one, task in self._accepting.items() if one.tcp is listener.tcp]
+        accept = self.tcp.accept(listener, partial(self._is_open, listener.tcp)) if not shared else None
+        self._accepting[listener] = shared[0] if accept is None else self.handler.loop.create_task(accept)
+
+    def _is_open(self, tcp: socket.socket, address: str) -> bool:
+        return any(one.tcp is tcp and one.address == address for one in self._accepting)
 
     def close(self, listener: Listener) -> None:
         """Stops answering on a listener; open connections stay."""
-        self._stop_listening(listener)
-        listener.close()
+        if self._stop_listening(listener):
+            listener.close()
 
-    def _stop_listening(self, listener: Listener) -> None:
+    def _stop_listening(self, listener: Listener) -> bool:
+        """Returns whether nothing uses its sockets any more."""
         self.udp.close(listener)
-        self._accepting.pop(listener).cancel()
+        task = self._accepting.pop(listener)
+        if task in self._accepting.values():
+            return False
+        task.cancel()
         # Before it is closed: its file number may be reused at once.
         asyncio.get_running_loop().remove_reader(listener.tcp)
+        return True
 
     async def stop(self, grace: float = 1.0) -> None:
         """Closes everything; pending queries have `grace` seconds to be answered."""

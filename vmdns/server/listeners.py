@@ -19,12 +19,14 @@ _MAX_PASSED = 256
 
 @dataclass(slots=True, eq=False)
 class Listener:
-    """One address and port that the server listens on by UDP and TCP."""
+    """One address and port that the server listens on by UDP and TCP. wildcard: its sockets are bound to all addresses,
+    and listeners at other addresses may share them."""
 
     address: str
     port: int
     udp: socket.socket
     tcp: socket.socket
+    wildcard: bool = False
 
     def close(self) -> None:
         self.udp.close()

@@ -16,6 +16,7 @@ from functools import partial
 from vmdns.server.client_limits import ClientLimits
 from vmdns.server.listeners import Listener
 from vmdns.server.query_handler import Counters
+from vmdns.server.wildcard import local_address
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class TcpServer:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def accept(self, listener: Listener) -> None:
-        """Accepts connections until it is cancelled."""
+    async def accept(self, listener: Listener, is_open: Callable[[str], bool]) -> None:
+        """Accepts connections until it is cancelled. is_open: whether there is a listener at an address."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -64,11 +65,18 @@ class TcpServer:
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             self._full = False
+            try:
+                local = local_address(sock) if listener.wildcard else listener.address
+            except OSError:  # it is closed already (macOS), or its interface is gone
+                local = ""
+            if not is_open(local):
+                sock.close()
+                continue
             key = self._clients.client_key(peer[0])
             connection = _Connection(key or peer[0])
             self._make_room(connection.client, MAX_OF_ONE if key else None)
             self._counts.tcp_connections += 1
-            task = loop.create_task(self._serve(connection, sock, peer[0], listener.address))
+            task = loop.create_task(self._serve(connection, sock, peer[0], local))
             self._open[task] = connection
             task.add_done_callback(partial(self._on_close, sock))
 

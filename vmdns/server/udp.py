@@ -12,7 +12,7 @@ from functools import partial
 from selectors import EVENT_READ
 from typing import Any
 
-from vmdns.server import udp_linux
+from vmdns.server import udp_linux, wildcard
 from vmdns.server.answer_cache import NO_RESPONSE, Answers, find, find_other_case, pack
 from vmdns.server.client_limits import MUTE_SECONDS
 from vmdns.server.io_thread import IoThread
@@ -41,10 +41,14 @@ class UdpListener:
         self.clients: dict[str | bytes, Answers | None] = {}
         self._thread = thread
         self.filter = FloodFilter(listener.udp)
+        self._source = wildcard.encode_source(listener.address) if listener.wildcard else []
 
     def send(self, peer: Peer, response: bytes) -> None:
         """Sends a response. Raises OSError."""
-        self.socket.sendto(response, _DONT_WAIT, peer)
+        if self._source:
+            self.socket.sendmsg([response], self._source, _DONT_WAIT, peer)
+        else:
+            self.socket.sendto(response, _DONT_WAIT, peer)
 
     def mute(self, network: str) -> bool:
         """Has the kernel drop most datagrams from a network for a moment. Returns False where it cannot."""
@@ -64,6 +68,8 @@ class UdpServer:
         self._counts = handler.counts
         self._batch = Batch() if udp_linux.POSSIBLE else None
         self._open: dict[Listener, UdpListener] = {}
+        # Listeners by address, for each socket that is bound to all addresses.
+        self._wildcards: dict[socket.socket, dict[str, UdpListener]] = {}
         # Why this computer itself refused to send a response, and when (time.monotonic).
         self.refusal = "", 0.0
         # Recent clients: (peer, the host's address that it queried) -> time of the query, in seconds of time.monotonic.
@@ -76,15 +82,26 @@ class UdpServer:
 
     def open(self, listener: Listener) -> None:
         """Starts answering on a listener."""
-        batched = self._batch is not None and listener.udp.family == socket.AF_INET
+        batched = self._batch is not None and listener.udp.family == socket.AF_INET and not listener.wildcard
+        others = self._wildcards.setdefault(listener.udp, {}) if listener.wildcard else {}
         one = self._open[listener] = UdpListener(listener, self._thread, batched=batched)
+        for other in others.values():
+            one.filter = other.filter  # a socket has one
         # Sending waits while the buffer is full, where a read need not wait.
         listener.udp.setblocking(_DONT_WAIT != 0)
-        self._thread.submit(partial(self._thread.watch, listener.udp, EVENT_READ, partial(self._read, one)))
+        others[listener.address] = one
+        if len(others) == 1:
+            read = partial(self._read_wildcard, listener.udp, others) if listener.wildcard else partial(self._read, one)
+            self._thread.submit(partial(self._thread.watch, listener.udp, EVENT_READ, read))
 
     def close(self, listener: Listener) -> None:
         """Stops answering on a listener."""
         one = self._open.pop(listener)
+        if listener.wildcard:
+            del self._wildcards[listener.udp][listener.address]
+            if self._wildcards[listener.udp]:
+                return
+            del self._wildcards[listener.udp]
 
         def stop() -> None:
             self._thread.unwatch(one.socket)
@@ -104,9 +121,7 @@ class UdpServer:
         try:
             for _ in range(_ROUNDS if not one.batched else 0 if one.many else 1):
                 packet, peer = one.socket.recvfrom(ROOM, _DONT_WAIT)
-                response = self._answer(one, packet, peer)
-                if response:
-                    self._send(one, peer, response)
+                self._send(one, peer, self._answer(one, packet, peer))
         except OSError:
             # No more datagrams, or an ICMP error that an earlier response caused: ECONNREFUSED, and on Windows
             # WSAECONNRESET, also of sockets that are not connected. The socket still works.
@@ -115,6 +130,18 @@ class UdpServer:
             self._answer_batch(one)
             if not one.many:
                 break
+
+    def _read_wildcard(self, sock: socket.socket, listeners: dict[str, UdpListener]) -> None:
+        """Answers some datagrams that have arrived at a socket which these share."""
+        self._cache.expire()
+        try:
+            for _ in range(_ROUNDS):
+                packet, local, peer = wildcard.receive(sock, ROOM, _DONT_WAIT)
+                one = listeners.get(local)
+                if one is not None:
+                    self._send(one, peer, self._answer(one, packet, peer))
+        except OSError:
+            pass  # as in _read
 
     def _answer(self, one: UdpListener, packet: bytes, peer: Peer) -> bytes | None:
         """Returns the response, b"" or None for none now."""
@@ -171,7 +198,7 @@ class UdpServer:
         self._counts.answered += count - uncached
         batch.send(one.socket, packed, self._count_failure)
 
-    def _send(self, one: UdpListener, peer: Peer, response: bytes) -> None:
+    def _send(self, one: UdpListener, peer: Peer, response: bytes | None) -> None:
         if not response:
             return
         try:

@@ -25,6 +25,7 @@ class Ports:
         self.open: list[Any] = []
         server: Any = SimpleNamespace(open=self.open.append, close=self.open.remove, listeners=self.open)
         monkeypatch.setattr(listening, "bind", self._bind)
+        monkeypatch.setattr(listening, "bind_wildcard", self._bind_wildcard)
         monkeypatch.setattr(
             listening, "explain_bind_error", lambda error, address, port: f"{address} port {port} {error.strerror}"
         )
@@ -34,6 +35,16 @@ class Ports:
         if error := self.errors.get(port):
             raise OSError(error, os.strerror(error))
         return SimpleNamespace(address=address, port=port)
+
+    def _bind_wildcard(self, address: str, port: int, others: list[Any]) -> Any:
+        assert others is self.open
+        one = self._bind(address, port)
+        one.wildcard = True
+        return one
+
+    @property
+    def wildcards(self) -> list[tuple[str, int]]:
+        return [(one.address, one.port) for one in self.open if getattr(one, "wildcard", False)]
 
     @property
     def ports(self) -> list[int]:
@@ -98,4 +109,45 @@ async def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ports.listening.status()) == 1
     ports.listening.want((ListenAddress("::1", 53),))
     assert ports.lines[-1] == f"::1 port 53 {os.strerror(errno.EADDRNOTAVAIL)}"
+    ports.listening.close()
+
+
+@pytest.mark.parametrize(
+    ("platform", "user", "binding", "port", "wildcard"),
+    [
+        ("darwin", 501, "auto", 53, True),
+        ("darwin", 501, "auto", 5300, False),
+        ("darwin", 501, "address", 53, False),
+        ("darwin", 0, "auto", 53, False),
+        ("linux", 1000, "auto", 53, False),
+        ("linux", 1000, "wildcard", 53, True),
+        ("linux", 0, "wildcard", 5300, True),
+        ("win32", None, "auto", 53, False),
+    ],
+)
+@clock.in_loop
+async def test_all_addresses_are_bound_at_once_where_nothing_else_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, platform: str, user: int | None, binding: str, port: int, wildcard: bool
+) -> None:
+    ports = Ports(monkeypatch)
+    monkeypatch.setattr(listening.sys, "platform", platform)
+    monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
+    ports.listening.want((ListenAddress("127.0.0.1", port),), (), binding)
+    assert ports.wildcards == [("127.0.0.1", port)] * wildcard
+    ports.listening.close()
+
+
+@clock.in_loop
+async def test_another_way_to_bind_reopens_all_but_passed_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = Ports(monkeypatch)
+    passed = ports._bind("127.0.0.9", 53)
+    ports.listening.give([passed])
+    listens = (ListenAddress("127.0.0.1", 53), ListenAddress("127.0.0.2", 53))
+    ports.listening.want(listens)
+    assert (len(ports.open), ports.wildcards) == (3, [])
+    ports.listening.want(listens, (), "wildcard")
+    assert (len(ports.open), ports.wildcards) == (3, [("127.0.0.1", 53), ("127.0.0.2", 53)])
+    assert passed in ports.open
+    ports.listening.want(listens, (), "address")
+    assert (len(ports.open), ports.wildcards) == (3, [])
     ports.listening.close()

@@ -7,12 +7,14 @@ import errno
 import socket
 import threading
 from selectors import SelectorKey, SelectSelector
+from typing import Any
 
 import dns.message
 import pytest
 
 from tests.unit.server.dnsbench import HOST, Bench, Script, answer, question, run, until
 from vmdns.server import io_thread, udp, udp_linux
+from vmdns.server.dns_server import DnsServer
 from vmdns.server.listeners import Listener, bind
 
 
@@ -157,9 +159,13 @@ class Resetting:
         self.sent.append(response)
 
 
+def listener_on(sock: Any, server: DnsServer) -> udp.UdpListener:
+    return udp.UdpListener(Listener(HOST, 53, sock, sock), server.udp._thread, batched=False)
+
+
 def test_an_icmp_error_costs_no_query_and_no_response() -> None:
     server, sock = Script().serve(batches=False), Resetting()
-    listener = udp.UdpListener(Listener(HOST, 53, sock, sock), server.udp._thread, batched=False)  # type: ignore[arg-type]
+    listener = listener_on(sock, server)
     while sock.arrived:
         server.udp._read(listener)
     assert [int.from_bytes(response[:2], "big") for response in sock.sent] == [1, 2]
@@ -246,7 +252,7 @@ def test_responses_that_this_computer_refuses_to_send(
         monkeypatch.setattr(server.udp._batch, "peer", lambda at: ("192.168.56.2", 5000))
         server.udp._batch.send(Refusing(), [b"xxresponse"], server.udp._count_failure)  # type: ignore[arg-type]
     else:
-        listener = udp.UdpListener(Listener(HOST, 53, Refusing(), Refusing()), server.udp._thread, batched=False)  # type: ignore[arg-type]
+        listener = listener_on(Refusing(), server)
         server.udp._send(listener, ("192.168.56.2", 5000), b"response")
     assert reason in server.udp.refusal[0]
     assert bool(reason) == bool(server.udp.refusal[1])
