@@ -49,7 +49,7 @@ def _missing_right(port: int, platform: str) -> str:
     if platform == "darwin":
         return (
             "macOS lets only root use a port below 1024 at a single address; "
-            "this computer can use another port (`vmdns host`), guests cannot"
+            'without bind = "address" in vmdns.toml, vmdns binds it at all addresses at once'
         )
     # Windows has no call that lists its excluded ranges, so this is concluded from the error and that nobody is seen.
     return (
