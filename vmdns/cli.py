@@ -271,10 +271,15 @@ def _hosts(arguments: Namespace) -> int:
 def _wire(arguments: Namespace) -> int:
     from vmdns.commands import wire
     from vmdns.commands.direct_read import load_config
+    from vmdns.commands.host import ANSWER_SECONDS
+    from vmdns.commands.host import answers as answers_at
     from vmdns.host.elevation import can_elevate
 
     config, _ = load_config(arguments.config)
-    networks = wire.Wire(arguments.vbox_home or config.vbox_home, config.zones, may=can_elevate())
+    running = arguments.do == "apply" and arguments.server.request_if_running({"do": "status"})
+    answers = partial(answers_at, patience=ANSWER_SECONDS) if running else lambda address: True
+    home = arguments.vbox_home or config.vbox_home
+    networks = wire.Wire(home, config.zones, may=can_elevate(), answers=answers)
     response = wire.command(networks, arguments.do, arguments.network, _step_log(arguments))
     if arguments.do == "undo" and config.wire:
         response["notes"].append("vmdns.toml has wire = true, so vmdns sets them again while it runs")

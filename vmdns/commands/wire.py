@@ -30,6 +30,7 @@ from vmdns.state.views import GIVEN, index_host_networks
 SCOPE = "wire"
 FOLLOW = "they follow when they renew their lease, within five minutes as VirtualBox gives leases, or when restarted"
 ALONE = "while vmdns does not run, these guests resolve no names at all; have it started with your session"
+NO_ANSWER = "vmdns does not answer at {} port 53, so it is not given to guests; vmdns status says why, then apply again"
 PLAIN_NAT = (
     "guests on plain NAT are given what this computer itself asks, and nothing else can be set; "
     "`vmdns host --whole` makes this computer ask vmdns, and with it these guests"
@@ -77,11 +78,19 @@ def command(wire: Wire, do: str, network: str, log: Callable[[str], None]) -> di
 class Wire:
     """One user's VirtualBox, and the journal of what vmdns changed in its networks.
 
-    home replaces VBOX_USER_HOME. may says whether the host may be given addresses. All of its methods block, for some
-    tenths of a second a network; they raise OSError with a sentence for the user.
+    home replaces VBOX_USER_HOME. may says whether the host may be given addresses; answers, whether vmdns answers at
+    port 53 of an address, where it runs. All methods block, for some tenths of a second a network; they raise OSError
+    with a sentence for the user.
     """
 
-    def __init__(self, home: str | None, zones: Sequence[str], *, may: bool) -> None:
+    def __init__(
+        self,
+        home: str | None,
+        zones: Sequence[str],
+        *,
+        may: bool,
+        answers: Callable[[str], bool] = lambda address: True,
+    ) -> None:
         environ = {**os.environ, "VBOX_USER_HOME": home} if home else dict(os.environ)
         installation = find(environ)
         if installation is None:
@@ -92,6 +101,7 @@ class Wire:
         self._named_home = environ.get("VBOX_USER_HOME")
         self._zones = tuple(zones)
         self._may = may
+        self._answers = answers
         self.box = VirtualBox(user_home(environ), str(installation.vboxmanage), self._call)
         key = instance_key(home, environ)
         self.journal = Journal(state_folder() / ("journal.json" if key == "default" else f"journal-{key}.json"))
@@ -111,7 +121,8 @@ class Wire:
     def apply(self, log: Callable[[str], None], network: str = "") -> list[NetworkRow]:
         """Applies the plan of `network`, with a line for each step, and returns it.
 
-        Where the host cannot be given an address, networks share one that it has.
+        Where the host cannot be given an address, networks share one that it has. A network keeps what it has where
+        nothing answers at its address.
         """
         networks = self.plan(network)
         try:
@@ -124,6 +135,9 @@ class Wire:
             self._may = False
             return self.apply(log, network)
         for one in networks:
+            if one.server and one.steps and not self._answers(one.server):
+                one.steps = []
+                one.notes.append(NO_ANSWER.format(one.server))
             apply([step for step in one.steps if step.setting.kind != LoopbackAddress.kind], self.journal, SCOPE, log)
         for row in networks:
             if row.server and self.box.restart_outdated(row.network):

@@ -286,6 +286,26 @@ def test_guests_that_run_are_named(box: FakeBox, host: Host) -> None:
     assert run_wire("apply")[0]["guests"] == []
 
 
+def test_an_address_where_vmdns_does_not_answer_is_not_given_to_guests(box: FakeBox, host: Host) -> None:
+    queried = []
+
+    def answers(address: str) -> bool:
+        queried.append(address)
+        return address == "198.18.53.1"
+
+    one = Wire(None, ZONES, may=True, answers=answers)
+    done = wiring.command(one, "apply", "", lambda line: None)
+    assert queried == ["198.18.53.1", "198.18.53.2", "192.168.56.1"]
+    assert host.addresses == {"198.18.53.1", "198.18.53.2"}, "they are there before they are queried"
+    assert done["changed"] == ["lab"]
+    text = box.file.read_text("utf-8")
+    assert "198.18.53.1" in text
+    assert "198.18.53.2" not in text
+    assert f"host-only vboxnet0: {wiring.NO_ANSWER.format('192.168.56.1')}" in done["notes"]
+    # Once it answers there, the others follow.
+    assert len(run_wire("apply")[0]["changed"]) == 2
+
+
 def test_a_host_only_network_of_macos_is_listed_and_left(box: FakeBox, host: Host) -> None:
     one = '<HostOnlyNetwork name="Legacy vboxnet0 Network" mask="255.255.255.0" ipLower="192.168.77.1" enabled="true"/>'
     text = box.file.read_text("utf-8")
