@@ -34,6 +34,7 @@ from vmdns.server.dns_server import DnsServer
 from vmdns.server.forwarder import Forwarder
 from vmdns.server.io_thread import new_selector
 from vmdns.server.listeners import take
+from vmdns.server.query_handler import QueryHandler
 from vmdns.sources.file_watcher import FileWatcher
 from vmdns.sources.supervisor import WORKER
 from vmdns.state.facts import Machine
@@ -74,7 +75,7 @@ class App:
 
         self._forwarder = Forwarder(config.limits, process.clock, self._report_withheld)
         self._server = DnsServer(
-            lambda: self.store.snapshot, self._forwarder, self._discovery.wait_for_guest, config.limits
+            QueryHandler(lambda: self.store.snapshot, self._forwarder, self._discovery.wait_for_guest, config.limits)
         )
         self._listening = ListenAddresses(self._server, log, self._configure)
         self._multicast = Multicast(log, self._find_links, self._server.handler.answer_cache.drop_absent)

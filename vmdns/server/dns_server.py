@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from vmdns.dns.limits import Limits
-from vmdns.server.forwarder import Forwarder
 from vmdns.server.listeners import Listener
 from vmdns.server.query_handler import QueryHandler
 from vmdns.server.tcp import TcpServer
@@ -20,18 +17,11 @@ from vmdns.state.snapshot import Snapshot
 class DnsServer:
     """Answers on its listeners from the current snapshot, and forwards queries for external names."""
 
-    def __init__(
-        self,
-        current: Callable[[], Snapshot],
-        forwarder: Forwarder,
-        admit: Callable[[str], Awaitable[None]],
-        limits: Limits,
-    ) -> None:
-        self._current = current
-        self._forwarder = forwarder
-        self.handler = QueryHandler(current, forwarder, admit, limits)
-        self.udp = UdpServer(forwarder.thread, self.handler)
-        self.tcp = TcpServer(partial(self.resolve, verify=True), self.handler.clients, self.handler.counts)
+    def __init__(self, handler: QueryHandler) -> None:
+        self.handler = handler
+        self._thread = handler.forwarder.thread
+        self.udp = UdpServer(self._thread, handler)
+        self.tcp = TcpServer(partial(self.resolve, verify=True), handler.clients, handler.counts)
         self._accepting: dict[Listener, asyncio.Task[None]] = {}
 
     @property
@@ -42,7 +32,7 @@ class DnsServer:
         """Starts answering on a listener."""
         self.handler.loop = asyncio.get_running_loop()
         if not self._accepting:
-            self.publish(self._current())
+            self.publish(self.handler.current())
         self.udp.open(listener)
         shared = [task for one, task in self._accepting.items() if one.tcp is listener.tcp]
         accept = self.tcp.accept(listener, partial(self._is_open, listener.tcp)) if not shared else None
@@ -74,7 +64,7 @@ class DnsServer:
             self._stop_listening(listener)
         if self.handler.awaited:
             await asyncio.wait(map(asyncio.wrap_future, list(self.handler.awaited)), timeout=grace)
-        await self._forwarder.close(grace)
+        await self.handler.forwarder.close(grace)
         for listener in listeners:
             listener.close()
         await self.tcp.close(grace)
@@ -108,5 +98,5 @@ class DnsServer:
             if response is not None:
                 respond(response)
 
-        self._forwarder.thread.submit(answer)
+        self._thread.submit(answer)
         return result

@@ -14,7 +14,7 @@ from vmdns.dns.upstreams import Upstream, Upstreams, closest_domain
 from vmdns.server.upstream_server import UpstreamServer
 
 if TYPE_CHECKING:
-    from vmdns.server.lookup import Lookup
+    from vmdns.server.forwarder import Lookup
 
 
 class ForwardRoutes:

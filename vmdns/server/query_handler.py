@@ -106,8 +106,8 @@ class QueryHandler:
         admit: Callable[[str], Awaitable[None]],
         limits: Limits,
     ) -> None:
-        self._current = current
-        self._forwarder = forwarder
+        self.current = current
+        self.forwarder = forwarder
         self._admit_peer = admit
         self.links: LinkLookups | None = None
         self._cookies = Cookies(time.time, os.urandom)
@@ -125,7 +125,7 @@ class QueryHandler:
         return None if client is not None and not client.from_host else self._cached_answers(peer, local)
 
     def _cached_answers(self, peer: str, local: str) -> Answers | None:
-        snapshot = self._current()
+        snapshot = self.current()
         right = snapshot.right(local, peer)
         if right in (AccessRight.UNKNOWN, AccessRight.NOTHING):
             return None
@@ -185,7 +185,7 @@ class QueryHandler:
             if tcp:
                 query = add_keepalive(query, self.clients.limits.tcp_idle)
             limit = TCP_LIMIT if tcp else udp_response_limit(query)
-            return self._answer(Request(query, packet, peer, local, limit, tcp, respond, self._current()))
+            return self._answer(Request(query, packet, peer, local, limit, tcp, respond, self.current()))
         except Malformed as malformed:
             self.counts.malformed += 1
             return malformed.reply or b""
@@ -281,12 +281,12 @@ class QueryHandler:
 
         client = self.clients.client(request.local, request.peer, query.verified)
         if self.clients.may_forward(client):
-            found = self._forwarder.find(question, respond)
+            found = self.forwarder.find(question, respond)
             if found is None:
                 self.clients.begin_forward(client)
                 return None
         else:
-            found = self._forwarder.find_cached(question)
+            found = self.forwarder.find_cached(question)
             if found is None:
                 if client is not None:
                     client.usage.work.tokens -= REFUSED_FORWARD
@@ -305,7 +305,7 @@ class QueryHandler:
                 step = await work
             except Exception:
                 step = partial(self.report_fault, request.packet)
-            self._forwarder.thread.submit(partial(resume, step))
+            self.forwarder.thread.submit(partial(resume, step))
 
         def resume(step: Step) -> None:
             try:
@@ -323,7 +323,7 @@ class QueryHandler:
     async def _admit(self, request: Request) -> Step:
         """Waits until the packet of an unknown neighbour on a LAN has shown whether it is a VM."""
         await self._admit_peer(request.peer)
-        request.admitted, request.snapshot = True, self._current()
+        request.admitted, request.snapshot = True, self.current()
         return partial(self._answer, request)
 
     async def _find_on_links(self, request: Request, reply: Reply, links: LinkLookups, budget: str) -> Step:

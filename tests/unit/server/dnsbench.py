@@ -20,6 +20,7 @@ from vmdns.dns.query import encode_query
 from vmdns.server.dns_server import DnsServer
 from vmdns.server.io_thread import IoThread
 from vmdns.server.listeners import Listener, bind
+from vmdns.server.query_handler import QueryHandler
 from vmdns.state.snapshot import Snapshot
 
 HOST = "127.0.0.1"
@@ -91,7 +92,7 @@ class Script:
 
     def serve(self, limits: Limits | None = None, *, batches: bool = True) -> DnsServer:
         """A server without listeners. batches: whether it uses them where the system has them."""
-        server = DnsServer(self.current, self, self.admit, limits or Limits())  # type: ignore[arg-type]
+        server = DnsServer(QueryHandler(self.current, self, self.admit, limits or Limits()))  # type: ignore[arg-type]
         if not batches:
             server.udp._batch = None
         return server

@@ -18,6 +18,7 @@ from vmdns.dns.limits import Limits
 from vmdns.dns.query import Malformed, parse_query, udp_response_limit
 from vmdns.server.answer_cache import find
 from vmdns.server.dns_server import DnsServer
+from vmdns.server.query_handler import QueryHandler
 from vmdns.state.snapshot import AccessRight
 
 # (the client, the host's address that it queries): the host itself, a guest, a host on the LAN, an unknown one
@@ -42,7 +43,7 @@ async def _admit(peer: str) -> None:
     """Nobody turns out to be a guest."""
 
 
-SERVER = DnsServer(lambda: SNAPSHOT, _Forwarder(), _admit, Limits())  # type: ignore[arg-type]
+SERVER = DnsServer(QueryHandler(lambda: SNAPSHOT, _Forwarder(), _admit, Limits()))  # type: ignore[arg-type]
 # A cookie has the second of its making, in which two equal answers may differ.
 SERVER.handler._cookies = Cookies(lambda: 1_800_000_000.0, os.urandom)
 
