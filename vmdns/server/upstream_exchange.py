@@ -21,6 +21,7 @@ from vmdns.server.upstream_sockets import UpstreamSocket, UpstreamSockets
 
 # We offer 1232 bytes; a well-behaved server sends no datagram longer than this.
 MAX_DATAGRAM = 4096
+_WSAEMSGSIZE = 10040
 # This many datagrams that are no response mean that someone is guessing: then TCP is used, which cannot be guessed.
 MAX_STRAYS = 50
 _PORT_TRIES = 8
@@ -141,7 +142,9 @@ class Exchange:
         except BlockingIOError:
             return
         except Exception as error:
-            result = error
+            # A longer datagram, which is no response of a server that keeps to UDP_SIZE, is cut elsewhere.
+            too_long = getattr(error, "winerror", 0) == _WSAEMSGSIZE
+            result = Rejected(ResponseFault.IGNORE, "too long") if too_long else error
         if isinstance(result, Rejected) and result.verdict is ResponseFault.IGNORE and not self.stream:
             self._strays += 1
             if self._strays < MAX_STRAYS:

@@ -10,8 +10,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from vmdns.dns.forwarded_answer import Forwarded
 from vmdns.dns.upstreams import Upstream
-from vmdns.server import upstream_sockets
+from vmdns.server import upstream_exchange, upstream_sockets
 from vmdns.server.upstream_sockets import MAX_IDLE, MAX_USES, UpstreamSocket, UpstreamSockets
 
 
@@ -93,3 +94,23 @@ def test_what_comes_to_an_idle_port_closes_it(upstream: Upstream) -> None:
     sockets.release(one)
     one.call()
     assert sockets.open == 0
+
+
+def test_a_datagram_that_is_too_long_for_windows_is_no_response() -> None:
+    """Its recv raises an error then. Anybody can forge such a datagram, so the query is in flight still."""
+    error = OSError(10040, "a message sent on a datagram socket was larger than the buffer")
+    error.winerror = 10040  # type: ignore[attr-defined]
+    sock, results = Mock(recv=Mock(side_effect=[error, b"response"])), list[upstream_exchange.Result]()
+
+    class Query(upstream_exchange.Exchange):
+        def receive(self, result: upstream_exchange.Result) -> None:
+            results.append(result)
+
+    sockets = Mock(take=Mock(return_value=UpstreamSocket(sock, Upstream("192.0.2.1"), lambda: None)))
+    answer = Forwarded(0)
+    query = Query(sockets, lambda *_: answer)
+    query.send(Upstream("192.0.2.1"), b"query", Mock())
+    query._receive()
+    assert results == []
+    query._receive()
+    assert results == [answer]
