@@ -46,7 +46,7 @@ class UdpListener:
     def send(self, peer: Peer, response: bytes) -> None:
         """Sends a response. Raises OSError."""
         if self._source:
-            self.socket.sendmsg([response], self._source, _DONT_WAIT, peer)
+            wildcard.send(self.socket, response, self._source, _DONT_WAIT, peer)
         else:
             self.socket.sendto(response, _DONT_WAIT, peer)
 

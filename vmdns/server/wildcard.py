@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 from vmdns.server.listeners import Listener, bind
 
@@ -44,10 +45,17 @@ def bind_wildcard(address: str, port: int, others: Iterable[Listener]) -> Listen
     return replace(listener, address=str(one), wildcard=True)
 
 
-def receive(sock: socket.socket, size: int, flags: int) -> tuple[bytes, str, tuple[object, ...]]:
+def receive(sock: socket.socket, size: int, flags: int) -> tuple[bytes, str, tuple[Any, ...]]:
     """Reads a datagram. Returns it, the address that it was sent to, and its sender. Raises OSError."""
+    assert sys.platform != "win32", "it has no recvmsg"
     packet, ancillary, _, peer = sock.recvmsg(size, socket.CMSG_SPACE(_INFO6.size), flags)
     return packet, parse_destination(ancillary), peer
+
+
+def send(sock: socket.socket, packet: bytes, source: Ancillary, flags: int, peer: tuple[Any, ...]) -> None:
+    """Sends a datagram from an address of `encode_source`. Raises OSError."""
+    assert sys.platform != "win32", "it has no sendmsg"
+    sock.sendmsg([packet], source, flags, peer)
 
 
 def parse_destination(ancillary: Ancillary) -> str:

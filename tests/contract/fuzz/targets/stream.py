@@ -73,7 +73,7 @@ async def _talk(stream: bytes, cut: int) -> list[bytes]:
     loop = asyncio.get_running_loop()
     listener = bind("127.0.0.1", 0)
     connections = TcpServer(_resolve, ClientLimits(lambda: SNAPSHOT, Limits()), Counters())
-    accepting = loop.create_task(connections.accept(listener))
+    accepting = loop.create_task(connections.accept(listener, lambda address: True))
     try:
         async with asyncio.timeout(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
