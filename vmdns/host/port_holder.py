@@ -10,8 +10,10 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 # DNS servers that run as a systemd service of their own: stopping that service frees the port and harms nothing else.
 _DNS_SERVERS = ("dnsmasq", "named", "unbound", "pdns", "knot-resolver", "kresd", "coredns", "adguardhome", "pihole-ftl")
@@ -129,16 +131,28 @@ def _find_by_psutil(address: str, port: int) -> str:
     import psutil
 
     own = address.partition("%")[0]
-    # Connections are None where this user may not see them.
-    for process in psutil.process_iter(["name", "net_connections"]):
-        for one in process.info["net_connections"] or ():
-            listening = one.type == socket.SOCK_DGRAM or one.status == psutil.CONN_LISTEN
-            if listening and one.laddr and one.laddr.port == port and one.laddr.ip in (own, "0.0.0.0", "::"):
-                found = f"{process.info['name']} (pid {process.pid}"
-                if sys.platform != "win32":
-                    return f"{found})"
-                return f"{found}{_services(process.pid)}){'' if one.laddr.ip == own else _EVERYWHERE}"
+    for pid, one in _connections():
+        listening = one.type == socket.SOCK_DGRAM or one.status == psutil.CONN_LISTEN
+        if pid and listening and one.laddr and one.laddr.port == port and one.laddr.ip in (own, "0.0.0.0", "::"):
+            try:
+                found = f"{psutil.Process(pid).name()} (pid {pid}"
+            except psutil.Error:  # it just ended
+                continue
+            if sys.platform != "win32":
+                return f"{found})"
+            return f"{found}{_services(pid)}){'' if one.laddr.ip == own else _EVERYWHERE}"
     return ""
+
+
+def _connections() -> Iterator[tuple[int, Any]]:
+    """The processes with sockets, and each socket; of macOS only those that this user may see."""
+    import psutil
+
+    if sys.platform == "win32":  # one call for all processes
+        yield from ((one.pid or 0, one) for one in psutil.net_connections("inet"))
+        return
+    for process in psutil.process_iter(["net_connections"]):
+        yield from ((process.pid, one) for one in process.info["net_connections"] or ())
 
 
 def _services(pid: int) -> str:

@@ -173,13 +173,9 @@ def test_a_program_of_another_user_is_named_by_its_user(monkeypatch: pytest.Monk
         assert find_holder("127.0.0.1", number) == expected
 
 
-def process(name: str, *sockets: tuple[int, str, int, str]) -> SimpleNamespace:
-    """What psutil reports of a process: kind, address, port and state of its sockets."""
-    found = [
-        SimpleNamespace(type=kind, laddr=SimpleNamespace(ip=ip, port=number), status=status)
-        for kind, ip, number, status in sockets
-    ]
-    return SimpleNamespace(pid=7, info={"name": name, "net_connections": found or None})
+def used(pid: int, kind: int, ip: str, number: int, status: str) -> SimpleNamespace:
+    """What psutil reports of a socket of a process."""
+    return SimpleNamespace(pid=pid, type=kind, laddr=SimpleNamespace(ip=ip, port=number), status=status)
 
 
 UDP_KIND, TCP_KIND = socket.SOCK_DGRAM, socket.SOCK_STREAM
@@ -199,7 +195,7 @@ def test_the_services_of_a_process() -> None:
 @pytest.mark.parametrize(
     ("address", "number", "holder"),
     [
-        ("192.168.137.1", 53, "svchost.exe (pid 7)"),
+        ("192.168.137.1", 53, "svchost.exe (pid 6)"),
         ("192.168.1.5", 53, ""),  # a query that was sent keeps no port
         ("127.0.0.1", 5353, "mdns (pid 7)"),
         ("::1", 5355, "mdns (pid 7)"),
@@ -207,17 +203,25 @@ def test_the_services_of_a_process() -> None:
     ],
 )
 def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str, address: str, number: int, holder: str) -> None:
-    processes = [
-        process("of another user"),
-        process("client", (TCP_KIND, "192.168.1.5", 53, "ESTABLISHED")),
-        process("svchost.exe", (TCP_KIND, "192.168.137.1", 53, "LISTEN")),
-        process("mdns", (UDP_KIND, "0.0.0.0", 5353, "NONE"), (UDP_KIND, "::", 5355, "NONE")),
+    names = {5: "client", 6: "svchost.exe", 7: "mdns"}
+    sockets = [
+        used(5, TCP_KIND, "192.168.1.5", 53, "ESTABLISHED"),
+        used(6, TCP_KIND, "192.168.137.1", 53, "LISTEN"),
+        used(7, UDP_KIND, "0.0.0.0", 5353, "NONE"),
+        used(7, UDP_KIND, "::", 5355, "NONE"),
     ]
-    simulated = SimpleNamespace(process_iter=lambda wanted: iter(processes), CONN_LISTEN="LISTEN")
+    processes = [SimpleNamespace(pid=4, info={"net_connections": None})]  # of another user
+    for pid in names:
+        own = [one for one in sockets if one.pid == pid]
+        processes.append(SimpleNamespace(pid=pid, info={"net_connections": own}))
+    simulated = SimpleNamespace(
+        process_iter=lambda wanted: iter(processes), net_connections=lambda kind: sockets, CONN_LISTEN="LISTEN",
+        Process=lambda pid: SimpleNamespace(name=lambda: names[pid]), Error=LookupError,
+    )  # fmt: skip
     monkeypatch.setitem(sys.modules, "psutil", simulated)
     services = SimpleNamespace(services_of_process=lambda pid: ["SharedAccess"] if number == 53 else [])
     monkeypatch.setitem(sys.modules, "vmdns.windows.services", services)
     if system == "win32" and holder:
-        holder = "svchost.exe (pid 7: SharedAccess)" if number == 53 else f"{holder} at every address"
+        holder = "svchost.exe (pid 6: SharedAccess)" if number == 53 else f"{holder} at every address"
     monkeypatch.setattr(port.sys, "platform", system)
     assert find_holder(address, number) == holder
