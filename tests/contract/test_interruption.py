@@ -81,6 +81,16 @@ class Served(Fake):
 
 
 @pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Programs inherit that a signal is ignored, as nohup has it, and the shell for what runs behind it."""
+    names = [name for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(getattr(signal, name), signal.default_int_handler) for name in names]
+    yield
+    for name, handler in zip(names, before, strict=True):
+        signal.signal(getattr(signal, name), handler)
+
+
+@pytest.fixture(autouse=True)
 def hosts_file(user: Path) -> Iterator[Path]:
     """A hosts file, whose every byte must be as before at the end."""
     before = b"127.0.0.1 localhost\n"
