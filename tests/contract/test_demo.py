@@ -18,6 +18,7 @@ import dns.reversename
 import pytest
 
 from tests.contract.test_run import Run
+from tests.fakeprogram import write_program
 from vmdns import cli_format
 from vmdns.commands import command_name
 from vmdns.server.listeners import bind
@@ -201,8 +202,7 @@ def test_messages_name_the_command_as_the_user_called_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", [called, "run"])
     if in_path:
-        (tmp_path / "vmdns").write_text("#!/bin/sh\n")
-        (tmp_path / "vmdns").chmod(0o755)
+        write_program(tmp_path / "vmdns", "")
     assert command_name() == name
     finding = {"subject": "vmdns", "level": "problem", "text": "no vmdns runs", "command": "vmdns run"}
     assert f"      {name} run" in cli_format.doctor({"findings": [finding], "verdict": "1 problem"})

@@ -284,7 +284,7 @@ def test_a_second_one_serves_and_says_whom_commands_talk_to(runs: Any) -> None:
 def play_virtualbox(folder: Path, name: str, vms: str) -> Path:
     """A played VBoxManage in a folder for VBOX_PROGRAM_PATH. vms: a file with the lines of `list vms`; a VM whose UUID
     begins with N has the address 192.168.56.N."""
-    program = folder / "virtualbox"
+    program = folder / "installed"
     program.mkdir()
     (folder / "VirtualBox").mkdir()
     source = f"""
@@ -316,7 +316,7 @@ def test_virtualbox_is_picked_up_when_it_appears_and_missed_when_it_goes(runs: A
     """A played VBoxManage stands for VirtualBox appearing; the live tests show the real one."""
     if any(Path(place, "VBoxSVC").exists() for place in ("/usr/lib/virtualbox", "/opt/VirtualBox")):
         pytest.skip("a real VirtualBox is installed here, which would be found first")
-    run = runs("--reader", "vboxmanage", environ={"VBOX_PROGRAM_PATH": str(short / "virtualbox")})
+    run = runs("--reader", "vboxmanage", environ={"VBOX_PROGRAM_PATH": str(short / "installed")})
     run.saw("VirtualBox is not installed here")
     assert run.addresses("localhost") == ["127.0.0.1"]
     (short / "vms").write_text(f'"Web" {{{OLD}}}\n')
