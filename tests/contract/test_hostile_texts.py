@@ -8,6 +8,7 @@ the hosts file.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_a_watch_shows_it_escaped(run: Run) -> None:
         first = watch.stdout.readline().decode()
         assert first.startswith("NAME")
         run.stop()
-        text = watch.stdout.read().decode()
+        text = watch.stdout.read().decode().replace(os.linesep, "\n")
     finally:
         watch.kill()
         watch.wait()
