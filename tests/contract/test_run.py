@@ -268,7 +268,7 @@ def test_an_address_that_is_taken_is_named_and_the_others_serve(runs: Any) -> No
 
 
 def test_nothing_to_listen_on_ends_it(runs: Any) -> None:
-    run = runs("--listen", "203.0.113.7:5353")
+    run = runs("--listen", "203.0.113.7:0")
     assert run.process.wait(PATIENCE) == 1
     assert "this host has no address 203.0.113.7" in run.saw("cannot be bound")
 
