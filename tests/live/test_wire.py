@@ -12,7 +12,9 @@ import pytest
 from tests.live.lab import DOOR, HOST_ONLY, Lab, ip, serving, until
 
 STRANGE = "a \"b'/c d"
-needs_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="addresses are given in tools/live's namespace, as root")
+needs_root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="addresses are given in tools/live's namespace, as root"
+)
 
 
 @pytest.fixture
