@@ -17,13 +17,12 @@ from typing import Any
 
 from vmdns.files import read_whole, replace_file
 from vmdns.host import elevation
-from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END
+from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END, HOSTS_NAME
 
 BUSY_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
 _MAX_BYTES = 64 * 1024 * 1024
 _UNENDED = " (the line before has no end)"
-_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 _ABOUT = "# Written by `vmdns hosts`; `vmdns hosts --undo` takes it out."
 
 
@@ -31,7 +30,7 @@ def lines(names: Iterable[Mapping[str, Any]]) -> list[str]:
     """The lines for the server's list of names: those with an address that this host can reach."""
     found = []
     for one in names:
-        texts = [name for name in (one["name"], *one["also"]) if _NAME.fullmatch(name)]
+        texts = [name for name in (one["name"], *one["also"]) if HOSTS_NAME.fullmatch(name)]
         texts = [name for name in texts if not name.startswith(one["uuid"])]
         for address in one["here"]:
             with suppress(ValueError):
@@ -60,7 +59,7 @@ def replaced(data: bytes, wanted: Sequence[str] | None) -> bytes:
     for line in wanted or ():
         address, _, names = line.partition("\t")
         ip_address(address)
-        if not all(_NAME.fullmatch(name) for name in names.split(" ")):
+        if not all(HOSTS_NAME.fullmatch(name) for name in names.split(" ")):
             raise ValueError(f"no line of a hosts file: {line!r}")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         raise ValueError("it is UTF-16, which no system reads there; save it as UTF-8")

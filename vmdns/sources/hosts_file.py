@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -14,12 +13,9 @@ from pathlib import Path
 
 from vmdns.files import read_regular
 from vmdns.state.facts import HostName
-from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END, HostsIndex, index_hosts
+from vmdns.state.static_records import BLOCK_BEGIN, BLOCK_END, HOSTS_NAME, HostsIndex, index_hosts
 
 MAX_BYTES = 64 * 1024 * 1024
-
-_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII)
 
 
 @lru_cache(maxsize=4096)
@@ -50,7 +46,7 @@ def parse_hosts(data: bytes) -> Iterator[HostName]:
             continue
         for position, word in enumerate(words[1:]):
             name = word.lower().rstrip(".")
-            if len(name) <= 253 and _NAME.fullmatch(name):
+            if HOSTS_NAME.fullmatch(name):
                 yield HostName(name, address, position == 0)
 
 

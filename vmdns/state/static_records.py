@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +18,10 @@ from vmdns.state.snapshot import Policy
 # Names between these lines of a hosts file were written by vmdns itself and are not read.
 BLOCK_BEGIN = "# vmdns: begin"
 BLOCK_END = "# vmdns: end"
+
+_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+# A name in a hosts file, in lower case.
+HOSTS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*", re.ASCII)
 
 # Names that are blocked, some 120 bytes each; and lines of other kinds, each of which a build looks at.
 MAX_BLOCKED = 1_000_000
