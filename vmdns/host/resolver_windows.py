@@ -162,7 +162,8 @@ class NrptSetting(Setting):
             remove_rules(keys)
         else:
             write_rule(keys[0] if keys else f"{{{uuid.uuid4()}}}".upper(), rule_values(self.name, value))
-            remove_rules(keys[1:])
+            if keys[1:]:
+                remove_rules(keys[1:])
 
     def describe(self, before: Any, after: list[str] | None) -> str:
         if after is None:

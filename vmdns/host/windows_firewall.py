@@ -10,6 +10,7 @@ from __future__ import annotations
 import ntpath
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,6 +66,7 @@ def read_registry() -> Registry:
     return found
 
 
+@cache  # each address, profile and protocol looks at all of some 500 rules
 def parse_rule(name: str, text: str) -> Rule | None:
     """An active rule for what comes in; None for any other. Fields are divided by `|`, the first is the version."""
     fields: dict[str, tuple[str, ...]] = {}
