@@ -53,6 +53,16 @@ def log_file() -> Path:
     return state_folder() / "vmdns.log"
 
 
+def read_last_lines(file: Path) -> list[str]:
+    """The last lines of a log file."""
+    try:
+        with file.open("rb") as one:
+            one.seek(max(0, file.stat().st_size - 8192))
+            return one.read().decode(errors="replace").splitlines()[-5:]
+    except OSError:
+        return []
+
+
 def control_folders(
     system: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None
 ) -> tuple[Path, ...]:

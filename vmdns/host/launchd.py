@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vmdns.host import elevation
+from vmdns.host.folders import read_last_lines
 from vmdns.host.plan import Plan
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
 from vmdns.host.system_settings import Commands, SystemFile
@@ -147,13 +148,3 @@ def parse_print(text: str) -> dict[str, Any]:
 def parse_disabled(text: str) -> set[str]:
     """The labels that `launchctl print-disabled` calls disabled; older ones say true."""
     return set(re.findall(r'"([^"]+)" => (?:disabled|true)\b', text))
-
-
-def read_last_lines(file: Path) -> list[str]:
-    """The last lines of a log file."""
-    try:
-        with file.open("rb") as one:
-            one.seek(max(0, file.stat().st_size - 8192))
-            return one.read().decode(errors="replace").splitlines()[-5:]
-    except OSError:
-        return []

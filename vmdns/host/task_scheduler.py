@@ -18,8 +18,7 @@ from xml.etree import ElementTree as xml
 from xml.sax.saxutils import escape
 
 from vmdns.host import elevation
-from vmdns.host.folders import log_file
-from vmdns.host.launchd import read_last_lines
+from vmdns.host.folders import log_file, read_last_lines
 from vmdns.host.plan import Plan, Setting
 from vmdns.host.service_program import ServiceOwner, ServiceProgram
 

@@ -20,7 +20,7 @@ import pytest
 from vmdns.cli_parser import run_parser
 from vmdns.commands.service import run_options
 from vmdns.commands.standard_streams import MAX_LOG_BYTES
-from vmdns.host import launchd, service_program, systemd, task_scheduler
+from vmdns.host import folders, launchd, service_program, systemd, task_scheduler
 from vmdns.host.plan import Journal, Setting, Step, apply, plan, undo
 from vmdns.host.service_program import ServiceOwner, ServiceProgram, check_program, find_owner
 
@@ -410,4 +410,4 @@ def test_the_log_of_a_windowless_vmdns(tmp_path: Path) -> None:
     run("three")
     assert file.read_text() == "three\n"
     assert file.with_name("vmdns.log.1").stat().st_size == MAX_LOG_BYTES + 1
-    assert launchd.read_last_lines(file) == ["three"]
+    assert folders.read_last_lines(file) == ["three"]
