@@ -19,6 +19,8 @@ from pathlib import Path
 
 LOCK_SECONDS = 10.0  # a change takes milliseconds
 _RETRY_SECONDS = 0.02
+# creationflags of subprocess for every program: CREATE_NO_WINDOW, without which Windows shows a console for each.
+NO_WINDOW = 0x08000000 if sys.platform == "win32" else 0
 _TEMPORARY = ".vmdns-"
 _TEMPORARY_SECONDS = 60.0  # older ones were left by a killed process
 

@@ -22,9 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from vmdns.files import decode_console
+from vmdns.files import NO_WINDOW, decode_console
 
-_NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # of Windows
 COMMAND_SECONDS = 120.0  # the user may have to type a password
 _CONNECT_SECONDS = 30.0  # for Python to start, once the user has agreed
 _RETRY_SECONDS = 0.2
@@ -79,7 +78,7 @@ def run(command: Sequence[str], *, elevated: bool = False, text: str = "") -> st
             timeout=COMMAND_SECONDS,
             check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
-            creationflags=_NO_WINDOW,
+            creationflags=NO_WINDOW,
         )
     except FileNotFoundError:
         raise OSError(f"{argv[0]} is not installed") from None
@@ -104,7 +103,7 @@ def read_output(*command: str) -> str:
             timeout=20.0,
             check=False,
             env=environ,
-            creationflags=_NO_WINDOW,
+            creationflags=NO_WINDOW,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -160,7 +159,7 @@ def open_helper(module: str, arguments: Sequence[str] = (), *, elevated: bool = 
             raise ElevationDenied(NO_SUDO) from None
     # On Windows apart from this console, so that it is not closed with it.
     child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", creationflags=_NO_WINDOW
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", creationflags=NO_WINDOW
     )
     assert child.stdin is not None
     assert child.stdout is not None

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmdns.files import NO_WINDOW
+
 # Variables with the folders of vmdns and VirtualBox, if not the default ones.
 _KEPT = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "VBOX_USER_HOME", "VBOX_PROGRAM_PATH", "VBOX_APP_HOME", "VBOX_SDK_PATH")
 _CHECK_SECONDS = 30.0
@@ -89,7 +91,7 @@ def check_program(program: ServiceProgram) -> None:
             capture_output=True,
             timeout=_CHECK_SECONDS,
             check=True,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            creationflags=NO_WINDOW,
         )
     except (OSError, subprocess.SubprocessError):
         raise OSError(

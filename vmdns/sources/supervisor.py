@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vmdns.files import decode_text
+from vmdns.files import NO_WINDOW, decode_text
 from vmdns.sources.installation import find
 from vmdns.sources.reader import ReaderUnavailable
 from vmdns.state.facts import from_json
@@ -116,7 +116,7 @@ class Supervisor:
                 stdout=pipe,
                 stderr=pipe,
                 env=self.environ(),
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                creationflags=NO_WINDOW,
                 # Ctrl-C in the terminal is for the server, which ends the worker itself. A process group and not a
                 # session: autogroup scheduling of Linux would give a session as much CPU time as the server's.
                 process_group=0 if os.name == "posix" else None,

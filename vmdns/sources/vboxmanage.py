@@ -18,7 +18,7 @@ from ipaddress import IPv4Interface
 from itertools import zip_longest
 from pathlib import Path
 
-from vmdns.files import decode_text
+from vmdns.files import NO_WINDOW, decode_text
 from vmdns.sources.virtualbox_values import parse_nat_rule, parse_timestamp, rule_sort_key
 from vmdns.state.facts import Adapter, HostInterface, Machine, Network, PortForward
 
@@ -91,7 +91,7 @@ class VBoxManage:
                     timeout=limit,
                     check=False,
                     start_new_session=True,  # Ctrl-C in a terminal is for vmdns only
-                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                    creationflags=NO_WINDOW,
                 ).returncode
             except OSError as error:
                 raise VBoxManageError(f"{command[0]} cannot be run ({error.strerror})") from None
